@@ -1,0 +1,113 @@
+"""Growable columns that a scanner fills, and the layout of a row."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "ENTRY_DTYPE",
+    "KIND_DIRECTORY",
+    "KIND_ENCRYPTED",
+    "KIND_FILE",
+    "KIND_HARDLINK",
+    "KIND_OTHER",
+    "KIND_SPARSE",
+    "KIND_SYMLINK",
+    "RowBuffer",
+]
+
+#: One row of the index table; the twin of ``Entry`` in ``entry.pxd``.
+ENTRY_DTYPE: Final = np.dtype(
+    [
+        ("index", "<u8"),
+        ("offset", "<u8"),
+        ("size", "<u8"),
+        ("stored", "<u8"),
+        ("header", "<u8"),
+        ("mtime", "<i8"),
+        ("crc", "<u4"),
+        ("shard", "<u4"),
+        ("mode", "<u4"),
+        ("method", "<u2"),
+        ("kind", "<u2"),
+    ]
+)
+
+KIND_FILE: Final = 0
+KIND_SPARSE: Final = 1
+KIND_HARDLINK: Final = 2
+KIND_SYMLINK: Final = 3
+KIND_DIRECTORY: Final = 4
+KIND_OTHER: Final = 5
+KIND_ENCRYPTED: Final = 6
+
+
+class RowBuffer:
+    """Rows and names that grow by doubling while a scanner fills them.
+
+    The name of row ``i`` is ``names[link_ends[i - 1]:name_ends[i]]`` and its link target
+    ``names[name_ends[i]:link_ends[i]]`` (empty but for links), both raw bytes as stored.
+
+    Attributes
+    ----------
+    entries : ndarray of ENTRY_DTYPE, shape (capacity,)
+    names : ndarray of uint8, shape (name_capacity,)
+    name_ends, link_ends : ndarray of uint64, shape (capacity,)
+    rows : int
+        Rows filled so far.
+    name_bytes : int
+        Bytes of `names` filled so far.
+    """
+
+    def __init__(self, capacity: int = 1024) -> None:
+        self.entries: npt.NDArray[Any] = np.empty(capacity, ENTRY_DTYPE)
+        self.name_ends: npt.NDArray[np.uint64] = np.empty(capacity, np.uint64)
+        self.link_ends: npt.NDArray[np.uint64] = np.empty(capacity, np.uint64)
+        self.names: npt.NDArray[np.uint8] = np.empty(capacity * 64, np.uint8)
+        self.rows = 0
+        self.name_bytes = 0
+
+    def reserve(self, rows: int, name_bytes: int) -> None:
+        """Make room for at least that many further rows and name bytes."""
+        need = self.rows + rows
+        if need > len(self.entries):
+            capacity = max(need, 2 * len(self.entries))
+            self.entries = _grown(self.entries, self.rows, capacity)
+            self.name_ends = _grown(self.name_ends, self.rows, capacity)
+            self.link_ends = _grown(self.link_ends, self.rows, capacity)
+        need = self.name_bytes + name_bytes
+        if need > len(self.names):
+            self.names = _grown(self.names, self.name_bytes, max(need, 2 * len(self.names)))
+
+    def append(self, name: bytes, link: bytes = b"", **fields: int) -> None:
+        """Add one row; for scanners whose source is not a byte stream."""
+        self.reserve(1, len(name) + len(link))
+        row = self.rows
+        self.entries[row] = 0
+        self.entries["index"][row] = row
+        for field, value in fields.items():
+            self.entries[field][row] = value
+        for part, ends in ((name, self.name_ends), (link, self.link_ends)):
+            end = self.name_bytes + len(part)
+            self.names[self.name_bytes : end] = np.frombuffer(part, np.uint8)
+            self.name_bytes = end
+            ends[row] = end
+        self.rows += 1
+
+    def name(self, row: int) -> bytes:
+        """The stored name of a row."""
+        start = int(self.link_ends[row - 1]) if row else 0
+        return self.names[start : int(self.name_ends[row])].tobytes()
+
+    def link(self, row: int) -> bytes:
+        """The stored link target of a row, empty where it is no link."""
+        return self.names[int(self.name_ends[row]) : int(self.link_ends[row])].tobytes()
+
+
+def _grown(array: npt.NDArray[Any], filled: int, capacity: int) -> npt.NDArray[Any]:
+    larger = np.empty(capacity, array.dtype)
+    larger[:filled] = array[:filled]
+    return larger

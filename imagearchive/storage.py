@@ -1,0 +1,281 @@
+"""Where bytes come from: a mapped file, ``pread``, or memory.
+
+Every storage is position-independent: nobody seeks, so one storage serves any number of threads,
+and a forked child may go on using its parent's.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
+
+from imagearchive.errors import (
+    ArchiveNotFoundError,
+    ClosedError,
+    CorruptArchiveError,
+    OptionError,
+    UnsupportedArchiveError,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["MemoryStorage", "MmapStorage", "PreadStorage", "Storage", "StorageKind", "open_storage"]
+
+StorageKind = Literal["auto", "mmap", "pread", "memory"]
+
+# File systems on which a page fault crosses a network: a mapping there can stall a process
+# beyond interruption, or kill it with SIGBUS when the server drops the file.
+NETWORK_FILE_SYSTEMS: Final = frozenset(
+    ["9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.gcsfuse", "fuse.glusterfs", "fuse.juicefs", "fuse.s3fs", "fuse.sshfs", "fuse.goofys", "fuse.mountpoint-s3", "fuse.rclone", "fuse.blobfuse", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "virtiofs", "wekafs"]
+)
+
+
+@runtime_checkable
+class Storage(Protocol):
+    """Random access to the bytes of one file, from any thread or process.
+
+    Attributes
+    ----------
+    path : str
+        What to call the file in messages.
+    size : int
+        Its length in bytes when it was opened.
+    """
+
+    path: str
+    size: int
+
+    def read(self, offset: int, size: int) -> bytes | memoryview:
+        """Return exactly `size` bytes from `offset`; read-only, and a copy only if need be.
+
+        Raises
+        ------
+        CorruptArchiveError
+            The range does not lie inside the file, or the file shrank since it was opened.
+        ClosedError
+            The storage is closed.
+        """
+        ...
+
+    def readinto(self, offset: int, buffer: Buffer) -> int:
+        """Fill a writable buffer from `offset`; return its length in bytes. Raises as `read`."""
+        ...
+
+    def close(self) -> None:
+        """Release the file; views returned before stay valid. A second call does nothing."""
+        ...
+
+
+class MemoryStorage:
+    """Bytes that are already in memory, or a whole file read into it.
+
+    Safe for threads. A forked child shares the pages; a pickle would copy them, so the datasets
+    pickle the path instead.
+    """
+
+    def __init__(self, data: Buffer, path: str = "<memory>") -> None:
+        self._view: memoryview | None = memoryview(data).toreadonly().cast("B")
+        self.path = path
+        self.size = len(self._view)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> MemoryStorage:
+        """Read a whole file."""
+        name = os.fspath(path)
+        with PreadStorage(name) as storage:
+            data = bytearray(storage.size)
+            storage.readinto(0, data)
+        return cls(data, name)
+
+    def read(self, offset: int, size: int) -> memoryview:
+        """Return a read-only view of the range."""
+        view = self._view
+        if view is None:
+            raise _closed(self.path)
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise _outside(self.path, offset, size, self.size)
+        return view[offset : offset + size]
+
+    def readinto(self, offset: int, buffer: Buffer) -> int:
+        """Copy the range into `buffer`."""
+        target = memoryview(buffer).cast("B")
+        target[:] = self.read(offset, len(target))
+        return len(target)
+
+    def close(self) -> None:
+        """Let go of the bytes; views returned before keep them alive."""
+        self._view = None
+
+    def __enter__(self) -> MemoryStorage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class MmapStorage(MemoryStorage):
+    """A mapped local file: `read` returns views of the page cache, nothing is copied.
+
+    The mapping stays valid when the file is deleted or replaced by rename. A file that is
+    truncated in place while it is mapped kills the process on access, as with any mapping; use
+    ``storage="pread"`` where others may rewrite archives in place.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        name = os.fspath(path)
+        fd = _open(name)
+        try:
+            size = os.fstat(fd).st_size
+            # An empty file cannot be mapped.
+            data: Any = mmap.mmap(fd, size, access=mmap.ACCESS_READ) if size else b""
+        finally:
+            os.close(fd)
+        super().__init__(data, name)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> MmapStorage:
+        """Map a whole file; the same as the constructor."""
+        return cls(path)
+
+
+class PreadStorage:
+    """Positional reads from one file descriptor: never a page fault, always a copy.
+
+    Safe for threads and after fork, since `os.pread` has no position to share.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._fd = _open(self.path)
+        self.size = os.fstat(self._fd).st_size
+
+    def fileno(self) -> int:
+        """The open descriptor."""
+        if self._fd < 0:
+            raise _closed(self.path)
+        return self._fd
+
+    def read(self, offset: int, size: int) -> bytes | memoryview:
+        """Return a copy of the range."""
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise _outside(self.path, offset, size, self.size)
+        data = os.pread(self.fileno(), size, offset)
+        if len(data) == size:
+            return data
+        # Linux returns at most 2 GiB - 4 KiB from one call.
+        buffer = bytearray(size)
+        buffer[: len(data)] = data
+        self._fill(offset, memoryview(buffer), len(data))
+        return memoryview(buffer).toreadonly()
+
+    def readinto(self, offset: int, buffer: Buffer) -> int:
+        """Copy the range into `buffer`."""
+        target = memoryview(buffer).cast("B")
+        if offset < 0 or offset + len(target) > self.size:
+            raise _outside(self.path, offset, len(target), self.size)
+        self._fill(offset, target, 0)
+        return len(target)
+
+    def _fill(self, offset: int, target: memoryview, done: int) -> None:
+        while done < len(target):
+            count = os.preadv(self.fileno(), [target[done:]], offset + done)
+            if not count:
+                raise CorruptArchiveError(
+                    f"{self.path}: the file ends at {offset + done} of {self.size} bytes: it was "
+                    f"truncated while open; open the archive again"
+                )
+            done += count
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> PreadStorage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            self.close()
+
+
+def open_storage(path: str | os.PathLike[str], kind: StorageKind = "auto") -> Storage:
+    """Open a file for positional reads.
+
+    Parameters
+    ----------
+    path : path-like
+        A regular file.
+    kind : {"auto", "mmap", "pread", "memory"}
+        ``auto`` maps files on local disks and uses ``pread`` on network file systems.
+
+    Raises
+    ------
+    ArchiveNotFoundError
+        There is no such file.
+    UnsupportedArchiveError
+        It is no regular file.
+    """
+    name = os.fspath(path)
+    if kind == "auto":
+        kind = "pread" if on_network_file_system(name) else "mmap"
+    if kind == "mmap":
+        return MmapStorage(name)
+    if kind == "pread":
+        return PreadStorage(name)
+    if kind == "memory":
+        return MemoryStorage.from_file(name)
+    raise OptionError(f"storage={kind!r}: choose one of 'auto', 'mmap', 'pread', 'memory'")
+
+
+def on_network_file_system(path: str) -> bool:
+    """Whether the file lies on a file system that reads over a network (Linux; else False)."""
+    resolved = os.path.realpath(path)
+    best, kind = "", ""
+    for mount, file_system in _mounts():
+        inside = resolved == mount or resolved.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, file_system
+    return kind in NETWORK_FILE_SYSTEMS
+
+
+@lru_cache(maxsize=1)
+def _mounts() -> tuple[tuple[str, str], ...]:
+    try:
+        lines = Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return ()
+    fields = [line.split(" ") for line in lines]
+    # The kernel writes blanks in mount points as octal escapes.
+    return tuple((f[1].encode().decode("unicode_escape"), f[2]) for f in fields if len(f) > 2)
+
+
+def _open(path: str) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError:
+        raise ArchiveNotFoundError(f"{path}: no such file; is the path right?") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise UnsupportedArchiveError(f"{path}: not a regular file, so it has no positions to read")
+    return fd
+
+
+def _closed(path: str) -> ClosedError:
+    return ClosedError(f"{path}: closed; open the archive again to read from it")
+
+
+def _outside(path: str, offset: int, size: int, file_size: int) -> CorruptArchiveError:
+    return CorruptArchiveError(
+        f"{path}: {size} bytes at offset {offset} do not lie inside the file of {file_size} bytes; "
+        f"it is truncated, or its index belongs to another file"
+    )

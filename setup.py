@@ -1,0 +1,112 @@
+"""Compiles the native parts. All metadata stands in pyproject.toml.
+
+Switches, read from the environment:
+
+``IMAGEARCHIVE_SANITIZE``
+    A comma-separated list for ``-fsanitize=`` (``address,undefined`` or ``thread``).
+``IMAGEARCHIVE_DEBUG``
+    ``1`` builds with bounds and overflow checks and without optimisation.
+``IMAGEARCHIVE_JPEG``
+    ``0`` builds without libjpeg-turbo, ``1`` fails where it is not found. Unset: used if found.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+DEBUG = os.environ.get("IMAGEARCHIVE_DEBUG") == "1"
+SANITIZE = os.environ.get("IMAGEARCHIVE_SANITIZE", "")
+JPEG = os.environ.get("IMAGEARCHIVE_JPEG", "")
+
+PACKAGE = Path("imagearchive")
+# Extensions made of a .pyx and hand-written C files beside it.
+C_SOURCES = {
+    path.with_suffix("").as_posix().replace("/", "."): sorted(
+        source.as_posix() for source in path.parent.glob(f"{path.stem}_*.c")
+    )
+    for path in PACKAGE.rglob("*.pyx")
+}
+DIRECTIVES = {
+    "language_level": 3,
+    "embedsignature": True,
+    "boundscheck": DEBUG,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": DEBUG,
+    "overflowcheck": DEBUG,
+    "freethreading_compatible": False,
+}
+
+JPEG_PROBE = """
+#include <stddef.h>
+#include <stdio.h>
+#include <jpeglib.h>
+int main(void) {
+    struct jpeg_decompress_struct decoder;
+    JDIMENSION left = 0, width = 1;
+    jpeg_crop_scanline(&decoder, &left, &width);
+    jpeg_skip_scanlines(&decoder, 1);
+    return LIBJPEG_TURBO_VERSION_NUMBER > 1005000 ? 0 : 1;
+}
+"""
+
+
+class BuildExt(build_ext):
+    """Links libjpeg-turbo to the extensions that ask for it, where it is installed."""
+
+    def build_extensions(self):
+        have_jpeg = self._have_jpeg()
+        for extension in self.extensions:
+            if extension.name.startswith("imagearchive._pixels."):
+                extension.define_macros.append(("HAVE_JPEG", "1" if have_jpeg else "0"))
+                if have_jpeg:
+                    extension.libraries.append("jpeg")
+        super().build_extensions()
+
+    def _have_jpeg(self):
+        if JPEG == "0":
+            return False
+        with tempfile.TemporaryDirectory() as folder:
+            probe = Path(folder, "probe.c")
+            probe.write_text(JPEG_PROBE)
+            try:
+                objects = self.compiler.compile([str(probe)], output_dir=folder)
+                self.compiler.link_executable(
+                    objects, str(Path(folder, "probe")), libraries=["jpeg"]
+                )
+            except Exception as error:
+                if JPEG == "1":
+                    raise
+                self.announce(
+                    f"libjpeg-turbo not found, JPEG goes through Pillow: {error}", level=3
+                )
+                return False
+        return True
+
+
+compile_args = ["-O0", "-g"] if DEBUG else ["-O3", "-g0"]
+compile_args += ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+link_args = []
+if SANITIZE:
+    compile_args += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g"]
+    link_args += [f"-fsanitize={SANITIZE}"]
+
+extensions = [
+    Extension(
+        name,
+        [name.replace(".", "/") + ".pyx", *sources],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+        define_macros=[("CYTHON_CLINE_IN_TRACEBACK", "0")],
+    )
+    for name, sources in sorted(C_SOURCES.items())
+]
+
+setup(
+    ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, nthreads=0),
+    cmdclass={"build_ext": BuildExt},
+)
