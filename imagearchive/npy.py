@@ -1,0 +1,439 @@
+"""The header of a ``.npy`` array: bytes to dtype, shape, order and data offset, and back.
+
+A header is a Python literal inside the file. It is read with a length limit, checked token by
+token, and only then evaluated by `ast.literal_eval`, so no header can run code, nest the parser
+to death or ask for more memory than its own bytes justify.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from imagearchive.errors import (
+    CorruptArchiveError,
+    OptionError,
+    OptionTypeError,
+    UnsupportedMemberError,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["ALIGNMENT", "MAX_HEADER", "NpyHeader", "build_header", "parse_header", "write_array"]
+
+MAGIC: Final = b"\x93NUMPY"
+
+#: Data written by this module start at a multiple of this many bytes of the file: a cache line,
+#: and more than any dtype or vector instruction asks for.
+ALIGNMENT: Final = 64
+
+#: Longest header that is read, in bytes. NumPy stops at 10,000 characters, because its parser
+#: slows down and may crash on hostile text, and tells users to allow pickles instead; but a table
+#: of 500 named columns is longer than that. The token check makes longer headers safe, and
+#: 256 KiB holds ten thousand columns while the parsed literal stays under about 50 MB.
+MAX_HEADER: Final = 1 << 18
+
+# Deepest nesting of brackets: each nested dtype takes three.
+_MAX_DEPTH: Final = 48
+_MAX_DIMENSIONS: Final = 64
+_MAX_BYTES: Final = 2**63 - 1
+# Enough for the header of nearly every array, so that one read suffices.
+_FIRST_READ: Final = 256
+
+_STRING = r"""[uU]?(?:'(?:[^'\\\n]|\\[^\n])*'|"(?:[^"\\\n]|\\[^\n])*")"""
+_TOKEN: Final = re.compile(
+    rf"(?P<string>{_STRING})|(?P<number>[0-9]+)[lL]?(?![0-9A-Za-z_.'\"])"
+    r"|(?:True|False|None)(?![0-9A-Za-z_.'\"])|(?P<open>[\[({])|(?P<close>[\])}])|[:,]|[ \t\r\n]+"
+)
+_LEAF: Final = re.compile(r"[<>=|]?[?A-Za-z][0-9A-Za-z_]*(?:\[[0-9A-Za-z/]*\])?")
+
+
+class _Source(Protocol):
+    """What `parse_header` needs of a storage."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, offset: int, size: int) -> bytes | memoryview: ...
+
+
+@dataclass(frozen=True)
+class NpyHeader:
+    """What a ``.npy`` header says.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+        Type of one element, with its byte order.
+    shape : tuple of int
+        Empty for a 0-d array.
+    fortran_order : bool
+        Whether the first index varies fastest in the data.
+    data_offset : int
+        Bytes from the start of the ``.npy`` to its data.
+    version : tuple of int
+        Version of the header format: (1, 0), (2, 0) or (3, 0).
+    itemsize : int
+        Bytes of one element. An object array stores a pickle instead, of any length.
+    row_size : int
+        Bytes of ``array[i]``; of the whole array where it is 0-d.
+    count : int
+        Number of elements.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    fortran_order: bool
+    data_offset: int
+    version: tuple[int, int]
+    itemsize: int
+    row_size: int
+    count: int
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether the data are a pickle instead of elements of a fixed size."""
+        return self.dtype.hasobject
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data; meaningless where `has_objects`."""
+        return self.itemsize * self.count
+
+
+def parse_header(
+    source: Buffer | _Source, offset: int = 0, member_size: int | None = None, *, where: str
+) -> NpyHeader:
+    """Read and check the header of one ``.npy``.
+
+    Parameters
+    ----------
+    source : bytes-like or Storage
+        What holds the array.
+    offset : int
+        Position of the first byte of the ``.npy`` in `source`.
+    member_size : int, optional
+        Length of the ``.npy`` in bytes; up to the end of `source` by default. The data that the
+        header promises must lie inside it; bytes behind them are allowed, as in `numpy.load`.
+    where : str
+        What to call the array in messages: file and member.
+
+    Returns
+    -------
+    NpyHeader
+
+    Raises
+    ------
+    CorruptArchiveError
+        The bytes are no ``.npy`` header, or promise more data than there are.
+    UnsupportedMemberError
+        The header is of a version, length or dtype that is not read here.
+
+    Notes
+    -----
+    Safe for threads and processes as far as `source` is.
+    """
+    read, available = _reader(source)
+    size = available - offset if member_size is None else member_size
+    if offset < 0 or size < 0 or offset + size > available:
+        raise CorruptArchiveError(
+            f"{where}: {size} bytes at offset {offset} do not lie inside the {available} bytes of "
+            f"the file; it is truncated, or its index belongs to another file"
+        )
+    head = read(offset, min(size, _FIRST_READ))
+    start, length, version = _measure(head, size, where, offset)
+    text = head[start : start + length]
+    if len(text) < length:
+        text = read(offset + start, length)
+    encoding = "utf-8" if version == (3, 0) else "latin-1"
+    dtype, shape, fortran_order = _evaluate(text, encoding, f"{where} at offset {offset}")
+    data_offset = start + length
+    count = math.prod(shape)
+    _check_extent(dtype, shape, size - data_offset, f"{where} at offset {offset}")
+    return NpyHeader(
+        dtype=dtype,
+        shape=shape,
+        fortran_order=fortran_order,
+        data_offset=data_offset,
+        version=version,
+        itemsize=dtype.itemsize,
+        row_size=dtype.itemsize * math.prod(shape[1:]),
+        count=count,
+    )
+
+
+def build_header(
+    dtype: npt.DTypeLike,
+    shape: tuple[int, ...],
+    fortran_order: bool = False,
+    align: int = ALIGNMENT,
+    at: int = 0,
+    size: int | None = None,
+) -> bytes:
+    """Make a ``.npy`` header whose data start on an aligned position of the file.
+
+    Parameters
+    ----------
+    dtype : dtype-like
+        Type of one element, without objects.
+    shape : tuple of int
+        Shape of the array.
+    fortran_order : bool
+        Whether the first index varies fastest in the data.
+    align : int
+        The data start at a multiple of this many bytes of the file.
+    at : int
+        Position in the file at which the header is going to stand.
+    size : int, optional
+        Length of the header in bytes; it overrides `align`. For a header that is replaced when
+        the shape is known.
+
+    Returns
+    -------
+    bytes
+        Magic, version, length, literal, and blanks up to the aligned position. `numpy.load`
+        reads it.
+
+    Raises
+    ------
+    OptionTypeError
+        The dtype holds objects, or has overlapping fields, which the format cannot express.
+    OptionError
+        `align`, `at` or `shape` is negative, or the header does not fit `size`.
+    """
+    if align < 1 or at < 0 or any(length < 0 for length in shape):
+        raise OptionError(f"align={align}, at={at}, shape={shape}: none of them may be negative")
+    literal = _literal(np.dtype(dtype), tuple(int(length) for length in shape), fortran_order)
+    try:
+        text = literal.encode("latin-1")
+        widths = {1: 2, 2: 4}
+    except UnicodeEncodeError:
+        text = literal.encode("utf-8")
+        widths = {3: 4}
+    for version, width in widths.items():
+        prefix = len(MAGIC) + 2 + width
+        needed = prefix + len(text) + 1
+        total = needed + -(at + needed) % align if size is None else size
+        if total < needed:
+            raise OptionError(f"size={size}: a header of {dtype} {shape} needs {needed} bytes")
+        length = total - prefix
+        if length < 1 << 8 * width:
+            start = MAGIC + bytes([version, 0]) + length.to_bytes(width, "little")
+            return start + text + b" " * (total - needed) + b"\n"
+    raise OptionError(f"{dtype}: its header of {len(text)} bytes is longer than the format allows")
+
+
+class _Target(Protocol):
+    def write(self, data: Any, /) -> Any: ...
+
+    def tell(self) -> int: ...
+
+
+def write_array(file: _Target, array: npt.NDArray[Any], align: int = ALIGNMENT) -> int:
+    """Write one array as ``.npy`` at the position of a binary file, its data aligned.
+
+    Parameters
+    ----------
+    file : binary file
+        Its ``tell()`` is where the header starts; several arrays may follow one another.
+    array : ndarray
+        Any dtype without objects. An array that is contiguous in neither order is copied in
+        pieces of about 1 MiB.
+    align : int
+        The data start at a multiple of this many bytes of the file.
+
+    Returns
+    -------
+    int
+        Bytes written.
+
+    Raises
+    ------
+    OptionTypeError
+        The array holds objects.
+    """
+    fortran_order = array.flags.f_contiguous and not array.flags.c_contiguous
+    header = build_header(array.dtype, array.shape, fortran_order, align, file.tell())
+    file.write(header)
+    if array.nbytes:
+        ordered = array.T if fortran_order else array
+        for piece in _pieces(ordered):
+            file.write(piece.reshape(-1).view(np.uint8).data)
+    return len(header) + array.nbytes
+
+
+def _pieces(array: npt.NDArray[Any]) -> list[npt.NDArray[Any]] | Any:
+    """C-contiguous arrays that make up `array` one after the other."""
+    if array.flags.c_contiguous:
+        return [array]
+    if not array.ndim or array.nbytes <= 1 << 20:
+        return [np.ascontiguousarray(array)]
+    rows = max(1, (1 << 20) * len(array) // array.nbytes)
+    return (np.ascontiguousarray(array[i : i + rows]) for i in range(0, len(array), rows))
+
+
+def _reader(source: Any) -> tuple[Any, int]:
+    if isinstance(getattr(source, "size", None), int) and hasattr(source, "read"):
+        return source.read, source.size
+    view = memoryview(source).cast("B")
+    return lambda offset, size: view[offset : offset + size], len(view)
+
+
+def _measure(
+    head: bytes | memoryview, size: int, where: str, offset: int
+) -> tuple[int, int, tuple[int, int]]:
+    """Find start and length of the literal, and the version."""
+    if bytes(head[:6]) != MAGIC or len(head) < 10:
+        raise CorruptArchiveError(
+            f"{where}: no .npy array at offset {offset}: it starts with {bytes(head[:6])!r}"
+        )
+    version = (head[6], head[7])
+    if version not in {(1, 0), (2, 0), (3, 0)}:
+        raise UnsupportedMemberError(
+            f"{where}: .npy header of version {version[0]}.{version[1]} at offset {offset}; "
+            f"versions 1.0, 2.0 and 3.0 are known: the file is damaged or newer than this reader"
+        )
+    start = 10 if version == (1, 0) else 12
+    length = int.from_bytes(head[8:start], "little")
+    if start + length > size or len(head) < start:
+        raise CorruptArchiveError(
+            f"{where}: the .npy header at offset {offset} claims {length} bytes of the "
+            f"{size} that the array has; the file is truncated or damaged"
+        )
+    if length > MAX_HEADER:
+        raise UnsupportedMemberError(
+            f"{where}: .npy header of {length} bytes at offset {offset}; at most {MAX_HEADER} are "
+            f"read: the file is damaged, or its dtype has too many fields"
+        )
+    return start, length, version
+
+
+def _evaluate(
+    raw: bytes | memoryview, encoding: str, where: str
+) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
+    try:
+        value = ast.literal_eval(_checked(str(raw, encoding), where))
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        if isinstance(error, CorruptArchiveError):
+            raise
+        raise CorruptArchiveError(f"{where}: unreadable .npy header: {error}") from error
+    if not isinstance(value, dict) or set(value) != {"descr", "fortran_order", "shape"}:
+        raise CorruptArchiveError(
+            f"{where}: the .npy header is not a dict of descr, fortran_order and shape"
+        )
+    shape, fortran_order = value["shape"], value["fortran_order"]
+    if (
+        not isinstance(shape, tuple)
+        or len(shape) > _MAX_DIMENSIONS
+        or any(type(length) is not int for length in shape)
+    ):
+        raise CorruptArchiveError(f"{where}: the .npy header has no valid shape: {shape!r:.200}")
+    if type(fortran_order) is not bool:
+        raise CorruptArchiveError(f"{where}: the .npy header has no valid fortran_order")
+    return _dtype(value["descr"], where), shape, fortran_order
+
+
+def _checked(text: str, where: str) -> str:
+    """Drop Python 2's ``L``; refuse unknown tokens and deep nesting."""
+    parts = []
+    position = depth = 0
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        kind = match and match.lastgroup
+        depth += (kind == "open") - (kind == "close")
+        if match is None or depth > _MAX_DEPTH:
+            raise CorruptArchiveError(
+                f"{where}: unexpected text in the .npy header at character {position}: "
+                f"{text[position : position + 20]!r}"
+            )
+        # Leading zeros are no Python 3 literal, and long numbers are no shape.
+        if kind == "number" and len(match["number"]) > 20:
+            raise CorruptArchiveError(f"{where}: the .npy header holds {match['number']:.30}...")
+        parts.append(match["number"] if kind == "number" else match[0])
+        position = match.end()
+    return "".join(parts).strip()
+
+
+def _dtype(descr: Any, where: str) -> np.dtype[Any]:
+    _check_descr(descr, where)
+    try:
+        # Typed for strings and lists of fields only, though it takes sub-arrays as well.
+        dtype: np.dtype[Any] = np.lib.format.descr_to_dtype(descr)
+    except (TypeError, ValueError, KeyError, IndexError, MemoryError, OverflowError) as error:
+        raise CorruptArchiveError(
+            f"{where}: the .npy header has no valid dtype: {descr!r:.200}"
+        ) from error
+    return dtype
+
+
+def _check_descr(descr: Any, where: str) -> None:
+    """Let through only names of types, lists of fields and sub-arrays."""
+    if isinstance(descr, str):
+        # The deprecated letter "a" for "S" would warn.
+        valid = _LEAF.fullmatch(descr) is not None and descr.lstrip("<>=|")[:1] != "a"
+    elif isinstance(descr, tuple):
+        valid = len(descr) == 2 and _is_shape(descr[1])
+        if valid:
+            _check_descr(descr[0], where)
+    elif isinstance(descr, list):
+        valid = all(
+            isinstance(field, tuple)
+            and len(field) in {2, 3}
+            and _is_name(field[0])
+            and (len(field) == 2 or _is_shape(field[2]))
+            for field in descr
+        )
+        if valid:
+            for field in descr:
+                _check_descr(field[1], where)
+    else:
+        valid = False
+    if not valid:
+        raise CorruptArchiveError(f"{where}: the .npy header has no valid dtype: {descr!r:.200}")
+
+
+def _is_shape(value: Any) -> bool:
+    lengths = value if isinstance(value, tuple) else (value,)
+    return all(type(length) is int for length in lengths)
+
+
+def _is_name(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return len(value) == 2 and all(isinstance(part, str) for part in value)
+    return isinstance(value, str)
+
+
+def _check_extent(dtype: np.dtype[Any], shape: tuple[int, ...], payload: int, where: str) -> None:
+    # NumPy, too, refuses a shape whose non-zero lengths overflow.
+    if any(length < 0 for length in shape) or (
+        math.prod(length for length in shape if length) * max(dtype.itemsize, 1) > _MAX_BYTES
+    ):
+        raise CorruptArchiveError(f"{where}: the .npy header has no valid shape: {shape}")
+    count = math.prod(shape)
+    # In a pickle every element takes at least one byte.
+    needed = count if dtype.hasobject else count * dtype.itemsize
+    if needed > payload:
+        raise CorruptArchiveError(
+            f"{where}: an array of {dtype} {shape} needs {needed} bytes, but {payload} follow its "
+            f"header; the file is truncated or damaged"
+        )
+
+
+def _literal(dtype: np.dtype[Any], shape: tuple[int, ...], fortran_order: bool) -> str:
+    if dtype.hasobject:
+        raise OptionTypeError(
+            f"{dtype}: object arrays cannot be written without a pickle; convert the values to "
+            f"numbers or strings"
+        )
+    try:
+        descr = np.lib.format.dtype_to_descr(dtype)
+    except ValueError as error:
+        raise OptionTypeError(f"{dtype}: the .npy format cannot express it: {error}") from error
+    return f"{{'descr': {descr!r}, 'fortran_order': {fortran_order}, 'shape': {shape!r}, }}"
