@@ -1,0 +1,509 @@
+"""Which sample comes when: pure arithmetic on (n, seed, epoch, rank, world size).
+
+An epoch is a permutation of ``range(n)`` that is computed, not stored: any part of it can be asked
+for at any time, so a position in the epoch is one integer, ranks share nothing but the seed, and a
+billion samples take no more memory than ten.
+
+Rank ``r`` of ``w`` takes the positions ``r, r + w, r + 2 w, …`` of the one global order. After
+``k`` batches of ``b`` samples the ranks have together consumed exactly the first ``k w b``
+positions, whatever the permutation; that is why a saved position can be resumed by another number
+of ranks or with another batch size.
+"""
+
+from __future__ import annotations
+
+import logging
+import operator
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sized
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from imagearchive.errors import OptionError, OptionTypeError, SampleIndexError, StateMismatchError
+
+__all__ = ["EpochOrder", "Permutation", "ShardedSampler", "find_rank"]
+
+logger = logging.getLogger(__name__)
+
+#: Changes whenever the same (n, seed, epoch) would give another order: saved states carry it.
+ORDER_VERSION: Final = 1
+
+# Up to this many elements the permutation is sorted out explicitly: a Feistel network on few bits
+# cannot reach all permutations evenly, and this bound keeps the memory constant (64 KiB).
+EXPLICIT_LIMIT: Final = 8192
+ROUNDS: Final = 8
+MAX_SAMPLES: Final = 1 << 62
+_MASK: Final = (1 << 64) - 1
+_GOLDEN: Final = 0x9E3779B97F4A7C15
+
+_Positions = npt.NDArray[np.int64]
+_Words = npt.NDArray[np.uint64]
+
+
+def _mix(words: _Words) -> _Words:
+    """SplitMix64's output function (Steele, Lea and Flood 2014; constants by David Stafford)."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+def _key_schedule(seed: int, epoch: int, count: int) -> _Words:
+    """`count` independent 64-bit keys; every bit of seed and epoch changes all of them."""
+    state = np.zeros(1, np.uint64)
+    for value in (seed, epoch):
+        # 128 bits of each, so that negative and large seeds keep their own orders.
+        for shift in (0, 64):
+            part = ((value >> shift) & _MASK) + _GOLDEN
+            state = _mix(state + np.uint64(part & _MASK))
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    return _mix(state + steps)
+
+
+class Permutation:
+    """A pseudo-random permutation of ``range(n)`` with random access and constant memory.
+
+    A Feistel network adds hashes of one half of a position to the other half, eight times, on the
+    smallest grid that holds `n` cells; results outside ``range(n)`` are permuted again until they
+    fall inside ("cycle walking", Black and Rogaway 2002), which keeps it bijective. Small `n` are
+    shuffled explicitly.
+
+    Parameters
+    ----------
+    n : int
+        Number of elements, 0 to 2**62.
+    seed, epoch : int
+        Both choose the permutation; any integers.
+
+    Notes
+    -----
+    Immutable, so threads and processes may share it. Not meant for cryptography.
+
+    Examples
+    --------
+    >>> order = Permutation(5, seed=1)
+    >>> sorted(order)
+    [0, 1, 2, 3, 4]
+    """
+
+    __slots__ = ("_explicit", "_keys", "_left", "_right", "epoch", "n", "seed")
+
+    def __init__(self, n: int, seed: int = 0, epoch: int = 0) -> None:
+        self.n = _integer("n", n, 0, MAX_SAMPLES)
+        self.seed = _integer("seed", seed)
+        self.epoch = _integer("epoch", epoch)
+        self._keys = _key_schedule(self.seed, self.epoch, ROUNDS)
+        self._explicit: _Positions | None = None
+        self._left = self._right = np.uint64(0)
+        if self.n <= EXPLICIT_LIMIT:
+            # Sorting independent 64-bit keys is a uniform shuffle but for ties, which the stable
+            # sort breaks and which occur once in 10**11 orders at this size.
+            keys = _mix(self._keys[0] + np.arange(self.n, dtype=np.uint64) * np.uint64(_GOLDEN))
+            self._explicit = np.argsort(_mix(keys ^ self._keys[1]), kind="stable").astype(np.int64)
+        else:
+            left = _ceil_sqrt(self.n)
+            self._left = np.uint64(left)
+            self._right = np.uint64(-(-self.n // left))
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, position: int) -> int:
+        """Return the element at one position; negative counts from the end."""
+        where = operator.index(position)
+        if not -self.n <= where < self.n:
+            raise SampleIndexError(f"position {where} of a permutation of {self.n} elements")
+        return int(self.take(np.array([where % self.n], np.int64))[0])
+
+    def __iter__(self) -> Iterator[int]:
+        for start in range(0, self.n, 8192):
+            stop = min(start + 8192, self.n)
+            yield from self.take(np.arange(start, stop, dtype=np.int64)).tolist()
+
+    def take(self, positions: npt.NDArray[np.integer[Any]]) -> _Positions:
+        """Return the elements at many positions.
+
+        Parameters
+        ----------
+        positions : ndarray of int, any shape
+            Each in ``range(n)``.
+
+        Returns
+        -------
+        ndarray of int64, same shape
+        """
+        where = np.asarray(positions).astype(np.int64)
+        if where.size and (where.min() < 0 or where.max() >= self.n):
+            raise SampleIndexError(
+                f"positions {where.min()} to {where.max()} of a permutation of {self.n} elements"
+            )
+        if self._explicit is not None:
+            return self._explicit[where]
+        flat = self._network(where.ravel().astype(np.uint64))
+        outside = np.flatnonzero(flat >= np.uint64(self.n))
+        while outside.size:
+            flat[outside] = self._network(flat[outside])
+            outside = outside[flat[outside] >= np.uint64(self.n)]
+        return flat.astype(np.int64).reshape(where.shape)
+
+    def _network(self, words: _Words) -> _Words:
+        high, low = np.divmod(words, self._right)
+        for turn, key in enumerate(self._keys):
+            if turn % 2:
+                low = _shift(low, _mix(high + key), self._right)
+            else:
+                high = _shift(high, _mix(low + key), self._left)
+        return high * self._right + low
+
+    def __repr__(self) -> str:
+        return f"Permutation({self.n}, seed={self.seed}, epoch={self.epoch})"
+
+
+def _shift(words: _Words, hashes: _Words, size: np.uint64) -> _Words:
+    # The upper 32 bits of a hash, scaled to range(size) without a division.
+    words = words + (((hashes >> np.uint64(32)) * size) >> np.uint64(32))
+    return np.where(words >= size, words - size, words)
+
+
+def _ceil_sqrt(n: int) -> int:
+    root = int(n**0.5)
+    while root * root < n:
+        root += 1
+    while (root - 1) * (root - 1) >= n:
+        root -= 1
+    return root
+
+
+class EpochOrder:
+    """The batches that one rank sees in one epoch.
+
+    Parameters
+    ----------
+    n : int
+        Samples in the data set.
+    seed, epoch : int
+        Choose the permutation.
+    shuffle : bool
+        False: the order is ``0, 1, 2, …`` in every epoch.
+    rank, world_size : int
+        This rank's place among the ranks that share the epoch.
+    batch_size : int
+        Samples per batch of one rank.
+    drop_last : bool
+        True: only whole batches, equally many on every rank; less than
+        ``batch_size * world_size`` samples of the epoch remain unused. False: every sample
+        comes exactly once over all ranks, none twice; ranks differ by at most one sample, so
+        where fewer than `world_size` samples remain some ranks have one batch less.
+    start : int
+        Position in the global order at which to begin: what comes before it was consumed, by
+        however many ranks.
+
+    Raises
+    ------
+    OptionError
+        A value is out of range.
+
+    Notes
+    -----
+    Immutable; computes any batch at any time in memory proportional to the batch.
+    """
+
+    __slots__ = (
+        "_permutation",
+        "batch_size",
+        "drop_last",
+        "epoch",
+        "n",
+        "rank",
+        "seed",
+        "shuffle",
+        "start",
+        "world_size",
+    )
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        batch_size: int = 1,
+        drop_last: bool = False,
+        start: int = 0,
+    ) -> None:
+        self.n = _integer("n", n, 0, MAX_SAMPLES)
+        self.seed = _integer("seed", seed)
+        self.epoch = _integer("epoch", epoch)
+        self.shuffle = bool(shuffle)
+        self.world_size = _integer("world_size", world_size, 1, 1 << 31)
+        self.rank = _rank(rank, self.world_size)
+        self.batch_size = _integer("batch_size", batch_size, 1, 1 << 31)
+        self.drop_last = bool(drop_last)
+        self.start = _integer("start", start, 0, self.n)
+        self._permutation = Permutation(self.n, self.seed, self.epoch) if self.shuffle else None
+
+    def __len__(self) -> int:
+        """Return how many batches this rank has, from `start` on."""
+        if self.drop_last:
+            return (self.n - self.start) // (self.batch_size * self.world_size)
+        return (self.samples + self.batch_size - 1) // self.batch_size
+
+    @property
+    def samples(self) -> int:
+        """Samples of this rank, from `start` on."""
+        if self.drop_last:
+            return len(self) * self.batch_size
+        return max(0, -(-(self.n - self.start - self.rank) // self.world_size))
+
+    @property
+    def end(self) -> int:
+        """The position in the global order at which the epoch ends for all ranks."""
+        if self.drop_last:
+            return self.start + len(self) * self.batch_size * self.world_size
+        return self.n
+
+    def position_after(self, batches: int) -> int:
+        """Return the position in the global order once every rank has had that many batches."""
+        return min(self.end, self.start + batches * self.batch_size * self.world_size)
+
+    def positions(self, batch: int) -> _Positions:
+        """Return the positions in the global order that make up a batch of this rank."""
+        if not 0 <= batch < len(self):
+            raise SampleIndexError(f"batch {batch} of an epoch of {len(self)} batches")
+        first = batch * self.batch_size
+        count = min(self.batch_size, self.samples - first)
+        steps = np.arange(first, first + count, dtype=np.int64)
+        return self.start + self.rank + steps * self.world_size
+
+    def indices(self, positions: npt.NDArray[np.integer[Any]]) -> _Positions:
+        """Return the sample indices that stand at positions of the global order."""
+        if self._permutation is None:
+            return np.asarray(positions).astype(np.int64)
+        return self._permutation.take(positions)
+
+    def __getitem__(self, batch: int) -> _Positions:
+        """Return the sample indices of one batch, int64 of shape (size of the batch,)."""
+        where = operator.index(batch)
+        return self.indices(self.positions(where + len(self) if where < 0 else where))
+
+    def __iter__(self) -> Iterator[_Positions]:
+        for batch in range(len(self)):
+            yield self[batch]
+
+    def __repr__(self) -> str:
+        return (
+            f"EpochOrder({self.n}, seed={self.seed}, epoch={self.epoch}, shuffle={self.shuffle}, "
+            f"rank={self.rank}, world_size={self.world_size}, batch_size={self.batch_size}, "
+            f"drop_last={self.drop_last}, start={self.start})"
+        )
+
+
+class ShardedSampler:
+    """Gives ``torch.utils.data.DataLoader`` the order of `imagearchive.DataLoader`.
+
+    Pass it as ``sampler=``. It replaces ``torch.utils.data.DistributedSampler`` without that
+    one's padding: no sample comes twice, and memory does not grow with the data set.
+
+    Parameters
+    ----------
+    data_source : sized or int
+        The data set, or the number of its samples.
+    shuffle : bool
+        A new order in every epoch, or ``0, 1, 2, …``.
+    seed : int
+        Chooses the orders; the same on all ranks.
+    rank, world_size : int, optional
+        Where not given, as `find_rank` finds them.
+    drop_last : bool
+        True: every rank has ``n // world_size`` samples. Give torch's ``DataLoader`` the same
+        value, then every rank has equally many batches.
+
+    Notes
+    -----
+    Every iteration begins a new epoch unless `set_epoch` or `load_state_dict` says which.
+    Pickles and forks freely; one instance serves one consumer at a time.
+    """
+
+    def __init__(
+        self,
+        data_source: Sized | int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        n = data_source if isinstance(data_source, int) else len(data_source)
+        if rank is None or world_size is None:
+            rank, world_size = find_rank(rank, world_size)
+        self._options: dict[str, Any] = {
+            "n": _integer("n", n, 0, MAX_SAMPLES),
+            "seed": _integer("seed", seed),
+            "shuffle": bool(shuffle),
+            "rank": _rank(rank, _integer("world_size", world_size, 1)),
+            "world_size": world_size,
+            "drop_last": bool(drop_last),
+        }
+        self._next_epoch = 0
+        self._start = 0
+        self._current: EpochOrder | None = None
+        self._handed_out = 0
+
+    def _order(self, epoch: int, start: int) -> EpochOrder:
+        return EpochOrder(epoch=epoch, start=start, **self._options)
+
+    def __len__(self) -> int:
+        """Return how many samples of a whole epoch this rank has."""
+        return self._order(0, 0).samples
+
+    def __iter__(self) -> Iterator[int]:
+        order = self._order(self._next_epoch, self._start)
+        self._current, self._handed_out = order, 0
+        self._next_epoch, self._start = order.epoch + 1, 0
+        return self._walk(order)
+
+    def _walk(self, order: EpochOrder) -> Iterator[int]:
+        total = order.samples
+        for first in range(0, total, 4096):
+            steps = np.arange(first, min(first + 4096, total), dtype=np.int64)
+            positions = order.start + order.rank + steps * order.world_size
+            for index in order.indices(positions).tolist():
+                if self._current is order:
+                    self._handed_out += 1
+                yield index
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next iteration that epoch, from its beginning."""
+        self._next_epoch, self._start = _integer("epoch", epoch), 0
+        self._current = None
+
+    def state_dict(self, received: int | None = None) -> dict[str, Any]:
+        """Return where the epoch stands, as plain integers.
+
+        Parameters
+        ----------
+        received : int, optional
+            How many samples of this rank the training loop has received in this iteration, on
+            every rank alike. Default: as many as were handed out, which with ``num_workers > 0``
+            is more than was received, since torch's loader asks ahead.
+        """
+        epoch, position = self._next_epoch, self._start
+        if self._current is not None:
+            order = self._current
+            count = self._handed_out if received is None else _integer("received", received, 0)
+            after = order.position_after(count)
+            if after < order.end:
+                epoch, position = order.epoch, after
+        options = self._options
+        return {
+            "order_version": ORDER_VERSION,
+            "n": options["n"],
+            "seed": options["seed"],
+            "shuffle": options["shuffle"],
+            "epoch": epoch,
+            "position": position,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved state, on this or any other number of ranks.
+
+        Raises
+        ------
+        StateMismatchError
+            The state is of another data set or order; the message names what differs.
+        """
+        epoch, position = check_state(state, self.state_dict())
+        self._next_epoch, self._start, self._current = epoch, position, None
+
+
+def check_state(
+    state: Mapping[str, Any], own: Mapping[str, Any], hints: Mapping[str, str] | None = None
+) -> tuple[int, int]:
+    """Compare a saved state with one's own; return the epoch and the position to continue at.
+
+    Raises
+    ------
+    StateMismatchError
+        Any entry but ``epoch`` and ``position`` is missing or differs; the message names it.
+    """
+    for name, value in own.items():
+        if name not in state:
+            raise StateMismatchError(
+                f"the saved state has no entry {name!r}: it was not saved by this kind of object, "
+                f"or by an older release"
+            )
+        if name not in ("epoch", "position") and state[name] != value:
+            hint = (hints or {}).get(name, "pass the same data and options as when it was saved")
+            raise StateMismatchError(
+                f"the saved state does not fit: {name} was {state[name]!r} when it was saved and "
+                f"is {value!r} here; {hint}"
+            )
+    try:
+        epoch = _integer("epoch", state["epoch"])
+        position = _integer("position", state["position"], 0, int(state["n"]))
+    except (OptionError, OptionTypeError) as error:
+        raise StateMismatchError(f"the saved state is damaged: {error}") from None
+    return epoch, position
+
+
+def find_rank(rank: int | None = None, world_size: int | None = None) -> tuple[int, int]:
+    """Return this process's rank and the world size.
+
+    The first of these that says so: the arguments; ``torch.distributed``, where its default
+    process group is initialised; the environment variables ``RANK`` and ``WORLD_SIZE``, which
+    ``torchrun`` sets; one rank alone.
+
+    Raises
+    ------
+    OptionError
+        Only one of the two is known, or the rank is out of range.
+    """
+    if rank is not None or world_size is not None:
+        if rank is None or world_size is None:
+            raise OptionError(f"rank={rank}, world_size={world_size}: give both or neither")
+        size = _integer("world_size", world_size, 1)
+        return _rank(rank, size), size
+    # What was never imported cannot be initialised, and importing torch takes seconds.
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_rank()), int(distributed.get_world_size())
+    texts = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if texts == (None, None):
+        return 0, 1
+    if texts[0] is None or texts[1] is None:
+        raise OptionError(
+            f"RANK={texts[0]}, WORLD_SIZE={texts[1]} in the environment: set both or neither"
+        )
+    try:
+        values = int(texts[0]), int(texts[1])
+    except ValueError:
+        raise OptionError(
+            f"RANK={texts[0]!r}, WORLD_SIZE={texts[1]!r} in the environment are no integers"
+        ) from None
+    return _rank(values[0], _integer("WORLD_SIZE", values[1], 1)), values[1]
+
+
+def _rank(rank: int, world_size: int) -> int:
+    value = _integer("rank", rank)
+    if not 0 <= value < world_size:
+        raise OptionError(
+            f"rank={value} with world_size={world_size}: ranks are 0 to {world_size - 1}"
+        )
+    return value
+
+
+def _integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise OptionTypeError(f"{name}={value!r}: an integer is needed") from None
+    if (low is not None and number < low) or (high is not None and number > high):
+        bounds = f"at least {low}" if high is None else f"{low} to {high}"
+        raise OptionError(f"{name}={number}: {bounds} is possible")
+    return number
