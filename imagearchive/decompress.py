@@ -1,0 +1,283 @@
+"""Whole members decompressed in memory, with a bound on what they may grow to.
+
+A few kilobytes of gzip, xz, bzip2 or Zstandard can stand for terabytes. Every decompressor here
+is fed step by step and stopped as soon as its output passes what the `Limits` allow.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from imagearchive.errors import DecodeError, LimitError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["COMPRESSIONS", "Limits", "compress", "decompress", "inflate"]
+
+# Output that is harmless whatever it was compressed from: small inputs reach high ratios.
+RATIO_FLOOR: Final = 64 << 20
+# An xz file says how large a dictionary its decoder must allocate, up to 4 GiB. The presets stop
+# at 64 MiB, for which a decoder needs 65 MiB.
+XZ_MEMORY: Final = 128 << 20
+ZSTD_WINDOW: Final = 1 << 27
+STEP: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What decoding one member may take; guards against files made to exhaust memory.
+
+    Attributes
+    ----------
+    max_size : int
+        Bytes that a member may have after decompression.
+    max_ratio : float
+        How many times its stored size a member may grow to, once it is beyond 64 MiB. Counted
+        over all layers of ``x.json.gz.xz`` together.
+    max_pixels : int
+        Width times height of an image.
+    """
+
+    max_size: int = 1 << 30
+    max_ratio: float = 1000.0
+    max_pixels: int = 1 << 27
+
+    def allowed(self, stored: int) -> int:
+        """Bytes that a member of `stored` bytes may become."""
+        return min(self.max_size, max(RATIO_FLOOR, int(stored * self.max_ratio)))
+
+    def check(self, size: int, stored: int) -> None:
+        """Refuse a member that says it will have `size` bytes.
+
+        Raises
+        ------
+        LimitError
+        """
+        if size > self.allowed(stored):
+            raise self.exceeded(stored)
+
+    def exceeded(self, stored: int) -> LimitError:
+        """Return the error for a member of `stored` bytes that grew beyond what is allowed."""
+        which = "max_size" if self.allowed(stored) == self.max_size else "max_ratio"
+        return LimitError(
+            f"{stored} bytes decompress to more than {self.allowed(stored)}; if the archive can "
+            f"be trusted, raise {which} (now {getattr(self, which)})"
+        )
+
+
+class _Stream(Protocol):
+    """What `zlib`, `bz2` and `lzma` decompressors have in common, made equal."""
+
+    eof: bool
+
+    def step(self, data: bytes) -> bytes: ...
+    def rest(self) -> bytes: ...
+
+
+class _Zlib:
+    def __init__(self, wbits: int) -> None:
+        self._object = zlib.decompressobj(wbits)
+        self.eof = False
+
+    def step(self, data: bytes) -> bytes:
+        out = self._object.decompress(self._object.unconsumed_tail or data, STEP)
+        self.eof = self._object.eof
+        return out
+
+    def rest(self) -> bytes:
+        return self._object.unused_data
+
+
+class _Filter:
+    """`bz2` and `lzma`, which keep input of their own and say when they want more."""
+
+    def __init__(self, decompressor: Any) -> None:
+        self._object = decompressor
+        self._fed = False
+        self.eof = False
+
+    def step(self, data: bytes) -> bytes:
+        feed = b"" if self._fed else data
+        self._fed = True
+        out: bytes = self._object.decompress(feed, STEP)
+        self.eof = self._object.eof
+        return out
+
+    def rest(self) -> bytes:
+        rest: bytes = self._object.unused_data
+        return rest
+
+
+def _streams(data: bytes, new: Callable[[], _Stream], limits: Limits, stored: int) -> bytes:
+    """Decompress concatenated streams; zero bytes may follow the last, as tapes leave them."""
+    allowed = limits.allowed(stored)
+    parts: list[bytes] = []
+    total = 0
+    while data:
+        stream = new()
+        while not stream.eof:
+            part = stream.step(data)
+            if not part and not stream.eof:
+                raise DecodeError("the compressed data ends early; the member is truncated")
+            total += len(part)
+            if total > allowed:
+                raise limits.exceeded(stored)
+            parts.append(part)
+        data = stream.rest().lstrip(b"\0")
+    return b"".join(parts)
+
+
+def _gunzip(data: bytes, limits: Limits, stored: int) -> bytes:
+    return _streams(data, lambda: _Zlib(31), limits, stored)
+
+
+def _bunzip2(data: bytes, limits: Limits, stored: int) -> bytes:
+    return _streams(data, lambda: _Filter(bz2.BZ2Decompressor()), limits, stored)
+
+
+def _unxz(data: bytes, limits: Limits, stored: int) -> bytes:
+    def new() -> _Stream:
+        return _Filter(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY))
+
+    return _streams(data, new, limits, stored)
+
+
+def _unzstd(data: bytes, limits: Limits, stored: int) -> bytes:
+    zstandard = _zstandard()
+    allowed = limits.allowed(stored)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
+    parts: list[bytes] = []
+    total = 0
+    while data:
+        # One frame after the other: the reader alone would not say that the last is cut.
+        frame = decompressor.decompressobj()
+        position = 0
+        while not frame.eof:
+            if position >= len(data):
+                raise DecodeError("the compressed data ends early; the member is truncated")
+            # A block of Zstandard holds at most 128 KiB, so a few kilobytes of input stay bounded.
+            part = frame.decompress(data[position : position + 4096])
+            position += 4096
+            total += len(part)
+            if total > allowed:
+                raise limits.exceeded(stored)
+            parts.append(part)
+        data = frame.unused_data + data[position:]
+    return b"".join(parts)
+
+
+def _zstandard() -> Any:
+    try:
+        import zstandard
+    except ImportError:
+        raise MissingDependencyError(
+            "Zstandard needs a package: pip install 'imagearchive[compressed]'"
+        ) from None
+    return zstandard
+
+
+def _zstd(data: bytes) -> bytes:
+    packed: bytes = _zstandard().ZstdCompressor(level=3).compress(data)
+    return packed
+
+
+def _gzip(data: bytes) -> bytes:
+    # No time stamp: the same input gives the same bytes.
+    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
+    return packer.compress(data) + packer.flush()
+
+
+_DECOMPRESSORS: Final[dict[str, Callable[[bytes, Limits, int], bytes]]] = {
+    "gz": _gunzip,
+    "bz2": _bunzip2,
+    "xz": _unxz,
+    "zst": _unzstd,
+}
+_COMPRESSORS: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "gz": _gzip,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": _zstd,
+}
+#: The extensions that `compress` and `decompress` know, without the dot.
+COMPRESSIONS: Final = frozenset(_DECOMPRESSORS)
+
+
+def decompress(kind: str, data: Buffer, limits: Limits, stored: int | None = None) -> bytes:
+    """Decompress a whole member.
+
+    Parameters
+    ----------
+    kind : {"gz", "bz2", "xz", "zst"}
+    data : bytes-like
+        One or more whole compressed streams.
+    limits : Limits
+    stored : int, optional
+        Size to which the ratio refers, where `data` is itself the outcome of decompression.
+
+    Raises
+    ------
+    DecodeError
+        The data is damaged or cut short.
+    LimitError
+        The output would pass the limits.
+    MissingDependencyError
+        ``zst`` without the ``zstandard`` package.
+    """
+    raw = data if isinstance(data, bytes) else bytes(data)
+    if not raw:
+        raise DecodeError(f"an empty member is no {kind} data")
+    try:
+        return _DECOMPRESSORS[kind](raw, limits, len(raw) if stored is None else stored)
+    except lzma.LZMAError as error:
+        if "Memory usage limit" in str(error):
+            raise LimitError(
+                f"this xz data asks for more than {XZ_MEMORY >> 20} MiB of dictionary; "
+                f"recompress it with a preset (xz -9 or less)"
+            ) from error
+        raise DecodeError(f"not valid {kind} data: {error}") from error
+    except (zlib.error, OSError, EOFError, ValueError) as error:
+        if isinstance(error, DecodeError | LimitError):
+            raise
+        raise DecodeError(f"not valid {kind} data: {error}") from error
+    except Exception as error:
+        # zstandard.ZstdError derives from Exception alone, and may not be importable here.
+        if type(error).__name__ != "ZstdError":
+            raise
+        raise DecodeError(f"not valid {kind} data: {error}") from error
+
+
+def compress(kind: str, data: Buffer) -> bytes:
+    """Compress a whole member; the same input gives the same bytes.
+
+    Raises
+    ------
+    MissingDependencyError
+        ``zst`` without the ``zstandard`` package.
+    """
+    return _COMPRESSORS[kind](bytes(data))
+
+
+def inflate(data: Buffer, size: int) -> bytes:
+    """Inflate the raw deflate stream of a ZIP member that declares `size` bytes.
+
+    Raises
+    ------
+    DecodeError
+        The stream is damaged, or it holds more or fewer bytes than declared.
+    """
+    stream = zlib.decompressobj(-15)
+    try:
+        # One byte more than declared shows a stream that does not stop there.
+        out = stream.decompress(data, size + 1)
+    except zlib.error as error:
+        raise DecodeError(f"not valid deflated data: {error}") from error
+    if len(out) != size:
+        raise DecodeError(f"the deflated data does not hold the {size} bytes that are declared")
+    return out
