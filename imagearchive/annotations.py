@@ -443,11 +443,14 @@ class _JsonStream:
             more = self._file.read(count)
         except UnicodeDecodeError as error:
             raise LabelError(f"{self.where()}: not UTF-8: {error}") from None
-        self._end = not more
+        if not more:
+            # Positions stay as they are: a caller may hold one.
+            self._end = True
+            return False
         self._line += self._text.count("\n", self._counted, self._at)
         self._text = self._text[self._at :] + more
         self._at = self._counted = 0
-        return bool(more)
+        return True
 
 
 # --------------------------------------------------------------------------------------------
