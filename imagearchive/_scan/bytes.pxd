@@ -1,0 +1,130 @@
+"""Numbers and blocks as archive headers store them; every read stays inside the given width."""
+
+from libc.stdint cimport INT64_MAX, INT64_MIN, UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memchr, memcmp
+
+cdef enum:
+    BLOCK = 512
+    NANOSECONDS = 1000000000
+
+
+cdef inline uint64_t text_size(const uint8_t* field, uint64_t width) noexcept nogil:
+    """Bytes before the first NUL, at most `width`."""
+    cdef const uint8_t* end = <const uint8_t*> memchr(field, 0, width)
+    return width if end == NULL else <uint64_t> (end - field)
+
+
+cdef inline bint is_zero(const uint8_t* data, uint64_t size) noexcept nogil:
+    """Whether all bytes are NUL; an empty range is."""
+    return size == 0 or (data[0] == 0 and memcmp(data, data + 1, size - 1) == 0)
+
+
+cdef inline uint64_t to_block(uint64_t size) noexcept nogil:
+    """Round up to whole blocks; `size` must not exceed 2**63."""
+    return (size + (BLOCK - 1)) & ~(<uint64_t> (BLOCK - 1))
+
+
+cdef inline bint tar_number(const uint8_t* field, uint64_t width, int64_t* value) noexcept nogil:
+    """Octal digits between blanks up to a NUL, or GNU's base 256; False if it is neither.
+
+    An empty field is zero. A base-256 number is big-endian two's complement behind a first byte
+    of 0x80 or 0xFF.
+    """
+    cdef uint64_t i = 0, bits = 0
+    cdef uint8_t fill
+    if field[0] == 0x80 or field[0] == 0xFF:
+        fill = 0xFF if field[0] == 0xFF else 0
+        i = 1
+        while i + 8 < width:
+            if field[i] != fill:
+                return False
+            i += 1
+        while i < width:
+            bits = (bits << 8) | field[i]
+            i += 1
+        if width >= 9:
+            if (bits >> 63) != (fill & 1):
+                return False
+        elif fill:
+            # Fewer than eight bytes: extend the sign.
+            bits |= UINT64_MAX - ((<uint64_t> 1 << (8 * (width - 1))) - 1)
+        value[0] = <int64_t> bits
+        return True
+    while i < width and (field[i] == c" " or field[i] == c"\t"):
+        i += 1
+    while i < width and c"0" <= field[i] <= c"7":
+        if bits >> 60:
+            return False
+        bits = (bits << 3) | <uint64_t> (field[i] - c"0")
+        i += 1
+    value[0] = <int64_t> bits
+    return i == width or field[i] == 0 or field[i] == c" "
+
+
+cdef inline bint tar_checksum(const uint8_t* header) noexcept nogil:
+    """Whether a header's sum fits it, taking its bytes as unsigned or, as old tars did, signed."""
+    cdef int64_t stored
+    cdef uint32_t total = 0
+    cdef int high = 0, i
+    if not tar_number(header + 148, 8, &stored):
+        return False
+    for i in range(BLOCK):
+        total += header[i]
+    # The field itself counts as eight blanks.
+    for i in range(148, 156):
+        total -= header[i]
+    total += 8 * 32
+    if stored == total:
+        return True
+    for i in range(148):
+        high += header[i] >> 7
+    for i in range(156, BLOCK):
+        high += header[i] >> 7
+    return stored == <int64_t> total - 256 * high
+
+
+cdef inline bint decimal(const uint8_t* text, uint64_t size, int64_t* value) noexcept nogil:
+    """Digits only, at least one, below 2**63."""
+    cdef uint64_t i, total = 0, digit
+    if size == 0:
+        return False
+    for i in range(size):
+        if not c"0" <= text[i] <= c"9":
+            return False
+        digit = text[i] - c"0"
+        if total > (<uint64_t> INT64_MAX - digit) // 10:
+            return False
+        total = 10 * total + digit
+    value[0] = <int64_t> total
+    return True
+
+
+cdef inline int64_t seconds_to_ns(int64_t seconds, int64_t fraction) noexcept nogil:
+    """Whole seconds and nanoseconds as nanoseconds, held inside the range of 64 bits."""
+    if seconds >= INT64_MAX // NANOSECONDS:
+        return INT64_MAX
+    if seconds <= INT64_MIN // NANOSECONDS:
+        return INT64_MIN
+    return seconds * NANOSECONDS + fraction
+
+
+cdef inline bint pax_time(const uint8_t* text, uint64_t size, int64_t* value) noexcept nogil:
+    """Seconds with any number of decimals, perhaps negative, as nanoseconds (cut, not rounded)."""
+    cdef uint64_t i, point
+    cdef int64_t seconds, fraction = 0, scale = NANOSECONDS
+    cdef bint negative = size > 0 and text[0] == c"-"
+    if negative:
+        text += 1
+        size -= 1
+    point = 0
+    while point < size and text[point] != c".":
+        point += 1
+    if not decimal(text, point, &seconds):
+        return False
+    for i in range(point + 1, size):
+        if not c"0" <= text[i] <= c"9":
+            return False
+        scale //= 10
+        fraction += scale * <int64_t> (text[i] - c"0")
+    value[0] = seconds_to_ns(-seconds, -fraction) if negative else seconds_to_ns(seconds, fraction)
+    return True
