@@ -1,0 +1,307 @@
+"""Pack a directory tree or a list of files into TAR archives."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from itertools import groupby
+from typing import Final, NamedTuple
+
+from imagearchive.errors import (
+    ArchiveNotFoundError,
+    OptionError,
+    UnsafePathError,
+    UnsupportedMemberError,
+)
+from imagearchive.writers.tar import BLOCK, RECORD, TarWriter, header
+
+__all__ = ["pack", "shard_path"]
+
+_OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_REPORT_EVERY: Final = 256
+
+
+class _Source(NamedTuple):
+    """A file to pack: its name in the archive, and where to open it."""
+
+    name: bytes
+    path: bytes
+    dir_fd: int | None
+
+
+def pack(
+    source: str | os.PathLike[str] | Iterable[str | bytes | os.PathLike[str]],
+    target: str | os.PathLike[str],
+    *,
+    shards: int | None = None,
+    shard_size: int | None = None,
+    root: str | os.PathLike[str] = ".",
+    mtime: int | None = 0,
+    overwrite: bool = False,
+    index: bool = True,
+    sync: bool = True,
+    progress: Callable[[int], object] | None = None,
+) -> list[str]:
+    """Pack files into one TAR archive or several, with the index of each.
+
+    The same files give the same bytes, on any machine: order, owner, permissions and (unless
+    asked otherwise) times do not come from the file system. Symbolic links are packed as what
+    they lead to, so an archive stands on its own. Directories as such are not stored.
+
+    Parameters
+    ----------
+    source : path-like or iterable of path-like
+        A directory, packed in bytewise order of the names; or files, packed in the given order.
+    target : path-like
+        The archive, ``train.tar``. Shards are called ``train-000000.tar`` and so on.
+    shards : int, optional
+        Number of archives; each gets the same number of samples, give or take one. Files that
+        follow each other and have the same name up to the first dot are one sample.
+    shard_size : int, optional
+        Largest size of an archive in bytes, index not counted. A sample that is larger has an
+        archive of its own.
+    root : path-like
+        Directory that listed files are relative to.
+    mtime : int or None
+        Modification time of all members, seconds since 1970; None keeps that of each file.
+    overwrite : bool
+        Replace archives of these names.
+    index, sync : bool
+        As in `TarWriter`.
+    progress : callable, optional
+        Called with the number of files packed since the last call.
+
+    Returns
+    -------
+    list of str
+        The archives, in order. All of them appear when the last one is whole, or none.
+
+    Raises
+    ------
+    ArchiveNotFoundError
+        The directory does not exist.
+    OptionError
+        A target exists or lies inside the directory, or there are fewer samples than shards.
+    UnsafePathError
+        A listed file lies outside `root`.
+    UnsupportedMemberError
+        There is a device, FIFO or socket, or a link that leads to its own directory.
+    OSError
+        A file cannot be read, or the target not be written.
+    """
+    path = os.fspath(target)
+    if shards is not None and shard_size is not None:
+        raise OptionError("give shards or shard_size, not both")
+    if shards is not None and shards < 1:
+        raise OptionError(f"shards={shards}: there must be at least one")
+    if shard_size is not None and shard_size < RECORD:
+        raise OptionError(f"shard_size={shard_size} bytes cannot hold a file")
+    with ExitStack() as held:
+        files: Callable[[], Iterator[_Source]]
+        if isinstance(source, str | os.PathLike):
+            directory = os.fspath(source)
+            _check_outside(directory, path)
+            files = partial(_tree, directory, held)
+        else:
+            files = partial(
+                iter, [_listed(os.fsencode(item), os.fsencode(root)) for item in source]
+            )
+        if shards is not None:
+            cut = _by_count(files, shards)
+        elif shard_size is not None:
+            cut = _by_size(shard_size)
+        else:
+            cut = None
+        started: list[TarWriter] = []
+
+        def start(name: str) -> TarWriter:
+            tar = TarWriter(name, overwrite=overwrite, mtime=mtime or 0, index=index, sync=sync)
+            held.callback(tar.abort)
+            started.append(tar)
+            return tar
+
+        report = _Progress(progress)
+        keep = mtime is None
+        if cut is None:
+            tar = start(path)
+            for item in files():
+                tar.add_file(item.path, item.name, dir_fd=item.dir_fd, keep_mtime=keep)
+                report.step()
+        else:
+            for _, sample in groupby(files(), key=_sample_key):
+                group = list(sample)
+                if cut(group) or not started:
+                    if started:
+                        started[-1].finish()
+                    start(shard_path(path, len(started)))
+                for item in group:
+                    started[-1].add_file(item.path, item.name, dir_fd=item.dir_fd, keep_mtime=keep)
+                    report.step()
+        for tar in started:
+            tar.finish()
+        for tar in started:
+            tar.close()
+        report.end()
+        return [tar.path for tar in started]
+
+
+def shard_path(path: str, number: int) -> str:
+    """Return the name of one shard: ``train.tar`` and 3 give ``train-000003.tar``."""
+    stem, extension = os.path.splitext(path)
+    return f"{stem}-{number:06d}{extension}"
+
+
+_Cut = Callable[[list[_Source]], bool]
+
+
+class _Progress:
+    """Calls back once in a while, since a call per file would cost more than packing it."""
+
+    def __init__(self, function: Callable[[int], object] | None) -> None:
+        self._function = function
+        self._count = 0
+
+    def step(self) -> None:
+        self._count += 1
+        if self._count == _REPORT_EVERY:
+            self.end()
+
+    def end(self) -> None:
+        if self._function is not None and self._count:
+            self._function(self._count)
+        self._count = 0
+
+
+# ---------------------------------------------------------------- shards
+
+
+def _sample_key(item: _Source) -> tuple[bytes, bytes]:
+    folder, _, base = item.name.rpartition(b"/")
+    return folder, base.partition(b".")[0]
+
+
+def _by_count(files: Callable[[], Iterator[_Source]], shards: int) -> _Cut:
+    total = sum(1 for _ in groupby(files(), key=_sample_key))
+    if total < shards:
+        raise OptionError(f"shards={shards}, but there are only {total} samples")
+    seen = 0
+
+    def cut(_: list[_Source]) -> bool:
+        nonlocal seen
+        seen += 1
+        # Where number * shards // total steps up, the next shard begins.
+        return (seen - 1) * shards // total > (seen - 2) * shards // total
+
+    return cut
+
+
+def _by_size(limit: int) -> _Cut:
+    used = 0
+
+    def cut(group: list[_Source]) -> bool:
+        nonlocal used
+        size = 0
+        for item in group:
+            data = os.stat(item.path, dir_fd=item.dir_fd).st_size
+            size += len(header(item.name, data)) + data + -data % BLOCK
+        whole = used + size + 2 * BLOCK
+        full = used > 0 and whole + -whole % RECORD > limit
+        used = size if full else used + size
+        return full
+
+    return cut
+
+
+# ---------------------------------------------------------------- files
+
+
+def _listed(path: bytes, root: bytes) -> _Source:
+    name = os.path.relpath(os.path.abspath(os.path.join(root, path)), os.path.abspath(root))
+    if name in (b".", b"..") or name.startswith(b"../"):
+        raise UnsafePathError(
+            f"{os.fsdecode(path)} lies outside {os.fsdecode(root)}; say with root= what the names "
+            f"in the archive are relative to"
+        )
+    return _Source(name, os.path.join(root, path), None)
+
+
+def _check_outside(directory: str, target: str) -> None:
+    if not os.path.isdir(directory):
+        what = "not a directory" if os.path.exists(directory) else "no such directory"
+        raise ArchiveNotFoundError(f"{directory}: {what}; name the directory to pack")
+    top = os.path.realpath(directory)
+    folder = os.path.realpath(os.path.dirname(target) or ".")
+    if os.path.commonpath([top, folder]) == top:
+        raise OptionError(
+            f"{target} would lie inside {directory}, which it packs; put it elsewhere"
+        )
+
+
+def _tree(top: str, held: ExitStack) -> Iterator[_Source]:
+    """All files below a directory, in bytewise order of their names.
+
+    The descriptor of a file's directory stays open until the second next file is asked for, as
+    grouping looks one file ahead; that of the last file is left to `held`.
+    """
+    # Open directories from the top to the current one: descriptor, name with slash, what is left.
+    fd = os.open(top, _OPEN_DIRECTORY)
+    levels = [(fd, b"", iter(_entries(fd)))]
+    latest = retired = -1
+    try:
+        while levels:
+            fd, prefix, entries = levels[-1]
+            for name, is_directory in entries:
+                if not is_directory:
+                    latest = fd
+                    yield _Source(prefix + name, name, fd)
+                    if retired >= 0:
+                        os.close(retired)
+                        retired = -1
+                    continue
+                # Sorting put the slash behind the name of a directory.
+                below = os.open(name[:-1], _OPEN_DIRECTORY, dir_fd=fd)
+                levels.append((below, prefix + name, iter(())))
+                _check_loop(levels)
+                levels[-1] = (below, prefix + name, iter(_entries(below)))
+                break
+            else:
+                levels.pop()
+                if fd == latest:
+                    retired, latest = fd, -1
+                else:
+                    os.close(fd)
+    finally:
+        for fd, _, _ in levels:
+            os.close(fd)
+        if retired >= 0:
+            held.callback(os.close, retired)
+
+
+def _entries(fd: int) -> list[tuple[bytes, bool]]:
+    """Names in a directory, those of directories with a slash, in order; True for directories."""
+    found: list[tuple[bytes, bool]] = []
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            if entry.is_file(follow_symlinks=False):
+                found.append((name, False))
+            elif entry.is_dir(follow_symlinks=False):
+                found.append((name + b"/", True))
+            else:
+                # A link, or something that add_file refuses.
+                is_directory = stat.S_ISDIR(os.stat(name, dir_fd=fd).st_mode)
+                found.append((name + b"/" if is_directory else name, is_directory))
+    found.sort()
+    return found
+
+
+def _check_loop(levels: list[tuple[int, bytes, Iterator[tuple[bytes, bool]]]]) -> None:
+    nodes = [os.fstat(fd) for fd, _, _ in levels]
+    for node in nodes[:-1]:
+        if os.path.samestat(node, nodes[-1]):
+            raise UnsupportedMemberError(
+                f"{os.fsdecode(levels[-1][1])}: a link that leads to a directory it lies in"
+            )

@@ -1,0 +1,480 @@
+"""Write TAR archives: streamed, deterministic, visible only when whole, indexed at once."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from typing import TYPE_CHECKING, Final
+
+from imagearchive.errors import (
+    ClosedError,
+    CorruptArchiveError,
+    OptionError,
+    UnsafePathError,
+    UnsupportedMemberError,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Buffer, Self
+
+__all__ = ["TarWriter", "header"]
+
+BLOCK: Final = 512
+# The two zero blocks at the end, then up to a whole record, as every tar program writes it.
+RECORD: Final = 20 * BLOCK
+BUFFER: Final = 1 << 20
+# The widest numbers that the octal fields hold; what is larger goes into a PAX record.
+MAX_OCTAL: Final = 8**11 - 1
+
+_OPEN_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+_OPEN_WRITE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+# Of a header: owner and group 0, and what follows the checksum of a regular file.
+_OWNER: Final = b"0000000\0" * 2
+_TAIL: Final = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2
+_END: Final = bytes(12)
+# The checksum counts its own field as eight blanks.
+_CONSTANT_SUM: Final = sum(_OWNER) + sum(_TAIL) + 8 * ord(" ")
+
+
+def header(name: bytes, size: int, mtime: int = 0, mode: int = 0o644) -> bytes:
+    """Build the header of a regular file: one block, or three or more with a PAX record.
+
+    POSIX ustar where it can say all; a PAX record (POSIX.1-2001) for names that do not fit its
+    155 + 100 bytes or are not ASCII, for sizes from 8 GiB on, and for times before 1970.
+
+    Parameters
+    ----------
+    name : bytes
+        UTF-8; other bytes are kept and marked as such.
+    size : int
+        Bytes of the file.
+    mtime : int
+        Seconds since 1970.
+    mode : int
+        Permission bits.
+    """
+    records = b""
+    prefix = b""
+    if len(name) > 100 or not name.isascii():
+        # Where the record is not understood, a beginning of the name is better than none.
+        prefix, short = _split(name) if name.isascii() else (b"", b"")
+        if not short:
+            if not _is_utf8(name):
+                records += _record(b"hdrcharset", b"BINARY")
+            records += _record(b"path", name)
+            prefix, name = b"", name[:100]
+        else:
+            name = short
+    if size > MAX_OCTAL:
+        records += _record(b"size", b"%d" % size)
+    if not 0 <= mtime <= MAX_OCTAL:
+        records += _record(b"mtime", b"%d" % mtime)
+        mtime = 0
+    block = _block(name, min(size, MAX_OCTAL), mtime, mode, prefix)
+    if not records:
+        return block
+    pad = bytes(-len(records) % BLOCK)
+    return _block(b"././@PaxHeader", len(records), 0, 0o644, b"", b"x") + records + pad + block
+
+
+def _block(
+    name: bytes, size: int, mtime: int, mode: int, prefix: bytes, kind: bytes = b"0"
+) -> bytes:
+    numbers = b"%011o\0%011o\0" % (size, mtime)
+    permissions = b"%07o\0" % (mode & 0o7777)
+    checksum = _CONSTANT_SUM + sum(name) + sum(numbers) + sum(permissions) + sum(prefix)
+    checksum += kind[0] - ord("0")
+    return b"%b%b%b%b%06o\0 %b%b%b%b%b" % (
+        name.ljust(100, b"\0"),
+        permissions,
+        _OWNER,
+        numbers,
+        checksum,
+        kind,
+        _TAIL[1:],
+        prefix,
+        bytes(155 - len(prefix)),
+        _END,
+    )
+
+
+def _split(name: bytes) -> tuple[bytes, bytes]:
+    """Split a long name at a slash into prefix and rest, or return two empty parts."""
+    if len(name) <= 256:
+        slash = name.find(b"/", len(name) - 101)
+        if 0 < slash <= 155 and slash < len(name) - 1:
+            return name[:slash], name[slash + 1 :]
+    return b"", b""
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """Build a PAX record; its length counts its own digits."""
+    rest = len(key) + len(value) + 3
+    length = rest + len(str(rest))
+    length = rest + len(str(length))
+    return b"%d %b=%b\n" % (length, key, value)
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class TarWriter:
+    """Writes one TAR archive, which appears under its name only when it is whole.
+
+    Until `close` the bytes lie in a temporary file beside the target; leaving the ``with`` block
+    by an exception removes it. The same members give the same bytes: owner, group and, unless
+    given, time and permissions are constants. For one thread.
+
+    Parameters
+    ----------
+    path : path-like
+        The archive to be.
+    overwrite : bool
+        Replace an archive of that name, when the new one is whole.
+    mtime : int
+        Modification time of members that are added without one, seconds since 1970.
+    mode : int
+        Permission bits of members that are added without any.
+    index : bool
+        Build the index table beside the archive as well.
+    sync : bool
+        Have the archive on disk before it gets its name. Without, a power failure can leave a
+        name with missing content.
+
+    Raises
+    ------
+    OptionError
+        `path` exists and `overwrite` was not given.
+    OSError
+        The directory cannot be written.
+
+    Examples
+    --------
+    >>> with TarWriter("train.tar") as tar:
+    ...     tar.add("cat/0001.txt", b"a cat")
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        mtime: int = 0,
+        mode: int = 0o644,
+        index: bool = True,
+        sync: bool = True,
+    ) -> None:
+        self.path = os.fspath(path)
+        self._overwrite = overwrite
+        self._check_free()
+        self._mtime = mtime
+        self._mode = mode
+        self._index = index
+        self._sync = sync
+        self._buffer = memoryview(bytearray(BUFFER))
+        self._used = 0
+        self._flushed = 0
+        self._count = 0
+        self._part = f"{self.path}.{secrets.token_hex(4)}.part"
+        self._fd = os.open(self._part, _OPEN_WRITE, 0o666)
+
+    def _check_free(self) -> None:
+        if not self._overwrite and os.path.lexists(self.path):
+            raise OptionError(f"{self.path} exists; pass overwrite=True to replace it")
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far, without the end of the archive."""
+        return self._flushed + self._used
+
+    def __len__(self) -> int:
+        """Members written so far."""
+        return self._count
+
+    # --- members ----------------------------------------------------------------------------
+
+    def add(
+        self, name: str | bytes, data: Buffer, *, mtime: int | None = None, mode: int | None = None
+    ) -> None:
+        """Add a member from memory.
+
+        Parameters
+        ----------
+        name : str or bytes
+            Relative path; as `str` in UTF-8, with surrogates for other bytes.
+        data : bytes-like
+        mtime : int, optional
+            Seconds since 1970.
+        mode : int, optional
+            Permission bits.
+
+        Raises
+        ------
+        UnsafePathError
+            The name is empty or absolute, leads out of the archive, or contains a NUL byte.
+        ClosedError
+            The writer is closed.
+        """
+        view = memoryview(data).cast("B")
+        self._write(header(self._checked(name), len(view), *self._metadata(mtime, mode)))
+        self._write(view)
+        self._pad(len(view))
+        self._count += 1
+
+    def add_file(
+        self,
+        path: str | bytes | os.PathLike[str],
+        name: str | bytes,
+        *,
+        mtime: int | None = None,
+        mode: int | None = None,
+        keep_mtime: bool = False,
+        dir_fd: int | None = None,
+    ) -> None:
+        """Add a member from a file.
+
+        Parameters
+        ----------
+        path : path-like
+            A regular file, or a symbolic link to one.
+        name : str or bytes
+            Its path in the archive.
+        mtime, mode : int, optional
+            As in `add`.
+        keep_mtime : bool
+            Take the time of the file instead.
+        dir_fd : int, optional
+            Directory that a relative `path` starts from.
+
+        Raises
+        ------
+        UnsafePathError
+            As `add`.
+        UnsupportedMemberError
+            `path` is a directory, device, FIFO or socket.
+        CorruptArchiveError
+            The file changed its size while it was read; nothing more can be added.
+        OSError
+            The file cannot be read.
+        """
+        stored = self._checked(name)
+        fd = os.open(path, _OPEN_READ, dir_fd=dir_fd)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise UnsupportedMemberError(
+                    f"{os.fsdecode(path)}: {_kind(status.st_mode)}, and only files are packed"
+                )
+            size = status.st_size
+            if keep_mtime:
+                mtime = status.st_mtime_ns // 1_000_000_000
+            head = header(stored, size, *self._metadata(mtime, mode))
+            # Room for one byte more than the file should have shows one that grows.
+            if len(head) + size + BLOCK > BUFFER - self._used:
+                self._flush()
+            if len(head) + size + BLOCK <= BUFFER:
+                start = self._used + len(head)
+                self._buffer[self._used : start] = head
+                self._used = start
+                count = os.readv(fd, [self._buffer[start : start + size + 1]])
+                self._used += min(count, size)
+                if count < size:
+                    count += self._copy(fd, size - count)
+            else:
+                self._write(head)
+                count = self._copy(fd, size)
+            if count != size:
+                raise CorruptArchiveError(
+                    f"{os.fsdecode(path)}: it changed its size of {size} bytes while it was packed"
+                )
+        finally:
+            os.close(fd)
+        self._pad(size)
+        self._count += 1
+
+    def _copy(self, fd: int, size: int) -> int:
+        """Copy the rest of a file through the buffer; return the bytes that there were."""
+        done = 0
+        while done < size:
+            if self._used == BUFFER:
+                self._flush()
+            room = min(BUFFER - self._used, size - done)
+            count = os.readv(fd, [self._buffer[self._used : self._used + room]])
+            if not count:
+                return done
+            self._used += count
+            done += count
+        return done + len(os.read(fd, 1))
+
+    def _metadata(self, mtime: int | None, mode: int | None) -> tuple[int, int]:
+        return (
+            self._mtime if mtime is None else int(mtime),
+            self._mode if mode is None else mode,
+        )
+
+    @staticmethod
+    def _checked(name: str | bytes) -> bytes:
+        stored = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
+        if (
+            not stored
+            or stored[0] == 0x2F
+            or stored[-1] == 0x2F
+            or b"\0" in stored
+            or (b".." in stored and b".." in stored.split(b"/"))
+        ):
+            raise UnsafePathError(
+                f"{stored[:200]!r} cannot be the name of a member; it must be a relative path of a "
+                f"file, without '..' and NUL"
+            )
+        return stored
+
+    # --- bytes ------------------------------------------------------------------------------
+
+    def _write(self, data: Buffer) -> None:
+        view = memoryview(data)
+        if len(view) > BUFFER - self._used:
+            self._flush()
+        if len(view) > BUFFER:
+            self._flushed += len(view)
+            _write_all(self._open_fd(), view)
+            return
+        end = self._used + len(view)
+        self._buffer[self._used : end] = view
+        self._used = end
+
+    def _pad(self, size: int) -> None:
+        pad = -size % BLOCK
+        if pad:
+            self._write(bytes(pad))
+
+    def _flush(self) -> None:
+        fd = self._open_fd()
+        used, self._used = self._used, 0
+        self._flushed += used
+        _write_all(fd, self._buffer[:used])
+
+    def _open_fd(self) -> int:
+        if self._fd < 0:
+            raise ClosedError(f"{self.path}: the writer is closed")
+        return self._fd
+
+    # --- the end ----------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Complete the temporary file without giving it its name yet."""
+        if self._fd < 0:
+            return
+        try:
+            end = 2 * BLOCK
+            self._write(bytes(end + -(self.size + end) % RECORD))
+            self._flush()
+            if self._sync:
+                os.fsync(self._fd)
+        except BaseException:
+            self.abort()
+            raise
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+    def close(self) -> None:
+        """Complete the archive, give it its name and build its index; again does nothing.
+
+        Raises
+        ------
+        OptionError
+            An archive of that name has appeared in the meantime.
+        OSError
+            The disk is full, for example; the temporary file is removed.
+        """
+        if not self._part:
+            return
+        self.finish()
+        try:
+            if self._overwrite:
+                _drop_index(self.path)
+                os.replace(self._part, self.path)
+            else:
+                # Renaming would replace what has appeared since the check.
+                self._check_free()
+                os.rename(self._part, self.path)
+            self._part = ""
+        except BaseException:
+            self.abort()
+            raise
+        if self._sync:
+            _sync_directory(self.path)
+        if self._index:
+            from imagearchive.index import IndexTable
+
+            IndexTable.open(self.path, overwrite=True)
+
+    def abort(self) -> None:
+        """Remove the temporary file; what was at the target stays as it was."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+        part, self._part = self._part, ""
+        if part:
+            os.unlink(part)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def __del__(self) -> None:
+        if getattr(self, "_part", ""):
+            self.abort()
+
+
+def _write_all(fd: int, view: memoryview) -> None:
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _drop_index(path: str) -> None:
+    """Remove the index of the archive that is about to be replaced."""
+    from imagearchive.index import default_path
+
+    try:
+        if os.path.isfile(path):
+            os.unlink(default_path(path))
+    except FileNotFoundError:
+        pass
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _kind(mode: int) -> str:
+    for test, what in (
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+    ):
+        if test(mode):
+            return what
+    return "a device"
