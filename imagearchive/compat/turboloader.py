@@ -1,0 +1,47 @@
+"""TurboLoader's names for parts of this library, as its PyTorch integration guide uses them.
+
+``from imagearchive.compat import turboloader`` in place of ``import turboloader``. A batch is a
+list of dicts with ``image``, ``label``, ``labels``, ``filename`` and ``index``.
+"""
+
+from imagearchive.loader import DataLoader
+from imagearchive.transforms import (
+    CenterCrop,
+    ColorJitter,
+    Compose,
+    GaussianBlur,
+    Grayscale,
+    ImageNetNormalize,
+    Normalize,
+    Pad,
+    RandomCrop,
+    RandomErasing,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    RandomRotation,
+    RandomVerticalFlip,
+    Resize,
+    TensorFormat,
+    ToTensor,
+)
+
+__all__ = [
+    "CenterCrop",
+    "ColorJitter",
+    "Compose",
+    "DataLoader",
+    "GaussianBlur",
+    "Grayscale",
+    "ImageNetNormalize",
+    "Normalize",
+    "Pad",
+    "RandomCrop",
+    "RandomErasing",
+    "RandomHorizontalFlip",
+    "RandomResizedCrop",
+    "RandomRotation",
+    "RandomVerticalFlip",
+    "Resize",
+    "TensorFormat",
+    "ToTensor",
+]

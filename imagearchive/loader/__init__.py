@@ -1,0 +1,510 @@
+"""Batches for training: read, decoded, transformed and collated by threads, ahead of the loop."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+
+from imagearchive._pixels import Decoder
+from imagearchive.errors import ClosedError, MissingDependencyError, OptionError, OptionTypeError
+from imagearchive.loader.batches import BadSample, Buffers, Epoch, Options
+from imagearchive.loader.pool import Pool
+from imagearchive.loader.sources import open_source
+from imagearchive.sampler import ORDER_VERSION, EpochOrder, check_state, find_rank
+from imagearchive.transforms import Compose, Pipeline, Resize, ToTensor, compile_pipeline
+
+__all__ = ["BadSample", "DataLoader"]
+
+logger = logging.getLogger(__name__)
+
+Output = Literal["torch", "numpy"]
+OnError = Literal["raise", "skip", "replace"]
+DTypeName = Literal["float32", "float16", "uint8"]
+
+DEFAULT_MAX_PIXELS: Final = 178_956_970
+MAX_WORKERS: Final = 1024
+# Seconds that a forgotten iterator waits for its threads; `close` waits as long as they need.
+PATIENCE: Final = 1.0
+
+STATE_HINTS: Final = {
+    "dataset": "load it with the data set it was saved with, unchanged",
+    "seed": "pass the same seed= to the loader",
+    "shuffle": "pass the same shuffle= to the loader",
+    "order_version": "this release orders epochs differently; finish the epoch with the old one",
+}
+
+
+class DataLoader:
+    """Yields batches of images and labels from an archive or data set.
+
+    Without a transform a batch is a list of sample dicts; with one, ``(images, labels)``. Reading,
+    decoding, transforming and collating happen in threads of this process, which release the GIL
+    while they work; where the transform can be compiled, a JPEG is decoded only where its crop
+    needs it and written, normalised, into its place in the batch.
+
+    Parameters
+    ----------
+    source : path-like, ImageArchive, LazyNPZDataset or any object with ``len`` and ``[i]``
+        A path or pattern is opened as `ImageArchive`, or as `LazyNPZDataset` where it ends in
+        ``.npz``. Samples of other objects are ``(image, label)`` pairs, dicts, or images.
+    batch_size : int
+        Samples per batch (of this rank).
+    shuffle : bool
+        A new order in every epoch, a function of (seed, epoch) alone.
+    num_workers : int, optional
+        Threads. Default: as many as this process may use CPUs. 0: the calling thread does the
+        work, when it asks for a batch. The batches are the same for any number.
+    transform : callable, optional
+        A `Compose` or any function of an (H, W, 3) uint8 array.
+    image_size : int or (width, height), optional
+        Short for ``transform=Compose([Resize(width, height), ToTensor()])``.
+    output : {"torch", "numpy"}, optional
+        What images and labels are. Default: torch tensors where torch is installed. Sample dicts
+        hold arrays always.
+    dtype : {"float32", "float16", "uint8"}, optional
+        Type of the images; values are converted, never scaled. None keeps the transform's.
+    channels_last : bool
+        Tensors in torch's channels-last memory format, of shape (N, C, H, W) as always; arrays
+        of shape (N, H, W, C).
+    pin_memory : bool
+        Batches in page-locked memory, for ``.to(device, non_blocking=True)``. Ignored, with a
+        log message, where torch finds no such device.
+    return_indices : bool
+        Batches are ``(images, labels, indices)``, the last int64.
+    drop_last : bool
+        Whole batches only, equally many on every rank.
+    seed : int
+        Chooses the orders and everything random in the transforms.
+    prefetch_batches : int
+        Batches prepared ahead of the one that the consumer has.
+    collate_fn : callable, optional
+        Called, in a worker thread, with the list of sample dicts, or of ``(image, label)`` pairs
+        where there is a transform; its result is the batch.
+    enable_distributed : bool
+        This rank's part of every epoch: `rank` and `world_size` as `find_rank` finds them when
+        the iteration begins.
+    rank, world_size : int, optional
+        The same, said explicitly.
+    on_error : {"raise", "skip", "replace"}
+        What to do about a sample that cannot be read or decoded: end with an error that names
+        it; leave it out; or take the next one of the epoch's order, which keeps the size of the
+        batch. `errors` lists them.
+    exif_transpose : bool
+        Turn images as their EXIF orientation says. Off, as in torchvision.
+    max_pixels : int
+        Images of more pixels are refused as broken, before memory is taken for them.
+    columns : (str, str), optional
+        Which entries of dict samples, or columns of arrays, are image and label. Default: the
+        first of ``image``, ``images``, ``img``, ``x``; of ``label``, ``labels``, ``target``,
+        ``targets``, ``y``.
+    split_torch_workers : bool
+        Inside a worker process of torch's ``DataLoader``, yield only that worker's part of the
+        epoch, so that an ``IterableDataset`` around this loader gives every sample once.
+
+    Attributes
+    ----------
+    dataset : object
+        What is read from.
+    epoch : int
+        The epoch that the next iteration will be.
+    errors : list of BadSample
+        The broken samples met so far, once each: (index, member, reason).
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        An argument cannot be used.
+
+    Notes
+    -----
+    Every iteration is the next epoch. Iterators are independent: several may run at once, in any
+    threads. Leaving one early (``break``, an exception) stops its threads; `close` stops all.
+    A loader that is forked, even while it iterates, works in parent and child; a pickle holds
+    the data set's pickle and the options.
+
+    A batch belongs to who received it. Its memory is used again only when no array, tensor or
+    view of it is left.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        batch_size: int = 1,
+        *,
+        shuffle: bool = False,
+        num_workers: int | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        output: Output | None = None,
+        dtype: DTypeName | None = "float32",
+        channels_last: bool = False,
+        pin_memory: bool = False,
+        return_indices: bool = False,
+        drop_last: bool = False,
+        seed: int = 0,
+        prefetch_batches: int = 2,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        enable_distributed: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        on_error: OnError = "raise",
+        exif_transpose: bool = False,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        columns: tuple[str, str] | None = None,
+        split_torch_workers: bool = True,
+    ) -> None:
+        if num_workers is None:
+            num_workers = usable_cpus()
+        _at_most("num_workers", num_workers, 0, MAX_WORKERS)
+        _at_most("prefetch_batches", prefetch_batches, 1, 1 << 16)
+        _at_most("max_pixels", max_pixels, 1, 1 << 62)
+        _one_of("output", output, (None, *get_args(Output)))
+        _one_of("dtype", dtype, (None, *get_args(DTypeName)))
+        _one_of("on_error", on_error, get_args(OnError))
+        # Refuses what cannot be an order, before any file is opened.
+        EpochOrder(0, seed=seed, batch_size=batch_size)
+        if image_size is not None:
+            if transform is not None:
+                raise OptionError("image_size= and transform= say the same thing: give one")
+            transform = _resized(image_size)
+        if transform is not None and not callable(transform):
+            raise OptionTypeError(f"transform={transform!r}: not callable")
+        if rank is not None or world_size is not None:
+            find_rank(rank, world_size)
+        self._options = {
+            "batch_size": batch_size,
+            "shuffle": bool(shuffle),
+            "num_workers": num_workers,
+            "transform": transform,
+            "output": output,
+            "dtype": dtype,
+            "channels_last": bool(channels_last),
+            "pin_memory": bool(pin_memory),
+            "return_indices": bool(return_indices),
+            "drop_last": bool(drop_last),
+            "seed": seed,
+            "prefetch_batches": prefetch_batches,
+            "collate_fn": collate_fn,
+            "enable_distributed": bool(enable_distributed),
+            "rank": rank,
+            "world_size": world_size,
+            "on_error": on_error,
+            "exif_transpose": bool(exif_transpose),
+            "max_pixels": max_pixels,
+            "columns": columns,
+            "split_torch_workers": bool(split_torch_workers),
+        }
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.drop_last = bool(drop_last)
+        self.transform = transform
+        self._given = source
+        self._source, self._owned = open_source(source, columns, bool(exif_transpose))
+        self._pipeline = self._compiled()
+        self._buffers = Buffers(prefetch_batches + 2)
+        self._next_epoch = 0
+        self._start = 0
+        self._progress: _Progress | None = None
+        self._errors: dict[int, BadSample] = {}
+        self._iterators: weakref.WeakSet[_Batches] = weakref.WeakSet()
+        self._closed = False
+        if enable_distributed:
+            self._place()
+
+    def _compiled(self) -> Pipeline | None:
+        options = self._options
+        if options["transform"] is None:
+            return None
+        return compile_pipeline(
+            options["transform"],
+            layout="HWC" if options["channels_last"] else "CHW",
+            dtype=options["dtype"],
+            exif_transpose=options["exif_transpose"],
+        )
+
+    @property
+    def dataset(self) -> Any:
+        """The data set that is read from."""
+        return self._source.dataset
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iteration will be."""
+        return self._next_epoch
+
+    @property
+    def errors(self) -> list[BadSample]:
+        """The broken samples met so far, once each, as (index, member, reason)."""
+        return list(self._errors.values())
+
+    def __len__(self) -> int:
+        """Return how many batches a whole epoch has, on this rank."""
+        return len(self._order(0, 0))
+
+    def _place(self) -> tuple[int, int]:
+        options = self._options
+        if options["enable_distributed"] or options["rank"] is not None:
+            rank, world_size = find_rank(options["rank"], options["world_size"])
+        else:
+            rank, world_size = 0, 1
+        data = sys.modules.get("torch.utils.data")
+        worker = data.get_worker_info() if data and options["split_torch_workers"] else None
+        if worker is not None:
+            return rank * worker.num_workers + worker.id, world_size * worker.num_workers
+        return rank, world_size
+
+    def _order(self, epoch: int, start: int) -> EpochOrder:
+        rank, world_size = self._place()
+        options = self._options
+        return EpochOrder(
+            len(self._source),
+            seed=options["seed"],
+            epoch=epoch,
+            shuffle=options["shuffle"],
+            rank=rank,
+            world_size=world_size,
+            batch_size=options["batch_size"],
+            drop_last=options["drop_last"],
+            start=start,
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        """Begin the next epoch."""
+        if self._closed:
+            raise ClosedError("the loader is closed; make a new one to iterate again")
+        order = self._order(self._next_epoch, self._start)
+        self._next_epoch, self._start = order.epoch + 1, 0
+        self._progress = _Progress(order)
+        iterator = _Batches(self, self._progress)
+        self._iterators.add(iterator)
+        return iterator
+
+    def _epoch_of(self, order: EpochOrder, first: int) -> Epoch:
+        options = self._options
+        output = _chosen_output(options["output"], self._pipeline)
+        # Small parts share a batch evenly among threads; large ones save hand-overs.
+        share = -(-order.batch_size // (2 * max(1, self.num_workers)))
+        return Epoch(
+            self._source,
+            self._pipeline,
+            order,
+            Options(
+                output=output,
+                channels_last=options["channels_last"],
+                pin_memory=options["pin_memory"] and output == "torch" and _can_pin(),
+                return_indices=options["return_indices"],
+                collate_fn=options["collate_fn"],
+                on_error=options["on_error"],
+                part_size=max(1, min(16, share)),
+            ),
+            self._buffers,
+            first,
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next iteration that epoch, from its beginning; epochs go on from there."""
+        EpochOrder(0, epoch=epoch)
+        self._next_epoch, self._start, self._progress = epoch, 0, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where training stands: the batches that the consumer has received so far.
+
+        What was prefetched does not count. Of several iterators, the one begun last counts. The
+        state is the same on all ranks that have received equally many batches, and consists of
+        plain integers and strings.
+        """
+        epoch, position = self._next_epoch, self._start
+        if self._progress is not None:
+            order = self._progress.order
+            after = order.position_after(self._progress.received)
+            if after < order.end:
+                epoch, position = order.epoch, after
+        return {
+            "order_version": ORDER_VERSION,
+            "n": len(self._source),
+            "dataset": self._source.fingerprint(),
+            "seed": self._options["seed"],
+            "shuffle": self._options["shuffle"],
+            "epoch": epoch,
+            "position": position,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved state: the next iteration yields the rest of its epoch.
+
+        The number of ranks, the batch size and the number of workers may differ from when it was
+        saved; every sample that was not yet received comes once.
+
+        Raises
+        ------
+        StateMismatchError
+            The state is of other data or another order; the message names what differs.
+        """
+        epoch, position = check_state(state, self.state_dict(), STATE_HINTS)
+        self._next_epoch, self._start, self._progress = epoch, position, None
+
+    def close(self) -> None:
+        """Stop all iterators, and close the data set if the loader opened it."""
+        self._closed = True
+        for iterator in list(self._iterators):
+            iterator.close()
+        if self._owned:
+            self._source.dataset.close()
+
+    def __enter__(self) -> DataLoader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.state_dict()
+        return {
+            "source": self._given,
+            "options": self._options,
+            "next": (state["epoch"], state["position"]),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["source"], **state["options"])  # type: ignore[misc]
+        self._next_epoch, self._start = state["next"]
+
+    def __repr__(self) -> str:
+        options = self._options
+        shown = ("batch_size", "shuffle", "num_workers", "transform", "drop_last", "seed")
+        listed = ", ".join(f"{name}={options[name]!r}" for name in shown)
+        return f"DataLoader({self._given!r}, {listed})"
+
+
+class _Progress:
+    """How far the consumer of one iterator has come."""
+
+    __slots__ = ("order", "received")
+
+    def __init__(self, order: EpochOrder) -> None:
+        self.order = order
+        self.received = 0
+
+
+class _Batches(Iterator[Any]):
+    """One pass over an epoch. Its threads do not know it, so dropping it ends them."""
+
+    def __init__(self, loader: DataLoader, progress: _Progress) -> None:
+        self._loader = loader
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._pool: Pool | None = self._started()
+
+    def _started(self) -> Pool:
+        loader = self._loader
+        epoch = loader._epoch_of(self._progress.order, self._progress.received)
+        max_pixels = loader._options["max_pixels"]
+        return Pool(
+            min(loader.num_workers, max(1, self._progress.order.samples)),
+            loader._options["prefetch_batches"],
+            epoch.next_job,
+            lambda: Decoder(max_pixels=max_pixels),
+            name="imagearchive-loader",
+        )
+
+    def __iter__(self) -> _Batches:
+        return self
+
+    def __next__(self) -> Any:
+        pool = self._pool
+        if pool is None:
+            raise StopIteration
+        if not pool.alive:
+            # A fork left the threads, and perhaps held locks, in the parent.
+            self._lock = threading.Lock()
+            self._pool = pool = self._started()
+        try:
+            with self._lock:
+                while True:
+                    more, batch = pool.take()
+                    if not more:
+                        break
+                    self._progress.received += 1
+                    for bad in batch.bad:
+                        self._report(bad)
+                    if not batch.empty:
+                        return batch.value
+        except BaseException:
+            # The traceback keeps this frame alive, in notebooks for long.
+            self.close()
+            raise
+        self.close()
+        raise StopIteration
+
+    def _report(self, bad: BadSample) -> None:
+        if bad.index not in self._loader._errors:
+            self._loader._errors[bad.index] = bad
+            logger.warning("sample %d (%s): %s", *bad)
+
+    def close(self) -> None:
+        """Stop the threads; further calls of ``next`` find the end."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+
+    def __del__(self) -> None:
+        pool = getattr(self, "_pool", None)
+        if pool is not None:
+            # The cycle collector may be in a thread that holds what the workers wait for.
+            pool.close(PATIENCE)
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _resized(image_size: int | tuple[int, int]) -> Compose:
+    if isinstance(image_size, int):
+        width = height = image_size
+    else:
+        width, height = image_size
+    return Compose([Resize(width, height), ToTensor()])
+
+
+def _chosen_output(output: Output | None, pipeline: Pipeline | None) -> Output:
+    if pipeline is None:
+        return "numpy"
+    # Asking the import system what is already imported is free, and finds stand-ins.
+    installed = "torch" in sys.modules or importlib.util.find_spec("torch") is not None
+    if output == "torch" and not installed:
+        raise MissingDependencyError(
+            "output='torch' needs torch: pip install 'imagearchive[torch]', or pass output='numpy'"
+        )
+    return output or ("torch" if installed else "numpy")
+
+
+def _can_pin() -> bool:
+    import torch
+
+    if torch.cuda.is_available():
+        return True
+    logger.info("pin_memory=True has no effect: torch finds no CUDA device")
+    return False
+
+
+def _at_most(name: str, value: Any, low: int, high: int) -> None:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+        raise OptionTypeError(f"{name}={value!r}: an integer is needed")
+    if not low <= value <= high:
+        raise OptionError(f"{name}={value}: {low} to {high} is possible")
+
+
+def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise OptionError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")

@@ -1,0 +1,394 @@
+"""From indices to batches: the jobs of one epoch, and the memory they write to."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from imagearchive._pixels import Decoder
+from imagearchive.errors import (
+    CorruptArchiveError,
+    DecodeError,
+    ImageArchiveError,
+    LimitError,
+    OptionError,
+    UnsupportedMemberError,
+)
+from imagearchive.loader.sources import Source
+from imagearchive.sampler import EpochOrder
+from imagearchive.transforms import Key, Pipeline
+
+__all__ = ["BadSample", "Buffers", "Epoch", "Options"]
+
+# What broken bytes raise, here and in other data sets' own loaders; everything else is an error
+# of the program and ends the epoch whatever `on_error` says.
+BROKEN: Final = (
+    DecodeError,
+    CorruptArchiveError,
+    UnsupportedMemberError,
+    LimitError,
+    OSError,
+    EOFError,
+    SyntaxError,
+)
+MAX_REPLACEMENTS: Final = 1000
+
+_Array = npt.NDArray[Any]
+
+
+class BadSample(NamedTuple):
+    """A sample that could not be read.
+
+    Attributes
+    ----------
+    index : int
+        Its place in the data set.
+    member : str
+        Its name in the archive.
+    reason : str
+        What was wrong with it.
+    """
+
+    index: int
+    member: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """What shapes a batch, apart from the order."""
+
+    output: Literal["torch", "numpy"]
+    channels_last: bool
+    pin_memory: bool
+    return_indices: bool
+    collate_fn: Callable[[list[Any]], Any] | None
+    on_error: Literal["raise", "skip", "replace"]
+    part_size: int
+
+
+class Buffers:
+    """Memory of earlier batches, reused once nobody refers to it.
+
+    Fresh memory costs a page fault for every 4 KiB, which for normalised batches is as much time
+    as a tenth of the decoding. A buffer is owned by one base array; whatever the consumer keeps
+    of a batch (views, slices, tensors) refers to that base, so its reference count says whether
+    it may be overwritten.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._owners: deque[_Array] = deque()
+
+    def take(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> _Array:
+        """Return an array that nobody else refers to, with any content."""
+        for _ in range(len(self._owners)):
+            try:
+                owner = self._owners.popleft()
+            except IndexError:
+                break
+            # Two: the local variable, and the argument of the call.
+            if sys.getrefcount(owner) <= 2 and owner.shape == shape and owner.dtype == dtype:
+                return owner
+            if owner.shape == shape and owner.dtype == dtype:
+                self._owners.append(owner)
+        return np.empty(shape, dtype)
+
+    def give(self, owner: _Array) -> None:
+        """Offer an array for reuse as soon as its views are gone."""
+        if len(self._owners) < self._limit:
+            self._owners.append(owner)
+
+
+class Epoch:
+    """Makes the jobs of one epoch; shared by its threads, and without state but the cursor.
+
+    Parameters
+    ----------
+    source, pipeline
+        Where samples come from; the pipeline is None for sample dicts.
+    order : EpochOrder
+    options : Options
+    buffers : Buffers
+    first : int
+        Batch to begin at.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        pipeline: Pipeline | None,
+        order: EpochOrder,
+        options: Options,
+        buffers: Buffers,
+        first: int = 0,
+    ) -> None:
+        self.source = source
+        self.pipeline = pipeline
+        self.order = order
+        self.options = options
+        self.buffers = buffers
+        self._numbers = itertools.count(first)
+
+    def next_job(self) -> BatchJob | None:
+        """Return the job of the next batch, None after the last."""
+        number = next(self._numbers)
+        if number >= len(self.order):
+            return None
+        pipeline = self.pipeline
+        positions = self.order.positions(number)
+        if pipeline is None:
+            return SampleJob(self, positions)
+        if pipeline.shape is None or pipeline.dtype is None or self.options.collate_fn is not None:
+            return PairJob(self, positions, pipeline)
+        return TensorJob(self, positions, pipeline, pipeline.shape, pipeline.dtype)
+
+
+@dataclass
+class Batch:
+    """What a job delivers: the value for the consumer and the samples that were broken."""
+
+    value: Any
+    bad: list[BadSample]
+    empty: bool = False
+
+
+class BatchJob:
+    """A batch in the making; subclasses say what one sample becomes."""
+
+    def __init__(self, epoch: Epoch, positions: npt.NDArray[np.int64]) -> None:
+        self.epoch = epoch
+        self.positions = positions
+        self.indices: list[int] = epoch.order.indices(positions).tolist()
+        self.size = len(self.indices)
+        self.part_size = epoch.options.part_size
+        self.parts = -(-self.size // self.part_size)
+        self.kept = [True] * self.size
+        self.bad: list[BadSample] = []
+
+    def run(self, part: int, tools: Decoder) -> None:
+        """Read and transform the samples of one part."""
+        first = part * self.part_size
+        indices = self.indices[first : first + self.part_size]
+        if self.epoch.options.on_error == "raise":
+            index = -1
+            try:
+                chunk = self.epoch.source.chunk(indices)
+                for k, index in enumerate(indices):
+                    self.load(first + k, index, chunk, k, tools)
+            except BROKEN as error:
+                self._raise(index, error)
+            return
+        for k, index in enumerate(indices):
+            self._load_or_report(first + k, index, tools)
+
+    def _load_or_report(self, slot: int, index: int, tools: Decoder) -> None:
+        order = self.epoch.order
+        position = int(self.positions[slot])
+        for _ in range(min(order.n, MAX_REPLACEMENTS)):
+            reason = self._reason(slot, index, tools)
+            if reason is None:
+                self.indices[slot] = index
+                return
+            self.bad.append(BadSample(index, self.epoch.source.name(index), reason))
+            if self.epoch.options.on_error == "skip":
+                self.kept[slot] = False
+                return
+            # The next of the epoch's order, whichever rank it belongs to.
+            position = (position + 1) % order.n
+            index = int(order.indices(np.array([position]))[0])
+        raise DecodeError(
+            f"sample {self.bad[-1].index} and those that follow it in the order of the epoch are "
+            f"all broken: {self.bad[-1].reason}"
+        )
+
+    def _reason(self, slot: int, index: int, tools: Decoder) -> str | None:
+        try:
+            self.load(slot, index, self.epoch.source.chunk([index]), 0, tools)
+        except BROKEN as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    def _raise(self, index: int, error: BaseException) -> NoReturn:
+        name = self.epoch.source.name(index) if index >= 0 else ""
+        where = f"sample {index} ({name})" if name else f"sample {index}"
+        kind = type(error) if isinstance(error, ImageArchiveError) else DecodeError
+        raise kind(
+            f"{where}: {error}; on_error='skip' or 'replace' goes on without such samples"
+        ) from error
+
+    def load(self, slot: int, index: int, chunk: Any, k: int, tools: Decoder) -> None:
+        """Make the sample of one slot, the k-th of `chunk`."""
+        raise NotImplementedError
+
+    def finish(self) -> Batch:
+        """Return the batch."""
+        raise NotImplementedError
+
+    def key(self, index: int) -> Key:
+        """Return what all randomness of a sample derives from."""
+        return Key(self.epoch.order.seed, self.epoch.order.epoch, index)
+
+    def kept_of(self, values: Sequence[Any]) -> list[Any]:
+        """Leave out what belongs to skipped samples."""
+        return list(itertools.compress(values, self.kept))
+
+
+class SampleJob(BatchJob):
+    """A list of sample dicts."""
+
+    def __init__(self, epoch: Epoch, positions: npt.NDArray[np.int64]) -> None:
+        super().__init__(epoch, positions)
+        self.samples: list[Any] = [None] * self.size
+
+    def load(self, slot: int, index: int, chunk: Any, k: int, tools: Decoder) -> None:
+        self.samples[slot] = chunk.sample(k, tools)
+
+    def finish(self) -> Batch:
+        samples = self.kept_of(self.samples)
+        collate = self.epoch.options.collate_fn
+        if collate is not None and samples:
+            return Batch(collate(samples), self.bad)
+        return Batch(samples, self.bad, empty=not samples)
+
+
+class PairJob(BatchJob):
+    """Images whose shape is not known beforehand, or that a function of the user's collates."""
+
+    def __init__(self, epoch: Epoch, positions: npt.NDArray[np.int64], pipeline: Pipeline) -> None:
+        super().__init__(epoch, positions)
+        self.pipeline = pipeline
+        self.images: list[Any] = [None] * self.size
+        self.labels: list[Any] = [None] * self.size
+
+    def load(self, slot: int, index: int, chunk: Any, k: int, tools: Decoder) -> None:
+        image, label = chunk.render(k, self.pipeline, self.key(index), tools)
+        self.images[slot], self.labels[slot] = image, label
+
+    def finish(self) -> Batch:
+        options = self.epoch.options
+        images = [as_output(image, options) for image in self.kept_of(self.images)]
+        labels = self.kept_of(self.labels)
+        if not images:
+            return Batch(None, self.bad, empty=True)
+        if options.collate_fn is not None:
+            indices = self.kept_of(self.indices)
+            columns = [images, labels, *([indices] if options.return_indices else [])]
+            return Batch(options.collate_fn(list(zip(*columns))), self.bad)
+        return Batch(_assembled(_stacked(images), labels, self), self.bad)
+
+
+class TensorJob(BatchJob):
+    """Images of one shape, rendered into their slots of one array."""
+
+    def __init__(
+        self,
+        epoch: Epoch,
+        positions: npt.NDArray[np.int64],
+        pipeline: Pipeline,
+        shape: tuple[int, ...],
+        dtype: npt.DTypeLike,
+    ) -> None:
+        super().__init__(epoch, positions)
+        self.pipeline = pipeline
+        self.labels: list[Any] = [None] * self.size
+        full = (epoch.order.batch_size, *shape)
+        self.pinned: Any = None
+        if epoch.options.pin_memory:
+            # Torch reuses pinned memory only when copies to the device have ended.
+            self.pinned = _pinned((self.size, *shape), dtype)
+            self.owner = self.pinned.numpy()
+        else:
+            self.owner = epoch.buffers.take(full, dtype)
+        self.images = self.owner[: self.size]
+
+    def load(self, slot: int, index: int, chunk: Any, k: int, tools: Decoder) -> None:
+        self.labels[slot] = chunk.render_into(
+            k, self.pipeline, self.key(index), self.images[slot], tools
+        )
+
+    def finish(self) -> Batch:
+        images: Any = self.images
+        if not all(self.kept):
+            images = images[np.array(self.kept)]
+            if not len(images):
+                return Batch(None, self.bad, empty=True)
+        elif self.pinned is not None:
+            images = self.pinned
+        images = as_output(images, self.epoch.options)
+        batch = Batch(_assembled(images, self.kept_of(self.labels), self), self.bad)
+        if self.pinned is None:
+            self.epoch.buffers.give(self.owner)
+        return batch
+
+
+def _assembled(images: Any, labels: list[Any], job: BatchJob) -> tuple[Any, ...]:
+    options = job.epoch.options
+    if options.channels_last and options.output == "torch" and images.ndim == 4:
+        # Stored as (N, H, W, C), seen as (N, C, H, W): torch's channels-last format.
+        images = images.permute(0, 3, 1, 2)
+    batch = (images, _pin(as_output(label_array(labels), options), options))
+    if not options.return_indices:
+        return batch
+    indices = np.array(job.kept_of(job.indices), np.int64)
+    return (*batch, _pin(as_output(indices, options), options))
+
+
+def label_array(labels: list[Any]) -> Any:
+    """Return labels as one array: int64 where all are integers, else of their own type.
+
+    Labels of different shapes, and those that are no numbers, stay a list.
+    """
+    if type(labels[0]) is int:
+        try:
+            array = np.array(labels)
+        except ValueError:
+            return labels
+        return array if array.dtype == np.int64 else labels
+    try:
+        stacked = np.stack([np.asarray(label) for label in labels])
+    except ValueError:
+        return labels
+    if stacked.dtype.kind in "iu" and stacked.dtype != np.uint64:
+        return stacked.astype(np.int64)
+    return stacked if stacked.dtype.kind in "bf" else labels
+
+
+def _stacked(images: list[Any]) -> Any:
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) > 1:
+        raise OptionError(
+            f"the images of a batch have different shapes, {sorted(shapes)[:3]}: end the transform "
+            f"in a Resize or crop of fixed size, or give a collate_fn"
+        )
+    if isinstance(images[0], np.ndarray):
+        return np.stack(images)
+    import torch
+
+    return torch.stack(images)
+
+
+def as_output(value: Any, options: Options) -> Any:
+    """Return an array as a torch tensor that shares its memory, where tensors are wanted."""
+    if options.output == "numpy" or not isinstance(value, np.ndarray):
+        return value
+    import torch
+
+    return torch.from_numpy(value if value.flags.writeable else value.copy())
+
+
+def _pin(value: Any, options: Options) -> Any:
+    return value.pin_memory() if options.pin_memory and hasattr(value, "pin_memory") else value
+
+
+def _pinned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
+    import torch
+
+    return torch.empty(shape, dtype=getattr(torch, np.dtype(dtype).name), pin_memory=True)

@@ -1,0 +1,214 @@
+"""Threads that prepare numbered jobs ahead of a consumer, who receives them in order.
+
+The threads hold the pool, never its consumer: when the consumer lets go, however that happens,
+`Pool.close` runs and the threads end.
+
+No lock is held while anything else runs, and what `close` needs is reentrant: the cycle collector
+may call it in the middle of any line of any thread.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+__all__ = ["Job", "Pool"]
+
+
+class Job(Protocol):
+    """One unit of delivery, made of parts that any thread may do in any order."""
+
+    parts: int
+
+    def run(self, part: int, tools: Any) -> None:
+        """Do one part; `tools` belongs to the thread."""
+        ...
+
+    def finish(self) -> Any:
+        """Return the result, once all parts are done."""
+        ...
+
+
+class _Entry:
+    """A job on its way."""
+
+    __slots__ = ("error", "finished", "job", "parts", "result", "turn")
+
+    def __init__(self, job: Job) -> None:
+        self.job: Job | None = job
+        self.parts = job.parts
+        # Advancing it is atomic, so exactly one thread sees the last turn.
+        self.turn = itertools.count(1)
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.finished: SimpleQueue[bool] = SimpleQueue()
+
+
+class Pool:
+    """A few threads and the jobs that they work on.
+
+    Parameters
+    ----------
+    threads : int
+        0: the consumer's own thread does each job when it asks for it.
+    ahead : int
+        Jobs begun but not yet received, at most.
+    next_job : callable
+        Returns the next `Job`, or None after the last. Called in the consumer's thread.
+    make_tools : callable
+        Called once in every thread; its result goes to `Job.run`.
+
+    Notes
+    -----
+    `take` and `close` may be called from any thread. After a fork the child's copy is dead, its
+    threads having stayed behind; `alive` says so.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        ahead: int,
+        next_job: Callable[[], Job | None],
+        make_tools: Callable[[], Any],
+        name: str = "imagearchive",
+    ) -> None:
+        self._pid = os.getpid()
+        self._ahead = ahead
+        self._next_job = next_job
+        self._make_tools = make_tools
+        self._taking = threading.Lock()
+        self._work: SimpleQueue[tuple[_Entry, int] | None] = SimpleQueue()
+        self._entries: deque[_Entry] = deque()
+        self._exhausted = False
+        self._closed = False
+        self._own_tools: Any = None
+        self._threads = [
+            # Daemons, so that a forgotten iterator does not keep the program from ending; they
+            # are stopped and joined before the interpreter is torn down.
+            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        if self._threads:
+            _pools.add(self)
+            for thread in self._threads:
+                thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether this process made the pool."""
+        return self._pid == os.getpid()
+
+    def take(self) -> tuple[bool, Any]:
+        """Return (True, result of the next job), or (False, None) after the last or `close`.
+
+        Raises what the job raised.
+        """
+        with self._taking:
+            if not self._threads:
+                return self._take_here()
+            self._refill()
+            if self._closed or not self._entries:
+                return False, None
+            entry = self._entries[0]
+            if not entry.finished.get():
+                return False, None
+            self._entries.popleft()
+            error, entry.error = entry.error, None
+            if error is not None:
+                try:
+                    raise error
+                finally:
+                    # The traceback refers to this frame: without this it would be a cycle.
+                    del error
+            self._refill()
+            return True, entry.result
+
+    def _take_here(self) -> tuple[bool, Any]:
+        if self._closed:
+            return False, None
+        if self._own_tools is None:
+            self._own_tools = self._make_tools()
+        job = self._next_job()
+        if job is None:
+            return False, None
+        for part in range(job.parts):
+            job.run(part, self._own_tools)
+        return True, job.finish()
+
+    def _refill(self) -> None:
+        while not self._exhausted and not self._closed and len(self._entries) < self._ahead:
+            job = self._next_job()
+            if job is None:
+                self._exhausted = True
+                return
+            entry = _Entry(job)
+            self._entries.append(entry)
+            for part in range(entry.parts):
+                self._work.put((entry, part))
+
+    def _run(self) -> None:
+        tools: Any = None
+        while True:
+            item = self._work.get()
+            if item is None or self._closed:
+                return
+            entry, part = item
+            try:
+                if tools is None:
+                    tools = self._make_tools()
+                if entry.error is None and entry.job is not None:
+                    entry.job.run(part, tools)
+            except BaseException as error:  # noqa: BLE001 - raised again by `take`
+                entry.error = entry.error or error
+            if next(entry.turn) == entry.parts:
+                _finish(entry)
+            # Waiting for work must not keep the last batch alive.
+            del item, entry
+
+    def close(self, patience: float | None = None) -> None:
+        """Stop the threads and wait for them: as long as one part of a job takes.
+
+        Parameters
+        ----------
+        patience : float, optional
+            Seconds to wait at most.
+        """
+        self._closed = True
+        if not self.alive:
+            return
+        for _ in self._threads:
+            self._work.put(None)
+        for entry in tuple(self._entries):
+            entry.finished.put(False)
+        end = None if patience is None else time.monotonic() + patience
+        current = threading.current_thread()
+        for thread in self._threads:
+            if thread is not current:
+                thread.join(None if end is None else max(0.0, end - time.monotonic()))
+
+
+def _finish(entry: _Entry) -> None:
+    job, entry.job = entry.job, None
+    if entry.error is None and job is not None:
+        try:
+            entry.result = job.finish()
+        except BaseException as error:  # noqa: BLE001 - raised again by `take`
+            entry.error = error
+    entry.finished.put(True)
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for pool in list(_pools):
+        pool.close()

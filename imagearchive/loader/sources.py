@@ -1,0 +1,328 @@
+"""What a loader reads from: encoded images, columns of arrays, or anything with ``[i]``.
+
+A source answers for a few samples at a time with a `Chunk`, which renders them one by one.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from imagearchive._pixels import Decoder
+from imagearchive.errors import ArchiveNotFoundError, OptionError, OptionTypeError
+from imagearchive.transforms import Key, Pipeline, decode_image
+
+__all__ = ["Chunk", "Source", "open_source"]
+
+IMAGE_NAMES: Final = ("image", "images", "img", "x")
+LABEL_NAMES: Final = ("label", "labels", "target", "targets", "y")
+
+# Stands for the label of a sample that has none, as torch's `ignore_index` convention has it.
+NO_LABEL: Final = -1
+
+_Array = npt.NDArray[Any]
+
+
+class Chunk(Protocol):
+    """Some samples of a source, read together."""
+
+    def render_into(
+        self, k: int, pipeline: Pipeline, key: Key, out: _Array, decoder: Decoder
+    ) -> Any:
+        """Put the transformed image of the k-th sample into `out`; return its label."""
+        ...
+
+    def render(self, k: int, pipeline: Pipeline, key: Key, decoder: Decoder) -> tuple[Any, Any]:
+        """Return the transformed image of the k-th sample and its label."""
+        ...
+
+    def sample(self, k: int, decoder: Decoder) -> dict[str, Any]:
+        """Return the k-th sample as it is, as a dict."""
+        ...
+
+
+class Source(Protocol):
+    """A data set as the loader sees it. Safe for threads."""
+
+    dataset: Any
+
+    def __len__(self) -> int: ...
+
+    def chunk(self, indices: Sequence[int]) -> Chunk:
+        """Read the samples of these indices, or prepare to."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Return what to call a sample in messages and reports."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a short text that differs where the data differ, and not where only paths do."""
+        ...
+
+
+def open_source(
+    source: Any, columns: tuple[str, str] | None, exif_transpose: bool
+) -> tuple[Source, bool]:
+    """Return the source and whether it was opened here, from a path or pattern."""
+    if isinstance(source, (str, os.PathLike)):
+        return _wrap(_open_path(os.fspath(source)), columns, exif_transpose), True
+    return _wrap(source, columns, exif_transpose), False
+
+
+def _open_path(path: str) -> Any:
+    from imagearchive import datasets
+
+    if not path.endswith(".npz"):
+        return datasets.ImageArchive(path)
+    if os.path.exists(path) or not glob.has_magic(path):
+        return datasets.LazyNPZDataset(path)
+    found = sorted(glob.glob(path))
+    if not found:
+        raise ArchiveNotFoundError(f"{path}: no file matches this pattern")
+    return datasets.CombinedLazyDataset([datasets.LazyNPZDataset(name) for name in found])
+
+
+def _wrap(dataset: Any, columns: tuple[str, str] | None, exif_transpose: bool) -> Source:
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        raise OptionTypeError(
+            f"source={dataset!r}: give a path, or a data set with len() and [index]"
+        )
+    if hasattr(dataset, "get_batch") and hasattr(dataset, "keys"):
+        return ColumnSource(dataset, columns)
+    encoded = hasattr(dataset, "read") and hasattr(dataset, "label") and hasattr(dataset, "labels")
+    # A data set with a transform or loader of its own decides itself what an image is.
+    if encoded and getattr(dataset, "transform", None) is None and _plain_loader(dataset):
+        return EncodedSource(dataset, exif_transpose)
+    return SampleSource(dataset, columns)
+
+
+def _plain_loader(dataset: Any) -> bool:
+    loader = getattr(dataset, "loader", None)
+    return loader is None or getattr(loader, "__name__", "") == "pil_loader"
+
+
+class EncodedSource:
+    """A data set of encoded images, which the native pipeline decodes."""
+
+    def __init__(self, dataset: Any, exif_transpose: bool) -> None:
+        self.dataset = dataset
+        self.read = dataset.read
+        self.exif_transpose = exif_transpose
+        target_transform = getattr(dataset, "target_transform", None)
+        plain = dataset.label
+        self.label = (
+            plain if target_transform is None else lambda index: target_transform(plain(index))
+        )
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def chunk(self, indices: Sequence[int]) -> Chunk:
+        return _EncodedChunk(self, indices)
+
+    def name(self, index: int) -> str:
+        return str(self.dataset.name(index))
+
+    def fingerprint(self) -> str:
+        count = len(self)
+        return _digest(count, (f"{self.name(i)}\0{self.dataset.label(i)}" for i in _sampled(count)))
+
+
+class _EncodedChunk:
+    def __init__(self, source: EncodedSource, indices: Sequence[int]) -> None:
+        self._source = source
+        self._indices = indices
+
+    def render_into(
+        self, k: int, pipeline: Pipeline, key: Key, out: _Array, decoder: Decoder
+    ) -> Any:
+        index = self._indices[k]
+        pipeline.render_into(self._source.read(index), key, out, decoder)
+        return self._source.label(index)
+
+    def render(self, k: int, pipeline: Pipeline, key: Key, decoder: Decoder) -> tuple[Any, Any]:
+        index = self._indices[k]
+        image = pipeline.render(self._source.read(index), key, decoder)
+        return image, self._source.label(index)
+
+    def sample(self, k: int, decoder: Decoder) -> dict[str, Any]:
+        index = self._indices[k]
+        source = self._source
+        image = decode_image(source.read(index), decoder, exif_transpose=source.exif_transpose)
+        return {
+            "image": image,
+            "label": source.label(index),
+            "labels": source.dataset.labels(index),
+            "filename": source.name(index),
+            "index": index,
+        }
+
+
+class ColumnSource:
+    """A data set whose samples are dicts of arrays, read many at a time by ``get_batch``."""
+
+    def __init__(self, dataset: Any, columns: tuple[str, str] | None) -> None:
+        self.dataset = dataset
+        self.names = list(dataset.keys())
+        self.image, self.label = columns or _columns(self.names)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def chunk(self, indices: Sequence[int]) -> Chunk:
+        return _ColumnChunk(self, indices, self.dataset.get_batch(indices))
+
+    def name(self, index: int) -> str:
+        return f"row {index}"
+
+    def fingerprint(self) -> str:
+        count = len(self)
+        kinds = []
+        if count:
+            first = self.dataset.get_batch([0])
+            kinds = [f"{name} {np.asarray(first[name]).dtype}" for name in self.names]
+        return _digest(count, kinds)
+
+
+class _ColumnChunk:
+    def __init__(
+        self, source: ColumnSource, indices: Sequence[int], rows: Mapping[str, Any]
+    ) -> None:
+        self._source = source
+        self._indices = indices
+        self._rows = rows
+
+    def render_into(
+        self, k: int, pipeline: Pipeline, key: Key, out: _Array, decoder: Decoder
+    ) -> Any:
+        pipeline.apply_into(self._image(k), key, out, decoder)
+        return self._label(k)
+
+    def render(self, k: int, pipeline: Pipeline, key: Key, decoder: Decoder) -> tuple[Any, Any]:
+        return pipeline.apply(self._image(k), key, decoder), self._label(k)
+
+    def sample(self, k: int, decoder: Decoder) -> dict[str, Any]:
+        sample = {name: self._rows[name][k] for name in self._source.names}
+        sample.setdefault("index", self._indices[k])
+        return sample
+
+    def _image(self, k: int) -> _Array:
+        if not self._source.image:
+            raise OptionError(
+                f"none of the columns {self._source.names} is called {' or '.join(IMAGE_NAMES)}: "
+                f"name the column of the images by columns=(images, labels)"
+            )
+        return image_array(self._rows[self._source.image][k])
+
+    def _label(self, k: int) -> Any:
+        return self._rows[self._source.label][k] if self._source.label else NO_LABEL
+
+
+class SampleSource:
+    """Any object with ``len`` and ``[i]``: a dict, an (image, label) pair, or an image alone."""
+
+    def __init__(self, dataset: Any, columns: tuple[str, str] | None) -> None:
+        self.dataset = dataset
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def chunk(self, indices: Sequence[int]) -> Chunk:
+        return _SampleChunk(self, indices)
+
+    def name(self, index: int) -> str:
+        name = getattr(self.dataset, "name", None)
+        return str(name(index)) if callable(name) else ""
+
+    def fingerprint(self) -> str:
+        return _digest(len(self), [type(self.dataset).__qualname__])
+
+    def pair(self, index: int) -> tuple[Any, Any]:
+        """Return the image and the label of one sample."""
+        item = self.dataset[index]
+        if isinstance(item, Mapping):
+            image, label = self.columns or _columns(list(item))
+            if not image or image not in item:
+                raise OptionError(
+                    f"sample {index} has the entries {list(item)}: name the image and its label "
+                    f"by columns=(image, label)"
+                )
+            return item[image], item.get(label, NO_LABEL)
+        if isinstance(item, (tuple, list)):
+            return item[0], item[1] if len(item) > 1 else NO_LABEL
+        return item, NO_LABEL
+
+
+class _SampleChunk:
+    def __init__(self, source: SampleSource, indices: Sequence[int]) -> None:
+        self._source = source
+        self._indices = indices
+
+    def render_into(
+        self, k: int, pipeline: Pipeline, key: Key, out: _Array, decoder: Decoder
+    ) -> Any:
+        image, label = self._source.pair(self._indices[k])
+        pipeline.apply_into(image_array(image), key, out, decoder)
+        return label
+
+    def render(self, k: int, pipeline: Pipeline, key: Key, decoder: Decoder) -> tuple[Any, Any]:
+        image, label = self._source.pair(self._indices[k])
+        return pipeline.apply(image_array(image), key, decoder), label
+
+    def sample(self, k: int, decoder: Decoder) -> dict[str, Any]:
+        index = self._indices[k]
+        item = self._source.dataset[index]
+        if isinstance(item, Mapping):
+            return {"index": index, **item}
+        pair = isinstance(item, (tuple, list))
+        image, label = (item[0], item[1] if len(item) > 1 else NO_LABEL) if pair else (item, -1)
+        return {
+            "image": np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image,
+            "label": label,
+            "labels": np.atleast_1d(np.asarray(label)),
+            "filename": self._source.name(index),
+            "index": index,
+        }
+
+
+def image_array(image: Any) -> _Array:
+    """Return an image of any common kind as (H, W, C) uint8 or float32.
+
+    Pillow images become RGB; of an array of two dimensions the third is added; a torch tensor is
+    taken to be (C, H, W).
+    """
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    if type(image).__module__.partition(".")[0] == "torch":
+        array = np.asarray(image)
+        return array.transpose(1, 2, 0) if array.ndim == 3 else array[:, :, None]
+    array = np.asarray(image)
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def _columns(names: Iterable[str]) -> tuple[str, str]:
+    known = set(names)
+    image = next((name for name in IMAGE_NAMES if name in known), "")
+    label = next((name for name in LABEL_NAMES if name in known), "")
+    return image, label
+
+
+def _sampled(count: int) -> list[int]:
+    return sorted({k * max(count - 1, 0) // 63 for k in range(64)} if count else set())
+
+
+def _digest(count: int, parts: Iterable[str]) -> str:
+    digest = hashlib.sha256(str(count).encode())
+    for part in parts:
+        digest.update(b"\0")
+        digest.update(part.encode(errors="surrogateescape"))
+    return f"{count} samples, {digest.hexdigest()[:16]}"
