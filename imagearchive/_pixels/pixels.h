@@ -1,0 +1,119 @@
+/* Shared by the C files of _pixels. Nothing here knows of Python; every function may run without
+ * the GIL, on one px_work or px_decoder per thread. */
+#ifndef IMAGEARCHIVE_PIXELS_H
+#define IMAGEARCHIVE_PIXELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef HAVE_JPEG
+#define HAVE_JPEG 0
+#endif
+
+enum px_status {
+    PX_OK = 0,
+    PX_NO_MEMORY = 1,
+    PX_CORRUPT = 2,     /* the image cannot be decoded; a message says why */
+    PX_TOO_LARGE = 3,   /* more pixels than allowed */
+    PX_UNSUPPORTED = 4, /* a kind of JPEG that libjpeg-turbo does not decode */
+    PX_MISMATCH = 5,    /* the geometry was made for an image of another size */
+};
+
+enum px_filter { PX_NEAREST = 0, PX_BOX = 1, PX_BILINEAR = 2, PX_BICUBIC = 3, PX_LANCZOS = 4 };
+enum px_dtype { PX_UINT8 = 0, PX_FLOAT32 = 1, PX_FLOAT16 = 2 };
+
+/* How an output image is made from a source image: source -> view -> box -> resized ->
+ * window -> flipped -> placed on the canvas. */
+typedef struct {
+    int64_t source_w, source_h;
+    int64_t view_x, view_y, view_w, view_h; /* hard crop: pixels outside are not seen */
+    double box_x0, box_y0, box_x1, box_y1;  /* what is resized, relative to the view */
+    int64_t size_w, size_h;                 /* what the box is resized to */
+    int64_t win_x, win_y, win_w, win_h;     /* the part of the resized image that is computed */
+    int64_t canvas_w, canvas_h;             /* the output */
+    int64_t at_x, at_y;                     /* where the window lies on the unflipped canvas */
+    int flip_x, flip_y;
+    int filter;
+    int resized;
+    double gap; /* scaled JPEG decoding keeps at least this factor for the resampler; 0: never */
+    uint8_t fill[4];
+} px_geometry;
+
+/* How bytes become output values: value * scale + bias, per channel. */
+typedef struct {
+    float scale[4], bias[4];
+    int dtype;
+    int planar; /* 1: (C, H, W); 0: (H, W, C) */
+} px_finish;
+
+typedef struct {
+    int taps;      /* stored coefficients per output, a multiple of 4 */
+    int used;      /* largest number of coefficients that matter */
+    int64_t lo, hi; /* source range [lo, hi) that is read */
+    int identity;
+    int32_t *start; /* first source position of each output */
+    int32_t *k;     /* 22-bit coefficients, `taps` per output */
+    int16_t *halves; /* the same, cut into high and low halves and ordered for the kernel */
+    size_t start_cap, k_cap, halves_cap;
+} px_table;
+
+/* Buffers that grow and are reused. */
+typedef struct {
+    px_table x, y;
+    uint8_t *planes; /* horizontally resampled rows, one plane per channel */
+    uint8_t *line;   /* one row of the source as 4-byte pixels */
+    uint8_t *temp;   /* one output row per channel */
+    size_t planes_cap, line_cap, temp_cap;
+    int64_t stride, rows;
+    int channels;
+} px_work;
+
+int px_grow(void **buffer, size_t *capacity, size_t count, size_t size);
+void px_work_free(px_work *work);
+
+/* Prepare the tables; `divide` is the scale of the JPEG decoder (1, 2, 4, 8). Afterwards x.lo,
+ * x.hi, y.lo, y.hi say what part of the source is needed, in source pixels after division. */
+int px_begin(px_work *work, const px_geometry *g, int channels, int divide);
+/* Resample one source row horizontally; `row` holds 4-byte pixels from column `first`, and is
+ * readable for x.taps pixels past x.hi. */
+void px_row(px_work *work, const px_geometry *g, int64_t y, const uint8_t *row, int64_t first);
+/* Resample vertically, normalise, write. */
+void px_end(px_work *work, const px_geometry *g, const px_finish *finish, void *out);
+
+int px_render_array(px_work *work, const px_geometry *g, const px_finish *finish,
+                    const uint8_t *pixels, int64_t row_stride, int channels, void *out);
+int px_render_float(px_work *work, const px_geometry *g, const float *pixels, int64_t row_stride,
+                    int channels, float *out);
+/* Normalise, lay out and cast an (H, W, C) array without geometry. */
+void px_finish_array(const px_finish *finish, const uint8_t *pixels, int64_t row_stride,
+                     int64_t width, int64_t height, int channels, void *out);
+int px_simd(int wanted);
+
+/* Colour (pixels_color.c); rows of `channels` = 3 bytes, contiguous, in place. */
+void px_blend_value(uint8_t *pixels, size_t count, double factor, int value);
+void px_blend_grey(uint8_t *pixels, size_t pixel_count, double factor);
+void px_shift_hue(uint8_t *pixels, size_t pixel_count, int shift);
+int px_mean_grey(const uint8_t *pixels, size_t pixel_count);
+void px_grey(const uint8_t *pixels, size_t pixel_count, uint8_t *out);
+
+/* JPEG (pixels_jpeg.c). */
+typedef struct px_decoder px_decoder;
+
+typedef struct {
+    int64_t width, height;
+    int components;
+    int orientation; /* of EXIF, 1 to 8; 1 where there is none */
+} px_info;
+
+int px_jpeg_info(const uint8_t *data, size_t size, px_info *info);
+const char *px_jpeg_version(void);
+px_decoder *px_decoder_new(uint64_t max_pixels);
+void px_decoder_free(px_decoder *decoder);
+px_work *px_decoder_work(px_decoder *decoder);
+const char *px_decoder_message(const px_decoder *decoder);
+int px_decode(px_decoder *decoder, const uint8_t *data, size_t size, int64_t width,
+              int64_t height, uint8_t *out);
+int px_render_jpeg(px_decoder *decoder, const uint8_t *data, size_t size, const px_geometry *g,
+                   const px_finish *finish, void *out);
+
+#endif
