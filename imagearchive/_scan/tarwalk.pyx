@@ -31,7 +31,7 @@ cdef enum:
     LARGEST_READ = 256 << 10
     # Headers further apart than this are fetched one by one: copying what lies between would
     # take longer than another system call.
-    HOP = 6144
+    HOP = 12 << 10
     READS_PER_CALL = 1 << 14
 
 
