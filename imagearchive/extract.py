@@ -1,0 +1,455 @@
+"""Write the members of an archive as files, and never outside the directory that was named."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from imagearchive._scan import containers
+from imagearchive._scan.names import normalise
+from imagearchive._scan.rows import KIND_HARDLINK, KIND_OTHER, KIND_SYMLINK
+from imagearchive.errors import ImageArchiveError, OptionError, UnsafePathError
+from imagearchive.tree import decode, encode
+
+if TYPE_CHECKING:
+    from imagearchive.archive import Archive
+
+__all__ = ["Existing", "Extracted", "Refused", "extract", "refused_members", "select"]
+
+Existing = Literal["error", "skip", "replace"]
+
+# The longest name of a file on the file systems in use.
+NAME_MAX: Final = 255
+WINDOW: Final = 8 << 20
+# Members that a thread takes at a time: enough to stay in one directory, few enough to share.
+CHUNK: Final = 64
+# Directories that each thread keeps open.
+OPEN_DIRECTORIES: Final = 32
+
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Refused(NamedTuple):
+    """A member that is not written, and why."""
+
+    name: str
+    reason: str
+
+
+class Extracted(NamedTuple):
+    """What `extract` did."""
+
+    files: int
+    bytes: int
+    skipped: int
+    """Files that were there already, with ``existing="skip"``."""
+    refused: list[Refused]
+
+
+def extract(
+    archive: Archive,
+    target: str | os.PathLike[str],
+    members: Iterable[int] | None = None,
+    *,
+    existing: Existing = "error",
+    skip_unsafe: bool = False,
+    threads: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Extracted:
+    """Extract an archive into a directory.
+
+    What could reach outside is refused as the ``data`` filter of PEP 706 does: names with ``..``,
+    devices, and links that lead to nothing in the archive; of absolute names the leading slash is
+    dropped. A link to a member is written as a file with the content of that member. No symbolic
+    link inside the target is ever followed, not even one that is put there meanwhile.
+
+    Each file appears under its name when it is whole. It keeps the archive's modification time
+    (where one is recorded and not 0) and, within the umask, its permissions without set-user-id,
+    set-group-id, sticky, and write permission for others. Owners are not restored.
+
+    Parameters
+    ----------
+    archive : Archive
+    target : path-like
+        A directory; made if it is missing.
+    members : iterable of int, optional
+        Positions; see `select`. All by default, with the empty directories.
+    existing : {"error", "skip", "replace"}
+        What happens where a file of that name is there.
+    skip_unsafe : bool
+        Extract the rest, and return what was refused, instead of writing nothing and raising.
+    threads : int, optional
+        Up to four by default, as many as there are processors.
+    progress : callable, optional
+        Called with the number of files done since the last call, from any of the threads.
+
+    Returns
+    -------
+    Extracted
+
+    Raises
+    ------
+    UnsafePathError
+        A member is refused, before anything is written; or a symbolic link stands in the way.
+    OptionError
+        A file exists already.
+    CorruptArchiveError, UnsupportedMemberError
+        A member cannot be read.
+    OSError
+        The target cannot be written. Files extracted before stay.
+    """
+    if existing not in get_args(Existing):
+        raise OptionError(f"existing={existing!r}: choose one of {', '.join(get_args(Existing))}")
+    refused = _unsafe_names(archive, members)
+    if members is None:
+        refused = [*refused_members(archive), *refused]
+    if refused and not skip_unsafe:
+        raise UnsafePathError(_describe(refused))
+    barred = {item.name for item in refused}
+    path = os.fspath(target)
+    os.makedirs(path, exist_ok=True)
+    root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        run = _Run(archive, root, path, existing, barred, progress)
+        positions = np.arange(len(archive)) if members is None else np.array([*members], np.int64)
+        run.all(positions, threads or min(4, os.cpu_count() or 1))
+        if members is None:
+            with _Directories(root, path) as folders:
+                for name in archive.table.directories:
+                    if not _unsafe(encode(name)):
+                        folders.open(encode(name))
+    finally:
+        os.close(root)
+    return Extracted(run.files, run.bytes, run.skipped, refused)
+
+
+def select(archive: Archive, patterns: Iterable[str]) -> list[int]:
+    """Find the members that names, directories and glob patterns stand for, in archive order.
+
+    Raises
+    ------
+    MemberNotFoundError
+        One of them stands for nothing; the message names the closest match.
+    """
+    found: set[int] = set()
+    table = archive.table
+    for pattern in patterns:
+        position = table.find(pattern)
+        if position < 0 and archive.isfile(pattern):
+            position = archive.position(pattern)
+        if position >= 0:
+            found.add(position)
+            continue
+        folder = normalise(encode(pattern))
+        if archive.isdir(pattern):
+            prefix = folder + b"/" if folder else b""
+            low, high = table.lookup.bounds(prefix)
+            found.update(table.name_order[low:high].tolist())
+            continue
+        matches = [
+            archive.position(name)
+            for name in archive.iglob(pattern, recursive=True)
+            if archive.isfile(name)
+        ]
+        if not matches:
+            # Says what the closest name is.
+            archive.position(pattern)
+        found.update(matches)
+    return sorted(found)
+
+
+def refused_members(archive: Archive) -> list[Refused]:
+    """List the links and devices of an archive that are no files in it.
+
+    The index leaves them out; this scans the headers again.
+    """
+    if archive.table.scanner not in ("tar", "zip"):
+        return []
+    refused = []
+    for file in archive.table.files:
+        rows = containers.scan(file, strict=False).rows
+        kinds = rows.entries["kind"][: rows.rows]
+        special = np.isin(kinds, (KIND_OTHER, KIND_HARDLINK, KIND_SYMLINK))
+        for row in np.flatnonzero(special).tolist():
+            name = decode(normalise(rows.name(row)))
+            if kinds[row] == KIND_OTHER:
+                refused.append(Refused(name, "a device or FIFO"))
+            elif archive.table.find(name) < 0:
+                link = decode(rows.link(row))
+                refused.append(
+                    Refused(name, f"a link to {link!r}, which is no file in the archive")
+                )
+    return refused
+
+
+def _describe(refused: list[Refused]) -> str:
+    shown = "; ".join(f"{item.name[:200]!r}: {item.reason}" for item in refused[:5])
+    more = f"; and {len(refused) - 5} more" if len(refused) > 5 else ""
+    return (
+        f"{len(refused)} members cannot be extracted ({shown}{more}); nothing was written. "
+        f"skip_unsafe=True extracts the others"
+    )
+
+
+# ---------------------------------------------------------------- names
+
+
+def _unsafe(name: bytes) -> str:
+    """Say why a name cannot be written below a directory; empty where it can."""
+    if not name or name.endswith(b"/"):
+        return "no name of a file"
+    if b"\0" in name:
+        return "a NUL byte in the name"
+    if name.startswith(b"/"):
+        return "an absolute path"
+    parts = name.split(b"/")
+    if b".." in parts:
+        return "a path out of the target directory"
+    if b"" in parts or b"." in parts:
+        return "no plain path"
+    if len(name) > NAME_MAX and max(map(len, parts)) > NAME_MAX:
+        return f"a name of more than {NAME_MAX} bytes"
+    return ""
+
+
+def _unsafe_names(archive: Archive, members: Iterable[int] | None) -> list[Refused]:
+    positions = range(len(archive)) if members is None else members
+    refused = []
+    for position in positions:
+        name = archive.table.name_bytes(position)
+        reason = _unsafe(name)
+        if reason:
+            refused.append(Refused(decode(name), reason))
+    return refused
+
+
+def _permissions(mode: int) -> int:
+    """Return the permissions that the ``data`` filter leaves; 0o644 where none are recorded."""
+    if not mode & 0o777:
+        return 0o644
+    kept = mode & 0o755 | 0o600
+    return kept if kept & 0o100 else kept & ~0o111
+
+
+# ---------------------------------------------------------------- writing
+
+
+class _Directories:
+    """Directories below the target, each opened step by step without following a link."""
+
+    def __init__(self, root: int, shown: str) -> None:
+        self._root = root
+        self._shown = shown
+        self._open: OrderedDict[bytes, int] = OrderedDict()
+
+    def open(self, name: bytes) -> int:
+        """Open a directory, making what is missing; the descriptor stays ours."""
+        if not name:
+            return self._root
+        fd = self._open.get(name)
+        if fd is not None:
+            self._open.move_to_end(name)
+            return fd
+        parent, _, base = name.rpartition(b"/")
+        above = self._open.get(parent)
+        if above is not None or not parent:
+            fd = self._step(self._root if above is None else above, base, name)
+        else:
+            fd = self._descend(name.split(b"/"))
+        self._open[name] = fd
+        if len(self._open) > OPEN_DIRECTORIES:
+            os.close(self._open.popitem(last=False)[1])
+        return fd
+
+    def _descend(self, parts: list[bytes]) -> int:
+        current = self._root
+        for depth, part in enumerate(parts):
+            try:
+                below = self._step(current, part, b"/".join(parts[: depth + 1]))
+            finally:
+                if current != self._root:
+                    os.close(current)
+            current = below
+        return current
+
+    def _step(self, above: int, part: bytes, name: bytes) -> int:
+        try:
+            return os.open(part, _DIRECTORY, dir_fd=above)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._in_the_way(error, name) from error
+        try:
+            os.mkdir(part, 0o777, dir_fd=above)
+        except FileExistsError:
+            # Another thread was faster, or somebody put something else there.
+            pass
+        try:
+            return os.open(part, _DIRECTORY, dir_fd=above)
+        except OSError as error:
+            raise self._in_the_way(error, name) from error
+
+    def _in_the_way(self, error: OSError, name: bytes) -> Exception:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
+            return UnsafePathError(
+                f"{os.path.join(self._shown, decode(name))}: a link or a file stands where a "
+                f"directory is needed, and links are not followed; move it away"
+            )
+        return error
+
+    def __enter__(self) -> _Directories:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+
+class _Run:
+    """One extraction, shared by its threads."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        root: int,
+        shown: str,
+        existing: Existing,
+        barred: set[str],
+        progress: Callable[[int], object] | None,
+    ) -> None:
+        self._archive = archive
+        self._root = root
+        self._shown = shown
+        self._existing = existing
+        self._barred = barred
+        self._progress = progress
+        # Several archives read as one may share names, of which the last counts.
+        self._several = len(archive.table.files) > 1
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self.files = 0
+        self.bytes = 0
+        self.skipped = 0
+
+    def all(self, positions: npt.NDArray[np.int64], threads: int) -> None:
+        chunks = iter(range(0, len(positions), CHUNK))
+        if threads == 1 or len(positions) <= CHUNK:
+            self._work(positions, chunks)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                works = [pool.submit(self._work, positions, chunks) for _ in range(threads)]
+                wait(works)
+            finally:
+                # An interrupt reaches this thread alone; the others finish their file.
+                self._stop.set()
+        errors = [error for error in (work.exception() for work in works) if error is not None]
+        for error in sorted(errors, key=lambda error: isinstance(error, _StoppedError)):
+            raise error
+
+    def _work(self, positions: npt.NDArray[np.int64], chunks: Iterator[int]) -> None:
+        files = total = skipped = 0
+        whole = False
+        part = f".{secrets.token_hex(6)}.part".encode()
+        try:
+            with _Directories(self._root, self._shown) as folders:
+                while not self._stop.is_set():
+                    with self._lock:
+                        start = next(chunks, None)
+                    if start is None:
+                        break
+                    done = 0
+                    for position, size, mtime, mode in self._rows(positions[start : start + CHUNK]):
+                        if self._stop.is_set():
+                            break
+                        if self._member(folders, part, position, size, mtime, mode):
+                            done += 1
+                            total += size
+                        else:
+                            skipped += 1
+                    files += done
+                    if self._progress is not None:
+                        self._progress(done)
+            whole = True
+        finally:
+            if not whole:
+                self._stop.set()
+            with self._lock:
+                self.files += files
+                self.bytes += total
+                self.skipped += skipped
+
+    def _rows(self, chunk: npt.NDArray[np.int64]) -> Iterator[tuple[int, int, int, int]]:
+        rows = self._archive.table.entries[chunk]
+        columns = [rows[name].tolist() for name in ("size", "mtime", "mode")]
+        return zip(chunk.tolist(), *columns)
+
+    def _member(
+        self, folders: _Directories, part: bytes, position: int, size: int, mtime: int, mode: int
+    ) -> bool:
+        table = self._archive.table
+        name = table.name_bytes(position)
+        if self._barred and decode(name) in self._barred:
+            return False
+        if self._several and table.lookup.find(name) != position:
+            return False
+        folder, _, base = name.rpartition(b"/")
+        directory = folders.open(folder)
+        if self._existing != "replace" and _is_there(base, directory):
+            if self._existing == "skip":
+                return False
+            raise OptionError(
+                f"{os.path.join(self._shown, decode(name))} exists; say whether to replace or "
+                f"skip what is there"
+            )
+        fd = os.open(part, _CREATE, _permissions(mode), dir_fd=directory)
+        try:
+            try:
+                self._content(fd, position, size)
+                if mtime:
+                    os.utime(fd, ns=(mtime, mtime))
+            finally:
+                os.close(fd)
+            os.rename(part, base, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            os.unlink(part, dir_fd=directory)
+            raise
+        return True
+
+    def _content(self, fd: int, position: int, size: int) -> None:
+        if size <= WINDOW:
+            _write_all(fd, self._archive.read(position))
+            return
+        member = self._archive.member(position)
+        for offset in range(0, size, WINDOW):
+            if self._stop.is_set():
+                raise _StoppedError
+            _write_all(fd, member.read(offset, min(WINDOW, size - offset)))
+
+
+class _StoppedError(ImageArchiveError):
+    """Another thread failed, or the user interrupted."""
+
+
+def _is_there(name: bytes, directory: int) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write_all(fd: int, data: bytes | memoryview) -> None:
+    done = os.write(fd, data)
+    while done < len(data):
+        done += os.write(fd, memoryview(data)[done:])
