@@ -1,4 +1,116 @@
 """Open archives of training data where they lie.
 
-The public names are imported on first use, so ``import imagearchive`` loads NumPy and no more.
+The public names are imported when they are first used: ``import imagearchive`` loads NumPy and no
+more.
 """
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imagearchive.archive import Archive as Archive
+    from imagearchive.archive import open_archive as open
+    from imagearchive.codecs import DecodedView as DecodedView
+    from imagearchive.codecs import register_codec as register_codec
+    from imagearchive.datasets.combined import CombinedLazyDataset as CombinedLazyDataset
+    from imagearchive.datasets.image_archive import ImageArchive as ImageArchive
+    from imagearchive.datasets.image_archive import pil_loader as pil_loader
+    from imagearchive.datasets.lazy_npz import LazyNPZDataset as LazyNPZDataset
+    from imagearchive.datasets.split import SplitDataLoader as SplitDataLoader
+    from imagearchive.index import IndexTable as IndexTable
+    from imagearchive.loader import DataLoader as DataLoader
+    from imagearchive.prefetch import MpQItr as MpQItr
+    from imagearchive.sampler import ShardedSampler as ShardedSampler
+    from imagearchive.transforms import CenterCrop as CenterCrop
+    from imagearchive.transforms import ColorJitter as ColorJitter
+    from imagearchive.transforms import Compose as Compose
+    from imagearchive.transforms import ImageNetNormalize as ImageNetNormalize
+    from imagearchive.transforms import Normalize as Normalize
+    from imagearchive.transforms import RandomCrop as RandomCrop
+    from imagearchive.transforms import RandomHorizontalFlip as RandomHorizontalFlip
+    from imagearchive.transforms import RandomResizedCrop as RandomResizedCrop
+    from imagearchive.transforms import Resize as Resize
+    from imagearchive.transforms import TensorFormat as TensorFormat
+    from imagearchive.transforms import ToTensor as ToTensor
+    from imagearchive.writers.npz import NpzWriter as NpzWriter
+    from imagearchive.writers.processor import DataProcessor as DataProcessor
+    from imagearchive.writers.split import write_split_data as write_split_data
+    from imagearchive.writers.tar import TarWriter as TarWriter
+
+_HOME = {
+    "Archive": "archive",
+    "CenterCrop": "transforms",
+    "ColorJitter": "transforms",
+    "CombinedLazyDataset": "datasets.combined",
+    "Compose": "transforms",
+    "DataLoader": "loader",
+    "DataProcessor": "writers.processor",
+    "DecodedView": "codecs",
+    "ImageArchive": "datasets.image_archive",
+    "ImageNetNormalize": "transforms",
+    "IndexTable": "index",
+    "LazyNPZDataset": "datasets.lazy_npz",
+    "MpQItr": "prefetch",
+    "Normalize": "transforms",
+    "NpzWriter": "writers.npz",
+    "RandomCrop": "transforms",
+    "RandomHorizontalFlip": "transforms",
+    "RandomResizedCrop": "transforms",
+    "Resize": "transforms",
+    "ShardedSampler": "sampler",
+    "SplitDataLoader": "datasets.split",
+    "TarWriter": "writers.tar",
+    "TensorFormat": "transforms",
+    "ToTensor": "transforms",
+    "open": "archive",
+    "pil_loader": "datasets.image_archive",
+    "register_codec": "codecs",
+    "write_split_data": "writers.split",
+}
+
+__all__ = [
+    "Archive",
+    "CenterCrop",
+    "ColorJitter",
+    "CombinedLazyDataset",
+    "Compose",
+    "DataLoader",
+    "DataProcessor",
+    "DecodedView",
+    "ImageArchive",
+    "ImageNetNormalize",
+    "IndexTable",
+    "LazyNPZDataset",
+    "MpQItr",
+    "Normalize",
+    "NpzWriter",
+    "RandomCrop",
+    "RandomHorizontalFlip",
+    "RandomResizedCrop",
+    "Resize",
+    "ShardedSampler",
+    "SplitDataLoader",
+    "TarWriter",
+    "TensorFormat",
+    "ToTensor",
+    "open",
+    "pil_loader",
+    "register_codec",
+    "write_split_data",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("imagearchive")
+    if name not in _HOME:
+        raise AttributeError(f"module 'imagearchive' has no attribute {name!r}")
+    module = import_module(f"imagearchive.{_HOME[name]}")
+    value = getattr(module, "open_archive" if name == "open" else name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME, "__version__"])

@@ -1,0 +1,1 @@
+"""Other libraries' names for parts of this one; no logic of their own."""

@@ -1,0 +1,1 @@
+"""What makes the archives that the datasets read."""

@@ -1,0 +1,83 @@
+"""Which scanner reads a path: decided by content, never by extension."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import NamedTuple
+
+from imagearchive._scan import barecat, directory, split, tar, zip
+from imagearchive._scan.rows import RowBuffer
+from imagearchive.errors import CorruptArchiveError, UnsupportedArchiveError
+from imagearchive.storage import open_storage
+
+__all__ = ["Scanned", "is_plain_directory", "scan", "scanner_version"]
+
+SCANNERS: dict[str, ModuleType] = {
+    module.NAME: module for module in (tar, zip, split, barecat, directory)
+}
+HEAD_BYTES = 512
+
+
+class Scanned(NamedTuple):
+    """What a scanner found."""
+
+    scanner: str
+    version: int
+    rows: RowBuffer
+    files: list[str]
+    damage: str | None
+    """The error that ended the scan, where the caller asked for what lies before it."""
+
+
+def scanner_version(name: str) -> int | None:
+    """Return the version of a scanner, or None where there is none of that name."""
+    module = SCANNERS.get(name)
+    return None if module is None else int(module.VERSION)
+
+
+def is_plain_directory(path: str) -> bool:
+    """Whether the path is a directory of files, as opposed to a container made of several."""
+    return os.path.isdir(path) and not split.sniff(path) and not barecat.sniff(path)
+
+
+def scan(path: str, *, strict: bool = True) -> Scanned:
+    """Scan the archive at `path`, of whatever kind it is.
+
+    Raises
+    ------
+    UnsupportedArchiveError
+        No scanner knows the file.
+    CorruptArchiveError
+        It is damaged; with ``strict=False`` only where not even a part can be read.
+    """
+    for module in (split, barecat, directory):
+        if module.sniff(path):
+            return _tolerant(module, partial(module.scan_path, path), strict)
+    with open_storage(path) as storage:
+        head = bytes(storage.read(0, min(HEAD_BYTES, storage.size)))
+        # A TAR may hold a ZIP as its last member, so its own header decides first.
+        known = tar if tar.sniff(head, path) else zip if zip.sniff(storage) else None
+        if known is not None:
+            return _tolerant(known, lambda strict: (known.scan(storage, strict), [path]), strict)
+    raise UnsupportedArchiveError(
+        f"{path}: neither TAR, ZIP, NPZ, Barecat nor a directory; it begins with {head[:8]!r}. "
+        f"Is it the right file, and whole?"
+    )
+
+
+def _tolerant(
+    module: ModuleType, scanner: Callable[[bool], tuple[RowBuffer, list[str]]], strict: bool
+) -> Scanned:
+    """Scan, and where that fails and the caller allows it, once more for what can be read."""
+    damage = None
+    try:
+        rows, files = scanner(True)
+    except CorruptArchiveError as error:
+        if strict:
+            raise
+        damage = str(error)
+        rows, files = scanner(False)
+    return Scanned(module.NAME, module.VERSION, rows, files, damage)

@@ -1,0 +1,24 @@
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+def key_ends(
+    names: npt.NDArray[np.uint8], offsets: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]: ...
+def have_extension(
+    names: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.uint64],
+    ends: npt.NDArray[np.uint64],
+    wanted: Sequence[bytes],
+) -> npt.NDArray[np.bool_]: ...
+def cut(
+    names: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.uint64],
+    ends: npt.NDArray[np.uint64],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]: ...
+def first_of_equal(
+    names: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.uint64],
+    order: npt.NDArray[np.uint64],
+) -> npt.NDArray[np.bool_]: ...

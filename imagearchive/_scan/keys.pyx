@@ -1,0 +1,159 @@
+"""Samples of several files: what their names have in common, without an object per name."""
+
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcmp, memcpy
+
+import numpy as np
+
+from imagearchive.errors import CorruptIndexError
+
+
+cdef void check(
+    const uint8_t[::1] names, const uint64_t[::1] offsets, const uint64_t[::1] ends
+) except *:
+    cdef Py_ssize_t i, count = offsets.shape[0] - 1
+    cdef bint good = count >= 0 and ends.shape[0] == count
+    good = good and offsets[count] <= <uint64_t> names.shape[0]
+    if good:
+        with nogil:
+            for i in range(count):
+                if offsets[i] > offsets[i + 1] or ends[i] > offsets[i + 1] - offsets[i]:
+                    good = False
+                    break
+    if not good:
+        raise CorruptIndexError(
+            "the name offsets do not ascend inside the names: the index is damaged; delete it and "
+            "open the archive again"
+        )
+
+
+def key_ends(const uint8_t[::1] names not None, const uint64_t[::1] offsets not None):
+    """Where the key of each name ends: at the first dot of its last component.
+
+    A dot that the component begins with does not count; a name without another has no extension,
+    and its key is all of it.
+
+    Returns
+    -------
+    ends : ndarray of uint64, shape (N,)
+        Lengths in bytes.
+    """
+    cdef Py_ssize_t i, count = offsets.shape[0] - 1
+    cdef uint64_t j, size, component
+    ends_array = np.zeros(max(count, 0), np.uint64)
+    cdef uint64_t[::1] ends = ends_array
+    check(names, offsets, ends)
+    with nogil:
+        for i in range(count):
+            size = offsets[i + 1] - offsets[i]
+            component = size
+            while component > 0 and names[offsets[i] + component - 1] != b"/":
+                component -= 1
+            j = component + 1
+            while j < size and names[offsets[i] + j] != b".":
+                j += 1
+            ends[i] = j if j < size else size
+    return ends_array
+
+
+def have_extension(
+    const uint8_t[::1] names not None,
+    const uint64_t[::1] offsets not None,
+    const uint64_t[::1] ends not None,
+    wanted,
+):
+    """Which names have one of the extensions behind their key, ASCII letters without case.
+
+    Parameters
+    ----------
+    wanted : sequence of bytes
+        Extensions in lower case, without the leading dot.
+
+    Returns
+    -------
+    mask : ndarray of bool, shape (N,)
+    """
+    check(names, offsets, ends)
+    cdef Py_ssize_t i, count = offsets.shape[0] - 1
+    cdef uint64_t j, start, size
+    cdef uint8_t byte
+    cdef const uint8_t[::1] extension
+    mask_array = np.zeros(count, np.uint8)
+    cdef uint8_t[::1] mask = mask_array
+    for one in wanted:
+        if not one:
+            continue
+        extension = one.lower()
+        with nogil:
+            for i in range(count):
+                start = offsets[i] + ends[i] + 1
+                if start > offsets[i + 1]:
+                    continue
+                size = offsets[i + 1] - start
+                if size != <uint64_t> extension.shape[0]:
+                    continue
+                for j in range(size):
+                    byte = names[start + j]
+                    if b"A" <= byte <= b"Z":
+                        byte += 32
+                    if byte != extension[j]:
+                        break
+                else:
+                    mask[i] = 1
+    return mask_array.view(np.bool_)
+
+
+def cut(
+    const uint8_t[::1] names not None,
+    const uint64_t[::1] offsets not None,
+    const uint64_t[::1] ends not None,
+):
+    """The keys alone, as columns of their own.
+
+    Returns
+    -------
+    keys : ndarray of uint8
+    key_offsets : ndarray of uint64, shape (N + 1,)
+    """
+    check(names, offsets, ends)
+    cdef Py_ssize_t i, count = offsets.shape[0] - 1
+    out_offsets_array = np.zeros(count + 1, np.uint64)
+    np.cumsum(ends, out=out_offsets_array[1:])
+    cdef uint64_t[::1] out_offsets = out_offsets_array
+    out_array = np.empty(int(out_offsets_array[count]), np.uint8)
+    cdef uint8_t[::1] out = out_array
+    with nogil:
+        for i in range(count):
+            if ends[i]:
+                memcpy(&out[out_offsets[i]], &names[offsets[i]], ends[i])
+    return out_array, out_offsets_array
+
+
+def first_of_equal(
+    const uint8_t[::1] names not None,
+    const uint64_t[::1] offsets not None,
+    const uint64_t[::1] order not None,
+):
+    """Of names that are equal, and follow each other in `order`, which comes first.
+
+    Returns
+    -------
+    first : ndarray of bool, shape (N,), by row
+    """
+    cdef Py_ssize_t i, count = offsets.shape[0] - 1
+    check(names, offsets, np.zeros(max(count, 0), np.uint64))
+    if order.shape[0] != count or (count and np.max(order) >= <uint64_t> count):
+        raise CorruptIndexError("the order does not fit the names: the index is damaged; delete it")
+    first_array = np.ones(count, np.uint8)
+    cdef uint8_t[::1] first = first_array
+    cdef uint64_t a, b, size
+    with nogil:
+        for i in range(1, count):
+            a = order[i - 1]
+            b = order[i]
+            size = offsets[b + 1] - offsets[b]
+            if offsets[a + 1] - offsets[a] == size and (
+                size == 0 or memcmp(&names[offsets[a]], &names[offsets[b]], size) == 0
+            ):
+                first[b] = 0
+    return first_array.view(np.bool_)

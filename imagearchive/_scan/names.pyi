@@ -1,0 +1,26 @@
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+def normalise(name: bytes) -> bytes: ...
+def normalise_all(
+    names: npt.NDArray[np.uint8],
+    name_ends: npt.NDArray[np.uint64],
+    link_ends: npt.NDArray[np.uint64],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]: ...
+def sort_names(
+    names: npt.NDArray[np.uint8], offsets: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]: ...
+def last_of_equal(
+    names: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.uint64],
+    order: npt.NDArray[np.uint64],
+) -> npt.NDArray[np.bool_]: ...
+def ends_with(
+    names: npt.NDArray[np.uint8], offsets: npt.NDArray[np.uint64], suffixes: Sequence[bytes]
+) -> npt.NDArray[np.bool_]: ...
+def gather(
+    names: npt.NDArray[np.uint8], offsets: npt.NDArray[np.uint64], rows: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]: ...

@@ -1,0 +1,475 @@
+"""An archive as a read-only mapping of name to bytes, and as a file system held in one."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imagearchive import deflate
+from imagearchive._scan.rows import KIND_ENCRYPTED, KIND_FILE, KIND_SPARSE
+from imagearchive._scan.sparse import SparseStorage
+from imagearchive.errors import (
+    MemberNotFoundError,
+    OptionError,
+    OptionTypeError,
+    SampleIndexError,
+    UnsupportedMemberError,
+)
+from imagearchive.index import IndexTable
+from imagearchive.members import MemberFile, SliceStorage, StoragePool
+from imagearchive.paths import ArchivePath, expand
+from imagearchive.samples import Samples
+from imagearchive.storage import Storage, StorageKind
+from imagearchive.tree import NameTree, decode, encode
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Archive", "ArchivePath", "DirEntry", "MemberInfo", "open_archive"]
+
+STORED = 0
+DEFLATED = 8
+
+
+def open_archive(path: ArchivePath, **options: Any) -> Archive:
+    """Open any archive: TAR, ZIP, NPZ, Barecat, split bins, a directory, or several of them.
+
+    Parameters
+    ----------
+    path : path-like or sequence of path-like
+        An archive, a list of archives, or a brace pattern such as ``train-{0000..0146}.tar``.
+    **options
+        As for `Archive`.
+
+    Returns
+    -------
+    Archive
+    """
+    return Archive(path, **options)
+
+
+@dataclass(frozen=True)
+class MemberInfo:
+    """What the index knows of a member.
+
+    Attributes
+    ----------
+    name : str
+        Its path in the archive.
+    position : int
+        Its number in archive order.
+    offset : int
+        Where its stored bytes begin in `archive`.
+    size : int
+        Its length in bytes.
+    stored : int
+        The bytes it takes in the archive; less than `size` where it is compressed.
+    mtime_ns : int
+        Modification time in nanoseconds since 1970.
+    mode : int
+        Permission bits.
+    crc : int
+        CRC-32 in a ZIP, CRC-32C in a Barecat archive, otherwise 0.
+    archive : str
+        The file that holds it.
+    """
+
+    name: str
+    position: int
+    offset: int
+    size: int
+    stored: int
+    mtime_ns: int
+    mode: int
+    crc: int
+    archive: str
+
+
+class DirEntry:
+    """An entry of a directory in an archive, as `os.DirEntry`."""
+
+    __slots__ = ("_archive", "name", "path", "position")
+
+    def __init__(self, archive: Archive, name: str, path: str, position: int) -> None:
+        self._archive = archive
+        self.name = name
+        self.path = path
+        self.position = position
+
+    def is_dir(self) -> bool:
+        """Whether it is a directory."""
+        return self.position < 0
+
+    def is_file(self) -> bool:
+        """Whether it is a file."""
+        return self.position >= 0
+
+    def stat(self) -> MemberInfo:
+        """Return what the index knows of the file; raises `MemberNotFoundError` on a directory."""
+        if self.position < 0:
+            raise MemberNotFoundError(f"{self.path!r} is a directory and has no entry of its own")
+        return self._archive.info(self.position)
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    def __repr__(self) -> str:
+        return f"<DirEntry {self.name!r}>"
+
+
+class Archive(Mapping[str, bytes]):
+    """One archive, or several read as one: a mapping of name to bytes.
+
+    Positions number the members in archive order; names are paths with ``/``. Iteration yields
+    files only, as `files` does.
+
+    Parameters
+    ----------
+    path : path-like or sequence of path-like
+        See `open_archive`.
+    ipath : path-like, optional
+        The index file to use, or to create; see `imagearchive.index.IndexTable.open`. For one
+        archive only.
+    storage : {"auto", "mmap", "pread", "memory"}
+        How bytes are read; see `imagearchive.storage.open_storage`.
+    overwrite_index : bool
+        Build the index even where a fresh one is there.
+    strict : bool
+        Whether damage in the archive is an error; otherwise what lies before it is served.
+    max_open : int
+        How many archive files stay open at once.
+
+    Raises
+    ------
+    ArchiveNotFoundError, UnsupportedArchiveError, CorruptArchiveError, StaleIndexError
+
+    Notes
+    -----
+    Safe for threads, and after fork: reads are positional. A pickle holds the path and the
+    options and opens the archive again.
+    """
+
+    def __init__(
+        self,
+        path: ArchivePath,
+        ipath: str | os.PathLike[str] | None = None,
+        *,
+        storage: StorageKind = "auto",
+        overwrite_index: bool = False,
+        strict: bool = True,
+        max_open: int = 128,
+    ) -> None:
+        if max_open < 1:
+            raise OptionError(f"max_open={max_open}: at least one file has to be open")
+        self.path = path
+        self._options: dict[str, Any] = {
+            "ipath": ipath,
+            "storage": storage,
+            "strict": strict,
+            "max_open": max_open,
+        }
+        self.paths = expand(path)
+        self.table = IndexTable.open_all(
+            self.paths, ipath, overwrite=overwrite_index, strict=strict
+        )
+        self._lookup = self.table.lookup
+        self._tree = NameTree(self._lookup, self.table.name_order, self.table.directories)
+        self._pool = StoragePool(self.table, storage, max_open)
+        self._closed = False
+
+    # --- reading ----------------------------------------------------------------------------
+
+    def read(self, key: str | int) -> bytes | memoryview:
+        """Return the bytes of a member, given by name or position.
+
+        Without a copy where the archive is mapped and the member is stored: then the result is a
+        read-only view of the page cache.
+
+        Raises
+        ------
+        MemberNotFoundError, SampleIndexError
+            There is no such member.
+        CorruptArchiveError
+            Its bytes contradict the index.
+        UnsupportedMemberError
+            It is encrypted, or compressed in a way that is not read here.
+        """
+        position = key if isinstance(key, int) else self.position(key)
+        shard, offset, size, _, method, kind = self._lookup.row(position)
+        if method == STORED and kind == KIND_FILE:
+            return self._pool.get(shard, position).read(offset, size)
+        return self._read_special(position)
+
+    def _read_special(self, position: int) -> bytes | memoryview:
+        position = self._position(position)
+        shard, offset, size, stored, method, kind = self._lookup.row(position)
+        storage = self._pool.get(shard, position)
+        if kind == KIND_FILE and method == DEFLATED:
+            crc = int(self.table.entries["crc"][position])
+            return deflate.inflate(storage, offset, stored, size, crc, self._where(position))
+        member = self.member(position)
+        return member.read(0, member.size)
+
+    def member(self, key: str | int) -> Storage:
+        """Return a member as a storage of its own: random access without reading all of it.
+
+        Parameters
+        ----------
+        key : str or int
+            Name or position.
+
+        Returns
+        -------
+        Storage
+            Positions count from the start of the member. A compressed member is inflated from
+            the nearest checkpoint; see `imagearchive.deflate`.
+        """
+        position = self._position(key)
+        shard, offset, size, stored, method, kind = self._lookup.row(position)
+        storage = self._pool.get(shard, position)
+        where = self._where(position)
+        if kind == KIND_ENCRYPTED:
+            raise UnsupportedMemberError(
+                f"{where}: encrypted; decrypt the archive (with unzip or 7z) and pack it again"
+            )
+        if kind == KIND_SPARSE:
+            header = int(self.table.entries["header"][position])
+            sparse: Storage = SparseStorage(storage, header, where)
+            return sparse
+        if method == STORED:
+            return SliceStorage(storage, offset, size, where)
+        if method == DEFLATED:
+            crc = int(self.table.entries["crc"][position])
+            return deflate.DeflatedStorage(storage, offset, stored, size, crc, where)
+        raise UnsupportedMemberError(
+            f"{where}: compressed by method {method}; only stored and deflated members are read: "
+            f"unpack the archive and pack it again"
+        )
+
+    def read_many(self, keys: Iterable[str | int]) -> list[bytes | memoryview]:
+        """Return the bytes of several members, in the order asked for.
+
+        They are read in the order in which they lie in the files, which spares a disk seeks.
+        """
+        positions = [self._position(key) for key in keys]
+        rows = self.table.entries[positions] if positions else self.table.entries[:0]
+        found: list[bytes | memoryview] = [b""] * len(positions)
+        for place in np.lexsort((rows["offset"], rows["shard"])).tolist():
+            found[place] = self.read(positions[place])
+        return found
+
+    def open(self, key: str | int) -> io.BufferedReader:
+        """Open a member as a binary file object, seekable and independent of any other.
+
+        Returns
+        -------
+        io.BufferedReader
+            It works with Pillow, `numpy.load`, `json.load` and `io.TextIOWrapper`.
+        """
+        position = self._position(key)
+        return io.BufferedReader(MemberFile(self.member(position), self.name(position)))
+
+    def storage(self, shard: int = 0) -> Storage:
+        """Return the storage of one of the files; ``table.files`` lists them."""
+        if not 0 <= shard < len(self.table.files):
+            raise SampleIndexError(f"file {shard} of {len(self.table.files)}")
+        return self._pool.get(shard, 0)
+
+    # --- mapping ----------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> bytes:
+        data = self.read(self.position(name))
+        return data if data.__class__ is bytes else bytes(data)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._tree.find(name) >= 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self.files()
+
+    def __len__(self) -> int:
+        return self._lookup.count
+
+    def position(self, name: str | int) -> int:
+        """Return the position of the member of a name; raises `MemberNotFoundError`."""
+        if not isinstance(name, str):
+            return self._position(name)
+        position = self._lookup.find(encode(name))
+        return position if position >= 0 else self._tree.require(name)
+
+    def _position(self, key: str | int) -> int:
+        if isinstance(key, str):
+            return self.position(key)
+        try:
+            position = key.__index__()
+        except AttributeError:
+            raise OptionTypeError(
+                f"a member is given by name or position, not by {type(key).__name__}"
+            ) from None
+        count = self._lookup.count
+        if position < 0:
+            position += count
+        if not 0 <= position < count:
+            raise SampleIndexError(f"{self.path}: position {key} of {count} members")
+        return position
+
+    def name(self, position: int) -> str:
+        """Return the name of the member at a position."""
+        return decode(self._lookup.name(position))
+
+    def _where(self, position: int) -> str:
+        path = self._pool.path(int(self.table.entries["shard"][position]), position)
+        return f"{path}: {self.name(position)!r}"
+
+    # --- file system ------------------------------------------------------------------------
+
+    def files(self) -> Iterator[str]:
+        """Iterate over the names of all files, in archive order."""
+        name = self._lookup.name
+        return (decode(name(position)) for position in range(self._lookup.count))
+
+    def dirs(self) -> Iterator[str]:
+        """Iterate over all directories, each before those inside it; the root is left out."""
+        return self._tree.directories()
+
+    @property
+    def total_size(self) -> int:
+        """The size of all members together, in bytes."""
+        return int(self.table.entries["size"].sum(dtype=np.uint64))
+
+    def listdir(self, path: str = "") -> list[str]:
+        """Return the names in a directory, sorted.
+
+        Raises
+        ------
+        MemberNotFoundError
+            There is no such directory.
+        """
+        return [decode(child.name) for child in self._tree.listing(path)[1]]
+
+    def scandir(self, path: str = "") -> Iterator[DirEntry]:
+        """Iterate over the entries of a directory, sorted by name."""
+        directory, children = self._tree.listing(path)
+        prefix = decode(directory) + "/" if directory else ""
+        for child in children:
+            name = decode(child.name)
+            yield DirEntry(self, name, prefix + name, child.position)
+
+    def walk(self, path: str = "") -> Iterator[tuple[str, list[str], list[str]]]:
+        """Walk the tree as `os.walk` does: ``(directory, directories, files)`` from the top."""
+        return self._tree.walk(path)
+
+    def glob(
+        self, pattern: str, *, recursive: bool = False, include_hidden: bool = False
+    ) -> list[str]:
+        """Return the paths that match a pattern, as `glob.glob` on the extracted archive would.
+
+        Parameters
+        ----------
+        pattern : str
+            ``*``, ``?``, ``[...]`` within a component; ``**`` for any depth where `recursive`.
+        recursive : bool
+            Whether ``**`` matches directories of any depth.
+        include_hidden : bool
+            Whether wildcards match names that begin with a dot.
+        """
+        return list(self.iglob(pattern, recursive=recursive, include_hidden=include_hidden))
+
+    def iglob(
+        self, pattern: str, *, recursive: bool = False, include_hidden: bool = False
+    ) -> Iterator[str]:
+        """Iterate over what `glob` returns."""
+        return self._tree.glob(pattern, recursive=recursive, include_hidden=include_hidden)
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or a directory is at the path."""
+        return self._tree.isfile(path) or self._tree.isdir(path)
+
+    def isfile(self, path: str) -> bool:
+        """Whether a file is at the path."""
+        return self._tree.isfile(path)
+
+    def isdir(self, path: str) -> bool:
+        """Whether the path is a directory; the empty path is the root."""
+        return self._tree.isdir(path)
+
+    def info(self, key: str | int) -> MemberInfo:
+        """Return what the index knows of a member."""
+        position = self._position(key)
+        entry = self.table.entries[position]
+        return MemberInfo(
+            name=self.name(position),
+            position=position,
+            offset=int(entry["offset"]),
+            size=int(entry["size"]),
+            stored=int(entry["stored"]),
+            mtime_ns=int(entry["mtime"]),
+            mode=int(entry["mode"]),
+            crc=int(entry["crc"]),
+            archive=self._pool.path(int(entry["shard"]), position),
+        )
+
+    stat = info
+
+    # --- samples of several files -----------------------------------------------------------
+
+    def samples(self, *extensions: str) -> Samples:
+        """Group members into samples by their name up to the first dot of its last component.
+
+        Parameters
+        ----------
+        *extensions : str
+            One for each value of a sample, without the leading dot, alternatives separated by
+            ``;``: ``samples("jpg;png", "cls")``. Without any, a sample is a mapping of extension
+            to bytes, with its name under ``"__key__"``.
+
+        Returns
+        -------
+        Samples
+            A sequence of tuples of bytes-like values, in archive order of their first files.
+        """
+        return Samples(self, extensions)
+
+    # --- life -------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close all files. Views returned before stay valid; a second call does nothing."""
+        self._closed = True
+        self._pool.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (type(self), self.path, self._options)
+
+    # A mapping is compared by content, which would read two archives.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        path = self.path if not isinstance(self.path, os.PathLike) else os.fspath(self.path)
+        state = ", closed" if self._closed else ""
+        return f"Archive({path!r}, {len(self)} members{state})"
+
+
+def _reopen(kind: type[Archive], path: ArchivePath, options: dict[str, Any]) -> Archive:
+    return kind(path, **options)

@@ -1,0 +1,649 @@
+"""Images in an archive as a dataset of ``(image, label)``."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from imagearchive.archive import Archive
+from imagearchive.datasets.cache import SampleCache
+from imagearchive.datasets.labels import (
+    LabelParser,
+    RaggedLabels,
+    parse_label_line,
+    read_index_file,
+    read_label_file,
+)
+from imagearchive.datasets.selection import IMAGE_EXTENSIONS, find_classes, root_prefix, select
+from imagearchive.errors import DecodeError, LabelError, OptionError, SampleIndexError
+from imagearchive.samples import Samples
+from imagearchive.tree import decode
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from imagearchive.paths import ArchivePath
+    from imagearchive.storage import StorageKind
+
+__all__ = ["ImageArchive", "pil_loader"]
+
+logger = logging.getLogger(__name__)
+
+NO_CLASS: Final = -1
+
+Transform = Callable[[Any], Any]
+
+
+def pil_loader(file: BinaryIO) -> Image.Image:
+    """Decode an image file with Pillow.
+
+    Parameters
+    ----------
+    file : binary file object
+
+    Returns
+    -------
+    PIL.Image.Image
+        Loaded, in mode RGB.
+    """
+    with Image.open(file) as image:
+        return image.convert("RGB")
+
+
+class ImageArchive:
+    """Images in an archive, with the labels that their directories or a file give them.
+
+    Sample ``i`` is ``(image, label)``. The label is the class number as `int` where classes come
+    from directories, and a float64 array where a label file gives values.
+
+    Parameters
+    ----------
+    apath : path-like or sequence of path-like
+        A TAR or any other archive that `imagearchive.open` knows, a list of them, or a brace
+        pattern such as ``train-{0000..0146}.tar``.
+    ipath : path-like, optional
+        The index file; ``APATH`` with ``.idx.npy`` for its extension by default. It is created
+        where it does not exist.
+    root : str
+        Directory inside the archive that holds the class directories.
+    extensions : sequence of str, optional
+        Extensions of the files to take, such as ``(".jpg", ".jpeg")``, without regard to case.
+        By default every file is taken.
+    loader : callable
+        From a binary file object to an image. `PIL.Image.open` works, too.
+    transform : callable, optional
+        Applied to the image.
+    target_transform : callable, optional
+        Applied to the image as loaded, *before* `transform`, and the labels as a list of floats;
+        what it returns is the label of the sample.
+    data_in_memory : bool
+        Read the whole archive into memory. Forked workers share it; a pickle does not carry it.
+    open_after_fork : bool
+        Open the archive in `worker_open_archive`, or at the first read. Ignored with
+        `data_in_memory`.
+    is_valid_file : callable, optional
+        From the name of a member to whether it is taken.
+    index_file : str, optional
+        A text file of lines ``number path``, paths counted from `root`: the images to take, in
+        this order, and the numbers that `label_file` calls them by. On disk, or inside the
+        archive as ``archive.tar/inner/path``.
+    label_file : str, optional
+        A text file of lines ``image value value …``, where `image` is a number of `index_file`,
+        without one the position of the sample, or the path of an image counted from `root`.
+        Several lines for one image append. On disk or inside the archive.
+    label_parser : callable, optional
+        From a line of `label_file` to ``(image, values)``, or None to pass it over.
+    label_extension : str, optional
+        Take the label of an image from the file that has its name but this extension, as
+        WebDataset writes them: ``"cls"``. A lone whole number becomes an `int`, anything else a
+        float64 array.
+    split_mask : array-like of bool, optional
+        Which samples to keep, one value for each; classes and label files count all of them.
+    index_transform : callable, optional
+        Applied to the image and the position of the sample, before `transform`.
+    mode : {"single", "multi"}
+        With ``"multi"`` every directory that holds images is one sample, a list of images sorted
+        by name, and `index_file` lists directories.
+    cache_size : int
+        How many decoded images to keep.
+    storage : {"auto", "mmap", "pread", "memory"}
+        How bytes are read; see `imagearchive.storage.open_storage`.
+    overwrite_index : bool
+        Build the index even where a fresh one is there.
+    strict : bool
+        Whether damage in the archive is an error; otherwise what lies before it is served.
+
+    Attributes
+    ----------
+    archive : Archive
+        The archive underneath.
+    classes : list of str
+        The class directories, sorted; empty where labels come from a file.
+    class_to_idx : dict of str to int
+
+    Raises
+    ------
+    ArchiveNotFoundError, UnsupportedArchiveError, CorruptArchiveError, StaleIndexError
+        The archive cannot be opened.
+    LabelError
+        An index or label file does not fit the archive.
+
+    Notes
+    -----
+    A file that lies beside the class directories belongs to no class and is no sample. Where
+    there is no class directory at all, every file is one, labelled -1.
+
+    Works unchanged under fork, spawn and forkserver, and in threads: reads are positional. A
+    pickle holds paths and options only.
+    """
+
+    def __init__(
+        self,
+        apath: ArchivePath,
+        ipath: str | os.PathLike[str] | None = None,
+        root: str = "",
+        extensions: Sequence[str] | str | None = None,
+        loader: Callable[[BinaryIO], Any] = pil_loader,
+        transform: Transform | None = None,
+        target_transform: Callable[[Any, list[float]], Any] | None = None,
+        data_in_memory: bool = False,
+        open_after_fork: bool = False,
+        *,
+        is_valid_file: Callable[[str], bool] | None = None,
+        index_file: str | os.PathLike[str] | None = None,
+        label_file: str | os.PathLike[str] | None = None,
+        label_parser: LabelParser = parse_label_line,
+        label_extension: str | None = None,
+        split_mask: npt.ArrayLike | None = None,
+        index_transform: Callable[[Any, int], Any] | None = None,
+        mode: Literal["single", "multi"] = "single",
+        cache_size: int = 0,
+        storage: StorageKind = "auto",
+        overwrite_index: bool = False,
+        strict: bool = True,
+    ) -> None:
+        self._options: dict[str, Any] = {
+            "apath": apath,
+            "ipath": ipath,
+            "root": root,
+            "extensions": extensions,
+            "loader": loader,
+            "transform": transform,
+            "target_transform": target_transform,
+            "data_in_memory": data_in_memory,
+            "open_after_fork": open_after_fork,
+            "is_valid_file": is_valid_file,
+            "index_file": index_file,
+            "label_file": label_file,
+            "label_parser": label_parser,
+            "label_extension": label_extension,
+            "split_mask": split_mask,
+            "index_transform": index_transform,
+            "mode": mode,
+            "cache_size": cache_size,
+            "storage": storage,
+            "strict": strict,
+        }
+        if mode not in ("single", "multi"):
+            raise OptionError(f"mode={mode!r}: choose 'single' or 'multi'")
+        if label_extension is not None and (label_file is not None or mode == "multi"):
+            raise OptionError(
+                "label_extension= goes neither with label_file= nor with mode='multi'"
+            )
+        if data_in_memory and open_after_fork:
+            logger.info("open_after_fork is ignored: the data are in memory already")
+        self.loader = loader
+        self.transform = transform
+        self.target_transform = target_transform
+        self.index_transform = index_transform
+        self.root = root
+        self.archive = Archive(
+            apath,
+            ipath,
+            storage="memory" if data_in_memory else storage,
+            overwrite_index=overwrite_index,
+            strict=strict,
+        )
+        self._read = self.archive.read
+        self._multi = mode == "multi"
+        self._cache = SampleCache(cache_size)
+        self.classes: list[str] = []
+        # Positions in the table: of the images, or with mode="multi" of all views.
+        self._positions: npt.NDArray[np.int64] | None = None
+        self._views: npt.NDArray[np.int64] | None = None
+        self._numbers: npt.NDArray[np.int64] | None = None
+        self._labels: RaggedLabels | None = None
+        self._mates: Samples | None = None
+        self._select(extensions, is_valid_file)
+        self._label()
+        self._split(split_mask)
+        self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
+        self._length = (
+            len(self._views) - 1
+            if self._views is not None
+            else len(self.archive)
+            if self._positions is None
+            else len(self._positions)
+        )
+        if data_in_memory or not open_after_fork:
+            self.worker_open_archive()
+
+    # --- opening ----------------------------------------------------------------------------
+
+    def _select(
+        self,
+        extensions: Sequence[str] | str | None,
+        is_valid_file: Callable[[str], bool] | None,
+    ) -> None:
+        """Find the samples: their positions, the bounds of their views, their image numbers."""
+        table = self.archive.table
+        self._prefix = root_prefix(table, self.root)
+        if self._options["label_extension"] is not None and extensions is None:
+            extensions = IMAGE_EXTENSIONS
+        if self._options["index_file"] is None:
+            self._positions = select(table, self._prefix, extensions, is_valid_file)
+            if self._multi:
+                self._group_views()
+            return
+        listed = list(read_index_file(self.archive, os.fspath(self._options["index_file"])))
+        self._numbers = np.array([number for number, _, _ in listed], np.int64)
+        if len(np.unique(self._numbers)) < len(listed):
+            raise LabelError(f"{self._options['index_file']}: an image number appears twice")
+        if not self._multi:
+            positions = [self._listed(path, where) for _, path, where in listed]
+            self._positions = np.array(positions, np.int64)
+            return
+        chosen = select(table, self._prefix, extensions, is_valid_file)
+        valid = None if chosen is None else np.zeros(len(table), np.bool_)
+        if valid is not None:
+            valid[chosen] = True
+        views = [self._listed_views(path, where, valid) for _, path, where in listed]
+        self._positions = np.concatenate([np.zeros(0, np.int64), *views])
+        self._views = np.cumsum([0, *(len(view) for view in views)])
+
+    def _listed(self, path: str, where: str) -> int:
+        position = self.archive.table.find(decode(self._prefix) + path)
+        if position < 0:
+            raise LabelError(f"{where}: no member {path!r} below root={self.root!r}")
+        return position
+
+    def _listed_views(
+        self, path: str, where: str, valid: npt.NDArray[np.bool_] | None
+    ) -> npt.NDArray[np.int64]:
+        table = self.archive.table
+        prefix = self._prefix + path.rstrip("/").encode("utf-8", "surrogateescape") + b"/"
+        low, high = table.lookup.bounds(prefix)
+        places, directories = table.lookup.children(low, high, len(prefix))
+        views = table.name_order[places[~directories].astype(np.int64)].astype(np.int64)
+        if valid is not None:
+            views = views[valid[views]]
+        if not len(views):
+            raise LabelError(f"{where}: no images in a directory {path!r} below {self.root!r}")
+        return views
+
+    def _group_views(self) -> None:
+        """Make one sample of each directory that holds images, in the order of their names."""
+        table = self.archive.table
+        rank = np.empty(len(table), np.int64)
+        rank[table.name_order] = np.arange(len(table))
+        positions = np.arange(len(table)) if self._positions is None else self._positions
+        views: dict[bytes, list[int]] = {}
+        for position in positions[np.argsort(rank[positions])].tolist():
+            views.setdefault(table.name_bytes(position).rpartition(b"/")[0], []).append(position)
+        # In the table a directory's own files may stand on both sides of a directory inside it.
+        ordered = [views[directory] for directory in sorted(views)]
+        self._positions = np.array([p for view in ordered for p in view], np.int64)
+        self._views = np.cumsum([0, *(len(view) for view in ordered)])
+
+    def _label(self) -> None:
+        """Find the label of every sample."""
+        table = self.archive.table
+        label_file = self._options["label_file"]
+        if label_file is not None:
+            self._labels = read_label_file(
+                self.archive,
+                os.fspath(label_file),
+                self._samples_selected(),
+                self._image_resolver(),
+                self._options["label_parser"],
+            )
+            return
+        if self._options["label_extension"] is not None:
+            self._mates = Samples(self.archive, (str(self._options["label_extension"]),))
+            return
+        if not table.meta:
+            # The index of the original ImageArchive: it has labels and no names.
+            labels = RaggedLabels(table.label_values, table.label_offsets)
+            chosen = self._positions
+            self._labels = labels if chosen is None else labels.select(chosen)
+            return
+        first = self._first_positions()
+        if first is None and not self._prefix and len(table.label_values) == len(table):
+            # Every member lies in a class directory: the table has the numbers.
+            directories = table.lookup.children(0, len(table), 0)[0].tolist()
+            names = [table.lookup.sorted_name(place) for place in directories]
+            self.classes = [decode(n) for n in sorted(name[: name.index(b"/")] for name in names)]
+            self._labels = RaggedLabels(table.label_values, table.label_offsets)
+            return
+        classes = find_classes(table, self._prefix, first)
+        self.classes, numbers = classes
+        inside = numbers >= 0
+        if self.classes and not inside.all() and self._numbers is None:
+            logger.info(
+                "%s: %d files beside the class directories are no samples",
+                self.archive.path,
+                int((~inside).sum()),
+            )
+            self._keep(np.flatnonzero(inside))
+            numbers = numbers[inside]
+        self._labels = RaggedLabels(
+            numbers.astype(np.float64), np.arange(len(numbers) + 1, dtype=np.uint64)
+        )
+
+    def _split(self, split_mask: npt.ArrayLike | None) -> None:
+        if split_mask is None:
+            return
+        mask = np.asarray(split_mask)
+        count = self._samples_selected()
+        if mask.shape != (count,):
+            raise OptionError(
+                f"split_mask of shape {mask.shape} for {count} samples: one value each is wanted"
+            )
+        rows = np.flatnonzero(mask)
+        if self._labels is not None:
+            self._labels = self._labels.select(rows)
+        self._keep(rows)
+
+    def _keep(self, rows: npt.NDArray[np.int64]) -> None:
+        """Keep only some of the samples."""
+        if self._numbers is not None:
+            self._numbers = self._numbers[rows]
+        if self._views is None:
+            self._positions = rows if self._positions is None else self._positions[rows]
+            return
+        positions = self._all_positions()
+        views = [positions[self._views[row] : self._views[row + 1]] for row in rows]
+        self._positions = np.concatenate([np.zeros(0, np.int64), *views])
+        self._views = np.cumsum([0, *(len(view) for view in views)])
+
+    def _all_positions(self) -> npt.NDArray[np.int64]:
+        return np.arange(len(self.archive)) if self._positions is None else self._positions
+
+    def _first_positions(self) -> npt.NDArray[np.int64] | None:
+        """The member that stands for each sample; None where these are all members."""
+        if self._views is None:
+            return self._positions
+        return self._all_positions()[self._views[:-1]]
+
+    def _samples_selected(self) -> int:
+        if self._views is not None:
+            return len(self._views) - 1
+        return len(self.archive) if self._positions is None else len(self._positions)
+
+    def _image_resolver(self) -> Callable[[int | str], int]:
+        """From what a label file calls an image to the number of its sample."""
+        count = self._samples_selected()
+        table = self.archive.table
+        by_number: dict[int, int] | range = (
+            range(count)
+            if self._numbers is None
+            else {number: sample for sample, number in enumerate(self._numbers.tolist())}
+        )
+        first = self._first_positions()
+        by_position = (
+            None
+            if first is None
+            else {position: sample for sample, position in enumerate(first.tolist())}
+        )
+        directories: dict[str, int] = {}
+        if self._multi:
+            directories = {self._directory(sample): sample for sample in range(count)}
+
+        def resolve(key: int | str) -> int:
+            if isinstance(key, int):
+                if key not in by_number:
+                    raise LabelError(
+                        f"image {key}: the index file does not list it"
+                        if self._numbers is not None
+                        else f"image {key}: there are {count}, numbered from 0"
+                    )
+                return by_number[key]
+            path = decode(self._prefix) + key
+            if self._multi:
+                return directories.get(path.rstrip("/"), -1)
+            position = table.find(path)
+            if position < 0:
+                raise LabelError(f"no member {key!r} below root={self.root!r}")
+            # Members that another option left out are no error.
+            return position if by_position is None else by_position.get(position, -1)
+
+        return resolve
+
+    # --- samples ----------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        sample = self._sample(index)
+        image = self._cache.get(sample, self._load) if self._cache.size else self._load(sample)
+        label = (
+            self.label(sample)
+            if self.target_transform is None
+            else self.target_transform(image, self.labels(sample).tolist())
+        )
+        if self.index_transform is not None:
+            image = self._each(lambda one: self.index_transform(one, sample), image)  # type: ignore[misc]
+        if self.transform is not None:
+            image = self._each(self.transform, image)
+        return image, label
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
+        """Return several samples; PyTorch's loader asks for a batch this way."""
+        return [self[index] for index in indices]
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return (self[index] for index in range(self._length))
+
+    def _each(self, function: Transform, image: Any) -> Any:
+        return [function(view) for view in image] if self._multi else function(image)
+
+    def _load(self, sample: int) -> Any:
+        if self._multi:
+            return [self._load_member(position) for position in self._view_positions(sample)]
+        return self._load_member(self._position(sample))
+
+    def _load_member(self, position: int) -> Any:
+        file = io.BytesIO(self._read(position))
+        if self.loader is not pil_loader:
+            return self.loader(file)
+        try:
+            return pil_loader(file)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            info = self.archive.info(position)
+            raise DecodeError(
+                f"{info.archive}: member {info.name!r} at offset {info.offset} ({info.size} bytes) "
+                f"is no image that Pillow can decode: {error}"
+            ) from error
+
+    def _sample(self, index: int) -> int:
+        sample = index.__index__()
+        if sample < 0:
+            sample += self._length
+        if not 0 <= sample < self._length:
+            raise SampleIndexError(f"sample {index} of {self._length} in {self.archive.path}")
+        return sample
+
+    def _position(self, sample: int) -> int:
+        return sample if self._positions is None else int(self._positions[sample])
+
+    def _view_positions(self, sample: int) -> list[int]:
+        positions = self._all_positions()
+        views = self._views
+        if views is None:
+            return [int(positions[sample])]
+        found: list[int] = positions[int(views[sample]) : int(views[sample + 1])].tolist()
+        return found
+
+    def read(self, index: int) -> Any:
+        """Return the encoded bytes of a sample, without decoding.
+
+        Returns
+        -------
+        bytes-like, or with ``mode="multi"`` a list of them
+            Not copied where the archive is mapped.
+        """
+        sample = self._sample(index)
+        if self._multi:
+            return [self._read(position) for position in self._view_positions(sample)]
+        return self._read(sample if self._positions is None else int(self._positions[sample]))
+
+    def name(self, index: int) -> str:
+        """Return the name of a sample's member; with ``mode="multi"`` that of its directory."""
+        sample = self._sample(index)
+        return self._directory(sample) if self._multi else self.archive.name(self._position(sample))
+
+    def _directory(self, sample: int) -> str:
+        return self.archive.name(self._view_positions(sample)[0]).rpartition("/")[0]
+
+    def label(self, index: int) -> Any:
+        """Return the label of a sample as ``self[index]`` does without `target_transform`."""
+        sample = self._sample(index)
+        if self._mates is not None:
+            values = self._mate_labels(sample)
+            whole = len(values) == 1 and float(values[0]).is_integer()
+            return int(values[0]) if whole else values
+        labels = self.labels(sample)
+        if self._by_class:
+            return int(labels[0]) if len(labels) else NO_CLASS
+        return labels
+
+    def labels(self, index: int) -> npt.NDArray[np.float64]:
+        """Return the labels of a sample: its class number, or what the label file says.
+
+        Returns
+        -------
+        ndarray of float64, shape (k,)
+        """
+        sample = self._sample(index)
+        if self._labels is None:
+            return self._mate_labels(sample)
+        return self._labels[sample].copy()
+
+    @property
+    def _by_class(self) -> bool:
+        return self._options["label_file"] is None and bool(self.archive.table.meta)
+
+    def _mate_labels(self, sample: int) -> npt.NDArray[np.float64]:
+        mates = self._mates
+        if mates is None:
+            raise LabelError(f"{self.archive.path}: the samples have no labels")
+        position = mates.find(
+            self._position(sample), [str(self._options["label_extension"]).lower().lstrip(".")]
+        )
+        text = bytes(self._read(position)).decode("utf-8", "replace")
+        try:
+            return np.array([float(value) for value in text.split()], np.float64)
+        except ValueError:
+            raise LabelError(
+                f"{self.archive.path}: member {self.archive.name(position)!r} holds "
+                f"{text[:80]!r}, not numbers"
+            ) from None
+
+    @property
+    def targets(self) -> npt.NDArray[Any]:
+        """The labels of all samples, made anew at each access.
+
+        Returns
+        -------
+        ndarray
+            int64 of shape (N,) for classes; with a label file float64 of shape (N,) or (N, k),
+            or object of shape (N,) where the numbers of values differ.
+        """
+        if self._labels is None:
+            labels = [self.labels(sample) for sample in range(self._length)]
+            offsets = np.cumsum([0, *(len(values) for values in labels)]).astype(np.uint64)
+            flat = np.concatenate([np.zeros(0), *labels])
+            found = RaggedLabels(flat, offsets).as_array()
+            whole = found.dtype == np.float64 and (found == np.floor(found)).all()
+            return found.astype(np.int64) if whole else found
+        if self._by_class:
+            return self._labels.values.astype(np.int64)
+        return self._labels.as_array()
+
+    @property
+    def samples(self) -> SampleNames:
+        """Name and label of every sample: a sequence, made one by one when asked for."""
+        return SampleNames(self)
+
+    @property
+    def index_table(self) -> npt.NDArray[Any]:
+        """The rows of the index: index, offset, size and more of every member that is used.
+
+        The whole table, without a copy, where every member is a sample. Labels: see `targets`.
+        """
+        entries = self.archive.table.entries
+        return entries if self._positions is None else entries[self._positions]
+
+    # --- processes --------------------------------------------------------------------------
+
+    def worker_open_archive(self, worker_id: int = 0) -> None:
+        """Open the archive in this process; pass it to a loader as ``worker_init_fn``.
+
+        Parameters
+        ----------
+        worker_id : int
+            Not used; loaders pass it.
+        """
+        if len(self.archive.table.files) == 1 and self.archive.table.scanner != "directory":
+            self.archive.storage()
+
+    def close(self) -> None:
+        """Close the archive; views returned by `read` stay valid. A second call does nothing."""
+        self._cache.clear()
+        self.archive.close()
+
+    def __enter__(self) -> ImageArchive:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (type(self), self._options)
+
+    def __repr__(self) -> str:
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        root = f", root={self.root!r}" if self.root else ""
+        return f"ImageArchive({self.archive.path!r}{root}, {self._length} samples{classes})"
+
+
+class SampleNames(Sequence[tuple[str, Any]]):
+    """``(name, label)`` of every sample of a dataset, without a list of them."""
+
+    def __init__(self, dataset: ImageArchive) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._dataset.name(index), self._dataset.label(index)
+
+
+def _reopen(kind: type[ImageArchive], options: dict[str, Any]) -> ImageArchive:
+    return kind(**options)

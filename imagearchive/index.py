@@ -1,0 +1,561 @@
+"""The index table: the members of an archive as NumPy columns, built once and mapped ever after."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+
+from imagearchive import index_file
+from imagearchive._scan import containers
+from imagearchive._scan.classes import class_directories
+from imagearchive._scan.lookup import Lookup
+from imagearchive._scan.resolve import resolve
+from imagearchive._scan.rows import ENTRY_DTYPE
+from imagearchive.errors import (
+    ArchiveNotFoundError,
+    CorruptArchiveError,
+    CorruptIndexError,
+    OptionError,
+    StaleIndexError,
+)
+from imagearchive.freshness import difference, fingerprints
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["IndexTable", "cache_path", "default_path"]
+
+logger = logging.getLogger(__name__)
+
+COLUMNS: Final[dict[str, np.dtype[Any]]] = {
+    "entries": ENTRY_DTYPE,
+    "label_values": np.dtype("<f8"),
+    "label_offsets": np.dtype("<u8"),
+    "names": np.dtype("u1"),
+    "name_offsets": np.dtype("<u8"),
+    "name_order": np.dtype("<u8"),
+}
+
+
+@dataclass(eq=False)
+class IndexTable:
+    """The members of an archive, one row each.
+
+    Every array is read-only and, where the table comes from a file, mapped: opening costs the
+    same for a thousand members and for a hundred million, and processes share its pages.
+    Immutable, so any number of threads may use one. A pickle would carry the arrays; the classes
+    that hold a table pickle the path instead.
+
+    Attributes
+    ----------
+    entries : ndarray of ENTRY_DTYPE, shape (N,)
+        Position, offset, size and more of each member, in archive order.
+    label_values : ndarray of float64
+        The labels of all members one after the other.
+    label_offsets : ndarray of uint64, shape (N + 1,)
+        Member ``i`` has the labels ``label_values[label_offsets[i]:label_offsets[i + 1]]``. As
+        scanned, that is the number of its top-level directory among those sorted by name, and
+        nothing for a member outside of any directory.
+    names : ndarray of uint8
+        The names as UTF-8, one after the other; bytes that are no UTF-8 stay as they are.
+    name_offsets : ndarray of uint64, shape (N + 1,)
+        Member ``i`` is called ``names[name_offsets[i]:name_offsets[i + 1]]``.
+    name_order : ndarray of uint64, shape (N,)
+        The permutation that sorts the names bytewise.
+    files : list of str
+        The files that hold the bytes; ``entries["shard"]`` counts in it.
+    meta : dict
+        What the metadata section says; see `docs/format.md`.
+    extra : mapping of str to ndarray
+        Further named sections, such as the checkpoints inside compressed members.
+    path : str or None
+        Where the index is saved; None where it lives in memory only.
+    """
+
+    entries: npt.NDArray[Any]
+    label_values: npt.NDArray[np.float64]
+    label_offsets: npt.NDArray[np.uint64]
+    names: npt.NDArray[np.uint8]
+    name_offsets: npt.NDArray[np.uint64]
+    name_order: npt.NDArray[np.uint64]
+    files: list[str]
+    meta: dict[str, Any]
+    extra: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        self.lookup = Lookup(self.entries, self.names, self.name_offsets, self.name_order)
+        if len(self.label_offsets) != len(self.entries) + 1:
+            raise CorruptIndexError(
+                f"{self.path}: {len(self.label_offsets)} label offsets for {len(self.entries)} "
+                f"members; delete the index and open the archive again"
+            )
+
+    # --- access -----------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self.lookup.count
+
+    def name(self, position: int) -> str:
+        """Return the name of a member; bytes that are no UTF-8 appear as surrogates."""
+        return self.lookup.name(position).decode("utf-8", "surrogateescape")
+
+    def name_bytes(self, position: int) -> bytes:
+        """Return the name of a member as stored."""
+        return self.lookup.name(position)
+
+    def find(self, name: str) -> int:
+        """Return the position of the member of exactly that name, or -1; O(log N)."""
+        return self.lookup.find(name.encode("utf-8", "surrogateescape"))
+
+    def labels(self, position: int) -> npt.NDArray[np.float64]:
+        """Return the labels of a member, a read-only view."""
+        low, high = self.label_offsets[position], self.label_offsets[position + 1]
+        if not low <= high <= len(self.label_values):
+            raise CorruptIndexError(f"{self.path}: labels of row {position} lie outside: delete it")
+        return self.label_values[int(low) : int(high)]
+
+    @property
+    def directories(self) -> list[str]:
+        """Directories that the archive names and that hold no file."""
+        return list(self.meta.get("directories", []))
+
+    @property
+    def scanner(self) -> str:
+        """The name of the container format."""
+        return str(self.meta.get("scanner", ""))
+
+    # --- opening ----------------------------------------------------------------------------
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        ipath: str | os.PathLike[str] | None = None,
+        *,
+        overwrite: bool = False,
+        strict: bool = True,
+    ) -> IndexTable:
+        """Open the index of one archive, and build it where there is none or a stale one.
+
+        Parameters
+        ----------
+        path : path-like
+            The archive.
+        ipath : path-like, optional
+            The index file to trust, or to create. By default the archive's path with
+            ``.idx.npy`` for its last extension, then the user's cache directory.
+        overwrite : bool
+            Build the index even where a fresh one is there.
+        strict : bool
+            Whether damage in the archive is an error. Otherwise the members before it are served,
+            and the loss is logged.
+
+        Raises
+        ------
+        ArchiveNotFoundError, UnsupportedArchiveError, CorruptArchiveError
+            There is no archive at `path`, or none that can be read.
+        StaleIndexError
+            `ipath` exists and belongs to another state of the archive.
+        CorruptIndexError
+            `ipath` exists and is damaged.
+        """
+        apath = os.fspath(path)
+        if not os.path.exists(apath):
+            raise ArchiveNotFoundError(f"{apath}: no such archive; is the path right?")
+        if ipath is not None:
+            return cls._open_given(apath, os.fspath(ipath), overwrite, strict)
+        if containers.is_plain_directory(apath):
+            # A directory can change without notice, and listing it again is what opening it means.
+            return cls.build(apath, strict=strict)
+        places = [default_path(apath), cache_path([os.path.abspath(apath)], apath)]
+        if _taken(places[0], apath):
+            places = places[1:]
+        if not overwrite:
+            for place in places:
+                table = cls._fresh(place, apath, strict)
+                if table is not None:
+                    return table
+        table = cls.build(apath, strict=strict)
+        failures = []
+        for place in places:
+            try:
+                if place != default_path(apath):
+                    os.makedirs(os.path.dirname(place), exist_ok=True)
+                return table.saved(place)
+            except OSError as error:
+                failures.append(f"{place}: {error.strerror}")
+        warnings.warn(
+            f"{apath}: the index cannot be saved ({'; '.join(failures)}), so every process scans "
+            f"the archive anew; pass ipath= to say where it may lie",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return table
+
+    @classmethod
+    def open_all(
+        cls,
+        paths: Sequence[str],
+        ipath: str | os.PathLike[str] | None = None,
+        *,
+        overwrite: bool = False,
+        strict: bool = True,
+    ) -> IndexTable:
+        """Open the index of several archives as one table.
+
+        Each archive has an index of its own. Their sum is kept too, in the user's cache directory
+        under the names, sizes and times of all of them, so that worker processes map one file
+        instead of joining the tables anew.
+
+        Parameters and errors are those of `open`; `ipath` is where the sum lies.
+        """
+        if len(paths) == 1:
+            return cls.open(paths[0], ipath, overwrite=overwrite, strict=strict)
+        keys = [f"strict={strict}"]
+        cached = ipath is None
+        for path in paths:
+            try:
+                status = os.stat(path)
+            except FileNotFoundError:
+                raise ArchiveNotFoundError(
+                    f"{path}: no such archive, of {len(paths)} asked for; is the pattern right?"
+                ) from None
+            keys.append(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}")
+            # What a directory holds can change without a trace in its own size and time.
+            cached = cached and not stat.S_ISDIR(status.st_mode)
+        place = cache_path(keys, paths[0]) if ipath is None else os.fspath(ipath)
+        if not overwrite and (cached or (ipath is not None and os.path.exists(place))):
+            try:
+                table = cls.load(place)
+                reason = None if cached else table.staleness(paths[0])
+                if reason is None:
+                    return table
+                raise StaleIndexError(
+                    f"{place}: {reason}; build it again with overwrite_index=True, or delete it"
+                )
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            except CorruptIndexError:
+                if ipath is not None:
+                    raise
+        table = cls.concatenate(
+            [cls.open(path, overwrite=overwrite, strict=strict) for path in paths]
+        )
+        if not cached and ipath is None:
+            return table
+        try:
+            if cached:
+                os.makedirs(os.path.dirname(place), exist_ok=True)
+            return table.saved(place)
+        except OSError as error:
+            if ipath is not None:
+                raise OptionError(f"ipath={place!r} cannot be written: {error.strerror}") from error
+            logger.info("%s: the joined index cannot be saved: %s", place, error.strerror)
+            return table
+
+    @classmethod
+    def _open_given(cls, apath: str, ipath: str, overwrite: bool, strict: bool) -> IndexTable:
+        if os.path.exists(ipath) and not overwrite:
+            table = cls.load(ipath, apath)
+            reason = table.staleness(apath)
+            if reason is None and strict and table.meta.get("damage"):
+                raise CorruptArchiveError(
+                    f"{table.meta['damage']} (as found when {ipath} was built)"
+                )
+            if reason is None:
+                return table
+            raise StaleIndexError(
+                f"{ipath}: {reason}; build it again with overwrite_index=True, or delete it"
+            )
+        table = cls.build(apath, strict=strict)
+        try:
+            return table.saved(ipath)
+        except OSError as error:
+            raise OptionError(f"ipath={ipath!r} cannot be written: {error.strerror}") from error
+
+    @classmethod
+    def _fresh(cls, place: str, apath: str, strict: bool) -> IndexTable | None:
+        try:
+            table = cls.load(place, apath)
+            reason = table.staleness(apath)
+            if reason is None and strict and table.meta.get("damage"):
+                reason = "it was built without strict"
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (CorruptIndexError, OSError) as error:
+            reason = str(error)
+        if reason is None:
+            return table
+        logger.info("%s: building the index again: %s", apath, reason)
+        return None
+
+    @classmethod
+    def load(cls, ipath: str, apath: str | os.PathLike[str] | None = None) -> IndexTable:
+        """Map an index file without asking whether the archive still is the same.
+
+        Besides our own files, this reads the index of the original ImageArchive: one numeric 2-D
+        array of index, offset, size and labels. Such a file has no names, so its members are
+        called by their number.
+
+        Parameters
+        ----------
+        ipath : str
+            The index file.
+        apath : path-like, optional
+            The archive. By default the files that the index names, beside it.
+        """
+        sections, meta = index_file.load(ipath)
+        if not meta:
+            return _original(ipath, sections["entries"], apath)
+        missing = [name for name in COLUMNS if name not in sections]
+        if missing:
+            raise CorruptIndexError(f"{ipath}: sections {missing} are missing; delete it")
+        columns = {name: sections.pop(name) for name in COLUMNS}
+        for name, dtype in COLUMNS.items():
+            if columns[name].dtype != dtype or columns[name].ndim != 1:
+                raise CorruptIndexError(
+                    f"{ipath}: section {name!r} is {columns[name].dtype} of "
+                    f"{columns[name].ndim} dimensions; delete it"
+                )
+        try:
+            names = [str(archive["path"]) for archive in meta["archives"]]
+        except (KeyError, TypeError) as error:
+            raise CorruptIndexError(f"{ipath}: the metadata names no archive; delete it") from error
+        base = os.path.dirname(os.path.abspath(ipath if apath is None else os.fspath(apath)))
+        files = [os.path.join(base, name) for name in names]
+        if apath is not None and len(files) == 1:
+            # A renamed archive keeps its index.
+            files = [os.fspath(apath)]
+        return cls(**columns, files=files, meta=meta, extra=sections, path=ipath)
+
+    @classmethod
+    def build(cls, path: str | os.PathLike[str], *, strict: bool = True) -> IndexTable:
+        """Scan an archive; nothing is saved."""
+        apath = os.fspath(path)
+        scanned = containers.scan(apath, strict=strict)
+        resolved = resolve(scanned.rows)
+        base = os.path.dirname(os.path.abspath(apath))
+        meta: dict[str, Any] = {
+            "scanner": scanned.scanner,
+            "scanner_version": scanned.version,
+            "archives": [
+                {"path": os.path.relpath(os.path.abspath(file), base), **prints}
+                for file, prints in zip(
+                    scanned.files, fingerprints(scanned.files, resolved.entries)
+                )
+            ],
+            "directories": [
+                name.decode("utf-8", "surrogateescape") for name in resolved.directories
+            ],
+        }
+        if scanned.damage:
+            meta["damage"] = scanned.damage
+        lookup = Lookup(
+            resolved.entries, resolved.names, resolved.name_offsets, resolved.name_order
+        )
+        values, offsets = _directory_labels(lookup, resolved.name_order)
+        return cls(
+            entries=resolved.entries,
+            label_values=values,
+            label_offsets=offsets,
+            names=resolved.names,
+            name_offsets=resolved.name_offsets,
+            name_order=resolved.name_order,
+            files=scanned.files,
+            meta=meta,
+        )
+
+    # --- saving -----------------------------------------------------------------------------
+
+    def saved(self, path: str) -> IndexTable:
+        """Save the table and return the mapped one; raises OSError where it cannot be written."""
+        sections = {name: getattr(self, name) for name in COLUMNS}
+        sections.update(sorted(self.extra.items()))
+        meta = {key: value for key, value in self.meta.items() if key != "sections"}
+        index_file.save(path, sections, meta)
+        table = IndexTable.load(path, self.files[0] if len(self.files) == 1 else None)
+        table.files = self.files
+        return table
+
+    def add_extra(self, sections: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Keep further named sections in the index file, as far as it can be written.
+
+        They are there for this table in any case; a failure to save is logged.
+        """
+        self.extra = {**self.extra, **sections}
+        if self.path is None:
+            return
+        try:
+            self.saved(self.path)
+        except OSError as error:
+            logger.warning("%s: further sections cannot be saved: %s", self.path, error.strerror)
+
+    # --- checking ---------------------------------------------------------------------------
+
+    def staleness(self, apath: str | os.PathLike[str]) -> str | None:
+        """Say in what the archive differs from what was indexed; None where in nothing.
+
+        Sizes are compared first; where a modification time differs, so are the headers of up to
+        64 members. A copied or touched archive so keeps its index.
+        """
+        if not self.meta:
+            return None
+        version = containers.scanner_version(self.scanner)
+        if self.meta.get("scanner_version") != version:
+            return f"it was built by another version of the {self.scanner} scanner"
+        return difference(self.files, self.meta["archives"])
+
+    def check(self) -> None:
+        """Compare every section of the saved index with its checksum; reads the whole file.
+
+        Raises
+        ------
+        CorruptIndexError
+            A section differs.
+        """
+        if self.path is None:
+            return
+        sections, meta = index_file.load(self.path)
+        for section in meta.get("sections", []):
+            if index_file.checksum(sections[section["name"]]) != section["crc32"]:
+                raise CorruptIndexError(
+                    f"{self.path}: section {section['name']!r} is damaged; delete the index and "
+                    f"open the archive again"
+                )
+
+    @classmethod
+    def concatenate(cls, tables: Sequence[IndexTable]) -> IndexTable:
+        """Put the members of several archives into one table, in that order.
+
+        Equal names in several archives all stay; a look-up finds the last.
+        """
+        from imagearchive._scan.names import sort_names
+
+        entries = np.concatenate([table.entries for table in tables])
+        shards = np.cumsum([0, *(len(table.files) for table in tables)])
+        starts = np.cumsum([0, *(len(table) for table in tables)])
+        for start, end, shard in zip(starts, starts[1:], shards):
+            entries["shard"][start:end] += np.uint32(shard)
+        entries["index"] = np.arange(len(entries), dtype=np.uint64)
+        names = np.concatenate([table.names for table in tables])
+        name_offsets = _joined_offsets([table.name_offsets for table in tables])
+        order = sort_names(names, name_offsets)
+        lookup = Lookup(entries, names, name_offsets, order)
+        values, offsets = _directory_labels(lookup, order)
+        return cls(
+            entries=entries,
+            label_values=values,
+            label_offsets=offsets,
+            names=names,
+            name_offsets=name_offsets,
+            name_order=order,
+            files=[file for table in tables for file in table.files],
+            meta={
+                "scanner": tables[0].scanner,
+                "scanner_version": tables[0].meta.get("scanner_version"),
+                "archives": [
+                    {**archive, "path": os.path.abspath(file)}
+                    for table in tables
+                    for file, archive in zip(table.files, table.meta.get("archives", []))
+                ],
+                "directories": sorted({name for table in tables for name in table.directories}),
+            },
+        )
+
+
+def default_path(apath: str) -> str:
+    """Return where an archive's index lies: its path, ``.idx.npy`` for the last extension."""
+    stem = apath.rstrip("/")
+    return os.path.splitext(stem)[0] + ".idx.npy"
+
+
+def cache_path(keys: Sequence[str], apath: str) -> str:
+    """Return where the index lies that cannot be saved beside its archive."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key in keys:
+        digest.update(os.fsencode(key) + b"\0")
+    name = os.path.basename(os.path.splitext(apath.rstrip("/"))[0])
+    folder = platformdirs.user_cache_dir("imagearchive", appauthor=False)
+    return os.path.join(folder, "index", f"{name[:80]}-{digest.hexdigest()}.idx.npy")
+
+
+def _taken(place: str, apath: str) -> bool:
+    """Whether the default place holds what belongs to another file, as of data.tar beside data.npz.
+
+    A file that this library did not write is left alone too.
+    """
+    try:
+        _, meta = index_file.load(place)
+    except index_file.NotAnIndexError:
+        return True
+    except (OSError, CorruptIndexError):
+        return False
+    if not meta:
+        return False
+    recorded = [str(archive.get("path")) for archive in meta.get("archives", [])]
+    own = os.path.basename(apath.rstrip("/"))
+    if len(recorded) != 1 or recorded[0] == own:
+        return False
+    return os.path.exists(os.path.join(os.path.dirname(os.path.abspath(apath)), recorded[0]))
+
+
+def _directory_labels(
+    lookup: Lookup, order: npt.NDArray[np.uint64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint64]]:
+    """Label every member with the number of its top-level directory."""
+    labels = class_directories(lookup, order, b"")[1].astype(np.float64)
+    labelled = labels >= 0
+    offsets = np.zeros(lookup.count + 1, np.uint64)
+    np.cumsum(labelled, out=offsets[1:])
+    return labels[labelled], offsets
+
+
+def _joined_offsets(columns: Sequence[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:
+    joined = np.zeros(sum(len(column) - 1 for column in columns) + 1, np.uint64)
+    position = 1
+    for column in columns:
+        joined[position : position + len(column) - 1] = column[1:] + joined[position - 1]
+        position += len(column) - 1
+    return joined
+
+
+def _original(
+    ipath: str, rows: npt.NDArray[Any], apath: str | os.PathLike[str] | None
+) -> IndexTable:
+    """Read the 2-D numeric array of the original ImageArchive."""
+    if rows.ndim != 2 or rows.shape[1] < 3 or rows.dtype.kind not in "iuf" or apath is None:
+        raise index_file.NotAnIndexError(
+            f"{ipath}: an array of {rows.dtype} {rows.shape} is no index; delete it, or name "
+            f"another file with ipath="
+        )
+    count = len(rows)
+    entries = np.zeros(count, ENTRY_DTYPE)
+    if count and (not np.isfinite(rows[:, 1:3]).all() or rows[:, 1:3].min() < 0):
+        raise CorruptIndexError(f"{ipath}: offsets and sizes must be numbers from 0")
+    entries["index"] = np.arange(count)
+    entries["offset"] = entries["header"] = rows[:, 1]
+    entries["size"] = entries["stored"] = rows[:, 2]
+    width = max(8, len(str(count)))
+    digits = np.char.zfill(np.arange(count).astype(f"S{width}"), width)
+    labels = rows.shape[1] - 3
+    return IndexTable(
+        entries=entries,
+        label_values=np.ascontiguousarray(rows[:, 3:], np.float64).reshape(-1),
+        label_offsets=np.arange(count + 1, dtype=np.uint64) * np.uint64(labels),
+        names=np.frombuffer(digits.tobytes(), np.uint8),
+        name_offsets=np.arange(count + 1, dtype=np.uint64) * np.uint64(width),
+        name_order=np.arange(count, dtype=np.uint64),
+        files=[os.fspath(apath)],
+        meta={},
+        path=ipath,
+    )

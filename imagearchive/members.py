@@ -1,0 +1,178 @@
+"""The files behind an archive, and its members as storages and file objects."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from imagearchive.errors import ClosedError, CorruptArchiveError, OptionError
+from imagearchive.storage import Storage, StorageKind, open_storage
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from imagearchive.index import IndexTable
+
+__all__ = ["MemberFile", "SliceStorage", "StoragePool"]
+
+
+class SliceStorage:
+    """A stored member: a range of another storage."""
+
+    def __init__(self, storage: Storage, offset: int, size: int, path: str) -> None:
+        if offset + size > storage.size:
+            raise CorruptArchiveError(
+                f"{path}: {size} bytes at offset {offset} do not lie inside the file of "
+                f"{storage.size} bytes; it is truncated, or its index belongs to another file"
+            )
+        self._storage = storage
+        self._offset = offset
+        self.size = size
+        self.path = path
+
+    def read(self, offset: int, size: int) -> bytes | memoryview:
+        """Return a range of the member."""
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise CorruptArchiveError(
+                f"{self.path}: {size} bytes at offset {offset} do not lie inside its {self.size}"
+            )
+        return self._storage.read(self._offset + offset, size)
+
+    def readinto(self, offset: int, buffer: Buffer) -> int:
+        """Copy a range of the member into `buffer`."""
+        length = memoryview(buffer).nbytes
+        if offset < 0 or offset + length > self.size:
+            raise CorruptArchiveError(
+                f"{self.path}: {length} bytes at offset {offset} do not lie inside its {self.size}"
+            )
+        return self._storage.readinto(self._offset + offset, buffer)
+
+    def close(self) -> None:
+        """Do nothing: the archive owns the file."""
+
+    def __enter__(self) -> SliceStorage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class MemberFile(io.RawIOBase):
+    """A member as a raw file; `Archive.open` puts a buffer on top."""
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._storage = storage
+        self._place = 0
+        self.name = name
+        self.mode = "rb"
+
+    def readable(self) -> bool:
+        """Whether it can be read: always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Whether it has positions: always."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        self._check()
+        return self._place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position, which may lie behind the end."""
+        self._check()
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._storage.size}
+        if whence not in base:
+            raise OptionError(f"whence={whence}: 0, 1 and 2 are known")
+        if base[whence] + offset < 0:
+            raise OptionError(f"{self.name}: cannot seek to {base[whence] + offset}")
+        self._place = base[whence] + offset
+        return self._place
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Fill a buffer from the position on; return how much of it."""
+        self._check()
+        target = memoryview(buffer).cast("B")
+        count = max(0, min(len(target), self._storage.size - self._place))
+        if count:
+            self._storage.readinto(self._place, target[:count])
+            self._place += count
+        return count
+
+    def _check(self) -> None:
+        if self.closed:
+            raise ClosedError(f"{self.name}: I/O operation on closed file")
+
+
+class StoragePool:
+    """The storages of an archive's files, opened at first use, a bounded number at a time.
+
+    Without a lock, so that a fork at any moment leaves nothing locked: each step is atomic in
+    itself, and two threads that open the same file at once keep one of the two storages.
+    """
+
+    def __init__(self, table: IndexTable, kind: StorageKind, limit: int) -> None:
+        self._table = table
+        self._kind = kind
+        self._limit = limit
+        self._open: OrderedDict[int, Storage] = OrderedDict()
+        self._closed = False
+        # Files of a plain directory are found by name, so a shard there is not one file.
+        self._directories = {
+            shard
+            for shard, archive in enumerate(table.meta.get("archives", []))
+            if archive.get("directory")
+        }
+        # With one file there is nothing to evict, so its place in the queue does not matter.
+        self._single = len(table.files) == 1 and not self._directories
+
+    def path(self, shard: int, position: int) -> str:
+        """Return the file that holds a member."""
+        if not 0 <= shard < len(self._table.files):
+            raise CorruptArchiveError(
+                f"the index names file {shard} of {len(self._table.files)}; delete the index "
+                f"{self._table.path}"
+            )
+        path = self._table.files[shard]
+        return (
+            os.path.join(path, self._table.name(position)) if shard in self._directories else path
+        )
+
+    def get(self, shard: int, position: int) -> Storage:
+        """Return the storage that holds a member.
+
+        Raises
+        ------
+        ClosedError
+            The pool is closed.
+        """
+        # Members of a directory have negative keys, so that they meet no shard.
+        key = -1 - position if shard in self._directories else shard
+        storage = self._open.get(key)
+        if storage is not None and self._single:
+            return storage
+        if self._closed:
+            raise ClosedError(f"{self.path(shard, position)}: the archive is closed; open it again")
+        if storage is None:
+            opened = open_storage(self.path(shard, position), self._kind)
+            storage = self._open.setdefault(key, opened)
+            if storage is not opened:
+                opened.close()
+            while len(self._open) > self._limit:
+                # Not closed here: another thread may be reading. It goes with its last user.
+                self._open.popitem(last=False)
+        else:
+            try:
+                self._open.move_to_end(key)
+            except KeyError:  # evicted by another thread meanwhile
+                pass
+        return storage
+
+    def close(self) -> None:
+        """Close all storages; views returned before stay valid."""
+        self._closed = True
+        while self._open:
+            self._open.popitem()[1].close()

@@ -1,0 +1,58 @@
+"""The archives that a path, a list or a brace pattern names."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from imagearchive.errors import OptionError
+
+__all__ = ["ArchivePath", "expand"]
+
+#: One archive, several, or a brace pattern.
+ArchivePath = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+_RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
+_BRACES: Final = re.compile(r"\{([^{}]*)\}")
+MAX_PATHS: Final = 10_000_000
+
+
+def expand(path: ArchivePath) -> list[str]:
+    """Return the archives that a path, a list or a brace pattern names.
+
+    ``{0000..0146}`` counts, with zeros as written; ``{a,b}`` lists alternatives. A path that
+    exists is taken as it is, braces and all.
+
+    Raises
+    ------
+    OptionError
+        The list is empty, or a range counts down.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        expanded = [one for part in path for one in expand(part)]
+        if not expanded:
+            raise OptionError("no archive is given: the list of paths is empty")
+        return expanded
+    text = os.fspath(path)
+    pieces = _BRACES.split(text)
+    if len(pieces) == 1 or os.path.exists(text):
+        return [text]
+    choices: list[list[str]] = []
+    for place, piece in enumerate(pieces):
+        bounds = _RANGE.fullmatch(piece)
+        if place % 2 == 0:
+            choices.append([piece])
+        elif bounds:
+            low, high = bounds.groups()
+            if int(high) < int(low) or int(high) - int(low) >= MAX_PATHS:
+                raise OptionError(f"{text}: the range {{{piece}}} names no archive, or too many")
+            width = len(low)
+            choices.append([f"{number:0{width}d}" for number in range(int(low), int(high) + 1)])
+        elif "," in piece:
+            choices.append(piece.split(","))
+        else:
+            choices.append([f"{{{piece}}}"])
+    return ["".join(parts) for parts in itertools.product(*choices)]

@@ -1,0 +1,143 @@
+"""Samples that are made of several members, as WebDataset writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from imagearchive._scan.keys import cut, first_of_equal, have_extension, key_ends
+from imagearchive._scan.names import sort_names
+from imagearchive.errors import MemberNotFoundError, SampleIndexError
+from imagearchive.tree import decode, encode
+
+if TYPE_CHECKING:
+    from imagearchive.index import IndexTable
+
+__all__ = ["Samples"]
+
+
+class _Source(Protocol):
+    @property
+    def table(self) -> IndexTable: ...
+
+    def read(self, key: int, /) -> bytes | memoryview: ...
+
+
+class Samples(Sequence[Any]):
+    """Samples of several files each, as `imagearchive.archive.Archive.samples` groups them.
+
+    Parameters
+    ----------
+    archive : Archive
+        Where the members are.
+    extensions : sequence of str
+        One for each value of a sample; see `Archive.samples`.
+
+    Attributes
+    ----------
+    positions : ndarray of int64, shape (N,)
+        The member that stands for each sample: the one that has the first extension asked for,
+        or else the first of its files.
+
+    Notes
+    -----
+    As safe for threads and processes as the archive is.
+    """
+
+    def __init__(self, archive: _Source, extensions: Sequence[str] = ()) -> None:
+        self._archive = archive
+        self._choices = [
+            [choice.lstrip(".").lower() for choice in text.split(";")] for text in extensions
+        ]
+        table = archive.table
+        self._key_ends = key_ends(table.names, table.name_offsets)
+        self.positions: npt.NDArray[np.int64] = (
+            self._with_extension(self._choices[0]) if extensions else self._first_files()
+        )
+
+    def _with_extension(self, choices: Iterable[str]) -> npt.NDArray[np.int64]:
+        table = self._archive.table
+        wanted = [encode(choice) for choice in choices]
+        mask = have_extension(table.names, table.name_offsets, self._key_ends, wanted)
+        return np.flatnonzero(mask)
+
+    def _first_files(self) -> npt.NDArray[np.int64]:
+        table = self._archive.table
+        keys, offsets = cut(table.names, table.name_offsets, self._key_ends)
+        # Shards may number their samples alike, and each of those is a sample.
+        starts = np.flatnonzero(np.diff(table.entries["shard"])) + 1
+        first = np.zeros(len(table), np.bool_)
+        for low, high in zip([0, *starts.tolist()], [*starts.tolist(), len(table)]):
+            part = offsets[low : high + 1]
+            first[low:high] = first_of_equal(keys, part, sort_names(keys, part))
+        return np.flatnonzero(first)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def key(self, index: int) -> str:
+        """Return the name of a sample: that of its files up to the first dot."""
+        return decode(self._key(int(self.positions[index])))
+
+    def _key(self, position: int) -> bytes:
+        return self._archive.table.name_bytes(position)[: int(self._key_ends[position])]
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise SampleIndexError(f"sample {index} of {len(self)}")
+        position = int(self.positions[index])
+        read = self._archive.read
+        if self._choices:
+            rest = (self.find(position, choices) for choices in self._choices[1:])
+            return (read(position), *(read(other) for other in rest))
+        key = self._key(position)
+        files = {decode(extension): read(other) for extension, other in self._files(key, position)}
+        return {"__key__": decode(key), **files}
+
+    def _files(self, key: bytes, position: int) -> Iterator[tuple[bytes, int]]:
+        """Yield extension and position of every file of a sample."""
+        table = self._archive.table
+        shard = table.entries["shard"][position]
+        low, high = table.lookup.bounds(key + b".")
+        for other in table.name_order[low:high].tolist():
+            if self._key_ends[other] == len(key) and table.entries["shard"][other] == shard:
+                yield table.name_bytes(other)[len(key) + 1 :], other
+        whole = table.lookup.find(key)
+        if whole >= 0 and self._key_ends[whole] == len(key):
+            yield b"", whole
+
+    def find(self, position: int, choices: Iterable[str]) -> int:
+        """Return the position of the file of a sample that has one of the extensions.
+
+        Parameters
+        ----------
+        position : int
+            Any file of the sample.
+        choices : iterable of str
+            Extensions in lower case, without the leading dot.
+
+        Raises
+        ------
+        MemberNotFoundError
+            The sample has no such file.
+        """
+        key = self._key(position)
+        wanted = [encode(choice) for choice in choices]
+        table = self._archive.table
+        shard = table.entries["shard"][position]
+        for extension in wanted:
+            other = table.lookup.find(key + b"." + extension)
+            if other >= 0 and table.entries["shard"][other] == shard:
+                return other
+        for extension, other in self._files(key, position):
+            if extension.lower() in wanted:
+                return other
+        raise MemberNotFoundError(
+            f"sample {decode(key)!r} has no file with the extension "
+            f"{' or '.join(decode(extension) for extension in wanted)!r}"
+        )
