@@ -26,7 +26,9 @@ RATIO_FLOOR: Final = 64 << 20
 # at 64 MiB, for which a decoder needs 65 MiB.
 XZ_MEMORY: Final = 128 << 20
 ZSTD_WINDOW: Final = 1 << 27
+ZSTD_FEED: Final = 1 << 12
 STEP: Final = 1 << 20
+FIRST_FEED: Final = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -72,103 +74,101 @@ class Limits:
 
 
 class _Stream(Protocol):
-    """What `zlib`, `bz2` and `lzma` decompressors have in common, made equal."""
+    """What the decompressors of `bz2` and `lzma` have in common."""
 
-    eof: bool
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: Buffer, max_length: int) -> bytes: ...
 
-    def step(self, data: bytes) -> bytes: ...
-    def rest(self) -> bytes: ...
 
+class _Gzip:
+    """The one of `zlib` made like theirs."""
 
-class _Zlib:
-    def __init__(self, wbits: int) -> None:
-        self._object = zlib.decompressobj(wbits)
-        self.eof = False
+    def __init__(self) -> None:
+        self._object = zlib.decompressobj(31)
 
-    def step(self, data: bytes) -> bytes:
-        out = self._object.decompress(self._object.unconsumed_tail or data, STEP)
-        self.eof = self._object.eof
-        return out
+    @property
+    def eof(self) -> bool:
+        return self._object.eof
 
-    def rest(self) -> bytes:
+    @property
+    def needs_input(self) -> bool:
+        return not self._object.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
         return self._object.unused_data
 
-
-class _Filter:
-    """`bz2` and `lzma`, which keep input of their own and say when they want more."""
-
-    def __init__(self, decompressor: Any) -> None:
-        self._object = decompressor
-        self._fed = False
-        self.eof = False
-
-    def step(self, data: bytes) -> bytes:
-        feed = b"" if self._fed else data
-        self._fed = True
-        out: bytes = self._object.decompress(feed, STEP)
-        self.eof = self._object.eof
-        return out
-
-    def rest(self) -> bytes:
-        rest: bytes = self._object.unused_data
-        return rest
+    def decompress(self, data: Buffer, max_length: int) -> bytes:
+        return self._object.decompress(self._object.unconsumed_tail or data, max_length)
 
 
-def _streams(data: bytes, new: Callable[[], _Stream], limits: Limits, stored: int) -> bytes:
+def _streams(data: memoryview, new: Callable[[], _Stream], limits: Limits, stored: int) -> bytes:
     """Decompress concatenated streams; zero bytes may follow the last, as tapes leave them."""
     allowed = limits.allowed(stored)
     parts: list[bytes] = []
-    total = 0
-    while data:
+    total = position = 0
+    while position < len(data):
         stream = new()
+        # What is fed beyond the end of a stream is copied back, so short streams get little.
+        feed = FIRST_FEED
         while not stream.eof:
-            part = stream.step(data)
-            if not part and not stream.eof:
+            chunk = data[position : position + feed] if stream.needs_input else b""
+            position += len(chunk)
+            feed = min(2 * feed, STEP)
+            part = stream.decompress(chunk, STEP)
+            if not part and not stream.eof and position == len(data):
                 raise DecodeError("the compressed data ends early; the member is truncated")
             total += len(part)
             if total > allowed:
                 raise limits.exceeded(stored)
             parts.append(part)
-        data = stream.rest().lstrip(b"\0")
+        position -= len(stream.unused_data)
+        while position < len(data) and not data[position]:
+            position += 1
     return b"".join(parts)
 
 
-def _gunzip(data: bytes, limits: Limits, stored: int) -> bytes:
-    return _streams(data, lambda: _Zlib(31), limits, stored)
+def _gunzip(data: memoryview, limits: Limits, stored: int) -> bytes:
+    return _streams(data, _Gzip, limits, stored)
 
 
-def _bunzip2(data: bytes, limits: Limits, stored: int) -> bytes:
-    return _streams(data, lambda: _Filter(bz2.BZ2Decompressor()), limits, stored)
+def _bunzip2(data: memoryview, limits: Limits, stored: int) -> bytes:
+    return _streams(data, bz2.BZ2Decompressor, limits, stored)
 
 
-def _unxz(data: bytes, limits: Limits, stored: int) -> bytes:
+def _unxz(data: memoryview, limits: Limits, stored: int) -> bytes:
     def new() -> _Stream:
-        return _Filter(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY))
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
 
     return _streams(data, new, limits, stored)
 
 
-def _unzstd(data: bytes, limits: Limits, stored: int) -> bytes:
+def _unzstd(data: memoryview, limits: Limits, stored: int) -> bytes:
     zstandard = _zstandard()
     allowed = limits.allowed(stored)
     decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
     parts: list[bytes] = []
-    total = 0
-    while data:
+    total = position = 0
+    while position < len(data):
         # One frame after the other: the reader alone would not say that the last is cut.
         frame = decompressor.decompressobj()
-        position = 0
         while not frame.eof:
             if position >= len(data):
                 raise DecodeError("the compressed data ends early; the member is truncated")
-            # A block of Zstandard holds at most 128 KiB, so a few kilobytes of input stay bounded.
-            part = frame.decompress(data[position : position + 4096])
-            position += 4096
+            # A block of Zstandard holds at most 128 KiB, so little input gives bounded output.
+            chunk = data[position : position + ZSTD_FEED]
+            position += len(chunk)
+            part = frame.decompress(chunk)
             total += len(part)
             if total > allowed:
                 raise limits.exceeded(stored)
             parts.append(part)
-        data = frame.unused_data + data[position:]
+        position -= len(frame.unused_data)
     return b"".join(parts)
 
 
@@ -193,7 +193,7 @@ def _gzip(data: bytes) -> bytes:
     return packer.compress(data) + packer.flush()
 
 
-_DECOMPRESSORS: Final[dict[str, Callable[[bytes, Limits, int], bytes]]] = {
+_DECOMPRESSORS: Final[dict[str, Callable[[memoryview, Limits, int], bytes]]] = {
     "gz": _gunzip,
     "bz2": _bunzip2,
     "xz": _unxz,
@@ -230,7 +230,7 @@ def decompress(kind: str, data: Buffer, limits: Limits, stored: int | None = Non
     MissingDependencyError
         ``zst`` without the ``zstandard`` package.
     """
-    raw = data if isinstance(data, bytes) else bytes(data)
+    raw = memoryview(data).cast("B")
     if not raw:
         raise DecodeError(f"an empty member is no {kind} data")
     try:
