@@ -1,0 +1,3 @@
+__all__ = ["is_allowed"]
+
+def is_allowed(module: bytes, name: bytes) -> bool: ...

@@ -1,0 +1,27 @@
+from typing_extensions import Buffer
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["LOOKAHEAD", "Locator"]
+
+LOOKAHEAD: int
+OUTCOMES: tuple[str, ...]
+
+class Locator:
+    position: int
+    size: int
+    list_start: int
+    def __init__(self, size: int, expected: int) -> None: ...
+    def feed(self, window: Buffer) -> str: ...
+    def top(self, below: int) -> int: ...
+    def tables(
+        self,
+    ) -> tuple[
+        npt.NDArray[np.uint64],
+        npt.NDArray[np.uint32],
+        npt.NDArray[np.uint32],
+        npt.NDArray[np.uint32],
+        npt.NDArray[np.uint64],
+        npt.NDArray[np.uint64],
+    ]: ...
