@@ -310,7 +310,7 @@ class DataProcessor:
                     path = workplace.path(f"{side}_{kind}.npz")
                     chosen = (jobs[index] for index in indices)
                     with self._bar(f"{side} {kind}", len(indices)) as bar:
-                        written[side] = self._write(path, chosen, executor, bar, skipped)
+                        written[side] = self._write(kind, path, chosen, executor, bar, skipped)
             paths = {
                 side: os.path.join(self.output_dir, f"{side}_{kind}.npz") if n else None
                 for side, n in written.items()
@@ -359,6 +359,7 @@ class DataProcessor:
 
     def _write(
         self,
+        kind: Kind,
         path: str,
         jobs: Iterator[Job],
         executor: Executor | None,
@@ -371,7 +372,12 @@ class DataProcessor:
         size = 0
         group: list[Sample] = []
         tasks = self._tasks(jobs)
-        with NpzWriter(path, compress=self.compress) as writer, _Background(path, writer) as thread:
+        # Whatever the first rows look like, both sides of the split are written alike.
+        ragged = ["bboxes"] * (kind == "detector") + ["images"] * (self.image_size is None)
+        with (
+            NpzWriter(path, compress=self.compress, ragged=ragged) as writer,
+            _Background(path, writer) as thread,
+        ):
             for results in self._decoded(tasks, executor):
                 for result in results:
                     if isinstance(result, Problem):
@@ -503,8 +509,7 @@ class _Background:
         while (group := self._groups.get()) is not None:
             if self._error is None:
                 try:
-                    for sample in group:
-                        self._writer.append(**sample)
+                    self._writer.extend(**{k: [s[k] for s in group] for k in group[0]})
                 except Exception as error:  # noqa: BLE001 - raised in the caller's thread
                     self._error = error
             # Not held while waiting for the next.
