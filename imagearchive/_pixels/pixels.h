@@ -36,7 +36,7 @@ typedef struct {
     int filter;
     int resized;
     double gap; /* scaled JPEG decoding keeps at least this factor for the resampler; 0: never */
-    uint8_t fill[4];
+    float fill[4]; /* rounded and clipped for 8-bit pixels */
 } px_geometry;
 
 /* How bytes become output values: value * scale + bias, per channel. */

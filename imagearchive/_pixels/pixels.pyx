@@ -23,7 +23,7 @@ cdef extern from "pixels.h" nogil:
         int64_t size_w, size_h, win_x, win_y, win_w, win_h, canvas_w, canvas_h, at_x, at_y
         int flip_x, flip_y, filter, resized
         double gap
-        uint8_t fill[4]
+        float fill[4]
     ctypedef struct px_finish:
         float scale[4]
         float bias[4]
@@ -114,8 +114,16 @@ cdef class Geometry:
         """Whether `resize` is still possible: nothing but crops so far."""
         return not (self.g.resized or self.filled or self.g.flip_x or self.g.flip_y)
 
-    def resize(self, int64_t width, int64_t height, box=None, str filter="bilinear",
-               double gap=0.0):
+    @property
+    def gap(self):
+        """Scaled JPEG decoding leaves at least this factor to the resampler; 0: never used."""
+        return self.g.gap
+
+    @gap.setter
+    def gap(self, double value):
+        self.g.gap = value
+
+    def resize(self, int64_t width, int64_t height, box=None, str filter="bilinear"):
         """Resize `box` (x0, y0, x1, y1 of the present canvas; None: all of it)."""
         cdef px_geometry *g = &self.g
         cdef double x0 = 0, y0 = 0, x1 = <double> g.canvas_w, y1 = <double> g.canvas_h
@@ -141,7 +149,6 @@ cdef class Geometry:
         g.size_h = g.win_h = g.canvas_h = height
         g.win_x = g.win_y = g.at_x = g.at_y = 0
         g.filter = FILTERS.index(filter)
-        g.gap = gap
         g.resized = 1
 
     def crop(self, int64_t x, int64_t y, int64_t width, int64_t height):
@@ -177,7 +184,7 @@ cdef class Geometry:
         g.canvas_w += left + right
         g.canvas_h += top + bottom
         for i in range(4):
-            g.fill[i] = fill[i]
+            g.fill[i] = fill[min(i, len(fill) - 1)]
         self.filled = True
 
     def flip_x(self):

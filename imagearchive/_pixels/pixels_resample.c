@@ -575,6 +575,10 @@ void px_end(px_work *work, const px_geometry *g, const px_finish *f, void *outpu
     int64_t left = g->flip_x ? g->canvas_w - g->at_x - g->win_w : g->at_x;
     int64_t top = g->flip_y ? g->canvas_h - g->at_y - g->win_h : g->at_y;
     int64_t pitch = work->stride > g->canvas_w + 32 ? work->stride : g->canvas_w + 32;
+    uint8_t fill[4];
+    for (int c = 0; c < 4; c++)
+        fill[c] = clip((int32_t)(g->fill[c] < -1e6f ? -1e6f : g->fill[c] > 1e6f ? 1e6f
+                                                                       : g->fill[c] + 0.5f));
     int padded = g->win_w < g->canvas_w || g->win_h < g->canvas_h;
     uint8_t *out = output;
     const px_table *t = &work->y;
@@ -602,11 +606,11 @@ void px_end(px_work *work, const px_geometry *g, const px_finish *f, void *outpu
             if (padded) {
                 if (inside) {
                     memmove(line + left, source, (size_t)g->win_w);
-                    memset(line, g->fill[c], (size_t)left);
-                    memset(line + left + g->win_w, g->fill[c],
+                    memset(line, fill[c], (size_t)left);
+                    memset(line + left + g->win_w, fill[c],
                            (size_t)(g->canvas_w - left - g->win_w));
                 } else
-                    memset(line, g->fill[c], (size_t)g->canvas_w);
+                    memset(line, fill[c], (size_t)g->canvas_w);
                 source = line;
             }
             if (f->planar)
@@ -692,7 +696,7 @@ int px_render_float(px_work *work, const px_geometry *g, const float *pixels, in
         if (i < 0 || i >= g->win_h || g->win_w < g->canvas_w)
             for (int64_t x = 0; x < g->canvas_w; x++)
                 for (int c = 0; c < channels; c++)
-                    row[x * channels + c] = (float)g->fill[c];
+                    row[x * channels + c] = g->fill[c];
         if (i < 0 || i >= g->win_h)
             continue;
         const int32_t *k = ty->k + i * ty->taps;

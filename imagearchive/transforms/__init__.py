@@ -28,3 +28,71 @@ What a loader needs::
 ("uint8", "float16", "float32") override what the pipeline ends in, values cast unscaled; None
 keeps it. Undecodable input raises `DecodeError`. The GIL is released around all native work.
 """
+
+from imagearchive.transforms.augment import RandAugment, RandomErasing, TrivialAugmentWide
+from imagearchive.transforms.color import (
+    ColorJitter,
+    GaussianBlur,
+    Grayscale,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+)
+from imagearchive.transforms.compose import Compose, Lambda
+from imagearchive.transforms.decode import ImageInfo, decode_image, image_info
+from imagearchive.transforms.geometry import (
+    CenterCrop,
+    Pad,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    RandomRotation,
+    RandomVerticalFlip,
+    Resize,
+)
+from imagearchive.transforms.keys import Key
+from imagearchive.transforms.pipeline import Pipeline, compile_pipeline
+from imagearchive.transforms.transform import Transform
+from imagearchive.transforms.values import (
+    ImageNetNormalize,
+    Normalize,
+    TensorFormat,
+    ToDtype,
+    ToTensor,
+)
+
+__all__ = [
+    "CenterCrop",
+    "ColorJitter",
+    "Compose",
+    "GaussianBlur",
+    "Grayscale",
+    "ImageInfo",
+    "ImageNetNormalize",
+    "Key",
+    "Lambda",
+    "Normalize",
+    "Pad",
+    "Pipeline",
+    "RandAugment",
+    "RandomCrop",
+    "RandomErasing",
+    "RandomHorizontalFlip",
+    "RandomResizedCrop",
+    "RandomRotation",
+    "RandomVerticalFlip",
+    "Resize",
+    "TensorFormat",
+    "ToDtype",
+    "ToTensor",
+    "Transform",
+    "TrivialAugmentWide",
+    "adjust_brightness",
+    "adjust_contrast",
+    "adjust_hue",
+    "adjust_saturation",
+    "compile_pipeline",
+    "decode_image",
+    "image_info",
+]

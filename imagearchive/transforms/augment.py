@@ -1,0 +1,298 @@
+"""Augmentation policies and erasing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from imagearchive._pixels import Stream
+from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.transforms.transform import (
+    Array,
+    Layout,
+    Transform,
+    interval,
+    numbers,
+    probability,
+)
+
+__all__ = ["RandAugment", "RandomErasing", "TrivialAugmentWide"]
+
+Fill = float | Sequence[float]
+
+
+class RandomErasing(Transform):
+    """Overwrite a random rectangle (Zhong et al., "Random erasing data augmentation", 2017).
+
+    Parameters
+    ----------
+    p : float
+        Probability.
+    scale : (float, float)
+        Bounds of the rectangle's area, as parts of the image's.
+    ratio : (float, float)
+        Bounds of its height divided by its width.
+    value : float, sequence of float or "random"
+        What is written, for all channels or each; "random" draws every value, standard normal for
+        float32 images and uniform for uint8.
+    seed : int, optional
+        Makes calls without a key repeatable.
+    """
+
+    _arguments = ("p", "scale", "ratio", "value")
+    _random = True
+    _any_layout = True
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        scale: Sequence[float] = (0.02, 0.33),
+        ratio: Sequence[float] = (0.3, 3.3),
+        value: float | Sequence[float] | Literal["random"] = 0,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed=seed)
+        self.p = probability(p)
+        self.scale = interval(scale, "scale", 0.0, 1.0)
+        self.ratio = interval(ratio, "ratio")
+        if self.ratio[0] == 0.0:
+            raise OptionError(f"ratio={ratio!r}: zero gives an empty rectangle")
+        if isinstance(value, str) and value != "random":
+            raise OptionError(f"value={value!r}: give numbers or 'random'")
+        self.value = value
+
+    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        if stream is None:
+            raise OptionError("a random transform needs a stream")
+        if stream.random() >= self.p:
+            return array, layout
+        view = array if layout == "HWC" else array.transpose(1, 2, 0)
+        height, width, channels = view.shape
+        logs = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for _ in range(10):
+            area = width * height * stream.uniform(*self.scale)
+            ratio = math.exp(stream.uniform(*logs))
+            h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < h < height and 0 < w < width:
+                y, x = stream.below(height - h + 1), stream.below(width - w + 1)
+                break
+        else:
+            return array, layout
+        result = array.copy()
+        target = result if layout == "HWC" else result.transpose(1, 2, 0)
+        target = target[y : y + h, x : x + w]
+        if isinstance(self.value, str):
+            generator = stream.generator()
+            if array.dtype == np.uint8:
+                target[:] = generator.integers(0, 256, target.shape, np.uint8)
+            else:
+                target[:] = generator.standard_normal(target.shape, np.float32)
+        else:
+            target[:] = np.array(numbers(self.value, channels, "value")).astype(array.dtype)
+        return result, layout
+
+
+class _Policy(Transform):
+    """Operations on 8-bit images, carried out by Pillow."""
+
+    _random = True
+
+    def __init__(self, interpolation: str, fill: Fill, seed: int | None) -> None:
+        super().__init__(seed=seed)
+        if interpolation not in ("nearest", "bilinear", "bicubic"):
+            raise OptionError(
+                f"interpolation={interpolation!r}: choose one of 'nearest', 'bilinear', 'bicubic'"
+            )
+        self.interpolation = interpolation
+        self.fill = fill
+
+    def _steps(self, width: int, height: int, stream: Stream) -> list[tuple[str, float]]:
+        raise NotImplementedError
+
+    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        if stream is None:
+            raise OptionError("a random transform needs a stream")
+        if array.dtype != np.uint8 or array.shape[2] == 4:
+            raise OptionTypeError(
+                f"{type(self).__name__} needs a grey or RGB image of uint8, not {array.dtype} "
+                f"with {array.shape[2]} channels; put it before normalisation"
+            )
+        channels = array.shape[2]
+        height, width = array.shape[:2]
+        image = Image.fromarray(np.ascontiguousarray(array[:, :, 0] if channels == 1 else array))
+        values = tuple(round(v) for v in numbers(self.fill, channels, "fill"))
+        fill = values if channels == 3 else values[0]
+        resample = Image.Resampling[self.interpolation.upper()]
+        for name, magnitude in self._steps(width, height, stream):
+            image = _operate(image, name, magnitude, resample, fill)
+        result = np.array(image)
+        return (result[:, :, None] if channels == 1 else result), layout
+
+
+def _operate(
+    image: Image.Image,
+    name: str,
+    magnitude: float,
+    resample: Image.Resampling,
+    fill: tuple[int, ...] | int,
+) -> Image.Image:
+    """One operation; the signs and units of `magnitude` are those of the published policies."""
+    matrix = {
+        "ShearX": (1, magnitude, 0, 0, 1, 0),
+        "ShearY": (1, 0, 0, magnitude, 1, 0),
+        "TranslateX": (1, 0, int(magnitude), 0, 1, 0),
+        "TranslateY": (1, 0, 0, 0, 1, int(magnitude)),
+    }.get(name)
+    if matrix is not None:
+        return image.transform(image.size, Image.Transform.AFFINE, matrix, resample, fillcolor=fill)
+    if name == "Rotate":
+        return image.rotate(magnitude, resample, fillcolor=fill)
+    enhancer = {
+        "Brightness": ImageEnhance.Brightness,
+        "Color": ImageEnhance.Color,
+        "Contrast": ImageEnhance.Contrast,
+        "Sharpness": ImageEnhance.Sharpness,
+    }.get(name)
+    if enhancer is not None:
+        return enhancer(image).enhance(1.0 + magnitude)
+    if name == "Posterize":
+        return ImageOps.posterize(image, int(magnitude))
+    if name == "Solarize":
+        return ImageOps.solarize(image, int(magnitude))
+    if name == "AutoContrast":
+        return ImageOps.autocontrast(image)
+    if name == "Equalize":
+        return ImageOps.equalize(image)
+    return image
+
+
+#: Name, and whether the sign of the magnitude is drawn.
+OPERATIONS = (
+    ("Identity", False),
+    ("ShearX", True),
+    ("ShearY", True),
+    ("TranslateX", True),
+    ("TranslateY", True),
+    ("Rotate", True),
+    ("Brightness", True),
+    ("Color", True),
+    ("Contrast", True),
+    ("Sharpness", True),
+    ("Posterize", False),
+    ("Solarize", False),
+    ("AutoContrast", False),
+    ("Equalize", False),
+)
+
+
+def _magnitude(
+    name: str, bin_: int, bins: int, limits: dict[str, float], posterize_bits: float
+) -> float:
+    """The magnitude of a bin, linear from 0 to the limit."""
+    part = bin_ / (bins - 1) if bins > 1 else 0.0
+    if name == "Posterize":
+        return 8 - round(part * posterize_bits)
+    if name == "Solarize":
+        return 255.0 * (1.0 - part)
+    return limits.get(name, 0.0) * part
+
+
+class RandAugment(_Policy):
+    """Several random operations of one strength (Cubuk et al., "RandAugment", 2019).
+
+    The operations and their ranges are those that torchvision documents.
+
+    Parameters
+    ----------
+    num_ops : int
+        Operations per image.
+    magnitude : int
+        Their strength, 0 to `num_magnitude_bins` - 1.
+    num_magnitude_bins : int
+        Steps of strength.
+    interpolation : {"nearest", "bilinear", "bicubic"}
+        Of the geometric operations.
+    fill : float or sequence of float
+        Value outside the image, for all channels or each.
+    seed : int, optional
+        Makes calls without a key repeatable.
+    """
+
+    _arguments = ("num_ops", "magnitude", "num_magnitude_bins", "interpolation", "fill")
+
+    def __init__(
+        self,
+        num_ops: int = 2,
+        magnitude: int = 9,
+        num_magnitude_bins: int = 31,
+        interpolation: str = "nearest",
+        fill: Fill = 0,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(interpolation, fill, seed)
+        if num_ops < 0 or not 0 <= magnitude < num_magnitude_bins:
+            raise OptionError(
+                f"num_ops={num_ops!r}, magnitude={magnitude!r}: needs at least 0 operations of a "
+                f"magnitude below num_magnitude_bins={num_magnitude_bins!r}"
+            )
+        self.num_ops = num_ops
+        self.magnitude = magnitude
+        self.num_magnitude_bins = num_magnitude_bins
+
+    def _steps(self, width: int, height: int, stream: Stream) -> list[tuple[str, float]]:
+        limits = dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), 0.9)
+        limits |= {"ShearX": 0.3, "ShearY": 0.3, "Rotate": 30.0}
+        limits |= {"TranslateX": 150 / 331 * width, "TranslateY": 150 / 331 * height}
+        steps = []
+        for _ in range(self.num_ops):
+            name, signed = OPERATIONS[stream.below(len(OPERATIONS))]
+            size = _magnitude(name, self.magnitude, self.num_magnitude_bins, limits, 4)
+            steps.append((name, -size if signed and stream.below(2) else size))
+        return steps
+
+
+class TrivialAugmentWide(_Policy):
+    """One random operation of random strength (Müller and Hutter, "TrivialAugment", 2021).
+
+    Parameters
+    ----------
+    num_magnitude_bins : int
+        Steps of strength.
+    interpolation : {"nearest", "bilinear", "bicubic"}
+        Of the geometric operations.
+    fill : float or sequence of float
+        Value outside the image, for all channels or each.
+    seed : int, optional
+        Makes calls without a key repeatable.
+    """
+
+    _arguments = ("num_magnitude_bins", "interpolation", "fill")
+
+    def __init__(
+        self,
+        num_magnitude_bins: int = 31,
+        interpolation: str = "nearest",
+        fill: Fill = 0,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(interpolation, fill, seed)
+        if num_magnitude_bins < 1:
+            raise OptionError(f"num_magnitude_bins={num_magnitude_bins!r}: needs at least 1")
+        self.num_magnitude_bins = num_magnitude_bins
+
+    def _steps(self, width: int, height: int, stream: Stream) -> list[tuple[str, float]]:
+        limits = dict.fromkeys(
+            ("Brightness", "Color", "Contrast", "Sharpness", "ShearX", "ShearY"), 0.99
+        )
+        limits |= {"TranslateX": 32.0, "TranslateY": 32.0, "Rotate": 135.0}
+        name, signed = OPERATIONS[stream.below(len(OPERATIONS))]
+        bin_ = stream.below(self.num_magnitude_bins)
+        size = _magnitude(name, bin_, self.num_magnitude_bins, limits, 6)
+        return [(name, -size if signed and stream.below(2) else size)]

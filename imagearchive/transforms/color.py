@@ -1,0 +1,262 @@
+"""Colour and blur."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from imagearchive._pixels import Stream, blend_grey, blend_value, grey, mean_grey, shift_hue
+from imagearchive.errors import OptionError
+from imagearchive.transforms.transform import Array, Layout, Shape, Transform, interval
+
+__all__ = [
+    "ColorJitter",
+    "GaussianBlur",
+    "Grayscale",
+    "adjust_brightness",
+    "adjust_contrast",
+    "adjust_hue",
+    "adjust_saturation",
+]
+
+#: Weights of red, green and blue in grey, ITU-R 601.
+GREY = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def adjust_brightness(array: Array, factor: float) -> Array:
+    """Blend with black: 0 is black, 1 the image, 2 twice as bright.
+
+    (H, W, C) uint8, as Pillow's ``ImageEnhance.Brightness``, or float32 in [0, 1]. The alpha of
+    RGBA is kept, here and in the other adjustments.
+    """
+    color, alpha = _split(array)
+    if array.dtype == np.uint8:
+        blend_value(color, factor, 0)
+        return _join(color, alpha)
+    return _join(np.clip(color * np.float32(factor), 0.0, 1.0), alpha)
+
+
+def adjust_contrast(array: Array, factor: float) -> Array:
+    """Blend with the mean grey of the image, as Pillow's ``ImageEnhance.Contrast``."""
+    color, alpha = _split(array)
+    if array.dtype == np.uint8:
+        mean = mean_grey(color) if color.shape[2] == 3 else int(color.mean() + 0.5)
+        blend_value(color, factor, mean)
+        return _join(color, alpha)
+    level = np.float32(_grey(color).mean())
+    return _join(_blend(color, level, factor), alpha)
+
+
+def adjust_saturation(array: Array, factor: float) -> Array:
+    """Blend each pixel with its grey value, as Pillow's ``ImageEnhance.Color``."""
+    color, alpha = _split(array)
+    if color.shape[2] == 1:
+        return array
+    if array.dtype == np.uint8:
+        blend_grey(color, factor)
+        return _join(color, alpha)
+    return _join(_blend(color, _grey(color), factor), alpha)
+
+
+def adjust_hue(array: Array, shift: float) -> Array:
+    """Turn the hue by `shift` of a circle, in HSV, [-0.5, 0.5]."""
+    color, alpha = _split(array)
+    if color.shape[2] == 1:
+        return array
+    if array.dtype == np.uint8:
+        shift_hue(color, int(shift * 255) % 256)
+        return _join(color, alpha)
+    return _join(_shifted(color, shift), alpha)
+
+
+def _split(array: Array) -> tuple[Array, Array | None]:
+    """A copy of the colour channels, and alpha."""
+    if array.shape[2] == 4:
+        return array[:, :, :3].copy(), array[:, :, 3:]
+    return array.copy(), None
+
+
+def _join(color: Array, alpha: Array | None) -> Array:
+    return color if alpha is None else np.concatenate([color, alpha], axis=2)
+
+
+def _grey(color: Array) -> Array:
+    return color if color.shape[2] == 1 else (color @ GREY)[:, :, None]
+
+
+def _blend(color: Array, other: Array | np.float32, factor: float) -> Array:
+    f = np.float32(factor)
+    blended: Array = np.clip(other * (np.float32(1.0) - f) + color * f, 0.0, 1.0)
+    return blended
+
+
+def _shifted(color: Array, shift: float) -> Array:
+    """RGB -> HSV -> RGB for floats, by the usual hexagon."""
+    r, g, b = color[:, :, 0], color[:, :, 1], color[:, :, 2]
+    high, low = color.max(axis=2), color.min(axis=2)
+    spread = high - low
+    safe = np.where(spread == 0, np.float32(1), spread)
+    hue = np.where(
+        high == r, (g - b) / safe, np.where(high == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
+    )
+    hue = (hue / 6 + np.float32(shift)) % 1.0 * 6
+    channels = []
+    for offset in (5, 3, 1):
+        # Distance on the hexagon of this channel's peak: (5, 3, 1) for red, green, blue.
+        k = (offset + hue) % 6
+        channels.append(high - spread * np.clip(np.minimum(k, 4 - k), 0, 1))
+    return np.stack(channels, axis=2).astype(np.float32)
+
+
+class ColorJitter(Transform):
+    """Change brightness, contrast, saturation and hue by random factors, in random order.
+
+    Draws and formulas are torchvision's on Pillow images; uint8 results equal Pillow's
+    ``ImageEnhance``. float32 images lie in [0, 1].
+
+    Parameters
+    ----------
+    brightness, contrast, saturation : float or (float, float)
+        The factor is drawn from [max(0, 1 - x), 1 + x], or from the bounds given.
+    hue : float or (float, float)
+        The turn is drawn from [-x, x], x at most 0.5, or from the bounds given.
+    seed : int, optional
+        Makes calls without a key repeatable.
+    """
+
+    _arguments = ("brightness", "contrast", "saturation", "hue")
+    _random = True
+
+    def __init__(
+        self,
+        brightness: float | Sequence[float] = 0.0,
+        contrast: float | Sequence[float] = 0.0,
+        saturation: float | Sequence[float] = 0.0,
+        hue: float | Sequence[float] = 0.0,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed=seed)
+        self.brightness = brightness
+        self.contrast = contrast
+        self.saturation = saturation
+        self.hue = hue
+        self._bounds = (
+            _factors(brightness, "brightness"),
+            _factors(contrast, "contrast"),
+            _factors(saturation, "saturation"),
+            interval((-hue, hue) if isinstance(hue, (int, float)) else hue, "hue", -0.5, 0.5),
+        )
+
+    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        if stream is None:
+            raise OptionError("a random transform needs a stream")
+        order = stream.permutation(4)
+        values = [stream.uniform(*bounds) for bounds in self._bounds]
+        for which in order:
+            if which == 3 and values[3] != 0.0:
+                array = adjust_hue(array, values[3])
+            elif which < 3 and values[which] != 1.0:
+                array = ADJUSTMENTS[which](array, values[which])
+        return array, layout
+
+
+ADJUSTMENTS = (adjust_brightness, adjust_contrast, adjust_saturation)
+
+
+def _factors(value: float | Sequence[float], name: str) -> tuple[float, float]:
+    if isinstance(value, (int, float)):
+        if not value >= 0:
+            raise OptionError(f"{name}={value!r}: needs a number that is not negative")
+        value = (max(0.0, 1.0 - value), 1.0 + value)
+    return interval(value, name)
+
+
+class Grayscale(Transform):
+    """Grey by the weights of ITU-R 601, as Pillow's ``convert("L")``.
+
+    Parameters
+    ----------
+    num_output_channels : {1, 3}
+        3 repeats the grey value.
+    """
+
+    _arguments = ("num_output_channels",)
+
+    def __init__(self, num_output_channels: int = 1) -> None:
+        super().__init__()
+        if num_output_channels not in (1, 3):
+            raise OptionError(f"num_output_channels={num_output_channels!r}: choose 1 or 3")
+        self.num_output_channels = num_output_channels
+
+    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        color = np.ascontiguousarray(array[:, :, :3])
+        if color.shape[2] == 3:
+            color = grey(color) if color.dtype == np.uint8 else _grey(color)
+        return np.repeat(color, self.num_output_channels, axis=2), layout
+
+    def _shape(self, shape: Shape) -> Shape:
+        return shape[0], shape[1], self.num_output_channels
+
+
+class GaussianBlur(Transform):
+    """Blur with a Gaussian of random width; the image is mirrored at its edges.
+
+    Parameters
+    ----------
+    kernel_size : int
+        Pixels that the kernel spans, odd.
+    sigma : float or (float, float)
+        Standard deviation in pixels, or its bounds.
+    seed : int, optional
+        Makes calls without a key repeatable.
+    """
+
+    _arguments = ("kernel_size", "sigma")
+    _random = True
+
+    def __init__(
+        self,
+        kernel_size: int,
+        sigma: float | Sequence[float] = (0.1, 2.0),
+        *,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed=seed)
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise OptionError(f"kernel_size={kernel_size!r}: needs an odd number of pixels")
+        self.kernel_size = kernel_size
+        self.sigma = sigma
+        bounds = (sigma, sigma) if isinstance(sigma, (int, float)) else sigma
+        self._bounds = interval(bounds, "sigma")
+        if self._bounds[0] <= 0:
+            raise OptionError(f"sigma={sigma!r}: needs a positive width")
+
+    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        if stream is None:
+            raise OptionError("a random transform needs a stream")
+        sigma = stream.uniform(*self._bounds)
+        reach = self.kernel_size // 2
+        if reach == 0:
+            return array, layout
+        if reach >= min(array.shape[:2]):
+            raise OptionError(
+                f"{self!r}: the image, {array.shape[1]} x {array.shape[0]} pixels, is too small "
+                f"for this kernel"
+            )
+        kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+        kernel = (kernel / kernel.sum()).astype(np.float32)
+        image = array.astype(np.float32)
+        for axis in (0, 1):
+            widths = [(0, 0)] * 3
+            widths[axis] = (reach, reach)
+            padded = np.pad(image, widths, mode="reflect")
+            length = array.shape[axis]
+            image = np.zeros_like(image)
+            for j in range(self.kernel_size):
+                part = padded[j : j + length] if axis == 0 else padded[:, j : j + length]
+                image += kernel[j] * part
+        if array.dtype == np.uint8:
+            image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+        return image, layout

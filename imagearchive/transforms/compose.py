@@ -1,0 +1,110 @@
+"""Transforms in a row, and functions as transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from imagearchive.errors import OptionTypeError
+from imagearchive.transforms.keys import Key
+from imagearchive.transforms.transform import Layout, Transform
+
+__all__ = ["Compose", "Lambda", "flat", "run_step"]
+
+
+class Lambda:
+    """Any function of an image as a transform; it decides what comes out.
+
+    To be pickled it must wrap a function that can be: one defined in a module, no ``lambda``.
+
+    Parameters
+    ----------
+    function : callable
+        Takes the image as the transform before left it.
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        if not callable(function):
+            raise OptionTypeError(f"{function!r} cannot be called")
+        self.function = function
+
+    def __call__(self, image: Any, key: Key | None = None) -> Any:
+        """The same as `apply`."""
+        return self.function(image)
+
+    def apply(self, image: Any, key: Key | None = None) -> Any:
+        """Call the function; `key` is not used."""
+        return self.function(image)
+
+    def __repr__(self) -> str:
+        return f"Lambda({self.function!r})"
+
+
+class Compose:
+    """Several transforms, one after the other.
+
+    With a key each transform draws from the stream of its position, counted through nested
+    `Compose`; so do equal transforms at different positions. Without a key each draws from its
+    own streams. A function that is no transform of this package is called with the image alone.
+
+    Parameters
+    ----------
+    transforms : iterable of callable
+        In the order of application.
+    """
+
+    def __init__(self, transforms: Iterable[Callable[..., Any]]) -> None:
+        self.transforms = list(transforms)
+        for transform in self.transforms:
+            if not callable(transform):
+                raise OptionTypeError(f"{transform!r} is no transform: it cannot be called")
+
+    def __call__(self, image: Any, key: Key | None = None) -> Any:
+        """The same as `apply`."""
+        return self.apply(image, key)
+
+    def apply(self, image: Any, key: Key | None = None) -> Any:
+        """Transform one image; see `Resize.apply` for what may go in."""
+        steps = flat(self)
+        if not steps:
+            return image
+        layout: Layout | None = None
+        for position, step in enumerate(steps):
+            image, layout = run_step(step, image, layout, key, position)
+        return image
+
+    def __len__(self) -> int:
+        return len(self.transforms)
+
+    def __getitem__(self, position: int) -> Callable[..., Any]:
+        return self.transforms[position]
+
+    def __iter__(self) -> Iterator[Callable[..., Any]]:
+        return iter(self.transforms)
+
+    def __repr__(self) -> str:
+        lines = "".join(f"    {transform!r},\n" for transform in self.transforms)
+        return f"Compose([\n{lines}])" if lines else "Compose([])"
+
+
+def flat(transform: Callable[..., Any] | None) -> list[Callable[..., Any]]:
+    """The single steps, those of nested `Compose` in place."""
+    if transform is None:
+        return []
+    if not isinstance(transform, Compose):
+        return [transform]
+    return [step for part in transform.transforms for step in flat(part)]
+
+
+def run_step(
+    step: Callable[..., Any], image: Any, layout: Layout | None, key: Key | None, position: int
+) -> tuple[Any, Layout | None]:
+    """Apply one step; returns the image and its layout, None where only its shape tells."""
+    if isinstance(step, Transform):
+        return step.step(image, layout, None if key is None else key.at(position))
+    result = step(image)
+    # A function that keeps the number of axes is taken to keep their order.
+    keeps = isinstance(result, np.ndarray) and result.ndim == getattr(image, "ndim", 0)
+    return result, layout if keeps else None

@@ -1,0 +1,483 @@
+"""Resizing, cropping, flipping, padding, rotating.
+
+Sizes are given as (width, height), as Pillow does. All but `RandomRotation`, and `Pad` with a
+mode other than "constant", are placements: a run of them becomes one native step, and of a JPEG
+only the region that the step needs is decoded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from imagearchive._pixels import FILTERS, Geometry, Stream
+from imagearchive.errors import OptionError
+from imagearchive.transforms.transform import (
+    Array,
+    Layout,
+    Placement,
+    Shape,
+    Transform,
+    interval,
+    numbers,
+    probability,
+    side,
+)
+
+__all__ = [
+    "CenterCrop",
+    "Pad",
+    "RandomCrop",
+    "RandomHorizontalFlip",
+    "RandomResizedCrop",
+    "RandomRotation",
+    "RandomVerticalFlip",
+    "Resize",
+]
+
+PadMode = Literal["constant", "edge", "reflect", "symmetric"]
+Fill = float | Sequence[float]
+
+
+def _filter(interpolation: str) -> str:
+    if interpolation not in FILTERS:
+        raise OptionError(f"interpolation={interpolation!r}: choose one of {FILTERS}")
+    return interpolation
+
+
+def _four(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
+    values = (padding,) if isinstance(padding, int) else tuple(padding)
+    if len(values) not in (1, 2, 4) or min(values) < 0:
+        raise OptionError(
+            f"padding={padding!r}: give one number, (left and right, top and bottom) or "
+            f"(left, top, right, bottom), none negative"
+        )
+    left, top, right, bottom = values * (4 // len(values))
+    return left, top, right, bottom
+
+
+class Resize(Placement):
+    """Resize, antialiased as Pillow's ``Image.resize``.
+
+    Parameters
+    ----------
+    width : int
+        Of the result in pixels; without `height`, the length of the shorter side, the longer one
+        following the image's proportions.
+    height : int, optional
+        Of the result in pixels.
+    interpolation : {"bilinear", "bicubic", "lanczos", "box", "nearest"}
+        The filter. "nearest" alone does not antialias.
+    """
+
+    _arguments = ("width", "height", "interpolation")
+    resizes = True
+
+    def __init__(
+        self, width: int, height: int | None = None, interpolation: str = "bilinear"
+    ) -> None:
+        super().__init__()
+        self.width = side(width, "width")
+        self.height = None if height is None else side(height, "height")
+        self.interpolation = _filter(interpolation)
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the result for an image's."""
+        if self.height is not None:
+            return self.width, self.height
+        if width <= height:
+            return self.width, max(1, int(self.width * height / width))
+        return max(1, int(self.width * width / height)), self.width
+
+    def place(self, geometry: Geometry, stream: Stream | None) -> None:
+        """Add this transform to a step."""
+        width, height = self.size(geometry.width, geometry.height)
+        geometry.resize(width, height, None, self.interpolation)
+
+    def _shape(self, shape: Shape) -> Shape:
+        if self.height is not None:
+            return self.height, self.width, shape[2]
+        if shape[0] is not None and shape[1] is not None:
+            width, height = self.size(shape[1], shape[0])
+            return height, width, shape[2]
+        return None, None, shape[2]
+
+
+class RandomResizedCrop(Placement):
+    """Resize a random part of the image to a fixed size.
+
+    The box is drawn as torchvision draws it: an area of `scale` times the image's and a log-uniform
+    `ratio`, ten times; failing that, the largest central box within the ratios. The box is
+    resized as Pillow's ``resize(size, box=box)`` does, which at its edges sees the pixels next to
+    it; torchvision cuts first.
+
+    Parameters
+    ----------
+    size : int or (int, int)
+        Side of the square result, or its width and height, in pixels.
+    scale : (float, float)
+        Bounds of the box's area, as parts of the image's.
+    ratio : (float, float)
+        Bounds of the box's width divided by its height.
+    interpolation : str
+        As for `Resize`.
+    seed : int, optional
+        Makes calls without a key repeatable.
+    """
+
+    _arguments = ("size", "scale", "ratio", "interpolation")
+    _random = True
+    resizes = True
+
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        scale: Sequence[float] = (0.08, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        interpolation: str = "bilinear",
+        *,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed=seed)
+        width, height = (size, size) if isinstance(size, int) else tuple(size)
+        self.size = (side(width, "size"), side(height, "size"))
+        self.scale = interval(scale, "scale")
+        self.ratio = interval(ratio, "ratio")
+        if self.ratio[0] == 0.0 or self.scale[1] == 0.0:
+            raise OptionError(f"scale={scale!r}, ratio={ratio!r}: zero gives an empty box")
+        self.interpolation = _filter(interpolation)
+        self._log_ratio = (math.log(self.ratio[0]), math.log(self.ratio[1]))
+
+    def box(self, width: int, height: int, stream: Stream) -> tuple[int, int, int, int]:
+        """Draw x, y, width and height of the part of an image of that size."""
+        area = width * height
+        for _ in range(10):
+            target = area * stream.uniform(*self.scale)
+            ratio = math.exp(stream.uniform(*self._log_ratio))
+            w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                return stream.below(width - w + 1), stream.below(height - h + 1), w, h
+        w, h = width, height
+        if width / height < self.ratio[0]:
+            h = min(height, max(1, round(width / self.ratio[0])))
+        elif width / height > self.ratio[1]:
+            w = min(width, max(1, round(height * self.ratio[1])))
+        return (width - w) // 2, (height - h) // 2, w, h
+
+    def place(self, geometry: Geometry, stream: Stream | None) -> None:
+        """Add this transform to a step."""
+        if stream is None:
+            raise OptionError("a random transform needs a stream")
+        x, y, w, h = self.box(geometry.width, geometry.height, stream)
+        geometry.resize(*self.size, (x, y, x + w, y + h), self.interpolation)
+
+    def _shape(self, shape: Shape) -> Shape:
+        return self.size[1], self.size[0], shape[2]
+
+
+class _Crop(Placement):
+    """A crop of fixed size."""
+
+    def __init__(
+        self,
+        width: int,
+        height: int | None,
+        pad_if_needed: bool,
+        fill: Fill,
+        seed: int | None,
+    ) -> None:
+        super().__init__(seed=seed)
+        self.width = side(width, "width")
+        self.height = self.width if height is None else side(height, "height")
+        self.pad_if_needed = bool(pad_if_needed)
+        self.fill = fill
+        self._fill = numbers(fill, 4 if isinstance(fill, (int, float)) else len(fill), "fill")
+
+    @property
+    def fill_value(self) -> tuple[float, ...] | None:
+        """What it pads with, or None where it does not pad."""
+        return self._fill if self.pad_if_needed else None
+
+    def _fit(self, geometry: Geometry) -> None:
+        """Pad an image that is too small, on all sides alike, or say that it is."""
+        short_x = max(0, self.width - geometry.width)
+        short_y = max(0, self.height - geometry.height)
+        if not (short_x or short_y):
+            return
+        if not self.pad_if_needed:
+            raise OptionError(
+                f"{self!r}: the image has only {geometry.width} x {geometry.height} pixels; "
+                f"resize it first, or pass pad_if_needed=True"
+            )
+        geometry.pad(
+            short_x // 2, short_y // 2, short_x - short_x // 2, short_y - short_y // 2, self._fill
+        )
+
+    def _shape(self, shape: Shape) -> Shape:
+        return self.height, self.width, shape[2]
+
+
+class RandomCrop(_Crop):
+    """Cut out a part of fixed size at a random place.
+
+    Parameters
+    ----------
+    width, height : int
+        Of the part in pixels; without `height` it is square.
+    padding : int or sequence of int, optional
+        Added first: one number for all sides, (left and right, top and bottom), or (left, top,
+        right, bottom).
+    pad_if_needed : bool
+        Pad an image that is smaller than the part, alike on both sides, instead of raising.
+    fill : float or sequence of float
+        Value of padded pixels, for all channels or each.
+    seed : int, optional
+        Makes calls without a key repeatable.
+
+    Raises
+    ------
+    OptionError
+        On use, where the padded image is smaller than the part and `pad_if_needed` is false.
+    """
+
+    _arguments = ("width", "height", "padding", "pad_if_needed", "fill")
+    _random = True
+
+    def __init__(
+        self,
+        width: int,
+        height: int | None = None,
+        padding: int | Sequence[int] | None = None,
+        pad_if_needed: bool = False,
+        fill: Fill = 0,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(width, height, pad_if_needed, fill, seed)
+        self.padding = padding
+        self._padding = None if padding is None else _four(padding)
+
+    @property
+    def fill_value(self) -> tuple[float, ...] | None:
+        """What it pads with, or None where it does not pad."""
+        return self._fill if self.pad_if_needed or self._padding is not None else None
+
+    def place(self, geometry: Geometry, stream: Stream | None) -> None:
+        """Add this transform to a step."""
+        if stream is None:
+            raise OptionError("a random transform needs a stream")
+        if self._padding is not None:
+            geometry.pad(*self._padding, self._fill)
+        self._fit(geometry)
+        x = stream.below(geometry.width - self.width + 1)
+        y = stream.below(geometry.height - self.height + 1)
+        geometry.crop(x, y, self.width, self.height)
+
+
+class CenterCrop(_Crop):
+    """Cut out the middle.
+
+    Parameters
+    ----------
+    width, height : int
+        Of the part in pixels; without `height` it is square.
+    pad_if_needed : bool
+        Pad an image that is smaller than the part instead of raising.
+    fill : float or sequence of float
+        Value of padded pixels, for all channels or each.
+
+    Raises
+    ------
+    OptionError
+        On use, where the image is smaller than the part and `pad_if_needed` is false.
+    """
+
+    _arguments = ("width", "height", "pad_if_needed", "fill")
+
+    def __init__(
+        self,
+        width: int,
+        height: int | None = None,
+        pad_if_needed: bool = False,
+        fill: Fill = 0,
+    ) -> None:
+        super().__init__(width, height, pad_if_needed, fill, None)
+
+    def place(self, geometry: Geometry, stream: Stream | None) -> None:
+        """Add this transform to a step."""
+        self._fit(geometry)
+        x = round((geometry.width - self.width) / 2)
+        y = round((geometry.height - self.height) / 2)
+        geometry.crop(x, y, self.width, self.height)
+
+
+class RandomHorizontalFlip(Placement):
+    """Mirror left to right with probability `p`.
+
+    Parameters
+    ----------
+    p : float
+        Probability.
+    seed : int, optional
+        Makes calls without a key repeatable.
+    """
+
+    _arguments = ("p",)
+    _random = True
+    flips = True
+
+    def __init__(self, p: float = 0.5, *, seed: int | None = None) -> None:
+        super().__init__(seed=seed)
+        self.p = probability(p)
+
+    def place(self, geometry: Geometry, stream: Stream | None) -> None:
+        """Add this transform to a step."""
+        if stream is not None and stream.random() < self.p:
+            geometry.flip_x()
+
+
+class RandomVerticalFlip(RandomHorizontalFlip):
+    """Mirror top to bottom with probability `p`.
+
+    Parameters
+    ----------
+    p : float
+        Probability.
+    seed : int, optional
+        Makes calls without a key repeatable.
+    """
+
+    def place(self, geometry: Geometry, stream: Stream | None) -> None:
+        """Add this transform to a step."""
+        if stream is not None and stream.random() < self.p:
+            geometry.flip_y()
+
+
+class Pad(Placement):
+    """Add a border.
+
+    Parameters
+    ----------
+    padding : int or sequence of int
+        Pixels: one number for all sides, (left and right, top and bottom), or (left, top, right,
+        bottom).
+    fill : float or sequence of float
+        Value of the border, for all channels or each; for `mode` "constant".
+    mode : {"constant", "edge", "reflect", "symmetric"}
+        "edge" repeats the outermost pixels, "reflect" mirrors without and "symmetric" with them.
+    """
+
+    _arguments = ("padding", "fill", "mode")
+
+    def __init__(
+        self, padding: int | Sequence[int], fill: Fill = 0, mode: PadMode = "constant"
+    ) -> None:
+        super().__init__()
+        if mode not in ("constant", "edge", "reflect", "symmetric"):
+            raise OptionError(
+                f"mode={mode!r}: choose one of 'constant', 'edge', 'reflect', 'symmetric'"
+            )
+        self.padding = padding
+        self.fill = fill
+        self.mode: PadMode = mode
+        self._padding = _four(padding)
+        self._fill = numbers(fill, 4 if isinstance(fill, (int, float)) else len(fill), "fill")
+
+    @property
+    def placeable(self) -> bool:
+        """Whether it is a border of one colour."""
+        return self.mode == "constant"
+
+    @property
+    def fill_value(self) -> tuple[float, ...] | None:
+        """The border's value."""
+        return self._fill
+
+    def place(self, geometry: Geometry, stream: Stream | None) -> None:
+        """Add this transform to a step."""
+        geometry.pad(*self._padding, self._fill)
+
+    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        if self.mode == "constant":
+            return super()._change(array, layout, stream)
+        left, top, right, bottom = self._padding
+        widths = ((top, bottom), (left, right), (0, 0))
+        return np.pad(array, widths, mode=self.mode), layout
+
+    def _shape(self, shape: Shape) -> Shape:
+        left, top, right, bottom = self._padding
+        height = None if shape[0] is None else shape[0] + top + bottom
+        width = None if shape[1] is None else shape[1] + left + right
+        return height, width, shape[2]
+
+
+class RandomRotation(Transform):
+    """Rotate by a random angle about the centre, with Pillow.
+
+    Parameters
+    ----------
+    degrees : float or (float, float)
+        Bounds of the angle, counter-clockwise; one number means both ways.
+    interpolation : {"nearest", "bilinear", "bicubic"}
+        Between pixels.
+    expand : bool
+        Enlarge the result to show all of the image; otherwise it keeps its size.
+    fill : float or sequence of float
+        Value outside the image, for all channels or each.
+    seed : int, optional
+        Makes calls without a key repeatable.
+    """
+
+    _arguments = ("degrees", "interpolation", "expand", "fill")
+    _random = True
+
+    def __init__(
+        self,
+        degrees: float | Sequence[float],
+        interpolation: str = "nearest",
+        expand: bool = False,
+        fill: Fill = 0,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed=seed)
+        if interpolation not in ("nearest", "bilinear", "bicubic"):
+            raise OptionError(
+                f"interpolation={interpolation!r}: choose one of 'nearest', 'bilinear', 'bicubic'"
+            )
+        bounds = (-abs(degrees), abs(degrees)) if isinstance(degrees, (int, float)) else degrees
+        self.degrees = interval(bounds, "degrees", -math.inf)
+        self.interpolation = interpolation
+        self.expand = bool(expand)
+        self.fill = fill
+
+    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        if stream is None:
+            raise OptionError("a random transform needs a stream")
+        angle = stream.uniform(*self.degrees)
+        resample = Image.Resampling[self.interpolation.upper()]
+        channels = array.shape[2]
+        fill = numbers(self.fill, channels, "fill")
+
+        def rotated(plane: Array, value: Any) -> Array:
+            return np.asarray(
+                Image.fromarray(plane).rotate(angle, resample, self.expand, fillcolor=value)
+            )
+
+        if array.dtype == np.uint8 and channels == 3:
+            return rotated(array, tuple(round(v) for v in fill)), layout
+        planes = [
+            rotated(
+                np.ascontiguousarray(array[:, :, c]),
+                round(fill[c]) if array.dtype == np.uint8 else fill[c],
+            )
+            for c in range(channels)
+        ]
+        return np.stack(planes, axis=2), layout
+
+    def _shape(self, shape: Shape) -> Shape:
+        return (None, None, shape[2]) if self.expand else shape

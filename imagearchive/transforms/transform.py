@@ -1,0 +1,241 @@
+"""What all transforms share: input of several kinds, layouts, keys, and how they print."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from imagearchive._pixels import Decoder, Finish, Geometry, Stream
+from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.transforms.keys import Key, OwnStreams
+
+__all__ = ["Array", "Layout", "Placement", "Shape", "Transform", "as_array", "local_decoder"]
+
+Array = npt.NDArray[Any]
+Layout = Literal["HWC", "CHW"]
+#: Height, width and channels, None where they depend on the image.
+Shape = tuple[int | None, int | None, int | None]
+
+CHANNELS = (1, 3, 4)
+BYTES = Finish("uint8")
+FLOATS = Finish("float32")
+_local = threading.local()
+
+
+def local_decoder() -> Decoder:
+    """The decoder of the calling thread, for calls that bring none."""
+    decoder = getattr(_local, "decoder", None)
+    if decoder is None:
+        decoder = _local.decoder = Decoder()
+    return decoder
+
+
+def is_tensor(value: object) -> bool:
+    """Whether `value` is a torch tensor; torch is not imported for the question."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def as_array(image: Any, hint: Layout | None = None) -> tuple[Array, Layout]:
+    """An image of any accepted kind as a three-dimensional array, and its layout.
+
+    Parameters
+    ----------
+    image : ndarray, PIL.Image.Image or torch.Tensor
+        Arrays are (H, W, C), (H, W) or, after `ToTensor`, (C, H, W); tensors are (C, H, W).
+    hint : {"HWC", "CHW"}, optional
+        Decides where the shape fits both layouts; otherwise (H, W, C) is taken.
+    """
+    if isinstance(image, Image.Image):
+        if image.mode not in ("L", "RGB", "RGBA"):
+            image = image.convert("L" if image.mode == "1" else "RGB")
+        array = np.asarray(image)
+        return (array[:, :, None] if array.ndim == 2 else array), "HWC"
+    if is_tensor(image):
+        array, hint = image.detach().cpu().numpy(), "CHW"
+    elif isinstance(image, np.ndarray):
+        array = image
+    else:
+        raise OptionTypeError(
+            f"a transform needs an array, a Pillow image or a torch tensor, not {type(image)!r}"
+        )
+    if array.dtype in (np.float16, np.float64):
+        array = array.astype(np.float32)
+    if array.dtype not in (np.uint8, np.float32):
+        raise OptionTypeError(f"a transform needs uint8 or float32 values, not {array.dtype}")
+    if array.ndim == 2:
+        return array[:, :, None], "HWC"
+    if array.ndim != 3 or 0 in array.shape:
+        raise OptionError(f"an image is (H, W, C), (H, W) or (C, H, W), not {array.shape}")
+    fits_hwc, fits_chw = array.shape[2] in CHANNELS, array.shape[0] in CHANNELS
+    if fits_chw and (hint == "CHW" or not fits_hwc):
+        return array, "CHW"
+    if fits_hwc:
+        return array, "HWC"
+    raise OptionError(f"an image has 1, 3 or 4 channels; {array.shape} has them nowhere")
+
+
+class Transform:
+    """Base of the transforms.
+
+    An instance may be used from any number of threads. It can be pickled; the copy draws from
+    other random streams than the original unless a `Key` is passed.
+    """
+
+    #: Names of the constructor's arguments, each also an attribute.
+    _arguments: ClassVar[tuple[str, ...]] = ()
+    #: Whether random numbers are needed.
+    _random: ClassVar[bool] = False
+    #: Whether `_change` takes (C, H, W) as well as (H, W, C).
+    _any_layout: ClassVar[bool] = False
+    _own: OwnStreams
+
+    def __init__(self, *, seed: int | None = None) -> None:
+        self._own = OwnStreams(seed)
+
+    @property
+    def seed(self) -> int | None:
+        """What makes calls without a key repeatable, if given."""
+        return self._own.seed
+
+    def __call__(self, image: Any, key: Key | None = None) -> Any:
+        """The same as `apply`."""
+        return self.apply(image, key)
+
+    def apply(self, image: Any, key: Key | None = None) -> Any:
+        """Transform one image.
+
+        Parameters
+        ----------
+        image : ndarray, PIL.Image.Image or torch.Tensor
+            (H, W, C) or (H, W) array of uint8 or float32, or the (C, H, W) that `ToTensor` gives;
+            a tensor is (C, H, W). It is not changed.
+        key : Key, optional
+            What the random choices are a function of; without one, the next of this instance.
+
+        Returns
+        -------
+        ndarray or torch.Tensor
+            A tensor for a tensor, an array otherwise.
+        """
+        return self.step(image, None, key)[0]
+
+    def step(self, image: Any, hint: Layout | None, key: Key | None) -> tuple[Any, Layout]:
+        """`apply` for one of several in a row, which knows the layout and passes it on."""
+        array, layout = as_array(image, hint)
+        stream = None
+        if self._random:
+            stream = self._own.next() if key is None else key.stream()
+        if layout == "CHW" and not self._any_layout:
+            array = np.ascontiguousarray(array.transpose(1, 2, 0))
+            array = self._change(array, "HWC", stream)[0]
+            array = np.ascontiguousarray(array.transpose(2, 0, 1))
+        else:
+            array, layout = self._change(array, layout, stream)
+        if is_tensor(image):
+            array = sys.modules["torch"].from_numpy(np.require(array, requirements=["C", "W"]))
+        return array, layout
+
+    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        """Transform a three-dimensional array; never in place."""
+        raise NotImplementedError
+
+    def _shape(self, shape: Shape) -> Shape:
+        """The output's shape for an input's."""
+        return shape
+
+    def _dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """The output's dtype for an input's."""
+        return dtype
+
+    def __repr__(self) -> str:
+        values = [f"{name}={getattr(self, name)!r}" for name in self._arguments]
+        if self._own.seed is not None:
+            values.append(f"seed={self._own.seed}")
+        return f"{type(self).__name__}({', '.join(values)})"
+
+
+class Placement(Transform):
+    """A transform that only moves pixels or resizes, so that several become one native step."""
+
+    #: Whether it resizes, and whether it flips. A resize can follow only crops in one step.
+    resizes: ClassVar[bool] = False
+    flips: ClassVar[bool] = False
+
+    def place(self, geometry: Geometry, stream: Stream | None) -> None:
+        """Add this transform to a step; the canvas of `geometry` is the image that it sees."""
+        raise NotImplementedError
+
+    @property
+    def placeable(self) -> bool:
+        """Whether `place` can be used with these arguments."""
+        return True
+
+    @property
+    def fill_value(self) -> tuple[float, ...] | None:
+        """What it pads with, or None where it does not pad."""
+        return None
+
+    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        geometry = Geometry(array.shape[1], array.shape[0])
+        self.place(geometry, stream)
+        return render(array, geometry), layout
+
+
+def render(array: Array, geometry: Geometry, decoder: Decoder | None = None) -> Array:
+    """A new array from an (H, W, C) one."""
+    out = np.empty((geometry.height, geometry.width, array.shape[2]), array.dtype)
+    finish = FLOATS if array.dtype == np.float32 else BYTES
+    (decoder or local_decoder()).render_array(with_rows(array), geometry, finish, out)
+    return out
+
+
+def with_rows(array: Array) -> Array:
+    """The array itself where the pixels of a row lie side by side, otherwise a copy."""
+    _, width, channels = array.shape
+    item = array.itemsize
+    if array.strides[1:] == (channels * item, item) or (width == 1 and channels == 1):
+        return array
+    return np.ascontiguousarray(array)
+
+
+def numbers(value: float | Sequence[float], count: int, name: str) -> tuple[float, ...]:
+    """One number for all channels, or one for each."""
+    values = (value,) * count if isinstance(value, (int, float)) else tuple(value)
+    if len(values) == 1:
+        values *= count
+    if len(values) < count:
+        raise OptionError(f"{name}={value!r}: needs one number, or one for each channel")
+    return tuple(float(v) for v in values)
+
+
+def probability(p: float) -> float:
+    """Check a probability."""
+    if not 0.0 <= p <= 1.0:
+        raise OptionError(f"p={p!r}: a probability lies between 0 and 1")
+    return p
+
+
+def interval(
+    value: Sequence[float], name: str, low: float = 0.0, high: float = float("inf")
+) -> tuple[float, float]:
+    """Check an ordered pair of numbers inside [low, high]."""
+    pair = tuple(float(v) for v in value)
+    if len(pair) != 2 or not low <= pair[0] <= pair[1] <= high:
+        raise OptionError(f"{name}={value!r}: needs two numbers, low <= high, in [{low}, {high}]")
+    return pair[0], pair[1]
+
+
+def side(value: int, name: str) -> int:
+    """Check a width or height."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise OptionTypeError(f"{name}={value!r}: a size is a whole number of pixels")
+    if value < 1:
+        raise OptionError(f"{name}={value!r}: a size is at least 1 pixel")
+    return int(value)

@@ -1,0 +1,158 @@
+"""Values and layout: normalising, casting, channels first or last."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from imagearchive._pixels import Finish, Stream, finish_array
+from imagearchive.errors import OptionError
+from imagearchive.transforms.transform import Array, Layout, Transform, with_rows
+
+__all__ = ["ImageNetNormalize", "Normalize", "TensorFormat", "ToDtype", "ToTensor"]
+
+
+FLOAT32: np.dtype[Any] = np.dtype(np.float32)
+
+
+class TensorFormat(enum.Enum):
+    """The order of axes that `ToTensor` gives."""
+
+    #: (C, H, W)
+    PYTORCH_CHW = "CHW"
+    #: (H, W, C)
+    TENSORFLOW_HWC = "HWC"
+
+    def __repr__(self) -> str:
+        return f"TensorFormat.{self.name}"
+
+
+class Normalize(Transform):
+    """Subtract a mean and divide by a standard deviation, channel by channel; gives float32.
+
+    uint8 input counts in units of 255: it is scaled to [0, 1] first, as torchvision's `ToTensor`
+    would have done. float32 input is taken as it is.
+
+    Parameters
+    ----------
+    mean, std : sequence of float
+        One for each channel, or one for all.
+    """
+
+    _arguments: ClassVar[tuple[str, ...]] = ("mean", "std")
+    _any_layout = True
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.mean = tuple(float(v) for v in mean)
+        self.std = tuple(float(v) for v in std)
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3, 4):
+            raise OptionError(f"mean={mean!r}, std={std!r}: one of each for every channel")
+        if not all(v > 0 for v in self.std):
+            raise OptionError(f"std={std!r}: a standard deviation is positive")
+
+    def scale(self) -> tuple[float, ...]:
+        """What values in [0, 1] are multiplied with."""
+        return tuple(1.0 / s for s in self.std)
+
+    def bias(self) -> tuple[float, ...]:
+        """What is added afterwards."""
+        return tuple(-m / s for m, s in zip(self.mean, self.std))
+
+    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        channels = array.shape[2 if layout == "HWC" else 0]
+        if len(self.mean) not in (1, channels):
+            raise OptionError(f"{self!r}: the image has {channels} channels")
+        if array.dtype == np.uint8 and layout == "HWC":
+            scale = tuple(v / 255.0 for v in self.scale())
+            out = np.empty(array.shape, np.float32)
+            finish_array(with_rows(array), Finish("float32", False, scale, self.bias()), out)
+            return out, layout
+        along = (1, 1, -1) if layout == "HWC" else (-1, 1, 1)
+        scale_by = np.array(self.scale(), np.float32).reshape(along)
+        if array.dtype == np.uint8:
+            scale_by = scale_by / np.float32(255.0)
+        return array * scale_by + np.array(self.bias(), np.float32).reshape(along), layout
+
+    def _dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        return FLOAT32
+
+
+class ImageNetNormalize(Normalize):
+    """`Normalize` with the mean and standard deviation of ImageNet.
+
+    uint8 input is scaled to [0, 1] first; then ``mean=(0.485, 0.456, 0.406)`` and
+    ``std=(0.229, 0.224, 0.225)`` apply.
+    """
+
+    _arguments: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        super().__init__((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class ToTensor(Transform):
+    """Change the layout; the values and their dtype stay.
+
+    torchvision's transform of this name also divides by 255. Here `Normalize`,
+    `ImageNetNormalize` or ``ToDtype("float32", scale=True)`` do that.
+
+    Parameters
+    ----------
+    format : TensorFormat
+        ``PYTORCH_CHW`` or ``TENSORFLOW_HWC``.
+    """
+
+    _arguments = ("format",)
+    _any_layout = True
+
+    def __init__(self, format: TensorFormat = TensorFormat.PYTORCH_CHW) -> None:
+        super().__init__()
+        self.format = TensorFormat(format)
+
+    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        wanted: Layout = self.format.value
+        if layout != wanted:
+            array = array.transpose((2, 0, 1) if wanted == "CHW" else (1, 2, 0))
+        return np.ascontiguousarray(array), wanted
+
+
+class ToDtype(Transform):
+    """Cast, and scale where asked.
+
+    Parameters
+    ----------
+    dtype : {"uint8", "float16", "float32"}
+        Of the result. Transforms that follow take uint8 and float32; "float16" comes last.
+    scale : bool
+        Map [0, 255] of uint8 to [0, 1] of floats, and back with rounding. Otherwise values are
+        kept; what uint8 cannot hold is clipped and its fraction cut.
+    """
+
+    _arguments = ("dtype", "scale")
+    _any_layout = True
+
+    def __init__(self, dtype: Any, scale: bool = False) -> None:
+        super().__init__()
+        self.dtype = np.dtype(dtype).name
+        if self.dtype not in ("uint8", "float16", "float32"):
+            raise OptionError(f"dtype={dtype!r}: choose one of 'uint8', 'float16', 'float32'")
+        self.scale = bool(scale)
+        self._cast: np.dtype[Any] = np.dtype(self.dtype)
+
+    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        dtype = self._cast
+        if array.dtype == dtype:
+            return array, layout
+        if dtype == np.uint8:
+            values = np.rint(array * np.float32(255.0)) if self.scale else array
+            return np.clip(values, 0.0, 255.0).astype(np.uint8), layout
+        if array.dtype == np.uint8 and self.scale:
+            return (array * np.float32(1.0 / 255.0)).astype(dtype), layout
+        return array.astype(dtype), layout
+
+    def _dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        return self._cast
