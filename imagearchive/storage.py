@@ -11,28 +11,42 @@ import os
 import stat
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Protocol, runtime_checkable
 
 from imagearchive.errors import (
     ArchiveNotFoundError,
     ClosedError,
     CorruptArchiveError,
     OptionError,
+    OptionTypeError,
     UnsupportedArchiveError,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from typing_extensions import Buffer
 
-__all__ = ["MemoryStorage", "MmapStorage", "PreadStorage", "Storage", "StorageKind", "open_storage"]
+__all__ = [
+    "MemoryStorage",
+    "MmapStorage",
+    "PreadStorage",
+    "Storage",
+    "StorageKind",
+    "open_storage",
+    "storage_kind",
+]
 
 StorageKind = Literal["auto", "mmap", "pread", "memory"]
 
 # File systems on which a page fault crosses a network: a mapping there can stall a process
 # beyond interruption, or kill it with SIGBUS when the server drops the file.
-NETWORK_FILE_SYSTEMS: Final = frozenset(
-    ["9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.gcsfuse", "fuse.glusterfs", "fuse.juicefs", "fuse.s3fs", "fuse.sshfs", "fuse.goofys", "fuse.mountpoint-s3", "fuse.rclone", "fuse.blobfuse", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "virtiofs", "wekafs"]
-)
+NETWORK_FILE_SYSTEMS: Final = frozenset({
+    "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.blobfuse", "fuse.gcsfuse",
+    "fuse.glusterfs", "fuse.goofys", "fuse.juicefs", "fuse.mountpoint-s3", "fuse.rclone",
+    "fuse.s3fs", "fuse.sshfs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4",
+    "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "virtiofs", "wekafs",
+})  # fmt: skip
 
 
 @runtime_checkable
@@ -107,6 +121,9 @@ class MemoryStorage:
         target[:] = self.read(offset, len(target))
         return len(target)
 
+    def __reduce__(self) -> NoReturn:
+        raise _not_pickled(self)
+
     def close(self) -> None:
         """Let go of the bytes; views returned before keep them alive."""
         self._view = None
@@ -155,7 +172,7 @@ class PreadStorage:
         self.size = os.fstat(self._fd).st_size
 
     def fileno(self) -> int:
-        """The open descriptor."""
+        """Return the open descriptor."""
         if self._fd < 0:
             raise _closed(self.path)
         return self._fd
@@ -190,6 +207,9 @@ class PreadStorage:
                     f"truncated while open; open the archive again"
                 )
             done += count
+
+    def __reduce__(self) -> NoReturn:
+        raise _not_pickled(self)
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -227,7 +247,7 @@ def open_storage(path: str | os.PathLike[str], kind: StorageKind = "auto") -> St
     """
     name = os.fspath(path)
     if kind == "auto":
-        kind = "pread" if on_network_file_system(name) else "mmap"
+        kind = storage_kind(name)
     if kind == "mmap":
         return MmapStorage(name)
     if kind == "pread":
@@ -237,15 +257,22 @@ def open_storage(path: str | os.PathLike[str], kind: StorageKind = "auto") -> St
     raise OptionError(f"storage={kind!r}: choose one of 'auto', 'mmap', 'pread', 'memory'")
 
 
-def on_network_file_system(path: str) -> bool:
-    """Whether the file lies on a file system that reads over a network (Linux; else False)."""
+def storage_kind(path: str, mounts: Sequence[tuple[str, str]] | None = None) -> StorageKind:
+    """Return what ``auto`` means for a file: ``pread`` on network file systems, else ``mmap``.
+
+    Parameters
+    ----------
+    path : str
+    mounts : sequence of (mount point, file system), optional
+        What is mounted where; as Linux tells by default, elsewhere nothing.
+    """
     resolved = os.path.realpath(path)
     best, kind = "", ""
-    for mount, file_system in _mounts():
+    for mount, file_system in _mounts() if mounts is None else mounts:
         inside = resolved == mount or resolved.startswith(mount.rstrip("/") + "/")
         if inside and len(mount) >= len(best):
             best, kind = mount, file_system
-    return kind in NETWORK_FILE_SYSTEMS
+    return "pread" if kind in NETWORK_FILE_SYSTEMS else "mmap"
 
 
 @lru_cache(maxsize=1)
@@ -268,6 +295,12 @@ def _open(path: str) -> int:
         os.close(fd)
         raise UnsupportedArchiveError(f"{path}: not a regular file, so it has no positions to read")
     return fd
+
+
+def _not_pickled(storage: Storage) -> OptionTypeError:
+    return OptionTypeError(
+        f"a {type(storage).__name__} cannot be pickled: pickle the path and open it again"
+    )
 
 
 def _closed(path: str) -> ClosedError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from types import ModuleType
 from typing import NamedTuple
@@ -56,7 +57,7 @@ def scan(path: str, *, strict: bool = True) -> Scanned:
     for module in (split, barecat, directory):
         if module.sniff(path):
             return _tolerant(module, partial(module.scan_path, path), strict)
-    with open_storage(path) as storage:
+    with closing(open_storage(path)) as storage:
         head = bytes(storage.read(0, min(HEAD_BYTES, storage.size)))
         # A TAR may hold a ZIP as its last member, so its own header decides first.
         known = tar if tar.sniff(head, path) else zip if zip.sniff(storage) else None

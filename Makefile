@@ -1,0 +1,64 @@
+# `make demo` trains on images straight from an archive, `make test` runs the tests. Each sets up
+# what it needs in .venv, from nothing but Python >= 3.10, a C compiler and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+NATIVE := setup.py $(wildcard imagearchive/*/*.pyx imagearchive/*/*.pxd imagearchive/_pixels/pixels_*.c imagearchive/_pixels/*.h)
+
+.PHONY: demo test lint types docs sdist check bench clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python examples/train_digits.py
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+	$(BIN)/python tools/stubcheck.py
+
+docs: $(VENV)/.dev
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+# The sdist must hold all that a build needs, and no generated C.
+sdist: $(VENV)/.dev
+	rm -rf dist build/sdist-env
+	$(BIN)/python -m build --quiet --sdist
+	$(PYTHON) -m venv build/sdist-env
+	build/sdist-env/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/imagearchive-*.tar.gz
+	cd build && sdist-env/bin/imagearchive info --build && sdist-env/bin/imagearchive ls ../examples/data/digits.tar > /dev/null
+
+check: test lint types docs sdist
+
+bench: $(VENV)/.test
+	$(PIP) -e ".[bench]" --no-build-isolation
+	for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+$(VENV)/.built: pyproject.toml constraints.txt $(NATIVE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) setuptools wheel cython numpy
+	$(PIP) --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.built
+	$(PIP) --no-build-isolation -e ".[torch]"
+	touch $@
+
+$(VENV)/.test: $(VENV)/.built
+	$(PIP) --no-build-isolation -e ".[test]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	$(PIP) --no-build-isolation -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info $(VENV) docs/_build
+	find imagearchive -name '*.so' -delete

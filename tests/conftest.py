@@ -1,0 +1,31 @@
+"""Archives that several test modules share."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from archives import encoded, write_tar
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """Keep the user's cache directory out of the tests, in child processes too."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """Twelve small PNGs in three class directories, ``{name: bytes}``."""
+    random = np.random.default_rng(0)
+    return {
+        f"{name}/{number}.png": encoded(random.integers(0, 256, (9, 7, 3), np.uint8))
+        for name in ("dog", "cat", "cat-b")
+        for number in range(4)
+    }
+
+
+@pytest.fixture
+def image_tar(tmp_path, pictures) -> Path:
+    """A TAR of `pictures`."""
+    return write_tar(tmp_path / "images.tar", pictures)
