@@ -8,7 +8,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -17,7 +17,8 @@ import numpy.typing as npt
 from imagearchive._scan import containers
 from imagearchive._scan.names import normalise
 from imagearchive._scan.rows import KIND_HARDLINK, KIND_OTHER, KIND_SYMLINK
-from imagearchive.errors import ImageArchiveError, OptionError, UnsafePathError
+from imagearchive.errors import OptionError, UnsafePathError
+from imagearchive.parallel import Chunks, in_threads
 from imagearchive.tree import decode, encode
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def extract(
     try:
         run = _Run(archive, root, path, existing, barred, progress)
         positions = np.arange(len(archive)) if members is None else np.array([*members], np.int64)
-        run.all(positions, threads or min(4, os.cpu_count() or 1))
+        run.all(positions, threads)
         if members is None:
             with _Directories(root, path) as folders:
                 for name in archive.table.directories:
@@ -335,55 +336,34 @@ class _Run:
         self._progress = progress
         # Several archives read as one may share names, of which the last counts.
         self._several = len(archive.table.files) > 1
-        self._stop = threading.Event()
         self._lock = threading.Lock()
         self.files = 0
         self.bytes = 0
         self.skipped = 0
 
-    def all(self, positions: npt.NDArray[np.int64], threads: int) -> None:
-        chunks = iter(range(0, len(positions), CHUNK))
-        if threads == 1 or len(positions) <= CHUNK:
-            self._work(positions, chunks)
-            return
-        with ThreadPoolExecutor(threads) as pool:
-            try:
-                works = [pool.submit(self._work, positions, chunks) for _ in range(threads)]
-                wait(works)
-            finally:
-                # An interrupt reaches this thread alone; the others finish their file.
-                self._stop.set()
-        errors = [error for error in (work.exception() for work in works) if error is not None]
-        for error in sorted(errors, key=lambda error: isinstance(error, _StoppedError)):
-            raise error
+    def all(self, positions: npt.NDArray[np.int64], threads: int | None) -> None:
+        """Write all members at these positions."""
+        in_threads(partial(self._work, positions), len(positions), CHUNK, threads)
 
-    def _work(self, positions: npt.NDArray[np.int64], chunks: Iterator[int]) -> None:
+    def _work(self, positions: npt.NDArray[np.int64], chunks: Chunks) -> None:
         files = total = skipped = 0
-        whole = False
         part = f".{secrets.token_hex(6)}.part".encode()
         try:
             with _Directories(self._root, self._shown) as folders:
-                while not self._stop.is_set():
-                    with self._lock:
-                        start = next(chunks, None)
-                    if start is None:
-                        break
+                for places in chunks:
                     done = 0
-                    for position, size, mtime, mode in self._rows(positions[start : start + CHUNK]):
-                        if self._stop.is_set():
-                            break
-                        if self._member(folders, part, position, size, mtime, mode):
+                    chunk = positions[places.start : places.stop]
+                    for position, size, mtime, mode in self._rows(chunk):
+                        chunks.check()
+                        if self._member(folders, part, chunks, position, size, mtime, mode):
                             done += 1
                             total += size
                         else:
                             skipped += 1
                     files += done
                     if self._progress is not None:
-                        self._progress(done)
-            whole = True
+                        self._progress(len(places))
         finally:
-            if not whole:
-                self._stop.set()
             with self._lock:
                 self.files += files
                 self.bytes += total
@@ -395,7 +375,14 @@ class _Run:
         return zip(chunk.tolist(), *columns)
 
     def _member(
-        self, folders: _Directories, part: bytes, position: int, size: int, mtime: int, mode: int
+        self,
+        folders: _Directories,
+        part: bytes,
+        chunks: Chunks,
+        position: int,
+        size: int,
+        mtime: int,
+        mode: int,
     ) -> bool:
         table = self._archive.table
         name = table.name_bytes(position)
@@ -415,7 +402,7 @@ class _Run:
         fd = os.open(part, _CREATE, _permissions(mode), dir_fd=directory)
         try:
             try:
-                self._content(fd, position, size)
+                self._content(chunks, fd, position, size)
                 if mtime:
                     os.utime(fd, ns=(mtime, mtime))
             finally:
@@ -426,19 +413,14 @@ class _Run:
             raise
         return True
 
-    def _content(self, fd: int, position: int, size: int) -> None:
+    def _content(self, chunks: Chunks, fd: int, position: int, size: int) -> None:
         if size <= WINDOW:
             _write_all(fd, self._archive.read(position))
             return
         member = self._archive.member(position)
         for offset in range(0, size, WINDOW):
-            if self._stop.is_set():
-                raise _StoppedError
+            chunks.check()
             _write_all(fd, member.read(offset, min(WINDOW, size - offset)))
-
-
-class _StoppedError(ImageArchiveError):
-    """Another thread failed, or the user interrupted."""
 
 
 def _is_there(name: bytes, directory: int) -> bool:
