@@ -68,7 +68,7 @@ def scan_tarfile(path: str) -> int:
 def measure(path: str, loops: dict[str, ctypes._FuncPointer], members: int, size: int) -> None:
     encoded = os.fsencode(path)
     contestants = {f"C {name}": lambda loop=loop: loop(encoded) for name, loop in loops.items()}
-    ours = {f"imagearchive {kind}": lambda kind=kind: scan(path, kind) for kind in ("mmap", "pread")}
+    ours = {f"imagearchive {way}": lambda way=way: scan(path, way) for way in ("mmap", "pread")}
     contestants.update(ours)
     for name, contestant in contestants.items():
         if contestant() != members:

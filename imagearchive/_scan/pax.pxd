@@ -144,6 +144,12 @@ cdef inline int set_globals(Globals* target, const Attributes* source) noexcept 
     return PAX_GOOD
 
 
+cdef inline void forget(Globals* globals) noexcept nogil:
+    globals.size = -1
+    globals.path_size = globals.link_size = 0
+    globals.has_mtime = False
+
+
 cdef inline void clear(Attributes* attributes) noexcept nogil:
     memset(attributes, 0, sizeof(Attributes))
     attributes.size = -1

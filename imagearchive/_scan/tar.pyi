@@ -1,6 +1,7 @@
 import logging
-from collections.abc import Buffer
 from typing import Final
+
+from typing_extensions import Buffer
 
 from imagearchive._scan.rows import RowBuffer
 from imagearchive.storage import Storage
@@ -10,17 +11,17 @@ VERSION: Final[int]
 logger: logging.Logger
 
 class Cursor:
-    done: bool
     def __init__(self, file_size: int, offset: int = 0) -> None: ...
+    @property
+    def done(self) -> bool: ...
     @property
     def offset(self) -> int: ...
     @property
     def need(self) -> int: ...
-    @property
-    def sparse(self) -> tuple[int, int, int]: ...
 
 def scan_window(
     window: Buffer, start: int, rows: RowBuffer, cursor: Cursor, path: str = "<memory>"
 ) -> None: ...
 def scan(storage: Storage, strict: bool = True) -> RowBuffer: ...
+def read_member(storage: Storage, offset: int) -> tuple[RowBuffer, int, int, int]: ...
 def sniff(head: Buffer, path: str) -> bool: ...

@@ -98,11 +98,6 @@ cdef class Cursor:
     def need(self):
         return self.state.need
 
-    @property
-    def sparse(self):
-        """Of the last row, if it is sparse: variant 1 to 4, position and size of its map."""
-        return self.state.variant, self.state.map_at, self.state.map_size
-
 
 cdef int step(Cursor cursor, object rows, int fd, uint8_t* scratch, uint64_t capacity) except -1:
     """Run the kernel once, on the window that is set or on a descriptor; return its code."""
@@ -164,13 +159,17 @@ cdef void grow(Cursor cursor, object rows) except *:
     rows.reserve(more, text)
 
 
-cdef object trouble(Cursor cursor, str path, int code):
+cdef object trouble(Cursor cursor, str path, int code, str advice):
     cdef State* s = &cursor.state
     if code == SYSTEM_ERROR:
         return OSError(<int> s.fault, os.strerror(<int> s.fault), path)
-    return CorruptArchiveError(
-        f"{path}: offset {s.fault}: {MESSAGES[code]}. Fetch the archive again, or pass "
-        f"strict=False to use the {s.rows} members before this place"
+    return CorruptArchiveError(f"{path}: offset {s.fault}: {MESSAGES[code]}. {advice}")
+
+
+cdef str use_rest(Cursor cursor):
+    return (
+        f"Fetch the archive again, or pass strict=False to use the {cursor.state.rows} members "
+        f"before this place"
     )
 
 
@@ -200,7 +199,7 @@ def scan_window(window, start, rows, Cursor cursor not None, path="<memory>"):
         raise ValueError("the window must lie inside the file")
     code = step_window(cursor, rows, window, start)
     if code != DONE and code != MORE:
-        raise trouble(cursor, path, code)
+        raise trouble(cursor, path, code, use_rest(cursor))
 
 
 def scan(storage, strict=True):
@@ -239,12 +238,12 @@ def scan(storage, strict=True):
     else:
         code = scan_storage(cursor, rows, storage)
     if code == SYSTEM_ERROR:
-        raise trouble(cursor, path, code)
+        raise trouble(cursor, path, code, use_rest(cursor))
     if not s.file_size:
         code = NOT_TAR
     if code != DONE:
         if strict:
-            raise trouble(cursor, path, code)
+            raise trouble(cursor, path, code, use_rest(cursor))
         logger.warning(
             "%s: offset %d: %s; the %d members before this place are served, what follows is lost",
             path, s.fault, MESSAGES[code], s.rows,
@@ -288,6 +287,68 @@ cdef int scan_storage(Cursor cursor, object rows, object storage) except -1:
         start = s.offset
         size = max(size, s.need - s.offset)
         window = storage.read(start, min(size, s.file_size - start))
+
+
+def read_member(storage, offset):
+    """Parse the headers of one member again.
+
+    Parameters
+    ----------
+    storage : Storage
+        The archive.
+    offset : int
+        First byte of the member's headers (``entries["header"]``).
+
+    Returns
+    -------
+    rows : RowBuffer
+        One row. Global PAX headers before `offset` do not count.
+    variant : int
+        How it is stored: 0 plain; sparse as 1 old GNU, 2 PAX 0.0, 3 PAX 0.1, 4 PAX 1.0.
+    map_at, map_size : int
+        Where the map of a sparse member lies: in which header (1), among which PAX records
+        (2 and 3), in which bytes before the data (4).
+
+    Raises
+    ------
+    CorruptArchiveError
+        No member lies there, or its headers are damaged.
+    """
+    if not 0 <= offset < storage.size:
+        raise CorruptArchiveError(
+            f"{storage.path}: offset {offset}: beyond the end of the file of {storage.size} bytes; "
+            f"it was truncated, or its index belongs to another file"
+        )
+    cdef Cursor cursor = Cursor(storage.size, offset)
+    cdef State* s = &cursor.state
+    cdef const uint8_t[::1] window = storage.read(offset, s.need - offset)
+    cdef int code
+    rows = RowBuffer(1)
+    while True:
+        s.window = &window[0]
+        s.start = offset
+        s.length = window.shape[0]
+        code = step(cursor, rows, -1, NULL, 0)
+        if rows.rows:
+            return rows, s.variant, s.map_at, s.map_size
+        if code == FULL:
+            rows.reserve(0, s.need_names)
+        elif code == MORE:
+            # Zeros, or a global header, are no member: what follows them is not asked for.
+            if s.offset != <uint64_t> offset:
+                code = BAD_HEADER
+                s.fault = offset
+            else:
+                size = max(2 * s.length, s.need - offset)
+                window = storage.read(offset, min(size, storage.size - offset))
+                continue
+        if code != FULL:
+            if code == DONE:
+                s.fault, code = offset, BAD_HEADER
+            raise trouble(
+                cursor, storage.path, code,
+                "The archive changed after its index was built; open it again",
+            )
 
 
 def sniff(head, path):

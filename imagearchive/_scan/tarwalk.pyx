@@ -18,7 +18,7 @@ from imagearchive._scan.entry cimport (
     KIND_DIRECTORY, KIND_FILE, KIND_HARDLINK, KIND_OTHER, KIND_SPARSE, KIND_SYMLINK, Entry,
 )
 from imagearchive._scan.pax cimport (
-    PAX_GOOD, PAX_LIMIT, PAX_NUMBER, Attributes, adopt, clear, pax_records, set_globals,
+    PAX_GOOD, PAX_LIMIT, PAX_NUMBER, Attributes, adopt, clear, forget, pax_records, set_globals,
 )
 
 cdef extern from "<unistd.h>" nogil:
@@ -108,11 +108,18 @@ cdef int member(
     stored = <uint64_t> number
 
     name_size = text_size(header, 100)
+    if found.path_size:
+        name, name_size = found.path, found.path_size
+    elif s.globals.path_size:
+        name, name_size = s.globals.path, s.globals.path_size
+    elif flag != c"S" and header[345] and memcmp(header + 257, b"ustar\0", 6) == 0:
+        # GNU's old header has times where POSIX has the prefix.
+        prefix_size = text_size(header + 345, 155)
     if flag == c"1":
         kind = KIND_HARDLINK
     elif flag == c"2":
         kind = KIND_SYMLINK
-    elif flag == c"5" or (flag == 0 and name_size and header[name_size - 1] == c"/"):
+    elif flag == c"5" or (flag == 0 and name_size and name[name_size - 1] == c"/"):
         kind = KIND_DIRECTORY
     elif flag == c"3" or flag == c"4" or flag == c"6":
         kind = KIND_OTHER
@@ -170,14 +177,6 @@ cdef int member(
     if stored > s.file_size - data:
         return failed(s, position, CUT_DATA)
 
-    # Name and link target.
-    if found.path_size:
-        name, name_size = found.path, found.path_size
-    elif s.globals.path_size:
-        name, name_size = s.globals.path, s.globals.path_size
-    elif flag != c"S" and header[345] and memcmp(header + 257, b"ustar\0", 6) == 0:
-        # GNU's old header has times where POSIX has the prefix.
-        prefix_size = text_size(header + 345, 155)
     if kind == KIND_HARDLINK or kind == KIND_SYMLINK:
         link_size = text_size(link, 100)
         if found.link_size:
@@ -319,7 +318,9 @@ cdef int walk(State* s) noexcept nogil:
             return failed(s, s.offset, CUT_HEADER)
         if block[0] == 0 and is_zero(block, BLOCK):
             if not s.zeros:
+                # Global headers end with their archive; another may follow.
                 s.zeros, s.blank = True, s.offset
+                forget(&s.globals)
             s.offset += BLOCK
             continue
         here = s.offset

@@ -1,0 +1,1 @@
+# Native code only; nothing here is called from Python.
