@@ -24,8 +24,6 @@ _LOCATOR: Final = struct.Struct("<4sLQL")
 _END64: Final = struct.Struct("<4sQ2H2L4Q")
 _MAGIC: Final = b"PK\x05\x06"
 _RECORD: Final = b"PK\x01\x02"
-# More candidates than this are no accident of a comment.
-_MAX_CANDIDATES: Final = 64
 
 
 class _Source(Protocol):
@@ -76,6 +74,8 @@ def find_ends(storage: _Source) -> list[End]:
     UnsupportedArchiveError
         The central directory lies on another disk, and there is no other candidate.
     """
+    if storage.size < _END.size:
+        return []
     start = max(0, storage.size - (1 << 16) - _END.size)
     tail = bytes(storage.read(start, storage.size - start))
     ends = []
@@ -95,13 +95,10 @@ def find_ends(storage: _Source) -> list[End]:
 
 
 def _candidates(tail: bytes) -> Iterator[int]:
-    at = len(tail)
-    for _ in range(_MAX_CANDIDATES):
-        at = tail.rfind(_MAGIC, 0, at + 3)
-        if at < 0:
-            return
-        if at + _END.size <= len(tail):
-            yield at
+    at = tail.rfind(_MAGIC, 0, len(tail) - _END.size + len(_MAGIC))
+    while at >= 0:
+        yield at
+        at = tail.rfind(_MAGIC, 0, at + len(_MAGIC) - 1)
 
 
 def _end(storage: _Source, position: int, record: bytes) -> End | None:
