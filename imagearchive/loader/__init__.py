@@ -179,7 +179,7 @@ class DataLoader:
             raise OptionTypeError(f"transform={transform!r}: not callable")
         if rank is not None or world_size is not None:
             find_rank(rank, world_size)
-        self._options = {
+        self._options: dict[str, Any] = {
             "batch_size": batch_size,
             "shuffle": bool(shuffle),
             "num_workers": num_workers,
@@ -216,6 +216,8 @@ class DataLoader:
         self._errors: dict[int, BadSample] = {}
         self._iterators: weakref.WeakSet[_Batches] = weakref.WeakSet()
         self._closed = False
+        self._lock = threading.Lock()
+        _loaders.add(self)
         if enable_distributed:
             self._place()
 
@@ -280,10 +282,11 @@ class DataLoader:
         """Begin the next epoch."""
         if self._closed:
             raise ClosedError("the loader is closed; make a new one to iterate again")
-        order = self._order(self._next_epoch, self._start)
-        self._next_epoch, self._start = order.epoch + 1, 0
-        self._progress = _Progress(order)
-        iterator = _Batches(self, self._progress)
+        with self._lock:
+            order = self._order(self._next_epoch, self._start)
+            self._next_epoch, self._start = order.epoch + 1, 0
+            self._progress = progress = _Progress(order)
+        iterator = _Batches(self, progress)
         self._iterators.add(iterator)
         return iterator
 
@@ -382,6 +385,19 @@ class DataLoader:
         shown = ("batch_size", "shuffle", "num_workers", "transform", "drop_last", "seed")
         listed = ", ".join(f"{name}={options[name]!r}" for name in shown)
         return f"DataLoader({self._given!r}, {listed})"
+
+
+_loaders: weakref.WeakSet[DataLoader] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    # Another thread of the parent may have held them; it does not exist in the child.
+    for loader in list(_loaders):
+        loader._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 class _Progress:

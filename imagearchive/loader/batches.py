@@ -135,6 +135,7 @@ class Epoch:
         self.order = order
         self.options = options
         self.buffers = buffers
+        self.shape = None if pipeline is None else pipeline.shape_for(*source.image_shape())
         self._numbers = itertools.count(first)
 
     def next_job(self) -> BatchJob | None:
@@ -146,9 +147,9 @@ class Epoch:
         positions = self.order.positions(number)
         if pipeline is None:
             return SampleJob(self, positions)
-        if pipeline.shape is None or pipeline.dtype is None or self.options.collate_fn is not None:
+        if self.shape is None or pipeline.dtype is None or self.options.collate_fn is not None:
             return PairJob(self, positions, pipeline)
-        return TensorJob(self, positions, pipeline, pipeline.shape, pipeline.dtype)
+        return TensorJob(self, positions, pipeline, self.shape, pipeline.dtype)
 
 
 @dataclass

@@ -59,6 +59,10 @@ class Source(Protocol):
         """Read the samples of these indices, or prepare to."""
         ...
 
+    def image_shape(self) -> tuple[int | None, int | None, int | None]:
+        """Return height, width and channels of all images, None where they may differ."""
+        ...
+
     def name(self, index: int) -> str:
         """Return what to call a sample in messages and reports."""
         ...
@@ -78,16 +82,21 @@ def open_source(
 
 
 def _open_path(path: str) -> Any:
-    from imagearchive import datasets
-
+    # Imported here, since a loader of other data sets needs none of these.
     if not path.endswith(".npz"):
-        return datasets.ImageArchive(path)
+        from imagearchive.datasets.image_archive import ImageArchive
+
+        return ImageArchive(path)
+    from imagearchive.datasets.lazy_npz import LazyNPZDataset
+
     if os.path.exists(path) or not glob.has_magic(path):
-        return datasets.LazyNPZDataset(path)
+        return LazyNPZDataset(path)
+    from imagearchive.datasets.combined import CombinedLazyDataset
+
     found = sorted(glob.glob(path))
     if not found:
         raise ArchiveNotFoundError(f"{path}: no file matches this pattern")
-    return datasets.CombinedLazyDataset([datasets.LazyNPZDataset(name) for name in found])
+    return CombinedLazyDataset([LazyNPZDataset(name) for name in found])
 
 
 def _wrap(dataset: Any, columns: tuple[str, str] | None, exif_transpose: bool) -> Source:
@@ -98,15 +107,20 @@ def _wrap(dataset: Any, columns: tuple[str, str] | None, exif_transpose: bool) -
     if hasattr(dataset, "get_batch") and hasattr(dataset, "keys"):
         return ColumnSource(dataset, columns)
     encoded = hasattr(dataset, "read") and hasattr(dataset, "label") and hasattr(dataset, "labels")
-    # A data set with a transform or loader of its own decides itself what an image is.
-    if encoded and getattr(dataset, "transform", None) is None and _plain_loader(dataset):
+    if encoded and _plain(dataset):
         return EncodedSource(dataset, exif_transpose)
     return SampleSource(dataset, columns)
 
 
-def _plain_loader(dataset: Any) -> bool:
+def _plain(dataset: Any) -> bool:
+    """Whether a data set leaves its images as they are stored, and its labels too."""
+    changes = ("transform", "target_transform", "index_transform")
+    if any(getattr(dataset, name, None) is not None for name in changes):
+        return False
     loader = getattr(dataset, "loader", None)
-    return loader is None or getattr(loader, "__name__", "") == "pil_loader"
+    # Samples of several views are lists, which no native pass renders.
+    several = getattr(dataset, "_multi", False)
+    return not several and (loader is None or getattr(loader, "__name__", "") == "pil_loader")
 
 
 class EncodedSource:
@@ -116,11 +130,7 @@ class EncodedSource:
         self.dataset = dataset
         self.read = dataset.read
         self.exif_transpose = exif_transpose
-        target_transform = getattr(dataset, "target_transform", None)
-        plain = dataset.label
-        self.label = (
-            plain if target_transform is None else lambda index: target_transform(plain(index))
-        )
+        self.label = dataset.label
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -128,12 +138,15 @@ class EncodedSource:
     def chunk(self, indices: Sequence[int]) -> Chunk:
         return _EncodedChunk(self, indices)
 
+    def image_shape(self) -> tuple[int | None, int | None, int | None]:
+        return None, None, 3
+
     def name(self, index: int) -> str:
         return str(self.dataset.name(index))
 
     def fingerprint(self) -> str:
         count = len(self)
-        return _digest(count, (f"{self.name(i)}\0{self.dataset.label(i)}" for i in _sampled(count)))
+        return _digest(count, (f"{self.name(i)}\0{self.label(i)}" for i in _sampled(count)))
 
 
 class _EncodedChunk:
@@ -179,6 +192,9 @@ class ColumnSource:
 
     def chunk(self, indices: Sequence[int]) -> Chunk:
         return _ColumnChunk(self, indices, self.dataset.get_batch(indices))
+
+    def image_shape(self) -> tuple[int | None, int | None, int | None]:
+        return None, None, None
 
     def name(self, index: int) -> str:
         return f"row {index}"
@@ -238,6 +254,9 @@ class SampleSource:
 
     def chunk(self, indices: Sequence[int]) -> Chunk:
         return _SampleChunk(self, indices)
+
+    def image_shape(self) -> tuple[int | None, int | None, int | None]:
+        return None, None, None
 
     def name(self, index: int) -> str:
         name = getattr(self.dataset, "name", None)

@@ -1,0 +1,56 @@
+"""Finds the number of loader threads that feeds a training loop fastest.
+
+    python examples/benchmark_workers.py train.tar
+
+More threads than CPUs rarely help: they decode, they do not wait. Count the CPUs that this process
+may use, and leave those out that the training loop itself keeps busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from imagearchive import DataLoader
+from imagearchive.transforms import (
+    Compose,
+    ImageNetNormalize,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    ToTensor,
+)
+
+
+def main() -> None:
+    """Time every number of threads."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("archive")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--images", type=int, default=10_000, help="to load, at most, per number")
+    options = parser.parse_args()
+    transform = Compose(
+        [RandomResizedCrop(options.size), RandomHorizontalFlip(), ImageNetNormalize(), ToTensor()]
+    )
+    for workers in options.workers:
+        loader = DataLoader(
+            options.archive,
+            batch_size=options.batch_size,
+            num_workers=workers,
+            shuffle=True,
+            transform=transform,
+            on_error="skip",
+        )
+        start, count = time.perf_counter(), 0
+        for images, _ in loader:
+            count += len(images)
+            if count >= options.images:
+                break
+        rate = count / (time.perf_counter() - start)
+        print(f"workers: {workers:3}   {rate:10,.0f} images/s")
+        loader.close()
+
+
+if __name__ == "__main__":
+    main()

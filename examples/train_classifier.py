@@ -1,0 +1,304 @@
+"""Trains an image classifier from an archive: a complete recipe.
+
+One process::
+
+    python examples/train_classifier.py train.tar --val val.tar
+
+Two, each with its part of every epoch::
+
+    torchrun --nproc-per-node 2 examples/train_classifier.py train.tar --val val.tar
+
+The checkpoint holds the loader's state as well, so a run that was stopped in the middle of an
+epoch goes on with the samples that it has not seen, on any number of processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from imagearchive import DataLoader, ImageArchive
+from imagearchive.transforms import (
+    CenterCrop,
+    ColorJitter,
+    Compose,
+    ImageNetNormalize,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    Resize,
+    ToTensor,
+)
+
+
+class SmallNet(nn.Module):
+    """A small residual network; any network of torchvision or timm takes its place."""
+
+    def __init__(self, classes: int, width: int = 32) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU())
+        self.blocks = nn.ModuleList()
+        for _ in range(2):
+            self.blocks.append(
+                nn.Sequential(
+                    nn.Conv2d(width, width, 3, 1, 1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(),
+                    nn.Conv2d(width, width, 3, 1, 1, bias=False),
+                    nn.BatchNorm2d(width),
+                )
+            )
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the class scores of a batch, shape (N, classes)."""
+        features = self.stem(images)
+        for block in self.blocks:
+            features = torch.relu(features + block(features))
+        return self.head(features.mean((2, 3)))
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("train", help="archive of images in one directory per class")
+    parser.add_argument("--val", help="the same for validation")
+    parser.add_argument("--out", type=Path, default=Path("run"), help="folder of the checkpoint")
+    parser.add_argument("--epochs", type=int, default=90)
+    parser.add_argument("--batch-size", type=int, default=256, help="per process")
+    parser.add_argument("--size", type=int, default=224, help="side of the training images")
+    parser.add_argument("--lr", type=float, default=0.1, help="for 256 images in all")
+    parser.add_argument("--warmup", type=int, default=5, help="epochs")
+    parser.add_argument("--workers", type=int, default=None, help="loader threads per process")
+    parser.add_argument("--checkpoint-every", type=int, default=500, help="steps")
+    parser.add_argument("--max-steps", type=int, default=None, help="stop early, as if killed")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+class Run:
+    """The state of a training run: model, optimiser, schedule, loaders, checkpoint."""
+
+    def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
+        self.options = options
+        self.device = device
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        ranks = dist.get_world_size() if dist.is_initialized() else 1
+        normalise = [ImageNetNormalize(), ToTensor()]
+        size = options.size
+        common: dict[str, Any] = {
+            "batch_size": options.batch_size,
+            "num_workers": options.workers,
+            "pin_memory": device.type == "cuda",
+            "enable_distributed": ranks > 1,
+            "channels_last": device.type == "cuda",
+        }
+        train = ImageArchive(options.train)
+        self.loader = DataLoader(
+            train,
+            transform=Compose(
+                [
+                    RandomResizedCrop(size),
+                    RandomHorizontalFlip(),
+                    ColorJitter(0.2, 0.2, 0.2, 0.1),
+                    *normalise,
+                ]
+            ),
+            shuffle=True,
+            drop_last=True,  # equally many batches on every rank
+            seed=options.seed,
+            on_error="replace",  # one broken image does not end the run
+            **common,
+        )
+        if not len(self.loader):
+            raise SystemExit(f"{options.train}: fewer images than one batch of all processes")
+        self.val_loader = None
+        if options.val:
+            self.val_loader = DataLoader(
+                options.val,
+                transform=Compose([Resize(size * 8 // 7), CenterCrop(size, size), *normalise]),
+                **common,
+            )
+        torch.manual_seed(options.seed)
+        model: nn.Module = SmallNet(len(train.classes)).to(device)
+        if device.type == "cuda":
+            model = model.to(memory_format=torch.channels_last)
+        self.plain = model
+        self.model = DistributedDataParallel(model) if ranks > 1 else model
+        self.optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=options.lr * options.batch_size * ranks / 256,
+            momentum=0.9,
+            weight_decay=5e-5,
+            nesterov=True,
+        )
+        steps = len(self.loader)
+        warm = max(1, min(options.warmup, options.epochs - 1) * steps)
+        self.schedule = torch.optim.lr_scheduler.SequentialLR(
+            self.optimizer,
+            [
+                torch.optim.lr_scheduler.LinearLR(self.optimizer, 0.01, total_iters=warm),
+                torch.optim.lr_scheduler.CosineAnnealingLR(
+                    self.optimizer, max(1, options.epochs * steps - warm)
+                ),
+            ],
+            [warm],
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
+        self.step = 0
+        self.path = options.out / "checkpoint.pt"
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        if self.rank:
+            return
+        self.options.out.mkdir(parents=True, exist_ok=True)
+        state = {
+            "model": self.plain.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "loader": self.loader.state_dict(),
+            "step": self.step,
+        }
+        part = self.path.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self.path)
+
+    def load(self) -> None:
+        """Continue from the checkpoint, if there is one."""
+        if not self.path.exists():
+            return
+        state = torch.load(self.path, map_location=self.device, weights_only=True)
+        self.plain.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.loader.load_state_dict(state["loader"])
+        self.step = state["step"]
+        if self.rank == 0:
+            print(f"resumed at step {self.step}, epoch {self.loader.epoch}")
+
+    def train_epoch(self, writer: Any, stop: list[bool]) -> bool:
+        """Train until the epoch ends; return False where the run is to stop before."""
+        epoch, options = self.loader.epoch, self.options
+        self.model.train()
+        start, seen = time.perf_counter(), 0
+        loss = torch.zeros(())
+        for images, labels in self.loader:
+            images = images.to(self.device, non_blocking=True)
+            labels = labels.to(self.device, non_blocking=True)
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+                loss = self.criterion(self.model(images), labels)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.schedule.step()
+            self.step += 1
+            seen += len(images)
+            if writer is not None and self.step % 10 == 0:
+                writer.add_scalar("train/loss", loss.item(), self.step)
+                writer.add_scalar("train/lr", self.schedule.get_last_lr()[0], self.step)
+            if self.step % options.checkpoint_every == 0:
+                self.save()
+            if self.step == options.max_steps or (self.step % 10 == 0 and self.agree(stop[0])):
+                self.save()
+                return False
+        if self.rank == 0:
+            rate = seen / (time.perf_counter() - start)
+            print(f"epoch {epoch}: loss {loss.item():.3f}, {rate:.0f} images/s on this process")
+        self.save()
+        return True
+
+    def agree(self, stop: bool) -> bool:
+        """Whether any process was told to stop; all must leave the loop after the same step."""
+        if not dist.is_initialized():
+            return stop
+        flag = torch.tensor(int(stop), device=self.device)
+        dist.all_reduce(flag)
+        return bool(flag)
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Return the share of validation images that are classified right, over all ranks."""
+        if self.val_loader is None:
+            return float("nan")
+        self.model.eval()
+        counts = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for images, labels in self.val_loader:
+            scores = self.plain(images.to(self.device, non_blocking=True))
+            right = scores.argmax(1) == labels.to(self.device)
+            counts += torch.tensor([right.sum(), len(labels)], device=self.device)
+        if dist.is_initialized():
+            # No sample came twice, so this is the accuracy itself, not an estimate.
+            dist.all_reduce(counts)
+        return float(counts[0] / counts[1])
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[torch.device]:
+    """Join the other processes where torchrun started several; yield the device to use."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def board(folder: Path, rank: int) -> Any:
+    """Return a TensorBoard writer, or None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder)) if rank == 0 else None
+
+
+def main() -> None:
+    """Train until the last epoch, or until told to stop."""
+    options = parse()
+    stop = [False]
+    # Schedulers of clusters announce the end; what was trained is kept.
+    signal.signal(signal.SIGTERM, lambda *_: stop.__setitem__(0, True))
+    with process_group() as device:
+        run = Run(options, device)
+        run.load()
+        writer = board(options.out, run.rank)
+        while run.loader.epoch < options.epochs:
+            epoch = run.loader.epoch
+            if not run.train_epoch(writer, stop):
+                break
+            accuracy = run.validate()
+            if run.rank == 0:
+                print(f"epoch {epoch}: accuracy {accuracy:.3f}")
+            if writer is not None:
+                writer.add_scalar("val/accuracy", accuracy, run.step)
+        if run.rank == 0:
+            for bad in run.loader.errors:
+                print(f"broken: {bad.member}: {bad.reason}")
+        if writer is not None:
+            writer.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,778 @@
+"""The loader: what it yields, in which order, and what happens when things go wrong."""
+
+import gc
+import io
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import textwrap
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imagearchive.errors import (
+    ArchiveNotFoundError,
+    ClosedError,
+    DecodeError,
+    OptionError,
+    OptionTypeError,
+    StateMismatchError,
+)
+from imagearchive.loader import DataLoader
+from imagearchive.loader.batches import Buffers
+from imagearchive.sampler import EpochOrder, ShardedSampler
+from imagearchive.transforms import (
+    CenterCrop,
+    ColorJitter,
+    Compose,
+    ImageNetNormalize,
+    Lambda,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    Resize,
+    ToTensor,
+)
+
+COUNT = 53
+
+
+def picture(index, size=None):
+    """An RGB image whose content depends on `index`, smooth enough for JPEG."""
+    width, height = size or (40 + index % 7, 30 + index % 5)
+    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    planes = [x * 200, y * 200, np.full_like(x, index * 4 % 256)]
+    return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
+
+
+def coded(image, kind="JPEG"):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **({"quality": 95} if kind == "JPEG" else {}))
+    return buffer.getvalue()
+
+
+FILES = [coded(picture(i), "PNG" if i % 5 == 4 else "JPEG") for i in range(COUNT)]
+
+
+class Encoded:
+    """The least that a data set of encoded images offers."""
+
+    def __init__(self, files=FILES):
+        self.files = list(files)
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        return Image.open(io.BytesIO(self.files[index])), self.label(index)
+
+    def read(self, index):
+        return self.files[index]
+
+    def label(self, index):
+        return index * 3
+
+    def labels(self, index):
+        return np.array([index * 3.0])
+
+    def name(self, index):
+        return f"{index % 4}/{index:03d}.jpg"
+
+
+class Numbers:
+    """Samples that are cheap to make and that tell their index."""
+
+    def __init__(self, count=COUNT):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return np.full((4, 5, 3), index % 251, np.uint8), index
+
+
+TRAINING = Compose([RandomResizedCrop(16), RandomHorizontalFlip(), ImageNetNormalize(), ToTensor()])
+MIXED = Compose(
+    [RandomResizedCrop(16), ColorJitter(0.4, 0.4, 0.4, 0.1), ImageNetNormalize(), ToTensor()]
+)
+
+
+def labels_of(loader):
+    return [batch[1].tolist() for batch in loader]
+
+
+def same(first, second):
+    return len(first) == len(second) and all(
+        torch.equal(a, b) for x, y in zip(first, second) for a, b in zip(x, y)
+    )
+
+
+def threads():
+    return [t for t in threading.enumerate() if t.name.startswith("imagearchive-loader")]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    yield
+    gc.collect()
+    assert threads() == []
+
+
+@pytest.fixture
+def tar(tmp_path):
+    path = tmp_path / "pictures.tar"
+    with tarfile.open(path, "w") as archive:
+        for index, data in enumerate(FILES):
+            info = tarfile.TarInfo(
+                f"class_{index % 4}/{index:03d}.{'png' if index % 5 == 4 else 'jpg'}"
+            )
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
+# What it yields
+
+
+def test_without_transform_batches_are_lists_of_sample_dicts():
+    source = Encoded()
+    batches = list(DataLoader(source, batch_size=8, num_workers=2))
+    assert [len(batch) for batch in batches] == [8] * 6 + [5]
+    samples = [sample for batch in batches for sample in batch]
+    for index, sample in enumerate(samples):
+        assert set(sample) == {"image", "label", "labels", "filename", "index"}
+        assert sample["index"] == index
+        assert sample["label"] == index * 3
+        assert sample["labels"].tolist() == [index * 3.0]
+        assert sample["filename"] == source.name(index)
+        expected = np.asarray(source[index][0].convert("RGB"))
+        assert sample["image"].dtype == np.uint8
+        assert sample["image"].shape == expected.shape
+        assert np.abs(sample["image"].astype(int) - expected).max() <= 4
+        assert np.abs(sample["image"].astype(int) - expected).mean() <= 0.5
+
+
+def test_with_transform_batches_are_tensors():
+    loader = DataLoader(Encoded(), batch_size=8, transform=TRAINING, num_workers=2)
+    images, labels = next(iter(loader))
+    assert isinstance(images, torch.Tensor)
+    assert images.shape == (8, 3, 16, 16)
+    assert images.dtype == torch.float32
+    assert images.is_contiguous()
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [i * 3 for i in range(8)]
+    assert len(list(loader)) == len(loader) == 7
+
+
+def test_values_are_those_of_the_transform():
+    transform = Compose([Resize(20, 20), CenterCrop(16, 16), ImageNetNormalize(), ToTensor()])
+    source = Encoded()
+    images = torch.cat([b[0] for b in DataLoader(source, 9, transform=transform, num_workers=2)])
+    for index in range(COUNT):
+        expected = transform(np.asarray(source[index][0].convert("RGB")))
+        difference = np.abs(images[index].numpy() - expected)
+        # Two grey levels, in units of the normalised image.
+        assert difference.max() <= 2.5 / 255 / 0.224
+        assert difference.mean() <= 0.5 / 255 / 0.224
+
+
+def test_output_types_and_layouts():
+    def first(**options):
+        return next(iter(DataLoader(Encoded(), 4, image_size=(12, 10), num_workers=1, **options)))
+
+    images, labels = first(output="numpy")
+    assert isinstance(images, np.ndarray)
+    assert isinstance(labels, np.ndarray)
+    assert images.shape == (4, 3, 10, 12)
+    assert images.dtype == np.float32
+    assert images.max() > 1.5
+    narrow, _ = first(output="numpy", dtype="uint8")
+    assert narrow.dtype == np.uint8
+    assert np.abs(narrow - images).max() <= 1
+    half, _ = first(dtype="float16")
+    assert half.dtype == torch.float16
+    last, _ = first(channels_last=True)
+    assert last.shape == (4, 3, 10, 12)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert np.array_equal(last.numpy(), images)
+    assert first(channels_last=True, output="numpy")[0].shape == (4, 10, 12, 3)
+    indexed = first(return_indices=True)
+    assert indexed[2].tolist() == [0, 1, 2, 3]
+    assert indexed[2].dtype == torch.int64
+    pinned, _ = first(pin_memory=True)
+    assert pinned.is_pinned() == torch.cuda.is_available()
+
+
+def test_images_of_different_shapes_need_a_size_or_a_collate_function():
+    loader = DataLoader(Encoded(), 8, transform=ToTensor(), num_workers=1)
+    with pytest.raises(OptionError, match="different shapes"):
+        next(iter(loader))
+    loader = DataLoader(
+        Encoded(), 8, transform=ToTensor(), num_workers=1, collate_fn=lambda pairs: pairs
+    )
+    batch = next(iter(loader))
+    assert [tuple(image.shape) for image, _ in batch][:2] == [(3, 30, 40), (3, 31, 41)]
+    assert [label for _, label in batch] == [i * 3 for i in range(8)]
+    loader = DataLoader(Encoded(), 8, num_workers=1, collate_fn=lambda s: [d["index"] for d in s])
+    assert next(iter(loader)) == list(range(8))
+
+
+def test_any_callable_is_a_transform():
+    def halved(image):
+        return image[:16, :16] // 2
+
+    images, _ = next(iter(DataLoader(Encoded(), 5, transform=halved, num_workers=1)))
+    assert images.shape == (5, 3, 16, 16)
+    assert images.dtype == torch.float32
+    assert images.max() <= 127
+    both = Compose([Resize(16, 16), Lambda(lambda image: 255 - image), ToTensor()])
+    plain = Compose([Resize(16, 16), ToTensor()])
+    inverted, _ = next(iter(DataLoader(Encoded(), 5, transform=both, num_workers=1)))
+    upright, _ = next(iter(DataLoader(Encoded(), 5, transform=plain, num_workers=1)))
+    assert torch.equal(inverted, 255 - upright)
+
+
+def test_sources_of_pairs_dicts_and_images():
+    class Dicts(Numbers):
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return {"x": image, "y": np.array([label, -label], np.float32)}
+
+    class Tensors(Numbers):
+        def __getitem__(self, index):
+            return torch.full((3, 4, 5), index, dtype=torch.uint8), index
+
+    class Images(Numbers):
+        def __getitem__(self, index):
+            return Image.fromarray(super().__getitem__(index)[0])
+
+    options = {"batch_size": 6, "image_size": (5, 4), "num_workers": 1}
+    for source, labels in (
+        (Numbers(), [0, 1, 2, 3, 4, 5]),
+        (Dicts(), [[i, -i] for i in range(6)]),
+        (Tensors(), [0, 1, 2, 3, 4, 5]),
+        (Images(), [-1] * 6),
+    ):
+        images, got = next(iter(DataLoader(source, **options)))
+        assert images.shape == (6, 3, 4, 5)
+        assert images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
+        assert got.tolist() == labels
+    _, got = next(iter(DataLoader(Dicts(), **options, columns=("x", "nothing"))))
+    assert got.tolist() == [-1] * 6
+    samples = next(iter(DataLoader(Numbers(), batch_size=2, num_workers=0)))
+    assert samples[1]["label"] == samples[1]["index"] == 1
+    assert next(iter(DataLoader(Dicts(), 2, num_workers=0)))[1]["y"].tolist() == [1, -1]
+    assert list(DataLoader([], 2, image_size=4)) == []
+    with pytest.raises(OptionTypeError):
+        DataLoader(iter([1]), 2)
+
+
+def test_labels_that_do_not_stack_stay_a_list():
+    class Ragged(Numbers):
+        def __getitem__(self, index):
+            return super().__getitem__(index)[0], list(range(index))
+
+    class Words(Numbers):
+        def __getitem__(self, index):
+            return super().__getitem__(index)[0], f"word {index}"
+
+    _, labels = next(iter(DataLoader(Ragged(), 3, image_size=4, num_workers=1)))
+    assert labels == [[], [0], [0, 1]]
+    _, labels = next(iter(DataLoader(Words(), 2, image_size=4, num_workers=1)))
+    assert labels == ["word 0", "word 1"]
+
+
+def test_a_path_is_opened_as_an_archive(tar):
+    with DataLoader(tar, batch_size=10, num_workers=2) as loader:
+        assert len(loader) == 6
+        samples = [sample for batch in loader for sample in batch]
+    assert len(samples) == COUNT
+    by_name = {sample["filename"]: sample for sample in samples}
+    for index in range(COUNT):
+        sample = by_name[f"class_{index % 4}/{index:03d}.{'png' if index % 5 == 4 else 'jpg'}"]
+        assert sample["label"] == index % 4
+        assert sample["image"].shape == np.asarray(picture(index)).shape
+    with pytest.raises(ArchiveNotFoundError):
+        DataLoader(tar + ".missing")
+
+
+def test_exif_orientation_is_followed_only_when_asked():
+    image = picture(3, (30, 20))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif)
+    source = Encoded([buffer.getvalue()])
+    for transpose, shape in ((False, (20, 30, 3)), (True, (30, 20, 3))):
+        batch = next(iter(DataLoader(source, num_workers=0, exif_transpose=transpose)))
+        assert batch[0]["image"].shape == shape
+        images, _ = next(
+            iter(DataLoader(source, num_workers=0, exif_transpose=transpose, transform=ToTensor()))
+        )
+        assert tuple(images.shape) == (1, 3, *shape[:2])
+
+
+# Order
+
+
+@pytest.mark.parametrize("transform", [TRAINING, MIXED], ids=["compiled", "mixed"])
+def test_batches_do_not_depend_on_the_number_of_workers(transform):
+    def run(num_workers, **options):
+        loader = DataLoader(
+            Encoded(), 8, shuffle=True, seed=5, num_workers=num_workers, transform=transform,
+            **options,
+        )  # fmt: skip
+        return [batch for _ in range(2) for batch in loader]
+
+    expected = run(0)
+    for num_workers in range(1, 5):
+        assert same(run(num_workers), expected)
+    assert same(run(3, prefetch_batches=9), expected)
+    assert not same(expected[:7], expected[7:])
+
+
+def test_every_epoch_has_its_own_order_and_set_epoch_repeats_one():
+    loader = DataLoader(Numbers(), 8, shuffle=True, seed=3, num_workers=2, image_size=4)
+    epochs = [labels_of(loader) for _ in range(3)]
+    assert epochs[0] != epochs[1] != epochs[2]
+    for epoch in epochs:
+        assert sorted(i for batch in epoch for i in batch) == list(range(COUNT))
+    assert loader.epoch == 3
+    loader.set_epoch(1)
+    assert labels_of(loader) == epochs[1]
+    assert labels_of(loader) == epochs[2]
+    assert labels_of(DataLoader(Numbers(), 8, num_workers=2, image_size=4))[0] == list(range(8))
+
+
+def test_order_is_that_of_the_sampler():
+    for drop_last in (False, True):
+        for rank in range(3):
+            options = {"shuffle": True, "seed": 2, "rank": rank, "world_size": 3}
+            loader = DataLoader(
+                Numbers(), 4, image_size=4, num_workers=2, drop_last=drop_last, **options
+            )
+            assert len(loader) == len(
+                EpochOrder(COUNT, batch_size=4, drop_last=drop_last, **options)
+            )
+            sampler = ShardedSampler(Numbers(), drop_last=drop_last, **options)
+            theirs = torch.utils.data.DataLoader(Numbers(), 4, sampler=sampler, drop_last=drop_last)
+            for _ in range(2):
+                assert labels_of(loader) == labels_of(theirs)
+
+
+def test_distributed_takes_its_rank_from_the_environment(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    loader = DataLoader(Numbers(10), 5, image_size=4, enable_distributed=True, num_workers=0)
+    assert labels_of(loader) == [[1, 3, 5, 7, 9]]
+    assert labels_of(DataLoader(Numbers(10), 10, image_size=4, num_workers=0)) == [list(range(10))]
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(OptionError, match="rank=2"):
+        DataLoader(Numbers(10), enable_distributed=True)
+    with pytest.raises(OptionError, match="rank=4"):
+        DataLoader(Numbers(10), rank=4, world_size=4)
+    with pytest.raises(OptionError, match="both"):
+        DataLoader(Numbers(10), rank=0)
+
+
+# State
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_resume_at_every_batch(num_workers):
+    def made(world_size=1, rank=0, batch_size=6):
+        return DataLoader(
+            Encoded(), batch_size, shuffle=True, seed=1, transform=TRAINING,
+            num_workers=num_workers, rank=rank, world_size=world_size,
+        )  # fmt: skip
+
+    loader = made()
+    list(loader)
+    whole = [list(loader), list(loader)]
+    for received in range(len(loader) + 1):
+        loader = made()
+        loader.set_epoch(1)
+        iterator = iter(loader)
+        first = [next(iterator) for _ in range(received)]
+        state = pickle.loads(pickle.dumps(loader.state_dict()))
+        copy = pickle.loads(pickle.dumps(loader))
+        iterator.close()
+        other = made()
+        other.load_state_dict(state)
+        assert other.state_dict() == state == copy.state_dict()
+        rest = list(other)
+        if received < len(loader):
+            assert same(first + rest, whole[0])
+            assert same(list(other), whole[1])
+            assert same(list(copy), rest)
+            ranks = [made(3, rank, 4) for rank in range(3)]
+            for rank in ranks:
+                rank.load_state_dict(state)
+            seen = [label for batch in first for label in batch[1].tolist()]
+            seen += [label for rank in ranks for batch in labels_of(rank) for label in batch]
+            assert sorted(seen) == [3 * i for i in range(COUNT)]
+        else:
+            assert (state["epoch"], state["position"]) == (2, 0)
+            assert same(rest, whole[1])
+
+
+def test_state_counts_what_was_received_not_what_was_prefetched():
+    loader = DataLoader(Numbers(), 4, image_size=4, num_workers=3, prefetch_batches=8)
+    iterator = iter(loader)
+    assert loader.state_dict()["position"] == 0
+    next(iterator)
+    time.sleep(0.05)
+    assert loader.state_dict()["position"] == 4
+    loader.set_epoch(0)
+    assert loader.state_dict()["position"] == 0
+    iterator.close()
+
+
+def test_states_of_other_data_are_refused_by_name():
+    state = DataLoader(Encoded(), 4, shuffle=True, num_workers=0).state_dict()
+    for other, name in (
+        (DataLoader(Encoded(), 4, shuffle=True, seed=1), "seed was 0"),
+        (DataLoader(Encoded(), 4), "shuffle was True"),
+        (DataLoader(Encoded(FILES[:-1]), 4, shuffle=True), f"n was {COUNT}"),
+        (DataLoader(Numbers(), 4, shuffle=True), "dataset was"),
+    ):
+        with pytest.raises(StateMismatchError, match=name):
+            other.load_state_dict(state)
+    with pytest.raises(StateMismatchError, match="position"):
+        DataLoader(Encoded(), shuffle=True).load_state_dict({**state, "position": -1})
+    with pytest.raises(StateMismatchError, match="no entry"):
+        DataLoader(Encoded(), shuffle=True).load_state_dict({})
+
+
+# Broken images
+
+
+def damaged():
+    files = list(FILES)
+    files[7] = b"not a picture"
+    files[8] = FILES[8][: len(FILES[8]) // 2]
+    files[20] = b""
+    middle = len(FILES[33]) * 3 // 4
+    files[33] = FILES[33][:middle] + b"\xff\xd0" * 8 + FILES[33][middle + 16 :]
+    return files
+
+
+BAD = {7, 8, 20, 33}
+
+
+@pytest.mark.parametrize("transform", [None, TRAINING, MIXED], ids=["none", "compiled", "mixed"])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_broken_images_raise_skip_or_replace(transform, num_workers):
+    def made(on_error):
+        return DataLoader(
+            Encoded(damaged()), 10, shuffle=True, seed=4, transform=transform,
+            num_workers=num_workers, on_error=on_error,
+        )  # fmt: skip
+
+    def indices(batch):
+        if transform is None:
+            return [sample["index"] for sample in batch]
+        return [label // 3 for label in batch[1].tolist()]
+
+    with pytest.raises(DecodeError, match=r"sample (7|8|20|33) \(\d/0\d\d.jpg\)"):
+        list(made("raise"))
+    loader = made("skip")
+    batches = [indices(batch) for batch in loader]
+    order = [batch.tolist() for batch in EpochOrder(COUNT, seed=4, batch_size=10)]
+    assert batches == [[i for i in batch if i not in BAD] for batch in order]
+    assert {bad.index for bad in loader.errors} == BAD
+    assert all(bad.member == f"{bad.index % 4}/{bad.index:03d}.jpg" for bad in loader.errors)
+    assert all(bad.reason for bad in loader.errors)
+    list(loader)
+    assert len(loader.errors) == len(BAD)
+
+    flat = [i for batch in order for i in batch]
+    expected = []
+    for position in range(COUNT):
+        while flat[position % COUNT] in BAD:
+            position += 1
+        expected.append(flat[position % COUNT])
+    loader = made("replace")
+    batches = [indices(batch) for batch in loader]
+    assert [len(batch) for batch in batches] == [10, 10, 10, 10, 10, 3]
+    assert [i for batch in batches for i in batch] == expected
+    assert {bad.index for bad in loader.errors} == BAD
+
+
+def test_when_all_is_broken():
+    files = [b"x"] * 9
+    loader = DataLoader(Encoded(files), 3, image_size=8, on_error="skip", num_workers=2)
+    assert list(loader) == []
+    assert len(loader.errors) == 9
+    with pytest.raises(DecodeError, match="all broken"):
+        list(DataLoader(Encoded(files), 3, image_size=8, on_error="replace", num_workers=2))
+
+
+def test_errors_of_the_program_end_the_epoch_whatever_on_error_says():
+    def wrong(image):
+        raise ZeroDivisionError("mine")
+
+    for on_error in ("raise", "skip", "replace"):
+        loader = DataLoader(Encoded(), 4, transform=wrong, on_error=on_error, num_workers=2)
+        with pytest.raises(ZeroDivisionError, match="mine"):
+            next(iter(loader))
+
+
+# Threads
+
+
+def test_leaving_early_stops_the_threads():
+    loader = DataLoader(Numbers(2000), 4, image_size=4, num_workers=4)
+    for _ in loader:
+        assert len(threads()) == 4
+        break
+    assert threads() == []
+
+    def fails():
+        for _ in loader:
+            raise KeyError("in the loop")
+
+    with pytest.raises(KeyError):
+        fails()
+    assert threads() == []
+    iterator = iter(loader)
+    next(iterator)
+    del iterator
+    assert threads() == []
+
+    def generator():
+        yield from loader
+
+    running = generator()
+    next(running)
+    running.close()
+    assert threads() == []
+    first, second = iter(loader), iter(loader)
+    next(first), next(second)
+    assert len(threads()) == 8
+    loader.close()
+    assert threads() == []
+    assert list(first) == []
+    with pytest.raises(ClosedError):
+        iter(loader)
+
+
+def test_an_iterator_in_a_cycle_is_collected_with_its_threads():
+    loader = DataLoader(Numbers(500), 4, image_size=4, num_workers=2)
+    holder = {"iterator": iter(loader)}
+    holder["self"] = holder
+    next(holder["iterator"])
+    del holder
+    gc.collect()
+    assert threads() == []
+
+
+def test_a_batch_that_is_kept_is_never_overwritten():
+    loader = DataLoader(Numbers(251), 8, image_size=(5, 4), num_workers=3, shuffle=True)
+    kept = []
+    for _ in range(3):
+        for images, labels in loader:
+            # Views, slices and single images keep the memory too.
+            kept.append((images[1:, 0, 0, 0], labels[1:]))
+            time.sleep(0)
+    for values, labels in kept:
+        assert values.tolist() == labels.tolist()
+
+
+def test_buffers_are_reused_only_when_free():
+    buffers = Buffers(2)
+    first = buffers.take((4, 3), np.float32)
+    view = first[1:]
+    buffers.give(first)
+    del first
+    assert not np.shares_memory(buffers.take((4, 3), np.float32), view)
+    address = view.__array_interface__["data"][0] - view.strides[0]
+    del view
+    assert buffers.take((4, 3), np.float32).__array_interface__["data"][0] == address
+    other = buffers.take((4, 2), np.float32)
+    assert other.shape == (4, 2)
+
+
+def test_concurrent_iterators_in_many_threads_of_two_loaders():
+    loaders = [
+        DataLoader(Encoded(), 5, shuffle=True, transform=TRAINING, num_workers=8, seed=seed)
+        for seed in (0, 1)
+    ]
+    expected = [
+        {tuple(label for batch in labels_of(loader) for label in batch) for _ in range(4)}
+        for loader in (DataLoader(Encoded(), 5, shuffle=True, image_size=4, seed=s) for s in (0, 1))
+    ]
+    seen = [set(), set()]
+
+    def consume(which):
+        seen[which].add(tuple(i for batch in loaders[which] for i in batch[1].tolist()))
+
+    consumers = [threading.Thread(target=consume, args=(k % 2,)) for k in range(8)]
+    for consumer in consumers:
+        consumer.start()
+    for consumer in consumers:
+        consumer.join()
+    assert seen == expected
+
+
+def test_one_iterator_shared_by_threads_gives_each_batch_once():
+    for num_workers in (0, 3):
+        iterator = iter(DataLoader(Numbers(400), 4, image_size=4, num_workers=num_workers))
+        seen = []
+
+        def consume(iterator=iterator, seen=seen):
+            for _, labels in iterator:
+                seen.extend(labels.tolist())
+
+        consumers = [threading.Thread(target=consume) for _ in range(4)]
+        for consumer in consumers:
+            consumer.start()
+        for consumer in consumers:
+            consumer.join()
+        assert sorted(seen) == list(range(400))
+
+
+def test_forked_children_iterate_new_and_running_epochs():
+    loader = DataLoader(Encoded(), 6, shuffle=True, transform=TRAINING, num_workers=2)
+    expected = [list(loader), list(loader)]
+    loader.set_epoch(0)
+    iterator = iter(loader)
+    first = [next(iterator), next(iterator)]
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            rest = list(iterator)
+            again = list(loader)
+            sender.send((same(first + rest, expected[0]), same(again, expected[1])))
+            status = 0
+        finally:
+            os._exit(status)
+    assert receiver.poll(60)
+    assert receiver.recv() == (True, True)
+    os.waitpid(pid, 0)
+    assert same(first + list(iterator), expected[0])
+
+
+class Wrapped(torch.utils.data.IterableDataset):
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __iter__(self):
+        yield from self.loader
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_torch_share_the_epoch(method):
+    loader = DataLoader(Encoded(), 4, shuffle=True, transform=TRAINING, num_workers=2)
+    theirs = torch.utils.data.DataLoader(
+        Wrapped(loader), batch_size=None, num_workers=2, multiprocessing_context=method
+    )
+    seen = [label for _, labels in theirs for label in labels.tolist()]
+    assert sorted(seen) == [3 * i for i in range(COUNT)]
+
+
+def test_programs_end_although_iterators_are_forgotten(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import numpy as np
+            from imagearchive.loader import DataLoader
+
+            class Numbers:
+                def __len__(self):
+                    return 10_000
+                def __getitem__(self, index):
+                    return np.zeros((4, 4, 3), np.uint8), index
+
+            iterator = iter(DataLoader(Numbers(), 4, image_size=4, num_workers=4, output="numpy"))
+            next(iterator)
+            print("done")
+            """
+        )
+    )
+    ended = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout == "done\n"
+    assert ended.stderr == ""
+
+
+def test_an_interrupt_stops_the_threads(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import os, signal, threading, time
+            import numpy as np
+            from imagearchive.loader import DataLoader
+
+            class Slow:
+                def __len__(self):
+                    return 10_000
+                def __getitem__(self, index):
+                    time.sleep(0.01)
+                    return np.zeros((4, 4, 3), np.uint8), index
+
+            main = threading.main_thread().ident
+            loader = DataLoader(Slow(), 500, image_size=4, num_workers=2, output="numpy")
+            timer = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
+            timer.start()
+            try:
+                for _ in loader:
+                    pass
+            except KeyboardInterrupt:
+                timer.join()
+                print(threading.active_count())
+            """
+        )
+    )
+    ended = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout == "1\n"
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"batch_size": 0}, OptionError),
+        ({"batch_size": "8"}, OptionTypeError),
+        ({"num_workers": -1}, OptionError),
+        ({"num_workers": 1.5}, OptionTypeError),
+        ({"prefetch_batches": 0}, OptionError),
+        ({"output": "jax"}, OptionError),
+        ({"dtype": "int8"}, OptionError),
+        ({"on_error": "ignore"}, OptionError),
+        ({"image_size": 8, "transform": ToTensor()}, OptionError),
+        ({"transform": 8}, OptionTypeError),
+        ({"seed": None}, OptionTypeError),
+    ],
+)
+def test_options_are_checked_when_the_loader_is_made(options, error):
+    with pytest.raises(error):
+        DataLoader(Numbers(), **options)
+
+
+def test_too_large_images_are_broken_images():
+    loader = DataLoader(Encoded(), 4, image_size=8, max_pixels=1000, num_workers=1, on_error="skip")
+    assert list(loader) == []
+    assert len(loader.errors) == COUNT
+
+
+def test_representation_names_what_matters():
+    text = repr(DataLoader(Numbers(), 3, shuffle=True, seed=9, num_workers=1))
+    assert "batch_size=3" in text
+    assert "seed=9" in text
