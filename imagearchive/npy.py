@@ -37,8 +37,8 @@ ALIGNMENT: Final = 64
 #: Longest header that is read, in bytes. NumPy stops at 10,000 characters, because its parser
 #: slows down and may crash on hostile text, and tells users to allow pickles instead; but a table
 #: of 500 named columns is longer than that. The token check makes longer headers safe, and
-#: 256 KiB holds ten thousand columns while the parsed literal stays under about 50 MB.
-MAX_HEADER: Final = 1 << 18
+#: 128 KiB holds five thousand columns, while the most hostile text of that length takes 65 MB.
+MAX_HEADER: Final = 1 << 17
 
 # Deepest nesting of brackets: each nested dtype takes three.
 _MAX_DEPTH: Final = 48
@@ -320,9 +320,9 @@ def _evaluate(
 ) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
     try:
         value = ast.literal_eval(_checked(str(raw, encoding), where))
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        if isinstance(error, CorruptArchiveError):
-            raise
+    except CorruptArchiveError:
+        raise
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise CorruptArchiveError(f"{where}: unreadable .npy header: {error}") from error
     if not isinstance(value, dict) or set(value) != {"descr", "fortran_order", "shape"}:
         raise CorruptArchiveError(
