@@ -31,7 +31,7 @@ __all__ = ["ObjectArray"]
 
 logger = logging.getLogger(__name__)
 
-_WINDOW_MIN: Final = 1 << 14
+_WINDOW_MIN: Final = 1 << 12
 _WINDOW_MAX: Final = 1 << 20
 #: The columns of the location table, in the order in which `Locator.tables` returns them.
 _COLUMNS: Final = {
@@ -91,6 +91,9 @@ class ObjectArray:
         What to call it in messages.
     tables : mapping of str to ndarray, optional
         `tables` of an earlier instance over the same bytes; without it the stream is walked once.
+    walk : Storage, optional
+        Another way to the same bytes, for that walk alone: hopping over large elements, reads are
+        cheaper than page faults.
 
     Attributes
     ----------
@@ -120,6 +123,7 @@ class ObjectArray:
         shape: tuple[int, ...],
         where: str,
         tables: Mapping[str, npt.NDArray[Any]] | None = None,
+        walk: Storage | None = None,
     ) -> None:
         self.shape = shape
         self.size = 1
@@ -128,7 +132,7 @@ class ObjectArray:
         self._storage = storage
         self._offset = offset
         self._where = where
-        self.tables = self._locate() if tables is None else self._checked(tables)
+        self.tables = self._locate(walk or storage) if tables is None else self._checked(tables)
         self._starts = self.tables["starts"]
         self._bases = self.tables["bases"]
         self._machine = Machine(
@@ -178,14 +182,14 @@ class ObjectArray:
         values = (self.element(first + i) for i in range(count))
         return np.fromiter(values, object, count).reshape(self.shape[1:])
 
-    def _locate(self) -> dict[str, npt.NDArray[Any]]:
-        size = self._storage.size - self._offset
+    def _locate(self, storage: Storage) -> dict[str, npt.NDArray[Any]]:
+        size = storage.size - self._offset
         locator = Locator(size, self.size)
         window = _WINDOW_MIN
         while True:
             position = locator.position
             length = min(window, size - position)
-            outcome = locator.feed(self._read(position, length))
+            outcome = locator.feed(storage.read(self._offset + position, length))
             if outcome != "more":
                 break
             # Payloads that are skipped make windows short; small objects fill them.

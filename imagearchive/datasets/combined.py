@@ -1,0 +1,242 @@
+"""`CombinedLazyDataset`: several datasets, one after the other."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imagearchive.datasets.lazy_npz import PLURALS, row_numbers
+from imagearchive.errors import OptionError, OptionTypeError, SampleIndexError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["CombinedLazyDataset"]
+
+
+class CombinedLazyDataset:
+    """Several datasets as one: first all samples of the first, then those of the second, and so on.
+
+    Parameters
+    ----------
+    datasets : iterable of datasets
+        Anything with ``len`` and ``[i]``: `LazyNPZDataset`, other combinations, datasets of torch.
+        None of them is opened or measured before it has to be.
+
+    Attributes
+    ----------
+    datasets : list
+
+    Raises
+    ------
+    OptionError
+        There is no part.
+
+    Notes
+    -----
+    As safe for threads, processes and pickling as its parts are. `get_batch` and `keys` need
+    parts that have `get_batch`, or whose samples are dictionaries.
+
+    Examples
+    --------
+    >>> combined = CombinedLazyDataset([train, val])  # doctest: +SKIP
+    >>> combined[len(train)]  # the first sample of val  # doctest: +SKIP
+    """
+
+    def __init__(self, datasets: Iterable[Any]) -> None:
+        self.datasets = list(datasets)
+        if not self.datasets:
+            raise OptionError("CombinedLazyDataset of no datasets: at least one is wanted")
+        self._ends: npt.NDArray[np.intp] | None = None
+
+    def _bounds(self) -> npt.NDArray[np.intp]:
+        ends = self._ends
+        if ends is None:
+            ends = np.cumsum([len(part) for part in self.datasets], dtype=np.intp)
+            self._ends = ends
+        return ends
+
+    def __len__(self) -> int:
+        return int(self._bounds()[-1])
+
+    def _locate(self, index: Any) -> tuple[int, int]:
+        """Return the part that holds a sample, and its number in it."""
+        try:
+            position = operator.index(index)
+        except TypeError:
+            raise OptionTypeError(
+                f"a sample has an integer index, not {type(index).__name__}"
+            ) from None
+        ends = self._bounds()
+        length = int(ends[-1])
+        if not -length <= position < length:
+            raise SampleIndexError(f"sample {position} of {length} in {len(ends)} datasets")
+        position %= length
+        part = int(np.searchsorted(ends, position, "right"))
+        return part, position - (int(ends[part - 1]) if part else 0)
+
+    def __getitem__(self, index: int) -> Any:
+        """Return a sample; negative indices count from the end.
+
+        Raises
+        ------
+        SampleIndexError
+            There is no such sample.
+        """
+        part, inner = self._locate(index)
+        return self.datasets[part][inner]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Return several samples in the order asked for, each part asked once."""
+        places: dict[int, list[tuple[int, int]]] = {}
+        for place, index in enumerate(indices):
+            part, inner = self._locate(index)
+            places.setdefault(part, []).append((place, inner))
+        samples: list[Any] = [None] * len(indices)
+        for part, wanted in places.items():
+            dataset = self.datasets[part]
+            numbers = [number for _, number in wanted]
+            found = (
+                dataset.__getitems__(numbers)
+                if callable(getattr(dataset, "__getitems__", None))
+                else [dataset[number] for number in numbers]
+            )
+            for (place, _), sample in zip(wanted, found):
+                samples[place] = sample
+        return samples
+
+    def __iter__(self) -> Iterator[Any]:
+        for part in self.datasets:
+            for index in range(len(part)):
+                yield part[index]
+
+    def get_batch(self, indices: Iterable[int]) -> dict[str, npt.NDArray[Any]]:
+        """Return several rows of every column, in the order asked for.
+
+        Parameters
+        ----------
+        indices : iterable of int
+            Sample numbers, negative ones counting from the end.
+
+        Returns
+        -------
+        dict of str to ndarray
+            As `LazyNPZDataset.get_batch`. A column whose rows have one shape in all parts asked
+            is an array of it, of the dtype that holds all of them; otherwise it is an array of
+            objects of shape ``(n,)``.
+
+        Raises
+        ------
+        SampleIndexError
+            One of them is no sample.
+        OptionError
+            The parts asked have different columns.
+        """
+        ends = self._bounds()
+        rows = row_numbers(indices, int(ends[-1]), repr(self))
+        parts = np.searchsorted(ends, rows, "right")
+        starts = np.concatenate([[0], ends[:-1]]).astype(np.intp)
+        asked = np.unique(parts).tolist() or [0]
+        places = [np.flatnonzero(parts == part) for part in asked]
+        batches = [
+            _batch(self.datasets[part], rows[place] - starts[part])
+            for part, place in zip(asked, places)
+        ]
+        names = list(batches[0])
+        for part, batch in zip(asked, batches):
+            if set(batch) != set(names):
+                raise OptionError(
+                    f"datasets {asked[0]} and {part} have different columns, {names} and "
+                    f"{list(batch)}; choose common ones with keys="
+                )
+        return {
+            name: _merged([batch[name] for batch in batches], places, len(rows)) for name in names
+        }
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the columns that all parts with columns have, in the order of the first."""
+        columns = [tuple(part.keys) for part in self.datasets if hasattr(part, "keys")]
+        if not columns:
+            return ()
+        return tuple(name for name in columns[0] if all(name in names for names in columns))
+
+    def worker_open_archive(self, worker_id: int | None = None) -> None:
+        """Call the method of that name of every part that has one."""
+        for part in self.datasets:
+            opener = getattr(part, "worker_open_archive", None)
+            if callable(opener):
+                opener(worker_id)
+
+    def close(self) -> None:
+        """Close every part that can be closed."""
+        for part in self.datasets:
+            closer = getattr(part, "close", None)
+            if callable(closer):
+                closer()
+
+    def __enter__(self) -> CombinedLazyDataset:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"CombinedLazyDataset({self.datasets!r})"
+
+
+def _batch(part: Any, rows: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[Any]]:
+    """Rows of one part by column, from its samples where it has no `get_batch`."""
+    if callable(getattr(part, "get_batch", None)):
+        batch: dict[str, npt.NDArray[Any]] = part.get_batch(rows)
+        return batch
+    samples = [part[int(row)] for row in rows]
+    if not all(isinstance(sample, dict) for sample in samples):
+        raise OptionTypeError(
+            f"{type(part).__name__} has no get_batch(), and its samples are no dictionaries"
+        )
+    names = list(samples[0]) if samples else []
+    return {PLURALS.get(name, name): _stacked([s[name] for s in samples]) for name in names}
+
+
+def _stacked(values: list[Any]) -> npt.NDArray[Any]:
+    arrays = [
+        np.asarray(v) if isinstance(v, (np.ndarray, np.generic, int, float)) else None
+        for v in values
+    ]
+    kinds = {None if array is None else (array.shape, array.dtype) for array in arrays}
+    if len(kinds) == 1 and None not in kinds:
+        return np.stack(arrays)  # type: ignore[arg-type]
+    return np.fromiter(values, object, len(values))
+
+
+def _merged(
+    parts: list[npt.NDArray[Any]], places: list[npt.NDArray[np.intp]], count: int
+) -> npt.NDArray[Any]:
+    """Put the rows of several parts into one array."""
+    if len(parts) == 1:
+        # The rows are in the order asked for already.
+        return parts[0]
+    merged: npt.NDArray[Any]
+    if len({part.shape[1:] for part in parts}) == 1:
+        try:
+            dtype = np.result_type(*parts)
+        except TypeError:
+            dtype = np.dtype(object)
+        merged = np.empty((count, *parts[0].shape[1:]), dtype)
+        for part, place in zip(parts, places):
+            merged[place] = part
+        return merged
+    merged = np.empty(count, object)
+    for part, place in zip(parts, places):
+        merged[place] = np.fromiter(part, object, len(part))
+    return merged
