@@ -16,6 +16,7 @@ from imagearchive.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
 
     from typing_extensions import Buffer, Self
@@ -225,9 +226,44 @@ class TarWriter:
             The writer is closed.
         """
         view = memoryview(data).cast("B")
-        self._write(header(self._checked(name), len(view), *self._metadata(mtime, mode)))
-        self._write(view)
-        self._pad(len(view))
+        self.add_chunks(name, [view], len(view), mtime=mtime, mode=mode)
+
+    def add_chunks(
+        self,
+        name: str | bytes,
+        chunks: Iterable[Buffer],
+        size: int,
+        *,
+        mtime: int | None = None,
+        mode: int | None = None,
+    ) -> None:
+        """Add a member whose content comes in pieces.
+
+        Parameters
+        ----------
+        name, mtime, mode
+            As in `add`.
+        chunks : iterable of bytes-like
+        size : int
+            The bytes of all of them together, which precede them in the archive.
+
+        Raises
+        ------
+        UnsafePathError, ClosedError
+            As `add`.
+        OptionError
+            The pieces are not `size` bytes; nothing more can be added.
+        """
+        self._write(header(self._checked(name), size, *self._metadata(mtime, mode)))
+        total = 0
+        for chunk in chunks:
+            view = memoryview(chunk).cast("B")
+            total += len(view)
+            self._write(view)
+        if total != size:
+            self.abort()
+            raise OptionError(f"{name!r}: {total} bytes came where {size} were announced")
+        self._pad(size)
         self._count += 1
 
     def add_file(
@@ -293,6 +329,7 @@ class TarWriter:
                 self._write(head)
                 count = self._copy(fd, size)
             if count != size:
+                self.abort()
                 raise CorruptArchiveError(
                     f"{os.fsdecode(path)}: it changed its size of {size} bytes while it was packed"
                 )
