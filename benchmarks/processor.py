@@ -16,14 +16,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 import numpy as np
 from interleave import compare, report
 from PIL import Image, ImageFilter
 
-ROUNDS = 5
 SIZES = (1000, 4000)
 
 RUN = """
@@ -76,6 +74,7 @@ def peak(raw: str, out: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=1000, help="for the throughput")
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     from imagearchive.writers.processor import DataProcessor
 
@@ -85,20 +84,34 @@ def main() -> None:
             photographs(os.path.join(folder, str(count), "landmarker", "x"), count)
         raw = os.path.join(folder, str(arguments.images))
 
+        cpu: dict[int, list[tuple[float, float]]] = {0: [], 1: [], 2: []}
+
         def run(workers: int) -> None:
             out = os.path.join(folder, "out")
             processor = DataProcessor(raw, out, num_workers=workers, progress=False)
+            before = os.times()
             processor.process_landmarker()
+            after = os.times()
+            own = after.user + after.system - before.user - before.system
+            children = after.children_user + after.children_system
+            children -= before.children_user + before.children_system
+            cpu[workers].append((own, children))
 
-        times = compare({f"{n} workers": lambda n=n: run(n) for n in (0, 1, 2)}, rounds=ROUNDS)
-        report(
-            "DataProcessor, 500 x 375 to 224 x 224", times, "2 workers", arguments.images, "image"
-        )
-        gains = [a / b for a, b in zip(times["1 workers"], times["2 workers"])]
+        contestants = {f"{n} workers": lambda n=n: run(n) for n in cpu}
+        contestants |= {f"arithmetic in {n} processes": lambda n=n: arithmetic(n) for n in (1, 2)}
+        times = compare(contestants, rounds=arguments.rounds)
+        title = "DataProcessor, 500 x 375 to 224 x 224"
+        ours = {name: values for name, values in times.items() if name.endswith("workers")}
+        report(title, ours, "2 workers", arguments.images, "image")
+        print("\nTwo workers against one, and what two processes of pure arithmetic gain meanwhile")
+        gains = gained(times["1 workers"], times["2 workers"])
+        print(f"  DataProcessor  {gains}")
+        one, two = (times[f"arithmetic in {n} processes"] for n in (1, 2))
+        print(f"  arithmetic     {gained([2 * value for value in one], two)}")
+        own, children = (statistics.median(value) for value in zip(*cpu[2]))
         print(
-            f"  two workers against one: median {statistics.median(gains):.2f}x, "
-            f"from {min(gains):.2f}x to {max(gains):.2f}x; {ideal():.2f}x is what two processes "
-            f"of pure arithmetic gain on this machine now"
+            f"  CPU time of the parent {own / arguments.images * 1e6:.0f} us an image, of the "
+            f"workers {children / arguments.images * 1e6:.0f}"
         )
         print("\nPeak memory (PSS), two workers and their parent together")
         peaks = {}
@@ -109,20 +122,17 @@ def main() -> None:
         print(f"  {SIZES[1]} against {SIZES[0]} images: {peaks[SIZES[1]] / peaks[SIZES[0]]:.2f}x")
 
 
-def ideal() -> float:
-    """How much two processes that share nothing gain over one, the load of the machine included."""
-    work = [sys.executable, "-c", "sum(i * i for i in range(20_000_000))"]
+def arithmetic(processes: int) -> None:
+    """Work that nothing but the load of the machine keeps from going twice as fast."""
+    command = [sys.executable, "-c", "sum(i * i for i in range(10_000_000))"]
+    children = [subprocess.Popen(command) for _ in range(processes)]
+    for child in children:
+        child.wait()
 
-    def run(count: int) -> float:
-        start = time.perf_counter()
-        threads = [threading.Thread(target=subprocess.run, args=(work,)) for _ in range(count)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return time.perf_counter() - start
 
-    return statistics.median(2 * run(1) / run(2) for _ in range(3))
+def gained(slow: list[float], fast: list[float]) -> str:
+    ratios = sorted(a / b for a, b in zip(slow, fast))
+    return f"median {statistics.median(ratios):.2f}x, {ratios[0]:.2f}x to {ratios[-1]:.2f}x"
 
 
 if __name__ == "__main__":

@@ -516,13 +516,13 @@ def test_what_waits_is_bounded(tmp_path, monkeypatch):
         raw, out, image_size=8, batch_size=2, flush_every=2, executor=Counting(), num_workers=2
     ).process_detector()
     # Tasks of two images: five in flight; groups of four: filling, waiting, being written.
-    assert 0 < state["most"] <= 5 * 2 + 3 * 4 + 2
+    assert 0 < state["most"] <= 5 * 2 + 3 * 4
     state.update(submitted=0, written=0, most=0)
     monkeypatch.setattr(module, "FLUSH_BYTES", 3 * 8 * 8 * 4)
     process(
         raw, out, image_size=8, batch_size=2, flush_every=99, executor=Counting(), num_workers=2
     ).process_detector()
-    assert 0 < state["most"] <= 5 * 2 + 3 * 4 + 2
+    assert 0 < state["most"] <= 5 * 2 + 3 * 4
 
 
 def test_killed_at_any_moment(tmp_path):
@@ -736,6 +736,8 @@ def test_the_basic_example_as_a_script(tmp_path):
     assert len(data["images"]) == 8
 
 
+# The example asks for more workers than the machine may have.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_the_full_pipeline(tmp_path, monkeypatch):
     make_detector(tmp_path / "data" / "raw", 9)
     make_landmarker(tmp_path / "data" / "raw", 3)

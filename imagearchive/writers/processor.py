@@ -37,7 +37,7 @@ from imagearchive.errors import (
 )
 from imagearchive.writers.npz import NpzWriter
 from imagearchive.writers.pool import WorkerPool
-from imagearchive.writers.samples import BoxFormat, Job, Kind, Sample, decode_task, job_of
+from imagearchive.writers.samples import BoxFormat, Decoded, Job, Kind, decode_task, job_of
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -308,7 +308,7 @@ class DataProcessor:
                 # A side that is empty is no file: there would be nothing to tell its shapes from.
                 if len(indices):
                     path = workplace.path(f"{side}_{kind}.npz")
-                    chosen = (jobs[index] for index in indices)
+                    chosen = [jobs[index] for index in indices]
                     with self._bar(f"{side} {kind}", len(indices)) as bar:
                         written[side] = self._write(kind, path, chosen, executor, bar, skipped)
             paths = {
@@ -361,73 +361,68 @@ class DataProcessor:
         self,
         kind: Kind,
         path: str,
-        jobs: Iterator[Job],
+        jobs: Sequence[Job],
         executor: Executor | None,
         bar: tqdm[Any],
         skipped: list[Problem],
     ) -> int:
         """Decode jobs and write their samples; return how many there were."""
-        written = 0
+        written = done = size = 0
         limit = self.batch_size * self.flush_every
-        size = 0
-        group: list[Sample] = []
-        tasks = self._tasks(jobs)
+        group: list[Decoded] = []
         # Whatever the first rows look like, both sides of the split are written alike.
         ragged = ["bboxes"] * (kind == "detector") + ["images"] * (self.image_size is None)
         with (
             NpzWriter(path, compress=self.compress, ragged=ragged) as writer,
             _Background(path, writer) as thread,
         ):
-            for results in self._decoded(tasks, executor):
-                for result in results:
-                    if isinstance(result, Problem):
-                        skipped.append(result)
-                        continue
-                    group.append(result)
-                    size += result["images"].nbytes
-                    if len(group) >= limit or size >= FLUSH_BYTES:
-                        thread.put(group)
-                        written += len(group)
-                        group, size = [], 0
-                bar.update(len(results))
+            for count, decoded in self._decoded(self._tasks(jobs), executor):
+                skipped += decoded.problems
+                bar.update(count)
+                done += count
+                if decoded.count:
+                    written += decoded.count
+                    size += decoded.nbytes
+                    group.append(decoded)
+                if group and (done % limit == 0 or size >= FLUSH_BYTES):
+                    thread.put(group)
+                    group, size = [], 0
             if group:
                 thread.put(group)
-                written += len(group)
             thread.finish()
             if not written:
                 raise LabelError(_nothing(os.path.basename(path), skipped))
         return written
 
-    def _tasks(self, jobs: Iterator[Job]) -> Iterator[list[Job]]:
+    def _tasks(self, jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+        """Cut each batch into tasks of a bounded size."""
         expected = 3 * math.prod(self.image_size) if self.image_size else USUAL_BYTES
-        count = max(1, min(self.batch_size, TASK_BYTES // expected))
-        task: list[Job] = []
-        for job in jobs:
-            task.append(job)
-            if len(task) == count:
-                yield task
-                task = []
-        if task:
-            yield task
+        count = max(1, TASK_BYTES // expected)
+        for start in range(0, len(jobs), self.batch_size):
+            batch = jobs[start : start + self.batch_size]
+            for first in range(0, len(batch), count):
+                yield batch[first : first + count]
 
     def _decoded(
-        self, tasks: Iterator[list[Job]], executor: Executor | None
-    ) -> Iterator[list[Sample | Problem]]:
-        """Results in the order of the tasks, a bounded number of them in flight."""
+        self, tasks: Iterator[Sequence[Job]], executor: Executor | None
+    ) -> Iterator[tuple[int, Decoded]]:
+        """Sizes and results of the tasks in their order, a bounded number of them in flight."""
         options = (self.image_size, self.box_format)
         if executor is None:
             for task in tasks:
-                yield decode_task(task, *options)
+                yield len(task), decode_task(task, *options)
             return
         ahead = TASKS_PER_WORKER * max(1, self.num_workers)
-        waiting: deque[tuple[list[Job], Future[list[Sample | Problem]]]] = deque()
+        waiting: deque[tuple[Sequence[Job], Future[Decoded]]] = deque()
         try:
             for task in tasks:
                 waiting.append((task, executor.submit(decode_task, task, *options)))
                 if len(waiting) > ahead:
-                    yield _result(*waiting.popleft())
+                    first, future = waiting.popleft()
+                    yield len(first), _result(first, future)
             while waiting:
-                yield _result(*waiting.popleft())
+                first, future = waiting.popleft()
+                yield len(first), _result(first, future)
         finally:
             for _, future in waiting:
                 future.cancel()
@@ -440,7 +435,7 @@ class DataProcessor:
         return tqdm(total=total, desc=what, unit=" images", disable=hide, file=sys.stderr)
 
 
-def _result(task: Sequence[Job], future: Future[list[Sample | Problem]]) -> list[Sample | Problem]:
+def _result(task: Sequence[Job], future: Future[Decoded]) -> Decoded:
     try:
         error = future.exception()
     except CancelledError as cancelled:
@@ -460,7 +455,7 @@ def _result(task: Sequence[Job], future: Future[list[Sample | Problem]]) -> list
 
 
 class _Background:
-    """A thread that appends groups of samples to a writer.
+    """A thread that gives groups of samples to a writer.
 
     At most one group waits while another is written; `put` then blocks, and with it everything
     before it. After an error the thread goes on taking groups, and drops them, so that nobody
@@ -470,11 +465,11 @@ class _Background:
     def __init__(self, path: str, writer: NpzWriter) -> None:
         self._path = path
         self._writer = writer
-        self._groups: queue.Queue[list[Sample] | None] = queue.Queue(maxsize=1)
+        self._groups: queue.Queue[list[Decoded] | None] = queue.Queue(maxsize=1)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="npz-writer", daemon=True)
 
-    def put(self, group: list[Sample]) -> None:
+    def put(self, group: list[Decoded]) -> None:
         """Hand over a group; the caller must not keep it."""
         self._check()
         self._groups.put(group)
@@ -509,7 +504,8 @@ class _Background:
         while (group := self._groups.get()) is not None:
             if self._error is None:
                 try:
-                    self._writer.extend(**{k: [s[k] for s in group] for k in group[0]})
+                    for decoded in group:
+                        self._writer.extend(**decoded.columns)
                 except Exception as error:  # noqa: BLE001 - raised in the caller's thread
                     self._error = error
             # Not held while waiting for the next.

@@ -18,11 +18,10 @@ from imagearchive.annotations import Problem, Record
 from imagearchive.errors import DecodeError, LimitError
 from imagearchive.images import decode_image
 
-__all__ = ["BoxFormat", "Job", "Kind", "Sample", "decode_task", "job_of"]
+__all__ = ["BoxFormat", "Decoded", "Job", "Kind", "decode_task", "job_of"]
 
 Kind = Literal["detector", "landmarker", "teacher"]
 BoxFormat = Literal["xywh", "xyxy"]
-Sample = dict[str, Any]
 
 # What the box around keypoints gains on each side, as a fraction of its extent.
 KEYPOINT_MARGIN: Final = 0.1
@@ -82,28 +81,61 @@ def _around(keypoints: NDArray[np.float64]) -> tuple[float, float, float, float]
     return x, y, width, height
 
 
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The samples of one task, as `NpzWriter.extend` takes them.
+
+    Attributes
+    ----------
+    columns : dict of str to list or ndarray
+        Images of one size are one array already, which saves the writer a call for each.
+    count, nbytes : int
+        Number of samples, and bytes of their images.
+    problems : list of Problem
+        The images that could not be read.
+    """
+
+    columns: dict[str, Any]
+    count: int
+    nbytes: int
+    problems: list[Problem]
+
+
 def decode_task(
     jobs: Sequence[Job], image_size: tuple[int, int] | None, box_format: BoxFormat
-) -> list[Sample | Problem]:
+) -> Decoded:
     """Decode a few images; what the workers run.
 
-    Returns
-    -------
-    list of dict or Problem
-        For each job its sample, or what is wrong with its image.
+    Parameters
+    ----------
+    jobs : sequence of Job
+        What to decode.
+    image_size : (width, height) or None
+        Size to stretch images to.
+    box_format : {"xywh", "xyxy"}
+        How boxes are written.
     """
-    return [_decode(job, image_size, box_format) for job in jobs]
+    results = [_decode(job, image_size, box_format) for job in jobs]
+    problems = [result for result in results if isinstance(result, Problem)]
+    samples = [result for result in results if not isinstance(result, Problem)]
+    columns: dict[str, Any] = {
+        name: [sample[name] for sample in samples] for name in (samples[0] if samples else ())
+    }
+    nbytes = sum(sample["images"].nbytes for sample in samples)
+    if samples and image_size is not None:
+        columns["images"] = np.stack(columns["images"])
+    return Decoded(columns, len(samples), nbytes, problems)
 
 
 def _decode(
     job: Job, image_size: tuple[int, int] | None, box_format: BoxFormat
-) -> Sample | Problem:
+) -> dict[str, Any] | Problem:
     try:
         with open(job.path, "rb") as file:
             pixels = decode_image(file.read())
     except (OSError, DecodeError, LimitError) as error:
         return Problem(job.path, f"cannot be read: {error}")
-    sample: Sample = {}
+    sample: dict[str, Any] = {}
     boxes = job.boxes
     if job.crop is not None:
         region = _region(job.crop, pixels.shape[1], pixels.shape[0])
