@@ -238,18 +238,19 @@ def archives(draw: st.DrawFn) -> Archive:
         times = st.one_of(times, st.integers(-(2**40), 2**43).map(lambda ms: ms / 1024))
     members = []
     for _ in range(draw(st.integers(0, 6))):
-        kind = draw(_kinds)
-        if kind == tarfile.AREGTYPE and tar_format != tarfile.USTAR_FORMAT:
-            # Where the cut name in the header ends in a slash, tarfile sees a directory.
+        kind, name = draw(_kinds), draw(st.sampled_from(pool))
+        ustar = tar_format == tarfile.USTAR_FORMAT
+        if kind == tarfile.AREGTYPE and (not ustar or name.endswith("/")):
+            # Where the name in the header, cut or not, ends in a slash, it means a directory.
             kind = tarfile.REGTYPE
         has_data = kind in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, b"Z")
         data = draw(st.binary(max_size=1200)) if has_data else b""
-        info = tarinfo(draw(st.sampled_from(pool)), len(data), kind)
+        info = tarinfo(name, len(data), kind)
         info.mtime = draw(times)
         info.mode = draw(st.integers(0, 0o7777))
         if kind in (tarfile.LNKTYPE, tarfile.SYMTYPE):
             info.linkname = draw(st.sampled_from(pool))
-            if tar_format == tarfile.USTAR_FORMAT:
+            if ustar:
                 # It has no field for longer ones.
                 info.linkname = info.linkname[:25]
         members.append((info, data))

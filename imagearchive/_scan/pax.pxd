@@ -32,6 +32,7 @@ cdef struct Attributes:
     int64_t real_size     # -1: not given
     int64_t mtime
     bint has_mtime
+    bint sparse           # some GNU.sparse record was seen
     bint sparse_path      # GNU.sparse.name was seen: path is only a stand-in
     bint sparse_size
     bint sparse_map
@@ -66,6 +67,7 @@ cdef inline int pax_record(
         out.has_mtime = pax_time(text, size, &out.mtime)
     elif key_size > 11 and memcmp(key, b"GNU.sparse.", 11) == 0:
         key, key_size = key + 11, key_size - 11
+        out.sparse = True
         if is_key(key, key_size, b"name", 4):
             out.path, out.path_size, out.sparse_path = text, size, True
         elif is_key(key, key_size, b"realsize", 8) or is_key(key, key_size, b"size", 4):
@@ -121,7 +123,8 @@ cdef inline void adopt(Attributes* group, const Attributes* other) noexcept nogi
         group.size = other.size
     if not group.has_mtime:
         group.mtime, group.has_mtime = other.mtime, other.has_mtime
-    if group.map_size == 0 and (other.sparse_map or other.sparse_size or other.sparse_major):
+    if other.sparse and not group.sparse:
+        group.sparse = True
         group.real_size = other.real_size
         group.sparse_map, group.sparse_size = other.sparse_map, other.sparse_size
         group.sparse_major, group.sparse_minor = other.sparse_major, other.sparse_minor

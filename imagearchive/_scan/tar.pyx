@@ -35,7 +35,7 @@ MESSAGES = {
     "length before it is wrong",
     BAD_NUMBER: "a number in the header cannot be read, is negative or exceeds 64 bits",
     BAD_PAX: "the records of the PAX header are malformed",
-    BAD_SPARSE: "the map of the sparse file is malformed",
+    BAD_SPARSE: "the description of the sparse file is malformed, or of a version after 1.0",
     ORPHAN: "no member follows the long name or PAX header",
     TOO_LONG: "a name or PAX header exceeds 1 MiB, or the headers of one member 16 MiB; no tar "
     "writes such, so they are refused",

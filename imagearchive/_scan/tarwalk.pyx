@@ -151,7 +151,7 @@ cdef int member(
             block += 504
             data += BLOCK
     elif flag == c"0" or flag == 0 or flag == c"7":
-        if kind == KIND_FILE and found.map_size:
+        if kind == KIND_FILE and found.sparse:
             s.map_at, s.map_size = found.map_at, found.map_size
             number = found.real_size
             if found.sparse_map:
@@ -166,7 +166,8 @@ cdef int member(
                 s.map_at, s.map_size = data, extra
                 data += extra
                 stored -= extra
-            if variant and number < 0:
+            # Half a description: without the other half, holes and map would be taken for data.
+            if variant == PLAIN or number < 0:
                 return failed(s, position, BAD_SPARSE)
     if variant:
         kind = KIND_SPARSE
