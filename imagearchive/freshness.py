@@ -21,6 +21,8 @@ __all__ = ["difference", "fingerprints"]
 # archive, all.
 SAMPLES: Final = 64
 SAMPLE_BYTES: Final = 512
+# Members of a TAR start at multiples of this.
+BLOCK: Final = 512
 
 
 def fingerprints(files: Sequence[str], entries: npt.NDArray[Any]) -> list[dict[str, Any]]:
@@ -54,12 +56,19 @@ def difference(files: Sequence[str], archives: Sequence[dict[str, Any]]) -> str 
 
 
 def _sample_ranges(entries: npt.NDArray[Any], files: int) -> list[list[tuple[int, int]]]:
+    """For each file, the headers to compare, and what lies behind its last member."""
     ranges: list[list[tuple[int, int]]] = []
-    shards = entries["shard"]
     for shard in range(files):
-        headers = entries["header"] if files == 1 else entries["header"][shards == shard]
-        chosen = np.unique(np.linspace(0, max(len(headers) - 1, 0), SAMPLES).astype(np.int64))
-        ranges.append([(int(headers[i]), SAMPLE_BYTES) for i in chosen] if len(headers) else [])
+        rows = entries if files == 1 else entries[entries["shard"] == shard]
+        if not len(rows):
+            ranges.append([])
+            continue
+        chosen = np.unique(np.linspace(0, len(rows) - 1, SAMPLES).astype(np.int64))
+        found = [(int(rows["header"][row]), SAMPLE_BYTES) for row in chosen]
+        # A TAR ends in padding, in which members can be appended while its size stays the same.
+        end = int((rows["offset"] + rows["stored"]).max())
+        found.append((-(-end // BLOCK) * BLOCK, 2 * BLOCK))
+        ranges.append(found)
     return ranges
 
 

@@ -501,7 +501,8 @@ def _taken(place: str, apath: str) -> bool:
     except (OSError, CorruptIndexError):
         return False
     if not meta:
-        return False
+        # The original ImageArchive's index may hold a part of the archive only.
+        return True
     recorded = [str(archive.get("path")) for archive in meta.get("archives", [])]
     own = os.path.basename(apath.rstrip("/"))
     if len(recorded) != 1 or recorded[0] == own:

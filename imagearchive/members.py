@@ -149,8 +149,10 @@ class StoragePool:
         ClosedError
             The pool is closed.
         """
-        # Members of a directory have negative keys, so that they meet no shard.
-        key = -1 - position if shard in self._directories else shard
+        key = shard
+        if shard in self._directories:
+            # Members of a directory have negative keys, so that they meet no shard.
+            key = -1 - (position if position >= 0 else position + len(self._table))
         storage = self._open.get(key)
         if storage is not None and self._single:
             return storage

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import stat
 from functools import lru_cache
 from pathlib import Path
@@ -283,7 +284,11 @@ def _mounts() -> tuple[tuple[str, str], ...]:
         return ()
     fields = [line.split(" ") for line in lines]
     # The kernel writes blanks in mount points as octal escapes.
-    return tuple((f[1].encode().decode("unicode_escape"), f[2]) for f in fields if len(f) > 2)
+    return tuple(
+        (re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), f[1]), f[2])
+        for f in fields
+        if len(f) > 2
+    )
 
 
 def _open(path: str) -> int:

@@ -1,0 +1,502 @@
+"""One contract for `Archive`, run over every container, and a real file system as oracle."""
+
+import glob
+import io
+import json
+import os
+import pickle
+import shutil
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+from archives import encoded, write_tar
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import imagearchive
+from imagearchive import Archive, write_split_data
+from imagearchive.errors import (
+    ArchiveNotFoundError,
+    ClosedError,
+    CorruptArchiveError,
+    MemberNotFoundError,
+    OptionError,
+    OptionTypeError,
+    SampleIndexError,
+    UnsupportedMemberError,
+)
+
+PICTURE = encoded(np.arange(300, dtype=np.uint8).reshape(10, 10, 3))
+MEMBERS = {
+    "README": b"read me\nplease\n",
+    "images/cat/0.png": PICTURE,
+    "images/cat/1.jpg": b"x" * 70_000,
+    "images/cat-b/a b.png": b"blank",
+    "images/dog/é.png": b"accent",
+    "images/.hidden/1.png": b"hidden",
+    "images/.dot.png": b"dot",
+    "labels.json": b'{"a": 1}',
+    "deep/er/and/deeper/x.npy": b"",
+}
+
+
+def make_directory(folder, members=MEMBERS):
+    for name, data in members.items():
+        path = folder / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return folder / "tree"
+
+
+def make_zip(folder, method):
+    path = folder / "data.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in MEMBERS.items():
+            archive.writestr(name, data)
+    return path
+
+
+def make_barecat(folder):
+    import barecat
+
+    path = folder / "data.barecat"
+    with barecat.Barecat(str(path), readonly=False) as archive:
+        for name, data in MEMBERS.items():
+            archive[name] = data
+    return path
+
+
+def make_shards(folder):
+    names = list(MEMBERS)
+    for number in range(3):
+        write_tar(folder / f"s-{number}.tar", {name: MEMBERS[name] for name in names[number::3]})
+    return str(folder / "s-{0..2}.tar")
+
+
+CONTAINERS = {
+    "tar": lambda folder: write_tar(folder / "data.tar", MEMBERS),
+    "tar with dots": lambda folder: write_tar(
+        folder / "dots.tar", {"./" + name: data for name, data in MEMBERS.items()}
+    ),
+    "stored zip": lambda folder: make_zip(folder, zipfile.ZIP_STORED),
+    "deflated zip": lambda folder: make_zip(folder, zipfile.ZIP_DEFLATED),
+    "barecat": make_barecat,
+    "directory": make_directory,
+    "shards": make_shards,
+    "mixed list": lambda folder: [
+        write_tar(folder / "a.tar", dict(list(MEMBERS.items())[:4])),
+        make_directory(folder, dict(list(MEMBERS.items())[4:])),
+    ],
+}
+
+
+@pytest.fixture(scope="module", params=list(CONTAINERS))
+def container(request, tmp_path_factory):
+    return CONTAINERS[request.param](tmp_path_factory.mktemp("container"))
+
+
+@pytest.fixture(params=["mmap", "pread", "memory"])
+def archive(request, container):
+    with imagearchive.open(container, storage=request.param) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory):
+    return str(make_directory(tmp_path_factory.mktemp("extracted")))
+
+
+# --- mapping ------------------------------------------------------------------------------------
+
+
+def test_it_is_a_mapping(archive):
+    assert dict(archive) == MEMBERS
+    assert len(archive) == len(MEMBERS)
+    assert set(archive.keys()) == set(MEMBERS)
+    for name, data in MEMBERS.items():
+        assert archive[name] == data
+        assert type(archive[name]) is bytes
+        assert name in archive
+    assert "images" not in archive
+    assert 5 not in archive
+    assert archive.get("nothing") is None
+
+
+def test_reading_by_position(archive):
+    for position, name in enumerate(archive):
+        assert archive.name(position) == name
+        assert bytes(archive.read(position)) == MEMBERS[name]
+        assert bytes(archive.read(position - len(archive))) == MEMBERS[name]
+        assert bytes(archive.read(np.int64(position))) == MEMBERS[name]
+        assert archive.position(name) == position
+    for position in (len(archive), -len(archive) - 1):
+        with pytest.raises(SampleIndexError, match=str(len(archive))):
+            archive.read(position)
+    with pytest.raises(OptionTypeError):
+        archive.read(1.5)
+
+
+def test_a_missing_name_hints_at_the_closest(archive):
+    with pytest.raises(MemberNotFoundError, match=r"images/cat/0\.png"):
+        archive["images/cat/O.png"]
+    with pytest.raises(KeyError, match="directory"):
+        archive["images/cat"]
+
+
+def test_read_many(archive):
+    names = list(MEMBERS)
+    random = np.random.default_rng(1)
+    wanted = [
+        names[i] if i % 2 else int(archive.position(names[i])) for i in random.integers(0, 9, 40)
+    ]
+    got = [bytes(data) for data in archive.read_many(wanted)]
+    assert got == [bytes(archive.read(key)) for key in wanted]
+    assert archive.read_many([]) == []
+    with pytest.raises(KeyError):
+        archive.read_many(["README", "nothing"])
+
+
+def test_info(archive):
+    for position, name in enumerate(archive):
+        info = archive.info(name)
+        assert (info.name, info.position, info.size) == (name, position, len(MEMBERS[name]))
+        assert archive.stat(position) == info
+        assert os.path.exists(info.archive)
+    assert archive.total_size == sum(map(len, MEMBERS.values()))
+
+
+# --- file system --------------------------------------------------------------------------------
+
+
+def test_listings(archive, extracted):
+    for folder, _, _ in os.walk(extracted):
+        relative = os.path.relpath(folder, extracted).replace(".", "", folder == extracted)
+        assert archive.listdir(relative) == sorted(os.listdir(folder))
+        entries = {entry.name: entry for entry in archive.scandir(relative)}
+        for real in os.scandir(folder):
+            entry = entries.pop(real.name)
+            assert entry.is_dir() == real.is_dir()
+            assert entry.is_file() == real.is_file()
+            assert entry.path == os.path.relpath(real.path, extracted)
+            if real.is_file():
+                assert entry.stat().size == real.stat().st_size
+        assert not entries
+    assert archive.listdir() == sorted(os.listdir(extracted))
+    with pytest.raises(MemberNotFoundError, match="file"):
+        archive.listdir("README")
+    with pytest.raises(MemberNotFoundError):
+        archive.listdir("nothing")
+
+
+def test_walking(archive, extracted):
+    def relative(folder):
+        return "" if folder == extracted else os.path.relpath(folder, extracted)
+
+    expected = {
+        relative(folder): (sorted(folders), sorted(files))
+        for folder, folders, files in os.walk(extracted)
+    }
+    walked = {folder: (folders, files) for folder, folders, files in archive.walk()}
+    assert walked == expected
+    assert sorted(archive.dirs()) == sorted(folder for folder in expected if folder)
+    assert sorted(archive.files()) == sorted(MEMBERS)
+    assert [top for top, _, _ in archive.walk("images/cat")] == ["images/cat"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "README", "./README", "images//cat/0.png", "images/./cat/../dog/é.png", "images/cat/",
+        "images", "", ".", "/", "/README", "..", "../README", "images/../../README", "nothing",
+        "images/cat/0.png/x", "images/ca", "deep/er", "README/", "images/..",
+    ],
+)  # fmt: skip
+def test_paths_mean_what_they_mean_on_disk(archive, extracted, path):
+    steps = os.path.normpath("./" + path).split("/")
+    real = os.path.join(extracted, path.lstrip("/"))
+    inside = steps[0] != ".."
+    # A trailing slash makes no difference here, where the kernel insists on a directory.
+    real = real.rstrip("/")
+    assert archive.exists(path) == (inside and os.path.exists(real))
+    assert archive.isfile(path) == (inside and os.path.isfile(real))
+    assert archive.isdir(path) == (inside and os.path.isdir(real))
+    assert (path in archive) == archive.isfile(path)
+
+
+PATTERNS = st.lists(
+    st.sampled_from(
+        ["*", "**", "?", "images", "cat", "*.png", "[cd]*", "cat*", ".*", "deep", "er", "x.npy",
+         "*/", "README", "[!c]*", "a b.png", "..", ".", "é*", ".hidden", "**a"]
+    ),
+    min_size=1,
+    max_size=4,
+).map("/".join)  # fmt: skip
+
+
+@settings(max_examples=300)
+@given(PATTERNS, st.booleans(), st.booleans())
+def test_glob_as_python_does(glob_archive, extracted, pattern, recursive, hidden):
+    options = {"recursive": recursive}
+    if "include_hidden" in glob.glob.__kwdefaults__:
+        options["include_hidden"] = hidden
+    else:
+        hidden = False
+    if any(part == ".." for part in pattern.split("/")):
+        # What leads out of the archive does not exist; on disk it leads somewhere.
+        depth = 0
+        for part in pattern.split("/"):
+            depth += {"..": -1, ".": 0, "": 0, "**": -9}.get(part, 1)
+            if depth < 0:
+                return
+    # Python returns some paths twice for patterns with several "**", and missing directories
+    # for "missing/**".
+    found = set(glob.glob(pattern, root_dir=extracted, **options))
+    expected = sorted(path for path in found if os.path.exists(os.path.join(extracted, path)))
+    got = sorted(glob_archive.glob(pattern, recursive=recursive, include_hidden=hidden))
+    assert got == expected
+
+
+@pytest.fixture(scope="module")
+def glob_archive(tmp_path_factory):
+    return Archive(write_tar(tmp_path_factory.mktemp("glob") / "g.tar", MEMBERS))
+
+
+def test_empty_directories_exist(tmp_path):
+    (tmp_path / "tree" / "empty" / "inner").mkdir(parents=True)
+    (tmp_path / "tree" / "full").mkdir()
+    (tmp_path / "tree" / "full" / "x").write_bytes(b"1")
+    shutil.make_archive(str(tmp_path / "data"), "tar", tmp_path / "tree")
+    shutil.make_archive(str(tmp_path / "zipped"), "zip", tmp_path / "tree")
+    for path in (tmp_path / "tree", tmp_path / "data.tar", tmp_path / "zipped.zip"):
+        archive = Archive(path)
+        assert archive.listdir() == ["empty", "full"]
+        assert archive.listdir("empty") == ["inner"]
+        assert archive.isdir("empty/inner")
+        assert sorted(archive.dirs()) == ["empty", "empty/inner", "full"]
+        assert list(archive) == ["full/x"]
+
+
+# --- file objects -------------------------------------------------------------------------------
+
+
+def test_members_open_as_files(archive):
+    with archive.open("images/cat/0.png") as file:
+        assert isinstance(file, io.BufferedIOBase)
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(file)), np.arange(300, dtype=np.uint8).reshape(10, 10, 3)
+        )
+    assert json.load(archive.open("labels.json")) == {"a": 1}
+    with io.TextIOWrapper(archive.open("README")) as text:
+        assert text.readlines() == ["read me\n", "please\n"]
+    with pytest.raises(io.UnsupportedOperation):
+        archive.open("README").write(b"x")
+
+
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("read"), st.integers(-1, 90_000)),
+        st.tuples(st.just("read1"), st.integers(0, 5000)),
+        st.tuples(st.just("readline"), st.integers(-1, 50)),
+        st.tuples(st.just("readinto"), st.integers(0, 9000)),
+        st.tuples(st.just("seek"), st.integers(-80_000, 80_000), st.integers(0, 2)),
+        st.tuples(st.just("tell")),
+    ),
+    max_size=20,
+)
+
+
+@given(OPERATIONS)
+def test_file_objects_behave_as_bytesio(file_archive, operations):
+    data = b"line one\nline two\n" * 4000
+    file, oracle = file_archive.open("text"), io.BytesIO(data)
+    for name, *arguments in operations:
+        if name == "read1":
+            # How much one system call returns is its own business.
+            got = file.read1(*arguments)
+            assert oracle.read(len(got)) == got
+            assert got or not arguments[0] or file.tell() >= len(data)
+            continue
+        if name == "readinto":
+            mine, theirs = bytearray(arguments[0]), bytearray(arguments[0])
+            assert file.readinto(mine) == oracle.readinto(theirs)
+            assert mine == theirs
+            continue
+        try:
+            expected = getattr(oracle, name)(*arguments)
+        except ValueError:
+            with pytest.raises(ValueError, match="seek"):
+                getattr(file, name)(*arguments)
+            continue
+        if name == "seek" and arguments[1] and oracle.tell() == 0:
+            # BytesIO stops at the start where a file refuses.
+            file.seek(0)
+            continue
+        assert getattr(file, name)(*arguments) == expected
+        assert file.tell() == oracle.tell()
+
+
+@pytest.fixture(scope="module")
+def file_archive(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    path = folder / "f.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("text", b"line one\nline two\n" * 4000)
+    return Archive(path)
+
+
+# --- split bins ---------------------------------------------------------------------------------
+
+
+def test_split_bins_open_by_position(tmp_path):
+    packets = [b"%d" % i * (i % 7) for i in range(50)]
+    write_split_data(tmp_path / "bins", packets, splits=4)
+    archive = imagearchive.open(tmp_path / "bins")
+    assert [bytes(archive.read(i)) for i in range(50)] == packets
+    assert [archive[name] for name in sorted(archive)] == packets
+
+
+# --- life ---------------------------------------------------------------------------------------
+
+
+def test_closing(container):
+    archive = Archive(container)
+    view = archive.read("README")
+    archive.close()
+    archive.close()
+    assert bytes(view) == MEMBERS["README"]
+    assert archive.closed
+    with pytest.raises(ClosedError):
+        archive.read("README")
+
+
+def test_pickling_reopens(archive):
+    data = pickle.dumps(archive)
+    assert len(data) < 1500
+    assert dict(pickle.loads(data)) == MEMBERS
+
+
+def test_threads_share_an_archive(archive):
+    failures = []
+    names = list(MEMBERS)
+
+    def work(seed):
+        random = np.random.default_rng(seed)
+        chosen = [names[i] for i in random.integers(0, len(names), 300)]
+        failures.extend(name for name in chosen if archive[name] != MEMBERS[name])
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_forked_children_read_the_right_bytes(archive):
+    archive.read(0)
+    children = []
+    for _ in range(3):
+        pid = os.fork()
+        if not pid:
+            good = all(archive[name] == data for _ in range(30) for name, data in MEMBERS.items())
+            os._exit(0 if good else 1)
+        children.append(pid)
+    assert all(archive[name] == data for _ in range(30) for name, data in MEMBERS.items())
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
+
+
+# --- what is asked for wrongly ------------------------------------------------------------------
+
+
+def test_paths_and_patterns(tmp_path):
+    with pytest.raises(ArchiveNotFoundError, match=r"missing-01\.tar"):
+        Archive(str(tmp_path / "missing-{01..03}.tar"))
+    with pytest.raises(OptionError, match="range"):
+        Archive(str(tmp_path / "x-{9..1}.tar"))
+    with pytest.raises(OptionError, match="empty"):
+        Archive([])
+    write_tar(tmp_path / "odd{1..2}.tar", {"a": b"1"})
+    assert Archive(tmp_path / "odd{1..2}.tar")["a"] == b"1"
+    for name in "xy":
+        write_tar(tmp_path / f"{name}-1.tar", {name: b"1"})
+    assert set(Archive(str(tmp_path / "{x,y}-{1..1}.tar"))) == {"x", "y"}
+
+
+def test_encrypted_and_unknown_members_leave_the_rest_readable(tmp_path):
+    path = tmp_path / "methods.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("good", b"good", zipfile.ZIP_DEFLATED)
+        archive.writestr("lzma", b"lzma" * 50, zipfile.ZIP_LZMA)
+    opened = Archive(path)
+    assert opened["good"] == b"good"
+    with pytest.raises(UnsupportedMemberError, match=r"methods\.zip.*lzma.*method 14"):
+        opened["lzma"]
+    with pytest.raises(NotImplementedError):
+        opened.open("lzma")
+
+
+def test_a_member_that_lies_about_its_content(tmp_path):
+    path = make_zip(tmp_path, zipfile.ZIP_DEFLATED)
+    archive = Archive(path)
+    info = archive.info("images/cat/1.jpg")
+    archive.close()
+    data = bytearray(path.read_bytes())
+    data[info.offset + info.stored // 2] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(CorruptArchiveError, match=r"images/cat/1\.jpg"):
+        Archive(path)["images/cat/1.jpg"]
+
+
+# --- samples of several files -------------------------------------------------------------------
+
+
+@pytest.fixture
+def web(tmp_path):
+    members = {}
+    for i in range(5):
+        members[f"d/{i:04d}.jpg"] = b"jpg%d" % i
+        members[f"d/{i:04d}.json"] = b'{"i": %d}' % i
+    # Not adjacent, another alternative, upper case, dots further on.
+    members |= {f"d/{i:04d}.cls": b"%d" % i for i in range(5)}
+    members |= {"e/a.PNG": b"png", "e/a.cls": b"7", "e/a.seg.png": b"mask", "e/a.b/c.jpg": b"c"}
+    return write_tar(tmp_path / "web.tar", members)
+
+
+def test_samples_of_several_files(web):
+    samples = Archive(web).samples("jpg;png", "cls")
+    assert len(samples) == 7
+    assert [tuple(map(bytes, samples[i])) for i in range(5)] == [
+        (b"jpg%d" % i, b"%d" % i) for i in range(5)
+    ]
+    assert tuple(map(bytes, samples[5])) == (b"png", b"7")
+    assert samples.key(5) == "e/a"
+    with pytest.raises(MemberNotFoundError, match=r"e/a\.b/c.*cls"):
+        samples[6]
+    with pytest.raises(SampleIndexError):
+        samples[7]
+
+
+def test_samples_as_mappings(web):
+    samples = Archive(web).samples()
+    assert [samples.key(i) for i in range(len(samples))] == [
+        *(f"d/{i:04d}" for i in range(5)), "e/a", "e/a.b/c",
+    ]  # fmt: skip
+    assert {k: bytes(v) for k, v in samples[0].items() if k != "__key__"} == {
+        "jpg": b"jpg0", "json": b'{"i": 0}', "cls": b"0",
+    }  # fmt: skip
+    assert set(samples[5]) == {"__key__", "PNG", "cls", "seg.png"}
+    assert samples[5]["__key__"] == "e/a"
+
+
+def test_shards_may_number_their_samples_alike(tmp_path):
+    for number in range(2):
+        write_tar(
+            tmp_path / f"{number}.tar",
+            {"0.jpg": b"jpg%d" % number, "0.cls": b"%d" % number},
+        )
+    samples = Archive(str(tmp_path / "{0..1}.tar")).samples("jpg", "cls")
+    assert [tuple(map(bytes, sample)) for sample in samples] == [(b"jpg0", b"0"), (b"jpg1", b"1")]
+    assert len(Archive(str(tmp_path / "{0..1}.tar")).samples()) == 2
