@@ -341,11 +341,16 @@ static void region(px_decoder *d, const uint8_t *data, size_t size, const px_geo
         fail(d, code, "out of memory");
     jpeg_start_decompress(j);
 
-    /* Upsampling of chroma looks one chroma sample to each side, so columns next to a cut differ
-     * from those of the whole image: cut further out. */
-    int64_t margin = 2 * j->max_h_samp_factor + 2;
+    /* Where chroma is upsampled by 2, a pixel sees the chroma sample beyond its own, so that the
+     * outermost column of a cut differs from that of the whole image: cut further out. Rows of
+     * less than three chroma samples are upsampled in another way: cut no less than 32 columns. */
+    int64_t margin = j->max_h_samp_factor > 1;
     JDIMENSION first = 0, width = j->output_width;
     int64_t lo = work->x.lo - margin, hi = work->x.hi + margin;
+    if (hi - lo < 32) {
+        lo = hi - 32 < 0 ? 0 : hi - 32;
+        hi = lo + 32;
+    }
     int direct = complete(j);
     if (work->x.hi > work->x.lo && direct && (lo > 0 || hi < (int64_t)width)) {
         lo = lo < 0 ? 0 : lo;

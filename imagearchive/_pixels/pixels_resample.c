@@ -287,34 +287,36 @@ AVX2 INLINE __m256i two_pixels(const uint8_t *a, const uint8_t *b, const int16_t
         _mm_setr_epi8(0, -1, 4, -1, 1, -1, 5, -1, 2, -1, 6, -1, 3, -1, 7, -1));
     const __m256i second = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(8, -1, 12, -1, 9, -1, 13, -1, 10, -1, 14, -1, 11, -1, 15, -1));
-    __m256i high = _mm256_setzero_si256(), low = _mm256_set1_epi32(HALF);
+    __m256i high = _mm256_setzero_si256(), low = high;
     for (int g = 0; g < groups; g++) {
         __m256i p = _mm256_inserti128_si256(
             _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(a + 16 * g))),
             _mm_loadu_si128((const __m128i *)(b + 16 * g)), 1);
         __m256i p0 = _mm256_shuffle_epi8(p, first), p1 = _mm256_shuffle_epi8(p, second);
         const __m256i *kv = (const __m256i *)(k + 64 * g);
-        high = _mm256_add_epi32(
-            high, _mm256_add_epi32(_mm256_madd_epi16(p0, _mm256_loadu_si256(kv)),
-                                   _mm256_madd_epi16(p1, _mm256_loadu_si256(kv + 1))));
-        low = _mm256_add_epi32(
-            low, _mm256_add_epi32(_mm256_madd_epi16(p0, _mm256_loadu_si256(kv + 2)),
-                                  _mm256_madd_epi16(p1, _mm256_loadu_si256(kv + 3))));
+        __m256i h = _mm256_add_epi32(_mm256_madd_epi16(p0, _mm256_loadu_si256(kv)),
+                                     _mm256_madd_epi16(p1, _mm256_loadu_si256(kv + 1)));
+        __m256i l = _mm256_add_epi32(_mm256_madd_epi16(p0, _mm256_loadu_si256(kv + 2)),
+                                     _mm256_madd_epi16(p1, _mm256_loadu_si256(kv + 3)));
+        high = g ? _mm256_add_epi32(high, h) : h;
+        low = g ? _mm256_add_epi32(low, l) : l;
     }
+    low = _mm256_add_epi32(low, _mm256_set1_epi32(HALF));
     return _mm256_srai_epi32(_mm256_add_epi32(_mm256_slli_epi32(high, LOW_BITS), low), BITS);
 }
 
 /* Four outputs a turn; the planes have room for the last, partial turn. */
-AVX2 INLINE void row_groups(const px_table *t, int64_t count, const uint8_t *row, int64_t first,
-                            uint8_t *out, int64_t plane, int channels, int groups)
+AVX2 INLINE void row_groups(const px_table *t, int64_t count, const uint8_t *base, uint8_t *out,
+                            int64_t plane, int channels, int groups)
 {
     const __m128i by_channel = _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
     const int16_t *k = t->halves;
     const int32_t *start = t->start;
+    uint8_t *out1 = out + plane, *out2 = out1 + plane, *out3 = out2 + plane;
     for (int64_t i = 0; i < count; i += 4) {
-        __m256i a = two_pixels(row + 4 * (start[i] - first), row + 4 * (start[i + 1] - first), k,
+        __m256i a = two_pixels(base + 4 * (int64_t)start[i], base + 4 * (int64_t)start[i + 1], k,
                                groups);
-        __m256i b = two_pixels(row + 4 * (start[i + 2] - first), row + 4 * (start[i + 3] - first),
+        __m256i b = two_pixels(base + 4 * (int64_t)start[i + 2], base + 4 * (int64_t)start[i + 3],
                                k + 64 * groups, groups);
         __m256i words = _mm256_packs_epi32(a, b);
         __m256i bytes = _mm256_packus_epi16(words, words);
@@ -325,12 +327,12 @@ AVX2 INLINE void row_groups(const px_table *t, int64_t count, const uint8_t *row
         memcpy(out + i, &lane, 4);
         if (channels > 1) {
             lane = _mm_extract_epi32(v, 1);
-            memcpy(out + plane + i, &lane, 4);
+            memcpy(out1 + i, &lane, 4);
             lane = _mm_extract_epi32(v, 2);
-            memcpy(out + 2 * plane + i, &lane, 4);
+            memcpy(out2 + i, &lane, 4);
             if (channels > 3) {
                 lane = _mm_extract_epi32(v, 3);
-                memcpy(out + 3 * plane + i, &lane, 4);
+                memcpy(out3 + i, &lane, 4);
             }
         }
         k += 128 * groups;
@@ -340,23 +342,109 @@ AVX2 INLINE void row_groups(const px_table *t, int64_t count, const uint8_t *row
 AVX2 static void row_avx2(const px_table *t, int64_t count, const uint8_t *row, int64_t first,
                           uint8_t *out, int64_t plane, int channels)
 {
-    if (t->taps == 4)
-        row_groups(t, count, row, first, out, plane, channels, 1);
-    else if (t->taps == 8)
-        row_groups(t, count, row, first, out, plane, channels, 2);
+    /* Only ever read from column t->lo on, which lies in the row. */
+    const uint8_t *base = (const uint8_t *)((uintptr_t)row - (uintptr_t)(4 * first));
+    if (t->taps == 4 && channels == 3)
+        row_groups(t, count, base, out, plane, 3, 1);
+    else if (t->taps == 8 && channels == 3)
+        row_groups(t, count, base, out, plane, 3, 2);
     else
-        row_groups(t, count, row, first, out, plane, channels, t->taps / 4);
+        row_groups(t, count, base, out, plane, channels, t->taps / 4);
 }
 #endif
+
+#if PX_X86
+/* Sixteen 4-byte pixels to sixteen bytes of each channel; returns how many pixels are done. */
+AVX2 static int64_t split_avx2(const uint8_t *p, int64_t n, uint8_t *out, int64_t plane,
+                               int channels)
+{
+    const __m256i group = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m256i a = _mm256_loadu_si256((const __m256i *)(p + 4 * i));
+        __m256i b = _mm256_loadu_si256((const __m256i *)(p + 4 * i + 32));
+        /* r0-3 r4-7 g0-3 g4-7 b0-3 b4-7 x0-3 x4-7 */
+        a = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(a, group), order);
+        b = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(b, group), order);
+        __m256i even = _mm256_unpacklo_epi64(a, b); /* r | b */
+        __m256i odd = _mm256_unpackhi_epi64(a, b);  /* g | x */
+        _mm_storeu_si128((__m128i *)(out + i), _mm256_castsi256_si128(even));
+        if (channels > 1) {
+            _mm_storeu_si128((__m128i *)(out + plane + i), _mm256_castsi256_si128(odd));
+            _mm_storeu_si128((__m128i *)(out + 2 * plane + i), _mm256_extracti128_si256(even, 1));
+        }
+        if (channels > 3)
+            _mm_storeu_si128((__m128i *)(out + 3 * plane + i), _mm256_extracti128_si256(odd, 1));
+    }
+    return i;
+}
+
+/* 3-byte pixels to 4-byte ones, eight a turn, while the loads stay inside the row. */
+AVX2 static int64_t widen_avx2(const uint8_t *in, int64_t n, uint8_t *out)
+{
+    const __m256i spread = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1));
+    int64_t i = 0;
+    for (; i + 11 <= n; i += 8) {
+        __m256i v = _mm256_inserti128_si256(
+            _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(in + 3 * i))),
+            _mm_loadu_si128((const __m128i *)(in + 3 * i + 12)), 1);
+        _mm256_storeu_si256((__m256i *)(out + 4 * i), _mm256_shuffle_epi8(v, spread));
+    }
+    return i;
+}
+#endif
+
+/* 4-byte pixels to planes. */
+static void split(const uint8_t *p, int64_t n, uint8_t *out, int64_t plane, int channels)
+{
+    int64_t i = 0;
+#if PX_X86
+    if (simd())
+        i = split_avx2(p, n, out, plane, channels);
+#endif
+    for (; i < n; i++)
+        for (int c = 0; c < channels; c++)
+            out[c * plane + i] = p[4 * i + c];
+}
+
+/* Pixels of `channels` bytes to 4-byte pixels. */
+static void widen(const uint8_t *in, int64_t n, int channels, uint8_t *out)
+{
+    int64_t i = 0;
+    if (channels == 4) {
+        memcpy(out, in, (size_t)n * 4);
+        return;
+    }
+    if (channels == 1) {
+        for (; i < n; i++)
+            out[4 * i] = in[i];
+        return;
+    }
+#if PX_X86
+    if (simd())
+        i = widen_avx2(in, n, out);
+#endif
+    for (; i < n; i++) {
+        out[4 * i] = in[3 * i];
+        out[4 * i + 1] = in[3 * i + 1];
+        out[4 * i + 2] = in[3 * i + 2];
+    }
+}
 
 static void row_identity(const px_table *t, int64_t count, const uint8_t *row, int64_t first,
                          uint8_t *out, int64_t plane, int channels)
 {
-    int64_t step = count > 1 ? t->start[1] - t->start[0] : 1;
     const uint8_t *p = row + 4 * (t->start[0] - first);
+    if (count == 1 || t->start[1] > t->start[0]) {
+        split(p, count, out, plane, channels);
+        return;
+    }
     for (int c = 0; c < channels; c++)
         for (int64_t i = 0; i < count; i++)
-            out[c * plane + i] = p[4 * step * i + c];
+            out[c * plane + i] = p[-4 * i + c];
 }
 
 void px_row(px_work *work, const px_geometry *g, int64_t y, const uint8_t *row, int64_t first)
@@ -628,21 +716,6 @@ void px_end(px_work *work, const px_geometry *g, const px_finish *f, void *outpu
 
 /* ---- whole arrays ---------------------------------------------------------------------- */
 
-static void widen(const uint8_t *in, int64_t n, int channels, uint8_t *out)
-{
-    if (channels == 4)
-        memcpy(out, in, (size_t)n * 4);
-    else if (channels == 1)
-        for (int64_t i = 0; i < n; i++)
-            out[4 * i] = in[i];
-    else
-        for (int64_t i = 0; i < n; i++) {
-            out[4 * i] = in[3 * i];
-            out[4 * i + 1] = in[3 * i + 1];
-            out[4 * i + 2] = in[3 * i + 2];
-        }
-}
-
 int px_render_array(px_work *work, const px_geometry *g, const px_finish *finish,
                     const uint8_t *pixels, int64_t row_stride, int channels, void *out)
 {
@@ -713,30 +786,36 @@ int px_render_float(px_work *work, const px_geometry *g, const float *pixels, in
     return PX_OK;
 }
 
+/* Pixels of a chunk of a row, in three layouts on the stack. */
+#define CHUNK 512
+
 void px_finish_array(const px_finish *f, const uint8_t *pixels, int64_t row_stride, int64_t width,
                      int64_t height, int channels, void *output)
 {
     size_t item = size_of(f->dtype);
-    float tables[4][256];
+    uint8_t wide[4 * CHUNK + 32], planes[4 * CHUNK];
     uint8_t *out = output;
-    for (int c = 0; c < channels; c++)
-        for (int v = 0; v < 256; v++)
-            tables[c][v] = (float)v * f->scale[c] + f->bias[c];
-    int64_t step_x = f->planar ? 1 : channels, step_c = f->planar ? width * height : 1;
-    for (int64_t y = 0; y < height; y++) {
-        const uint8_t *row = pixels + y * row_stride;
-        int64_t base = y * width * (f->planar ? 1 : channels);
-        for (int c = 0; c < channels; c++) {
-            uint8_t *target = out + (size_t)(base + c * step_c) * item;
-            if (f->dtype == PX_UINT8)
-                for (int64_t x = 0; x < width; x++)
-                    target[x * step_x] = row[x * channels + c];
-            else if (f->dtype == PX_FLOAT32)
-                for (int64_t x = 0; x < width; x++)
-                    ((float *)target)[x * step_x] = tables[c][row[x * channels + c]];
+    for (int64_t y = 0; y < height; y++)
+        for (int64_t x = 0; x < width; x += CHUNK) {
+            const uint8_t *in = pixels + y * row_stride + x * channels;
+            int64_t n = width - x < CHUNK ? width - x : CHUNK;
+            int64_t at = y * width + x;
+            if (!f->planar && f->dtype == PX_UINT8) {
+                memcpy(out + at * channels, in, (size_t)(n * channels));
+                continue;
+            }
+            if (channels == 1)
+                memcpy(planes, in, (size_t)n);
+            else {
+                widen(in, n, channels, wide);
+                split(wide, n, planes, CHUNK, channels);
+            }
+            if (!f->planar)
+                finish_interleaved(f, planes, CHUNK, n, channels,
+                                   out + (size_t)(at * channels) * item);
             else
-                for (int64_t x = 0; x < width; x++)
-                    ((uint16_t *)target)[x * step_x] = to_half(tables[c][row[x * channels + c]]);
+                for (int c = 0; c < channels; c++)
+                    finish_plane(f, c, planes + c * CHUNK, n,
+                                 out + (size_t)(c * width * height + at) * item);
         }
-    }
 }
