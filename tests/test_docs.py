@@ -1,0 +1,169 @@
+"""What the documentation says, runs.
+
+Every ``python`` block of README.md and docs/*.md is run, a page at a time as one script, in a
+folder of its own that holds:
+
+``train.tar``, ``val.tar``
+    Images in the class folders ``bird``, ``cat`` and ``dog``: 24 JPEG and 8 PNG files, at least 24
+    pixels a side.
+``train-0000.tar`` to ``train-0002.tar``
+    The same, in three shards.
+``train.npz``, ``val.npz``
+    ``images`` uint8 (16, 32, 32, 3) and ``labels`` int64 (16,), as `numpy.savez` writes them.
+``compressed.npz``
+    The same, from `numpy.savez_compressed`.
+``data/raw/``
+    Annotated images as `DataProcessor` reads them: ``detector`` (COCO and CSV) and ``landmarker``
+    (PTS), 12 images each.
+``data/preprocessed/``
+    What `DataProcessor` makes of them: ``train_X.npz`` and ``val_X.npz``.
+
+A block that cannot run there has a comment ``<!-- not run: why -->`` on the line before it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import imagearchive
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CLASSES = ("bird", "cat", "dog")
+
+FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+|:::+)(?P<language>.*)$")
+NOT_RUN = re.compile(r"^ *<!-- not run: \S.* -->$")
+
+
+def script_of(page: Path) -> str:
+    """The blocks of a page, each line where it stands in the page, so that tracebacks fit."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    result = [""] * len(lines)
+    fence = indent = ""
+    runs = False
+    for number, line in enumerate(lines):
+        found = FENCE.match(line)
+        if not fence and found:
+            before = next((text for text in reversed(lines[:number]) if text.strip()), "")
+            fence, indent = found["fence"], found["indent"]
+            runs = found["language"].strip() == "python" and not NOT_RUN.match(before)
+        elif fence and line.strip() == fence:
+            fence = ""
+        elif fence and runs:
+            result[number] = line.removeprefix(indent)
+    return "\n".join(result) + "\n"
+
+
+def image(generator: np.random.Generator, extension: str) -> bytes:
+    width, height = (int(side) for side in generator.integers(24, 64, 2))
+    pixels = generator.integers(0, 255, (height // 8, width // 8, 3), np.uint8)
+    data = io.BytesIO()
+    kind = "JPEG" if extension == "jpg" else "PNG"
+    Image.fromarray(pixels).resize((width, height)).save(data, kind)
+    return data.getvalue()
+
+
+def write_tar(path: Path, generator: np.random.Generator, jpegs: int, pngs: int) -> None:
+    extensions = ["jpg"] * jpegs + ["png"] * pngs
+    with tarfile.open(path, "w") as archive:
+        for number, extension in enumerate(extensions):
+            label = CLASSES[number % len(CLASSES)]
+            member = tarfile.TarInfo(f"{label}/{number:04}.{extension}")
+            data = image(generator, extension)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+def write_raw(folder: Path, generator: np.random.Generator) -> None:
+    coco = folder / "detector" / "ears_coco" / "train"
+    wild = folder / "detector" / "wild"
+    points = folder / "landmarker" / "collectionA"
+    for part in (coco, wild, points):
+        part.mkdir(parents=True)
+        for number in range(12 if part is points else 6):
+            (part / f"{number}.jpg").write_bytes(image(generator, "jpg"))
+    images = [{"id": number, "file_name": f"{number}.jpg"} for number in range(6)]
+    marks = [
+        {"image_id": number, "category_id": 1, "bbox": [2, 3, 10 + number, 12]}
+        for number in (0, 1, 2, 3, 3, 4, 5)
+    ]
+    categories = [{"id": 1, "name": "ear"}]
+    (coco / "_annotations.coco.json").write_text(
+        json.dumps({"images": images, "annotations": marks, "categories": categories})
+    )
+    rows = [f"{number}.jpg,ear,1,2,{12 + number},20" for number in range(6)]
+    (wild / "2024_annotations.csv").write_text(
+        "\n".join(["filename,class,xmin,ymin,xmax,ymax", *rows])
+    )
+    for number in range(12):
+        (points / f"{number}.pts").write_text(
+            "version: 1\nn_points: 3\n{\n3 4\n10.5 12\n20 21\n}\n"
+        )
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """The files that every page finds, made once."""
+    folder = tmp_path_factory.mktemp("files")
+    generator = np.random.default_rng(0)
+    write_tar(folder / "train.tar", generator, 24, 8)
+    write_tar(folder / "val.tar", generator, 24, 8)
+    for shard in range(3):
+        write_tar(folder / f"train-{shard:04}.tar", generator, 8, 3)
+    for name in ("train", "val"):
+        images = generator.integers(0, 255, (16, 32, 32, 3), np.uint8)
+        labels = np.arange(16) % 3
+        np.savez(folder / f"{name}.npz", images=images, labels=labels)
+        np.savez_compressed(folder / "compressed.npz", images=images, labels=labels)
+    write_raw(folder / "data" / "raw", generator)
+    processor = imagearchive.DataProcessor(
+        folder / "data" / "raw", folder / "data" / "preprocessed", num_workers=0, image_size=32
+    )
+    processor.process_all()
+    return folder
+
+
+RUN = [page for page in PAGES if script_of(page).strip()]
+
+
+@pytest.mark.parametrize("page", RUN, ids=[page.stem for page in RUN])
+def test_the_blocks_of_a_page_run(page, files, tmp_path):
+    folder = tmp_path / "folder"
+    shutil.copytree(files, folder)
+    script = tmp_path / page.with_suffix(".py").name
+    script.write_text(script_of(page), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=folder,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"{page}, same line:\n{done.stderr}"
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_api_page_has_every_public_name():
+    listed = set(re.findall(r"[A-Za-z_]+", (ROOT / "docs" / "api.md").read_text()))
+    assert set(imagearchive.__all__) <= listed
