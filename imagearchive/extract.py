@@ -396,8 +396,8 @@ class _Run:
             if self._existing == "skip":
                 return False
             raise OptionError(
-                f"{os.path.join(self._shown, decode(name))} exists; say whether to replace or "
-                f"skip what is there"
+                f"{os.path.join(self._shown, decode(name))} exists; pass existing='replace' "
+                f"or existing='skip'"
             )
         fd = os.open(part, _CREATE, _permissions(mode), dir_fd=directory)
         try:

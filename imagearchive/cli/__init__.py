@@ -16,6 +16,16 @@ from imagearchive.errors import ImageArchiveError
 
 __all__ = ["main"]
 
+OPTIONS = {
+    "pass existing='replace' or existing='skip'": "use --overwrite or --skip-existing",
+    "pass overwrite=True": "use --overwrite",
+    "pass start_clean=True": "use --overwrite",
+    " or append=True to add to it": "",
+    "skip_unsafe=True": "--skip-unsafe",
+    "overwrite_index=True": "imagearchive index --overwrite",
+    "say with root=": "say with --root",
+}
+
 FAILED = 1
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -54,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except ImageArchiveError as error:
-        _complain(str(error))
+        _complain(_in_options(str(error)))
     except OSError as error:
         _complain(_explain(error))
     except MemoryError:
@@ -66,6 +76,13 @@ def _complain(text: str) -> None:
     from imagearchive.cli.output import escape
 
     print(f"imagearchive: {escape(text)}", file=sys.stderr)
+
+
+def _in_options(message: str) -> str:
+    """Speak of the options of a command where the library speaks of parameters."""
+    for parameter, option in OPTIONS.items():
+        message = message.replace(parameter, option)
+    return message
 
 
 def _explain(error: OSError) -> str:

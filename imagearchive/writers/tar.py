@@ -11,6 +11,7 @@ from imagearchive.errors import (
     ClosedError,
     CorruptArchiveError,
     OptionError,
+    OptionTypeError,
     UnsafePathError,
     UnsupportedMemberError,
 )
@@ -222,10 +223,17 @@ class TarWriter:
         ------
         UnsafePathError
             The name is empty or absolute, leads out of the archive, or contains a NUL byte.
+        OptionTypeError
+            The data are not bytes.
         ClosedError
             The writer is closed.
         """
-        view = memoryview(data).cast("B")
+        try:
+            view = memoryview(data).cast("B")
+        except TypeError:
+            raise OptionTypeError(
+                f"{name!r}: a member is made of bytes, not of {type(data).__name__}"
+            ) from None
         self.add_chunks(name, [view], len(view), mtime=mtime, mode=mode)
 
     def add_chunks(

@@ -146,10 +146,16 @@ class ZipWriter:
 
     def abort(self) -> None:
         """Remove the temporary file; what was at the target stays as it was."""
+        # Without a file, a ZipFile that is collected does not try to end its archive.
+        self._zip.fp = None
         self._file.close()
         part, self._part = self._part, ""
         if part:
             os.unlink(part)
+
+    def __del__(self) -> None:
+        if getattr(self, "_part", ""):
+            self.abort()
 
     def __enter__(self) -> Self:
         return self
