@@ -79,6 +79,8 @@ class ArrayColumn:
         self._member = member
         self._copy = copy
         self._native = header.dtype.newbyteorder("=")
+        # Not dtype.isnative, which overlooks swapped sub-arrays in fields.
+        self._swapped = header.dtype != self._native
         # Native rows of the whole array, or a view of the mapping; None where rows are read.
         self._array: npt.NDArray[Any] | None = None
         # The mapping again, as rows of bytes: aligned in any case.
@@ -118,7 +120,7 @@ class ArrayColumn:
             return self._text_row if self.header.dtype.kind in "SU" else self._item_row
         if not self._copy:
             return self._array.__getitem__
-        return self._copied_row if self.header.dtype.isnative else self._native_row
+        return self._native_row if self._swapped else self._copied_row
 
     def _first_row(self, index: int) -> Any:
         self.prepare()
@@ -175,7 +177,7 @@ class ArrayColumn:
     def _shaped(self, data: npt.NDArray[np.uint8], count: int) -> npt.NDArray[Any]:
         shape = (count, *self.header.shape[1:])
         array = np.ndarray(shape, self.header.dtype, data)
-        return array if self.header.dtype.isnative else array.astype(self._native)
+        return array.astype(self._native) if self._swapped else array
 
     def _read(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
         """Read rows in the order of the file, neighbours at once."""
