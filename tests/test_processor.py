@@ -406,6 +406,14 @@ def test_a_failing_worker_stops_the_run(tmp_path, how):
     assert os.listdir(out) == []
 
 
+def test_an_executor_that_is_shut_down(tmp_path):
+    make_detector(tmp_path / "raw")
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    with pytest.raises(WorkerError, match="takes no more tasks: cannot schedule"):
+        process(tmp_path / "raw", tmp_path / "out", executor=pool).process_detector()
+
+
 def killer(pool):
     """An executor that kills one of the pool's processes at its fourth task."""
 

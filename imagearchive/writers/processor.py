@@ -118,8 +118,9 @@ class DataProcessor:
     that labels a point.
 
     The same folder, seed and options give the same bytes, whatever the number of workers.
-    Outputs appear under their names together, once both are whole: after a crash the files of
-    the run before are still there, and the next run clears away what was left and starts anew.
+    Outputs appear under their names one right after the other, once all are whole: after a crash
+    the files of the run before are still there, and the next run clears away what was left and
+    starts anew.
 
     One instance may be used from one thread at a time. No script guard
     (``if __name__ == "__main__"``) is needed.
@@ -302,38 +303,33 @@ class DataProcessor:
         order = np.random.RandomState(self.seed).permutation(len(jobs))
         sides: dict[Side, NDArray[np.intp]] = {"train": order[:count], "val": order[count:]}
         os.makedirs(self.output_dir, exist_ok=True)
-        written = dict.fromkeys(sides, 0)
+        names: dict[Side, str] = {side: f"{side}_{kind}.npz" for side in sides}
+        written: dict[Side, int] = {}
         with _Workplace(self.output_dir, kind) as workplace:
             for side, indices in sides.items():
                 # A side that is empty is no file: there would be nothing to tell its shapes from.
                 if len(indices):
-                    path = workplace.path(f"{side}_{kind}.npz")
+                    path = workplace.path(names[side])
                     chosen = [jobs[index] for index in indices]
                     with self._bar(f"{side} {kind}", len(indices)) as bar:
                         written[side] = self._write(kind, path, chosen, executor, bar, skipped)
-            paths = {
-                side: os.path.join(self.output_dir, f"{side}_{kind}.npz") if n else None
-                for side, n in written.items()
-            }
+            paths = {side: os.path.join(self.output_dir, names[side]) for side in written}
             report = ProcessReport(
                 kind,
-                written["train"],
-                written["val"],
-                paths["train"],
-                paths["val"],
+                written.get("train", 0),
+                written.get("val", 0),
+                paths.get("train"),
+                paths.get("val"),
                 tuple(skipped),
                 time.monotonic() - started,
             )
-            with open(workplace.path(f"report_{kind}.json"), "w", encoding="utf-8") as file:
+            summary = f"report_{kind}.json"
+            with open(workplace.path(summary), "w", encoding="utf-8") as file:
                 json.dump(asdict(report), file, indent=1)
                 file.write("\n")
-            names = [f"{side}_{kind}.npz" for side in sides]
             workplace.publish(
-                [
-                    f"report_{kind}.json",
-                    *(name for side, name in zip(sides, names) if written[side]),
-                ],
-                [name for side, name in zip(sides, names) if not written[side]],
+                [*(names[side] for side in written), summary],
+                [names[side] for side in sides if side not in written],
             )
         logger.log(logging.WARNING if skipped else logging.INFO, "%s", report)
         return report
@@ -416,7 +412,7 @@ class DataProcessor:
         waiting: deque[tuple[Sequence[Job], Future[Decoded]]] = deque()
         try:
             for task in tasks:
-                waiting.append((task, executor.submit(decode_task, task, *options)))
+                waiting.append((task, _submit(executor, task, *options)))
                 if len(waiting) > ahead:
                     first, future = waiting.popleft()
                     yield len(first), _result(first, future)
@@ -433,6 +429,16 @@ class DataProcessor:
         # None shows a bar only on a terminal.
         hide = None if self.progress is None else not self.progress
         return tqdm(total=total, desc=what, unit=" images", disable=hide, file=sys.stderr)
+
+
+def _submit(executor: Executor, task: Sequence[Job], *options: Any) -> Future[Decoded]:
+    try:
+        return executor.submit(decode_task, task, *options)
+    except WorkerError:
+        raise
+    except RuntimeError as error:
+        # What executors raise that are broken or shut down.
+        raise WorkerError(f"the executor takes no more tasks: {error}") from error
 
 
 def _result(task: Sequence[Job], future: Future[Decoded]) -> Decoded:
@@ -522,9 +528,12 @@ class _Workplace:
         self._folder = folder
         self._prefix = f".processing_{kind}."
         self._clear()
-        self._path = tempfile.mkdtemp(prefix=self._prefix, dir=folder)
-        self._lock = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        new = tempfile.mkdtemp(prefix=f".new_{kind}.", dir=folder)
+        self._lock = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         _try_lock(self._lock)
+        # Under the name by which others would clear it away, it is locked already.
+        self._path = os.path.join(folder, self._prefix + new.rsplit(".", 1)[1])
+        os.rename(new, self._path)
 
     def path(self, name: str) -> str:
         """Where a file of that name is made."""
@@ -538,7 +547,9 @@ class _Workplace:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        for name in obsolete:
+        # Between two renames the run may be killed. Then a file is missing, which is noticed;
+        # a new one beside an old one could share samples with it, which is not.
+        for name in (*obsolete, *names[1:]):
             _remove(os.path.join(self._folder, name))
         for name in names:
             os.replace(self.path(name), os.path.join(self._folder, name))
