@@ -24,6 +24,7 @@ from imagearchive.errors import (
     OptionError,
     OptionTypeError,
     StateMismatchError,
+    WorkerError,
 )
 from imagearchive.loader import DataLoader
 from imagearchive.loader.batches import Buffers
@@ -523,6 +524,18 @@ def test_errors_of_the_program_end_the_epoch_whatever_on_error_says():
         loader = DataLoader(Encoded(), 4, transform=wrong, on_error=on_error, num_workers=2)
         with pytest.raises(ZeroDivisionError, match="mine"):
             next(iter(loader))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_stop_iteration_in_a_sample_does_not_pass_for_the_end(num_workers):
+    class Ends(Numbers):
+        def __getitem__(self, index):
+            if index == 9:
+                raise StopIteration
+            return super().__getitem__(index)
+
+    with pytest.raises(WorkerError, match="StopIteration"):
+        list(DataLoader(Ends(), 4, image_size=4, num_workers=num_workers))
 
 
 # Threads

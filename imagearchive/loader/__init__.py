@@ -9,6 +9,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -232,6 +233,10 @@ class DataLoader:
             exif_transpose=options["exif_transpose"],
         )
 
+    @cached_property
+    def _fingerprint(self) -> str:
+        return self._source.fingerprint()
+
     @property
     def dataset(self) -> Any:
         """The data set that is read from."""
@@ -333,7 +338,7 @@ class DataLoader:
         return {
             "order_version": ORDER_VERSION,
             "n": len(self._source),
-            "dataset": self._source.fingerprint(),
+            "dataset": self._fingerprint,
             "seed": self._options["seed"],
             "shuffle": self._options["shuffle"],
             "epoch": epoch,

@@ -56,7 +56,7 @@ class BadSample(NamedTuple):
         What was wrong with it.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides the method of tuples
     member: str
     reason: str
 

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+from imagearchive.errors import WorkerError
+
 __all__ = ["Job", "Pool"]
 
 
@@ -124,6 +126,9 @@ class Pool:
             error, entry.error = entry.error, None
             if error is not None:
                 try:
+                    if isinstance(error, StopIteration):
+                        # It would pass for the end of the epoch.
+                        raise WorkerError("reading a sample raised StopIteration") from error
                     raise error
                 finally:
                     # The traceback refers to this frame: without this it would be a cycle.
@@ -139,9 +144,12 @@ class Pool:
         job = self._next_job()
         if job is None:
             return False, None
-        for part in range(job.parts):
-            job.run(part, self._own_tools)
-        return True, job.finish()
+        try:
+            for part in range(job.parts):
+                job.run(part, self._own_tools)
+            return True, job.finish()
+        except StopIteration as error:
+            raise WorkerError("reading a sample raised StopIteration") from error
 
     def _refill(self) -> None:
         while not self._exhausted and not self._closed and len(self._entries) < self._ahead:

@@ -16,7 +16,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from imagearchive._pixels import Decoder
-from imagearchive.errors import ArchiveNotFoundError, OptionError, OptionTypeError
+from imagearchive.errors import (
+    ArchiveNotFoundError,
+    CorruptArchiveError,
+    OptionError,
+    OptionTypeError,
+    UnsupportedMemberError,
+)
 from imagearchive.transforms import Key, Pipeline, decode_image
 
 __all__ = ["Chunk", "Source", "open_source"]
@@ -146,7 +152,15 @@ class EncodedSource:
 
     def fingerprint(self) -> str:
         count = len(self)
-        return _digest(count, (f"{self.name(i)}\0{self.label(i)}" for i in _sampled(count)))
+        return _digest(
+            count, (f"{self.name(i)}\0{self.label(i)}\0{self._size(i)}" for i in _sampled(count))
+        )
+
+    def _size(self, index: int) -> int:
+        try:
+            return len(self.read(index))
+        except (CorruptArchiveError, UnsupportedMemberError):
+            return -1
 
 
 class _EncodedChunk:
