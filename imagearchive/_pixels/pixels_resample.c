@@ -12,6 +12,8 @@
 /* A coefficient is high * 2^LOW_BITS + low, so that 16-bit multiply-adds stay exact. */
 #define LOW_BITS 11
 #define SLACK 64
+/* Kernels make eight outputs a turn, so tables are filled up to a multiple of it. */
+#define PADDED(n) (((n) + 7) & ~(size_t)7)
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define PX_X86 1
@@ -120,8 +122,7 @@ static int make_table(px_table *t, int filter, double box0, double box1, int64_t
     t->identity = size == in_size && box0 == 0.0 && box1 == (double)in_size;
     t->lo = in_size;
     t->hi = 0;
-    /* Pairs are processed four at a time, hence the rounding up. */
-    size_t padded = ((size_t)count + 3) & ~(size_t)3;
+    size_t padded = PADDED((size_t)count);
     size_t cells;
     if (__builtin_mul_overflow(padded, (size_t)t->taps, &cells) ||
         px_grow((void **)&t->start, &t->start_cap, padded, sizeof(int32_t)) ||
@@ -194,7 +195,7 @@ static int make_table(px_table *t, int filter, double box0, double box1, int64_t
  * high halves of taps 0 1, then 2 3, then low halves; each pair repeated for four channels. */
 static int make_halves(px_table *t, int64_t count)
 {
-    size_t padded = ((size_t)count + 3) & ~(size_t)3;
+    size_t padded = PADDED((size_t)count);
     size_t groups = (size_t)t->taps / 4, cells;
     if (__builtin_mul_overflow(padded, groups * 32, &cells) ||
         px_grow((void **)&t->halves, &t->halves_cap, cells, sizeof(int16_t)))
@@ -239,9 +240,7 @@ int px_begin(px_work *work, const px_geometry *g, int channels, int divide)
         code = make_halves(&work->x, g->win_w);
     if (code)
         return code;
-    for (int64_t i = 0; i < g->win_w; i++)
-        work->x.start[i] += (int32_t)x0;
-    for (int64_t i = g->win_w; i < ((g->win_w + 3) & ~(int64_t)3); i++)
+    for (size_t i = 0; i < PADDED((size_t)g->win_w); i++)
         work->x.start[i] += (int32_t)x0;
     for (int64_t i = 0; i < g->win_h; i++)
         work->y.start[i] += (int32_t)y0;
@@ -305,7 +304,7 @@ AVX2 INLINE __m256i two_pixels(const uint8_t *a, const uint8_t *b, const int16_t
     return _mm256_srai_epi32(_mm256_add_epi32(_mm256_slli_epi32(high, LOW_BITS), low), BITS);
 }
 
-/* Four outputs a turn; the planes have room for the last, partial turn. */
+/* Eight outputs a turn; the planes have room for the last, partial turn. */
 AVX2 INLINE void row_groups(const px_table *t, int64_t count, const uint8_t *base, uint8_t *out,
                             int64_t plane, int channels, int groups)
 {
@@ -313,30 +312,27 @@ AVX2 INLINE void row_groups(const px_table *t, int64_t count, const uint8_t *bas
     const int16_t *k = t->halves;
     const int32_t *start = t->start;
     uint8_t *out1 = out + plane, *out2 = out1 + plane, *out3 = out2 + plane;
-    for (int64_t i = 0; i < count; i += 4) {
-        __m256i a = two_pixels(base + 4 * (int64_t)start[i], base + 4 * (int64_t)start[i + 1], k,
-                               groups);
-        __m256i b = two_pixels(base + 4 * (int64_t)start[i + 2], base + 4 * (int64_t)start[i + 3],
-                               k + 64 * groups, groups);
-        __m256i words = _mm256_packs_epi32(a, b);
-        __m256i bytes = _mm256_packus_epi16(words, words);
-        __m128i v = _mm_unpacklo_epi8(_mm256_castsi256_si128(bytes),
-                                      _mm256_extracti128_si256(bytes, 1));
-        v = _mm_shuffle_epi8(v, by_channel);
-        int32_t lane = _mm_cvtsi128_si32(v);
-        memcpy(out + i, &lane, 4);
+#define PAIR(j)                                                                                   \
+    two_pixels(base + 4 * (int64_t)start[i + 2 * (j)], base + 4 * (int64_t)start[i + 2 * (j) + 1], \
+               k + 64 * groups * (j), groups)
+    for (int64_t i = 0; i < count; i += 8) {
+        /* Lower lane: pixels 0 2 4 6, upper lane: pixels 1 3 5 7. */
+        __m256i ab = _mm256_packs_epi32(PAIR(0), PAIR(1));
+        __m256i bytes = _mm256_packus_epi16(ab, _mm256_packs_epi32(PAIR(2), PAIR(3)));
+        __m128i even = _mm256_castsi256_si128(bytes), odd = _mm256_extracti128_si256(bytes, 1);
+        __m128i lo = _mm_shuffle_epi8(_mm_unpacklo_epi8(even, odd), by_channel);
+        __m128i hi = _mm_shuffle_epi8(_mm_unpackhi_epi8(even, odd), by_channel);
+        __m128i first = _mm_unpacklo_epi32(lo, hi), second = _mm_unpackhi_epi32(lo, hi);
+        _mm_storel_epi64((__m128i *)(out + i), first);
         if (channels > 1) {
-            lane = _mm_extract_epi32(v, 1);
-            memcpy(out1 + i, &lane, 4);
-            lane = _mm_extract_epi32(v, 2);
-            memcpy(out2 + i, &lane, 4);
-            if (channels > 3) {
-                lane = _mm_extract_epi32(v, 3);
-                memcpy(out3 + i, &lane, 4);
-            }
+            _mm_storel_epi64((__m128i *)(out1 + i), _mm_unpackhi_epi64(first, first));
+            _mm_storel_epi64((__m128i *)(out2 + i), second);
+            if (channels > 3)
+                _mm_storel_epi64((__m128i *)(out3 + i), _mm_unpackhi_epi64(second, second));
         }
-        k += 128 * groups;
+        k += 256 * groups;
     }
+#undef PAIR
 }
 
 AVX2 static void row_avx2(const px_table *t, int64_t count, const uint8_t *row, int64_t first,

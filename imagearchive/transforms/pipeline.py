@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline", "compile_pipeline"]
 
 Step = Callable[..., Any]
-#: Scaled decoding of JPEGs leaves at least this factor of reduction to the resampling filter.
-GAP = 3.0
 
 
 class _Placements(NamedTuple):
@@ -101,7 +99,7 @@ class Pipeline:
         layout: Layout | None,
         dtype: str | None,
         exif_transpose: bool,
-        gap: float,
+        reducing_gap: float | None,
     ) -> None:
         if layout not in (None, "HWC", "CHW"):
             raise OptionError(f"layout={layout!r}: choose 'HWC', 'CHW' or None")
@@ -110,7 +108,11 @@ class Pipeline:
             if dtype not in DTYPES:
                 raise OptionError(f"dtype={dtype!r}: choose one of {DTYPES} or None")
         self.exif_transpose = bool(exif_transpose)
-        self.gap = float(gap)
+        if reducing_gap is not None and not reducing_gap >= 1.0:
+            raise OptionError(
+                f"reducing_gap={reducing_gap!r}: needs a factor of at least 1, or None"
+            )
+        self.reducing_gap = reducing_gap
         steps = flat(transform)
         self._tail = _fold(steps)
         self._stages = _stages(steps[: self._tail.first])
@@ -219,7 +221,7 @@ class Pipeline:
             info = jpeg_info(encoded)
             if info is not None and not (self.exif_transpose and info[3] > 1):
                 geometry = stages[0].geometry(info[0], info[1], key)
-                geometry.gap = self.gap
+                geometry.gap = self.reducing_gap or 0.0
                 if self.compiled:
                     finish = self._finish
                     out = self._slot(geometry, 3, out)
@@ -332,7 +334,7 @@ class Pipeline:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options = (self._wanted_layout, self._wanted_dtype, self.exif_transpose, self.gap)
+        options = (self._wanted_layout, self._wanted_dtype, self.exif_transpose, self.reducing_gap)
         return _rebuilt, (self._steps, *options)
 
 
@@ -359,7 +361,7 @@ def compile_pipeline(
     layout: Layout | None = None,
     dtype: Any = None,
     exif_transpose: bool = False,
-    gap: float = GAP,
+    reducing_gap: float | None = None,
 ) -> Pipeline:
     """Prepare a transform for a loader.
 
@@ -379,16 +381,18 @@ def compile_pipeline(
         Of the result, values cast unscaled; by default as the transform leaves it.
     exif_transpose : bool
         Turn encoded images as their EXIF orientation says. Off by default, as in torchvision.
-    gap : float
-        A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the resize that follows still
-        reduces by at least this factor; 0 never does, and is exact.
+    reducing_gap : float, optional
+        Decode a JPEG at 1/2, 1/4 or 1/8 of its size where the resize that follows still reduces by
+        at least this factor. None decodes at full size and is exact. 1 is fastest and sharper than
+        the plain path, by 1 to 3 grey levels in the mean on photographs; 3 differs by less than
+        half a level in the mean.
 
     Raises
     ------
     OptionError
         `dtype` is "uint8" and the transform ends in floats.
     """
-    return Pipeline(transform, layout, dtype, exif_transpose, gap)
+    return Pipeline(transform, layout, dtype, exif_transpose, reducing_gap)
 
 
 def _stages(steps: list[Step]) -> list[_Placements | _Single]:
