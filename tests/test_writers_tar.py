@@ -1,0 +1,563 @@
+"""The TAR and ZIP writers and packing, with tarfile, zipfile and GNU tar as oracles."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import textwrap
+import time
+import zipfile
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import imagearchive
+from imagearchive.convert import convert, kind_of
+from imagearchive.errors import (
+    ArchiveNotFoundError,
+    CorruptArchiveError,
+    OptionError,
+    OptionTypeError,
+    UnsafePathError,
+    UnsupportedMemberError,
+)
+from imagearchive.writers.pack import pack, shard_path
+from imagearchive.writers.tar import TarWriter, header
+from imagearchive.writers.zip import ZipWriter
+
+
+def tar_names(path):
+    with tarfile.open(path) as archive:
+        return archive.getnames()
+
+
+def gnu_tar(*arguments):
+    return subprocess.run(["tar", *arguments], check=True, capture_output=True).stdout
+
+
+def fill(folder, files):
+    for name, data in files.items():
+        path = os.path.join(os.fsencode(folder), os.fsencode(name))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(data)
+    return folder
+
+
+NAMES = [
+    "a",
+    "b/c.jpg",
+    "b/" + "x" * 98,
+    "x" * 100,
+    "x" * 101,
+    "d" * 155 + "/" + "x" * 100,
+    "d" * 156 + "/" + "x" * 100,
+    "/".join(["deep"] * 60),
+    "größe/日本.png",
+    "line\nbreak",
+    "space and 'quotes'",
+    b"\xff\xfe not utf-8".decode("utf-8", "surrogateescape"),
+    "y" * 65536,
+    "ä" * 300,
+]
+
+
+# ---------------------------------------------------------------- one archive
+
+
+def test_tarfile_and_gnu_tar_read_what_was_written(tmp_path):
+    path = str(tmp_path / "a.tar")
+    content = {name: name.encode("utf-8", "surrogateescape")[:1000] * 3 for name in NAMES}
+    with TarWriter(path) as tar:
+        for name, data in content.items():
+            tar.add(name, data)
+        assert len(tar) == len(NAMES)
+        assert not os.path.exists(path)
+    with tarfile.open(path) as archive:
+        assert archive.getnames() == NAMES
+        for member in archive:
+            assert archive.extractfile(member).read() == content[member.name]
+            assert (member.mtime, member.uid, member.gid, member.mode) == (0, 0, 0, 0o644)
+            assert member.isreg()
+    listed = gnu_tar("--quoting-style=literal", "--null", "-tf", path)
+    assert listed == b"".join(n.encode("utf-8", "surrogateescape") + b"\n" for n in NAMES)
+    with imagearchive.open(path) as archive:
+        assert list(archive) == NAMES
+        assert {name: archive[name] for name in archive} == content
+    assert os.path.getsize(path) % 10240 == 0
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(
+                st.characters(blacklist_characters="\0/", blacklist_categories=["Cs"]), min_size=1
+            ).filter(lambda name: name not in (".", "..")),
+            st.binary(max_size=1500),
+        ),
+        max_size=8,
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_any_names_and_sizes(tmp_path_factory, members):
+    path = str(tmp_path_factory.mktemp("any") / "a.tar")
+    with TarWriter(path, index=False, sync=False) as tar:
+        for name, data in members:
+            tar.add(name, data)
+    with tarfile.open(path) as archive:
+        found = [(member.name, archive.extractfile(member).read()) for member in archive]
+    assert found == members
+
+
+@given(
+    st.binary(min_size=1, max_size=400).filter(lambda name: b"\0" not in name),
+    st.integers(0, 2**40),
+    st.integers(-(2**35), 2**35),
+    st.integers(0, 0o7777),
+)
+def test_headers_against_tarfile(name, size, mtime, mode):
+    data = header(name, size, mtime, mode)
+    assert len(data) % 512 == 0
+    with tarfile.open(fileobj=io.BytesIO(data + bytes(1024)), errors="surrogateescape") as archive:
+        member = archive.next()
+    # tarfile drops slashes at the end.
+    assert member.name.rstrip("/").encode("utf-8", "surrogateescape") == name.rstrip(b"/")
+    assert (member.size, member.mtime, member.mode) == (size, mtime, mode)
+
+
+def test_a_header_of_a_terabyte():
+    data = header(b"big", 1 << 40)
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        assert archive.next().size == 1 << 40
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, 511, 512, 513, (1 << 20) - 512, 1 << 20, (1 << 20) + 1, 3 << 20]
+)
+def test_files_of_all_sizes(tmp_path, size):
+    data = np.random.default_rng(size).bytes(size)
+    source = fill(str(tmp_path / "src"), {"f": data})
+    path = str(tmp_path / "a.tar")
+    with TarWriter(path, index=False) as tar:
+        tar.add("first", b"1")
+        tar.add_file(os.path.join(source, "f"), "f")
+        tar.add("again", data)
+        tar.add_chunks("chunks", [data[:100], data[100:]], size)
+    with tarfile.open(path) as archive:
+        for name in ("f", "again", "chunks"):
+            assert archive.extractfile(name).read() == data
+
+
+def test_metadata_can_be_given(tmp_path):
+    path = str(tmp_path / "a.tar")
+    source = tmp_path / "f"
+    source.write_bytes(b"x")
+    os.utime(source, (5, 1234.5))
+    with TarWriter(path, mtime=7, mode=0o600) as tar:
+        tar.add("default", b"")
+        tar.add("given", b"", mtime=-9, mode=0o755)
+        tar.add_file(source, "kept", keep_mtime=True)
+    with tarfile.open(path) as archive:
+        found = {member.name: (member.mtime, member.mode) for member in archive}
+    assert found == {"default": (7, 0o600), "given": (-9, 0o755), "kept": (1234, 0o600)}
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/etc/passwd", "../x", "a/../../x", "a/..", "dir/", "a\0b", "/", b"\0"]
+)
+def test_names_that_lead_out_are_refused(tmp_path, name):
+    with TarWriter(tmp_path / "a.tar") as tar, pytest.raises(UnsafePathError, match="name"):
+        tar.add(name, b"")
+    with ZipWriter(tmp_path / "a.zip") as packed, pytest.raises(UnsafePathError):
+        packed.add(name if isinstance(name, str) else name.decode(), [b""])
+
+
+def test_wrong_types_are_refused(tmp_path):
+    with TarWriter(tmp_path / "a.tar") as tar, pytest.raises(OptionTypeError, match="str"):
+        tar.add("a", "text")
+
+
+def test_an_exception_leaves_nothing(tmp_path):
+    for make in (TarWriter, ZipWriter):
+        with pytest.raises(ZeroDivisionError), make(tmp_path / "a.tar"):
+            raise ZeroDivisionError
+        assert os.listdir(tmp_path) == []
+    writer = TarWriter(tmp_path / "b.tar")
+    del writer
+    assert os.listdir(tmp_path) == []
+
+
+def test_pieces_must_have_the_announced_size(tmp_path):
+    with (
+        pytest.raises(OptionError, match="2 bytes came where 3"),
+        TarWriter(tmp_path / "a.tar") as tar,
+    ):
+        tar.add_chunks("a", [b"xy"], 3)
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_archive_is_replaced_only_when_asked_and_whole(tmp_path):
+    path = str(tmp_path / "a.tar")
+    with TarWriter(path) as tar:
+        tar.add("old", b"")
+    with pytest.raises(OptionError, match="exists; pass overwrite=True"):
+        TarWriter(path)
+    with pytest.raises(ZeroDivisionError), TarWriter(path, overwrite=True):
+        raise ZeroDivisionError
+    assert tar_names(path) == ["old"]
+    with TarWriter(path, overwrite=True) as tar:
+        tar.add("new", b"")
+        assert tar_names(path) == ["old"]
+    assert tar_names(path) == ["new"]
+    with imagearchive.open(path) as archive:
+        assert list(archive) == ["new"]
+    # An archive that appears meanwhile is not replaced.
+    late = str(tmp_path / "late.tar")
+    tar = TarWriter(late)
+    (tmp_path / "late.tar").write_bytes(b"somebody else's")
+    with pytest.raises(OptionError):
+        tar.close()
+    assert (tmp_path / "late.tar").read_bytes() == b"somebody else's"
+    assert sorted(os.listdir(tmp_path)) == ["a.idx.npy", "a.tar", "late.tar"]
+
+
+def test_the_same_members_give_the_same_bytes(tmp_path):
+    for make, names in ((TarWriter, "ab"), (ZipWriter, "cd")):
+        for name in names:
+            with make(tmp_path / name) as writer:
+                for member in ("x", "y/z"):
+                    data = member.encode()
+                    writer.add(member, data if make is TarWriter else [data])
+        first, second = ((tmp_path / name).read_bytes() for name in names)
+        assert first == second
+
+
+def test_a_closed_writer(tmp_path):
+    tar = TarWriter(tmp_path / "a.tar")
+    tar.close()
+    tar.close()
+    with pytest.raises(ValueError, match="closed"):
+        tar.add("x", bytes(2 << 20))
+
+
+def test_zip_members_are_aligned_and_read_by_zipfile(tmp_path):
+    path = str(tmp_path / "a.zip")
+    content = {"a": b"1", "größe/b.bin": bytes(3000), "c" * 300: b""}
+    with ZipWriter(path) as packed:
+        for name, data in content.items():
+            packed.add(name, [data[:1], data[1:]], mtime=1_600_000_000, mode=0o755)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert {name: archive.read(name) for name in archive.namelist()} == content
+        assert archive.infolist()[0].date_time == (2020, 9, 13, 12, 26, 40)
+    with imagearchive.open(path) as archive:
+        assert {name: archive[name] for name in archive} == content
+        assert all(offset % 64 == 0 for offset in archive.table.entries["offset"].tolist())
+    with ZipWriter(tmp_path / "b.zip") as packed, pytest.raises(UnsafePathError, match="UTF-8"):
+        packed.add("\udcff", [b""])
+
+
+# ---------------------------------------------------------------- packing
+
+
+TREE = {
+    "b/2.jpg": b"two",
+    "b/10.jpg": b"ten",
+    "a.txt": b"file",
+    "a/x": b"below",
+    "a-b": b"dash",
+    "größe.bin": bytes(70_000),
+    ".hidden": b"h",
+}
+
+
+def test_a_directory_is_packed_in_bytewise_order(tmp_path):
+    source = fill(tmp_path / "src", TREE)
+    (tmp_path / "src" / "empty").mkdir()
+    moved = []
+    assert pack(source, tmp_path / "a.tar", progress=moved.append) == [str(tmp_path / "a.tar")]
+    names = tar_names(tmp_path / "a.tar")
+    assert names == sorted(TREE, key=str.encode)
+    assert sum(moved) == len(TREE)
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        assert dict(archive) == TREE
+    assert (tmp_path / "a.idx.npy").exists()
+
+
+def test_the_same_files_give_the_same_archive_anywhere(tmp_path):
+    first = fill(tmp_path / "one", TREE)
+    second = fill(tmp_path / "two", dict(reversed(TREE.items())))
+    os.chmod(second / "a.txt", 0o600)
+    os.utime(second / "a.txt", (1, 1))
+    pack(first, tmp_path / "1.tar")
+    pack(second, tmp_path / "2.tar")
+    assert (tmp_path / "1.tar").read_bytes() == (tmp_path / "2.tar").read_bytes()
+    pack(second, tmp_path / "3.tar", mtime=None)
+    with tarfile.open(tmp_path / "3.tar") as archive:
+        assert archive.getmember("a.txt").mtime == 1
+
+
+def test_a_list_keeps_its_order(tmp_path):
+    source = fill(tmp_path / "src", TREE)
+    order = ["b/2.jpg", "a.txt", "./b/10.jpg", os.path.join(source, "a/x")]
+    pack(order, tmp_path / "a.tar", root=source)
+    assert tar_names(tmp_path / "a.tar") == ["b/2.jpg", "a.txt", "b/10.jpg", "a/x"]
+    for wrong in ("../one", "/etc/passwd", "."):
+        with pytest.raises(UnsafePathError, match="outside"):
+            pack([wrong], tmp_path / "b.tar", root=source)
+    with pytest.raises(FileNotFoundError):
+        pack(["nope"], tmp_path / "b.tar", root=source)
+    with pytest.raises(UnsupportedMemberError, match="directory"):
+        pack(["b"], tmp_path / "b.tar", root=source)
+    assert not (tmp_path / "b.tar").exists()
+
+
+def test_names_that_are_no_text_are_packed(tmp_path):
+    fill(tmp_path / "src", {b"\xff": b"raw", "new\nline": b"n"})
+    pack(tmp_path / "src", tmp_path / "a.tar")
+    assert tar_names(tmp_path / "a.tar") == ["new\nline", "\udcff"]
+
+
+def samples(count):
+    files = {}
+    for number in range(count):
+        for extension in ("cls", "jpg", "seg.png"):
+            files[f"{number:04d}.{extension}"] = bytes(100 * (number % 7))
+    return files
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 7, 20])
+def test_shards_hold_equal_numbers_of_whole_samples(tmp_path, shards):
+    fill(tmp_path / "src", samples(20))
+    made = pack(tmp_path / "src", tmp_path / "x.tar", shards=shards)
+    assert made == [str(tmp_path / f"x-{number:06d}.tar") for number in range(shards)]
+    names = [tar_names(path) for path in made]
+    assert list(chain.from_iterable(names)) == sorted(samples(20))
+    counts = [len(part) // 3 for part in names]
+    assert all(len(part) % 3 == 0 for part in names)
+    assert max(counts) - min(counts) <= 1
+    pattern = str(tmp_path / f"x-{{000000..{shards - 1:06d}}}.tar")
+    with imagearchive.open(pattern) as archive:
+        assert sorted(archive) == sorted(samples(20))
+
+
+def test_shards_in_nested_directories_keep_their_files_open(tmp_path):
+    files = {f"{a}/{b}/{c}.txt": f"{a}{b}{c}".encode() for a in "xyz" for b in "uvw" for c in "12"}
+    fill(tmp_path / "src", files)
+    made = pack(tmp_path / "src", tmp_path / "n.tar", shards=5)
+    with imagearchive.open(made) as archive:
+        assert {name: archive[name] for name in archive} == files
+    assert len(os.listdir("/proc/self/fd")) < 200
+
+
+def test_shards_of_a_size(tmp_path):
+    fill(tmp_path / "src", {f"{i:03d}": bytes(5000) for i in range(50)} | {"025": bytes(90_000)})
+    limit = 40 * 1024
+    made = pack(tmp_path / "src", tmp_path / "x.tar", shard_size=limit)
+    sizes = [os.path.getsize(path) for path in made]
+    assert list(chain.from_iterable(map(tar_names, made))) == [f"{i:03d}" for i in range(50)]
+    assert [tar_names(path) for path, size in zip(made, sizes) if size > limit] == [["025"]]
+    # None could have taken a further file.
+    assert all(size > limit - 16384 for size in sizes[:3])
+
+
+def test_options_of_packing_are_checked(tmp_path):
+    fill(tmp_path / "src", TREE)
+    for options, message in (
+        ({"shards": 100}, "only 7 samples"),
+        ({"shards": 0}, "at least one"),
+        ({"shard_size": 100}, "cannot hold"),
+        ({"shards": 2, "shard_size": 10**6}, "not both"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            pack(tmp_path / "src", tmp_path / "a.tar", **options)
+    with pytest.raises(OptionError, match="would lie inside"):
+        pack(tmp_path / "src", tmp_path / "src" / "a" / "a.tar")
+    with pytest.raises(ArchiveNotFoundError, match="no such directory"):
+        pack(tmp_path / "nope", tmp_path / "a.tar")
+    assert os.listdir(tmp_path) == ["src"]
+
+
+def test_links_are_packed_as_what_they_lead_to(tmp_path):
+    fill(tmp_path / "elsewhere", {"f": b"far", "d/g": b"deep"})
+    source = fill(tmp_path / "src", {"a": b"near"})
+    (source / "file").symlink_to(tmp_path / "elsewhere" / "f")
+    (source / "folder").symlink_to(tmp_path / "elsewhere" / "d")
+    pack(source, tmp_path / "a.tar")
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        assert dict(archive) == {"a": b"near", "file": b"far", "folder/g": b"deep"}
+    (source / "loop").symlink_to(source)
+    with pytest.raises(UnsupportedMemberError, match=r"loop.*it lies in"):
+        pack(source, tmp_path / "b.tar")
+    (source / "loop").unlink()
+    (source / "dangling").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError):
+        pack(source, tmp_path / "b.tar")
+    assert not (tmp_path / "b.tar").exists()
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    source = fill(tmp_path / "src", {"a": b""})
+    os.mkfifo(source / "pipe")
+    with pytest.raises(UnsupportedMemberError, match="pipe: a FIFO"):
+        pack(source, tmp_path / "a.tar")
+    assert os.listdir(tmp_path) == ["src"]
+
+
+def test_a_file_that_changes_its_size(tmp_path, monkeypatch):
+    source = fill(tmp_path / "src", {"a": bytes(1000)})
+    real = os.readv
+    for change in (
+        lambda path: os.truncate(path, 1010),
+        lambda path: os.truncate(path, 10),
+    ):
+        (source / "a").write_bytes(bytes(1000))
+
+        def meddle(fd, buffers, change=change):
+            change(source / "a")
+            return real(fd, buffers)
+
+        monkeypatch.setattr(os, "readv", meddle)
+        with pytest.raises(CorruptArchiveError, match="changed its size"):
+            pack(source, tmp_path / "a.tar")
+        monkeypatch.setattr(os, "readv", real)
+    assert os.listdir(tmp_path) == ["src"]
+
+
+def test_a_failure_in_the_last_shard_leaves_none(tmp_path):
+    source = fill(tmp_path / "src", samples(6))
+    (source / "9999.jpg").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError):
+        pack(sorted(os.listdir(source)), tmp_path / "x.tar", shards=3, root=source)
+    assert os.listdir(tmp_path) == ["src"]
+
+
+def test_an_interrupt_leaves_nothing(tmp_path):
+    fill(tmp_path / "src", {f"{i}": bytes(1000) for i in range(50)})
+    script = textwrap.dedent("""
+        import os, sys, time
+        from imagearchive.writers import pack as module
+        real = module.TarWriter.add_file
+        def slow(self, *arguments, **options):
+            real(self, *arguments, **options)
+            print("ready", flush=True)
+            time.sleep(0.2)
+        module.TarWriter.add_file = slow
+        module.pack(sys.argv[1], sys.argv[2])
+    """)
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path / "src", tmp_path / "a.tar"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    child.stdout.readline()
+    assert any(name.endswith(".part") for name in os.listdir(tmp_path))
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    assert child.returncode != 0
+    assert os.listdir(tmp_path) == ["src"]
+
+
+def test_shard_names():
+    assert shard_path("d.x/train.tar", 3) == "d.x/train-000003.tar"
+
+
+# ---------------------------------------------------------------- converting
+
+
+def test_arrays_go_through_every_container(tmp_path):
+    arrays = {"images": np.arange(60, dtype=np.uint8).reshape(5, 4, 3), "labels": np.arange(5)}
+    np.savez_compressed(tmp_path / "a.npz", **arrays)
+    with imagearchive.open(tmp_path / "a.npz") as archive:
+        expected = dict(archive)
+        for name in ("b.tar", "c.zip", "d.npz"):
+            assert convert(archive, tmp_path / name) == 2
+            with imagearchive.open(tmp_path / name) as other:
+                assert dict(other) == expected
+        assert convert(archive, tmp_path / "bins", splits=2) == 2
+    with np.load(tmp_path / "d.npz") as loaded:
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(loaded[key], array)
+    with imagearchive.open(tmp_path / "b.tar") as archive:
+        convert(archive, tmp_path / "e.npz", index=False)
+    with np.load(tmp_path / "e.npz") as loaded:
+        np.testing.assert_array_equal(loaded["labels"], arrays["labels"])
+    with imagearchive.open(tmp_path / "bins") as archive:
+        assert list(archive.values()) == list(expected.values())
+        convert(archive, tmp_path / "f.tar")
+    with imagearchive.open(tmp_path / "f.tar") as archive:
+        assert list(archive.values()) == list(expected.values())
+
+
+def test_times_and_permissions_survive(tmp_path):
+    with TarWriter(tmp_path / "a.tar") as tar:
+        tar.add("x", b"1", mtime=1_600_000_000, mode=0o755)
+        tar.add("y", b"2")
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        convert(archive, tmp_path / "b.zip")
+        convert(archive, tmp_path / "c.tar")
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "c.tar").read_bytes()
+    with zipfile.ZipFile(tmp_path / "b.zip") as packed:
+        assert packed.getinfo("x").external_attr >> 16 & 0o777 == 0o755
+        assert packed.getinfo("x").date_time[0] == 2020
+        assert packed.getinfo("y").date_time[0] == 1980
+
+
+def test_the_last_of_equal_names_is_converted(tmp_path):
+    for number in (0, 1):
+        with TarWriter(tmp_path / f"{number}.tar") as tar:
+            tar.add("x", b"%d" % number)
+            tar.add(f"only{number}", b"")
+    with imagearchive.open(str(tmp_path / "{0..1}.tar")) as archive:
+        assert convert(archive, tmp_path / "all.tar") == 3
+    with imagearchive.open(tmp_path / "all.tar") as archive:
+        assert dict(archive) == {"only0": b"", "x": b"1", "only1": b""}
+
+
+def test_what_cannot_be_converted(tmp_path):
+    with TarWriter(tmp_path / "a.tar") as tar:
+        tar.add("x.jpg", b"1")
+        tar.add("y.npy", b"no array")
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        with pytest.raises(OptionError, match=r"'x\.jpg' is no \.npy"):
+            convert(archive, tmp_path / "b.npz")
+        with pytest.raises(OptionError, match="exists"):
+            convert(archive, tmp_path / "a.tar")
+        with pytest.raises(OptionError, match="say what to write"):
+            convert(archive, tmp_path / "b.rar")
+        with pytest.raises(OptionError, match="choose one"):
+            convert(archive, tmp_path / "b.tar", "rar")
+    assert sorted(os.listdir(tmp_path)) == ["a.idx.npy", "a.tar"]
+    assert [kind_of(name) for name in ("a.TAR", "a.zip", "x/", "x", "a.npz")] == [
+        "tar",
+        "zip",
+        "bins",
+        "bins",
+        "npz",
+    ]
+
+
+def test_large_members_are_converted_piece_by_piece(tmp_path):
+    data = np.random.default_rng(0).bytes(9 << 20)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("big", data)
+    with imagearchive.open(tmp_path / "a.zip") as archive:
+        convert(archive, tmp_path / "b.tar")
+        convert(archive, tmp_path / "c.zip")
+    for name in ("b.tar", "c.zip"):
+        with imagearchive.open(tmp_path / name) as archive:
+            assert archive["big"] == data
+
+
+def test_time_stamps_beyond_those_of_zip(tmp_path):
+    with ZipWriter(tmp_path / "a.zip") as packed:
+        packed.add("old", [b""], mtime=-5)
+        packed.add("new", [b""], mtime=2**40)
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert [info.date_time[0] for info in archive.infolist()] == [1980, 2107]
+    assert time.gmtime(4_354_819_200)[0] == 2108
