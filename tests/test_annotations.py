@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagearchive import annotations
+from imagearchive import annotations, json_stream
 from imagearchive.annotations import read_annotations, read_coco, read_csv, read_pts
 from imagearchive.errors import ArchiveNotFoundError, LabelError
 
@@ -173,7 +173,7 @@ def test_coco_across_windows(tmp_path, monkeypatch, window, indent):
     data = {"n": 12, "a": '\\"]}', "annotations": marks, "images": images, "z": [], "y": -1.5e3}
     path = tmp_path / COCO
     path.write_text("\ufeff" + json.dumps(data, indent=indent) + "\r\n", encoding="utf-8")
-    monkeypatch.setattr(annotations, "JSON_WINDOW", window)
+    monkeypatch.setattr(json_stream, "WINDOW", window)
     found = read_coco(path)
     assert [record.boxes.tolist() for record in found.records] == [
         [[float(k), 1e-3, 1e2, 5.0]] for k in range(4)
@@ -195,8 +195,8 @@ def test_coco_truncated_everywhere(tmp_path):
 
 
 def test_a_value_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(annotations, "JSON_WINDOW", 64)
-    monkeypatch.setattr(annotations, "MAX_JSON_VALUE", 1000)
+    monkeypatch.setattr(json_stream, "WINDOW", 64)
+    monkeypatch.setattr(json_stream, "MAX_VALUE", 1000)
     path = tmp_path / COCO
     path.write_text('{"images": [{"id": "' + "x" * 100_000)
     with pytest.raises(LabelError, match="one value is longer than 1000"):

@@ -211,6 +211,22 @@ def test_landmarker(tmp_path):
         np.testing.assert_array_equal(found[:, 2], 2)
 
 
+def test_landmarks_that_differ_in_number(tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    make_landmarker(raw, 3)
+    folder = raw / "landmarker" / "hands_coco" / "test"
+    picture(folder / "9.png", 9, (20, 20))
+    marks = [{"image_id": 9, "keypoints": [1, 2, 2, 3, 4, 1]}]
+    images = [{"id": 9, "file_name": "9.png"}]
+    (folder / COCO).write_text(json.dumps({"images": images, "annotations": marks}))
+    process(raw, out, image_size=10).process_landmarker(1)
+    data = rows(out / "train_landmarker.npz")
+    shapes = {number(path): row.shape for path, row in zip(data["image_paths"], data["keypoints"])}
+    assert shapes == {0: (3, 3), 1: (3, 3), 2: (3, 3), 9: (2, 3)}
+    (found,) = [row for row in data["keypoints"] if len(row) == 2]
+    np.testing.assert_array_equal(found, [[0.5, 1, 2], [1.5, 2, 1]])
+
+
 def test_teacher_crops(tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     folder = raw / "teacher" / "coco" / "valid"
