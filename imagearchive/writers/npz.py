@@ -44,6 +44,8 @@ _END64: Final = struct.Struct("<4sQ2H2L4Q4sLQL")
 _END: Final = struct.Struct("<4s4H2LH")
 _ZIP64_SIZES: Final = struct.Struct("<2H2Q")
 _FULL: Final = 0xFFFFFFFF
+# From here on a value does not fit its field, and stands in a ZIP64 field.
+_LARGE = 0xFFFFFFFF
 # 1980-01-01, the first day that ZIP knows.
 _DATE: Final = 33
 _UNIX: Final = 3
@@ -284,13 +286,11 @@ class NpzWriter:
             file.write(record)
         size = file.tell() - start
         count = len(self._directory)
-        if count >= 0xFFFF or start >= _FULL or size >= _FULL:
+        if count >= 0xFFFF or start >= _LARGE or size >= _LARGE:
             end64 = (b"PK\x06\x06", 44, _UNIX << 8 | 45, 45, 0, 0, count, count, size, start)
             file.write(_END64.pack(*end64, b"PK\x06\x07", 0, start + size, 1))
         count = min(count, 0xFFFF)
-        file.write(
-            _END.pack(b"PK\x05\x06", 0, 0, count, count, min(size, _FULL), min(start, _FULL), 0)
-        )
+        file.write(_END.pack(b"PK\x05\x06", 0, 0, count, count, _field(size), _field(start), 0))
 
 
 class _Direct(Sink):
@@ -381,13 +381,13 @@ class _Member:
         return _LOCAL.pack(b"PK\x03\x04", *fields, len(self.name), len(extra)) + self.name + extra
 
     def central(self) -> bytes:
-        large = [value for value in (self.size, self.stored, self.offset) if value >= _FULL]
+        large = [value for value in (self.size, self.stored, self.offset) if value >= _LARGE]
         extra = struct.pack(f"<2H{len(large)}Q", 1, 8 * len(large), *large) if large else b""
         return (
             _CENTRAL.pack(
                 b"PK\x01\x02", _UNIX << 8 | 45, 45, self.flags, self.method, 0, _DATE,
-                self.crc, min(self.stored, _FULL), min(self.size, _FULL),
-                len(self.name), len(extra), 0, 0, 0, _MODE << 16, min(self.offset, _FULL),
+                self.crc, _field(self.stored), _field(self.size),
+                len(self.name), len(extra), 0, 0, 0, _MODE << 16, _field(self.offset),
             )
             + self.name
             + extra
@@ -414,6 +414,10 @@ def _write_member(file: BinaryIO, part: Part, level: int | None) -> bytes:
     file.write(member.local())
     file.seek(end)
     return member.central()
+
+
+def _field(value: int) -> int:
+    return _FULL if value >= _LARGE else value
 
 
 def _compressor(level: int | None) -> Any:

@@ -64,24 +64,32 @@ class Spool:
     """
 
     def __init__(self, folder: str) -> None:
-        # Closed with the column.
-        self._file = tempfile.SpooledTemporaryFile(max_size=CHUNK, dir=folder)  # noqa: SIM115
+        self._folder = folder
+        self._file: Any = None
         self.size = 0
 
     def write(self, data: memoryview | bytes, /) -> None:
         """Append bytes."""
+        if self._file is None:
+            # Closed with the column.
+            self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115
+                max_size=CHUNK, dir=self._folder
+            )
         self._file.write(data)
         self.size += len(data)
 
     def chunks(self, size: int = CHUNK) -> Chunks:
         """Read back everything in pieces of `size` bytes, but for the last."""
+        if self._file is None:
+            return
         self._file.seek(0)
         while data := self._file.read(size):
             yield data
 
     def close(self) -> None:
         """Let go of the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 @dataclass(frozen=True)
