@@ -170,6 +170,8 @@ def test_what_is_written_is_what_lazy_npz_reads(tmp_path):
             assert sample["image_path"] == expected["image_paths"][-1]
             batch = dataset.get_batch([0, 1])
             assert batch["images"].shape == (2, 16, 16, 3)
+            shapes = {"detector": (2,), "landmarker": (2, 3, 3), "teacher": (2, 4)}
+            assert batch[key].shape == shapes[kind]
 
 
 def test_boxes_as_corners(tmp_path):
