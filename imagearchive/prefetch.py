@@ -102,6 +102,9 @@ class MpQItr(Generic[T_co]):
     its ``finally`` blocks run, and after 2 s SIGKILL. The child ignores SIGINT, so that Ctrl-C
     interrupts only the loop, which may go on.
 
+    In a forked child, PyTorch computes on one thread, as in the workers of its DataLoader: its
+    pool does not survive a fork.
+
     The child is no daemon: the generator may start processes, such as the workers of a
     `torch.utils.data.DataLoader`. One iterator may be shared by threads. It cannot be used in a
     forked process; a pickled `MpQItr` starts afresh.
@@ -477,6 +480,10 @@ def _serve(
 ) -> None:
     if inherited is not None:
         inherited.close()
+        if "torch" in sys.modules:
+            # The threads of its pool were not forked: an operation that hands them work would
+            # wait for ever.
+            _torch().set_num_threads(1)
     # Ctrl-C reaches every process of the terminal; what it means is for the parent to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ending = []

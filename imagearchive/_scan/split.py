@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from typing import Any, Final, cast
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from imagearchive._scan.rows import ENTRY_DTYPE, RowBuffer
 from imagearchive.errors import ArchiveNotFoundError, CorruptArchiveError
 
-__all__ = ["NAME", "VERSION", "bin_name", "scan_path", "sniff"]
+__all__ = ["NAME", "VERSION", "bin_name", "is_bin_name", "scan_path", "sniff"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,16 +44,21 @@ def bin_name(number: int) -> str:
     return f"bin{number:08d}.dat"
 
 
+def is_bin_name(name: str) -> bool:
+    """Whether a file of that name is a bin."""
+    return re.fullmatch(r"bin\d{8,10}\.dat", name) is not None
+
+
 def sniff(path: str | os.PathLike[str]) -> bool:
     """Whether the path is a directory of split bins: an index, and a bin unless it is empty."""
     folder = os.fspath(path)
     try:
         size = os.stat(os.path.join(folder, INDEX_NAME)).st_size
-        if size < TRIPLET.itemsize:
-            return size == 0 and len(os.listdir(folder)) == 1
-        with open(os.path.join(folder, INDEX_NAME), "rb") as file:
-            first = np.frombuffer(file.read(TRIPLET.itemsize), TRIPLET)
-        return os.path.isfile(os.path.join(folder, bin_name(int(first["bin"][0]))))
+        with os.scandir(folder) as entries:
+            others = (entry.name for entry in entries if entry.name != INDEX_NAME)
+            if size:
+                return any(is_bin_name(name) for name in others)
+            return all(is_bin_name(name) for name in others)
     except (FileNotFoundError, NotADirectoryError):
         return False
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 import numpy as np
 
-from imagearchive._scan.split import INDEX_NAME, PREFIX_BYTES, TRIPLET, bin_name
+from imagearchive._scan.split import INDEX_NAME, PREFIX_BYTES, TRIPLET, bin_name, is_bin_name
 from imagearchive.errors import CorruptArchiveError, LimitError, OptionError, OptionTypeError
 
 if TYPE_CHECKING:
@@ -140,14 +140,7 @@ def write_split_data(
 def _bins(folder: str) -> list[str]:
     """Names of all files of the directory that are bins."""
     with os.scandir(folder) as entries:
-        return [
-            entry.name
-            for entry in entries
-            if entry.name.startswith("bin")
-            and entry.name.endswith(".dat")
-            and len(entry.name) >= len(bin_name(0))
-            and entry.name[3:-4].isdigit()
-        ]
+        return [entry.name for entry in entries if is_bin_name(entry.name)]
 
 
 def _as_bytes(packet: object, number: int) -> memoryview:
