@@ -1,0 +1,536 @@
+"""Extraction against tarfile's ``data`` filter; attacks; verification."""
+
+import io
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+import tarfile
+import textwrap
+import threading
+import time
+import zipfile
+
+import barecat
+import numpy as np
+import pytest
+
+import imagearchive
+from imagearchive.codecs import encode
+from imagearchive.errors import (
+    CorruptArchiveError,
+    MemberNotFoundError,
+    OptionError,
+    UnsafePathError,
+)
+from imagearchive.extract import extract, select
+from imagearchive.parallel import Chunks, in_threads
+from imagearchive.verify import verify
+from imagearchive.writers.tar import TarWriter
+
+
+def make_tar(path, members, **fields):
+    """A TAR of ``name -> bytes`` or ``name -> (type, link)``, as tarfile writes it."""
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            for key, value in fields.items():
+                setattr(member, key, value)
+            if isinstance(content, bytes):
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+            else:
+                member.type, member.linkname = content
+                archive.addfile(member)
+    return path
+
+
+def tree(folder):
+    found = {}
+    for base, _, files in os.walk(os.fsencode(folder)):
+        for name in files:
+            path = os.path.join(base, name)
+            key = os.path.relpath(path, os.fsencode(folder)).decode("utf-8", "surrogateescape")
+            with open(path, "rb") as file:
+                found[key] = file.read()
+    return found
+
+
+MANY = {f"class_{i % 7}/{i:05d}.bin": bytes([i % 256]) * (i * 13 % 9000) for i in range(700)}
+
+
+@pytest.mark.parametrize("threads", [1, 3, None])
+@pytest.mark.parametrize("storage", ["mmap", "pread"])
+def test_files_come_out_as_they_went_in(tmp_path, threads, storage):
+    make_tar(tmp_path / "a.tar", MANY, mtime=1_600_000_000)
+    moved = []
+    with imagearchive.open(tmp_path / "a.tar", storage=storage) as archive:
+        done = extract(archive, tmp_path / "out", threads=threads, progress=moved.append)
+    assert tree(tmp_path / "out") == MANY
+    assert (done.files, done.bytes) == (700, sum(map(len, MANY.values())))
+    assert sum(moved) == 700
+    assert os.stat(tmp_path / "out/class_3/00003.bin").st_mtime == 1_600_000_000
+
+
+def test_the_same_as_the_data_filter(tmp_path):
+    members = {"a/x": b"1", "a/b/y": b"2", "z": bytes(100_000), "größe/日本": b"3"}
+    path = make_tar(tmp_path / "a.tar", members, mtime=12345)
+    with tarfile.open(path) as archive:
+        archive.extractall(tmp_path / "theirs", filter="data")
+    with imagearchive.open(path) as archive:
+        extract(archive, tmp_path / "ours")
+    assert tree(tmp_path / "ours") == tree(tmp_path / "theirs") == members
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o755, 0o777, 0o6755, 0o400, 0o000, 0o111, 0o070, 0o4711])
+def test_permissions_as_the_data_filter_leaves_them(tmp_path, mode):
+    path = make_tar(tmp_path / "a.tar", {"x": b"1"}, mode=mode)
+    with tarfile.open(path) as archive:
+        archive.extractall(tmp_path / "theirs", filter="data")
+    with imagearchive.open(path) as archive:
+        extract(archive, tmp_path / "ours")
+    ours, theirs = (
+        stat.S_IMODE(os.stat(tmp_path / name / "x").st_mode) for name in ("ours", "theirs")
+    )
+    # Where none are recorded, the file shall be readable all the same.
+    assert ours == (theirs if mode & 0o777 else 0o644)
+
+
+def test_every_container_is_extracted(tmp_path):
+    content = {"a/x.bin": bytes(3000), "y": b"1"}
+    make_tar(tmp_path / "a.tar", content)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, data in content.items():
+            packed.writestr(name, data)
+    with barecat.Barecat(str(tmp_path / "c.barecat"), readonly=False) as cat:
+        for name, data in content.items():
+            cat[name] = data
+    imagearchive.write_split_data(tmp_path / "bins", content.values(), splits=2)
+    for number, name in enumerate(["a.tar", "b.zip", "c.barecat"]):
+        with imagearchive.open(tmp_path / name) as archive:
+            extract(archive, tmp_path / f"out{number}")
+        assert tree(tmp_path / f"out{number}") == content
+    with imagearchive.open(tmp_path / "bins") as archive:
+        extract(archive, tmp_path / "packets")
+    assert [data for _, data in sorted(tree(tmp_path / "packets").items())] == [*content.values()]
+
+
+def test_links_inside_become_files_and_empty_directories_are_made(tmp_path):
+    path = make_tar(
+        tmp_path / "a.tar",
+        {
+            "d/x": b"content",
+            "hard": (tarfile.LNKTYPE, "d/x"),
+            "d/soft": (tarfile.SYMTYPE, "x"),
+            "void/": (tarfile.DIRTYPE, ""),
+        },
+    )
+    with imagearchive.open(path) as archive:
+        extract(archive, tmp_path / "out")
+    assert tree(tmp_path / "out") == {"d/x": b"content", "hard": b"content", "d/soft": b"content"}
+    assert (tmp_path / "out/void").is_dir()
+    assert not (tmp_path / "out/d/soft").is_symlink()
+
+
+# ---------------------------------------------------------------- attacks
+
+HOSTILE = {
+    "dots": {"../evil": b"x"},
+    "deep dots": {"a/../../evil": b"x"},
+    "only dots": {"..": b"x"},
+    "symlink out": {"link": (tarfile.SYMTYPE, "/etc"), "link/evil": b"x"},
+    "relative symlink out": {"link": (tarfile.SYMTYPE, "../.."), "ok": b"x"},
+    "hard link out": {"link": (tarfile.LNKTYPE, "/etc/passwd")},
+    "device": {"dev": (tarfile.CHRTYPE, "")},
+    "fifo": {"pipe": (tarfile.FIFOTYPE, "")},
+    "long component": {"x" * 65536: b"x"},
+}
+
+
+@pytest.mark.parametrize("case", sorted(HOSTILE))
+def test_hostile_members_are_refused_before_anything_is_written(tmp_path, case):
+    (tmp_path / "jail").mkdir()
+    path = make_tar(tmp_path / "a.tar", {"good": b"fine", **HOSTILE[case]})
+    with imagearchive.open(path) as archive:
+        with pytest.raises(UnsafePathError, match=r"nothing was written.*skip_unsafe"):
+            extract(archive, tmp_path / "jail" / "out")
+        assert not (tmp_path / "jail" / "out").exists()
+        done = extract(archive, tmp_path / "jail" / "out", skip_unsafe=True)
+    assert len(done.refused) == 1
+    assert done.refused[0].reason
+    assert sorted(os.listdir(tmp_path)) == ["a.idx.npy", "a.tar", "jail"]
+    assert os.listdir(tmp_path / "jail") == ["out"]
+    assert (tmp_path / "jail/out/good").read_bytes() == b"fine"
+    for base, folders, files in os.walk(tmp_path / "jail"):
+        for name in folders + files:
+            assert not os.path.islink(os.path.join(base, name))
+
+
+def test_nul_bytes_in_names(tmp_path):
+    # A PAX record may hold one; a name in a file system may not.
+    data = b"%d path=nul\0in the middle\n" % (len(b" path=nul\0in the middle\n") + 2)
+    head = tarfile.TarInfo("././@PaxHeader")
+    head.type, head.size = tarfile.XHDTYPE, len(data)
+    member = tarfile.TarInfo("short")
+    member.size = 1
+    raw = head.tobuf(tarfile.USTAR_FORMAT) + data.ljust(512, b"\0")
+    raw += member.tobuf(tarfile.USTAR_FORMAT) + b"x".ljust(512, b"\0") + bytes(1024)
+    (tmp_path / "a.tar").write_bytes(raw)
+    with imagearchive.open(tmp_path / "a.tar", strict=False) as archive:
+        done = extract(archive, tmp_path / "out", skip_unsafe=True)
+        assert done.files + len(done.refused) == len(archive)
+    assert all("\0" not in name for name in tree(tmp_path / "out"))
+
+
+def test_absolute_names_lose_their_slash(tmp_path):
+    path = make_tar(tmp_path / "a.tar", {"//abs/x": b"1"})
+    with imagearchive.open(path) as archive:
+        extract(archive, tmp_path / "out")
+    assert tree(tmp_path / "out") == {"abs/x": b"1"}
+
+
+@pytest.mark.parametrize("existing", ["error", "skip", "replace"])
+def test_links_in_the_target_are_never_followed(tmp_path, existing):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "precious").write_bytes(b"precious")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "d").symlink_to(tmp_path / "outside")
+    path = make_tar(tmp_path / "a.tar", {"d/precious": b"evil"})
+    with (
+        imagearchive.open(path) as archive,
+        pytest.raises(UnsafePathError, match="links are not followed"),
+    ):
+        extract(archive, out, existing=existing)
+    assert tree(tmp_path / "outside") == {"precious": b"precious"}
+
+
+def test_a_link_at_the_place_of_a_file_is_replaced_not_followed(tmp_path):
+    (tmp_path / "precious").write_bytes(b"precious")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "x").symlink_to(tmp_path / "precious")
+    path = make_tar(tmp_path / "a.tar", {"x": b"new"})
+    with imagearchive.open(path) as archive:
+        with pytest.raises(OptionError, match="exists"):
+            extract(archive, out)
+        extract(archive, out, existing="replace")
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+    assert not (out / "x").is_symlink()
+    assert (out / "x").read_bytes() == b"new"
+
+
+def test_a_link_that_is_swapped_in_meanwhile(tmp_path):
+    (tmp_path / "outside").mkdir()
+    out = tmp_path / "out"
+    path = make_tar(tmp_path / "a.tar", {f"d/{i:04d}": b"x" * 10 for i in range(2000)})
+    stop = threading.Event()
+
+    def swap():
+        generator = random.Random(1)
+        while not stop.is_set():
+            try:
+                if generator.random() < 0.5:
+                    os.rename(out / "d", out / f"moved{generator.random()}")
+                    os.symlink(tmp_path / "outside", out / "d")
+                else:
+                    os.unlink(out / "d")
+            except OSError:
+                pass
+            time.sleep(0.0005)
+
+    attacker = threading.Thread(target=swap)
+    attacker.start()
+    try:
+        with imagearchive.open(path) as archive:
+            for _ in range(5):
+                try:
+                    extract(archive, out, existing="replace")
+                except (OSError, UnsafePathError):
+                    pass
+    finally:
+        stop.set()
+        attacker.join()
+    assert os.listdir(tmp_path / "outside") == []
+
+
+def test_a_file_where_a_directory_is_needed(tmp_path):
+    path = make_tar(tmp_path / "a.tar", {"a": b"1", "a/b": b"2"})
+    with imagearchive.open(path) as archive, pytest.raises(UnsafePathError, match="out/a"):
+        extract(archive, tmp_path / "out", threads=1)
+
+
+# ---------------------------------------------------------------- choices
+
+
+def test_what_exists_is_an_error_kept_or_replaced(tmp_path):
+    path = make_tar(tmp_path / "a.tar", {"x": b"new", "y": b"y"})
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "x").write_bytes(b"old")
+    with imagearchive.open(path) as archive:
+        with pytest.raises(OptionError, match=r"out/x exists"):
+            extract(archive, out)
+        done = extract(archive, out, existing="skip")
+        assert (done.files, done.skipped) == (1, 1)
+        assert tree(out) == {"x": b"old", "y": b"y"}
+        assert extract(archive, out, existing="replace").files == 2
+        assert tree(out) == {"x": b"new", "y": b"y"}
+        with pytest.raises(OptionError, match="choose one of"):
+            extract(archive, out, existing="maybe")
+        with pytest.raises(OptionError, match="threads=0"):
+            extract(archive, out, threads=0, existing="replace")
+
+
+def test_members_are_selected_by_name_directory_and_pattern(tmp_path):
+    content = {"a/1.jpg": b"1", "a/2.txt": b"2", "a/b/3.jpg": b"3", "c.jpg": b"4", "[x]": b"5"}
+    path = make_tar(tmp_path / "a.tar", content)
+    with imagearchive.open(path) as archive:
+        names = [*content]
+        for patterns, expected in (
+            (["a"], names[:3]),
+            (["a/"], names[:3]),
+            (["./c.jpg"], ["c.jpg"]),
+            (["*.jpg"], ["c.jpg"]),
+            (["**/*.jpg"], ["a/1.jpg", "a/b/3.jpg", "c.jpg"]),
+            (["c.jpg", "a/b", "c.jpg"], ["a/b/3.jpg", "c.jpg"]),
+            (["[x]"], ["[x]"]),
+            ([""], names),
+        ):
+            assert [archive.name(p) for p in select(archive, patterns)] == expected
+        with pytest.raises(MemberNotFoundError, match=r"a/1\.jpg"):
+            select(archive, ["a/1.jpeg"])
+        extract(archive, tmp_path / "out", select(archive, ["a/b", "c.jpg"]))
+    assert tree(tmp_path / "out") == {"a/b/3.jpg": b"3", "c.jpg": b"4"}
+
+
+def test_the_last_of_equal_names_in_several_archives(tmp_path):
+    for number in (0, 1):
+        make_tar(tmp_path / f"{number}.tar", {"x": b"%d" % number})
+    with imagearchive.open([tmp_path / "0.tar", tmp_path / "1.tar"]) as archive:
+        extract(archive, tmp_path / "out", threads=1)
+    assert tree(tmp_path / "out") == {"x": b"1"}
+
+
+def test_many_directories(tmp_path):
+    content = {f"{a}/{b}/f": f"{a}{b}".encode() for a in range(12) for b in range(12)}
+    names = [*content]
+    random.Random(3).shuffle(names)
+    path = make_tar(tmp_path / "a.tar", {name: content[name] for name in names})
+    with imagearchive.open(path) as archive:
+        extract(archive, tmp_path / "out")
+    assert tree(tmp_path / "out") == content
+
+
+def test_a_path_deeper_than_a_path_may_be_long(tmp_path):
+    name = "/".join(["d" * 200] * 30) + "/file"
+    with TarWriter(tmp_path / "a.tar") as tar:
+        tar.add(name, b"deep")
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        assert extract(archive, tmp_path / "out").files == 1
+
+
+def test_large_members_come_piece_by_piece(tmp_path):
+    data = np.random.default_rng(0).bytes(9 << 20)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("big", data)
+    with imagearchive.open(tmp_path / "a.zip") as archive:
+        extract(archive, tmp_path / "out")
+    assert tree(tmp_path / "out") == {"big": data}
+
+
+def test_a_damaged_member_leaves_no_half_file(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for number in range(200):
+            packed.writestr(f"{number}", random.Random(number).randbytes(500))
+        offset = packed.infolist()[150].header_offset
+    raw = bytearray((tmp_path / "a.zip").read_bytes())
+    raw[offset + 100] ^= 0xFF
+    (tmp_path / "a.zip").write_bytes(raw)
+    with imagearchive.open(tmp_path / "a.zip") as archive:
+        for number, threads in enumerate([1, 3]):
+            with pytest.raises(CorruptArchiveError, match="'150'"):
+                extract(archive, tmp_path / f"out{number}", threads=threads)
+            found = tree(tmp_path / f"out{number}")
+            assert "150" not in found
+            assert all(found[name] == random.Random(int(name)).randbytes(500) for name in found)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_interrupt_leaves_whole_files_only(tmp_path, threads):
+    make_tar(tmp_path / "a.tar", {f"{i}": bytes([i % 256]) * 5000 for i in range(2000)})
+    script = textwrap.dedent("""
+        import os, sys, time
+        import imagearchive
+        from imagearchive.extract import extract
+        real = os.write
+        def slow(fd, data):
+            print("ready", flush=True) if fd == 1 else None
+            time.sleep(0.003)
+            return real(fd, data)
+        os.write = slow
+        print("ready", flush=True)
+        extract(imagearchive.open(sys.argv[1]), sys.argv[2], threads=int(sys.argv[3]))
+    """)
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path / "a.tar", tmp_path / "out", str(threads)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    child.stdout.readline()
+    while not (tmp_path / "out").exists() or len(os.listdir(tmp_path / "out")) < 5:
+        assert child.poll() is None
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    assert child.returncode != 0
+    found = tree(tmp_path / "out")
+    assert 0 < len(found) < 2000
+    assert all(data == bytes([int(name) % 256]) * 5000 for name, data in found.items())
+
+
+# ---------------------------------------------------------------- verification
+
+
+def test_good_archives_verify(tmp_path):
+    content = {"a.png": encode("a.png", np.zeros((4, 5, 3), np.uint8)), "b.json": b"{}", "c": b"?"}
+    make_tar(tmp_path / "a.tar", content)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, data in content.items():
+            packed.writestr(name, data)
+    with barecat.Barecat(str(tmp_path / "c.barecat"), readonly=False) as cat:
+        for name, data in content.items():
+            cat[name] = data
+    for name, checked in (("a.tar", 0), ("b.zip", 3), ("c.barecat", 3)):
+        with imagearchive.open(tmp_path / name) as archive:
+            found = verify(archive, decode=True)
+        assert not found.failures
+        assert (found.files, found.checked, found.decoded) == (3, checked, 2)
+        assert found.bytes == sum(map(len, content.values()))
+    with imagearchive.open([tmp_path / "a.tar", tmp_path / "b.zip"]) as archive:
+        found = verify(archive)
+    assert not found.failures
+    assert found.checked == 3
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_flipped_bits_in_a_zip_are_found(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as packed:
+        for number in range(100):
+            packed.writestr(f"{number}", random.Random(number).randbytes(300))
+        starts = [info.header_offset for info in packed.infolist()]
+    raw = bytearray((tmp_path / "a.zip").read_bytes())
+    for number in (3, 70):
+        raw[starts[number] + 150] ^= 1
+    (tmp_path / "a.zip").write_bytes(raw)
+    with imagearchive.open(tmp_path / "a.zip") as archive:
+        found = verify(archive)
+    assert [(failure.position, failure.name) for failure in found.failures] == [
+        (3, "3"),
+        (70, "70"),
+    ]
+    assert found.files == 100
+
+
+def test_flipped_bits_in_a_barecat_are_found(tmp_path):
+    path = str(tmp_path / "c.barecat")
+    with barecat.Barecat(path, readonly=False) as cat:
+        cat["a"] = b"1" * 100
+        cat["b"] = b"2" * 100
+    shard = tmp_path / "c.barecat-shard-00000"
+    raw = bytearray(shard.read_bytes())
+    raw[150] ^= 1
+    shard.write_bytes(raw)
+    with imagearchive.open(path) as archive:
+        assert [failure.name for failure in verify(archive).failures] == ["b"]
+
+
+def test_images_that_cannot_be_decoded_are_found(tmp_path):
+    good = encode("x.png", np.zeros((40, 50, 3), np.uint8))
+    make_tar(
+        tmp_path / "a.tar",
+        {
+            "a.png": good,
+            "b.png": good[:-30],
+            "c.json": b"{",
+            "d.pkl": b"never loaded",
+            "e.bin": b"",
+        },
+    )
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        assert not verify(archive).failures
+        found = verify(archive, decode=True)
+    assert [failure.name for failure in found.failures] == ["b.png", "c.json"]
+    assert found.decoded == 1
+
+
+def test_a_damaged_header_and_a_truncated_archive_are_found(tmp_path):
+    make_tar(tmp_path / "a.tar", {f"{i}": bytes(600) for i in range(9)})
+    raw = bytearray((tmp_path / "a.tar").read_bytes())
+    damaged = bytearray(raw)
+    damaged[5 * 1536 + 3] ^= 1
+    for data in (damaged, raw[: 7 * 1536 - 700]):
+        (tmp_path / "b.tar").write_bytes(data)
+        with imagearchive.open(tmp_path / "b.tar", strict=False, overwrite_index=True) as archive:
+            found = verify(archive)
+        assert found.failures
+        assert found.failures[0].position == -1
+        assert "b.tar" in found.failures[0].name
+
+
+def test_an_index_of_another_archive_is_found(tmp_path):
+    make_tar(tmp_path / "a.tar", {f"{i:03d}": b"x" * 10 for i in range(300)})
+    status = os.stat(tmp_path / "a.tar")
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        assert not verify(archive).failures
+    # The same size and time, so that opening sees no difference.
+    make_tar(tmp_path / "a.tar", {f"{i + 1:03d}": b"x" * 10 for i in range(300)})
+    os.utime(tmp_path / "a.tar", ns=(status.st_atime_ns, status.st_mtime_ns))
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        found = verify(archive)
+    assert "does not describe it" in found.failures[0].reason
+
+
+def test_large_members_are_verified_piece_by_piece(tmp_path):
+    data = np.random.default_rng(0).bytes(9 << 20)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("big", data)
+    with imagearchive.open(tmp_path / "a.zip") as archive:
+        assert not verify(archive).failures
+    raw = bytearray((tmp_path / "a.zip").read_bytes())
+    raw[-2_000_000] ^= 4
+    (tmp_path / "a.zip").write_bytes(raw)
+    with imagearchive.open(tmp_path / "a.zip") as archive:
+        assert [failure.name for failure in verify(archive).failures] == ["big"]
+
+
+# ---------------------------------------------------------------- threads
+
+
+def test_chunks_cover_every_position_once():
+    for count, chunk, threads in ((0, 5, 3), (1, 5, 3), (99, 7, 4), (64, 64, None), (100, 1, 2)):
+        seen = []
+        in_threads(
+            lambda chunks, seen=seen: [seen.extend(part) for part in chunks], count, chunk, threads
+        )
+        assert sorted(seen) == list(range(count))
+
+
+def test_the_first_error_ends_the_other_threads():
+    started = threading.Barrier(2)
+
+    def work(chunks: Chunks):
+        for part in chunks:
+            started.wait(5)
+            if part.start == 0:
+                raise KeyError("cause")
+            for _ in range(500):
+                chunks.check()
+                time.sleep(0.01)
+
+    begin = time.monotonic()
+    with pytest.raises(KeyError, match="cause"):
+        in_threads(work, 2, 1, 2)
+    assert time.monotonic() - begin < 5
