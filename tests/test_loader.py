@@ -5,6 +5,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from imagearchive import CombinedLazyDataset, ImageArchive, LazyNPZDataset
 from imagearchive.errors import (
     ArchiveNotFoundError,
     ClosedError,
@@ -789,3 +791,96 @@ def test_representation_names_what_matters():
     text = repr(DataLoader(Numbers(), 3, shuffle=True, seed=9, num_workers=1))
     assert "batch_size=3" in text
     assert "seed=9" in text
+
+
+# Arrays
+
+
+@pytest.fixture
+def npz(tmp_path):
+    path = tmp_path / "arrays.npz"
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 20, 24, 3), np.uint8)
+    labels = rng.integers(0, 10, 40)
+    boxes = np.empty(40, object)
+    boxes[:] = [rng.random((k % 3, 4)) for k in range(40)]
+    np.savez(path, images=images, labels=labels, extra=np.arange(40.0), bboxes=boxes)
+    return str(path), images, labels
+
+
+def test_arrays_of_a_file_are_normalised_into_batches(npz):
+    path, images, labels = npz
+    transform = Compose([ImageNetNormalize(), ToTensor()])
+    for source in (path, LazyNPZDataset(path)):
+        batches = list(DataLoader(source, 16, transform=transform, num_workers=2))
+        assert [len(batch[1]) for batch in batches] == [16, 16, 8]
+        got = torch.cat([batch[0] for batch in batches]).numpy()
+        mean = np.array([0.485, 0.456, 0.406], np.float32)
+        std = np.array([0.229, 0.224, 0.225], np.float32)
+        expected = ((images / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
+        assert np.abs(got - expected).max() < 1e-5
+        assert torch.cat([batch[1] for batch in batches]).tolist() == labels.tolist()
+
+
+def test_arrays_are_cropped_and_resized_and_any_column_is_the_label(npz):
+    path, _, _ = npz
+    loader = DataLoader(path, 8, transform=TRAINING, num_workers=2, columns=("images", "extra"))
+    images, labels = next(iter(loader))
+    assert images.shape == (8, 3, 16, 16)
+    assert labels.dtype == torch.float64
+    assert labels.tolist() == list(range(8))
+    loader = DataLoader(path, 3, image_size=8, num_workers=1, columns=("image", "bboxes"))
+    _, boxes = next(iter(loader))
+    assert [np.shape(box) for box in boxes] == [(0, 4), (1, 4), (2, 4)]
+
+
+def test_arrays_without_transform_are_their_own_samples(npz):
+    path, images, labels = npz
+    with DataLoader(path, 7, num_workers=2, shuffle=True) as loader:
+        samples = [sample for batch in loader for sample in batch]
+    assert sorted(sample["index"] for sample in samples) == list(range(40))
+    for sample in samples:
+        assert np.array_equal(sample["image"], images[sample["index"]])
+        assert sample["labels"] == labels[sample["index"]]
+        sample["image"][:] = 0  # a copy, not the file
+
+
+def test_patterns_of_files_and_combined_data_sets(npz, tar, tmp_path):
+    path, images, _ = npz
+    shutil.copy(path, tmp_path / "arrays2.npz")
+    loader = DataLoader(str(tmp_path / "arrays*.npz"), 80, image_size=(24, 20), num_workers=2)
+    batch = next(iter(loader))[0].numpy()
+    assert np.array_equal(batch[40:], images.transpose(0, 3, 1, 2))
+    with pytest.raises(ArchiveNotFoundError):
+        DataLoader(str(tmp_path / "none*.npz"))
+
+    first, second = ImageArchive(tar), ImageArchive(tar)
+    for combined in (
+        CombinedLazyDataset([first, second]),
+        torch.utils.data.ConcatDataset([first, second]),
+    ):
+        loader = DataLoader(combined, 106, transform=Resize(16, 16), num_workers=2)
+        pixels, labels = next(iter(loader))
+        single, single_labels = next(
+            iter(DataLoader(first, 53, transform=Resize(16, 16), num_workers=2))
+        )
+        assert torch.equal(pixels, torch.cat([single, single]))
+        assert labels.tolist() == single_labels.tolist() * 2
+        samples = next(iter(DataLoader(combined, 106, num_workers=2)))
+        assert [sample["index"] for sample in samples] == list(range(106))
+
+
+def test_a_data_set_with_a_transform_of_its_own_is_respected(tar):
+    def inverted(image):
+        return 255 - np.asarray(image)
+
+    plain = ImageArchive(tar)
+    options = {"batch_size": 10, "image_size": (16, 16), "num_workers": 2}
+    upright = next(iter(DataLoader(plain, **options)))[0]
+    changed = next(iter(DataLoader(ImageArchive(tar, transform=inverted), **options)))[0]
+    # Resampling rounds either way; decoders of Pillow and ours differ by little.
+    assert (255 - upright - changed).abs().mean() < 1
+    target = ImageArchive(tar, target_transform=lambda image, labels: image.size[0])
+    assert next(iter(DataLoader(target, **options)))[1].tolist() == [
+        image.size[0] for image, _ in (plain[i] for i in range(10))
+    ]

@@ -105,7 +105,7 @@ class DataLoader:
     columns : (str, str), optional
         Which entries of dict samples, or columns of arrays, are image and label. Default: the
         first of ``image``, ``images``, ``img``, ``x``; of ``label``, ``labels``, ``target``,
-        ``targets``, ``y``.
+        ``targets``, ``y``, ``bboxes``, ``boxes``, ``keypoints``, ``landmarks``.
     split_torch_workers : bool
         Inside a worker process of torch's ``DataLoader``, yield only that worker's part of the
         epoch, so that an ``IterableDataset`` around this loader gives every sample once.
@@ -208,7 +208,9 @@ class DataLoader:
         self.drop_last = bool(drop_last)
         self.transform = transform
         self._given = source
-        self._source, self._owned = open_source(source, columns, bool(exif_transpose))
+        self._source, self._owned = open_source(
+            source, columns, bool(exif_transpose), transformed=transform is not None
+        )
         self._pipeline = self._compiled()
         self._buffers = Buffers(prefetch_batches + 2)
         self._next_epoch = 0

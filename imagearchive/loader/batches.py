@@ -14,30 +14,16 @@ import numpy.typing as npt
 
 from imagearchive._pixels import Decoder
 from imagearchive.errors import (
-    CorruptArchiveError,
     DecodeError,
     ImageArchiveError,
-    LimitError,
     OptionError,
-    UnsupportedMemberError,
 )
-from imagearchive.loader.sources import Source
+from imagearchive.loader.sources import BROKEN, Source
 from imagearchive.sampler import EpochOrder
 from imagearchive.transforms import Key, Pipeline
 
 __all__ = ["BadSample", "Buffers", "Epoch", "Options"]
 
-# What broken bytes raise, here and in other data sets' own loaders; everything else is an error
-# of the program and ends the epoch whatever `on_error` says.
-BROKEN: Final = (
-    DecodeError,
-    CorruptArchiveError,
-    UnsupportedMemberError,
-    LimitError,
-    OSError,
-    EOFError,
-    SyntaxError,
-)
 MAX_REPLACEMENTS: Final = 1000
 
 _Array = npt.NDArray[Any]

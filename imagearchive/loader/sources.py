@@ -1,14 +1,17 @@
-"""What a loader reads from: encoded images, columns of arrays, or anything with ``[i]``.
+"""What a loader reads from: encoded images, or anything with ``[i]``.
 
 A source answers for a few samples at a time with a `Chunk`, which renders them one by one.
 """
 
 from __future__ import annotations
 
+import bisect
 import glob
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -19,19 +22,35 @@ from imagearchive._pixels import Decoder
 from imagearchive.errors import (
     ArchiveNotFoundError,
     CorruptArchiveError,
+    DecodeError,
+    LimitError,
     OptionError,
     OptionTypeError,
     UnsupportedMemberError,
 )
 from imagearchive.transforms import Key, Pipeline, decode_image
 
-__all__ = ["Chunk", "Source", "open_source"]
+__all__ = ["BROKEN", "Chunk", "Source", "open_source"]
 
 IMAGE_NAMES: Final = ("image", "images", "img", "x")
-LABEL_NAMES: Final = ("label", "labels", "target", "targets", "y")
+LABEL_NAMES: Final = (
+    *("label", "labels", "target", "targets", "y"),
+    *("bboxes", "boxes", "keypoints", "landmarks"),
+)
 
-# Stands for the label of a sample that has none, as torch's `ignore_index` convention has it.
+# Stands for the label of a sample that has none, as in `ImageArchive`.
 NO_LABEL: Final = -1
+# What broken bytes raise, here and in other data sets' own loaders; everything else is an error
+# of the program and ends the epoch whatever `on_error` says.
+BROKEN: Final = (
+    DecodeError,
+    CorruptArchiveError,
+    UnsupportedMemberError,
+    LimitError,
+    OSError,
+    EOFError,
+    SyntaxError,
+)
 
 _Array = npt.NDArray[Any]
 
@@ -79,30 +98,35 @@ class Source(Protocol):
 
 
 def open_source(
-    source: Any, columns: tuple[str, str] | None, exif_transpose: bool
+    source: Any, columns: tuple[str, str] | None, exif_transpose: bool, transformed: bool
 ) -> tuple[Source, bool]:
-    """Return the source and whether it was opened here, from a path or pattern."""
+    """Return the source, and whether it was opened here, from a path or pattern.
+
+    With `transformed` samples are read to be transformed and not handed out, so that arrays need
+    not be copied out of a mapped file first.
+    """
     if isinstance(source, (str, os.PathLike)):
-        return _wrap(_open_path(os.fspath(source)), columns, exif_transpose), True
+        dataset = _open_path(os.fspath(source), copy=not transformed)
+        return _wrap(dataset, columns, exif_transpose), True
     return _wrap(source, columns, exif_transpose), False
 
 
-def _open_path(path: str) -> Any:
+def _open_path(path: str, copy: bool) -> Any:
     # Imported here, since a loader of other data sets needs none of these.
-    if not path.endswith(".npz"):
+    if not path.endswith((".npz", ".npy")):
         from imagearchive.datasets.image_archive import ImageArchive
 
         return ImageArchive(path)
     from imagearchive.datasets.lazy_npz import LazyNPZDataset
 
     if os.path.exists(path) or not glob.has_magic(path):
-        return LazyNPZDataset(path)
+        return LazyNPZDataset(path, copy=copy)
     from imagearchive.datasets.combined import CombinedLazyDataset
 
     found = sorted(glob.glob(path))
     if not found:
         raise ArchiveNotFoundError(f"{path}: no file matches this pattern")
-    return CombinedLazyDataset([LazyNPZDataset(name) for name in found])
+    return CombinedLazyDataset([LazyNPZDataset(name, copy=copy) for name in found])
 
 
 def _wrap(dataset: Any, columns: tuple[str, str] | None, exif_transpose: bool) -> Source:
@@ -110,11 +134,15 @@ def _wrap(dataset: Any, columns: tuple[str, str] | None, exif_transpose: bool) -
         raise OptionTypeError(
             f"source={dataset!r}: give a path, or a data set with len() and [index]"
         )
-    if hasattr(dataset, "get_batch") and hasattr(dataset, "keys"):
-        return ColumnSource(dataset, columns)
     encoded = hasattr(dataset, "read") and hasattr(dataset, "label") and hasattr(dataset, "labels")
     if encoded and _plain(dataset):
         return EncodedSource(dataset, exif_transpose)
+    # Ours and torch's data sets that are several in a row keep them under the same name.
+    several = getattr(dataset, "datasets", None)
+    if isinstance(several, list) and several:
+        parts = [_wrap(part, columns, exif_transpose) for part in several]
+        if any(isinstance(part, (EncodedSource, JoinedSource)) for part in parts):
+            return JoinedSource(dataset, parts)
     return SampleSource(dataset, columns)
 
 
@@ -193,67 +221,59 @@ class _EncodedChunk:
         }
 
 
-class ColumnSource:
-    """A data set whose samples are dicts of arrays, read many at a time by ``get_batch``."""
+class JoinedSource:
+    """Several sources, one after the other."""
 
-    def __init__(self, dataset: Any, columns: tuple[str, str] | None) -> None:
+    def __init__(self, dataset: Any, parts: list[Source]) -> None:
         self.dataset = dataset
-        self.names = list(dataset.keys())
-        self.image, self.label = columns or _columns(self.names)
+        self.parts = parts
+        self._ends = list(itertools.accumulate(len(part) for part in parts))
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return self._ends[-1]
+
+    def locate(self, index: int) -> tuple[Source, int]:
+        """Return the part that a sample belongs to, and its index there."""
+        number = bisect.bisect_right(self._ends, index)
+        return self.parts[number], index - (self._ends[number - 1] if number else 0)
 
     def chunk(self, indices: Sequence[int]) -> Chunk:
-        return _ColumnChunk(self, indices, self.dataset.get_batch(indices))
+        return _JoinedChunk(self, indices)
 
     def image_shape(self) -> tuple[int | None, int | None, int | None]:
-        return None, None, None
+        shapes = [part.image_shape() for part in self.parts]
+        height, width, channels = (
+            sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes)
+        )
+        return height, width, channels
 
     def name(self, index: int) -> str:
-        return f"row {index}"
+        part, inner = self.locate(index)
+        return part.name(inner)
 
     def fingerprint(self) -> str:
-        count = len(self)
-        kinds = []
-        if count:
-            first = self.dataset.get_batch([0])
-            kinds = [f"{name} {np.asarray(first[name]).dtype}" for name in self.names]
-        return _digest(count, kinds)
+        return _digest(len(self), (part.fingerprint() for part in self.parts))
 
 
-class _ColumnChunk:
-    def __init__(
-        self, source: ColumnSource, indices: Sequence[int], rows: Mapping[str, Any]
-    ) -> None:
+class _JoinedChunk:
+    def __init__(self, source: JoinedSource, indices: Sequence[int]) -> None:
         self._source = source
         self._indices = indices
-        self._rows = rows
+
+    def _chunk(self, k: int) -> Chunk:
+        part, inner = self._source.locate(self._indices[k])
+        return part.chunk([inner])
 
     def render_into(
         self, k: int, pipeline: Pipeline, key: Key, out: _Array, decoder: Decoder
     ) -> Any:
-        pipeline.apply_into(self._image(k), key, out, decoder)
-        return self._label(k)
+        return self._chunk(k).render_into(0, pipeline, key, out, decoder)
 
     def render(self, k: int, pipeline: Pipeline, key: Key, decoder: Decoder) -> tuple[Any, Any]:
-        return pipeline.apply(self._image(k), key, decoder), self._label(k)
+        return self._chunk(k).render(0, pipeline, key, decoder)
 
     def sample(self, k: int, decoder: Decoder) -> dict[str, Any]:
-        sample = {name: self._rows[name][k] for name in self._source.names}
-        sample.setdefault("index", self._indices[k])
-        return sample
-
-    def _image(self, k: int) -> _Array:
-        if not self._source.image:
-            raise OptionError(
-                f"none of the columns {self._source.names} is called {' or '.join(IMAGE_NAMES)}: "
-                f"name the column of the images by columns=(images, labels)"
-            )
-        return image_array(self._rows[self._source.image][k])
-
-    def _label(self, k: int) -> Any:
-        return self._rows[self._source.label][k] if self._source.label else NO_LABEL
+        return {**self._chunk(k).sample(0, decoder), "index": self._indices[k]}
 
 
 class SampleSource:
@@ -269,25 +289,41 @@ class SampleSource:
     def chunk(self, indices: Sequence[int]) -> Chunk:
         return _SampleChunk(self, indices)
 
+    @cached_property
+    def _first_shape(self) -> tuple[int | None, int | None, int | None]:
+        if not len(self):
+            return None, None, None
+        try:
+            height, width, channels = image_array(self.pair(0)[0]).shape
+        except BROKEN:
+            return None, None, None
+        return height, width, channels
+
     def image_shape(self) -> tuple[int | None, int | None, int | None]:
-        return None, None, None
+        # Images of a batch must have one shape in the end; the first sample says which.
+        return self._first_shape
 
     def name(self, index: int) -> str:
         name = getattr(self.dataset, "name", None)
         return str(name(index)) if callable(name) else ""
 
     def fingerprint(self) -> str:
-        return _digest(len(self), [type(self.dataset).__qualname__])
+        kind = type(self.dataset).__qualname__
+        columns = getattr(self.dataset, "keys", ())
+        return _digest(len(self), [kind, *map(str, () if callable(columns) else columns)])
 
     def pair(self, index: int) -> tuple[Any, Any]:
         """Return the image and the label of one sample."""
         item = self.dataset[index]
         if isinstance(item, Mapping):
-            image, label = self.columns or _columns(list(item))
+            image, label = self.columns or _columns(item)
+            if image not in item:
+                # The names in the file and those in a sample may differ by their number.
+                image = image.removesuffix("s")
             if not image or image not in item:
                 raise OptionError(
-                    f"sample {index} has the entries {list(item)}: name the image and its label "
-                    f"by columns=(image, label)"
+                    f"sample {index} has the entries {', '.join(map(str, item))}: name the image "
+                    f"and its label by columns=(image, label)"
                 )
             return item[image], item.get(label, NO_LABEL)
         if isinstance(item, (tuple, list)):
