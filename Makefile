@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 NATIVE := setup.py $(wildcard imagearchive/*/*.pyx imagearchive/*/*.pxd imagearchive/_pixels/pixels_*.c imagearchive/_pixels/*.h)
 
-.PHONY: demo test lint types docs sdist check bench clean
+STUBS := $(subst /,.,$(basename $(wildcard imagearchive/*/*.pyi)))
+
+.PHONY: demo test lint types docs sdist native check bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/train_digits.py
@@ -22,7 +24,7 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
-	$(BIN)/python tools/stubcheck.py
+	$(BIN)/stubtest --mypy-config-file pyproject.toml --ignore-missing-stub --ignore-disjoint-bases $(STUBS)
 
 docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
@@ -35,7 +37,11 @@ sdist: $(VENV)/.dev
 	build/sdist-env/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/imagearchive-*.tar.gz
 	cd build && sdist-env/bin/imagearchive info --build && sdist-env/bin/imagearchive ls ../examples/data/digits.tar > /dev/null
 
-check: test lint types docs sdist
+# Under each other Python that is installed.
+native: $(VENV)/.dev
+	$(BIN)/nox -s compiled-3.10 compiled-3.12 compiled-3.13
+
+check: lint types docs sdist native test
 
 bench: $(VENV)/.test
 	$(PIP) -e ".[bench]" --no-build-isolation

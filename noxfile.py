@@ -1,0 +1,27 @@
+"""Build and test the compiled parts under every supported Python that is installed."""
+
+import nox
+
+nox.options.error_on_missing_interpreters = False
+nox.options.reuse_existing_virtualenvs = True
+
+COMPILED = [
+    "tests/test_index.py",
+    "tests/test_names.py",
+    "tests/test_npy.py",
+    "tests/test_pickles.py",
+    "tests/test_pixels.py",
+    "tests/test_scan_tar.py",
+    "tests/test_scan_zip.py",
+    "tests/test_storage.py",
+    "tests/test_transforms.py",
+]
+
+
+@nox.session(python=["3.10", "3.11", "3.12", "3.13"])
+def compiled(session):
+    """Install from the source tree, without torch, and run the tests of the compiled parts."""
+    session.install("-c", "constraints.txt", ".")
+    session.install("-c", "constraints.txt", "pytest", "hypothesis", "psutil")
+    # Not `python -m pytest`, which would find the source tree before the installed package.
+    session.run("pytest", "-q", "-p", "no:cacheprovider", *COMPILED)

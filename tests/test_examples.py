@@ -1,0 +1,47 @@
+"""The examples run as they stand, on small data."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+DIGITS = EXAMPLES / "data" / "digits.tar"
+
+
+def run(script, *arguments, cwd):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / script, *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_train_digits_reaches_its_accuracy(tmp_path):
+    output = run("train_digits.py", cwd=tmp_path)
+    assert "1797 images of 10 classes" in output
+    assert "samples/s" in output
+    accuracy = float(output.rsplit("held-out accuracy: ", 1)[1].split("%")[0])
+    assert accuracy >= 95
+
+
+def test_solar_cells(tmp_path):
+    output = run("solar_cells.py", "--limit", "160", "--epochs", "1", cwd=tmp_path)
+    assert "160 images, labels of shape (2,) each" in output
+    assert "mean error of the defect probability" in output
+
+
+def test_make_digits_writes_what_is_committed(tmp_path):
+    pytest.importorskip("sklearn")
+    before = DIGITS.read_bytes()
+    run("make_digits.py", cwd=tmp_path)
+    assert DIGITS.read_bytes() == before
+    assert len(before) <= 2_000_000
