@@ -32,7 +32,9 @@ __all__ = ["SplitDataLoader"]
 
 # Open bins; each takes a file descriptor, of which a process may have 1,024 by default.
 _MAX_OPEN: Final = 512
-_WINDOW: Final = 1 << 23
+# Small packets are read together, in pieces that stay in the processor's cache.
+_WINDOW: Final = 1 << 19
+_LARGE: Final = 1 << 14
 
 
 class SplitDataLoader:
@@ -99,6 +101,9 @@ class SplitDataLoader:
     def _reset(self) -> None:
         self._archive: Archive | None = None
         self._count = 0
+        self._row: Any = None
+        # The bound `read` of each bin's storage; empty where there are too many bins to keep open.
+        self._readers: list[Any] = []
         self._lock = threading.Lock()
         self._cache: OrderedDict[int, bytes] = OrderedDict()
 
@@ -107,8 +112,12 @@ class SplitDataLoader:
             if self._closed:
                 raise ClosedError(f"{self.data_dir}: the loader is closed; make another")
             if self._archive is None:
-                self._archive = self._opened()
-                self._count = len(self._archive)
+                archive = self._opened()
+                self._row = archive.table.lookup.row
+                files = len(archive.table.files)
+                self._readers = [None] * files if files <= _MAX_OPEN else []
+                self._count = len(archive)
+                self._archive = archive
             return self._archive
 
     def _opened(self) -> Archive:
@@ -149,8 +158,15 @@ class SplitDataLoader:
             index = self._index(index)
         if self.cache_size:
             return self._cached(archive, index)
-        data = archive.read(index)
-        return data if isinstance(data, bytes) else bytes(data)
+        if not self._readers:
+            return bytes(archive.read(index))
+        shard, offset, size, *_ = self._row(index)
+        read = self._readers[shard] or self._reader(archive, shard)
+        return bytes(read(offset, size))
+
+    def _reader(self, archive: Archive, shard: int) -> Any:
+        read = self._readers[shard] = archive.storage(shard).read
+        return read
 
     def _index(self, index: Any) -> int:
         try:
@@ -244,14 +260,16 @@ class SplitDataLoader:
         if shuffle:
             mine = [mine[i] for i in Permutation(len(mine), seed, epoch << 64)]
         for number in mine:
-            rows = entries[parts[number]]
+            rows = parts[number]
+            starts = entries["offset"][rows].astype(np.int64)
+            stops = starts + entries["size"][rows].astype(np.int64)
             with PreadStorage(archive.table.files[int(bins[number])]) as storage:
+                packets = _sequential(storage, starts, stops)
                 if shuffle:
                     # Which bin it is enters the key, so that no two share an order.
                     inner = Permutation(len(rows), seed, (epoch << 64) + number + 1)
-                    yield from _shuffled(storage, rows, inner)
-                else:
-                    yield from _sequential(storage, rows)
+                    packets = _shuffled(packets, inner)
+                yield from packets
 
     # --- life -------------------------------------------------------------------------------
 
@@ -264,6 +282,7 @@ class SplitDataLoader:
         with self._lock:
             self._closed = True
             archive, self._archive = self._archive, None
+            self._readers = []
             self._cache.clear()
         if archive is not None:
             archive.close()
@@ -305,24 +324,27 @@ def _share(worker: int | None, num_workers: int | None) -> tuple[int, int]:
     return worker, num_workers
 
 
-def _shuffled(storage: PreadStorage, rows: npt.NDArray[Any], order: Permutation) -> Iterator[bytes]:
-    first = int(rows["offset"].min())
-    last = int((rows["offset"] + rows["size"]).max())
-    data = memoryview(storage.read(first, last - first))
-    for row in order:
-        start = int(rows["offset"][row]) - first
-        yield bytes(data[start : start + int(rows["size"][row])])
+def _shuffled(packets: Iterator[bytes], order: Permutation) -> Iterator[bytes]:
+    held = list(packets)
+    return map(held.__getitem__, order.take(np.arange(len(held))).tolist())
 
 
-def _sequential(storage: PreadStorage, rows: npt.NDArray[Any]) -> Iterator[bytes]:
-    """Read in windows; a packet larger than a window gets one of its own."""
-    offsets = rows["offset"].astype(np.int64)
-    ends = offsets + rows["size"].astype(np.int64)
+def _sequential(
+    storage: PreadStorage, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
+) -> Iterator[bytes]:
+    """Read packets in the order of their positions: small ones many at a time."""
     low = 0
-    while low < len(rows):
-        start = int(offsets[low])
-        high = low + max(1, int(np.searchsorted(ends[low:], start + _WINDOW, "right")))
-        data = memoryview(storage.read(start, int(ends[low:high].max()) - start))
-        for offset, end in zip(offsets[low:high].tolist(), ends[low:high].tolist()):
-            yield bytes(data[offset - start : end - start])
+    while low < len(starts):
+        start = int(starts[low])
+        if stops[low] - start >= _LARGE:
+            yield bytes(storage.read(start, int(stops[low]) - start))
+            low += 1
+            continue
+        high = low + max(1, int(np.searchsorted(stops[low:], start + _WINDOW, "right")))
+        # Packets may overlap in what someone else wrote, so the last need not end last.
+        data = bytes(storage.read(start, int(stops[low:high].max()) - start))
+        for begin, end in zip(
+            (starts[low:high] - start).tolist(), (stops[low:high] - start).tolist()
+        ):
+            yield data[begin:end]
         low = high
