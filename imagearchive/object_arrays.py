@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from imagearchive.errors import (
 if TYPE_CHECKING:
     from imagearchive.storage import Storage
 
-__all__ = ["ObjectArray"]
+__all__ = ["FileRange", "ObjectArray"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,16 @@ _OPCODES: Final = {
 }
 
 
+class FileRange(Protocol):
+    """A storage that is a range of an open file, from byte `offset` on."""
+
+    offset: int
+
+    def fileno(self) -> int:
+        """The open descriptor."""
+        ...
+
+
 class ObjectArray:
     """The elements of a pickled array of objects.
 
@@ -91,9 +101,9 @@ class ObjectArray:
         What to call it in messages.
     tables : mapping of str to ndarray, optional
         `tables` of an earlier instance over the same bytes; without it the stream is walked once.
-    walk : Storage, optional
-        Another way to the same bytes, for that walk alone: hopping over large elements, reads are
-        cheaper than page faults.
+    file : FileRange, optional
+        The same bytes as a range of an open file, for that walk alone: hopping over large
+        elements, reads are cheaper than page faults.
 
     Attributes
     ----------
@@ -123,7 +133,7 @@ class ObjectArray:
         shape: tuple[int, ...],
         where: str,
         tables: Mapping[str, npt.NDArray[Any]] | None = None,
-        walk: Storage | None = None,
+        file: FileRange | None = None,
     ) -> None:
         self.shape = shape
         self.size = 1
@@ -132,7 +142,7 @@ class ObjectArray:
         self._storage = storage
         self._offset = offset
         self._where = where
-        self.tables = self._locate(walk or storage) if tables is None else self._checked(tables)
+        self.tables = self._locate(file) if tables is None else self._checked(tables)
         self._starts = self.tables["starts"]
         self._bases = self.tables["bases"]
         self._machine = Machine(
@@ -182,25 +192,30 @@ class ObjectArray:
         values = (self.element(first + i) for i in range(count))
         return np.fromiter(values, object, count).reshape(self.shape[1:])
 
-    def _locate(self, storage: Storage) -> dict[str, npt.NDArray[Any]]:
-        size = storage.size - self._offset
+    def _locate(self, file: FileRange | None) -> dict[str, npt.NDArray[Any]]:
+        size = self._storage.size - self._offset
         locator = Locator(size, self.size)
-        window = _WINDOW_MIN
-        while True:
-            position = locator.position
-            length = min(window, size - position)
-            outcome = locator.feed(storage.read(self._offset + position, length))
-            if outcome != "more":
-                break
-            # Payloads that are skipped make windows short; small objects fill them.
-            gone = locator.position - position
-            window = _WINDOW_MIN if gone > length else min(2 * window, _WINDOW_MAX)
-            window = max(window, LOOKAHEAD)
+        if file is not None:
+            outcome = locator.walk_file(file.fileno(), file.offset + self._offset)
+        else:
+            outcome = self._walk_windows(locator, size)
         if outcome:
             raise self._refusal(outcome, locator)
         self._list_start = locator.list_start
         logger.debug("%s: located %d elements in %d bytes", self._where, self.size, size)
         return dict(zip(_COLUMNS, locator.tables()))
+
+    def _walk_windows(self, locator: Locator, size: int) -> str:
+        window = LOOKAHEAD
+        while True:
+            position = locator.position
+            length = min(window, size - position)
+            outcome = locator.feed(self._read(position, length))
+            if outcome != "more":
+                return outcome
+            # Payloads that are skipped make windows short; small objects fill them.
+            gone = locator.position - position > length
+            window = _WINDOW_MIN if gone else min(2 * window, _WINDOW_MAX)
 
     def _refusal(self, outcome: str, locator: Locator) -> Exception:
         position = locator.position

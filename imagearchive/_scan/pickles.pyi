@@ -1,7 +1,6 @@
-from typing_extensions import Buffer
-
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import Buffer
 
 __all__ = ["LOOKAHEAD", "Locator"]
 
@@ -14,6 +13,7 @@ class Locator:
     list_start: int
     def __init__(self, size: int, expected: int) -> None: ...
     def feed(self, window: Buffer) -> str: ...
+    def walk_file(self, descriptor: int, offset: int) -> str: ...
     def top(self, below: int) -> int: ...
     def tables(
         self,

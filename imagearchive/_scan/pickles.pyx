@@ -8,8 +8,11 @@ imported or called.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.errno cimport EINTR, errno
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
+from posix.types cimport off_t
+from posix.unistd cimport pread
 
 from imagearchive._scan.little cimport u32, u64
 from imagearchive._scan.pickle_names cimport allowed, word_of
@@ -23,6 +26,9 @@ __all__ = ["LOOKAHEAD", "Locator"]
 cdef enum:
     HEAD = 600
     NAME_LIMIT = 250
+    # Windows of a file: short where elements are large and skipped, long where they are small.
+    WINDOW_MIN = 1 << 12
+    WINDOW_MAX = 1 << 20
     MAX_NESTING = 256
     MAX_STACK = 1 << 22
     MAX_MEMO = 1 << 27
@@ -35,6 +41,7 @@ cdef enum Code:
     OK
     MORE
     NO_MEMORY
+    NO_READ
     TRUNCATED
     UNDERFLOW
     NO_MARK
@@ -55,7 +62,7 @@ cdef enum Code:
 
 # What `feed` calls them, in the order above.
 OUTCOMES = (
-    "", "more", "no memory", "truncated", "underflow", "no mark", "nested",
+    "", "more", "no memory", "no read", "truncated", "underflow", "no mark", "nested",
     "stack limit", "memo limit", "memo unset", "memo twice", "borrowed", "unknown opcode",
     "unsafe opcode", "unsafe global", "old opcode", "no callable", "not array",
     "too many", "bad protocol",
@@ -126,6 +133,54 @@ cdef class Locator:
         if code == NO_MEMORY:
             raise MemoryError
         return OUTCOMES[code]
+
+    def walk_file(self, int descriptor, uint64_t offset):
+        """Walk the whole stream, which begins at an offset of an open file.
+
+        Returns
+        -------
+        str
+            As `feed`, but for ``"more"``.
+
+        Raises
+        ------
+        OSError
+            The file cannot be read.
+        """
+        cdef int code
+        cdef uint8_t* window = <uint8_t*>malloc(WINDOW_MAX)
+        if window == NULL:
+            raise MemoryError
+        try:
+            with nogil:
+                code = self._walk_file(descriptor, offset, window)
+        finally:
+            free(window)
+        if code == NO_MEMORY:
+            raise MemoryError
+        if code == NO_READ:
+            raise OSError(errno, "the file cannot be read")
+        return OUTCOMES[code]
+
+    cdef int _walk_file(self, int descriptor, uint64_t offset, uint8_t* window) noexcept nogil:
+        cdef uint64_t length = WINDOW_MIN, size, here
+        cdef ssize_t got
+        cdef int code
+        while True:
+            here = self.position
+            size = min(length, self.size - here)
+            got = pread(descriptor, window, size, <off_t>(offset + here))
+            if got < 0:
+                if errno == EINTR:
+                    continue
+                return NO_READ
+            if <uint64_t>got < size:
+                # The file is shorter than it was: what is there is walked, then there is no more.
+                self.size = here + <uint64_t>got
+            code = self._walk(window, <uint64_t>got)
+            if code != MORE:
+                return code
+            length = min(2 * length, <uint64_t>WINDOW_MAX) if self.position <= here + size else WINDOW_MIN
 
     def top(self, uint32_t below):
         """Return where the value begins that lies `below` values under the top of the stack."""

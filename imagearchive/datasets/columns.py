@@ -21,8 +21,9 @@ __all__ = ["ArrayColumn", "Column", "ObjectColumn", "RaggedColumn", "open_column
 
 logger = logging.getLogger(__name__)
 
-# Location tables of pickles from this size on are worth a file write.
-_WORTH_SAVING: Final = 16 << 20
+# Where this many elements lie is worth a file write: finding them again takes every process a
+# millisecond for each thousand, and more where the file is not in memory.
+_WORTH_SAVING: Final = 1000
 
 
 class Column(Protocol):
@@ -237,21 +238,20 @@ class ObjectColumn:
                     logger.warning("%s; located again", error)
             if self._objects is None:
                 self._objects = self._array(None)
-                if member.storage.size >= _WORTH_SAVING:
+                if self._header.count >= _WORTH_SAVING:
                     member.save("objects", self._objects.tables)
             self.row = self._object_row
         return self._objects
 
     def _array(self, tables: Any) -> ObjectArray:
         header, member = self._header, self._member
-        walk = member.unmapped()
+        place = (member.storage, header.data_offset, header.shape, member.where)
+        file = member.descriptor() if tables is None else None
         try:
-            return ObjectArray(
-                member.storage, header.data_offset, header.shape, member.where, tables, walk
-            )
+            return ObjectArray(*place, tables, file)
         finally:
-            if walk is not None:
-                walk.close()
+            if file is not None:
+                file.close()
 
     def _first_row(self, index: int) -> Any:
         self._opened()

@@ -21,6 +21,7 @@ from imagearchive.errors import (
     CorruptIndexError,
     MemberNotFoundError,
     OptionError,
+    UnsupportedArchiveError,
 )
 from imagearchive.members import SliceStorage
 from imagearchive.storage import (
@@ -32,7 +33,7 @@ from imagearchive.storage import (
     open_storage,
 )
 
-__all__ = ["NpzFile", "NpzMember"]
+__all__ = ["NpzFile", "NpzMember", "OpenRange"]
 
 logger = logging.getLogger(__name__)
 
@@ -151,19 +152,19 @@ class NpzMember:
                 storage.build_checkpoints()
             self._unchecked = False
 
-    def unmapped(self) -> Storage | None:
-        """Return a mapped member for reads instead of page faults, to be closed; or None."""
+    def descriptor(self) -> OpenRange | None:
+        """Return a mapped member as a range of an open file, to be closed; or None."""
         if not self.mapped or not isinstance(self._file, MmapStorage):
             return None
         try:
             file = PreadStorage(self._file.path)
-        except OSError:
+        except (OSError, UnsupportedArchiveError):
             # Deleted or replaced since it was mapped: the mapping serves as well.
             return None
-        if file.size != self._file.size:
-            file.close()
-            return None
-        return _OwnedSlice(file, self._offset, self.storage.size, self.where)
+        if file.size == self._file.size:
+            return OpenRange(file, self._offset)
+        file.close()
+        return None
 
     def load(self, kind: str) -> Mapping[str, npt.NDArray[Any]] | None:
         """Return what `save` kept in the index, or None."""
@@ -181,16 +182,13 @@ class NpzMember:
             self._archive.table.add_extra({prefix + key: table for key, table in tables.items()})
 
 
-class _OwnedSlice(SliceStorage):
-    """A range of a file that is closed with it."""
+class OpenRange:
+    """Where a member begins in an open file."""
 
-    def __init__(self, file: PreadStorage, offset: int, size: int, path: str) -> None:
-        super().__init__(file, offset, size, path)
-        self._owned = file
-
-    def close(self) -> None:
-        """Close the file."""
-        self._owned.close()
+    def __init__(self, file: PreadStorage, offset: int) -> None:
+        self.offset = offset
+        self.fileno = file.fileno
+        self.close = file.close
 
 
 class NpzFile(Mapping[str, npt.NDArray[Any]]):
