@@ -254,6 +254,17 @@ def test_byte_strings(path):
     assert rows["jpeg"] == [bytes(value) for value in values]
 
 
+@BOTH
+def test_encoded_images_go_straight_into_the_file(path, compress):
+    rng = random.Random(3)
+    values = [rng.randbytes(rng.randrange(1, 300_000)) for _ in range(20)]
+    samples = [{"label": number, "jpeg": value} for number, value in enumerate(values)]
+    arrays, rows = write(path, samples, compress=compress)
+    assert next(iter(arrays)) == "jpeg.bytes"
+    assert rows["jpeg"] == values
+    assert compress or aligned(path)
+
+
 def test_empty_lists(path):
     arrays, rows = write(path, [{"b": []}, {"b": []}])
     assert arrays["b"].shape == (2, 0)

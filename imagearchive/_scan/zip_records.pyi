@@ -1,4 +1,4 @@
-from enum import IntFlag
+from enum import IntEnum
 from typing import Final
 
 import numpy as np
@@ -9,7 +9,7 @@ from imagearchive._scan.rows import RowBuffer
 
 REASONS: Final[dict[int, str]]
 
-class Code(IntFlag):
+class Code(IntEnum):
     FINE = 0
     CUT = 1
     BAD_SIGNATURE = 2
