@@ -6,10 +6,12 @@ import io
 import json
 import lzma
 import pickle
+import re
 import struct
 import threading
 import zipfile
 import zlib
+from pathlib import Path
 
 import msgpack
 import numpy as np
@@ -637,3 +639,11 @@ def test_threads_share_a_view():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_every_example_of_the_page(registry, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parent.parent / "docs" / "codecs.md").read_text()
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "docs/codecs.md", "exec"), names)

@@ -155,6 +155,8 @@ def tree(arguments: argparse.Namespace) -> int:
     """Draw the directories."""
     with _open(arguments) as archive:
         top = decode(normalise(encode(arguments.path)))
+        # Says what the closest name is, before anything is printed.
+        archive.listdir(top)
         counts = {"directories": 0, "files": 0}
         write([text(top) or text(str(arguments.archive))])
         write(_branches(archive, arguments, top, counts))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from imagearchive.archive import open_archive
 from imagearchive.cli.output import escape, format_size, progress, text, write, write_json
-from imagearchive.errors import OptionError
+from imagearchive.errors import ArchiveNotFoundError, OptionError
 
 if TYPE_CHECKING:
     from imagearchive.extract import Existing
@@ -136,6 +136,8 @@ def pack(arguments: argparse.Namespace) -> int:
 
 
 def _listed(path: str, separator: bytes) -> Iterator[bytes]:
+    if "\0" in path:
+        raise ArchiveNotFoundError(f"{path}: no such directory or list")
     if path == "-":
         data = sys.stdin.buffer.read()
     else:

@@ -29,11 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="An ARCHIVE is a TAR, ZIP, NPZ or Barecat archive, a directory of split bins, a "
         "plain directory, or a pattern of several: 'train-{0000..0146}.tar'.",
     )
-    from importlib.metadata import version
-
-    parser.add_argument(
-        "--version", action="version", version=f"imagearchive {version('imagearchive')}"
-    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_index(commands)
     _add_ls(commands)
@@ -48,6 +44,16 @@ def build_parser() -> argparse.ArgumentParser:
     _add_process(commands)
     _add_completion(commands)
     return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for, as that takes longer than all the rest here."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"imagearchive {version('imagearchive')}")
+        parser.exit()
 
 
 def _command(

@@ -186,8 +186,9 @@ class TarWriter:
         self._used = 0
         self._flushed = 0
         self._count = 0
-        self._part = f"{self.path}.{secrets.token_hex(4)}.part"
-        self._fd = os.open(self._part, _OPEN_WRITE, 0o666)
+        part = f"{self.path}.{secrets.token_hex(4)}.part"
+        self._fd = os.open(part, _OPEN_WRITE, 0o666)
+        self._part = part
 
     def _check_free(self) -> None:
         if not self._overwrite and os.path.lexists(self.path):

@@ -58,9 +58,10 @@ class ZipWriter:
         self._overwrite = overwrite
         self._check_free()
         self._sync = sync
-        self._part = f"{self.path}.{secrets.token_hex(4)}.part"
-        self._file = open(self._part, "xb+")  # noqa: SIM115  # closed by close and abort
+        part = f"{self.path}.{secrets.token_hex(4)}.part"
+        self._file = open(part, "xb+")  # noqa: SIM115  # closed by close and abort
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
+        self._part = part
 
     def _check_free(self) -> None:
         if not self._overwrite and os.path.lexists(self.path):
