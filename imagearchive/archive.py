@@ -239,8 +239,7 @@ class Archive(Mapping[str, bytes]):
             )
         if kind == KIND_SPARSE:
             header = int(self.table.entries["header"][position])
-            sparse: Storage = SparseStorage(storage, header, where)
-            return sparse
+            return SparseStorage(storage, header, where)
         if method == STORED:
             return SliceStorage(storage, offset, size, where)
         if method == DEFLATED:
@@ -262,6 +261,17 @@ class Archive(Mapping[str, bytes]):
         for place in np.lexsort((rows["offset"], rows["shard"])).tolist():
             found[place] = self.read(positions[place])
         return found
+
+    def prefetch(self, keys: Iterable[str | int]) -> None:
+        """Ask the kernel for members that are going to be read soon, and do not wait for them.
+
+        Members of a batch so arrive together instead of one wait after the other. Costs about two
+        microseconds a member where they are in the page cache already.
+        """
+        for key in keys:
+            position = self._position(key)
+            shard, offset, _, stored, _, _ = self._lookup.row(position)
+            self._pool.get(shard, position).prefetch(offset, stored)
 
     def open(self, key: str | int) -> io.BufferedReader:
         """Open a member as a binary file object, seekable and independent of any other.

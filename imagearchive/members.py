@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from imagearchive.errors import ClosedError, CorruptArchiveError, OptionError
-from imagearchive.storage import Storage, StorageKind, open_storage
+from imagearchive.storage import FileStorage, Storage, StorageKind, open_storage
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -118,7 +118,7 @@ class StoragePool:
         self._table = table
         self._kind = kind
         self._limit = limit
-        self._open: OrderedDict[int, Storage] = OrderedDict()
+        self._open: OrderedDict[int, FileStorage] = OrderedDict()
         self._closed = False
         # Files of a plain directory are found by name, so a shard there is not one file.
         self._directories = {
@@ -141,7 +141,7 @@ class StoragePool:
             os.path.join(path, self._table.name(position)) if shard in self._directories else path
         )
 
-    def get(self, shard: int, position: int) -> Storage:
+    def get(self, shard: int, position: int) -> FileStorage:
         """Return the storage that holds a member.
 
         Raises

@@ -6,6 +6,7 @@ and a forked child may go on using its parent's.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import re
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = [
+    "FileStorage",
     "MemoryStorage",
     "MmapStorage",
     "PreadStorage",
@@ -86,6 +88,15 @@ class Storage(Protocol):
         ...
 
 
+@runtime_checkable
+class FileStorage(Storage, Protocol):
+    """A storage of a whole file, which can be told what comes next."""
+
+    def prefetch(self, offset: int, size: int) -> None:
+        """Ask for a range that is going to be read soon; costs about a microsecond, never fails."""
+        ...
+
+
 class MemoryStorage:
     """Bytes that are already in memory, or a whole file read into it.
 
@@ -122,6 +133,9 @@ class MemoryStorage:
         target[:] = self.read(offset, len(target))
         return len(target)
 
+    def prefetch(self, offset: int, size: int) -> None:
+        """Do nothing: the bytes are there."""
+
     def __reduce__(self) -> NoReturn:
         raise _not_pickled(self)
 
@@ -154,11 +168,28 @@ class MmapStorage(MemoryStorage):
         finally:
             os.close(fd)
         super().__init__(data, name)
+        self._advise = getattr(data, "madvise", None) if hasattr(mmap, "MADV_WILLNEED") else None
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> MmapStorage:
         """Map a whole file; the same as the constructor."""
         return cls(path)
+
+    def prefetch(self, offset: int, size: int) -> None:
+        """Have the kernel read the range ahead, all of it at once.
+
+        Linux stops reading ahead of page faults in a file that is read at random, and then a cold
+        member arrives page by page, one wait each.
+        """
+        start = offset - offset % mmap.PAGESIZE
+        if self._advise is not None and 0 <= offset < self.size and size > 0:
+            with contextlib.suppress(OSError, ValueError):
+                self._advise(mmap.MADV_WILLNEED, start, min(offset + size, self.size) - start)
+
+    def close(self) -> None:
+        """Let go of the mapping; views returned before keep it alive."""
+        self._advise = None
+        super().close()
 
 
 class PreadStorage:
@@ -199,6 +230,12 @@ class PreadStorage:
         self._fill(offset, target, 0)
         return len(target)
 
+    def prefetch(self, offset: int, size: int) -> None:
+        """Have the kernel read the range ahead."""
+        if hasattr(os, "posix_fadvise") and self._fd >= 0:
+            with contextlib.suppress(OSError, ValueError):
+                os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_WILLNEED)
+
     def _fill(self, offset: int, target: memoryview, done: int) -> None:
         while done < len(target):
             count = os.preadv(self.fileno(), [target[done:]], offset + done)
@@ -229,7 +266,7 @@ class PreadStorage:
             self.close()
 
 
-def open_storage(path: str | os.PathLike[str], kind: StorageKind = "auto") -> Storage:
+def open_storage(path: str | os.PathLike[str], kind: StorageKind = "auto") -> FileStorage:
     """Open a file for positional reads.
 
     Parameters

@@ -83,6 +83,14 @@ def test_readinto_takes_arrays(storage):
     assert array.tobytes() == DATA[7:47]
 
 
+def test_prefetching_never_fails(storage):
+    for offset, size in [(0, 10), (99_000, 10**6), (0, 0), (10**9, 5), (-5, 10), (5, -10)]:
+        storage.prefetch(offset, size)
+    assert bytes(storage.read(5, 10)) == DATA[5:15]
+    storage.close()
+    storage.prefetch(0, 10)
+
+
 def test_closed(storage):
     view = storage.read(5, 10)
     storage.close()

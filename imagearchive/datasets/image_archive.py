@@ -447,7 +447,16 @@ class ImageArchive:
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
         """Return several samples; PyTorch's loader asks for a batch this way."""
+        self.prefetch(indices)
         return [self[index] for index in indices]
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Ask the kernel for samples that are going to be read soon; returns at once."""
+        if self._multi:
+            for index in indices:
+                self.archive.prefetch(self._view_positions(self._sample(index)))
+        else:
+            self.archive.prefetch(self._position(self._sample(index)) for index in indices)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         return (self[index] for index in range(self._length))
