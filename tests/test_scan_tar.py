@@ -451,6 +451,16 @@ def test_what_follows_the_end_is_ignored_and_told(caplog):
     assert "offset 2048" in caplog.text
 
 
+def test_an_endless_hole_after_the_end_does_not_hang(tmp_path, caplog):
+    path = tmp_path / "hole.tar"
+    path.write_bytes(GOOD)
+    os.truncate(path, 1 << 43)
+    for kind in ("pread", "mmap"):
+        with open_storage(path, kind) as storage:
+            assert names(tar.scan(storage)) == [b"a", b"b"]
+    assert "are ignored" in caplog.text
+
+
 def test_empty_archives():
     for blocks in (1, 2, 20, 3000):
         assert scan(bytes(512 * blocks)).rows == 0

@@ -1,7 +1,10 @@
 """Numbers and blocks as archive headers store them; every read stays inside the given width."""
 
 from libc.stdint cimport INT64_MAX, INT64_MIN, UINT64_MAX, int64_t, uint8_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memcmp, memcpy
+
+cdef extern from "<string.h>" nogil:
+    size_t strnlen(const char* text, size_t most)
 
 cdef enum:
     BLOCK = 512
@@ -10,8 +13,7 @@ cdef enum:
 
 cdef inline uint64_t text_size(const uint8_t* field, uint64_t width) noexcept nogil:
     """Bytes before the first NUL, at most `width`."""
-    cdef const uint8_t* end = <const uint8_t*> memchr(field, 0, width)
-    return width if end == NULL else <uint64_t> (end - field)
+    return strnlen(<const char*> field, width)
 
 
 cdef inline bint is_zero(const uint8_t* data, uint64_t size) noexcept nogil:

@@ -1,7 +1,7 @@
 """What extended headers say about the member after them: PAX records, GNU's long names."""
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from imagearchive._scan.bytes cimport decimal, pax_time
 
@@ -85,8 +85,7 @@ cdef inline int pax_record(
 
 cdef inline int pax_records(const uint8_t* data, uint64_t size, Attributes* out) noexcept nogil:
     """Parse "length keyword=value\\n" records until the end or the first NUL."""
-    cdef uint64_t position = 0, i, length, end
-    cdef const uint8_t* equals
+    cdef uint64_t position = 0, i, length, end, key
     cdef inline int code
     while position < size and data[position] != 0:
         length = 0
@@ -99,14 +98,12 @@ cdef inline int pax_records(const uint8_t* data, uint64_t size, Attributes* out)
         if length < 5 or i >= size or data[i] != c" ":
             return PAX_FRAME
         end = position + length - 1
-        if data[end] != c"\n" or i + 1 >= end:
+        key = i = i + 1
+        while i < end and data[i] != c"=":
+            i += 1
+        if data[end] != c"\n" or i == key or i >= end:
             return PAX_FRAME
-        equals = <const uint8_t*> memchr(data + i + 1, c"=", end - i - 1)
-        if equals == NULL or equals == data + i + 1:
-            return PAX_FRAME
-        code = pax_record(
-            data + i + 1, equals - (data + i + 1), equals + 1, data + end - (equals + 1), out
-        )
+        code = pax_record(data + key, i - key, data + i + 1, end - i - 1, out)
         if code != PAX_GOOD:
             return code
         position += length

@@ -25,14 +25,15 @@ cdef extern from "<unistd.h>" nogil:
     ssize_t pread(int fd, void* buffer, size_t count, int64_t offset)
 
 cdef enum:
-    RECORD_LIMIT = 1 << 20   # a long name, or the records of one PAX header
-    GROUP_LIMIT = 16 << 20   # all headers of one member, with the map of a sparse one
+    RECORD_LIMIT = 0x100000   # 1 MiB: a long name, or the records of one PAX header
+    GROUP_LIMIT = 0x1000000   # 16 MiB: all headers of one member, with the map of a sparse one
+    ZEROS_LIMIT = 0x4000000  # 64 MiB: zeros after an archive in which another one is looked for
     FIRST_READ = 4096
-    LARGEST_READ = 256 << 10
+    LARGEST_READ = 0x40000
     # Headers further apart than this are fetched one by one: copying what lies between would
     # take longer than another system call.
-    HOP = 12 << 10
-    READS_PER_CALL = 1 << 14
+    HOP = 0x3000
+    READS_PER_CALL = 0x4000
 
 
 # --- headers --------------------------------------------------------------------------------
@@ -322,6 +323,9 @@ cdef int walk(State* s) noexcept nogil:
                 # Global headers end with their archive; another may follow.
                 s.zeros, s.blank = True, s.offset
                 forget(&s.globals)
+            elif s.offset - s.blank >= ZEROS_LIMIT:
+                # A hole may go on for exbibytes.
+                return DONE
             s.offset += BLOCK
             continue
         here = s.offset
