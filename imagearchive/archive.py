@@ -13,6 +13,7 @@ import numpy as np
 from imagearchive import deflate
 from imagearchive._scan.rows import KIND_ENCRYPTED, KIND_FILE, KIND_SPARSE
 from imagearchive._scan.sparse import SparseStorage
+from imagearchive._scan.zip import METHOD_OTHER_DISK
 from imagearchive.errors import (
     MemberNotFoundError,
     OptionError,
@@ -244,7 +245,12 @@ class Archive(Mapping[str, bytes]):
             return SliceStorage(storage, offset, size, where)
         if method == DEFLATED:
             crc = int(self.table.entries["crc"][position])
-            return deflate.DeflatedStorage(storage, offset, stored, size, crc, where)
+            name = self.name(position)
+            return deflate.DeflatedStorage(storage, offset, stored, size, crc, name)
+        if method == METHOD_OTHER_DISK:
+            raise UnsupportedMemberError(
+                f"{where}: lies on another part of a split archive; join the parts first: zip -s 0"
+            )
         raise UnsupportedMemberError(
             f"{where}: compressed by method {method}; only stored and deflated members are read: "
             f"unpack the archive and pack it again"
