@@ -259,7 +259,12 @@ class Pipeline:
         """The stages from `first` on, and the tail."""
         for stage in self._stages[first:]:
             if isinstance(stage, _Placements):
-                if isinstance(value, np.ndarray) and layout == "HWC" and value.ndim == 3:
+                if (
+                    isinstance(value, np.ndarray)
+                    and layout == "HWC"
+                    and value.ndim == 3
+                    and value.dtype in (np.uint8, np.float32)
+                ):
                     geometry = stage.geometry(value.shape[1], value.shape[0], key)
                     value = render(value, geometry, decoder)
                 else:

@@ -65,9 +65,9 @@ def as_array(image: Any, hint: Layout | None = None) -> tuple[Array, Layout]:
         raise OptionTypeError(
             f"a transform needs an array, a Pillow image or a torch tensor, not {type(image)!r}"
         )
-    if array.dtype in (np.float16, np.float64):
+    if array.dtype == np.float64:
         array = array.astype(np.float32)
-    if array.dtype not in (np.uint8, np.float32):
+    if array.dtype not in (np.uint8, np.float32, np.float16):
         raise OptionTypeError(f"a transform needs uint8 or float32 values, not {array.dtype}")
     if array.ndim == 2:
         return array[:, :, None], "HWC"
@@ -94,6 +94,8 @@ class Transform:
     _random: ClassVar[bool] = False
     #: Whether `_change` takes (C, H, W) as well as (H, W, C).
     _any_layout: ClassVar[bool] = False
+    #: Whether float16 stays; otherwise it is widened.
+    _half: ClassVar[bool] = False
     _own: OwnStreams
 
     def __init__(self, *, seed: int | None = None) -> None:
@@ -129,6 +131,8 @@ class Transform:
     def step(self, image: Any, hint: Layout | None, key: Key | None) -> tuple[Any, Layout]:
         """`apply` for one of several in a row, which knows the layout and passes it on."""
         array, layout = as_array(image, hint)
+        if array.dtype == np.float16 and not self._half:
+            array = array.astype(np.float32)
         stream = None
         if self._random:
             stream = self._own.next() if key is None else key.stream()

@@ -72,9 +72,9 @@ class Normalize(Transform):
             finish_array(with_rows(array), Finish("float32", False, scale, self.bias()), out)
             return out, layout
         along = (1, 1, -1) if layout == "HWC" else (-1, 1, 1)
-        scale_by = np.array(self.scale(), np.float32).reshape(along)
-        if array.dtype == np.uint8:
-            scale_by = scale_by / np.float32(255.0)
+        # Divided before it is rounded, as in the native code, so that both agree to the bit.
+        unit = 255.0 if array.dtype == np.uint8 else 1.0
+        scale_by = np.array([v / unit for v in self.scale()], np.float32).reshape(along)
         return array * scale_by + np.array(self.bias(), np.float32).reshape(along), layout
 
     def _dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -108,6 +108,7 @@ class ToTensor(Transform):
 
     _arguments = ("format",)
     _any_layout = True
+    _half = True
 
     def __init__(self, format: TensorFormat = TensorFormat.PYTORCH_CHW) -> None:
         super().__init__()
