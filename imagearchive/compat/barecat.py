@@ -1,0 +1,408 @@
+"""The names of the package `barecat`, for reading: change the import, keep the code.
+
+`Barecat` opens whatever `imagearchive.open` opens: Barecat archives, and as well TAR, ZIP, split
+bins and directories. It differs from the original in one place: ``index.iter_all_paths()`` yields
+files only, so that each of its paths can be read. Directories are in ``dirs()``.
+
+Nothing here writes; `imagearchive.TarWriter` and ``imagearchive convert`` do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from imagearchive._scan import barecat as _barecat
+from imagearchive.archive import Archive
+from imagearchive.codecs import DecodedView
+from imagearchive.errors import (
+    CorruptArchiveError,
+    ImageArchiveError,
+    MemberNotFoundError,
+    OptionError,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = [
+    "Barecat",
+    "BarecatDirInfo",
+    "BarecatError",
+    "BarecatFileInfo",
+    "BarecatIntegrityError",
+    "DecodedView",
+    "FileNotFoundBarecatError",
+    "Index",
+]
+
+BarecatError = ImageArchiveError
+BarecatIntegrityError = CorruptArchiveError
+FileNotFoundBarecatError = MemberNotFoundError
+
+_SHARD: Final = re.compile(r".*-shard-(\d{5,})", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class BarecatFileInfo:
+    """What is known of a file; `crc32c`, `mode`, and `mtime_ns` are None where nothing is stored.
+
+    `shard` is the number of the shard, in other containers that of the archive file; `offset`
+    counts in it. The original's owner and group are not kept.
+    """
+
+    path: str
+    shard: int
+    offset: int
+    size: int
+    crc32c: int | None
+    mode: int | None
+    mtime_ns: int | None
+    position: int = dataclasses.field(repr=False)
+    uid: None = dataclasses.field(default=None, repr=False)
+    gid: None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def end(self) -> int:
+        """Offset of the first byte behind the file."""
+        return self.offset + self.size
+
+    @property
+    def mtime_dt(self) -> datetime | None:
+        """The modification time in local time."""
+        return None if self.mtime_ns is None else datetime.fromtimestamp(self.mtime_ns / 1e9)
+
+    def isfile(self) -> bool:
+        """Whether it is a file: yes."""
+        return True
+
+    def isdir(self) -> bool:
+        """Whether it is a directory: no."""
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class BarecatDirInfo:
+    """A directory, stored or implied by the paths of files."""
+
+    path: str
+
+    def isfile(self) -> bool:
+        """Whether it is a file: no."""
+        return False
+
+    def isdir(self) -> bool:
+        """Whether it is a directory: yes."""
+        return True
+
+
+class Barecat(Archive):
+    """An archive under the names of `barecat.Barecat`, read-only.
+
+    Parameters
+    ----------
+    path : path-like
+        The archive; of a Barecat archive the path without ``-shard-00000`` or ``-sqlite-index``.
+    threadsafe : bool
+        Accepted and not needed: threads and processes may always share an archive.
+    verify : bool
+        Compare the CRC-32C of each file of a Barecat archive that is read as a whole, where one is
+        stored; needs the package `crc32c` (``pip install imagearchive[barecat]``).
+    shard_size_limit, exist_ok, allow_writing_symlinked_shard, wal, readonly_is_immutable
+        Accepted; they change nothing in an archive that is only read.
+    readonly, overwrite, append_only, auto_codec
+        Anything but the defaults raises `OptionError`.
+    **options
+        As for `imagearchive.Archive`.
+
+    Notes
+    -----
+    Safe for threads, for every start method of `multiprocessing`, and picklable.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        shard_size_limit: int | str | None = None,
+        readonly: bool = True,
+        overwrite: bool = False,
+        auto_codec: bool = False,
+        exist_ok: bool = True,
+        append_only: bool = False,
+        threadsafe: bool = False,
+        allow_writing_symlinked_shard: bool = False,
+        wal: bool = False,
+        readonly_is_immutable: bool = False,
+        *,
+        verify: bool = False,
+        **options: Any,
+    ) -> None:
+        if not readonly or overwrite or append_only:
+            raise OptionError(
+                f"{os.fspath(path)}: Barecat archives are only read here; write with the package "
+                f"barecat, or a TAR with imagearchive.TarWriter"
+            )
+        if auto_codec:
+            raise OptionError("auto_codec=True: wrap the archive in DecodedView instead")
+        super().__init__(_barecat.index_path(path), **options)
+        self._options["verify"] = verify
+        is_barecat = self.table.scanner == _barecat.NAME
+        self._verify = verify and is_barecat
+        if self._verify:
+            # Now, and not in a worker, is when a missing package is to be noticed.
+            _barecat.checksum(b"")
+        numbers = [_SHARD.fullmatch(file) if is_barecat else None for file in self.table.files]
+        self._shards = [int(m[1]) if m else place for place, m in enumerate(numbers)]
+        self._has_crc = is_barecat
+        self.threadsafe = threadsafe
+        self.readonly = True
+
+    @property
+    def index(self) -> Index:
+        """Look-ups and iteration over everything that the archive holds."""
+        return Index(self)
+
+    # --- reading ----------------------------------------------------------------------------
+
+    def read(
+        self, item: BarecatFileInfo | str | int, offset: int = 0, size: int = -1
+    ) -> bytes | memoryview:
+        """Return `size` bytes of a file from `offset`, or all that follow.
+
+        Raises
+        ------
+        MemberNotFoundError
+            There is no such file.
+        CorruptArchiveError
+            With ``verify=True``: the checksum of the whole file differs.
+        """
+        key = item.position if isinstance(item, BarecatFileInfo) else item
+        if offset or size >= 0:
+            member = self.member(key)
+            start = max(0, min(offset, member.size))
+            left = member.size - start
+            return bytes(member.read(start, left if size < 0 else min(size, left)))
+        data = super().read(key)
+        if self._verify:
+            self._compare(self.position(key), data)
+        return data if isinstance(data, bytes) else bytes(data)
+
+    def _compare(self, position: int, data: bytes | memoryview) -> None:
+        expected = int(self.table.entries["crc"][position])
+        # 0 is what a file without a checksum has; one in four billion has it by chance.
+        if expected and (found := _barecat.checksum(data)) != expected:
+            info = self.info(position)
+            raise CorruptArchiveError(
+                f"{info.archive}: {info.name!r} at offset {info.offset}: CRC-32C is {found:08x}, "
+                f"but {expected:08x} in the index; restore the shard from a copy"
+            )
+
+    def readinto(self, item: BarecatFileInfo | str | int, buffer: Buffer, offset: int = 0) -> int:
+        """Fill a buffer from a file, until either ends; return the number of bytes."""
+        key = item.position if isinstance(item, BarecatFileInfo) else item
+        member = self.member(key)
+        target = memoryview(buffer).cast("B")
+        count = max(0, min(len(target), member.size - max(offset, 0)))
+        if self._verify and not offset and count == member.size:
+            target[:count] = self.read(key)
+        else:
+            member.readinto(max(offset, 0), target[:count])
+        return count
+
+    def open(  # type: ignore[override]
+        self,
+        item: BarecatFileInfo | str | int,
+        mode: str = "r",
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> io.BufferedReader | io.TextIOWrapper:
+        """Open a file, as text unless the mode has a ``b``; UTF-8 by default."""
+        if mode.replace("b", "").replace("t", "") != "r":
+            raise OptionError(f"mode={mode!r}: the archive is read-only; 'r' and 'rb' are known")
+        raw = super().open(item.position if isinstance(item, BarecatFileInfo) else item)
+        if "b" in mode:
+            return raw
+        return io.TextIOWrapper(raw, encoding or "utf-8", errors, newline)
+
+    # --- file system ------------------------------------------------------------------------
+
+    def scandir(self, path: str = "") -> Iterator[BarecatFileInfo | BarecatDirInfo]:  # type: ignore[override]
+        """Iterate over what a directory holds, as info objects."""
+        for entry in super().scandir(path):
+            if entry.is_file():
+                yield self._fileinfo(entry.position)
+            else:
+                yield BarecatDirInfo(entry.path)
+
+    def walk(self, path: str = "") -> Iterator[tuple[str, list[str], list[str]]]:
+        """Walk the tree as `os.walk` does; the root is called ``.``."""
+        for folder, folders, files in super().walk(path):
+            yield folder or ".", folders, files
+
+    def glob(
+        self, pattern: str, recursive: bool = False, include_hidden: bool = False
+    ) -> list[str]:
+        """Return the files and directories that match, as `glob.glob` would."""
+        return list(self.iglob(pattern, recursive, include_hidden))
+
+    def iglob(
+        self, pattern: str, recursive: bool = False, include_hidden: bool = False
+    ) -> Iterator[str]:
+        """Iterate over what `glob` returns."""
+        return super().iglob(pattern, recursive=recursive, include_hidden=include_hidden)
+
+    def globfiles(
+        self, pattern: str, recursive: bool = False, include_hidden: bool = False
+    ) -> list[str]:
+        """Return the files that match."""
+        return list(self.iglobfiles(pattern, recursive, include_hidden))
+
+    def iglobfiles(
+        self, pattern: str, recursive: bool = False, include_hidden: bool = False
+    ) -> Iterator[str]:
+        """Iterate over what `globfiles` returns."""
+        return filter(self.isfile, self.iglob(pattern, recursive, include_hidden))
+
+    def dirs(self) -> Iterator[str]:
+        """Iterate over all directories, the root ``""`` first."""
+        yield ""
+        yield from super().dirs()
+
+    @property
+    def num_files(self) -> int:
+        """The number of files."""
+        return len(self)
+
+    @property
+    def num_dirs(self) -> int:
+        """The number of directories, the root included."""
+        return sum(1 for _ in self.dirs())
+
+    def check_crc32c(self, item: BarecatFileInfo | str | int) -> bool:
+        """Whether a file has the checksum that is stored for it, or none is stored."""
+        key = item.position if isinstance(item, BarecatFileInfo) else item
+        if self._has_crc:
+            try:
+                self._compare(self.position(key), super().read(key))
+            except CorruptArchiveError:
+                return False
+        return True
+
+    def _fileinfo(self, position: int) -> BarecatFileInfo:
+        entry = self.table.entries[position]
+        crc, size = int(entry["crc"]), int(entry["size"])
+        return BarecatFileInfo(
+            path=self.name(position),
+            shard=self._shards[entry["shard"]] if self._shards else 0,
+            offset=int(entry["offset"]),
+            size=size,
+            crc32c=crc if self._has_crc and (crc or not size) else None,
+            mode=int(entry["mode"]) or None,
+            mtime_ns=int(entry["mtime"]) or None,
+            position=position,
+        )
+
+
+class Index:
+    """The part of `barecat.Index` that reads; made by `Barecat.index`."""
+
+    def __init__(self, archive: Barecat) -> None:
+        self._archive = archive
+
+    def iter_all_fileinfos(self) -> Iterator[BarecatFileInfo]:
+        """Iterate over all files, in archive order."""
+        return map(self._archive._fileinfo, range(len(self._archive)))
+
+    def iter_all_filepaths(self) -> Iterator[str]:
+        """Iterate over the paths of all files, in archive order."""
+        return self._archive.files()
+
+    def iter_all_paths(self) -> Iterator[str]:
+        """Iterate over the paths of all files.
+
+        The original yields directories as well, which its own guide then tries to read.
+        """
+        return self._archive.files()
+
+    def iter_all_dirpaths(self) -> Iterator[str]:
+        """Iterate over all directories, the root ``""`` first."""
+        return self._archive.dirs()
+
+    def iter_all_dirinfos(self) -> Iterator[BarecatDirInfo]:
+        """Iterate over all directories as info objects."""
+        return map(BarecatDirInfo, self._archive.dirs())
+
+    def iter_all_infos(self) -> Iterator[BarecatFileInfo | BarecatDirInfo]:
+        """Iterate over all directories and files as info objects."""
+        yield from self.iter_all_dirinfos()
+        yield from self.iter_all_fileinfos()
+
+    def lookup(self, path: str) -> BarecatFileInfo | BarecatDirInfo:
+        """Return the info object of a path; raises `MemberNotFoundError`."""
+        if not self._archive.isfile(path) and self._archive.isdir(path):
+            return self.lookup_dir(path)
+        return self.lookup_file(path)
+
+    def lookup_file(self, path: str) -> BarecatFileInfo:
+        """Return the info object of a file; raises `MemberNotFoundError`."""
+        return self._archive._fileinfo(self._archive.position(path))
+
+    def lookup_dir(self, path: str) -> BarecatDirInfo:
+        """Return the info object of a directory; raises `MemberNotFoundError`."""
+        if not self._archive.isdir(path):
+            raise MemberNotFoundError(f"{self._archive.path}: there is no directory {path!r}")
+        return BarecatDirInfo(os.path.normpath("/" + path).lstrip("/"))
+
+    def listdir_names(self, path: str) -> list[str]:
+        """Return the names in a directory."""
+        return self._archive.listdir(path)
+
+    def listdir_infos(self, path: str) -> list[BarecatFileInfo | BarecatDirInfo]:
+        """Return what is in a directory as info objects."""
+        return list(self._archive.scandir(path))
+
+    def walk_names(self, path: str) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Walk the tree as `Barecat.walk` does."""
+        return self._archive.walk(path)
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or directory is at the path."""
+        return self._archive.exists(path)
+
+    def isfile(self, path: str) -> bool:
+        """Whether a file is at the path."""
+        return self._archive.isfile(path)
+
+    def isdir(self, path: str) -> bool:
+        """Whether a directory is at the path."""
+        return self._archive.isdir(path)
+
+    @property
+    def num_files(self) -> int:
+        """The number of files."""
+        return len(self._archive)
+
+    @property
+    def num_dirs(self) -> int:
+        """The number of directories, the root included."""
+        return self._archive.num_dirs
+
+    @property
+    def total_size(self) -> int:
+        """The size of all files together, in bytes."""
+        return self._archive.total_size
+
+    def __len__(self) -> int:
+        return len(self._archive)
+
+    def __iter__(self) -> Iterator[BarecatFileInfo]:
+        return self.iter_all_fileinfos()
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._archive
