@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -399,8 +400,8 @@ class _Run:
                 f"{os.path.join(self._shown, decode(name))} exists; pass existing='replace' "
                 f"or existing='skip'"
             )
-        fd = os.open(part, _CREATE, _permissions(mode), dir_fd=directory)
         try:
+            fd = os.open(part, _CREATE, _permissions(mode), dir_fd=directory)
             try:
                 self._content(chunks, fd, position, size)
                 if mtime:
@@ -409,7 +410,8 @@ class _Run:
                 os.close(fd)
             os.rename(part, base, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
-            os.unlink(part, dir_fd=directory)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part, dir_fd=directory)
             raise
         return True
 

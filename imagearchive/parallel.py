@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Final
 
 from imagearchive.errors import OptionError, WorkerError
@@ -86,23 +85,50 @@ def in_threads(work: Callable[[Chunks], None], count: int, chunk: int, threads: 
         work(chunks)
         return
 
-    def run() -> None:
-        whole = False
-        try:
-            work(chunks)
-            whole = True
-        finally:
-            if not whole:
-                chunks.stop()
-
-    with ThreadPoolExecutor(threads, thread_name_prefix="imagearchive") as pool:
-        try:
-            futures = [pool.submit(run) for _ in range(threads)]
-            wait(futures)
-        finally:
-            # An interrupt reaches this thread alone.
-            chunks.stop()
-    errors = [error for error in (future.exception() for future in futures) if error is not None]
-    if errors:
+    crew = _Crew(work, chunks)
+    members = [threading.Thread(target=crew.run, name="imagearchive") for _ in range(threads)]
+    try:
+        for member in members:
+            member.start()
+        for member in members:
+            member.join()
+    finally:
+        # An interrupt reaches this thread alone, and may do so while it starts another.
+        crew.end()
+    if crew.errors:
         # Those that were stopped say nothing about the cause.
-        raise min(errors, key=lambda error: isinstance(error, StoppedError))
+        raise min(crew.errors, key=lambda error: isinstance(error, StoppedError))
+
+
+class _Crew:
+    """Threads at work; once `end` has returned, none of them touches anything."""
+
+    def __init__(self, work: Callable[[Chunks], None], chunks: Chunks) -> None:
+        self._work = work
+        self._chunks = chunks
+        self._active = 0
+        self._changed = threading.Condition()
+        self.errors: list[BaseException] = []
+
+    def run(self) -> None:
+        """Work as one of the threads."""
+        with self._changed:
+            if self._chunks.stopped:
+                return
+            self._active += 1
+        try:
+            self._work(self._chunks)
+        except BaseException as error:  # noqa: BLE001  # raised again by the thread that waits
+            self._chunks.stop()
+            self.errors.append(error)
+        finally:
+            with self._changed:
+                self._active -= 1
+                self._changed.notify_all()
+
+    def end(self) -> None:
+        """Let nobody begin any more, and wait for those who did."""
+        with self._changed:
+            self._chunks.stop()
+            while self._active:
+                self._changed.wait()

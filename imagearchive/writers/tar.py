@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
@@ -186,9 +187,10 @@ class TarWriter:
         self._used = 0
         self._flushed = 0
         self._count = 0
-        part = f"{self.path}.{secrets.token_hex(4)}.part"
-        self._fd = os.open(part, _OPEN_WRITE, 0o666)
-        self._part = part
+        self._fd = -1
+        # Known before it exists: an interrupt may come at any moment.
+        self._part = f"{self.path}.{secrets.token_hex(8)}.part"
+        self._fd = os.open(self._part, _OPEN_WRITE, 0o666)
 
     def _check_free(self) -> None:
         if not self._overwrite and os.path.lexists(self.path):
@@ -470,7 +472,8 @@ class TarWriter:
             os.close(fd)
         part, self._part = self._part, ""
         if part:
-            os.unlink(part)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part)
 
     def __enter__(self) -> Self:
         return self

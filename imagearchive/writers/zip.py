@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
 import zipfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from imagearchive.errors import OptionError, UnsafePathError
@@ -58,10 +60,11 @@ class ZipWriter:
         self._overwrite = overwrite
         self._check_free()
         self._sync = sync
-        part = f"{self.path}.{secrets.token_hex(4)}.part"
-        self._file = open(part, "xb+")  # noqa: SIM115  # closed by close and abort
+        self._stack = contextlib.ExitStack()
+        # Known before it exists: an interrupt may come at any moment.
+        self._part = f"{self.path}.{secrets.token_hex(8)}.part"
+        self._file = self._stack.enter_context(Path(self._part).open("xb+"))
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
-        self._part = part
 
     def _check_free(self) -> None:
         if not self._overwrite and os.path.lexists(self.path):
@@ -137,7 +140,7 @@ class ZipWriter:
             self._file.flush()
             if self._sync:
                 os.fsync(self._file.fileno())
-            self._file.close()
+            self._stack.close()
             self._check_free()
             os.replace(self._part, self.path)
             self._part = ""
@@ -147,12 +150,14 @@ class ZipWriter:
 
     def abort(self) -> None:
         """Remove the temporary file; what was at the target stays as it was."""
-        # Without a file, a ZipFile that is collected does not try to end its archive.
-        self._zip.fp = None
-        self._file.close()
+        if hasattr(self, "_zip"):
+            # Without a file, a ZipFile that is collected does not try to end its archive.
+            self._zip.fp = None
+        self._stack.close()
         part, self._part = self._part, ""
         if part:
-            os.unlink(part)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part)
 
     def __del__(self) -> None:
         if getattr(self, "_part", ""):
