@@ -8,7 +8,6 @@ import secrets
 import time
 import zipfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from imagearchive.errors import OptionError, UnsafePathError
@@ -63,7 +62,7 @@ class ZipWriter:
         self._stack = contextlib.ExitStack()
         # Known before it exists: an interrupt may come at any moment.
         self._part = f"{self.path}.{secrets.token_hex(8)}.part"
-        self._file = self._stack.enter_context(Path(self._part).open("xb+"))
+        self._file = self._stack.enter_context(open(self._part, "xb+"))  # noqa: SIM115
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
 
     def _check_free(self) -> None:
