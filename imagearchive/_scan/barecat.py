@@ -134,7 +134,7 @@ def scan_path(path: str | os.PathLike[str], strict: bool = True) -> tuple[RowBuf
         raise CorruptArchiveError(f"{name}: the index names a shard {bad}, which cannot be")
     paths = [f"{prefix}-shard-{int(shard):05d}" for shard in shards]
     sizes = np.array([_shard_size(shard) for shard in paths], np.int64)
-    # Each is at most 2**62, so that the sum cannot overflow.
+    # Each is below 2**62, so that the sum cannot overflow.
     keep = files["offset"] + files["size"] <= sizes[number]
     if not keep.all():
         first = int(keep.argmin())
@@ -316,7 +316,7 @@ def _check_types(connection: sqlite3.Connection, path: str, table: str, numbers:
         kinds = "('integer', 'null')" if name in OPTIONAL else "('integer')"
         wrong.append(f"typeof({name}) NOT IN {kinds}")
         if name != "mtime_ns":
-            wrong.append(f"{name} NOT BETWEEN 0 AND {limits.get(name, 2**62)}")
+            wrong.append(f"{name} NOT BETWEEN 0 AND {limits.get(name, 2**62 - 1)}")
     quoted = ", ".join(["path", *numbers])
     row = connection.execute(
         f"SELECT {quoted} FROM {table} NOT INDEXED WHERE {' OR '.join(wrong)} LIMIT 1"

@@ -207,11 +207,12 @@ class Barecat(Archive):
         key = item.position if isinstance(item, BarecatFileInfo) else item
         member = self.member(key)
         target = memoryview(buffer).cast("B")
-        count = max(0, min(len(target), member.size - max(offset, 0)))
-        if self._verify and not offset and count == member.size:
+        start = max(0, min(offset, member.size))
+        count = min(len(target), member.size - start)
+        if self._verify and count == member.size:
             target[:count] = self.read(key)
         else:
-            member.readinto(max(offset, 0), target[:count])
+            member.readinto(start, target[:count])
         return count
 
     def open(  # type: ignore[override]
