@@ -1,5 +1,5 @@
 import logging
-from typing import Final
+from typing import Final, final
 
 from typing_extensions import Buffer
 
@@ -10,6 +10,7 @@ NAME: Final[str]
 VERSION: Final[int]
 logger: logging.Logger
 
+@final
 class Cursor:
     def __init__(self, file_size: int, offset: int = 0) -> None: ...
     @property

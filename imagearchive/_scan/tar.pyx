@@ -4,6 +4,7 @@ The parsing stands in `imagearchive._scan.tarwalk`; here its codes become except
 are cut into windows.
 """
 
+cimport cython
 from libc.stdint cimport INT64_MAX, uint8_t, uint64_t
 from libc.string cimport memset
 
@@ -25,11 +26,13 @@ VERSION = 1
 
 logger = logging.getLogger(__name__)
 
-FIRST_WINDOW = 1 << 16
-# Views of memory cost nothing, whatever their size; this bounds what a storage that copies takes.
-VIEW_WINDOW = 64 << 20
+cdef enum:
+    FIRST_WINDOW = 0x10000
+    # Views of memory cost nothing, whatever their size; this bounds what a storage that copies
+    # takes.
+    VIEW_WINDOW = 0x4000000
 
-MESSAGES = {
+cdef dict messages = {
     NOT_TAR: "this is no TAR archive, or its first header is damaged",
     BAD_HEADER: "the checksum of the header does not fit: the archive is damaged here, or a "
     "length before it is wrong",
@@ -45,7 +48,7 @@ MESSAGES = {
     SHRUNK: "the file became shorter while it was read",
 }
 
-COMPRESSED = (
+cdef tuple compressed = (
     (b"\x1f\x8b", "gzip", "gzip -dk"),
     (b"BZh", "bzip2", "bzip2 -dk"),
     (b"\xfd7zXZ\0", "xz", "xz -dk"),
@@ -55,6 +58,7 @@ COMPRESSED = (
 )
 
 
+@cython.final
 cdef class Cursor:
     """Where a scan stands between two windows.
 
@@ -163,7 +167,7 @@ cdef object trouble(Cursor cursor, str path, int code, str advice):
     cdef State* s = &cursor.state
     if code == SYSTEM_ERROR:
         return OSError(<int> s.fault, os.strerror(<int> s.fault), path)
-    return CorruptArchiveError(f"{path}: offset {s.fault}: {MESSAGES[code]}. {advice}")
+    return CorruptArchiveError(f"{path}: offset {s.fault}: {messages[code]}. {advice}")
 
 
 cdef str use_rest(Cursor cursor):
@@ -246,7 +250,7 @@ def scan(storage, strict=True):
             raise trouble(cursor, path, code, use_rest(cursor))
         logger.warning(
             "%s: offset %d: %s; the %d members before this place are served, what follows is lost",
-            path, s.fault, MESSAGES[code], s.rows,
+            path, s.fault, messages[code], s.rows,
         )
     elif s.offset < s.file_size:
         # GNU tar ends at the same place; but a block of zeros may also be the damage.
@@ -370,7 +374,7 @@ def sniff(head, path):
     if view.shape[0] >= BLOCK and (tar_checksum(&view[0]) or is_zero(&view[0], BLOCK)):
         return True
     start = bytes(view[:8])
-    for magic, name, command in COMPRESSED:
+    for magic, name, command in compressed:
         if start.startswith(magic):
             raise UnsupportedArchiveError(
                 f"{path}: compressed with {name}, so its members have no positions to read; "
