@@ -18,9 +18,9 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
@@ -303,17 +303,15 @@ class DataProcessor:
         order = np.random.RandomState(self.seed).permutation(len(jobs))
         sides: dict[Side, NDArray[np.intp]] = {"train": order[:count], "val": order[count:]}
         os.makedirs(self.output_dir, exist_ok=True)
+        # A side that is empty is no file: there would be nothing to tell its shapes from.
+        chosen = {
+            side: [jobs[i] for i in indices] for side, indices in sides.items() if len(indices)
+        }
         names: dict[Side, str] = {side: f"{side}_{kind}.npz" for side in sides}
-        written: dict[Side, int] = {}
         with _Workplace(self.output_dir, kind) as workplace:
-            for side, indices in sides.items():
-                # A side that is empty is no file: there would be nothing to tell its shapes from.
-                if len(indices):
-                    path = workplace.path(names[side])
-                    chosen = [jobs[index] for index in indices]
-                    with self._bar(f"{side} {kind}", len(indices)) as bar:
-                        written[side] = self._write(kind, path, chosen, executor, bar, skipped)
-            paths = {side: os.path.join(self.output_dir, names[side]) for side in written}
+            places = {side: workplace.path(names[side]) for side in chosen}
+            written = self._write(kind, chosen, places, executor, skipped)
+            paths = {side: os.path.join(self.output_dir, names[side]) for side in chosen}
             report = ProcessReport(
                 kind,
                 written.get("train", 0),
@@ -328,8 +326,8 @@ class DataProcessor:
                 json.dump(asdict(report), file, indent=1)
                 file.write("\n")
             workplace.publish(
-                [*(names[side] for side in written), summary],
-                [names[side] for side in sides if side not in written],
+                [*(names[side] for side in chosen), summary],
+                [names[side] for side in sides if side not in chosen],
             )
         logger.log(logging.WARNING if skipped else logging.INFO, "%s", report)
         return report
@@ -356,38 +354,56 @@ class DataProcessor:
     def _write(
         self,
         kind: Kind,
-        path: str,
-        jobs: Sequence[Job],
+        chosen: dict[Side, list[Job]],
+        places: dict[Side, str],
         executor: Executor | None,
+        skipped: list[Problem],
+    ) -> dict[Side, int]:
+        """Decode the jobs of all sides and write their samples; return how many there were."""
+        written: dict[Side, int] = {}
+        # Whatever the first rows look like, both sides of the split are written alike.
+        ragged = ["bboxes"] * (kind == "detector") + ["images"] * (self.image_size is None)
+        # One stream of tasks for all, so that the workers go on while a file is completed.
+        tasks = (task for jobs in chosen.values() for task in self._tasks(jobs))
+        with ExitStack() as stack:
+            results = stack.enter_context(closing(self._decoded(tasks, executor)))
+            threads: list[_Background] = []
+            for side, jobs in chosen.items():
+                thread = _Background(places[side], compress=self.compress, ragged=ragged)
+                threads.append(stack.enter_context(thread))
+                with self._bar(f"{side} {kind}", len(jobs)) as bar:
+                    written[side] = self._feed(thread, results, len(jobs), bar, skipped)
+                if not written[side]:
+                    raise LabelError(_nothing(os.path.basename(places[side]), skipped))
+                thread.end()
+            for thread in threads:
+                thread.finish()
+        return written
+
+    def _feed(
+        self,
+        thread: _Background,
+        results: Iterator[tuple[int, Decoded]],
+        total: int,
         bar: tqdm[Any],
         skipped: list[Problem],
     ) -> int:
-        """Decode jobs and write their samples; return how many there were."""
+        """Give one side's results to its thread; return the number of samples."""
         written = done = size = 0
         limit = self.batch_size * self.flush_every
         group: list[Decoded] = []
-        # Whatever the first rows look like, both sides of the split are written alike.
-        ragged = ["bboxes"] * (kind == "detector") + ["images"] * (self.image_size is None)
-        with (
-            NpzWriter(path, compress=self.compress, ragged=ragged) as writer,
-            _Background(path, writer) as thread,
-        ):
-            for count, decoded in self._decoded(self._tasks(jobs), executor):
-                skipped += decoded.problems
-                bar.update(count)
-                done += count
-                if decoded.count:
-                    written += decoded.count
-                    size += decoded.nbytes
-                    group.append(decoded)
-                if group and (done % limit == 0 or size >= FLUSH_BYTES):
-                    thread.put(group)
-                    group, size = [], 0
-            if group:
+        while done < total:
+            count, decoded = next(results)
+            skipped += decoded.problems
+            bar.update(count)
+            done += count
+            if decoded.count:
+                written += decoded.count
+                size += decoded.nbytes
+                group.append(decoded)
+            if group and (done % limit == 0 or done == total or size >= FLUSH_BYTES):
                 thread.put(group)
-            thread.finish()
-            if not written:
-                raise LabelError(_nothing(os.path.basename(path), skipped))
+                group, size = [], 0
         return written
 
     def _tasks(self, jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
@@ -401,7 +417,7 @@ class DataProcessor:
 
     def _decoded(
         self, tasks: Iterator[Sequence[Job]], executor: Executor | None
-    ) -> Iterator[tuple[int, Decoded]]:
+    ) -> Generator[tuple[int, Decoded], None, None]:
         """Sizes and results of the tasks in their order, a bounded number of them in flight."""
         options = (self.image_size, self.box_format)
         if executor is None:
@@ -461,18 +477,19 @@ def _result(task: Sequence[Job], future: Future[Decoded]) -> Decoded:
 
 
 class _Background:
-    """A thread that gives groups of samples to a writer.
+    """A thread that writes one NPZ from groups of samples.
 
     At most one group waits while another is written; `put` then blocks, and with it everything
     before it. After an error the thread goes on taking groups, and drops them, so that nobody
     waits for it for ever; the error is raised at the next call.
     """
 
-    def __init__(self, path: str, writer: NpzWriter) -> None:
+    def __init__(self, path: str, **options: Any) -> None:
         self._path = path
-        self._writer = writer
+        self._options = options
         self._groups: queue.Queue[list[Decoded] | None] = queue.Queue(maxsize=1)
         self._error: Exception | None = None
+        self._ended = self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="npz-writer", daemon=True)
 
     def put(self, group: list[Decoded]) -> None:
@@ -480,22 +497,31 @@ class _Background:
         self._check()
         self._groups.put(group)
 
+    def end(self) -> None:
+        """Say that there are no more groups; the thread completes the file."""
+        if not self._ended:
+            self._groups.put(None)
+            self._ended = True
+
     def finish(self) -> None:
-        """Wait until everything is written."""
-        self._stop()
+        """Wait until the file is whole."""
+        self.end()
+        self._thread.join()
         self._check()
 
     def __enter__(self) -> _Background:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        if self._thread.is_alive():
-            self._groups.put(None)
-            self._thread.join()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._abandoned = kind is not None
+        self.end()
+        self._thread.join()
 
     def _check(self) -> None:
         error = self._error
@@ -507,15 +533,21 @@ class _Background:
         raise error
 
     def _run(self) -> None:
-        while (group := self._groups.get()) is not None:
-            if self._error is None:
-                try:
+        groups = iter(self._groups.get, None)
+        try:
+            with NpzWriter(self._path, **self._options) as writer:
+                for group in groups:
                     for decoded in group:
-                        self._writer.extend(**decoded.columns)
-                except Exception as error:  # noqa: BLE001 - raised in the caller's thread
-                    self._error = error
-            # Not held while waiting for the next.
-            del group
+                        writer.extend(**decoded.columns)
+                    # Not held while waiting for the next.
+                    del group, decoded
+                if self._abandoned:
+                    writer.abort()
+        except Exception as error:  # noqa: BLE001 - raised in the caller's thread
+            self._error = error
+            # An iterator that has met the end stays there, so this never waits for another.
+            for _ in groups:
+                pass
 
 
 class _Workplace:
