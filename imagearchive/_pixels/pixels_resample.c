@@ -280,25 +280,30 @@ static void row_plain(const px_table *t, int64_t count, const uint8_t *row, int6
 }
 
 #if PX_X86
-AVX2 INLINE __m256i two_pixels(const uint8_t *a, const uint8_t *b, const int16_t *k, int groups)
+/* Two outputs from `pairs` pairs of taps each. The first half of a vector of four pixels is a pair,
+ * the second half the next; an odd last pair leaves its second half out. */
+AVX2 INLINE __m256i two_pixels(const uint8_t *a, const uint8_t *b, const int16_t *k, int pairs)
 {
     const __m256i first = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, -1, 4, -1, 1, -1, 5, -1, 2, -1, 6, -1, 3, -1, 7, -1));
     const __m256i second = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(8, -1, 12, -1, 9, -1, 13, -1, 10, -1, 14, -1, 11, -1, 15, -1));
     __m256i high = _mm256_setzero_si256(), low = high;
-    for (int g = 0; g < groups; g++) {
+    for (int pair = 0; pair < pairs; pair += 2) {
         __m256i p = _mm256_inserti128_si256(
-            _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(a + 16 * g))),
-            _mm_loadu_si128((const __m128i *)(b + 16 * g)), 1);
-        __m256i p0 = _mm256_shuffle_epi8(p, first), p1 = _mm256_shuffle_epi8(p, second);
-        const __m256i *kv = (const __m256i *)(k + 64 * g);
-        __m256i h = _mm256_add_epi32(_mm256_madd_epi16(p0, _mm256_loadu_si256(kv)),
-                                     _mm256_madd_epi16(p1, _mm256_loadu_si256(kv + 1)));
-        __m256i l = _mm256_add_epi32(_mm256_madd_epi16(p0, _mm256_loadu_si256(kv + 2)),
-                                     _mm256_madd_epi16(p1, _mm256_loadu_si256(kv + 3)));
-        high = g ? _mm256_add_epi32(high, h) : h;
-        low = g ? _mm256_add_epi32(low, l) : l;
+            _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(a + 8 * pair))),
+            _mm_loadu_si128((const __m128i *)(b + 8 * pair)), 1);
+        const __m256i *kv = (const __m256i *)(k + 32 * pair);
+        __m256i pixels = _mm256_shuffle_epi8(p, first);
+        __m256i h = _mm256_madd_epi16(pixels, _mm256_loadu_si256(kv));
+        __m256i l = _mm256_madd_epi16(pixels, _mm256_loadu_si256(kv + 2));
+        if (pair + 1 < pairs) {
+            pixels = _mm256_shuffle_epi8(p, second);
+            h = _mm256_add_epi32(h, _mm256_madd_epi16(pixels, _mm256_loadu_si256(kv + 1)));
+            l = _mm256_add_epi32(l, _mm256_madd_epi16(pixels, _mm256_loadu_si256(kv + 3)));
+        }
+        high = pair ? _mm256_add_epi32(high, h) : h;
+        low = pair ? _mm256_add_epi32(low, l) : l;
     }
     low = _mm256_add_epi32(low, _mm256_set1_epi32(HALF));
     return _mm256_srai_epi32(_mm256_add_epi32(_mm256_slli_epi32(high, LOW_BITS), low), BITS);
@@ -306,7 +311,7 @@ AVX2 INLINE __m256i two_pixels(const uint8_t *a, const uint8_t *b, const int16_t
 
 /* Eight outputs a turn; the planes have room for the last, partial turn. */
 AVX2 INLINE void row_groups(const px_table *t, int64_t count, const uint8_t *base, uint8_t *out,
-                            int64_t plane, int channels, int groups)
+                            int64_t plane, int channels, int groups, int pairs)
 {
     const __m128i by_channel = _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
     const int16_t *k = t->halves;
@@ -314,7 +319,7 @@ AVX2 INLINE void row_groups(const px_table *t, int64_t count, const uint8_t *bas
     uint8_t *out1 = out + plane, *out2 = out1 + plane, *out3 = out2 + plane;
 #define PAIR(j)                                                                                   \
     two_pixels(base + 4 * (int64_t)start[i + 2 * (j)], base + 4 * (int64_t)start[i + 2 * (j) + 1], \
-               k + 64 * groups * (j), groups)
+               k + 64 * groups * (j), pairs)
     for (int64_t i = 0; i < count; i += 8) {
         /* Lower lane: pixels 0 2 4 6, upper lane: pixels 1 3 5 7. */
         __m256i ab = _mm256_packs_epi32(PAIR(0), PAIR(1));
@@ -340,12 +345,17 @@ AVX2 static void row_avx2(const px_table *t, int64_t count, const uint8_t *row, 
 {
     /* Only ever read from column t->lo on, which lies in the row. */
     const uint8_t *base = (const uint8_t *)((uintptr_t)row - (uintptr_t)(4 * first));
-    if (t->taps == 4 && channels == 3)
-        row_groups(t, count, base, out, plane, 3, 1);
-    else if (t->taps == 8 && channels == 3)
-        row_groups(t, count, base, out, plane, 3, 2);
+    int pairs = (t->used + 1) / 2;
+    if (channels == 3 && pairs == 1)
+        row_groups(t, count, base, out, plane, 3, 1, 1);
+    else if (channels == 3 && pairs == 2)
+        row_groups(t, count, base, out, plane, 3, 1, 2);
+    else if (channels == 3 && pairs == 3)
+        row_groups(t, count, base, out, plane, 3, 2, 3);
+    else if (channels == 3 && pairs == 4)
+        row_groups(t, count, base, out, plane, 3, 2, 4);
     else
-        row_groups(t, count, base, out, plane, channels, t->taps / 4);
+        row_groups(t, count, base, out, plane, channels, t->taps / 4, pairs);
 }
 #endif
 

@@ -29,6 +29,7 @@ What a loader needs::
 keeps it. Undecodable input raises `DecodeError`. The GIL is released around all native work.
 """
 
+from imagearchive._pixels import Stream
 from imagearchive.transforms.augment import RandAugment, RandomErasing, TrivialAugmentWide
 from imagearchive.transforms.color import (
     ColorJitter,
@@ -53,7 +54,7 @@ from imagearchive.transforms.geometry import (
 )
 from imagearchive.transforms.keys import Key
 from imagearchive.transforms.pipeline import Pipeline, compile_pipeline
-from imagearchive.transforms.transform import Transform
+from imagearchive.transforms.transform import Placement, Transform
 from imagearchive.transforms.values import (
     ImageNetNormalize,
     Normalize,
@@ -75,6 +76,7 @@ __all__ = [
     "Normalize",
     "Pad",
     "Pipeline",
+    "Placement",
     "RandAugment",
     "RandomCrop",
     "RandomErasing",
@@ -83,6 +85,7 @@ __all__ = [
     "RandomRotation",
     "RandomVerticalFlip",
     "Resize",
+    "Stream",
     "TensorFormat",
     "ToDtype",
     "ToTensor",

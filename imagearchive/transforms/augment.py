@@ -43,9 +43,9 @@ class RandomErasing(Transform):
         Makes calls without a key repeatable.
     """
 
-    _arguments = ("p", "scale", "ratio", "value")
-    _random = True
-    _any_layout = True
+    arguments = ("p", "scale", "ratio", "value")
+    draws = True
+    any_layout = True
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class RandomErasing(Transform):
             raise OptionError(f"value={value!r}: give numbers or 'random'")
         self.value = value
 
-    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         if stream is None:
             raise OptionError("a random transform needs a stream")
         if stream.random() >= self.p:
@@ -100,7 +100,7 @@ class RandomErasing(Transform):
 class _Policy(Transform):
     """Operations on 8-bit images, carried out by Pillow."""
 
-    _random = True
+    draws = True
 
     def __init__(self, interpolation: str, fill: Fill, seed: int | None) -> None:
         super().__init__(seed=seed)
@@ -114,7 +114,7 @@ class _Policy(Transform):
     def _steps(self, width: int, height: int, stream: Stream) -> list[tuple[str, float]]:
         raise NotImplementedError
 
-    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         if stream is None:
             raise OptionError("a random transform needs a stream")
         if array.dtype != np.uint8 or array.shape[2] == 4:
@@ -223,7 +223,7 @@ class RandAugment(_Policy):
         Makes calls without a key repeatable.
     """
 
-    _arguments = ("num_ops", "magnitude", "num_magnitude_bins", "interpolation", "fill")
+    arguments = ("num_ops", "magnitude", "num_magnitude_bins", "interpolation", "fill")
 
     def __init__(
         self,
@@ -272,7 +272,7 @@ class TrivialAugmentWide(_Policy):
         Makes calls without a key repeatable.
     """
 
-    _arguments = ("num_magnitude_bins", "interpolation", "fill")
+    arguments = ("num_magnitude_bins", "interpolation", "fill")
 
     def __init__(
         self,

@@ -125,8 +125,8 @@ class ColorJitter(Transform):
         Makes calls without a key repeatable.
     """
 
-    _arguments = ("brightness", "contrast", "saturation", "hue")
-    _random = True
+    arguments = ("brightness", "contrast", "saturation", "hue")
+    draws = True
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class ColorJitter(Transform):
             interval((-hue, hue) if isinstance(hue, (int, float)) else hue, "hue", -0.5, 0.5),
         )
 
-    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         if stream is None:
             raise OptionError("a random transform needs a stream")
         order = stream.permutation(4)
@@ -182,7 +182,7 @@ class Grayscale(Transform):
         3 repeats the grey value.
     """
 
-    _arguments = ("num_output_channels",)
+    arguments = ("num_output_channels",)
 
     def __init__(self, num_output_channels: int = 1) -> None:
         super().__init__()
@@ -190,13 +190,13 @@ class Grayscale(Transform):
             raise OptionError(f"num_output_channels={num_output_channels!r}: choose 1 or 3")
         self.num_output_channels = num_output_channels
 
-    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         color = np.ascontiguousarray(array[:, :, :3])
         if color.shape[2] == 3:
             color = grey(color) if color.dtype == np.uint8 else _grey(color)
         return np.repeat(color, self.num_output_channels, axis=2), layout
 
-    def _shape(self, shape: Shape) -> Shape:
+    def output_shape(self, shape: Shape) -> Shape:
         return shape[0], shape[1], self.num_output_channels
 
 
@@ -213,8 +213,8 @@ class GaussianBlur(Transform):
         Makes calls without a key repeatable.
     """
 
-    _arguments = ("kernel_size", "sigma")
-    _random = True
+    arguments = ("kernel_size", "sigma")
+    draws = True
 
     def __init__(
         self,
@@ -233,7 +233,7 @@ class GaussianBlur(Transform):
         if self._bounds[0] <= 0:
             raise OptionError(f"sigma={sigma!r}: needs a positive width")
 
-    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         if stream is None:
             raise OptionError("a random transform needs a stream")
         sigma = stream.uniform(*self._bounds)

@@ -74,7 +74,7 @@ class Resize(Placement):
         The filter. "nearest" alone does not antialias.
     """
 
-    _arguments = ("width", "height", "interpolation")
+    arguments = ("width", "height", "interpolation")
     resizes = True
 
     def __init__(
@@ -98,7 +98,7 @@ class Resize(Placement):
         width, height = self.size(geometry.width, geometry.height)
         geometry.resize(width, height, None, self.interpolation)
 
-    def _shape(self, shape: Shape) -> Shape:
+    def output_shape(self, shape: Shape) -> Shape:
         if self.height is not None:
             return self.height, self.width, shape[2]
         if shape[0] is not None and shape[1] is not None:
@@ -129,8 +129,8 @@ class RandomResizedCrop(Placement):
         Makes calls without a key repeatable.
     """
 
-    _arguments = ("size", "scale", "ratio", "interpolation")
-    _random = True
+    arguments = ("size", "scale", "ratio", "interpolation")
+    draws = True
     resizes = True
 
     def __init__(
@@ -175,7 +175,7 @@ class RandomResizedCrop(Placement):
         x, y, w, h = self.box(geometry.width, geometry.height, stream)
         geometry.resize(*self.size, (x, y, x + w, y + h), self.interpolation)
 
-    def _shape(self, shape: Shape) -> Shape:
+    def output_shape(self, shape: Shape) -> Shape:
         return self.size[1], self.size[0], shape[2]
 
 
@@ -217,7 +217,7 @@ class _Crop(Placement):
             short_x // 2, short_y // 2, short_x - short_x // 2, short_y - short_y // 2, self._fill
         )
 
-    def _shape(self, shape: Shape) -> Shape:
+    def output_shape(self, shape: Shape) -> Shape:
         return self.height, self.width, shape[2]
 
 
@@ -244,8 +244,8 @@ class RandomCrop(_Crop):
         On use, where the padded image is smaller than the part and `pad_if_needed` is false.
     """
 
-    _arguments = ("width", "height", "padding", "pad_if_needed", "fill")
-    _random = True
+    arguments = ("width", "height", "padding", "pad_if_needed", "fill")
+    draws = True
 
     def __init__(
         self,
@@ -296,7 +296,7 @@ class CenterCrop(_Crop):
         On use, where the image is smaller than the part and `pad_if_needed` is false.
     """
 
-    _arguments = ("width", "height", "pad_if_needed", "fill")
+    arguments = ("width", "height", "pad_if_needed", "fill")
 
     def __init__(
         self,
@@ -326,8 +326,8 @@ class RandomHorizontalFlip(Placement):
         Makes calls without a key repeatable.
     """
 
-    _arguments = ("p",)
-    _random = True
+    arguments = ("p",)
+    draws = True
     flips = True
 
     def __init__(self, p: float = 0.5, *, seed: int | None = None) -> None:
@@ -371,7 +371,7 @@ class Pad(Placement):
         "edge" repeats the outermost pixels, "reflect" mirrors without and "symmetric" with them.
     """
 
-    _arguments = ("padding", "fill", "mode")
+    arguments = ("padding", "fill", "mode")
 
     def __init__(
         self, padding: int | Sequence[int], fill: Fill = 0, mode: PadMode = "constant"
@@ -401,14 +401,14 @@ class Pad(Placement):
         """Add this transform to a step."""
         geometry.pad(*self._padding, self._fill)
 
-    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         if self.mode == "constant":
-            return super()._change(array, layout, stream)
+            return super().change(array, layout, stream)
         left, top, right, bottom = self._padding
         widths = ((top, bottom), (left, right), (0, 0))
         return np.pad(array, widths, mode=self.mode), layout
 
-    def _shape(self, shape: Shape) -> Shape:
+    def output_shape(self, shape: Shape) -> Shape:
         left, top, right, bottom = self._padding
         height = None if shape[0] is None else shape[0] + top + bottom
         width = None if shape[1] is None else shape[1] + left + right
@@ -432,8 +432,8 @@ class RandomRotation(Transform):
         Makes calls without a key repeatable.
     """
 
-    _arguments = ("degrees", "interpolation", "expand", "fill")
-    _random = True
+    arguments = ("degrees", "interpolation", "expand", "fill")
+    draws = True
 
     def __init__(
         self,
@@ -455,7 +455,7 @@ class RandomRotation(Transform):
         self.expand = bool(expand)
         self.fill = fill
 
-    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         if stream is None:
             raise OptionError("a random transform needs a stream")
         angle = stream.uniform(*self.degrees)
@@ -479,5 +479,5 @@ class RandomRotation(Transform):
         ]
         return np.stack(planes, axis=2), layout
 
-    def _shape(self, shape: Shape) -> Shape:
+    def output_shape(self, shape: Shape) -> Shape:
         return (None, None, shape[2]) if self.expand else shape

@@ -54,7 +54,7 @@ class _Placements(NamedTuple):
         geometry = Geometry(width, height)
         for position, step in enumerate(self.steps, self.first):
             geometry_stream = None
-            if step._random:
+            if step.draws:
                 geometry_stream = step._own.next() if key is None else key.at(position).stream()
             step.place(geometry, geometry_stream)
         return geometry
@@ -137,9 +137,9 @@ class Pipeline:
                 continue
             if isinstance(step, ToTensor):
                 natural = step.format.value
-            dtype = step._dtype(dtype) if dtype is not None else None
+            dtype = step.output_dtype(dtype) if dtype is not None else None
             if dtype is None and isinstance(step, (Normalize, ToDtype)):
-                dtype = step._dtype(np.dtype(np.uint8))
+                dtype = step.output_dtype(np.dtype(np.uint8))
         if self._wanted_dtype == "uint8" and dtype is not None and dtype != np.uint8:
             raise OptionError(
                 f"dtype='uint8', but the transform ends in {dtype}; leave out normalisation, or "
@@ -161,7 +161,7 @@ class Pipeline:
         """Shape of the result for (H, W, C) arrays of that shape, or None where it is open."""
         shape: Shape = height, width, channels
         for step in self._steps:
-            shape = step._shape(shape) if isinstance(step, Transform) else (None, None, None)
+            shape = step.output_shape(shape) if isinstance(step, Transform) else (None, None, None)
         h, w, c = shape
         if h is None or w is None or c is None or self.layout is None:
             return None

@@ -82,20 +82,23 @@ def as_array(image: Any, hint: Layout | None = None) -> tuple[Array, Layout]:
 
 
 class Transform:
-    """Base of the transforms.
+    """Base of the transforms; derive from it to write one.
+
+    A subclass defines `change` and, where shape or dtype do not stay, `output_shape` and `output_dtype`, which
+    let a loader allocate batches beforehand.
 
     An instance may be used from any number of threads. It can be pickled; the copy draws from
     other random streams than the original unless a `Key` is passed.
     """
 
     #: Names of the constructor's arguments, each also an attribute.
-    _arguments: ClassVar[tuple[str, ...]] = ()
+    arguments: ClassVar[tuple[str, ...]] = ()
     #: Whether random numbers are needed.
-    _random: ClassVar[bool] = False
-    #: Whether `_change` takes (C, H, W) as well as (H, W, C).
-    _any_layout: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
+    #: Whether `change` takes (C, H, W) as well as (H, W, C).
+    any_layout: ClassVar[bool] = False
     #: Whether float16 stays; otherwise it is widened.
-    _half: ClassVar[bool] = False
+    any_dtype: ClassVar[bool] = False
     _own: OwnStreams
 
     def __init__(self, *, seed: int | None = None) -> None:
@@ -131,35 +134,50 @@ class Transform:
     def step(self, image: Any, hint: Layout | None, key: Key | None) -> tuple[Any, Layout]:
         """`apply` for one of several in a row, which knows the layout and passes it on."""
         array, layout = as_array(image, hint)
-        if array.dtype == np.float16 and not self._half:
+        if array.dtype == np.float16 and not self.any_dtype:
             array = array.astype(np.float32)
         stream = None
-        if self._random:
+        if self.draws:
             stream = self._own.next() if key is None else key.stream()
-        if layout == "CHW" and not self._any_layout:
+        if layout == "CHW" and not self.any_layout:
             array = np.ascontiguousarray(array.transpose(1, 2, 0))
-            array = self._change(array, "HWC", stream)[0]
+            array = self.change(array, "HWC", stream)[0]
             array = np.ascontiguousarray(array.transpose(2, 0, 1))
         else:
-            array, layout = self._change(array, layout, stream)
+            array, layout = self.change(array, layout, stream)
         if is_tensor(image):
             array = sys.modules["torch"].from_numpy(np.require(array, requirements=["C", "W"]))
         return array, layout
 
-    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
-        """Transform a three-dimensional array; never in place."""
+    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        """Transform one array; what a subclass defines.
+
+        Parameters
+        ----------
+        array : ndarray of uint8 or float32, shape (H, W, C)
+            Not to be changed in place. With ``any_layout`` it may be (C, H, W).
+        layout : {"HWC", "CHW"}
+            Which of them it is.
+        stream : Stream or None
+            Random numbers for this image, where ``draws`` is true.
+
+        Returns
+        -------
+        ndarray, {"HWC", "CHW"}
+            The result and its layout.
+        """
         raise NotImplementedError
 
-    def _shape(self, shape: Shape) -> Shape:
+    def output_shape(self, shape: Shape) -> Shape:
         """The output's shape for an input's."""
         return shape
 
-    def _dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    def output_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """The output's dtype for an input's."""
         return dtype
 
     def __repr__(self) -> str:
-        values = [f"{name}={getattr(self, name)!r}" for name in self._arguments]
+        values = [f"{name}={getattr(self, name)!r}" for name in self.arguments]
         if self._own.seed is not None:
             values.append(f"seed={self._own.seed}")
         return f"{type(self).__name__}({', '.join(values)})"
@@ -186,7 +204,7 @@ class Placement(Transform):
         """What it pads with, or None where it does not pad."""
         return None
 
-    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         geometry = Geometry(array.shape[1], array.shape[0])
         self.place(geometry, stream)
         return render(array, geometry), layout

@@ -42,8 +42,8 @@ class Normalize(Transform):
         One for each channel, or one for all.
     """
 
-    _arguments: ClassVar[tuple[str, ...]] = ("mean", "std")
-    _any_layout = True
+    arguments: ClassVar[tuple[str, ...]] = ("mean", "std")
+    any_layout = True
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Normalize(Transform):
         """What is added afterwards."""
         return tuple(-m / s for m, s in zip(self.mean, self.std))
 
-    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         channels = array.shape[2 if layout == "HWC" else 0]
         if len(self.mean) not in (1, channels):
             raise OptionError(f"{self!r}: the image has {channels} channels")
@@ -77,7 +77,7 @@ class Normalize(Transform):
         scale_by = np.array([v / unit for v in self.scale()], np.float32).reshape(along)
         return array * scale_by + np.array(self.bias(), np.float32).reshape(along), layout
 
-    def _dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    def output_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return FLOAT32
 
 
@@ -88,7 +88,7 @@ class ImageNetNormalize(Normalize):
     ``std=(0.229, 0.224, 0.225)`` apply.
     """
 
-    _arguments: ClassVar[tuple[str, ...]] = ()
+    arguments: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
         super().__init__((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -106,15 +106,15 @@ class ToTensor(Transform):
         ``PYTORCH_CHW`` or ``TENSORFLOW_HWC``.
     """
 
-    _arguments = ("format",)
-    _any_layout = True
-    _half = True
+    arguments = ("format",)
+    any_layout = True
+    any_dtype = True
 
     def __init__(self, format: TensorFormat = TensorFormat.PYTORCH_CHW) -> None:
         super().__init__()
         self.format = TensorFormat(format)
 
-    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         wanted: Layout = self.format.value
         if layout != wanted:
             array = array.transpose((2, 0, 1) if wanted == "CHW" else (1, 2, 0))
@@ -133,8 +133,8 @@ class ToDtype(Transform):
         kept; what uint8 cannot hold is clipped and its fraction cut.
     """
 
-    _arguments = ("dtype", "scale")
-    _any_layout = True
+    arguments = ("dtype", "scale")
+    any_layout = True
 
     def __init__(self, dtype: Any, scale: bool = False) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class ToDtype(Transform):
         self.scale = bool(scale)
         self._cast: np.dtype[Any] = np.dtype(self.dtype)
 
-    def _change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         dtype = self._cast
         if array.dtype == dtype:
             return array, layout
@@ -155,5 +155,5 @@ class ToDtype(Transform):
             return (array * np.float32(1.0 / 255.0)).astype(dtype), layout
         return array.astype(dtype), layout
 
-    def _dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    def output_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return self._cast
