@@ -67,6 +67,7 @@ class RandomErasing(Transform):
         self.value = value
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.change`."""
         if stream is None:
             raise OptionError("a random transform needs a stream")
         if stream.random() >= self.p:
@@ -115,6 +116,7 @@ class _Policy(Transform):
         raise NotImplementedError
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.change`."""
         if stream is None:
             raise OptionError("a random transform needs a stream")
         if array.dtype != np.uint8 or array.shape[2] == 4:

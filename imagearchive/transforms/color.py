@@ -150,6 +150,7 @@ class ColorJitter(Transform):
         )
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.change`."""
         if stream is None:
             raise OptionError("a random transform needs a stream")
         order = stream.permutation(4)
@@ -191,12 +192,14 @@ class Grayscale(Transform):
         self.num_output_channels = num_output_channels
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.change`."""
         color = np.ascontiguousarray(array[:, :, :3])
         if color.shape[2] == 3:
             color = grey(color) if color.dtype == np.uint8 else _grey(color)
         return np.repeat(color, self.num_output_channels, axis=2), layout
 
     def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the result; see `Transform.output_shape`."""
         return shape[0], shape[1], self.num_output_channels
 
 
@@ -234,6 +237,7 @@ class GaussianBlur(Transform):
             raise OptionError(f"sigma={sigma!r}: needs a positive width")
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.change`."""
         if stream is None:
             raise OptionError("a random transform needs a stream")
         sigma = stream.uniform(*self._bounds)

@@ -99,6 +99,7 @@ class Resize(Placement):
         geometry.resize(width, height, None, self.interpolation)
 
     def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the result; see `Transform.output_shape`."""
         if self.height is not None:
             return self.height, self.width, shape[2]
         if shape[0] is not None and shape[1] is not None:
@@ -176,6 +177,7 @@ class RandomResizedCrop(Placement):
         geometry.resize(*self.size, (x, y, x + w, y + h), self.interpolation)
 
     def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the result; see `Transform.output_shape`."""
         return self.size[1], self.size[0], shape[2]
 
 
@@ -218,6 +220,7 @@ class _Crop(Placement):
         )
 
     def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the result; see `Transform.output_shape`."""
         return self.height, self.width, shape[2]
 
 
@@ -402,6 +405,7 @@ class Pad(Placement):
         geometry.pad(*self._padding, self._fill)
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.change`."""
         if self.mode == "constant":
             return super().change(array, layout, stream)
         left, top, right, bottom = self._padding
@@ -409,6 +413,7 @@ class Pad(Placement):
         return np.pad(array, widths, mode=self.mode), layout
 
     def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the result; see `Transform.output_shape`."""
         left, top, right, bottom = self._padding
         height = None if shape[0] is None else shape[0] + top + bottom
         width = None if shape[1] is None else shape[1] + left + right
@@ -456,6 +461,7 @@ class RandomRotation(Transform):
         self.fill = fill
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.change`."""
         if stream is None:
             raise OptionError("a random transform needs a stream")
         angle = stream.uniform(*self.degrees)
@@ -480,4 +486,5 @@ class RandomRotation(Transform):
         return np.stack(planes, axis=2), layout
 
     def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the result; see `Transform.output_shape`."""
         return (None, None, shape[2]) if self.expand else shape

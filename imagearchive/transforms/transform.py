@@ -84,8 +84,8 @@ def as_array(image: Any, hint: Layout | None = None) -> tuple[Array, Layout]:
 class Transform:
     """Base of the transforms; derive from it to write one.
 
-    A subclass defines `change` and, where shape or dtype do not stay, `output_shape` and `output_dtype`, which
-    let a loader allocate batches beforehand.
+    A subclass defines `change`. Where shape or dtype do not stay, it also defines `output_shape`
+    and `output_dtype`, which let a loader allocate batches beforehand.
 
     An instance may be used from any number of threads. It can be pickled; the copy draws from
     other random streams than the original unless a `Key` is passed.
@@ -205,6 +205,7 @@ class Placement(Transform):
         return None
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.change`."""
         geometry = Geometry(array.shape[1], array.shape[0])
         self.place(geometry, stream)
         return render(array, geometry), layout

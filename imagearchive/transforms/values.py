@@ -63,6 +63,7 @@ class Normalize(Transform):
         return tuple(-m / s for m, s in zip(self.mean, self.std))
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.change`."""
         channels = array.shape[2 if layout == "HWC" else 0]
         if len(self.mean) not in (1, channels):
             raise OptionError(f"{self!r}: the image has {channels} channels")
@@ -78,6 +79,7 @@ class Normalize(Transform):
         return array * scale_by + np.array(self.bias(), np.float32).reshape(along), layout
 
     def output_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """Dtype of the result; see `Transform.output_dtype`."""
         return FLOAT32
 
 
@@ -115,6 +117,7 @@ class ToTensor(Transform):
         self.format = TensorFormat(format)
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.change`."""
         wanted: Layout = self.format.value
         if layout != wanted:
             array = array.transpose((2, 0, 1) if wanted == "CHW" else (1, 2, 0))
@@ -145,6 +148,7 @@ class ToDtype(Transform):
         self._cast: np.dtype[Any] = np.dtype(self.dtype)
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.change`."""
         dtype = self._cast
         if array.dtype == dtype:
             return array, layout
@@ -156,4 +160,5 @@ class ToDtype(Transform):
         return array.astype(dtype), layout
 
     def output_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """Dtype of the result; see `Transform.output_dtype`."""
         return self._cast
