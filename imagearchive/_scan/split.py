@@ -106,7 +106,10 @@ def scan_path(path: str | os.PathLike[str], strict: bool = True) -> tuple[RowBuf
         if strict:
             raise CorruptArchiveError(damage[1])
         logger.warning("%s; the %d packets before are served", damage[1], damage[0])
-        triplets, shards = triplets[: damage[0]], shards[: damage[0]]
+        triplets = triplets[: damage[0]]
+        # A bin that holds none of them may not even exist.
+        used, shards = np.unique(shards[: damage[0]], return_inverse=True)
+        files = [files[shard] for shard in used]
     return _rows(triplets, shards), [*files, index_path]
 
 

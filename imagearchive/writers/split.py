@@ -92,7 +92,7 @@ def write_split_data(
     write never looks whole. If the data source raises, the disk is full or the program is
     interrupted, the directory is left as it was before. Only a killed process leaves traces,
     none of them a set: `start_clean` removes them, and `append` cuts off what it finds behind the
-    packets of the index.
+    indexed packets of the bins that it writes to.
 
     Examples
     --------
@@ -237,8 +237,10 @@ class _Set:
             for name in _bins(self._folder):
                 os.unlink(os.path.join(self._folder, name))
             for number in bins.numbers():  # type: ignore[union-attr]
-                name = bin_name(number)
-                os.rename(os.path.join(self._staging, name), os.path.join(self._folder, name))
+                os.rename(
+                    bins.path(number),  # type: ignore[union-attr]
+                    os.path.join(self._folder, bin_name(number)),
+                )
             _sync(self._folder)
         os.rename(self._index_path, index)
         self._published = True
@@ -278,6 +280,11 @@ class _Bins:
         # What the bins were before, to undo an append.
         self._before: dict[int, int | None] = {}
 
+    def path(self, number: int) -> str:
+        """Return where a bin is while it is written."""
+        # Not a bin's name unless it is one: the original looks for bins below the directory, too.
+        return os.path.join(self._folder, ("" if self._extend else "new-") + bin_name(number))
+
     def end(self, number: int) -> int:
         """Return the position at which the next packet of a bin starts."""
         return self._ends.get(number, 0)
@@ -311,7 +318,7 @@ class _Bins:
         self._ends[number] = self.end(number) + left
 
     def _opened(self, number: int) -> int:
-        path = os.path.join(self._folder, bin_name(number))
+        path = self.path(number)
         if number not in self._before:
             self._prepare(number, path)
         try:
@@ -364,7 +371,7 @@ class _Bins:
         if fd is not None:
             os.fsync(fd)
         else:
-            _sync(os.path.join(self._folder, bin_name(number)))
+            _sync(self.path(number))
 
     def close(self, undo: bool) -> None:
         """Close every bin; with `undo`, make an existing set what it was."""
@@ -373,7 +380,7 @@ class _Bins:
         if not undo or not self._extend:
             return
         for number, size in self._before.items():
-            path = os.path.join(self._folder, bin_name(number))
+            path = self.path(number)
             with contextlib.suppress(FileNotFoundError):
                 if size is None:
                     os.unlink(path)
