@@ -18,7 +18,7 @@ TARGET = Path(__file__).parent / "data" / "digits.tar"
 def main() -> None:
     digits = load_digits()
     TARGET.parent.mkdir(exist_ok=True)
-    with TarWriter(TARGET) as archive:
+    with TarWriter(TARGET, overwrite=True) as archive:
         for number, (pixels, label) in enumerate(zip(digits.images, digits.target)):
             image = Image.fromarray(np.rint(pixels * (255 / 16)).astype(np.uint8))
             file = io.BytesIO()

@@ -33,7 +33,7 @@ def pack(folder, limit=None):
     data = Path(spec.submodule_search_locations[0]) / "data"
     lines = (data / "labels.csv").read_text().splitlines()[:limit]
     archive, labels = folder / "cells.tar", folder / "cells.txt"
-    with TarWriter(archive) as tar, labels.open("w") as text:
+    with TarWriter(archive, overwrite=True) as tar, labels.open("w") as text:
         for line in tqdm(lines, desc="packing", unit="image"):
             name, probability, kind = line.split()
             tar.add(name, (data / name).read_bytes())

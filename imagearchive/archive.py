@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from imagearchive._scan.rows import KIND_ENCRYPTED, KIND_FILE, KIND_SPARSE
 from imagearchive._scan.sparse import SparseStorage
 from imagearchive._scan.zip import METHOD_OTHER_DISK
 from imagearchive.errors import (
+    LimitError,
     MemberNotFoundError,
     OptionError,
     OptionTypeError,
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Archive", "ArchivePath", "DirEntry", "MemberInfo", "open_archive"]
 
-STORED = 0
-DEFLATED = 8
+STORED: Final = 0
+DEFLATED: Final = 8
+# A sparse file takes next to nothing in its archive, whatever size it claims.
+MAX_SPARSE_READ: Final = 1 << 32
 
 
 def open_archive(path: ArchivePath, **options: Any) -> Archive:
@@ -214,6 +217,11 @@ class Archive(Mapping[str, bytes]):
             crc = int(self.table.entries["crc"][position])
             return deflate.inflate(storage, offset, stored, size, crc, self._where(position))
         member = self.member(position)
+        if kind == KIND_SPARSE and size > MAX_SPARSE_READ:
+            raise LimitError(
+                f"{self._where(position)}: a sparse file of {size} bytes, most of them holes, does "
+                f"not fit into memory; read parts of it with open() or member()"
+            )
         return member.read(0, member.size)
 
     def member(self, key: str | int) -> Storage:

@@ -57,7 +57,8 @@ def scan(path: str, *, strict: bool = True) -> Scanned:
     for module in (split, barecat, directory):
         if module.sniff(path):
             return _tolerant(module, partial(module.scan_path, path), strict)
-    with closing(open_storage(path)) as storage:
+    # Faults cost more than reads where headers lie far apart, and no less where they do not.
+    with closing(open_storage(path, "pread")) as storage:
         head = bytes(storage.read(0, min(HEAD_BYTES, storage.size)))
         # A TAR may hold a ZIP as its last member, so its own header decides first.
         known = tar if tar.sniff(head, path) else zip if zip.sniff(storage) else None
