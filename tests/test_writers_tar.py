@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from imagearchive.errors import (
     UnsupportedMemberError,
 )
 from imagearchive.writers.pack import pack, shard_path
+from imagearchive.writers.small_files import fill as fill_buffer
 from imagearchive.writers.tar import TarWriter, header
 from imagearchive.writers.zip import ZipWriter
 
@@ -424,9 +426,92 @@ def test_a_file_that_changes_its_size(tmp_path, monkeypatch):
 
         monkeypatch.setattr(os, "readv", meddle)
         with pytest.raises(CorruptArchiveError, match="changed its size"):
-            pack(source, tmp_path / "a.tar")
+            pack(["a"], tmp_path / "a.tar", root=source)
         monkeypatch.setattr(os, "readv", real)
     assert os.listdir(tmp_path) == ["src"]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_directories_of_every_kind_of_file(tmp_path, keep):
+    """What is read ahead and what is not, mixed, as tarfile reads it."""
+    generator = random.Random(5)
+    sizes = [
+        0,
+        1,
+        511,
+        512,
+        513,
+        1023,
+        4096,
+        70_000,
+        (1 << 18) - 1,
+        1 << 18,
+        (1 << 18) + 1,
+        1 << 21,
+    ]
+    files = {}
+    for number in range(400):
+        folder = generator.choice(["", "a/", "a/b/", "ä/", "x" * 95 + "/"])
+        name = generator.choice(["", "é", "n" * 90]) + f"{number:03d}"
+        files[folder + name] = generator.randbytes(generator.choice(sizes[: 8 + number // 100]))
+    source = fill(tmp_path / "src", files)
+    for number, name in enumerate(files):
+        os.utime(source / name, (0, generator.choice([-5, 0, 1, 2**31, 2**33]) + number))
+    pack(source, tmp_path / "a.tar", mtime=None if keep else 0)
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        assert archive.getnames() == sorted(files, key=str.encode)
+        for member in archive:
+            assert archive.extractfile(member).read() == files[member.name]
+            assert member.mtime == (int(os.stat(source / member.name).st_mtime) if keep else 0)
+    # One file after the other gives the same archive.
+    with TarWriter(tmp_path / "b.tar") as tar:
+        for name in sorted(files, key=str.encode):
+            tar.add_file(source / name, name, keep_mtime=keep)
+        assert len(tar) == 400
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+def test_a_file_that_vanishes_while_others_are_read_ahead(tmp_path):
+    source = fill(tmp_path / "src", {f"{i:04d}": b"x" for i in range(500)})
+    (source / "0300").unlink()
+    (source / "0300").symlink_to("0299")
+    pack(source, tmp_path / "a.tar")
+    assert len(tar_names(tmp_path / "a.tar")) == 500
+    before = len(os.listdir("/proc/self/fd"))
+    os.chmod(source / "0300", 0o644)
+    (source / "0300").unlink()
+    os.mkfifo(source / "0300")
+    with pytest.raises(UnsupportedMemberError, match="0300"):
+        pack(source, tmp_path / "b.tar")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_reading_ahead_checks_its_arguments(tmp_path):
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        blank = header(b"", 0)
+        assert fill_buffer(fd, b"", (), 0, blank, False, 10, bytearray(10)) == (0, 0, False)
+        assert fill_buffer(fd, b"", (b"nope",), 0, blank, False, 10, bytearray(2000)) == (
+            0,
+            0,
+            True,
+        )
+        (tmp_path / "f").write_bytes(bytes(600))
+        assert fill_buffer(fd, b"", (b"f",), 0, blank, False, 599, bytearray(4096)) == (0, 0, True)
+        assert fill_buffer(fd, b"", (b"f",), 0, blank, False, 600, bytearray(1536)) == (0, 0, False)
+        assert fill_buffer(fd, b"", (b"f",), 0, blank, False, 600, bytearray(0)) == (0, 0, False)
+        assert fill_buffer(fd, b"", (b"f",), 0, blank, False, 600, bytearray(1537)) == (
+            1,
+            1536,
+            False,
+        )
+        for start, template in ((-1, blank), (2, blank), (0, b"short")):
+            with pytest.raises(ValueError):
+                fill_buffer(fd, b"", (b"f",), start, template, False, 10, bytearray(10))
+        with pytest.raises(TypeError):
+            fill_buffer(fd, b"", ("text",), 0, blank, False, 10, bytearray(10))
+    finally:
+        os.close(fd)
 
 
 def test_a_failure_in_the_last_shard_leaves_none(tmp_path):
@@ -442,12 +527,12 @@ def test_an_interrupt_leaves_nothing(tmp_path):
     script = textwrap.dedent("""
         import os, sys, time
         from imagearchive.writers import pack as module
-        real = module.TarWriter.add_file
+        real = module.TarWriter.add_members
         def slow(self, *arguments, **options):
             real(self, *arguments, **options)
             print("ready", flush=True)
-            time.sleep(0.2)
-        module.TarWriter.add_file = slow
+            time.sleep(20)
+        module.TarWriter.add_members = slow
         module.pack(sys.argv[1], sys.argv[2])
     """)
     child = subprocess.Popen(

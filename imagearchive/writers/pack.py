@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Final, NamedTuple
 
 from imagearchive.errors import (
@@ -16,12 +18,19 @@ from imagearchive.errors import (
     UnsafePathError,
     UnsupportedMemberError,
 )
+from imagearchive.writers.small_files import fill
 from imagearchive.writers.tar import BLOCK, RECORD, TarWriter, header
 
 __all__ = ["pack", "shard_path"]
 
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _REPORT_EVERY: Final = 256
+# Threads that read ahead, the files that they take at a time, and into how much memory. Larger
+# files are copied by the thread that writes.
+READERS: Final = 2
+BATCH: Final = 64
+READ_AHEAD: Final = 1 << 20
+LARGE: Final = 1 << 18
 
 
 class _Source(NamedTuple):
@@ -127,9 +136,7 @@ def pack(
         keep = mtime is None
         if cut is None:
             tar = start(path)
-            for item in files():
-                tar.add_file(item.path, item.name, dir_fd=item.dir_fd, keep_mtime=keep)
-                report.step()
+            _add_all(tar, files(), keep, report)
         else:
             for _, sample in groupby(files(), key=_sample_key):
                 group = list(sample)
@@ -164,15 +171,104 @@ class _Progress:
         self._function = function
         self._count = 0
 
-    def step(self) -> None:
-        self._count += 1
-        if self._count == _REPORT_EVERY:
+    def step(self, count: int = 1) -> None:
+        self._count += count
+        if self._count >= _REPORT_EVERY:
             self.end()
 
     def end(self) -> None:
         if self._function is not None and self._count:
             self._function(self._count)
         self._count = 0
+
+
+# ---------------------------------------------------------------- many small files
+
+
+class _Batch(NamedTuple):
+    """Files of one directory, read ahead by a thread."""
+
+    folder: int
+    prefix: bytes
+    names: tuple[bytes, ...]
+
+
+_Pieces = list[tuple[bytearray, int, int] | int]
+"""Finished members: a buffer, how much of it and how many; or the number of a special file."""
+
+
+def _add_all(tar: TarWriter, files: Iterator[_Source], keep: bool, report: _Progress) -> None:
+    """Add files, those of a directory read ahead by threads in batches."""
+    template = tar.template()
+    ahead: deque[tuple[_Batch, Future[_Pieces]]] = deque()
+    spare: list[bytearray] = []
+
+    def take() -> None:
+        batch, future = ahead[0]
+        for piece in future.result():
+            if isinstance(piece, int):
+                name = batch.names[piece]
+                tar.add_file(name, batch.prefix + name, dir_fd=batch.folder, keep_mtime=keep)
+            else:
+                buffer, used, count = piece
+                tar.add_members(memoryview(buffer)[:used], count)
+                spare.append(buffer)
+        report.step(len(batch.names))
+        ahead.popleft()
+        os.close(batch.folder)
+
+    with ThreadPoolExecutor(READERS, thread_name_prefix="imagearchive-pack") as pool:
+        try:
+            for batch in _batches(files):
+                if isinstance(batch, _Batch):
+                    ahead.append((batch, pool.submit(_read, batch, template, keep, spare)))
+                    if len(ahead) > 2 * READERS:
+                        take()
+                    continue
+                while ahead:
+                    take()
+                tar.add_file(batch.path, batch.name, dir_fd=batch.dir_fd, keep_mtime=keep)
+                report.step()
+            while ahead:
+                take()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for batch, _ in ahead:
+                os.close(batch.folder)
+
+
+def _batches(files: Iterator[_Source]) -> Iterator[_Batch | _Source]:
+    for (dir_fd, prefix), group in groupby(files, key=_directory):
+        if dir_fd is None:
+            yield from group
+            continue
+        while chunk := tuple(item.path for item in islice(group, BATCH)):
+            # Of its own, as the batch outlives the walk through the directory.
+            yield _Batch(os.dup(dir_fd), prefix, chunk)
+
+
+def _directory(item: _Source) -> tuple[int | None, bytes]:
+    return item.dir_fd, item.name[: -len(item.path)]
+
+
+def _read(batch: _Batch, template: bytes, keep: bool, spare: list[bytearray]) -> _Pieces:
+    pieces: _Pieces = []
+    start = 0
+    while start < len(batch.names):
+        try:
+            # Memory that was used before takes no page faults.
+            buffer = spare.pop()
+        except IndexError:
+            buffer = bytearray(READ_AHEAD)
+        after, used, special = fill(
+            batch.folder, batch.prefix, batch.names, start, template, keep, LARGE, buffer
+        )
+        pieces.append((buffer, used, after - start))
+        start = after
+        if special:
+            pieces.append(start)
+            start += 1
+    return pieces
 
 
 # ---------------------------------------------------------------- shards

@@ -349,6 +349,24 @@ class TarWriter:
         self._pad(size)
         self._count += 1
 
+    def template(self) -> bytes:
+        """Return the header of an empty file without a name, its checksum blank."""
+        head = header(b"", 0, self._mtime, self._mode)
+        return head[:148] + b" " * 8 + head[156:]
+
+    def add_members(self, members: Buffer, count: int) -> None:
+        """Add whole members as they stand in an archive: headers, data and padding.
+
+        Parameters
+        ----------
+        members : bytes-like
+            What `small_files.fill` made.
+        count : int
+            How many they are.
+        """
+        self._write(members)
+        self._count += count
+
     def _copy(self, fd: int, size: int) -> int:
         """Copy the rest of a file through the buffer; return the bytes that there were."""
         done = 0
@@ -391,7 +409,8 @@ class TarWriter:
         view = memoryview(data)
         if len(view) > BUFFER - self._used:
             self._flush()
-        if len(view) > BUFFER:
+        if len(view) > BUFFER // 4:
+            self._flush()
             self._flushed += len(view)
             _write_all(self._open_fd(), view)
             return

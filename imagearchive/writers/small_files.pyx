@@ -1,0 +1,192 @@
+"""Read many small files as TAR members into one buffer, without the interpreter in between."""
+
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+cdef extern from "<fcntl.h>" nogil:
+    int openat(int folder, const char* path, int flags)
+    int O_RDONLY
+    int O_CLOEXEC
+    int O_NONBLOCK
+
+cdef extern from "<sys/stat.h>" nogil:
+    struct stat_t "stat":
+        int st_mode
+        int64_t st_size
+        int64_t st_mtime
+    int fstat(int file, stat_t* status)
+    bint S_ISREG(int mode)
+
+cdef extern from "<unistd.h>" nogil:
+    Py_ssize_t read(int file, void* target, size_t size)
+    int close(int file)
+
+cdef enum:
+    BLOCK = 512
+    NAME_FIELD = 100
+    SIZE_PLACE = 124
+    TIME_PLACE = 136
+    CHECKSUM_PLACE = 148
+
+cdef struct Text:
+    const uint8_t* start
+    Py_ssize_t size
+
+
+cdef inline void octal(uint8_t* target, int digits, uint64_t value) noexcept nogil:
+    cdef int place
+    for place in range(digits - 1, -1, -1):
+        target[place] = <uint8_t> (48 + (value & 7))
+        value >>= 3
+
+
+cdef Py_ssize_t member(
+    int folder,
+    Text prefix,
+    Text name,
+    const uint8_t* template,
+    bint keep_mtime,
+    Py_ssize_t largest,
+    uint8_t* target,
+    Py_ssize_t room,
+) noexcept nogil:
+    """Write one member; its length, 0 where it does not fit, -1 where it is no simple case."""
+    cdef Py_ssize_t i, count, done = 0, length = prefix.size + name.size
+    cdef unsigned int checksum = 0
+    cdef stat_t status
+    cdef int file
+    if length > NAME_FIELD or length == 0:
+        return -1
+    if room < BLOCK + 1:
+        return 0
+    for i in range(prefix.size):
+        if prefix.start[i] >= 0x80:
+            return -1
+    for i in range(name.size):
+        if name.start[i] >= 0x80:
+            return -1
+    file = openat(folder, <const char*> name.start, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    if file < 0:
+        return -1
+    if fstat(file, &status) != 0 or not S_ISREG(status.st_mode) or status.st_size > largest:
+        close(file)
+        return -1
+    # One byte more than the file should have shows one that grows.
+    if BLOCK + ((status.st_size + BLOCK) // BLOCK) * BLOCK + 1 > room:
+        close(file)
+        return 0
+    while True:
+        count = read(file, target + BLOCK + done, <size_t> (status.st_size + 1 - done))
+        if count < 0 and errno == EINTR:
+            continue
+        if count <= 0:
+            break
+        done += count
+        if done >= status.st_size:
+            break
+    close(file)
+    if done != status.st_size or (keep_mtime and not 0 <= status.st_mtime < (<int64_t> 1 << 33)):
+        return -1
+    memcpy(target, template, BLOCK)
+    memcpy(target, prefix.start, <size_t> prefix.size)
+    memcpy(target + prefix.size, name.start, <size_t> name.size)
+    octal(target + SIZE_PLACE, 11, <uint64_t> status.st_size)
+    if keep_mtime:
+        octal(target + TIME_PLACE, 11, <uint64_t> status.st_mtime)
+    for i in range(BLOCK):
+        checksum += target[i]
+    octal(target + CHECKSUM_PLACE, 6, checksum)
+    # The checksum is counted with its own field blank; what follows the digits is fixed.
+    target[CHECKSUM_PLACE + 6] = 0
+    length = BLOCK + done
+    count = -length & (BLOCK - 1)
+    memset(target + length, 0, <size_t> count)
+    return length + count
+
+
+def fill(
+    int folder,
+    bytes prefix not None,
+    tuple names not None,
+    Py_ssize_t start,
+    bytes template not None,
+    bint keep_mtime,
+    Py_ssize_t largest,
+    uint8_t[::1] buffer not None,
+):
+    """Read files of one directory until all are done, the buffer is full, or one is special.
+
+    Parameters
+    ----------
+    folder : int
+        Descriptor of the directory.
+    prefix : bytes
+        Its name in the archive, with a slash.
+    names : tuple of bytes
+        The files.
+    start : int
+        Which of them to begin with.
+    template : bytes of length 512
+        The header of an empty file without a name, its checksum field blank.
+    keep_mtime : bool
+        Take the times of the files instead of that of the template.
+    largest : int
+        Files of more bytes are special.
+    buffer : writable buffer
+        What is filled, from its beginning.
+
+    Returns
+    -------
+    next : int
+        The file that comes next, ``len(names)`` if there is none.
+    used : int
+        Bytes of the buffer that are filled.
+    special : bool
+        Whether the next file is one that has to be added otherwise: it is large, cannot be
+        opened, is no regular file, changed while it was read, or its name needs another header.
+
+    Raises
+    ------
+    ValueError
+        `start` or the template is out of range.
+    """
+    cdef Py_ssize_t i, done, used = 0, count = len(names), room = buffer.shape[0]
+    cdef Text* texts
+    cdef Text before
+    cdef const uint8_t* head = template
+    cdef bytes name
+    if not 0 <= start <= count or len(template) != BLOCK:
+        raise ValueError("start or template is out of range")
+    if start == count or room == 0:
+        return start, 0, False
+    before.start = prefix
+    before.size = len(prefix)
+    texts = <Text*> malloc(<size_t> count * sizeof(Text))
+    if texts == NULL:
+        raise MemoryError()
+    try:
+        for i in range(start, count):
+            name = names[i]
+            # The tuple keeps the bytes, which end with a NUL.
+            texts[i].start = name
+            texts[i].size = len(name)
+        done = 0
+        with nogil:
+            i = start
+            while i < count:
+                done = member(
+                    folder, before, texts[i], head, keep_mtime, largest,
+                    &buffer[used], room - used,
+                )
+                if done <= 0:
+                    break
+                used += done
+                i += 1
+                if used == room:
+                    done = 0
+                    break
+    finally:
+        free(texts)
+    return i, used, i < count and done < 0
