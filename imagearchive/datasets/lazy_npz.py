@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -153,6 +154,7 @@ class LazyNPZDataset:
         self._cache = SampleCache(cache_size)
         self._overwrite_index = overwrite_index
         self._closed = False
+        self._lock = (os.getpid(), threading.Lock())
         self._file: NpzFile | None = None
         self._columns: dict[str, Column] = {}
         # Name in a sample and how a row is read, for each column.
@@ -166,6 +168,15 @@ class LazyNPZDataset:
     def _open(self) -> NpzFile:
         if self._file is not None:
             return self._file
+        pid, lock = self._lock
+        if pid != os.getpid():
+            # Another thread of the parent may have held it at the fork.
+            lock = threading.Lock()
+            self._lock = (os.getpid(), lock)
+        with lock:
+            return self._opened() if self._file is None else self._file
+
+    def _opened(self) -> NpzFile:
         if self._closed:
             raise ClosedError(f"{self.npz_path}: the dataset is closed; make another")
         file = NpzFile(
