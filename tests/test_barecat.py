@@ -560,6 +560,17 @@ def test_other_databases_and_versions(copy, tmp_path):
     assert not sniff(tmp_path)
 
 
+def test_a_schema_that_is_no_text(copy):
+    path, _ = copy
+    content = pathlib.Path(path).read_bytes()
+    damaged = content.replace(b"CREATE TABLE dirs", b"CRE\xff\xc9 TABLE dirs")
+    assert damaged != content
+    pathlib.Path(path).write_bytes(damaged)
+    assert sniff(path)
+    with pytest.raises(CorruptArchiveError):
+        scan_path(path)
+
+
 def test_names_that_are_no_utf_8(copy):
     path, files = copy
     change(path, OFF, "UPDATE files SET path = CAST(x'66ff2f78' AS TEXT) WHERE path = 'top.txt'")

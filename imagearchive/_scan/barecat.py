@@ -56,6 +56,9 @@ _STEPS_PER_BYTE: Final = 16
 _STEPS_AT_LEAST: Final = 10_000_000
 _COPY_ATTEMPTS: Final = 3
 
+# The second: a message of SQLite's that quotes damaged bytes.
+_DATABASE_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
+
 
 def index_path(path: str | os.PathLike[str]) -> str:
     """Return the SQLite file of the archive that a user calls `path`."""
@@ -80,7 +83,7 @@ def sniff(path: str | os.PathLike[str]) -> bool:
     try:
         with contextlib.closing(_connect(name)) as connection:
             return "files" in _tables(connection)
-    except (sqlite3.Error, CorruptArchiveError):
+    except _DATABASE_ERRORS:
         # Damaged, but hardly anything else: the scan says what is wrong with it.
         return True
 
@@ -123,7 +126,7 @@ def scan_path(path: str | os.PathLike[str], strict: bool = True) -> tuple[RowBuf
             _check_schema(connection, name)
             files, file_names = _read(connection, name, "files", COLUMNS)
             directories, directory_names = _read(connection, name, "dirs", DIRECTORY_COLUMNS)
-    except sqlite3.Error as error:
+    except _DATABASE_ERRORS as error:
         raise CorruptArchiveError(
             f"{name}: SQLite cannot read this index: {error}; restore it from a copy"
         ) from error
