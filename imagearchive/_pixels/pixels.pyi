@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ DTYPES: tuple[str, ...]
 def use_simd(wanted: bool) -> bool: ...
 def jpeg_info(data: Buffer) -> tuple[int, int, int, int] | None: ...
 
+@final
 class Geometry:
     def __new__(cls, width: int, height: int) -> Geometry: ...
     @property
@@ -37,6 +38,7 @@ class Geometry:
     def flip_x(self) -> None: ...
     def flip_y(self) -> None: ...
 
+@final
 class Finish:
     def __new__(
         cls,
@@ -51,6 +53,7 @@ class Finish:
     def planar(self) -> bool: ...
     def shape(self, height: int, width: int, channels: int) -> tuple[int, int, int]: ...
 
+@final
 class Decoder:
     def __new__(cls, max_pixels: int | None = 178_956_970) -> Decoder: ...
     @property

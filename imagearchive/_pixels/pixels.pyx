@@ -3,6 +3,7 @@
 All work runs without the GIL. A `Decoder` serves one thread at a time and keeps its buffers.
 """
 
+from cython cimport final
 from cpython.buffer cimport (
     PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_STRIDED_RO, PyBUF_WRITABLE,
     PyBuffer_Release, PyObject_GetBuffer,
@@ -85,6 +86,7 @@ def jpeg_info(const uint8_t[::1] data not None):
     return info.width, info.height, info.components, info.orientation
 
 
+@final
 cdef class Geometry:
     """Crops, one resize, flips and padding, gathered into one step from a source image."""
 
@@ -211,6 +213,7 @@ cdef void cut(int64_t start, int64_t length, int64_t *win, int64_t *win_size, in
     canvas[0] = length
 
 
+@final
 cdef class Finish:
     """How bytes become the output: ``value * scale + bias`` per channel, dtype and layout."""
 
@@ -236,6 +239,7 @@ cdef class Finish:
         return (channels, height, width) if self.planar else (height, width, channels)
 
 
+@final
 cdef class Decoder:
     """Decodes and renders, for one thread at a time; keeps its buffers between calls."""
 

@@ -1,9 +1,11 @@
 from collections.abc import Sequence
+from typing import final
 
 import numpy as np
 
 def philox_block(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]: ...
 
+@final
 class Stream:
     def __new__(cls, seed: int, epoch: int, index: int, position: int) -> Stream: ...
     def random(self) -> float: ...

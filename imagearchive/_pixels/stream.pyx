@@ -3,6 +3,7 @@
 J. Salmon, M. Moraes, R. Dror, D. Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC'11.
 """
 
+from cython cimport final
 from libc.math cimport cos, log, sqrt, M_PI
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -37,6 +38,7 @@ def philox_block(counter, key):
     return out[0], out[1], out[2], out[3]
 
 
+@final
 cdef class Stream:
     """The numbers of one transform for one sample; not for several threads at once."""
 

@@ -144,7 +144,7 @@ class RandomResizedCrop(Placement):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed=seed)
-        width, height = (size, size) if isinstance(size, int) else tuple(size)
+        width, height = (size, size) if isinstance(size, (int, np.integer)) else tuple(size)
         self.size = (side(width, "size"), side(height, "size"))
         self.scale = interval(scale, "scale")
         self.ratio = interval(ratio, "ratio")

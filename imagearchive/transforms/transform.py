@@ -127,7 +127,8 @@ class Transform:
         Returns
         -------
         ndarray or torch.Tensor
-            A tensor for a tensor, an array otherwise.
+            A tensor for a tensor, an array otherwise. Where nothing had to be changed, it may share
+            the memory of `image`.
         """
         return self.step(image, None, key)[0]
 
