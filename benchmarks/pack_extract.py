@@ -12,7 +12,9 @@ import argparse
 import itertools
 import os
 import random
+import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -54,40 +56,46 @@ def main() -> None:
         print(f"{options.files} files, {total / 1e6:.0f} MB, in {folder}")
         numbers = itertools.count()
 
-        def run(*commands: list[str]) -> Callable[[], None]:
+        processor: dict[str, list[float]] = {}
+
+        def run(name: str, *commands: list[str]) -> dict[str, Callable[[], None]]:
             def once() -> None:
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
                 target = os.path.join(folder, str(next(numbers)))
                 for command in commands:
                     filled = [part.replace("TARGET", target) for part in command]
                     subprocess.run(filled, check=True, stdout=subprocess.DEVNULL)
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+                processor.setdefault(name, []).append(used)
 
-            return once
+            return {name: once}
+
+        def show(
+            title: str, ours: dict[str, Callable[[], None]], tar: dict[str, Callable[[], None]]
+        ) -> None:
+            times = compare({**ours, **tar}, options.rounds)
+            (name,) = ours
+            report(title, times, name, options.files, "file")
+            for each in times:
+                used = statistics.median(processor[each])
+                print(f"  {each:<44} {used * 1e6 / options.files:12.2f} us/file of processor time")
 
         tar = ["tar", "-C", source, "-cf", "TARGET.tar", "."]
         pack = [*TOOL, "pack", source, "TARGET.tar"]
-        times = compare(
-            {
-                "imagearchive pack --no-sync": run([*pack, "--no-sync"]),
-                "tar cf": run(tar),
-            },
-            options.rounds,
+        show("pack", run("imagearchive pack --no-sync", [*pack, "--no-sync"]), run("tar cf", tar))
+        show(
+            "pack, until the disk has it",
+            run("imagearchive pack", pack),
+            run("tar cf, sync", tar, ["sync", "TARGET.tar"]),
         )
-        report("pack", times, "imagearchive pack --no-sync", options.files, "file")
-        times = compare(
-            {"imagearchive pack": run(pack), "tar cf, sync": run(tar, ["sync", "TARGET.tar"])},
-            options.rounds,
-        )
-        report("pack, until the disk has it", times, "imagearchive pack", options.files, "file")
         archive = os.path.join(folder, "0.tar")
         subprocess.run(["sync"], check=True)
-        times = compare(
-            {
-                "imagearchive extract": run([*TOOL, "extract", archive, "TARGET"]),
-                "tar xf": run(["mkdir", "TARGET"], ["tar", "-C", "TARGET", "-xf", archive]),
-            },
-            options.rounds,
+        show(
+            "extract",
+            run("imagearchive extract", [*TOOL, "extract", archive, "TARGET"]),
+            run("tar xf", ["mkdir", "TARGET"], ["tar", "-C", "TARGET", "-xf", archive]),
         )
-        report("extract", times, "imagearchive extract", options.files, "file")
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
 

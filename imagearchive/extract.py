@@ -8,7 +8,7 @@ import os
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
@@ -17,10 +17,12 @@ import numpy.typing as npt
 
 from imagearchive._scan import containers
 from imagearchive._scan.names import normalise
-from imagearchive._scan.rows import KIND_HARDLINK, KIND_OTHER, KIND_SYMLINK
+from imagearchive._scan.rows import KIND_FILE, KIND_HARDLINK, KIND_OTHER, KIND_SYMLINK
 from imagearchive.errors import OptionError, UnsafePathError
 from imagearchive.parallel import Chunks, in_threads
+from imagearchive.storage import MemoryStorage
 from imagearchive.tree import decode, encode
+from imagearchive.writers.small_files import spill
 
 if TYPE_CHECKING:
     from imagearchive.archive import Archive
@@ -34,6 +36,8 @@ NAME_MAX: Final = 255
 WINDOW: Final = 8 << 20
 # Members that a thread takes at a time: enough to stay in one directory, few enough to share.
 CHUNK: Final = 64
+# Larger members are written by themselves, so that an interrupt does not wait for many of them.
+LARGE: Final = 1 << 20
 # Directories that each thread keeps open.
 OPEN_DIRECTORIES: Final = 32
 
@@ -235,12 +239,19 @@ def _unsafe_names(archive: Archive, members: Iterable[int] | None) -> list[Refus
     return refused
 
 
-def _permissions(mode: int) -> int:
+def _permissions(modes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     """Return the permissions that the ``data`` filter leaves; 0o644 where none are recorded."""
-    if not mode & 0o777:
-        return 0o644
-    kept = mode & 0o755 | 0o600
-    return kept if kept & 0o100 else kept & ~0o111
+    kept = modes & 0o755 | 0o600
+    kept = np.where(kept & 0o100, kept, kept & ~np.uint32(0o111))
+    return np.where(modes & 0o777, kept, 0o644).astype(np.uint32)
+
+
+def _mapped(archive: Archive) -> memoryview | None:
+    """Return the bytes of an archive that is one file in memory or mapped."""
+    if len(archive.table.files) != 1 or archive.table.scanner not in ("tar", "zip"):
+        return None
+    storage = archive.storage()
+    return storage.read(0, storage.size) if isinstance(storage, MemoryStorage) else None
 
 
 # ---------------------------------------------------------------- writing
@@ -337,6 +348,8 @@ class _Run:
         self._progress = progress
         # Several archives read as one may share names, of which the last counts.
         self._several = len(archive.table.files) > 1
+        # Members that are refused are picked out one by one.
+        self._source = None if barred else _mapped(archive)
         self._lock = threading.Lock()
         self.files = 0
         self.bytes = 0
@@ -352,16 +365,12 @@ class _Run:
         try:
             with _Directories(self._root, self._shown) as folders:
                 for places in chunks:
-                    done = 0
-                    chunk = positions[places.start : places.stop]
-                    for position, size, mtime, mode in self._rows(chunk):
-                        chunks.check()
-                        if self._member(folders, part, chunks, position, size, mtime, mode):
-                            done += 1
-                            total += size
-                        else:
-                            skipped += 1
+                    done, size = self._chunk(
+                        folders, part, chunks, positions[places.start : places.stop]
+                    )
                     files += done
+                    total += size
+                    skipped += len(places) - done
                     if self._progress is not None:
                         self._progress(len(places))
         finally:
@@ -370,10 +379,64 @@ class _Run:
                 self.bytes += total
                 self.skipped += skipped
 
-    def _rows(self, chunk: npt.NDArray[np.int64]) -> Iterator[tuple[int, int, int, int]]:
-        rows = self._archive.table.entries[chunk]
-        columns = [rows[name].tolist() for name in ("size", "mtime", "mode")]
-        return zip(chunk.tolist(), *columns)
+    def _chunk(
+        self, folders: _Directories, part: bytes, chunks: Chunks, positions: npt.NDArray[np.int64]
+    ) -> tuple[int, int]:
+        """Write some members; return how many and their size."""
+        table = self._archive.table
+        rows = table.entries[positions]
+        names = [table.name_bytes(position) for position in positions.tolist()]
+        offsets, sizes = rows["offset"].astype(np.uint64), rows["size"].astype(np.uint64)
+        modes, mtimes = _permissions(rows["mode"]), rows["mtime"].astype(np.int64)
+        simple = (rows["kind"] == KIND_FILE) & (rows["method"] == 0) & (sizes <= LARGE)
+        if self._source is None:
+            simple[:] = False
+        easy = simple.tolist()
+        done = total = start = 0
+        while start < len(names):
+            chunks.check()
+            folder, _, base = names[start].rpartition(b"/")
+            if easy[start]:
+                # As many as lie in the same directory go without the interpreter in between.
+                bases = [base]
+                end = start + 1
+                while end < len(names) and easy[end]:
+                    other, _, base = names[end].rpartition(b"/")
+                    if other != folder:
+                        break
+                    bases.append(base)
+                    end += 1
+                count = spill(
+                    folders.open(folder),
+                    part,
+                    tuple(bases),
+                    self._source or b"",
+                    offsets[start:end],
+                    sizes[start:end],
+                    modes[start:end],
+                    mtimes[start:end],
+                    self._existing == "replace",
+                )
+                done += count
+                total += int(sizes[start : start + count].sum())
+                start += count
+                if start == end:
+                    continue
+            # Whatever is special about it, or in its way, shows here.
+            size = int(sizes[start])
+            if self._member(
+                folders,
+                part,
+                chunks,
+                int(positions[start]),
+                size,
+                int(mtimes[start]),
+                int(modes[start]),
+            ):
+                done += 1
+                total += size
+            start += 1
+        return done, total
 
     def _member(
         self,
@@ -401,7 +464,7 @@ class _Run:
                 f"or existing='skip'"
             )
         try:
-            fd = os.open(part, _CREATE, _permissions(mode), dir_fd=directory)
+            fd = os.open(part, _CREATE, mode, dir_fd=directory)
             try:
                 self._content(chunks, fd, position, size)
                 if mtime:

@@ -28,6 +28,7 @@ from imagearchive.errors import (
 from imagearchive.extract import extract, select
 from imagearchive.parallel import Chunks, in_threads
 from imagearchive.verify import verify
+from imagearchive.writers.small_files import spill
 from imagearchive.writers.tar import TarWriter
 
 
@@ -534,3 +535,99 @@ def test_the_first_error_ends_the_other_threads():
     with pytest.raises(KeyError, match="cause"):
         in_threads(work, 2, 1, 2)
     assert time.monotonic() - begin < 5
+
+
+# ---------------------------------------------------------------- many small files at once
+
+
+def spill_all(folder, names, source, offsets, sizes, mode=0o644, mtime=0, replace=False):
+    count = len(names)
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        return spill(
+            fd,
+            b".part",
+            tuple(names),
+            source,
+            np.array(offsets, np.uint64),
+            np.array(sizes, np.uint64),
+            np.full(count, mode, np.uint32),
+            np.full(count, mtime, np.int64),
+            replace,
+        )
+    finally:
+        os.close(fd)
+
+
+def test_ranges_become_files(tmp_path):
+    assert spill_all(tmp_path, [b"a", b"\xff", b"empty"], b"0123456789", [0, 4, 10], [3, 6, 0]) == 3
+    assert tree(tmp_path) == {"a": b"012", "\udcff": b"456789", "empty": b""}
+    assert spill_all(tmp_path, [], b"", [], []) == 0
+    for mtime in (-1, -1_500_000_000, 1_600_000_000_123_456_789):
+        assert spill_all(tmp_path, [b"a"], b"x", [0], [1], mtime=mtime, replace=True) == 1
+        assert os.stat(tmp_path / "a").st_mtime_ns == mtime
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"),
+    [(0, 11), (11, 0), (10, 1), (2**64 - 1, 1), (2**64 - 1, 2**64 - 1), (5, 2**63)],
+)
+def test_ranges_outside_are_not_written(tmp_path, offset, size):
+    assert spill_all(tmp_path, [b"a", b"b"], b"0123456789", [0, offset], [1, size]) == 1
+    assert tree(tmp_path) == {"a": b"0"}
+
+
+def test_what_is_in_the_way_stays(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "folder").mkdir()
+    for name in (b"file", b"link", b"folder"):
+        assert spill_all(tmp_path, [b"new" + name, name], b"x", [0, 0], [1, 1]) == 1
+    assert spill_all(tmp_path, [b"folder"], b"x", [0], [1], replace=True) == 0
+    assert spill_all(tmp_path, [b"file", b"link"], b"x", [0, 0], [1, 1], replace=True) == 2
+    assert not (tmp_path / "link").is_symlink()
+    assert spill_all(tmp_path, [b"n" * 256], b"x", [0], [1]) == 0
+    assert sorted(os.listdir(tmp_path)) == [
+        "file",
+        "folder",
+        "link",
+        "newfile",
+        "newfolder",
+        "newlink",
+    ]
+    # What has the temporary name is somebody else's.
+    (tmp_path / ".part").write_bytes(b"theirs")
+    assert spill_all(tmp_path, [b"again"], b"x", [0], [1]) == 0
+    assert (tmp_path / ".part").read_bytes() == b"theirs"
+
+
+def test_spilling_checks_its_arguments(tmp_path):
+    with pytest.raises(ValueError):
+        spill_all(tmp_path, [b"a"], b"x", [0, 1], [1])
+    with pytest.raises(TypeError):
+        spill_all(tmp_path, ["a"], b"x", [0], [1])
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_leaves_no_half_file(tmp_path):
+    # A limit on the size of files stands for it.
+    make_tar(tmp_path / "a.tar", {"small": b"1", "z/big": bytes(300_000)})
+    script = textwrap.dedent("""
+        import resource, signal, sys
+        import imagearchive
+        from imagearchive.extract import extract
+        archive = imagearchive.open(sys.argv[1])
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            extract(archive, sys.argv[2])
+        except OSError as error:
+            print(error.strerror)
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "a.tar", tmp_path / "out"],
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"File too large\n"
+    assert tree(tmp_path / "out") == {"small": b"1"}
