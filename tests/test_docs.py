@@ -7,7 +7,7 @@ folder of its own that holds:
     Images in the class folders ``bird``, ``cat`` and ``dog``: 24 JPEG and 8 PNG files, at least 24
     pixels a side.
 ``train-0000.tar`` to ``train-0002.tar``
-    The same, in three shards.
+    Such images in three shards, 8 JPEG and 3 PNG files each, numbered through.
 ``train.npz``, ``val.npz``
     ``images`` uint8 (16, 32, 32, 3) and ``labels`` int64 (16,), as `numpy.savez` writes them.
 ``compressed.npz``
@@ -75,10 +75,10 @@ def image(generator: np.random.Generator, extension: str) -> bytes:
     return data.getvalue()
 
 
-def write_tar(path: Path, generator: np.random.Generator, jpegs: int, pngs: int) -> None:
+def write_tar(path: Path, generator: np.random.Generator, jpegs: int, pngs: int, first=0) -> None:
     extensions = ["jpg"] * jpegs + ["png"] * pngs
     with tarfile.open(path, "w") as archive:
-        for number, extension in enumerate(extensions):
+        for number, extension in enumerate(extensions, first):
             label = CLASSES[number % len(CLASSES)]
             member = tarfile.TarInfo(f"{label}/{number:04}.{extension}")
             data = image(generator, extension)
@@ -121,7 +121,7 @@ def files(tmp_path_factory):
     write_tar(folder / "train.tar", generator, 24, 8)
     write_tar(folder / "val.tar", generator, 24, 8)
     for shard in range(3):
-        write_tar(folder / f"train-{shard:04}.tar", generator, 8, 3)
+        write_tar(folder / f"train-{shard:04}.tar", generator, 8, 3, 11 * shard)
     for name in ("train", "val"):
         images = generator.integers(0, 255, (16, 32, 32, 3), np.uint8)
         labels = np.arange(16) % 3
