@@ -540,6 +540,33 @@ def test_a_computed_column_is_not_run(copy):
         scan_path(path)
 
 
+def test_pages_that_point_at_one_another(tmp_path):
+    # A tree of few pages in which every path leads to the same leaf: 10**20 rows to visit.
+    path = write(str(tmp_path / "data.barecat"), {f"{i:0200d}": b"" for i in range(400)})
+    with sqlite3.connect(path) as connection:
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+        (root,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'files'"
+        ).fetchone()
+    connection.close()
+    content = bytearray(pathlib.Path(path).read_bytes())
+    start = (root - 1) * size
+    inner = bytes(content[start : start + size])
+    count = int.from_bytes(inner[3:5], "big")
+    assert inner[0] == 5  # an inner page of a table
+    cells = [int.from_bytes(inner[12 + 2 * i : 14 + 2 * i], "big") for i in range(count)]
+    leaves = [int.from_bytes(inner[cell : cell + 4], "big") for cell in cells]
+    chain = [root, *leaves[:14]]
+    for page, child in zip(chain, [*chain[1:], leaves[-1]]):
+        changed = bytearray(inner)
+        for cell in (8, *cells):
+            changed[cell : cell + 4] = child.to_bytes(4, "big")
+        content[(page - 1) * size : page * size] = changed
+    pathlib.Path(path).write_bytes(content)
+    with pytest.raises(CorruptArchiveError, match="pages point at one another"):
+        scan_path(path)
+
+
 def test_other_databases_and_versions(copy, tmp_path):
     path, _ = copy
     change(path, "UPDATE config SET value_int = 1 WHERE key = 'schema_version_major'")

@@ -127,8 +127,11 @@ def scan_path(path: str | os.PathLike[str], strict: bool = True) -> tuple[RowBuf
             files, file_names = _read(connection, name, "files", COLUMNS)
             directories, directory_names = _read(connection, name, "dirs", DIRECTORY_COLUMNS)
     except _DATABASE_ERRORS as error:
+        reason = str(error)
+        if reason == "interrupted":
+            reason = "it takes more steps than its size explains; its pages point at one another"
         raise CorruptArchiveError(
-            f"{name}: SQLite cannot read this index: {error}; restore it from a copy"
+            f"{name}: SQLite cannot read this index: {reason}; restore it from a copy"
         ) from error
     prefix = name.removesuffix(INDEX_SUFFIX)
     shards, number = np.unique(files["shard"], return_inverse=True)

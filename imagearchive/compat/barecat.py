@@ -30,6 +30,8 @@ from imagearchive.errors import (
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from imagearchive.paths import ArchivePath
+
 __all__ = [
     "Barecat",
     "BarecatDirInfo",
@@ -127,7 +129,7 @@ class Barecat(Archive):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: ArchivePath,
         shard_size_limit: int | str | None = None,
         readonly: bool = True,
         overwrite: bool = False,
@@ -144,12 +146,14 @@ class Barecat(Archive):
     ) -> None:
         if not readonly or overwrite or append_only:
             raise OptionError(
-                f"{os.fspath(path)}: Barecat archives are only read here; write with the package "
+                f"{path}: Barecat archives are only read here; write with the package "
                 f"barecat, or a TAR with imagearchive.TarWriter"
             )
         if auto_codec:
             raise OptionError("auto_codec=True: wrap the archive in DecodedView instead")
-        super().__init__(_barecat.index_path(path), **options)
+        if isinstance(path, (str, os.PathLike)):
+            path = _barecat.index_path(path)
+        super().__init__(path, **options)
         self._options["verify"] = verify
         is_barecat = self.table.scanner == _barecat.NAME
         self._verify = verify and is_barecat
