@@ -122,7 +122,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(VALUES, max_size=6), st.sampled_from(PROTOCOLS))
 def test_every_element_is_what_numpy_loads(values, protocol):
     array = objects(values)

@@ -65,7 +65,11 @@ _registered = False
 def register() -> None:
     """Tell torch how to batch these, in this process, if torch is there."""
     global _registered  # noqa: PLW0603  once for each process
-    if "torch" not in sys.modules or _registered:
+    torch = sys.modules.get("torch")
+    if _registered or torch is None:
+        return
+    if getattr(torch.__spec__, "_initializing", False):
+        # Another thread imports it just now; a later row comes back here.
         return
     from torch.utils.data._utils.collate import default_collate_fn_map
 
