@@ -47,23 +47,22 @@ bench: $(VENV)/.test
 	$(PIP) -e ".[bench]" --no-build-isolation
 	for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-$(VENV)/.built: pyproject.toml constraints.txt $(NATIVE)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# Each environment holds the smaller ones. Compiled sources count as a reason to install again.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
 	$(PIP) setuptools wheel cython numpy
-	$(PIP) --no-build-isolation -e .
-	touch $@
 
-$(VENV)/.demo: $(VENV)/.built
+$(VENV)/.demo: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	$(PIP) --no-build-isolation -e ".[torch]"
 	touch $@
 
-$(VENV)/.test: $(VENV)/.built
+$(VENV)/.test: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	$(PIP) --no-build-isolation -e ".[test]"
-	touch $@
+	touch $(VENV)/.demo $@
 
-$(VENV)/.dev: $(VENV)/.test
+$(VENV)/.dev: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	$(PIP) --no-build-isolation -e ".[dev]"
-	touch $@
+	touch $(VENV)/.demo $(VENV)/.test $@
 
 clean:
 	rm -rf build dist *.egg-info $(VENV) docs/_build

@@ -56,7 +56,11 @@ int main(void) {
 
 
 class BuildExt(build_ext):
-    """Links libjpeg-turbo to the extensions that ask for it, where it is installed."""
+    """Links libjpeg-turbo to the extensions that ask for it, and compiles side by side."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
     def build_extensions(self):
         have_jpeg = self._have_jpeg()
