@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from imagearchive.archive import open_archive
 from imagearchive.cli.output import escape, format_size, progress, text, write, write_json
 from imagearchive.errors import ArchiveNotFoundError, OptionError
 
@@ -42,6 +41,7 @@ def index(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Read and check every member."""
+    from imagearchive.archive import open_archive
     from imagearchive.verify import verify as check
 
     with (
@@ -73,6 +73,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
 def extract(arguments: argparse.Namespace) -> int:
     """Extract into a directory."""
+    from imagearchive.archive import open_archive
     from imagearchive.extract import extract as write_files
     from imagearchive.extract import select
 
@@ -148,6 +149,7 @@ def _listed(path: str, separator: bytes) -> Iterator[bytes]:
 
 def convert(arguments: argparse.Namespace) -> int:
     """Write as another kind of archive."""
+    from imagearchive.archive import open_archive
     from imagearchive.convert import convert as write_archive
 
     with (

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
+from importlib import import_module
 from itertools import groupby, islice
 from typing import Final, NamedTuple
 
@@ -136,7 +137,7 @@ def pack(
         keep = mtime is None
         if cut is None:
             tar = start(path)
-            _add_all(tar, files(), keep, report)
+            _add_all(tar, files(), keep, report, index)
         else:
             for _, sample in groupby(files(), key=_sample_key):
                 group = list(sample)
@@ -197,7 +198,9 @@ _Pieces = list[tuple[bytearray, int, int] | int]
 """Finished members: a buffer, how much of it and how many; or the number of a special file."""
 
 
-def _add_all(tar: TarWriter, files: Iterator[_Source], keep: bool, report: _Progress) -> None:
+def _add_all(
+    tar: TarWriter, files: Iterator[_Source], keep: bool, report: _Progress, index: bool
+) -> None:
     """Add files, those of a directory read ahead by threads in batches."""
     template = tar.template()
     ahead: deque[tuple[_Batch, Future[_Pieces]]] = deque()
@@ -217,7 +220,10 @@ def _add_all(tar: TarWriter, files: Iterator[_Source], keep: bool, report: _Prog
         ahead.popleft()
         os.close(batch.folder)
 
-    with ThreadPoolExecutor(READERS, thread_name_prefix="imagearchive-pack") as pool:
+    with ThreadPoolExecutor(READERS + 1, thread_name_prefix="imagearchive-pack") as pool:
+        if index:
+            # Needed at the end; loading NumPy takes as long as packing ten thousand files.
+            pool.submit(import_module, "imagearchive.index")
         try:
             for batch in _batches(files):
                 if isinstance(batch, _Batch):
