@@ -12,6 +12,7 @@ from imagearchive.loader import DataLoader
 
 PROGRAM = """
 import json
+import os
 import sys
 
 import numpy as np
@@ -64,7 +65,10 @@ dist.all_gather_object(results, result)
 if rank == 0:
     with open(sys.argv[1], "w") as file:
         json.dump(results, file)
+dist.barrier()
 dist.destroy_process_group()
+# Builds of torch abort now and then in their own destructors, when all is done.
+os._exit(0)
 """
 
 
