@@ -87,7 +87,9 @@ int px_render_float(px_work *work, const px_geometry *g, const float *pixels, in
 /* Normalise, lay out and cast an (H, W, C) array without geometry. */
 void px_finish_array(const px_finish *finish, const uint8_t *pixels, int64_t row_stride,
                      int64_t width, int64_t height, int channels, void *out);
+/* Choose the vector kernels; px_simd_now tells whether they are in use. */
 int px_simd(int wanted);
+int px_simd_now(void);
 
 /* Colour (pixels_color.c); rows of `channels` = 3 bytes, contiguous, in place. */
 void px_blend_value(uint8_t *pixels, size_t count, double factor, int value);

@@ -1,7 +1,10 @@
 /* Colour of 8-bit RGB pixels, with the roundings of Pillow's ImageEnhance and HSV conversion. */
 #include "pixels.h"
 
-#include <math.h>
+/* No code asks for floating-point traps; without them choices need no branches. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-trapping-math")
+#endif
 
 static inline uint8_t clipped(double v)
 {
@@ -22,17 +25,77 @@ void px_blend_value(uint8_t *pixels, size_t count, double factor, int value)
         pixels[i] = table[pixels[i]];
 }
 
+/* The loops over pixels run on planes of a chunk, so that compilers make vectors of them; each is
+ * compiled twice where the processor may have wider ones. */
+#define CHUNK 512
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__x86_64__) && defined(__GNUC__)
+#define TWICE(name, parameters, arguments)                                                        \
+    __attribute__((target("avx2"))) static void name##_avx2 parameters { name##_body arguments; } \
+    static void name##_plain parameters { name##_body arguments; }                                \
+    static void name parameters                                                                   \
+    {                                                                                             \
+        if (px_simd_now())                                                                        \
+            name##_avx2 arguments;                                                                \
+        else                                                                                      \
+            name##_plain arguments;                                                               \
+    }
+#else
+#define TWICE(name, parameters, arguments)                                                        \
+    static void name parameters { name##_body arguments; }
+#endif
+
+typedef struct {
+    uint8_t r[CHUNK], g[CHUNK], b[CHUNK];
+} planes;
+
+INLINE void take(const uint8_t *pixels, int n, planes *out)
+{
+    for (int i = 0; i < n; i++) {
+        out->r[i] = pixels[3 * i];
+        out->g[i] = pixels[3 * i + 1];
+        out->b[i] = pixels[3 * i + 2];
+    }
+}
+
+INLINE void give(const planes *in, int n, uint8_t *pixels)
+{
+    for (int i = 0; i < n; i++) {
+        pixels[3 * i] = in->r[i];
+        pixels[3 * i + 1] = in->g[i];
+        pixels[3 * i + 2] = in->b[i];
+    }
+}
+
+INLINE uint8_t blended(int grey, int value, float factor)
+{
+    float v = (float)grey + factor * (float)(value - grey);
+    v = v < 0.0f ? 0.0f : v;
+    v = v > 255.0f ? 255.0f : v;
+    return (uint8_t)(int)v;
+}
+
+INLINE void blend_body(uint8_t *pixels, int n, float factor)
+{
+    planes p;
+    take(pixels, n, &p);
+    for (int i = 0; i < n; i++) {
+        int r = p.r[i], g = p.g[i], b = p.b[i];
+        int grey = (19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16;
+        p.r[i] = blended(grey, r, factor);
+        p.g[i] = blended(grey, g, factor);
+        p.b[i] = blended(grey, b, factor);
+    }
+    give(&p, n, pixels);
+}
+
+TWICE(blend, (uint8_t *pixels, int n, float factor), (pixels, n, factor))
+
 void px_blend_grey(uint8_t *pixels, size_t pixel_count, double factor)
 {
-    float f = (float)factor;
-    for (size_t i = 0; i < pixel_count; i++, pixels += 3) {
-        int grey = (int)grey_of(pixels);
-        for (int c = 0; c < 3; c++) {
-            float v = (float)grey + f * (float)(pixels[c] - grey);
-            v = v < 0.0f ? 0.0f : v > 255.0f ? 255.0f : v;
-            pixels[c] = (uint8_t)v;
-        }
-    }
+    for (size_t i = 0; i < pixel_count; i += CHUNK)
+        blend(pixels + 3 * i, (int)(pixel_count - i < CHUNK ? pixel_count - i : CHUNK),
+              (float)factor);
 }
 
 int px_mean_grey(const uint8_t *pixels, size_t pixel_count)
@@ -49,41 +112,53 @@ void px_grey(const uint8_t *pixels, size_t pixel_count, uint8_t *out)
         out[i] = (uint8_t)grey_of(pixels);
 }
 
+/* One channel of HSV -> RGB: how far the hue is from the channel's two sectors of full value.
+ * Written with minima alone, since a branch would keep the loop from becoming vectors. */
+INLINE uint8_t channel(float offset, float sector, float s, float top)
+{
+    float k = offset + sector, w;
+    k -= 6.0f * (float)(int)(k * (1.0f / 6.0f));
+    w = 4.0f - k;
+    w = w < k ? w : k;
+    w = w < 1.0f ? w : 1.0f;
+    w = w > 0.0f ? w : 0.0f;
+    return (uint8_t)(int)(top * (1.0f - s * w) + 0.5f);
+}
+
 /* RGB -> HSV in bytes, shift, and back: hue as sixths of the circle between the primaries. */
+INLINE void hue_body(uint8_t *pixels, int n, int shift)
+{
+    planes p;
+    take(pixels, n, &p);
+    for (int i = 0; i < n; i++) {
+        int r = p.r[i], g = p.g[i], b = p.b[i];
+        int high = r > g ? r : g, low = r < g ? r : g;
+        high = high > b ? high : b;
+        low = low < b ? low : b;
+        /* Greys have no hue; 1 keeps the division defined and their saturation at 0. */
+        int range = high - low;
+        float divisor = (float)(range + (range == 0));
+        int red = r == high, green = (g == high) & ~red, blue = 1 - red - green;
+        int ahead = red * (g - b) + green * (b - r) + blue * (r - g);
+        float from = (float)(2 * green + 4 * blue);
+        float h = (from + (float)ahead / divisor) / 6.0f + 1.0f;
+        h -= (float)(int)h;
+        int hue = ((int)(h * 255.0f) + shift) & 255;
+        float top = (float)high;
+        int saturation = (int)((float)range / (float)(high + (high == 0)) * 255.0f);
+        float sector = (float)hue * 6.0f / 255.0f;
+        float s = (float)saturation / 255.0f;
+        p.r[i] = channel(5.0f, sector, s, top);
+        p.g[i] = channel(3.0f, sector, s, top);
+        p.b[i] = channel(1.0f, sector, s, top);
+    }
+    give(&p, n, pixels);
+}
+
+TWICE(hue, (uint8_t *pixels, int n, int shift), (pixels, n, shift))
+
 void px_shift_hue(uint8_t *pixels, size_t pixel_count, int shift)
 {
-    for (size_t i = 0; i < pixel_count; i++, pixels += 3) {
-        int r = pixels[0], g = pixels[1], b = pixels[2];
-        int high = r > g ? (r > b ? r : b) : (g > b ? g : b);
-        int low = r < g ? (r < b ? r : b) : (g < b ? g : b);
-        if (high == low)
-            continue; /* no hue */
-        float range = (float)(high - low), h;
-        if (r == high)
-            h = (float)(g - b) / range;
-        else if (g == high)
-            h = 2.0f + (float)(b - r) / range;
-        else
-            h = 4.0f + (float)(r - g) / range;
-        h = h / 6.0f + 1.0f;
-        h = h >= 1.0f ? h - 1.0f : h;
-        int hue = ((int)(h * 255.0f) + shift) & 255;
-        int saturation = (int)(range / (float)high * 255.0f);
-        float sector = (float)hue * 6.0f / 255.0f;
-        int which = (int)sector;
-        float rest = sector - (float)which;
-        float s = (float)saturation / 255.0f, v = (float)high;
-        uint8_t p = (uint8_t)(v * (1.0f - s) + 0.5f);
-        uint8_t q = (uint8_t)(v * (1.0f - s * rest) + 0.5f);
-        uint8_t t = (uint8_t)(v * (1.0f - s * (1.0f - rest)) + 0.5f);
-        uint8_t top = (uint8_t)high;
-        switch (which % 6) {
-        case 0: pixels[0] = top, pixels[1] = t, pixels[2] = p; break;
-        case 1: pixels[0] = q, pixels[1] = top, pixels[2] = p; break;
-        case 2: pixels[0] = p, pixels[1] = top, pixels[2] = t; break;
-        case 3: pixels[0] = p, pixels[1] = q, pixels[2] = top; break;
-        case 4: pixels[0] = t, pixels[1] = p, pixels[2] = top; break;
-        default: pixels[0] = top, pixels[1] = p, pixels[2] = q; break;
-        }
-    }
+    for (size_t i = 0; i < pixel_count; i += CHUNK)
+        hue(pixels + 3 * i, (int)(pixel_count - i < CHUNK ? pixel_count - i : CHUNK), shift);
 }

@@ -36,7 +36,8 @@ int px_simd(int wanted)
     return simd_state;
 }
 
-static int simd(void) { return simd_state < 0 ? px_simd(1) : simd_state; }
+int px_simd_now(void) { return simd_state < 0 ? px_simd(1) : simd_state; }
+
 
 int px_grow(void **buffer, size_t *capacity, size_t count, size_t size)
 {
@@ -408,7 +409,7 @@ static void split(const uint8_t *p, int64_t n, uint8_t *out, int64_t plane, int 
 {
     int64_t i = 0;
 #if PX_X86
-    if (simd())
+    if (px_simd_now())
         i = split_avx2(p, n, out, plane, channels);
 #endif
     for (; i < n; i++)
@@ -430,7 +431,7 @@ static void widen(const uint8_t *in, int64_t n, int channels, uint8_t *out)
         return;
     }
 #if PX_X86
-    if (simd())
+    if (px_simd_now())
         i = widen_avx2(in, n, out);
 #endif
     for (; i < n; i++) {
@@ -464,7 +465,7 @@ void px_row(px_work *work, const px_geometry *g, int64_t y, const uint8_t *row, 
         return;
     }
 #if PX_X86
-    if (simd()) {
+    if (px_simd_now()) {
         row_avx2(&work->x, g->win_w, row, first, out, plane, work->channels);
         return;
     }
@@ -593,7 +594,7 @@ static void columns(const uint8_t *in, int64_t stride, const int32_t *k, int tap
                     uint8_t *out)
 {
 #if PX_X86
-    if (simd()) {
+    if (px_simd_now()) {
         columns_avx2(in, stride, k, taps, w, out);
         return;
     }
@@ -609,7 +610,7 @@ static void finish_plane(const px_finish *f, int c, const uint8_t *in, int64_t n
         return;
     }
 #if PX_X86
-    if (simd()) {
+    if (px_simd_now()) {
         if (f->dtype == PX_FLOAT32)
             floats_avx2(in, n, f->scale[c], f->bias[c], (float *)out);
         else

@@ -1,3 +1,5 @@
+# cython: overflowcheck=False
+# Philox is defined by multiplication and addition that wrap around.
 """Random numbers as a function of where they are used: Philox 4x32-10.
 
 J. Salmon, M. Moraes, R. Dror, D. Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC'11.
