@@ -22,45 +22,9 @@ import numpy as np
 
 __all__ = ["LOOKAHEAD", "Locator"]
 
-# An opcode is walked when its argument (less a payload that is only skipped) is in the window.
-cdef enum:
-    HEAD = 600
-    NAME_LIMIT = 250
-    # Windows of a file: short where elements are large and skipped, long where they are small.
-    WINDOW_MIN = 1 << 12
-    WINDOW_MAX = 1 << 20
-    MAX_NESTING = 256
-    MAX_STACK = 1 << 22
-    MAX_MEMO = 1 << 27
-    # Ids are handed out in order; a little slack for tools that renumber.
-    MEMO_SLACK = 1 << 12
-
 LOOKAHEAD = HEAD
 
-cdef enum Code:
-    OK
-    MORE
-    NO_MEMORY
-    NO_READ
-    TRUNCATED
-    UNDERFLOW
-    NO_MARK
-    NESTED
-    STACK_LIMIT
-    MEMO_LIMIT
-    MEMO_UNSET
-    MEMO_TWICE
-    BORROWED
-    UNKNOWN_OPCODE
-    UNSAFE_OPCODE
-    UNSAFE_GLOBAL
-    OLD_OPCODE
-    NO_CALLABLE
-    NOT_ARRAY
-    TOO_MANY
-    BAD_PROTOCOL
-
-# What `feed` calls them, in the order above.
+# What `feed` calls them, in the order of `Code`.
 OUTCOMES = (
     "", "more", "no memory", "no read", "truncated", "underflow", "no mark", "nested",
     "stack limit", "memo limit", "memo unset", "memo twice", "borrowed", "unknown opcode",
