@@ -509,7 +509,11 @@ def _chosen_output(output: Output | None, pipeline: Pipeline | None) -> Output:
         raise MissingDependencyError(
             "output='torch' needs torch: pip install 'imagearchive[torch]', or pass output='numpy'"
         )
-    return output or ("torch" if installed else "numpy")
+    chosen = output or ("torch" if installed else "numpy")
+    if chosen == "torch":
+        # Here and not in the workers, who would meet a module that is half imported.
+        import torch  # noqa: F401
+    return chosen
 
 
 def _can_pin() -> bool:
