@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from imagearchive._scan.view_file import ViewFile
 from imagearchive.archive import Archive
 from imagearchive.datasets.cache import SampleCache
 from imagearchive.datasets.labels import (
@@ -470,7 +470,7 @@ class ImageArchive:
         return self._load_member(self._position(sample))
 
     def _load_member(self, position: int) -> Any:
-        file = io.BytesIO(self._read(position))
+        file: Any = ViewFile(self._read(position))
         if self.loader is not pil_loader:
             return self.loader(file)
         try:
