@@ -365,6 +365,10 @@ def test_indices(written):
         assert loader[-1] == data[-1]
         assert loader[np.int64(3)] == data[3]
         assert type(loader[5]) is bytes
+        view = loader.read(-2)
+        assert memoryview(view).readonly
+        with pytest.raises(SampleIndexError):
+            loader.read(300)
         assert loader.__getitems__([9, -1, 9, 0]) == [data[9], data[-1], data[9], data[0]]
         for index in (300, -301):
             with pytest.raises(SampleIndexError):
@@ -374,6 +378,7 @@ def test_indices(written):
         for index in ("1", 1.0, None, slice(3)):
             with pytest.raises(OptionTypeError):
                 loader[index]
+    assert view == data[-2]
     with pytest.raises(ClosedError):
         loader[0]
     with pytest.raises(ClosedError):

@@ -158,11 +158,28 @@ class SplitDataLoader:
             index = self._index(index)
         if self.cache_size:
             return self._cached(archive, index)
+        return bytes(self._read(archive, index))
+
+    def read(self, index: int) -> bytes | memoryview:
+        """Return a packet as ``loader[index]`` does, but without a copy where bins are mapped.
+
+        Returns
+        -------
+        bytes or memoryview
+            A read-only view of the page cache with ``storage="mmap"``; it stays valid after
+            `close`.
+        """
+        archive = self._archive or self._open()
+        return self._read(archive, self._index(index))
+
+    def _read(self, archive: Archive, index: int) -> bytes | memoryview:
         if not self._readers:
-            return bytes(archive.read(index))
+            return archive.read(index)
         shard, offset, size, *_ = self._row(index)
-        read = self._readers[shard] or self._reader(archive, shard)
-        return bytes(read(offset, size))
+        data: bytes | memoryview = (self._readers[shard] or self._reader(archive, shard))(
+            offset, size
+        )
+        return data
 
     def _reader(self, archive: Archive, shard: int) -> Any:
         read = self._readers[shard] = archive.storage(shard).read
