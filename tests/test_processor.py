@@ -18,6 +18,7 @@ import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -648,7 +649,7 @@ def test_workers_end_with_their_parent(tmp_path):
     """
     with subprocess.Popen(script(tmp_path, code), stdout=subprocess.PIPE, text=True) as child:
         pids = [int(pid) for pid in child.stdout.readline().split()]
-        assert all(os.path.exists(f"/proc/{pid}") for pid in pids)
+        assert all(alive(pid) for pid in pids)
         child.kill()
     deadline = time.monotonic() + 10
     while any(alive(pid) for pid in pids):
@@ -658,12 +659,10 @@ def test_workers_end_with_their_parent(tmp_path):
 
 def alive(pid):
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        # Nobody may be there to collect an orphan's exit status.
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    # Nobody may be there to collect an orphan's exit status.
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def test_on_a_dask_cluster(tmp_path):
