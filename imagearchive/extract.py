@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -79,9 +80,12 @@ def extract(
     dropped. A link to a member is written as a file with the content of that member. No symbolic
     link inside the target is ever followed, not even one that is put there meanwhile.
 
-    Each file appears under its name when it is whole. It keeps the archive's modification time
-    (where one is recorded and not 0) and, within the umask, its permissions without set-user-id,
-    set-group-id, sticky, and write permission for others. Owners are not restored.
+    Each file appears under its name when it is whole: in a directory that exists one by one, in a
+    new one when that gets its name at the end. Until then it is called ``TARGET.….part``; only a
+    process that is killed leaves it so, otherwise what is in it is kept. A file keeps its
+    modification time (where one is recorded and not 0) and, within the umask, its permissions
+    without set-user-id, set-group-id, sticky, and write permission for others. Owners are not
+    restored.
 
     Parameters
     ----------
@@ -123,10 +127,15 @@ def extract(
         raise UnsafePathError(_describe(refused))
     barred = {item.name for item in refused}
     path = os.fspath(target)
-    os.makedirs(path, exist_ok=True)
-    root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # A new directory gets its name at the end, and its files need no temporary names.
+    fresh = not os.path.lexists(path)
+    place = f"{path.rstrip('/')}.{secrets.token_hex(6)}.part" if fresh else path
+    root = -1
+    whole = False
     try:
-        run = _Run(archive, root, path, existing, barred, progress)
+        os.makedirs(place, exist_ok=True)
+        root = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        run = _Run(archive, root, path, existing, barred, fresh, progress)
         positions = np.arange(len(archive)) if members is None else np.array([*members], np.int64)
         run.all(positions, threads)
         if members is None:
@@ -134,9 +143,21 @@ def extract(
                 for name in archive.table.directories:
                     if not _unsafe(encode(name)):
                         folders.open(encode(name))
+        whole = True
     finally:
-        os.close(root)
+        if root >= 0:
+            os.close(root)
+        if fresh:
+            _settle(place, path, whole)
     return Extracted(run.files, run.bytes, run.skipped, refused)
+
+
+def _settle(place: str, path: str, whole: bool) -> None:
+    """Give a new directory its name; after a failure only if there is a file in it."""
+    if whole or any(files for _, _, files in os.walk(place)):
+        os.rename(place, path)
+    else:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def select(archive: Archive, patterns: Iterable[str]) -> list[int]:
@@ -338,6 +359,7 @@ class _Run:
         shown: str,
         existing: Existing,
         barred: set[str],
+        fresh: bool,
         progress: Callable[[int], object] | None,
     ) -> None:
         self._archive = archive
@@ -345,6 +367,7 @@ class _Run:
         self._shown = shown
         self._existing = existing
         self._barred = barred
+        self._fresh = fresh
         self._progress = progress
         # Several archives read as one may share names, of which the last counts.
         self._several = len(archive.table.files) > 1
@@ -408,7 +431,7 @@ class _Run:
                     end += 1
                 count = spill(
                     folders.open(folder),
-                    part,
+                    b"" if self._fresh else part,
                     tuple(bases),
                     self._source or b"",
                     offsets[start:end],

@@ -360,7 +360,10 @@ def test_a_damaged_member_leaves_no_half_file(tmp_path):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_an_interrupt_leaves_whole_files_only(tmp_path, threads):
+@pytest.mark.parametrize("exists", [False, True])
+def test_an_interrupt_leaves_whole_files_only(tmp_path, threads, exists):
+    if exists:
+        (tmp_path / "out").mkdir()
     make_tar(tmp_path / "a.tar", {f"{i}": bytes([i % 256]) * 5000 for i in range(2000)})
     script = textwrap.dedent("""
         import os, sys, time
@@ -368,20 +371,20 @@ def test_an_interrupt_leaves_whole_files_only(tmp_path, threads):
         from imagearchive.extract import extract
         real = os.write
         def slow(fd, data):
-            print("ready", flush=True) if fd == 1 else None
             time.sleep(0.003)
             return real(fd, data)
         os.write = slow
+        archive = imagearchive.open(sys.argv[1], storage=sys.argv[4])
         print("ready", flush=True)
-        extract(imagearchive.open(sys.argv[1]), sys.argv[2], threads=int(sys.argv[3]))
+        extract(archive, sys.argv[2], threads=int(sys.argv[3]))
     """)
     child = subprocess.Popen(
-        [sys.executable, "-c", script, tmp_path / "a.tar", tmp_path / "out", str(threads)],
+        [sys.executable, "-c", script, tmp_path / "a.tar", tmp_path / "out", str(threads), "pread"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
     child.stdout.readline()
-    while not (tmp_path / "out").exists() or len(os.listdir(tmp_path / "out")) < 5:
+    while len(list(tmp_path.glob("out*/*"))) < 5:
         assert child.poll() is None
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)
@@ -389,6 +392,7 @@ def test_an_interrupt_leaves_whole_files_only(tmp_path, threads):
     assert child.returncode != 0
     found = tree(tmp_path / "out")
     assert 0 < len(found) < 2000
+    assert not list(tmp_path.glob("**/*.part"))
     assert all(data == bytes([int(name) % 256]) * 5000 for name, data in found.items())
 
 
@@ -631,3 +635,29 @@ def test_a_full_disk_leaves_no_half_file(tmp_path):
     )
     assert done.stdout == b"File too large\n"
     assert tree(tmp_path / "out") == {"small": b"1"}
+
+
+def test_a_new_directory_appears_when_it_is_whole(tmp_path):
+    make_tar(tmp_path / "a.tar", MANY)
+    seen = []
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        extract(
+            archive,
+            f"{tmp_path}/deep/out/",
+            threads=1,
+            progress=lambda count: seen.append((tmp_path / "deep/out").exists()),
+        )
+    assert not any(seen)
+    assert tree(tmp_path / "deep/out") == MANY
+    assert os.listdir(tmp_path / "deep") == ["out"]
+
+
+def test_nothing_is_left_where_nothing_could_be_extracted(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("x", random.Random(0).randbytes(500))
+    raw = bytearray((tmp_path / "a.zip").read_bytes())
+    raw[100] ^= 0xFF
+    (tmp_path / "a.zip").write_bytes(raw)
+    with imagearchive.open(tmp_path / "a.zip") as archive, pytest.raises(CorruptArchiveError):
+        extract(archive, tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == ["a.idx.npy", "a.zip"]

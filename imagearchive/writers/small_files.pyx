@@ -219,19 +219,21 @@ cdef bint spill_one(
     int64_t mtime,
     bint replace,
 ) noexcept nogil:
-    """Write one file under a temporary name and rename it; whether that worked."""
+    """Write one file, under a temporary name first where there is one; whether that worked."""
     cdef stat_t status
     cdef timespec times[2]
     cdef Py_ssize_t count
     cdef uint64_t done = 0
     cdef bint good
     cdef int file
+    cdef bint direct = part[0] == 0
+    cdef const char* path = name if direct else part
     # Something of that name, a dangling link included, is for the caller to deal with.
-    if not replace and (
+    if not direct and not replace and (
         fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) == 0 or errno != ENOENT
     ):
         return False
-    file = openat(folder, part, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode)
+    file = openat(folder, path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode)
     if file < 0:
         return False
     while done < size:
@@ -248,9 +250,10 @@ cdef bint spill_one(
         times[1] = times[0]
         good = futimens(file, times) == 0
     good = close(file) == 0 and good
-    good = good and renameat(folder, part, folder, name) == 0
+    if good and not direct:
+        good = renameat(folder, part, folder, name) == 0
     if not good:
-        unlinkat(folder, part, 0)
+        unlinkat(folder, path, 0)
     return good
 
 
@@ -272,7 +275,8 @@ def spill(
     folder : int
         Descriptor of the directory.
     part : bytes
-        Name for a file that is not whole yet; no other thread may use it there.
+        Name for a file that is not whole yet; no other thread may use it there. Where it is
+        empty, files are created under their own names, and nothing is replaced.
     names : tuple of bytes
         The files; plain names, without slash and NUL.
     source : buffer
@@ -284,7 +288,7 @@ def spill(
     mtimes : int64 of shape (n,)
         Modification times in nanoseconds; 0 leaves the present time.
     replace : bool
-        Replace what has one of the names, a symbolic link itself included.
+        Replace what has one of the names, a symbolic link itself included; needs `part`.
 
     Returns
     -------
