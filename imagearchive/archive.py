@@ -23,7 +23,7 @@ from imagearchive.errors import (
     UnsupportedMemberError,
 )
 from imagearchive.index import IndexTable
-from imagearchive.members import MemberFile, SliceStorage, StoragePool
+from imagearchive.members import MemberFile, SliceStorage, StoragePool, deflated_member
 from imagearchive.paths import ArchivePath, expand
 from imagearchive.samples import Samples
 from imagearchive.storage import Storage, StorageKind
@@ -182,7 +182,7 @@ class Archive(Mapping[str, bytes]):
             self.paths, ipath, overwrite=overwrite_index, strict=strict
         )
         self._lookup = self.table.lookup
-        self._tree = NameTree(self._lookup, self.table.name_order, self.table.directories)
+        self._tree = NameTree(self._lookup, self.table.directories)
         self._pool = StoragePool(self.table, storage, max_open)
         self._closed = False
 
@@ -239,7 +239,7 @@ class Archive(Mapping[str, bytes]):
             the nearest checkpoint; see `imagearchive.deflate`.
         """
         position = self._position(key)
-        shard, offset, size, stored, method, kind = self._lookup.row(position)
+        shard, offset, size, _, method, kind = self._lookup.row(position)
         storage = self._pool.get(shard, position)
         where = self._where(position)
         if kind == KIND_ENCRYPTED:
@@ -252,9 +252,7 @@ class Archive(Mapping[str, bytes]):
         if method == STORED:
             return SliceStorage(storage, offset, size, where)
         if method == DEFLATED:
-            crc = int(self.table.entries["crc"][position])
-            name = self.name(position)
-            return deflate.DeflatedStorage(storage, offset, stored, size, crc, name)
+            return deflated_member(self.table, position, storage)
         if method == METHOD_OTHER_DISK:
             raise UnsupportedMemberError(
                 f"{where}: lies on another part of a split archive; join the parts first: zip -s 0"
@@ -374,15 +372,14 @@ class Archive(Mapping[str, bytes]):
         MemberNotFoundError
             There is no such directory.
         """
-        return [decode(child.name) for child in self._tree.listing(path)[1]]
+        return self._tree.listing(path)[1]
 
     def scandir(self, path: str = "") -> Iterator[DirEntry]:
         """Iterate over the entries of a directory, sorted by name."""
-        directory, children = self._tree.listing(path)
-        prefix = decode(directory) + "/" if directory else ""
-        for child in children:
-            name = decode(child.name)
-            yield DirEntry(self, name, prefix + name, child.position)
+        directory, names, positions = self._tree.listing(path)
+        prefix = directory + "/" if directory else ""
+        for name, position in zip(names, positions):
+            yield DirEntry(self, name, prefix + name, position)
 
     def walk(self, path: str = "") -> Iterator[tuple[str, list[str], list[str]]]:
         """Walk the tree as `os.walk` does: ``(directory, directories, files)`` from the top."""

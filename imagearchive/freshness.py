@@ -61,7 +61,8 @@ def _sample_ranges(entries: npt.NDArray[Any], files: int) -> list[list[tuple[int
     for shard in range(files):
         rows = entries if files == 1 else entries[entries["shard"] == shard]
         if not len(rows):
-            ranges.append([])
+            # An index of its own, such as Barecat's: SQLite counts changes in its first page.
+            ranges.append([(0, SAMPLE_BYTES)])
             continue
         chosen = np.unique(np.linspace(0, len(rows) - 1, SAMPLES).astype(np.int64))
         found = [(int(rows["header"][row]), SAMPLE_BYTES) for row in chosen]

@@ -169,7 +169,7 @@ class IndexTable:
         CorruptIndexError
             `ipath` exists and is damaged.
         """
-        apath = os.fspath(path)
+        apath = containers.located(os.fspath(path))
         if not os.path.exists(apath):
             raise ArchiveNotFoundError(f"{apath}: no such archive; is the path right?")
         if ipath is not None:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from imagearchive.errors import ClosedError, CorruptArchiveError, OptionError
+import numpy as np
+
+from imagearchive.deflate import DeflatedStorage
+from imagearchive.errors import (
+    ClosedError,
+    CorruptArchiveError,
+    CorruptIndexError,
+    OptionError,
+)
 from imagearchive.storage import FileStorage, Storage, StorageKind, open_storage
 
 if TYPE_CHECKING:
@@ -15,7 +25,9 @@ if TYPE_CHECKING:
 
     from imagearchive.index import IndexTable
 
-__all__ = ["MemberFile", "SliceStorage", "StoragePool"]
+__all__ = ["MemberFile", "SliceStorage", "StoragePool", "deflated_member"]
+
+logger = logging.getLogger(__name__)
 
 
 class SliceStorage:
@@ -57,6 +69,40 @@ class SliceStorage:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class KeptDeflated(DeflatedStorage):
+    """A deflated member whose checkpoints stay in the index file once they are built."""
+
+    keep: Callable[[bytes], None]
+
+    def build_checkpoints(self, progress: Callable[[int, int], object] | None = None) -> bytes:
+        """Build them, as the base class, and keep them."""
+        checkpoints = super().build_checkpoints(progress)
+        self.keep(checkpoints)
+        return checkpoints
+
+
+def deflated_member(table: IndexTable, position: int, storage: Storage) -> DeflatedStorage:
+    """Return a deflated member with the checkpoints that the index has of it."""
+    entry = table.entries[position]
+    arguments = (
+        storage,
+        int(entry["offset"]),
+        int(entry["stored"]),
+        int(entry["size"]),
+        int(entry["crc"]),
+        table.name(position),
+    )
+    section = f"checkpoints/{position}/points"
+    points = table.extra.get(section)
+    try:
+        member = KeptDeflated(*arguments, None if points is None else points.data)
+    except CorruptIndexError as error:
+        logger.warning("%s; they are built again", error)
+        member = KeptDeflated(*arguments)
+    member.keep = lambda built: table.add_extra({section: np.frombuffer(built, np.uint8)})
+    return member
 
 
 class MemberFile(io.RawIOBase):

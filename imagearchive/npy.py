@@ -8,6 +8,7 @@ to death or ask for more memory than its own bytes justify.
 from __future__ import annotations
 
 import ast
+import contextlib
 import math
 import re
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ MAX_HEADER: Final = 1 << 17
 # Deepest nesting of brackets: each nested dtype takes three.
 _MAX_DEPTH: Final = 48
 _MAX_DIMENSIONS: Final = 64
+_ATTEMPTS: Final = 20
 _MAX_BYTES: Final = 2**63 - 1
 # Enough for the header of nearly every array, so that one read suffices.
 _FIRST_READ: Final = 256
@@ -319,7 +321,7 @@ def _evaluate(
     raw: bytes | memoryview, encoding: str, where: str
 ) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
     try:
-        value = ast.literal_eval(_checked(str(raw, encoding), where))
+        value = _literal_value(_checked(str(raw, encoding), where))
     except CorruptArchiveError:
         raise
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
@@ -338,6 +340,18 @@ def _evaluate(
     if type(fortran_order) is not bool:
         raise CorruptArchiveError(f"{where}: the .npy header has no valid fortran_order")
     return _dtype(value["descr"], where), shape, fortran_order
+
+
+def _literal_value(text: str) -> Any:
+    """Evaluate a literal, again where another thread was in the parser at the same moment.
+
+    The counter of nesting that CPython 3.11's ``ast`` keeps is shared by all threads, and makes
+    it raise SystemError on good input.
+    """
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(SystemError):
+            return ast.literal_eval(text)
+    return ast.literal_eval(text)
 
 
 def _checked(text: str, where: str) -> str:

@@ -7,16 +7,13 @@ import fnmatch
 import re
 from bisect import bisect_left
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from imagearchive._scan.names import normalise
 from imagearchive.errors import MemberNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    import numpy as np
-    import numpy.typing as npt
 
     from imagearchive._scan.lookup import Lookup
 
@@ -35,13 +32,6 @@ def decode(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
-class Child(NamedTuple):
-    """An entry of a directory: its name in it, and its position, -1 for a directory."""
-
-    name: bytes
-    position: int
-
-
 class NameTree:
     """Directory operations by binary search in the sorted names.
 
@@ -51,8 +41,6 @@ class NameTree:
     Parameters
     ----------
     lookup : Lookup
-    order : ndarray of uint64, shape (N,)
-        The permutation that sorts the names.
     directories : sequence of str
         Directories without members.
     """
@@ -60,11 +48,9 @@ class NameTree:
     def __init__(
         self,
         lookup: Lookup,
-        order: npt.NDArray[np.uint64],
         directories: Sequence[str] = (),
     ) -> None:
         self._lookup = lookup
-        self._order = order
         self._empty = sorted(encode(name) for name in directories)
 
     # --- one path ---------------------------------------------------------------------------
@@ -118,41 +104,37 @@ class NameTree:
 
     # --- listings ---------------------------------------------------------------------------
 
-    def children(self, directory: bytes) -> list[Child]:
-        """List a directory, given by its normalised name, sorted; the empty name is the root."""
-        prefix = directory + b"/" if directory else b""
-        skip = len(prefix)
-        low, high = self._lookup.bounds(prefix)
-        places, flags = self._lookup.children(low, high, skip)
-        found: list[Child] = []
-        sorted_name = self._lookup.sorted_name
-        for place, is_directory in zip(places.tolist(), flags.tolist()):
-            name = sorted_name(place)[skip:]
-            if is_directory:
-                found.append(Child(name[: name.index(b"/")], -1))
-            elif found and found[-1].name == name and found[-1].position >= 0:
-                # Archives read as one may share names; the last holds it.
-                found[-1] = Child(name, int(self._order[place]))
-            else:
-                found.append(Child(name, int(self._order[place])))
-        empty = (
-            {
-                name[skip:].split(b"/")[0]
-                for name in self._empty[bisect_left(self._empty, prefix) :]
-                if name.startswith(prefix) and len(name) > skip
-            }
-            if self._empty
-            else set()
-        )
-        empty.difference_update(child.name for child in found if child.position < 0)
-        if empty:
-            found.extend(Child(name, -1) for name in empty)
-        if empty or directory_order_differs(found):
-            found.sort()
-        return found
+    def children(self, directory: str) -> tuple[list[str], list[int]]:
+        """List a directory, given by its normalised name; the empty name is the root.
 
-    def listing(self, path: str) -> tuple[bytes, list[Child]]:
-        """Return the normalised name of a directory and what is in it.
+        Returns
+        -------
+        names : list of str
+            Sorted bytewise.
+        positions : list of int
+            Of the files; -1 for a directory.
+        """
+        prefix = encode(directory) + b"/" if directory else b""
+        names, positions, ordered = self._lookup.listing(prefix)
+        if self._empty:
+            known = {name for name, position in zip(names, positions) if position < 0}
+            for other in self._empty[bisect_left(self._empty, prefix) :]:
+                if not other.startswith(prefix):
+                    break
+                name = decode(other[len(prefix) :].split(b"/")[0])
+                if name and name not in known:
+                    known.add(name)
+                    names.append(name)
+                    positions.append(-1)
+                    ordered = False
+        if not ordered:
+            order = sorted(range(len(names)), key=lambda place: encode(names[place]))
+            names = [names[place] for place in order]
+            positions = [positions[place] for place in order]
+        return names, positions
+
+    def listing(self, path: str) -> tuple[str, list[str], list[int]]:
+        """Return the normalised name of a directory and what `children` returns for it.
 
         Raises
         ------
@@ -166,20 +148,20 @@ class NameTree:
             closest = self._closest(name)
             hint = f"; the nearest name is {decode(closest)!r}" if closest else ""
             raise MemberNotFoundError(f"no directory {path!r}{hint}")
-        return name, self.children(name)
+        directory = decode(name)
+        return (directory, *self.children(directory))
 
     def walk(self, path: str) -> Iterator[tuple[str, list[str], list[str]]]:
         """Walk a directory tree from the top, as `os.walk`; the lists may be changed to prune."""
-        name, _ = self.listing(path)
-        pending = [name]
+        pending = [self.listing(path)[0]]
         while pending:
             current = pending.pop()
-            children = self.children(current)
-            folders = [decode(child.name) for child in children if child.position < 0]
-            files = [decode(child.name) for child in children if child.position >= 0]
-            yield decode(current), folders, files
-            prefix = current + b"/" if current else b""
-            pending.extend(prefix + encode(folder) for folder in reversed(folders))
+            folders: list[str] = []
+            files: list[str] = []
+            for name, position in zip(*self.children(current)):
+                (folders if position < 0 else files).append(name)
+            yield current, folders, files
+            pending.extend(_inside(current, folder) for folder in reversed(folders))
 
     def directories(self) -> Iterator[str]:
         """All directories, each before those inside it."""
@@ -200,7 +182,7 @@ class NameTree:
             parts.pop()
         seen: set[str] = set()
         doubled = recursive and parts.count("**") > 1
-        for path, is_directory in self._match("", b"", parts, recursive, include_hidden):
+        for path, is_directory in self._match("", "", parts, recursive, include_hidden):
             if only_directories and not is_directory:
                 continue
             if path == "" or only_directories:
@@ -214,7 +196,7 @@ class NameTree:
             yield path
 
     def _match(
-        self, shown: str, directory: bytes, parts: list[str], recursive: bool, hidden: bool
+        self, shown: str, directory: str, parts: list[str], recursive: bool, hidden: bool
     ) -> Iterator[tuple[str, bool]]:
         """Match the remaining components of a pattern inside a directory.
 
@@ -226,65 +208,55 @@ class NameTree:
                 yield from self._match(shown, directory, rest, recursive, hidden)
             else:
                 yield shown, True
-            for child in self.children(directory):
-                if not hidden and child.name.startswith(b"."):
+            for name, position in self._visible(directory, hidden):
+                if position >= 0:
+                    if not rest:
+                        yield shown + name, False
                     continue
-                below = shown + decode(child.name)
-                if child.position < 0:
-                    yield from (
-                        self._match(
-                            below + "/", _inside(directory, child.name), parts, recursive, hidden
-                        )
-                        if rest
-                        else self._recurse(below, _inside(directory, child.name), hidden)
-                    )
-                elif not rest:
-                    yield below, False
+                below, inside = shown + name, _inside(directory, name)
+                if rest:
+                    yield from self._match(below + "/", inside, parts, recursive, hidden)
+                else:
+                    yield from self._recurse(below, inside, hidden)
             return
         if not _MAGIC.search(part):
-            name = normalise(_inside(directory, encode(part)))
-            is_directory = not name or self._has_directory(name)
-            outside = name.startswith(b"..")
+            name = decode(normalise(encode(_inside(directory, part))))
+            is_directory = not name or self._has_directory(encode(name))
             if rest:
-                if is_directory and not outside:
+                if is_directory and not name.startswith(".."):
                     yield from self._match(shown + part + "/", name, rest, recursive, hidden)
-            elif is_directory or self._lookup.find(name) >= 0:
+            elif is_directory or self._lookup.find(encode(name)) >= 0:
                 yield shown + part, is_directory
             return
         matches = _matcher(part)
-        for child in self.children(directory):
-            name_text = decode(child.name)
-            if not hidden and name_text.startswith(".") and not part.startswith("."):
-                continue
-            if not matches(name_text):
+        hidden_too = hidden or part.startswith(".")
+        for name, position in zip(*self.children(directory)):
+            if not matches(name) or (name[0] == "." and not hidden_too):
                 continue
             if not rest:
-                yield shown + name_text, child.position < 0
-            elif child.position < 0:
-                yield from self._match(
-                    shown + name_text + "/", _inside(directory, child.name), rest, recursive, hidden
-                )
+                yield shown + name, position < 0
+            elif position < 0:
+                inside = _inside(directory, name)
+                yield from self._match(shown + name + "/", inside, rest, recursive, hidden)
 
-    def _recurse(self, shown: str, directory: bytes, hidden: bool) -> Iterator[tuple[str, bool]]:
+    def _visible(self, directory: str, hidden: bool) -> Iterator[tuple[str, int]]:
+        for name, position in zip(*self.children(directory)):
+            if hidden or name[0] != ".":
+                yield name, position
+
+    def _recurse(self, shown: str, directory: str, hidden: bool) -> Iterator[tuple[str, bool]]:
         """All that lies in a directory, itself first."""
         yield shown, True
-        for child in self.children(directory):
-            if not hidden and child.name.startswith(b"."):
-                continue
-            below = f"{shown}/{decode(child.name)}"
-            if child.position < 0:
-                yield from self._recurse(below, _inside(directory, child.name), hidden)
+        for name, position in self._visible(directory, hidden):
+            below = f"{shown}/{name}"
+            if position < 0:
+                yield from self._recurse(below, _inside(directory, name), hidden)
             else:
                 yield below, False
 
 
-def directory_order_differs(children: list[Child]) -> bool:
-    """Whether names sorted with their slash, as in the table, sort otherwise without it."""
-    return any(a.name > b.name for a, b in zip(children, children[1:]))
-
-
-def _inside(directory: bytes, name: bytes) -> bytes:
-    return directory + b"/" + name if directory else name
+def _inside(directory: str, name: str) -> str:
+    return directory + "/" + name if directory else name
 
 
 @lru_cache(maxsize=256)

@@ -14,7 +14,7 @@ from imagearchive._scan.rows import RowBuffer
 from imagearchive.errors import CorruptArchiveError, UnsupportedArchiveError
 from imagearchive.storage import open_storage
 
-__all__ = ["Scanned", "is_plain_directory", "scan", "scanner_version"]
+__all__ = ["Scanned", "is_plain_directory", "located", "scan", "scanner_version"]
 
 SCANNERS: dict[str, ModuleType] = {
     module.NAME: module for module in (tar, zip, split, barecat, directory)
@@ -37,6 +37,14 @@ def scanner_version(name: str) -> int | None:
     """Return the version of a scanner, or None where there is none of that name."""
     module = SCANNERS.get(name)
     return None if module is None else int(module.VERSION)
+
+
+def located(path: str) -> str:
+    """Return the file to open for what a user calls `path`.
+
+    Older Barecat archives are known by a name that none of their files has.
+    """
+    return barecat.index_path(path)
 
 
 def is_plain_directory(path: str) -> bool:

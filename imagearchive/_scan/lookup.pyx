@@ -1,6 +1,7 @@
 """Rows by position and positions by name, straight from the mapped columns of an index."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport UINT64_MAX, uint8_t, uint64_t
 from libc.string cimport memcmp
 
@@ -215,6 +216,76 @@ cdef class Lookup:
             if place < 0:
                 raise damaged(used)
         return places[:used].copy(), flags[:used].copy().view(np.bool_)
+
+    def listing(self, bytes prefix not None):
+        """What a directory holds, in the order of the sorted names.
+
+        Parameters
+        ----------
+        prefix : bytes
+            The directory's name and "/"; empty for the root.
+
+        Returns
+        -------
+        names : list of str
+            Of the entries, without `prefix`; bytes that are no UTF-8 appear as surrogates.
+        positions : list of int
+            Of each entry; -1 for a directory. Of several members of one name, the last.
+        ordered : bool
+            Whether the names ascend. Sorted with their "/", directories can come too late.
+        """
+        low, high = self.bounds(prefix)
+        cdef Py_ssize_t place = low, end = high, step, after
+        cdef uint64_t start, size, i, skip = len(prefix), length
+        cdef const uint8_t* last = NULL
+        cdef uint64_t last_length = 0
+        cdef bint last_file = False, ordered = True, same
+        cdef int sign
+        cdef list names = [], positions = []
+        while place < end:
+            if self.span(self.order[place], &start, &size) or size < skip:
+                raise damaged(place)
+            i = skip
+            while i < size and self.names[start + i] != b"/":
+                i += 1
+            length = i - skip
+            sign = 1
+            if last != NULL:
+                sign = memcmp(
+                    &self.names[start + skip], last, length if length < last_length else last_length
+                ) if length and last_length else 0
+                if sign == 0:
+                    sign = (length > last_length) - (length < last_length)
+            if i == size and last_file and sign == 0:
+                positions[len(positions) - 1] = self.order[place]
+                place += 1
+                continue
+            ordered = ordered and sign >= 0
+            names.append(
+                PyUnicode_DecodeUTF8(
+                    <const char*> &self.names[start + skip], length, "surrogateescape"
+                ) if length else ""
+            )
+            last = &self.names[start + skip] if size > skip else NULL
+            last_length = length
+            last_file = i == size
+            if last_file:
+                positions.append(self.order[place])
+                place += 1
+                continue
+            positions.append(-1)
+            step = 1
+            after = place + 1
+            while after < end and self.begins(after, &self.names[start], i + 1):
+                place = after
+                step *= 2
+                after = place + step
+            place = self.rank(
+                &self.names[start], i + 1, UINT64_MAX, True, place, after if after < end else end
+            )
+            if place < 0:
+                raise damaged(place)
+        return names, positions, ordered
 
     cdef bint begins(self, Py_ssize_t place, const uint8_t* key, uint64_t key_size) noexcept nogil:
         cdef uint64_t start, size

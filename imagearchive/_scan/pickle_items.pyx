@@ -53,11 +53,11 @@ cdef class Span(Internal):
         return memoryview(self.owner)[self.offset : self.offset + self.size]
 
 
-class Bad(Exception):
+class BadPickleError(Exception):
     """Something in the stream is wrong; the machine adds where."""
 
 
-class Unsafe(Exception):
+class RefusedPickleError(Exception):
     """The stream asks for more than plain data; the machine adds where."""
 
 
@@ -65,8 +65,8 @@ cdef int check_plain(list items) except -1:
     for value in items:
         if isinstance(value, Internal):
             if type(value) is Global:
-                raise Unsafe(f"holds {(<Global>value).name} itself as data")
-            raise Bad("uses a value before it is whole")
+                raise RefusedPickleError(f"holds {(<Global>value).name} itself as data")
+            raise BadPickleError("uses a value before it is whole")
     return 0
 
 
@@ -80,9 +80,9 @@ cdef object pack(tuple items):
 cdef int set_items(object target, list items) except -1:
     cdef Py_ssize_t i
     if type(target) is not dict and type(target) is not OrderedDict:
-        raise Bad(f"sets items of {type(target).__name__}")
+        raise BadPickleError(f"sets items of {type(target).__name__}")
     if len(items) % 2:
-        raise Bad("has a key without a value")
+        raise BadPickleError("has a key without a value")
     check_plain(items)
     check_keys(items[::2])
     for i in range(0, len(items), 2):
@@ -106,7 +106,7 @@ cdef list plain_args(object args):
     if type(args) is tuple:
         return list(args)
     if type(args) is not Args:
-        raise Bad("calls with what is no tuple")
+        raise BadPickleError("calls with what is no tuple")
     items = [
         (<Span>item).view() if type(item) is Span else item for item in (<Args>args).items
     ]
@@ -118,29 +118,29 @@ cdef object reduce(object function, object args):
     cdef object handler
     cdef tuple items
     if type(function) is not Global:
-        raise Unsafe(f"calls a {type(function).__name__}")
+        raise RefusedPickleError(f"calls a {type(function).__name__}")
     handler = (<Global>function).handler
     if handler is RECONSTRUCT:
         # _reconstruct(ndarray, (0,), b"b"): an array that waits for its state.
         items = (<Args>args).items if type(args) is Args else ()
         if len(items) != 3 or type(items[0]) is not Global:
-            raise Bad("makes an array of nothing")
+            raise BadPickleError("makes an array of nothing")
         if (<Global>items[0]).handler is not NDARRAY:
-            raise Unsafe(f"makes an array of {(<Global>items[0]).name}")
+            raise RefusedPickleError(f"makes an array of {(<Global>items[0]).name}")
         return Pending()
     if handler is DTYPE:
         items = tuple(plain_args(args))
         if not items or type(items[0]) is not str:
-            raise Bad("makes a dtype of what is no code")
+            raise BadPickleError("makes a dtype of what is no code")
         return Pending(items[0])
     if handler is NDARRAY:
-        raise Unsafe("calls numpy.ndarray")
+        raise RefusedPickleError("calls numpy.ndarray")
     return handler(*plain_args(args))
 
 
 cdef object build(object target, object state):
     if type(target) is not Pending:
-        raise Unsafe(f"sets the state of a {type(target).__name__}")
+        raise RefusedPickleError(f"sets the state of a {type(target).__name__}")
     if (<Pending>target).code is None:
         return array_of(*plain_args(state))
     return dtype_of((<Pending>target).code, *plain_args(state))

@@ -24,7 +24,7 @@ from imagearchive._scan.pickle_items cimport (
     takes_span,
 )
 
-from imagearchive._scan.pickle_items import Bad, Unsafe
+from imagearchive._scan.pickle_items import BadPickleError, RefusedPickleError
 from imagearchive._scan.plain_types import GLOBALS, check_keys
 from imagearchive.errors import DecodeError, UnsafePickleError
 
@@ -197,9 +197,9 @@ cdef class Machine:
             return 0
         try:
             self._steps(&view[0], view.shape[0], start, base, memo, stack, hops, window, &at)
-        except Bad as error:
+        except BadPickleError as error:
             raise self._wrong(str(error), start + at) from None
-        except Unsafe as error:
+        except RefusedPickleError as error:
             raise UnsafePickleError(
                 f"{self.where}: the pickle {error} at offset {start + at}; nothing was executed"
             ) from None
@@ -242,7 +242,7 @@ cdef class Machine:
             elif op in (b'G', 0x8d, 0x8e, 0x95, 0x96):
                 head = 9
             if head > length - at:
-                raise Bad("ends within an opcode")
+                raise BadPickleError("ends within an opcode")
             if op in (b'U', b'C', 0x8a, 0x8c):
                 size = p[1]
             elif op in (b'X', b'B', b'T', 0x8b):
@@ -251,7 +251,7 @@ cdef class Machine:
                 bits = u64(p + 1)
                 size = <Py_ssize_t>min(bits, <uint64_t>length)
             if size > length - at - head:
-                raise Bad("ends within a value")
+                raise BadPickleError("ends within a value")
             at += head + size
             payload = <const char*>p + head
 
@@ -297,7 +297,7 @@ cdef class Machine:
             # The memo.
             elif op in (0x94, b'q', b'r'):
                 if height <= floor:
-                    raise Bad("remembers nothing")
+                    raise BadPickleError("remembers nothing")
                 bits = count if op == 0x94 else p[1] if op == b'q' else u32(p + 1)
                 count += 1
                 value = stack[height - 1]
@@ -311,14 +311,14 @@ cdef class Machine:
             # Containers.
             elif op == b'(':
                 if mark_count == MAX_NESTING:
-                    raise Bad("nests too deeply")
+                    raise BadPickleError("nests too deeply")
                 marks[mark_count] = height
                 mark_count += 1
             elif op in (b't', b'l', b'd', 0x91, b'u', 0x90, b'e', b'1'):
                 if mark_count == 0:
                     if op == b'e':
                         return 0  # the list around this element goes on
-                    raise Bad("closes what it did not open")
+                    raise BadPickleError("closes what it did not open")
                 mark_count -= 1
                 items = stack[floor:]
                 del stack[floor:]
@@ -335,7 +335,7 @@ cdef class Machine:
                     stack.append(frozenset(check_keys(items)))
                 elif op != b'1':
                     if floor <= (marks[mark_count - 1] if mark_count else 0):
-                        raise Bad("adds to nothing")
+                        raise BadPickleError("adds to nothing")
                     value = stack[floor - 1]
                     if op == b'u':
                         set_items(value, items)
@@ -346,13 +346,13 @@ cdef class Machine:
                         check_plain(items)
                         (<set>value).update(check_keys(items))
                     else:
-                        raise Bad(f"adds items to {type(value).__name__}")
+                        raise BadPickleError(f"adds items to {type(value).__name__}")
             elif op in (0x85, 0x86, 0x87, b'a', b's', b'b', b'R', 0x93):
                 size = 1 if op == 0x85 else 3 if op == 0x87 or op == b's' else 2
                 if height - floor < size:
                     if op == b'a' and mark_count == 0:
                         return 0
-                    raise Bad("takes more values than there are")
+                    raise BadPickleError("takes more values than there are")
                 items = stack[height - size:]
                 del stack[height - size:]
                 if op in (0x85, 0x86, 0x87):
@@ -361,7 +361,7 @@ cdef class Machine:
                     value = items[0]
                     check_plain(items)
                     if type(value) is not list:
-                        raise Bad(f"adds items to {type(value).__name__}")
+                        raise BadPickleError(f"adds items to {type(value).__name__}")
                     (<list>value).append(items[1])
                     stack.append(value)
                 elif op == b's':
@@ -383,14 +383,14 @@ cdef class Machine:
                 elif mark_count:
                     mark_count -= 1
                 else:
-                    raise Bad("drops more values than there are")
+                    raise BadPickleError("drops more values than there are")
 
             # Names.
             elif op == b'c':
                 size = min(length, at + 2 * NAME_LIMIT)
                 value = (<const char*>data)[at:size].split(b"\n", 2)
                 if len(value) < 3:
-                    raise Bad("has an endless name")
+                    raise BadPickleError("has an endless name")
                 at += len(value[0]) + len(value[1]) + 2
                 value = [part.decode("utf-8", "replace") for part in value[:2]]
                 stack.append(self._name(value[0], value[1], start + progress[0]))
@@ -399,7 +399,7 @@ cdef class Machine:
             elif op == b'.':
                 return 0
             elif op in REFUSED:
-                raise Unsafe(REFUSED[op])
+                raise RefusedPickleError(REFUSED[op])
             else:
-                raise Bad(f"has the unknown opcode {op:#04x}")
+                raise BadPickleError(f"has the unknown opcode {op:#04x}")
         return 0

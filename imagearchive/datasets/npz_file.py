@@ -5,20 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
-import numpy as np
 import numpy.typing as npt
 
 from imagearchive import npy
-from imagearchive._scan.rows import KIND_FILE
-from imagearchive.archive import DEFLATED, Archive
+from imagearchive.archive import Archive
 from imagearchive.datasets.columns import open_whole
 from imagearchive.deflate import WHOLE, DeflatedStorage
 from imagearchive.errors import (
     CorruptArchiveError,
-    CorruptIndexError,
     MemberNotFoundError,
     OptionError,
     UnsupportedArchiveError,
@@ -39,18 +36,6 @@ logger = logging.getLogger(__name__)
 
 _SUFFIX: Final = ".npy"
 _CHECK: Final = 1 << 20
-
-
-class _KeptDeflated(DeflatedStorage):
-    """A deflated member whose checkpoints go into the index once they are built."""
-
-    keep: Callable[[bytes], None]
-
-    def build_checkpoints(self, progress: Callable[[int, int], object] | None = None) -> bytes:
-        """Build them, as the base class, and keep them."""
-        checkpoints = super().build_checkpoints(progress)
-        self.keep(checkpoints)
-        return checkpoints
 
 
 class NpzMember:
@@ -90,42 +75,17 @@ class NpzMember:
         self._file = archive.storage(int(entry["shard"]))
         self.where = f"{self._file.path}: {name + _SUFFIX!r}"
         self._offset = int(entry["offset"])
-        if entry["method"] == DEFLATED and entry["kind"] == KIND_FILE:
-            self.mapped = False
-            self.storage = self._deflated(entry)
+        # Raises where it is encrypted, or compressed in a way that is not read.
+        self.storage = archive.member(position)
+        self.mapped = False
+        if isinstance(self.storage, DeflatedStorage):
             self._unchecked = verify
         else:
-            # Raises where it is encrypted or compressed otherwise.
-            self.storage = archive.member(position)
             self.mapped = isinstance(self._file, MemoryStorage) and isinstance(
                 self.storage, SliceStorage
             )
             if verify:
                 self._crc = int(entry["crc"])
-
-    def _deflated(self, entry: Any) -> DeflatedStorage:
-        arguments = (
-            self._file,
-            self._offset,
-            int(entry["stored"]),
-            int(entry["size"]),
-            int(entry["crc"]),
-            self.name + _SUFFIX,
-        )
-        found = self.load("checkpoints")
-        storage: _KeptDeflated | None = None
-        if found:
-            try:
-                storage = _KeptDeflated(*arguments, found["points"].data)
-            except CorruptIndexError as error:
-                logger.warning("%s; they are built again", error)
-        if storage is None:
-            storage = _KeptDeflated(*arguments)
-        storage.keep = self._keep
-        return storage
-
-    def _keep(self, checkpoints: bytes) -> None:
-        self.save("checkpoints", {"points": np.frombuffer(checkpoints, np.uint8)})
 
     def header(self) -> npy.NpyHeader:
         """Read the header of the array."""
@@ -146,7 +106,7 @@ class NpzMember:
                 )
             self._crc = None
         storage = self.storage
-        if isinstance(storage, _KeptDeflated) and self._unchecked:
+        if isinstance(storage, DeflatedStorage) and self._unchecked:
             # Smaller members are inflated whole, which checks them.
             if storage.checkpoints is None and storage.size > WHOLE:
                 storage.build_checkpoints()
