@@ -38,8 +38,9 @@ def local_decoder() -> Decoder:
 
 def is_tensor(value: object) -> bool:
     """Whether `value` is a torch tensor; torch is not imported for the question."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+    # Another thread may be in the middle of importing torch.
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return tensor is not None and isinstance(value, tensor)
 
 
 def as_array(image: Any, hint: Layout | None = None) -> tuple[Array, Layout]:
