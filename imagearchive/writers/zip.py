@@ -29,6 +29,13 @@ ZIP64_EXTRA: Final = 20
 PADDING_ID: Final = b"\x35\xd9"
 
 
+class _Zip(zipfile.ZipFile):
+    """Ended by its writer alone: one that is given up has no archive to complete."""
+
+    def __del__(self) -> None:
+        pass
+
+
 class ZipWriter:
     """Writes one ZIP archive without compression, so that any member can be read in place.
 
@@ -63,7 +70,7 @@ class ZipWriter:
         # Known before it exists: an interrupt may come at any moment.
         self._part = f"{self.path}.{secrets.token_hex(8)}.part"
         self._file = self._stack.enter_context(open(self._part, "xb+"))  # noqa: SIM115
-        self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
+        self._zip = _Zip(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
 
     def _check_free(self) -> None:
         if not self._overwrite and os.path.lexists(self.path):
@@ -149,9 +156,6 @@ class ZipWriter:
 
     def abort(self) -> None:
         """Remove the temporary file; what was at the target stays as it was."""
-        if hasattr(self, "_zip"):
-            # Without a file, a ZipFile that is collected does not try to end its archive.
-            self._zip.fp = None
         self._stack.close()
         part, self._part = self._part, ""
         if part:
