@@ -5,7 +5,7 @@ extension                         object
 ================================  ==================================================
 ``jpg jpeg png gif bmp webp``     array (H, W, 3) of uint8; see `imagearchive.images`
 ``tif tiff ppm``                  likewise
-``npy``                           the array
+``npy``                           the array; objects in it only if they are plain data
 ``npz``                           `NpzArrays`: a mapping of name -> array, decoded on access
 ``json``                          dict, list, …
 ``msgpack``                       dict, list, … (needs the ``msgpack`` extra)
@@ -234,16 +234,33 @@ def _decode_image(data: Buffer, options: _Options) -> npt.NDArray[Any]:
 def _decode_npy(data: Buffer, options: _Options) -> npt.NDArray[Any]:
     header = parse_header(data, where="npy array")
     if header.has_objects:
-        if not options.allow_pickle:
-            raise UnsafePickleError(_pickled("an array of Python objects"))
-        array: npt.NDArray[Any] = np.load(io.BytesIO(bytes(data)), allow_pickle=True)
-        return array
+        return _decode_objects(data, header, options)
     order: Literal["C", "F"] = "F" if header.fortran_order else "C"
     if not header.nbytes:
         return _empty(header, options.limits)
     flat = np.frombuffer(memoryview(data), header.dtype, header.count, header.data_offset)
     # A copy: the caller may write to it, and a mapped archive is not kept open by it.
     return np.array(flat.reshape(header.shape, order=order))
+
+
+def _decode_objects(data: Buffer, header: NpyHeader, options: _Options) -> npt.NDArray[Any]:
+    if options.allow_pickle:
+        array: npt.NDArray[Any] = np.load(io.BytesIO(bytes(data)), allow_pickle=True)
+        return array
+    if header.dtype != object:
+        raise UnsafePickleError(_pickled("an array of records with Python objects"))
+    from imagearchive.object_arrays import ObjectArray
+
+    try:
+        elements = ObjectArray(
+            MemoryStorage(data, "npy array"), header.data_offset, header.shape, "its objects"
+        )
+        values = np.empty(elements.size, object)
+        for place in range(elements.size):
+            values[place] = elements.element(place)
+    except UnsafePickleError as error:
+        raise UnsafePickleError(f"{error}. {_pickled('Such an array')}") from error
+    return values.reshape(header.shape)
 
 
 def _empty(header: NpyHeader, limits: Limits) -> npt.NDArray[Any]:
@@ -543,7 +560,8 @@ class DecodedView(Mapping[str, Any]):
     background : sequence of 3 ints, optional
         Colour on which transparent pixels are composited. Without it, alpha is dropped.
     allow_pickle : bool
-        Load pickles and arrays of Python objects, **which can run any code**.
+        Load pickles and arrays of any Python objects, **which can run any code**. Arrays of plain
+        objects (numbers, text, lists, arrays …) are decoded without it.
     max_size : int
         Bytes that one member may have after decompression.
     max_ratio : float

@@ -304,16 +304,30 @@ def test_damaged_npy():
             decode("x.npy", data[:length])
 
 
-def test_arrays_of_objects_need_trust():
+def test_arrays_of_plain_objects_are_decoded_without_trust():
+    values = np.empty((2, 2), object)
+    values[:] = [[1, "a"], [None, [1.5, (2, b"x")]]]
     target = io.BytesIO()
-    np.save(target, np.array([1, "a", None], object), allow_pickle=True)
-    with pytest.raises(UnsafePickleError, match=r"x\.npy.*allow_pickle=True"):
-        decode("x.npy", target.getvalue())
-    assert decode("x.npy", target.getvalue(), allow_pickle=True).tolist() == [1, "a", None]
+    np.save(target, values, allow_pickle=True)
+    for options in ({}, {"allow_pickle": True}):
+        loaded = decode("x.npy", target.getvalue(), **options)
+        assert loaded.shape == (2, 2)
+        assert loaded.tolist() == values.tolist()
     with pytest.raises(UnsafePickleError):
         encode("x.npy", np.array([None]))
     with pytest.raises(UnsafePickleError):
         encode("x.npz", {"a": np.array([None])})
+
+
+def test_arrays_of_other_objects_need_trust():
+    ran = Danger.ran
+    records = np.zeros(1, [("a", object)])
+    for values in (np.array([Danger()], object), np.array([complex], object), records):
+        target = io.BytesIO()
+        np.save(target, values, allow_pickle=True)
+        with pytest.raises(UnsafePickleError, match=r"x\.npy.*allow_pickle=True"):
+            decode("x.npy", target.getvalue())
+    assert Danger.ran == ran
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
