@@ -185,6 +185,15 @@ def pillow(data: PillowDataset, workers: int) -> Any:
     )  # fmt: skip
 
 
+def add_cpu_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cpu",
+        action="store_true",
+        help="count the CPU time of this process, which other programs disturb less; leaves out "
+        "contestants that work in processes of their own",
+    )
+
+
 def measure(
     contestants: dict[str, Callable[[], object]], options: argparse.Namespace
 ) -> dict[str, list[float]]:
@@ -205,12 +214,7 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument(
-        "--cpu",
-        action="store_true",
-        help="count the CPU time of this process, which other programs disturb less; leaves out "
-        "contestants that work in processes of their own",
-    )
+    add_cpu_option(parser)
     parser.add_argument("--only", choices=["crop", "resize", "dicts", "memory"])
     options = parser.parse_args()
     path = jpeg_tar(options)

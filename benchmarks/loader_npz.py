@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from interleave import compare, report
+from interleave import report
+from loader import add_cpu_option, measure
 
 from imagearchive import DataLoader, LazyNPZDataset
 from imagearchive.transforms import Compose, ImageNetNormalize, ToTensor
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
+    add_cpu_option(parser)
     options = parser.parse_args()
     path, count, workers = arrays(options.cache, options.count), options.count, options.workers
     limit = Limit(path, count, workers)
@@ -101,13 +103,13 @@ def main() -> None:
         if seen != count:
             raise SystemExit(f"{seen} rows instead of {count}")
 
-    times = compare(
+    times = measure(
         {
             "imagearchive": lambda: consume(loader),
             "memcpy and normalise, one C loop": limit.run,
             "torch DataLoader over the same rows": lambda: consume(theirs),
         },
-        rounds=options.rounds,
+        options,
     )
     report(f"{count} arrays of {SIDE} x {SIDE} x 3", times, "imagearchive", count, "image")
 

@@ -376,11 +376,11 @@ class DataLoader:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.state_dict()
+        # The copy begins where this loader's next iteration would begin; `state_dict` is for more.
         return {
             "source": self._given,
             "options": self._options,
-            "next": (state["epoch"], state["position"]),
+            "next": (self._next_epoch, self._start),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
