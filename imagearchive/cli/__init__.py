@@ -46,17 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         arguments = build_parser().parse_args(argv)
-    except SystemExit as stop:
-        # argparse has printed help (0) or what is wrong (2).
-        return int(stop.code or 0)
-    module, _, function = arguments.run.partition(":")
-    try:
+        module, _, function = arguments.run.partition(":")
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             run = getattr(importlib.import_module(f"imagearchive.cli.{module}"), function)
             status: int = run(arguments)
             sys.stdout.flush()
             return status
+    except SystemExit as stop:
+        # argparse has printed help (0) or what is wrong (2).
+        return int(stop.code or 0)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
