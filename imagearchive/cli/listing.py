@@ -18,6 +18,7 @@ from imagearchive.cli.output import (
     format_time,
     index_size,
     permissions,
+    raw,
     text,
     write,
     write_json,
@@ -49,7 +50,7 @@ def ls(arguments: argparse.Namespace) -> int:
             return 0
         if arguments.null:
             rows = (row for _, entries in groups for row in entries())
-            write((path for path, _, _ in rows), end="\0")
+            write((raw(path) for path, _, _ in rows), end="\0")
             return 0
         headed = len(groups) > 1
         for number, (title, entries) in enumerate(groups):
@@ -208,7 +209,7 @@ def find(arguments: argparse.Namespace) -> int:
         if arguments.json:
             _json_rows(_record(archive, path, position) for path, position in matches)
         elif arguments.null:
-            write((path for path, _ in matches), end="\0")
+            write((raw(path) for path, _ in matches), end="\0")
         else:
             write(_lines(archive, arguments, matches))
     return 0

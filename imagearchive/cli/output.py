@@ -18,6 +18,7 @@ __all__ = [
     "format_time",
     "permissions",
     "progress",
+    "raw",
     "text",
     "write",
     "write_json",
@@ -34,6 +35,11 @@ def text(name: str) -> str:
     if name.isascii() and name.isprintable() and "\\" not in name:
         return name
     return "".join(_escaped(character, "\\\\") for character in name)
+
+
+def raw(name: str) -> str:
+    """Return a name to be ended by NUL; one that contains a NUL would be taken for two."""
+    return text(name) if "\0" in name else name
 
 
 def escape(message: str) -> str:
