@@ -420,6 +420,23 @@ def test_the_name_appears_when_the_file_is_whole(path):
         writer.append(a=1)
 
 
+def test_two_writers_of_one_path(path):
+    path.write_bytes(b"old")
+    first, second = NpzWriter(path), NpzWriter(path)
+    first.extend(a=np.zeros(100_000))
+    second.extend(a=np.ones(70_000))
+    with pytest.raises(ClosedError, match="another writer"):
+        first.close()
+    assert path.read_bytes() == b"old"
+    second.append(a=2)
+    third = NpzWriter(path)
+    second.abort()
+    third.append(a=3)
+    third.close()
+    assert load(path)["a"].tolist() == [3]
+    assert os.listdir(path.parent) == ["data.npz"]
+
+
 def test_abort(path):
     with pytest.raises(ZeroDivisionError), NpzWriter(path) as writer:
         writer.append(a=np.zeros(9))

@@ -25,6 +25,7 @@ import os
 import struct
 import zlib
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from types import TracebackType
 from typing import Any, BinaryIO, Final, cast
@@ -63,8 +64,8 @@ class NpzWriter:
     ----------
     path : path-like
         The file to write. It appears under this name when it is whole; until then it is
-        ``path.part``, which the next writer to the same path replaces. An existing file stays
-        until then.
+        ``path.part``, which the next writer to the same path replaces: if the one before is
+        still at work, its `close` fails. An existing file stays until then.
     compress : bool
         Deflate the arrays, as `numpy.savez_compressed` does.
     level : int
@@ -110,7 +111,7 @@ class NpzWriter:
         self._rows = 0
         self._failed = False
         self._pid = os.getpid()
-        self._file: BinaryIO | None = open(self._part, "w+b", buffering=CHUNK)  # noqa: SIM115
+        self._file: BinaryIO | None = _new_file(self._part)
 
     def __len__(self) -> int:
         """Return the number of samples so far."""
@@ -166,7 +167,8 @@ class NpzWriter:
         Raises
         ------
         ClosedError
-            A write failed before; the file is discarded.
+            A write failed before, or another writer to the same path was opened since; the file
+            is discarded.
         OSError
             The file cannot be written; it is discarded.
         """
@@ -177,10 +179,7 @@ class NpzWriter:
             raise ClosedError(f"{self.path}: a write failed before, so the file is discarded")
         try:
             self._finish(self._file)
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            os.replace(self._part, self.path)
+            self._publish(self._file)
         except BaseException:
             self.abort()
             raise
@@ -195,11 +194,30 @@ class NpzWriter:
         if file is None:
             return
         try:
-            file.close()
-        except OSError:
-            pass  # What is still in the buffer goes nowhere, and need not.
+            if self._has_name(file):
+                os.unlink(self._part)
         finally:
-            os.unlink(self._part)
+            # What is still in the buffer goes nowhere, and need not.
+            with suppress(OSError):
+                file.close()
+
+    def _publish(self, file: BinaryIO) -> None:
+        file.flush()
+        os.fsync(file.fileno())
+        if not self._has_name(file):
+            raise ClosedError(
+                f"{self.path}: another writer has begun to write this file, so this one is "
+                f"discarded; let one process write it"
+            )
+        os.replace(self._part, self.path)
+        file.close()
+
+    def _has_name(self, file: BinaryIO) -> bool:
+        """Whether the temporary name is still that of our file, not of another writer's."""
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), os.stat(self._part))
+        except FileNotFoundError:
+            return False
 
     def __enter__(self) -> NpzWriter:
         return self
@@ -291,6 +309,15 @@ class NpzWriter:
             file.write(_END64.pack(*end64, b"PK\x06\x07", 0, start + size, 1))
         count = min(count, 0xFFFF)
         file.write(_END.pack(b"PK\x05\x06", 0, 0, count, count, _field(size), _field(start), 0))
+
+
+def _new_file(path: str) -> BinaryIO:
+    """Make a new file; one of that name, perhaps another writer's, goes on without a name."""
+    while True:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        with suppress(FileExistsError):
+            return open(path, "x+b", buffering=CHUNK)
 
 
 class _Direct(Sink):
