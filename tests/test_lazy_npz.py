@@ -530,6 +530,19 @@ def test_which_arrays_are_columns(tmp_path):
         LazyNPZDataset(path, prefix="val_")
 
 
+def test_single_values_are_no_columns(tmp_path):
+    path = tmp_path / "meta.npz"
+    np.savez(path, x=np.arange(5), config={"a": 1}, classes={"b": 2}, mean=0.5)
+    with LazyNPZDataset(path) as dataset:
+        assert dataset.keys == ("x",)
+        assert len(dataset) == 5
+        assert dataset.arrays["config"].item() == {"a": 1}
+        assert dataset.arrays["mean"] == 0.5
+    for key in ("config", "mean"):
+        with pytest.raises(OptionError, match=f"'{key}' .*without rows.*dataset.arrays"):
+            LazyNPZDataset(path, keys=["x", key])
+
+
 def test_images_decide_where_lengths_differ(tmp_path):
     np.savez(tmp_path / "x.npz", images=np.zeros((2, 1)), a=np.zeros(3), b=np.zeros(3))
     assert LazyNPZDataset(tmp_path / "x.npz").keys == ("images",)
@@ -903,6 +916,22 @@ def test_files_that_are_no_npz(tmp_path):
         LazyNPZDataset(tmp_path / "scalar.npz")
     with pytest.raises(OptionError):
         LazyNPZDataset(tmp_path / "scalar.npz", cache_size=-1)
+
+
+def test_verify_in_many_threads_at_once(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.arange(1_000_000))
+    for _ in range(5):
+        results = []
+        with LazyNPZDataset(path, verify=True) as dataset:
+            threads = [
+                threading.Thread(target=lambda: results.append(dataset[7]["x"])) for _ in range(6)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert results == [7] * 6
 
 
 def test_verify_finds_damage(tmp_path):

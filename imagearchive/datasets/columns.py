@@ -379,8 +379,8 @@ def _listed(row: Callable[[int], Any], rows: npt.NDArray[np.intp]) -> list[Any]:
 
 def open_column(
     column: ragged.Column, member: Callable[[str], NpzMember], copy: bool, stack: bool
-) -> Column:
-    """Open a column.
+) -> Column | None:
+    """Open a column; None where it is a single value, which has no rows.
 
     Parameters
     ----------
@@ -393,6 +393,8 @@ def open_column(
     data = member(column.data)
     header = data.header()
     if column.offsets is None:
+        if not header.shape:
+            return None
         if header.dtype == object:
             return ObjectColumn(data, header, stack)
         return ArrayColumn(data, header, copy)

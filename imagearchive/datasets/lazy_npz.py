@@ -204,11 +204,19 @@ class LazyNPZDataset:
         refused: dict[str, UnsupportedMemberError] = {}
         for name in layout if wanted is None else wanted:
             try:
-                columns[name] = open_column(layout[name], file.member, copy, name == "images")
+                column = open_column(layout[name], file.member, copy, name == "images")
             except UnsupportedMemberError as error:
                 if wanted is not None:
                     raise
                 refused[name] = error
+                continue
+            if column is not None:
+                columns[name] = column
+            elif wanted is not None:
+                raise OptionError(
+                    f"{self.npz_path}: {prefix + name!r} in keys= is a single value without rows; "
+                    f"it is in dataset.arrays"
+                )
         if wanted is None:
             columns = _sharing_rows(columns)
         lengths = {name: column.length for name, column in columns.items()}
@@ -443,19 +451,14 @@ def row_numbers(indices: Iterable[int], length: int, where: str) -> npt.NDArray[
 
 def _sharing_rows(columns: dict[str, Column]) -> dict[str, Column]:
     """Those that share their first dimension with ``images``, or else with most others."""
-    rows = {
-        name: column
-        for name, column in columns.items()
-        if not isinstance(column, ArrayColumn) or column.header.shape
-    }
-    if not rows:
+    if not columns:
         return {}
-    if "images" in rows:
-        length = rows["images"].length
+    if "images" in columns:
+        length = columns["images"].length
     else:
-        counts = Counter(column.length for column in rows.values())
+        counts = Counter(column.length for column in columns.values())
         length = max(counts, key=lambda length: (counts[length], length))
-    return {name: column for name, column in rows.items() if column.length == length}
+    return {name: column for name, column in columns.items() if column.length == length}
 
 
 def _single_boxes(column: Column) -> bool:

@@ -93,15 +93,17 @@ class NpzMember:
 
     def prepare(self) -> None:
         """Check the CRC-32 of the member, where that was asked for and not done yet."""
-        if self._crc is not None:
+        # Read once: another thread may be checking, too, and be done first.
+        expected = self._crc
+        if expected is not None:
             crc, position, size = 0, 0, self.storage.size
             while position < size:
                 data = self.storage.read(position, min(_CHECK, size - position))
                 crc = zlib.crc32(data, crc)
                 position += len(data)
-            if crc != self._crc:
+            if crc != expected:
                 raise CorruptArchiveError(
-                    f"{self.where}: its CRC-32 is {crc:08x}, not {self._crc:08x}; the file is "
+                    f"{self.where}: its CRC-32 is {crc:08x}, not {expected:08x}; the file is "
                     f"damaged: make it again or fetch it again"
                 )
             self._crc = None
