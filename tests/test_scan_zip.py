@@ -7,6 +7,7 @@ import random
 import stat
 import struct
 import threading
+import tracemalloc
 import warnings
 import zipfile
 import zlib
@@ -556,6 +557,23 @@ def test_lying_end_records(end):
     data = build(GOOD, member(b"b", b"2"), **end)
     with pytest.raises(CorruptArchiveError):
         scan(data)
+
+
+def test_many_end_records_take_neither_time_nor_memory():
+    count = 20_000
+    record = build(member(b"a"))[31:78]
+    assert record[:4] == b"PK\1\2"
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 7, 7, len(record) * count, 0, 0)
+    storage = MemoryStorage(record * count + end * 2900, "x.zip")
+    scan_of_one = MemoryStorage(record * count + end, "x.zip")
+    peaks = []
+    for one in (scan_of_one, storage):
+        tracemalloc.start()
+        with pytest.raises(CorruptArchiveError, match="it counts 7 members, not 20000"):
+            scanner.scan(one)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 2 * peaks[0]
 
 
 def test_zip64_record_behind_a_lying_locator_is_found_in_its_place():

@@ -44,6 +44,8 @@ METHOD_OTHER_DISK: Final = 0xFFFF
 
 logger = logging.getLogger(__name__)
 
+# More candidates for the end record than this are no accident, and each may cost a whole scan.
+_MAX_ENDS: Final = 8
 # Longest target of a symbolic link: Linux's longest path, many times over.
 _MAX_LINK: Final = 1 << 16
 # A record takes at most 46 + 3 * 65535 bytes, so every window holds one.
@@ -87,14 +89,14 @@ def scan(storage: Storage, strict: bool = True) -> RowBuffer:
     UnsupportedArchiveError
         The central directory lies in another file of a multi-disk archive.
     """
-    failures = []
-    for end in find_ends(storage):
+    failure: CorruptArchiveError | None = None
+    for end in find_ends(storage)[:_MAX_ENDS]:
         result = _attempt(storage, end, strict)
         if isinstance(result, RowBuffer):
             return result
-        failures.append(result)
-    if failures:
-        raise failures[0]
+        failure = failure or result
+    if failure is not None:
+        raise failure
     rows = RowBuffer() if strict else salvage(storage)
     if rows.rows:
         return rows
@@ -108,7 +110,8 @@ def _attempt(storage: Storage, end: End, strict: bool) -> RowBuffer | CorruptArc
     try:
         return _Scan(storage, end, strict).run()
     except CorruptArchiveError as error:
-        return error
+        # Its traceback would hold all rows of the attempt.
+        return error.with_traceback(None)
 
 
 class _Scan:
