@@ -268,8 +268,8 @@ class ObjectArray:
         version, shape, dtype, _ = self._machine.preamble(self._list_start)
         if version != 1 or dtype != np.dtype(object) or shape != self.shape:
             raise DecodeError(
-                f"{self._where}: the pickle is of an array of shape {shape!r:.80} and dtype "
-                f"{dtype!r:.80}, its header says {self.shape} and object; the file is damaged"
+                f"{self._where}: the pickle is not of an array of shape {self.shape} and dtype "
+                f"object, as its header says; the file is damaged"
             )
 
     def _checked(self, tables: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:

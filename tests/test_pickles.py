@@ -518,6 +518,16 @@ def test_counts_and_headers_that_lie():
         opened(b"", (0,))
 
 
+def test_a_shape_too_long_to_print():
+    stream = pickle.dumps(objects([1, 2, 3]), protocol=2)
+    lie = stream.replace(
+        b"K\x03\x85", b"\x8b" + (5000).to_bytes(4, "little") + b"\x7f" * 5000 + b"\x85"
+    )
+    assert lie != stream
+    with pytest.raises(DecodeError, match="not of an array of shape"):
+        opened(lie, (3,))
+
+
 def all_elements(stream, count):
     found = opened(stream, (count,))
     return [found.element(i) for i in range(count)]
