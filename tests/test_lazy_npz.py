@@ -1,6 +1,7 @@
 """Rows of NPZ files as samples: against `numpy.load`, in loaders, processes and broken files."""
 
 import copy
+import functools
 import gc
 import multiprocessing
 import os
@@ -924,9 +925,8 @@ def test_verify_in_many_threads_at_once(tmp_path):
     for _ in range(5):
         results = []
         with LazyNPZDataset(path, verify=True) as dataset:
-            threads = [
-                threading.Thread(target=lambda: results.append(dataset[7]["x"])) for _ in range(6)
-            ]
+            read = functools.partial(lambda data, to: to.append(data[7]["x"]), dataset, results)
+            threads = [threading.Thread(target=read) for _ in range(6)]
             for thread in threads:
                 thread.start()
             for thread in threads:
