@@ -72,9 +72,11 @@ def main() -> None:
             return {name: once}
 
         def show(
-            title: str, ours: dict[str, Callable[[], None]], tar: dict[str, Callable[[], None]]
+            title: str,
+            ours: dict[str, Callable[[], None]],
+            others: dict[str, Callable[[], None]],
         ) -> None:
-            times = compare({**ours, **tar}, options.rounds)
+            times = compare({**ours, **others}, options.rounds)
             (name,) = ours
             report(title, times, name, options.files, "file")
             for each in times:
@@ -83,7 +85,14 @@ def main() -> None:
 
         tar = ["tar", "-C", source, "-cf", "TARGET.tar", "."]
         pack = [*TOOL, "pack", source, "TARGET.tar"]
-        show("pack", run("imagearchive pack --no-sync", [*pack, "--no-sync"]), run("tar cf", tar))
+        show(
+            "pack",
+            run("imagearchive pack --no-sync", [*pack, "--no-sync"]),
+            {
+                **run("the same with --no-index", [*pack, "--no-sync", "--no-index"]),
+                **run("tar cf", tar),
+            },
+        )
         show(
             "pack, until the disk has it",
             run("imagearchive pack", pack),
