@@ -735,6 +735,25 @@ def test_arrays_and_images_of_several_sizes(tmp_path):
         assert second["names"][0].tolist() == ["a"] * 5
 
 
+def test_dictionaries_that_hold_one_another(tmp_path):
+    shared = {"boxes": [[1, 2]], "z": np.arange(2)}
+    for _ in range(100):
+        shared = {"a": shared, "b": shared}
+    cycle = {"boxes": [1]}
+    cycle["self"] = cycle
+    np.savez(tmp_path / "x.npz", x=objects([shared, cycle]))
+    with LazyNPZDataset(tmp_path / "x.npz", cache_size=2) as dataset:
+        for _ in range(2):
+            first, second = dataset[0]["x"], dataset[1]["x"]
+            for _ in range(100):
+                assert first["a"] is first["b"]
+                first = first["a"]
+            assert type(first["boxes"]) is varying.RaggedList
+            assert first["boxes"] == [[1, 2]]
+            assert second["self"] is second
+            first["boxes"].append(3)
+
+
 def test_values_behave_as_lists_and_arrays(detector, tmp_path):
     path, data = detector
     boxes = LazyNPZDataset(path)[3]["bboxes"]

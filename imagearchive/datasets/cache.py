@@ -22,8 +22,8 @@ class SampleCache:
     """
 
     def __init__(self, size: int) -> None:
-        if size < 0:
-            raise OptionError(f"cache_size={size}: a number of samples from 0 is wanted")
+        if not isinstance(size, int) or size < 0:
+            raise OptionError(f"cache_size={size!r}: a number of samples from 0 is wanted")
         self.size = size
         self._samples: OrderedDict[int, Any] = OrderedDict()
 
@@ -53,8 +53,12 @@ def private_copy(value: Any) -> Any:
         return value.copy()
     if isinstance(value, (str, bytes, int, float, bool, type(None))):
         return value
-    if isinstance(value, dict):
-        return {key: private_copy(item) for key, item in value.items()}
+    if type(value) is dict:
+        # Only samples: a dictionary in one may hold others many times over, or itself.
+        return {
+            key: copy.deepcopy(item) if type(item) is dict else private_copy(item)
+            for key, item in value.items()
+        }
     # Pillow's images copy themselves, and load first where they have to.
     own = getattr(value, "copy", None)
     if callable(own) and hasattr(value, "getbands"):

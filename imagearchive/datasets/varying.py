@@ -8,7 +8,7 @@ looks a value's type up in a table that its documentation invites to extend. `Ra
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -55,8 +55,19 @@ def varying(value: Any, stack: bool = False) -> Any:
     if kind is np.ndarray:
         return value.view(LooseArray if stack else RaggedArray)
     if kind is dict:
-        return {key: varying(item, stack) for key, item in value.items()}
+        return _varying_items(value, stack, {})
     return value
+
+
+def _varying_items(value: dict[Any, Any], stack: bool, seen: dict[int, Any]) -> dict[Any, Any]:
+    """Likewise for a dictionary, which may hold others many times over, and itself."""
+    found = seen.get(id(value))
+    if found is None:
+        found = seen[id(value)] = {}
+        for key, item in value.items():
+            nested = type(item) is dict
+            found[key] = _varying_items(item, stack, seen) if nested else varying(item, stack)
+    return cast("dict[Any, Any]", found)
 
 
 _registered = False
