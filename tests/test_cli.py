@@ -420,7 +420,8 @@ def test_hostile_names_through_every_command(run, work, case):
     "name", ["no\nsuch", "\x1b[31m", "x" * 70000, "../..", "/etc/passwd", "\udcff", "a\0b"]
 )
 def test_hostile_arguments(run, archive, name):
-    missing = f"{name}/missing"
+    # No system passes a NUL on a command line, so none names an archive.
+    missing = f"{name}/missing".replace("\0", "")
     for command in (
         ["ls", archive, name], ["tree", archive, name], ["find", archive, name],
         ["cat", archive, name], ["extract", archive, "out", name], ["info", missing],

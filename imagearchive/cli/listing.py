@@ -19,6 +19,7 @@ from imagearchive.cli.output import (
     index_size,
     permissions,
     raw,
+    short,
     text,
     write,
     write_json,
@@ -128,7 +129,7 @@ def _record(archive: Archive, path: str, position: int) -> dict[str, Any]:
         "size": info.size,
         "stored": info.stored,
         "offset": info.offset,
-        "archive": info.archive,
+        "archive": short(info.archive),
         "mode": info.mode,
         "mtime_ns": info.mtime_ns,
         "crc": info.crc,
@@ -324,7 +325,7 @@ def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
         common = sorted(extensions.items(), key=lambda item: (-item[1], item[0]))[:10]
         facts: dict[str, Any] = {
             "format": table.scanner,
-            "files": list(table.files),
+            "files": [short(path) for path in table.files],
             "members": len(table),
             "directories": sum(1 for _ in archive.dirs()),
             "size": archive.total_size,
@@ -335,7 +336,7 @@ def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
                 for value, count in zip(values.tolist(), counts.tolist())
             },
             "extensions": {f".{name}" if name else "none": count for name, count in common},
-            "index": table.path or "in memory",
+            "index": short(table.path) or "in memory",
             "index size": index_size(table.path),
         }
         if table.meta.get("damage"):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from imagearchive.cli.output import escape, format_size, progress, text, write, write_json
+from imagearchive.cli.output import escape, format_size, progress, short, text, write, write_json
 from imagearchive.errors import ArchiveNotFoundError, OptionError
 
 if TYPE_CHECKING:
@@ -31,9 +31,10 @@ def index(arguments: argparse.Namespace) -> int:
     made = []
     for path in paths:
         table = IndexTable.open(path, arguments.ipath, overwrite=arguments.overwrite)
-        made.append({"archive": path, "members": len(table), "index": table.path})
+        shown, place = short(path) or path, short(table.path)
+        made.append({"archive": shown, "members": len(table), "index": place})
         if not arguments.json:
-            write([f"{text(path)}: {len(table)} members -> {text(table.path or 'in memory only')}"])
+            write([f"{text(shown)}: {len(table)} members -> {text(place or 'in memory only')}"])
     if arguments.json:
         write_json(made)
     return 0

@@ -19,6 +19,7 @@ __all__ = [
     "permissions",
     "progress",
     "raw",
+    "short",
     "text",
     "write",
     "write_json",
@@ -115,6 +116,14 @@ def progress(total: int | None, unit: str, quiet: bool) -> Iterator[Callable[[in
 
     with tqdm(total=total, unit=f" {unit}", unit_scale=True, leave=False, file=sys.stderr) as bar:
         yield bar.update
+
+
+def short(path: str | None) -> str | None:
+    """Return a path as seen from the working directory, if it lies in it."""
+    if path is None:
+        return None
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
 
 
 def index_size(path: str | None) -> int:
