@@ -1,7 +1,15 @@
 """Build and test the compiled parts under every supported Python that is installed."""
 
+import os
+from pathlib import Path
+
 import nox
 
+# pyenv's own commands offer the one version that is active; here every installed one counts.
+PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+os.environ["PATH"] = os.pathsep.join(
+    [*map(str, sorted(PYENV.glob("3.1*/bin"))), os.environ["PATH"]]
+)
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 

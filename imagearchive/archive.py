@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,13 +21,14 @@ from imagearchive.errors import (
     OptionError,
     OptionTypeError,
     SampleIndexError,
+    StaleIndexError,
     UnsupportedMemberError,
 )
-from imagearchive.index import IndexTable
+from imagearchive.joined import open_tables
 from imagearchive.members import MemberFile, SliceStorage, StoragePool, deflated_member
-from imagearchive.paths import ArchivePath, expand
+from imagearchive.paths import ArchivePath, absolute, expand, spelled
 from imagearchive.samples import Samples
-from imagearchive.storage import Storage, StorageKind
+from imagearchive.storage import Storage, StorageKind, unknown_kind
 from imagearchive.tree import NameTree, decode, encode
 
 if TYPE_CHECKING:
@@ -170,20 +172,23 @@ class Archive(Mapping[str, bytes]):
     ) -> None:
         if max_open < 1:
             raise OptionError(f"max_open={max_open}: at least one file has to be open")
-        self.path = path
+        if storage not in ("auto", "mmap", "pread", "memory"):
+            raise unknown_kind(storage)
+        self.path = spelled(path)
+        # Absolute, so that nothing depends on where the process stands when it reads.
+        self.paths = expand(self.path)
         self._options: dict[str, Any] = {
-            "ipath": ipath,
+            "ipath": None if ipath is None else os.path.abspath(os.fsdecode(ipath)),
             "storage": storage,
             "strict": strict,
             "max_open": max_open,
         }
-        self.paths = expand(path)
-        self.table = IndexTable.open_all(
-            self.paths, ipath, overwrite=overwrite_index, strict=strict
-        )
+        self.table = open_tables(self.paths, ipath, overwrite=overwrite_index, strict=strict)
         self._lookup = self.table.lookup
         self._tree = NameTree(self._lookup, self.table.directories)
         self._pool = StoragePool(self.table, storage, max_open)
+        if storage == "memory":
+            self._pool.open_every()
         self._closed = False
 
     # --- reading ----------------------------------------------------------------------------
@@ -280,6 +285,9 @@ class Archive(Mapping[str, bytes]):
         Members of a batch so arrive together instead of one wait after the other. Costs about two
         microseconds a member where they are in the page cache already.
         """
+        if not self._pool.roomy:
+            # Files would be opened for this and closed again before they are read.
+            return
         for key in keys:
             position = self._position(key)
             shard, offset, _, stored, _, _ = self._lookup.row(position)
@@ -308,6 +316,11 @@ class Archive(Mapping[str, bytes]):
         data = self.read(self.position(name))
         return data if data.__class__ is bytes else bytes(data)
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the bytes of the member of a name, or `default` where there is none."""
+        position = self._tree.find(name)
+        return default if position < 0 else bytes(self.read(position))
+
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._tree.find(name) >= 0
 
@@ -328,8 +341,8 @@ class Archive(Mapping[str, bytes]):
         if isinstance(key, str):
             return self.position(key)
         try:
-            position = key.__index__()
-        except AttributeError:
+            position = operator.index(key)
+        except TypeError:
             raise OptionTypeError(
                 f"a member is given by name or position, not by {type(key).__name__}"
             ) from None
@@ -364,7 +377,7 @@ class Archive(Mapping[str, bytes]):
         """The size of all members together, in bytes."""
         return int(self.table.entries["size"].sum(dtype=np.uint64))
 
-    def listdir(self, path: str = "") -> list[str]:
+    def listdir(self, path: str | os.PathLike[str] = "") -> list[str]:
         """Return the names in a directory, sorted.
 
         Raises
@@ -374,14 +387,14 @@ class Archive(Mapping[str, bytes]):
         """
         return self._tree.listing(path)[1]
 
-    def scandir(self, path: str = "") -> Iterator[DirEntry]:
+    def scandir(self, path: str | os.PathLike[str] = "") -> Iterator[DirEntry]:
         """Iterate over the entries of a directory, sorted by name."""
         directory, names, positions = self._tree.listing(path)
         prefix = directory + "/" if directory else ""
         for name, position in zip(names, positions):
             yield DirEntry(self, name, prefix + name, position)
 
-    def walk(self, path: str = "") -> Iterator[tuple[str, list[str], list[str]]]:
+    def walk(self, path: str | os.PathLike[str] = "") -> Iterator[tuple[str, list[str], list[str]]]:
         """Walk the tree as `os.walk` does: ``(directory, directories, files)`` from the top."""
         return self._tree.walk(path)
 
@@ -407,15 +420,15 @@ class Archive(Mapping[str, bytes]):
         """Iterate over what `glob` returns."""
         return self._tree.glob(pattern, recursive=recursive, include_hidden=include_hidden)
 
-    def exists(self, path: str) -> bool:
+    def exists(self, path: str | os.PathLike[str]) -> bool:
         """Whether a file or a directory is at the path."""
         return self._tree.isfile(path) or self._tree.isdir(path)
 
-    def isfile(self, path: str) -> bool:
+    def isfile(self, path: str | os.PathLike[str]) -> bool:
         """Whether a file is at the path."""
         return self._tree.isfile(path)
 
-    def isdir(self, path: str) -> bool:
+    def isdir(self, path: str | os.PathLike[str]) -> bool:
         """Whether the path is a directory; the empty path is the root."""
         return self._tree.isdir(path)
 
@@ -480,17 +493,28 @@ class Archive(Mapping[str, bytes]):
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (type(self), self.path, self._options)
+        return _reopen, (type(self), absolute(self.path), self._options, self.table.token())
 
     # A mapping is compared by content, which would read two archives.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        path = self.path if not isinstance(self.path, os.PathLike) else os.fspath(self.path)
+        path = self.path
         state = ", closed" if self._closed else ""
         return f"Archive({path!r}, {len(self)} members{state})"
 
 
-def _reopen(kind: type[Archive], path: ArchivePath, options: dict[str, Any]) -> Archive:
-    return kind(path, **options)
+def _reopen(kind: type[Archive], path: ArchivePath, options: dict[str, Any], token: str) -> Archive:
+    archive = kind(path, **options)
+    check_same(archive, token)
+    return archive
+
+
+def check_same(archive: Archive, token: str) -> None:
+    """Raise where an archive that was opened again is not the one that was pickled."""
+    if archive.table.token() != token:
+        raise StaleIndexError(
+            f"{archive.path}: the archive changed since it was pickled, so positions and labels "
+            f"would not be the same in this process; open it anew in all of them"
+        )

@@ -15,85 +15,119 @@ from imagearchive.storage import PreadStorage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["difference", "fingerprints"]
+__all__ = ["Signature", "difference", "fingerprints", "signatures"]
 
-# How many headers are compared where a modification time differs, spread evenly; of a small
-# archive, all.
-SAMPLES: Final = 64
+#: Size in bytes and modification time in nanoseconds.
+Signature = tuple[int, int]
+
+# How many headers are compared where a modification time differs, spread evenly; of an archive of
+# no more members, all. Reading them takes milliseconds from memory, and is done once.
+SAMPLES: Final = 4096
 SAMPLE_BYTES: Final = 512
 # Members of a TAR start at multiples of this.
 BLOCK: Final = 512
 
 
-def fingerprints(files: Sequence[str], entries: npt.NDArray[Any]) -> list[dict[str, Any]]:
-    """Say of each file what tells whether it is still the same: size, time, sampled headers."""
-    ranges = _sample_ranges(entries, len(files))
-    return [_fingerprint(file, chosen) for file, chosen in zip(files, ranges)]
+def signatures(files: Sequence[str]) -> list[Signature | None]:
+    """Return what `os.stat` says of each file; None for a directory.
+
+    Raises
+    ------
+    OSError
+        A file is gone, or cannot be reached.
+    """
+    found: list[Signature | None] = []
+    for file in files:
+        status = os.stat(file)
+        is_directory = stat.S_ISDIR(status.st_mode)
+        found.append(None if is_directory else (status.st_size, status.st_mtime_ns))
+    return found
 
 
-def difference(files: Sequence[str], archives: Sequence[dict[str, Any]]) -> str | None:
+def fingerprints(
+    files: Sequence[str], entries: npt.NDArray[Any], ends: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Say of each file what tells whether it is still the same.
+
+    Parameters
+    ----------
+    files : sequence of str
+    entries : ndarray of ENTRY_DTYPE
+        The rows of the index.
+    ends : sequence of int
+        Of each file, where its last member ends.
+
+    Returns
+    -------
+    list of dict
+        ``size``, ``mtime_ns``, ``end``, and a digest of ``headers``; of a directory nothing but
+        that it is one.
+    """
+    found: list[dict[str, Any]] = []
+    for shard, (file, signature, end) in enumerate(zip(files, signatures(files), ends)):
+        if signature is None:
+            found.append({"directory": True})
+            continue
+        headers = _headers(entries, shard, len(files))
+        found.append(
+            {
+                "size": signature[0],
+                "mtime_ns": signature[1],
+                "end": end,
+                "headers": _digest(file, headers, end),
+            }
+        )
+    return found
+
+
+def difference(
+    files: Sequence[str], archives: Sequence[dict[str, Any]], entries: npt.NDArray[Any]
+) -> str | None:
     """Say in what the files differ from their fingerprints; None where in nothing."""
     if len(files) != len(archives):
         return f"it speaks of {len(archives)} files, not of {len(files)}"
-    for file, archive in zip(files, archives):
+    for shard, (file, archive) in enumerate(zip(files, archives)):
         try:
-            if archive.get("directory"):
+            signature = signatures([file])[0]
+            if signature is None or archive.get("directory"):
                 return f"{file} is a directory, which is listed each time"
-            status = os.stat(file)
-            if status.st_size != archive["size"]:
-                return f"{file} has {status.st_size} bytes where {archive['size']} were indexed"
-            if status.st_mtime_ns == archive["mtime_ns"]:
+            if signature[0] != archive["size"]:
+                return f"{file} has {signature[0]} bytes where {archive['size']} were indexed"
+            if signature[1] == archive["mtime_ns"]:
                 continue
-            ranges = [(offset, size) for offset, size, _ in archive["samples"]]
-            digests = [digest for _, _, digest in archive["samples"]]
-            if _digests(file, ranges) != digests:
+            headers = _headers(entries, shard, len(files))
+            if _digest(file, headers, int(archive["end"])) != archive["headers"]:
                 return f"headers inside {file} have changed since it was indexed"
         except (FileNotFoundError, NotADirectoryError):
             return f"{file} is gone"
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             return f"its metadata cannot be read ({error})"
     return None
 
 
-def _sample_ranges(entries: npt.NDArray[Any], files: int) -> list[list[tuple[int, int]]]:
-    """For each file, the headers to compare, and what lies behind its last member."""
-    ranges: list[list[tuple[int, int]]] = []
-    for shard in range(files):
-        rows = entries if files == 1 else entries[entries["shard"] == shard]
-        if not len(rows):
-            # An index of its own, such as Barecat's: SQLite counts changes in its first page.
-            ranges.append([(0, SAMPLE_BYTES)])
-            continue
-        chosen = np.unique(np.linspace(0, len(rows) - 1, SAMPLES).astype(np.int64))
-        found = [(int(rows["header"][row]), SAMPLE_BYTES) for row in chosen]
-        # A TAR ends in padding, in which members can be appended while its size stays the same.
-        end = int((rows["offset"] + rows["stored"]).max())
-        found.append((-(-end // BLOCK) * BLOCK, 2 * BLOCK))
-        ranges.append(found)
-    return ranges
+def _headers(entries: npt.NDArray[Any], shard: int, files: int) -> list[int]:
+    """Where the headers to compare begin."""
+    rows = entries if files == 1 else entries[entries["shard"] == shard]
+    if not len(rows):
+        # An index of its own, such as Barecat's: SQLite counts changes in its first page.
+        return [0]
+    chosen = np.unique(np.linspace(0, len(rows) - 1, SAMPLES).astype(np.int64))
+    headers: list[int] = rows["header"][chosen].tolist()
+    return headers
 
 
-def _fingerprint(file: str, ranges: list[tuple[int, int]]) -> dict[str, Any]:
-    status = os.stat(file)
-    if stat.S_ISDIR(status.st_mode):
-        return {"directory": True}
-    size = status.st_size
-    inside = [(offset, min(length, size - offset)) for offset, length in ranges if offset < size]
-    # The end of the file tells whether something was appended or, in a ZIP, replaced.
-    inside.append((max(0, size - SAMPLE_BYTES), min(size, SAMPLE_BYTES)))
-    return {
-        "size": size,
-        "mtime_ns": status.st_mtime_ns,
-        "samples": [
-            [offset, length, digest]
-            for (offset, length), digest in zip(inside, _digests(file, inside))
-        ],
-    }
+def _digest(file: str, headers: Sequence[int], end: int) -> str:
+    """Digest the headers, what follows the last member, and the end of the file.
 
-
-def _digests(file: str, ranges: Sequence[tuple[int, int]]) -> list[str]:
+    A TAR ends in padding, in which members can be appended while its size stays the same; a ZIP
+    ends in its directory.
+    """
+    digest = hashlib.blake2b(digest_size=16)
     with PreadStorage(file) as storage:
-        return [
-            hashlib.blake2b(storage.read(offset, size), digest_size=8).hexdigest()
-            for offset, size in ranges
-        ]
+        behind = -(-end // BLOCK) * BLOCK
+        ranges = [(header, SAMPLE_BYTES) for header in headers]
+        ranges += [(behind, 2 * BLOCK), (max(0, storage.size - SAMPLE_BYTES), SAMPLE_BYTES)]
+        for offset, size in ranges:
+            if offset < storage.size:
+                digest.update(storage.read(offset, min(size, storage.size - offset)))
+    return digest.hexdigest()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
-import stat
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -27,14 +27,17 @@ from imagearchive.errors import (
     OptionError,
     StaleIndexError,
 )
-from imagearchive.freshness import difference, fingerprints
+from imagearchive.freshness import Signature, difference, fingerprints, signatures
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["IndexTable", "cache_path", "default_path"]
 
 logger = logging.getLogger(__name__)
+
+# Then nothing is wrong with the index; the process has too many files open.
+OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
 
 COLUMNS: Final[dict[str, np.dtype[Any]]] = {
     "entries": ENTRY_DTYPE,
@@ -93,6 +96,10 @@ class IndexTable:
     path: str | None = None
 
     def __post_init__(self) -> None:
+        # What the files were when the table was found to fit them, by path.
+        self.verified: dict[str, Signature] = {}
+        # Whether the archive stayed the same while it was scanned.
+        self.settled = True
         self.lookup = Lookup(self.entries, self.names, self.name_offsets, self.name_order)
         if len(self.label_offsets) != len(self.entries) + 1:
             raise CorruptIndexError(
@@ -123,6 +130,15 @@ class IndexTable:
         if not low <= high <= len(self.label_values):
             raise CorruptIndexError(f"{self.path}: labels of row {position} lie outside: delete it")
         return self.label_values[int(low) : int(high)]
+
+    def token(self) -> str:
+        """Return a digest of up to 256 rows and names, the same for the same members."""
+        digest = hashlib.blake2b(str(len(self)).encode(), digest_size=16)
+        for position in np.unique(np.linspace(0, max(len(self) - 1, 0), 256).astype(np.int64)):
+            if len(self):
+                row = self.lookup.row(int(position))
+                digest.update(f"{row[1:]} {self.name_bytes(int(position))!r}".encode())
+        return digest.hexdigest()
 
     @property
     def directories(self) -> list[str]:
@@ -169,119 +185,92 @@ class IndexTable:
         CorruptIndexError
             `ipath` exists and is damaged.
         """
-        apath = containers.located(os.fspath(path))
-        if not os.path.exists(apath):
-            raise ArchiveNotFoundError(f"{apath}: no such archive; is the path right?")
+        apath = os.path.abspath(containers.located(os.fsdecode(path)))
+        try:
+            os.stat(apath)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ArchiveNotFoundError(f"{apath}: no such archive; is the path right?") from None
+        is_plain = containers.is_plain_directory(apath)
         if ipath is not None:
-            return cls._open_given(apath, os.fspath(ipath), overwrite, strict)
-        if containers.is_plain_directory(apath):
-            # A directory can change without notice, and listing it again is what opening it means.
+            if is_plain:
+                raise OptionError(
+                    f"ipath={os.fspath(ipath)!r}: a plain directory is listed each time it is "
+                    f"opened, so it has no index file"
+                )
+            place = os.path.abspath(os.fsdecode(ipath))
+            return cls._open_given(apath, place, overwrite, strict)
+        if is_plain:
             return cls.build(apath, strict=strict)
-        places = [default_path(apath), cache_path([os.path.abspath(apath)], apath)]
-        if _taken(places[0], apath):
-            places = places[1:]
+        places = [place for place in _places(apath) if not _taken(place, apath)]
         if not overwrite:
             for place in places:
                 table = cls._fresh(place, apath, strict)
                 if table is not None:
                     return table
         table = cls.build(apath, strict=strict)
+        if not table.settled:
+            warnings.warn(
+                f"{apath}: the archive changes while it is read, so its index is not saved",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return table
         failures = []
         for place in places:
             try:
-                if place != default_path(apath):
-                    os.makedirs(os.path.dirname(place), exist_ok=True)
+                os.makedirs(os.path.dirname(place), exist_ok=True)
                 return table.saved(place)
             except OSError as error:
+                if error.errno in OUT_OF_FILES:
+                    raise
                 failures.append(f"{place}: {error.strerror}")
         warnings.warn(
-            f"{apath}: the index cannot be saved ({'; '.join(failures)}), so every process scans "
-            f"the archive anew; pass ipath= to say where it may lie",
+            f"{apath}: the index cannot be saved ({'; '.join(failures) or 'no cache directory'}), "
+            f"so every process scans the archive anew; pass ipath= to say where it may lie",
             RuntimeWarning,
             stacklevel=2,
         )
         return table
 
     @classmethod
-    def open_all(
-        cls,
-        paths: Sequence[str],
-        ipath: str | os.PathLike[str] | None = None,
-        *,
-        overwrite: bool = False,
-        strict: bool = True,
-    ) -> IndexTable:
-        """Open the index of several archives as one table.
-
-        Each archive has an index of its own. Their sum is kept too, in the user's cache directory
-        under the names, sizes and times of all of them, so that worker processes map one file
-        instead of joining the tables anew.
-
-        Parameters and errors are those of `open`; `ipath` is where the sum lies.
-        """
-        if len(paths) == 1:
-            return cls.open(paths[0], ipath, overwrite=overwrite, strict=strict)
-        keys = [f"strict={strict}"]
-        cached = ipath is None
-        for path in paths:
-            try:
-                status = os.stat(path)
-            except FileNotFoundError:
-                raise ArchiveNotFoundError(
-                    f"{path}: no such archive, of {len(paths)} asked for; is the pattern right?"
-                ) from None
-            keys.append(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}")
-            # What a directory holds can change without a trace in its own size and time.
-            cached = cached and not stat.S_ISDIR(status.st_mode)
-        place = cache_path(keys, paths[0]) if ipath is None else os.fspath(ipath)
-        if not overwrite and (cached or (ipath is not None and os.path.exists(place))):
-            try:
-                table = cls.load(place)
-                reason = None if cached else table.staleness(paths[0])
-                if reason is None:
-                    return table
-                raise StaleIndexError(
-                    f"{place}: {reason}; build it again with overwrite_index=True, or delete it"
-                )
-            except (FileNotFoundError, NotADirectoryError):
-                pass
-            except CorruptIndexError:
-                if ipath is not None:
-                    raise
-        table = cls.concatenate(
-            [cls.open(path, overwrite=overwrite, strict=strict) for path in paths]
-        )
-        if not cached and ipath is None:
-            return table
-        try:
-            if cached:
-                os.makedirs(os.path.dirname(place), exist_ok=True)
-            return table.saved(place)
-        except OSError as error:
-            if ipath is not None:
-                raise OptionError(f"ipath={place!r} cannot be written: {error.strerror}") from error
-            logger.info("%s: the joined index cannot be saved: %s", place, error.strerror)
-            return table
-
-    @classmethod
     def _open_given(cls, apath: str, ipath: str, overwrite: bool, strict: bool) -> IndexTable:
-        if os.path.exists(ipath) and not overwrite:
-            table = cls.load(ipath, apath)
-            reason = table.staleness(apath)
-            if reason is None and strict and table.meta.get("damage"):
-                raise CorruptArchiveError(
-                    f"{table.meta['damage']} (as found when {ipath} was built)"
-                )
-            if reason is None:
-                return table
-            raise StaleIndexError(
-                f"{ipath}: {reason}; build it again with overwrite_index=True, or delete it"
-            )
+        if os.path.exists(ipath):
+            if os.path.isdir(ipath) or os.path.samefile(apath, ipath):
+                raise OptionError(f"ipath={ipath!r} is {apath!r} or a directory: name another file")
+            try:
+                table = cls.load(ipath, apath)
+            except index_file.NotAnIndexError as error:
+                # Whatever it is, it was not written to be overwritten.
+                raise (
+                    error
+                    if not overwrite
+                    else OptionError(f"ipath={ipath!r}: {error}; it is not overwritten")
+                ) from error
+            except CorruptIndexError:
+                if not overwrite:
+                    raise
+            else:
+                if not overwrite:
+                    return table._trusted(apath, strict)
+                del table
         table = cls.build(apath, strict=strict)
         try:
             return table.saved(ipath)
         except OSError as error:
             raise OptionError(f"ipath={ipath!r} cannot be written: {error.strerror}") from error
+
+    def _trusted(self, apath: str, strict: bool) -> IndexTable:
+        """Return the table where it fits the archive, else raise."""
+        reason = self.staleness(apath)
+        if reason is not None:
+            raise StaleIndexError(
+                f"{self.path}: {reason}; build it again with overwrite_index=True, or delete it"
+            )
+        if strict and self.meta.get("damage"):
+            raise CorruptArchiveError(
+                f"{self.meta['damage']} (as found when {self.path} was built)"
+            )
+        return self
 
     @classmethod
     def _fresh(cls, place: str, apath: str, strict: bool) -> IndexTable | None:
@@ -293,11 +282,28 @@ class IndexTable:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (CorruptIndexError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in OUT_OF_FILES:
+                raise
             reason = str(error)
         if reason is None:
-            return table
+            return table._renewed(place)
         logger.info("%s: building the index again: %s", apath, reason)
         return None
+
+    def _renewed(self, place: str) -> IndexTable:
+        """Record the time of a touched or copied archive, so that it is compared only once."""
+        archives = self.meta.get("archives", [])
+        now = [self.verified.get(file) for file in self.files]
+        if all(seen is None or seen[1] == a["mtime_ns"] for seen, a in zip(now, archives)):
+            return self
+        self.meta["archives"] = [
+            a if seen is None else {**a, "mtime_ns": seen[1]} for seen, a in zip(now, archives)
+        ]
+        try:
+            return self.saved(place)
+        except OSError as error:
+            logger.debug("%s: the time of the archive cannot be recorded: %s", place, error)
+            return self
 
     @classmethod
     def load(cls, ipath: str, apath: str | os.PathLike[str] | None = None) -> IndexTable:
@@ -327,12 +333,19 @@ class IndexTable:
                     f"{ipath}: section {name!r} is {columns[name].dtype} of "
                     f"{columns[name].ndim} dimensions; delete it"
                 )
-        try:
-            names = [str(archive["path"]) for archive in meta["archives"]]
-        except (KeyError, TypeError) as error:
-            raise CorruptIndexError(f"{ipath}: the metadata names no archive; delete it") from error
-        base = os.path.dirname(os.path.abspath(ipath if apath is None else os.fspath(apath)))
-        files = [os.path.join(base, name) for name in names]
+        if apath is None:
+            base = os.path.dirname(os.path.abspath(ipath))
+        else:
+            base = os.path.dirname(os.path.abspath(os.fspath(apath)))
+        archives, directories = meta.get("archives"), meta.get("directories", [])
+        if not (
+            isinstance(archives, list)
+            and all(isinstance(a, dict) and isinstance(a.get("path"), str) for a in archives)
+            and isinstance(directories, list)
+            and all(isinstance(name, str) for name in directories)
+        ):
+            raise CorruptIndexError(f"{ipath}: the metadata names no archive; delete it")
+        files = [os.path.join(base, archive["path"]) for archive in archives]
         if apath is not None and len(files) == 1:
             # A renamed archive keeps its index.
             files = [os.fspath(apath)]
@@ -342,17 +355,21 @@ class IndexTable:
     def build(cls, path: str | os.PathLike[str], *, strict: bool = True) -> IndexTable:
         """Scan an archive; nothing is saved."""
         apath = os.fspath(path)
-        scanned = containers.scan(apath, strict=strict)
-        resolved = resolve(scanned.rows)
+        for _ in range(2):
+            before = signatures([apath])
+            scanned = containers.scan(apath, strict=strict)
+            resolved = resolve(scanned.rows)
+            prints = fingerprints(scanned.files, resolved.entries, scanned.ends)
+            settled = signatures([apath]) == before
+            if settled:
+                break
         base = os.path.dirname(os.path.abspath(apath))
         meta: dict[str, Any] = {
             "scanner": scanned.scanner,
             "scanner_version": scanned.version,
             "archives": [
-                {"path": os.path.relpath(os.path.abspath(file), base), **prints}
-                for file, prints in zip(
-                    scanned.files, fingerprints(scanned.files, resolved.entries)
-                )
+                {"path": os.path.relpath(os.path.abspath(file), base), **one}
+                for file, one in zip(scanned.files, prints)
             ],
             "directories": [
                 name.decode("utf-8", "surrogateescape") for name in resolved.directories
@@ -363,8 +380,8 @@ class IndexTable:
         lookup = Lookup(
             resolved.entries, resolved.names, resolved.name_offsets, resolved.name_order
         )
-        values, offsets = _directory_labels(lookup, resolved.name_order)
-        return cls(
+        values, offsets = directory_labels(lookup, resolved.name_order)
+        table = cls(
             entries=resolved.entries,
             label_values=values,
             label_offsets=offsets,
@@ -374,6 +391,13 @@ class IndexTable:
             files=scanned.files,
             meta=meta,
         )
+        table.settled = settled
+        table.verified = {
+            file: (one["size"], one["mtime_ns"])
+            for file, one in zip(scanned.files, prints)
+            if "size" in one
+        }
+        return table
 
     # --- saving -----------------------------------------------------------------------------
 
@@ -383,8 +407,8 @@ class IndexTable:
         sections.update(sorted(self.extra.items()))
         meta = {key: value for key, value in self.meta.items() if key != "sections"}
         index_file.save(path, sections, meta)
-        table = IndexTable.load(path, self.files[0] if len(self.files) == 1 else None)
-        table.files = self.files
+        table = IndexTable.load(path, self.files[0] if self.files else None)
+        table.files, table.verified = self.files, self.verified
         return table
 
     def add_extra(self, sections: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -406,14 +430,19 @@ class IndexTable:
         """Say in what the archive differs from what was indexed; None where in nothing.
 
         Sizes are compared first; where a modification time differs, so are the headers of up to
-        64 members. A copied or touched archive so keeps its index.
+        4,096 members. A copied or touched archive so keeps its index.
         """
         if not self.meta:
             return None
         version = containers.scanner_version(self.scanner)
         if self.meta.get("scanner_version") != version:
             return f"it was built by another version of the {self.scanner} scanner"
-        return difference(self.files, self.meta["archives"])
+        reason = difference(self.files, self.meta["archives"], self.entries)
+        if reason is None:
+            self.verified = {
+                file: seen for file, seen in zip(self.files, signatures(self.files)) if seen
+            }
+        return reason
 
     def check(self) -> None:
         """Compare every section of the saved index with its checksum; reads the whole file.
@@ -433,45 +462,6 @@ class IndexTable:
                     f"open the archive again"
                 )
 
-    @classmethod
-    def concatenate(cls, tables: Sequence[IndexTable]) -> IndexTable:
-        """Put the members of several archives into one table, in that order.
-
-        Equal names in several archives all stay; a look-up finds the last.
-        """
-        from imagearchive._scan.names import sort_names
-
-        entries = np.concatenate([table.entries for table in tables])
-        shards = np.cumsum([0, *(len(table.files) for table in tables)])
-        starts = np.cumsum([0, *(len(table) for table in tables)])
-        for start, end, shard in zip(starts, starts[1:], shards):
-            entries["shard"][start:end] += np.uint32(shard)
-        entries["index"] = np.arange(len(entries), dtype=np.uint64)
-        names = np.concatenate([table.names for table in tables])
-        name_offsets = _joined_offsets([table.name_offsets for table in tables])
-        order = sort_names(names, name_offsets)
-        lookup = Lookup(entries, names, name_offsets, order)
-        values, offsets = _directory_labels(lookup, order)
-        return cls(
-            entries=entries,
-            label_values=values,
-            label_offsets=offsets,
-            names=names,
-            name_offsets=name_offsets,
-            name_order=order,
-            files=[file for table in tables for file in table.files],
-            meta={
-                "scanner": tables[0].scanner,
-                "scanner_version": tables[0].meta.get("scanner_version"),
-                "archives": [
-                    {**archive, "path": os.path.abspath(file)}
-                    for table in tables
-                    for file, archive in zip(table.files, table.meta.get("archives", []))
-                ],
-                "directories": sorted({name for table in tables for name in table.directories}),
-            },
-        )
-
 
 def default_path(apath: str) -> str:
     """Return where an archive's index lies: its path, ``.idx.npy`` for the last extension."""
@@ -479,14 +469,28 @@ def default_path(apath: str) -> str:
     return os.path.splitext(stem)[0] + ".idx.npy"
 
 
-def cache_path(keys: Sequence[str], apath: str) -> str:
-    """Return where the index lies that cannot be saved beside its archive."""
+def cache_path(keys: Sequence[str], apath: str) -> str | None:
+    """Return where the index lies that cannot be saved beside its archive.
+
+    None where the user has no home directory, as in a container that runs under any number.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for key in keys:
         digest.update(os.fsencode(key) + b"\0")
     name = os.path.basename(os.path.splitext(apath.rstrip("/"))[0])
-    folder = platformdirs.user_cache_dir("imagearchive", appauthor=False)
+    try:
+        folder = platformdirs.user_cache_dir("imagearchive", appauthor=False)
+    except RuntimeError:
+        return None
     return os.path.join(folder, "index", f"{name[:80]}-{digest.hexdigest()}.idx.npy")
+
+
+def _places(apath: str) -> Iterator[str]:
+    """Yield where the index of an archive may lie, the best place first."""
+    yield default_path(apath)
+    cached = cache_path([apath], apath)
+    if cached is not None:
+        yield cached
 
 
 def _taken(place: str, apath: str) -> bool:
@@ -503,14 +507,17 @@ def _taken(place: str, apath: str) -> bool:
     if not meta:
         # The original ImageArchive's index may hold a part of the archive only.
         return True
-    recorded = [str(archive.get("path")) for archive in meta.get("archives", [])]
+    archives = meta.get("archives")
+    if not isinstance(archives, list) or not all(isinstance(one, dict) for one in archives):
+        return False
+    recorded = [str(archive.get("path")) for archive in archives]
     own = os.path.basename(apath.rstrip("/"))
     if len(recorded) != 1 or recorded[0] == own:
         return False
     return os.path.exists(os.path.join(os.path.dirname(os.path.abspath(apath)), recorded[0]))
 
 
-def _directory_labels(
+def directory_labels(
     lookup: Lookup, order: npt.NDArray[np.uint64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint64]]:
     """Label every member with the number of its top-level directory."""
@@ -519,15 +526,6 @@ def _directory_labels(
     offsets = np.zeros(lookup.count + 1, np.uint64)
     np.cumsum(labelled, out=offsets[1:])
     return labels[labelled], offsets
-
-
-def _joined_offsets(columns: Sequence[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:
-    joined = np.zeros(sum(len(column) - 1 for column in columns) + 1, np.uint64)
-    position = 1
-    for column in columns:
-        joined[position : position + len(column) - 1] = column[1:] + joined[position - 1]
-        position += len(column) - 1
-    return joined
 
 
 def _original(

@@ -113,7 +113,7 @@ def load(path: str) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         names = [section["name"] for section in meta["sections"]]
         version = meta["version"]
         ours = meta["format"] == FORMAT
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise NotAnIndexError(f"{path}: the last array is no metadata of an index") from error
     if not ours or not isinstance(version, int):
         raise NotAnIndexError(f"{path}: not an index of this library")
@@ -122,7 +122,11 @@ def load(path: str) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
             f"{path}: written by a newer release (format {version}, this one reads up to "
             f"{VERSION}); update imagearchive, or build the index again"
         )
-    if len(names) != len(arrays) - 1 or len(set(names)) != len(names):
+    if (
+        not all(isinstance(name, str) for name in names)
+        or len(names) != len(arrays) - 1
+        or len(set(names)) != len(names)
+    ):
         raise CorruptIndexError(
             f"{path}: {len(arrays) - 1} sections where the metadata names {len(names)}; delete it"
         )

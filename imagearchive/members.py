@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from imagearchive.errors import (
     CorruptArchiveError,
     CorruptIndexError,
     OptionError,
+    StaleIndexError,
 )
 from imagearchive.storage import FileStorage, Storage, StorageKind, open_storage
 
@@ -174,6 +176,9 @@ class StoragePool:
         }
         # With one file there is nothing to evict, so its place in the queue does not matter.
         self._single = len(table.files) == 1 and not self._directories
+        if kind == "memory":
+            # What was asked for is that nothing is read again.
+            self._limit = sys.maxsize
 
     def path(self, shard: int, position: int) -> str:
         """Return the file that holds a member."""
@@ -205,7 +210,7 @@ class StoragePool:
         if self._closed:
             raise ClosedError(f"{self.path(shard, position)}: the archive is closed; open it again")
         if storage is None:
-            opened = open_storage(self.path(shard, position), self._kind)
+            opened = self._opened(shard, position)
             storage = self._open.setdefault(key, opened)
             if storage is not opened:
                 opened.close()
@@ -218,6 +223,37 @@ class StoragePool:
             except KeyError:  # evicted by another thread meanwhile
                 pass
         return storage
+
+    def _opened(self, shard: int, position: int) -> FileStorage:
+        """Open the file of a member, as long as it still is what the index speaks of."""
+        storage = open_storage(self.path(shard, position), self._kind)
+        if shard in self._directories:
+            # What was listed of it is its size.
+            fits = storage.size == self._table.lookup.row(position)[2]
+        else:
+            expected = self._table.verified.get(storage.path)
+            fits = expected is None or expected == (storage.size, storage.mtime_ns)
+        if not fits:
+            storage.close()
+            raise StaleIndexError(
+                f"{storage.path}: the file changed since its index was opened; open the archive "
+                f"again"
+            )
+        return storage
+
+    def open_every(self) -> None:
+        """Open all files that hold members now."""
+        entries = self._table.entries
+        for shard, position in zip(*np.unique(entries["shard"], return_index=True)):
+            if int(shard) not in self._directories:
+                self.get(int(shard), int(position))
+        for position in range(len(entries)) if self._directories else ():
+            self.get(self._table.lookup.row(position)[0], position)
+
+    @property
+    def roomy(self) -> bool:
+        """Whether all files may be open at once."""
+        return len(self._table.files) <= self._limit and not self._directories
 
     def close(self) -> None:
         """Close all storages; views returned before stay valid."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from imagearchive.errors import OptionError
 
-__all__ = ["ArchivePath", "expand"]
+__all__ = ["ArchivePath", "absolute", "expand", "spelled"]
 
 #: One archive, several, or a brace pattern.
 ArchivePath = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -20,8 +20,20 @@ _BRACES: Final = re.compile(r"\{([^{}]*)\}")
 MAX_PATHS: Final = 10_000_000
 
 
+def spelled(path: ArchivePath) -> str | list[str]:
+    """Return a path as text, or several as a list; iterators are read once."""
+    if isinstance(path, (str, bytes, os.PathLike)):
+        return os.fsdecode(path)
+    return [os.fsdecode(one) for one in path]
+
+
+def absolute(path: str | list[str]) -> str | list[str]:
+    """Return the same with absolute paths; brace patterns stay patterns."""
+    return os.path.abspath(path) if isinstance(path, str) else [os.path.abspath(p) for p in path]
+
+
 def expand(path: ArchivePath) -> list[str]:
-    """Return the archives that a path, a list or a brace pattern names.
+    """Return the absolute paths of the archives that a path, a list or a brace pattern names.
 
     ``{0000..0146}`` counts, with zeros as written; ``{a,b}`` lists alternatives. A path that
     exists is taken as it is, braces and all.
@@ -31,12 +43,12 @@ def expand(path: ArchivePath) -> list[str]:
     OptionError
         The list is empty, or a range counts down.
     """
-    if not isinstance(path, (str, os.PathLike)):
+    if not isinstance(path, (str, bytes, os.PathLike)):
         expanded = [one for part in path for one in expand(part)]
         if not expanded:
             raise OptionError("no archive is given: the list of paths is empty")
         return expanded
-    text = os.fspath(path)
+    text = os.path.abspath(os.fsdecode(path))
     pieces = _BRACES.split(text)
     if len(pieces) == 1 or os.path.exists(text):
         return [text]

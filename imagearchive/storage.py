@@ -90,7 +90,15 @@ class Storage(Protocol):
 
 @runtime_checkable
 class FileStorage(Storage, Protocol):
-    """A storage of a whole file, which can be told what comes next."""
+    """A storage of a whole file, which can be told what comes next.
+
+    Attributes
+    ----------
+    mtime_ns : int
+        When the file was modified last, as it was opened, in nanoseconds since 1970.
+    """
+
+    mtime_ns: int
 
     def prefetch(self, offset: int, size: int) -> None:
         """Ask for a range that is going to be read soon; costs about a microsecond, never fails."""
@@ -104,10 +112,11 @@ class MemoryStorage:
     pickle the path instead.
     """
 
-    def __init__(self, data: Buffer, path: str = "<memory>") -> None:
+    def __init__(self, data: Buffer, path: str = "<memory>", mtime_ns: int = 0) -> None:
         self._view: memoryview | None = memoryview(data).toreadonly().cast("B")
         self.path = path
         self.size = len(self._view)
+        self.mtime_ns = mtime_ns
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> MemoryStorage:
@@ -116,7 +125,7 @@ class MemoryStorage:
         with PreadStorage(name) as storage:
             data = bytearray(storage.size)
             storage.readinto(0, data)
-        return cls(data, name)
+            return cls(data, name, storage.mtime_ns)
 
     def read(self, offset: int, size: int) -> memoryview:
         """Return a read-only view of the range."""
@@ -162,12 +171,13 @@ class MmapStorage(MemoryStorage):
         name = os.fspath(path)
         fd = _open(name)
         try:
-            size = os.fstat(fd).st_size
+            status = os.fstat(fd)
+            size = status.st_size
             # An empty file cannot be mapped.
             data: Any = mmap.mmap(fd, size, access=mmap.ACCESS_READ) if size else b""
         finally:
             os.close(fd)
-        super().__init__(data, name)
+        super().__init__(data, name, status.st_mtime_ns)
         self._advise = getattr(data, "madvise", None) if hasattr(mmap, "MADV_WILLNEED") else None
 
     @classmethod
@@ -201,7 +211,9 @@ class PreadStorage:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._fd = _open(self.path)
-        self.size = os.fstat(self._fd).st_size
+        status = os.fstat(self._fd)
+        self.size = status.st_size
+        self.mtime_ns = status.st_mtime_ns
 
     def fileno(self) -> int:
         """Return the open descriptor."""
@@ -292,7 +304,12 @@ def open_storage(path: str | os.PathLike[str], kind: StorageKind = "auto") -> Fi
         return PreadStorage(name)
     if kind == "memory":
         return MemoryStorage.from_file(name)
-    raise OptionError(f"storage={kind!r}: choose one of 'auto', 'mmap', 'pread', 'memory'")
+    raise unknown_kind(kind)
+
+
+def unknown_kind(kind: object) -> OptionError:
+    """Return the error for a kind of storage that there is not."""
+    return OptionError(f"storage={kind!r}: choose one of 'auto', 'mmap', 'pread', 'memory'")
 
 
 def storage_kind(path: str, mounts: Sequence[tuple[str, str]] | None = None) -> StorageKind:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import os
 import re
 from bisect import bisect_left
 from functools import lru_cache
@@ -22,9 +23,9 @@ __all__ = ["NameTree", "decode", "encode"]
 _MAGIC = re.compile("[*?[]")
 
 
-def encode(name: str) -> bytes:
+def encode(name: str | os.PathLike[str]) -> bytes:
     """Return the stored bytes of a name."""
-    return name.encode("utf-8", "surrogateescape")
+    return os.fspath(name).encode("utf-8", "surrogateescape")
 
 
 def decode(name: bytes) -> str:
@@ -55,9 +56,9 @@ class NameTree:
 
     # --- one path ---------------------------------------------------------------------------
 
-    def find(self, path: str | bytes) -> int:
+    def find(self, path: str | bytes | os.PathLike[str]) -> int:
         """Return the position of the file at a path, or -1."""
-        return self._lookup.find(normalise(encode(path) if isinstance(path, str) else path))
+        return self._lookup.find(normalise(path if isinstance(path, bytes) else encode(path)))
 
     def require(self, path: str) -> int:
         """Return the position of the file at a path.
@@ -76,11 +77,11 @@ class NameTree:
         hint = f"; did you mean {decode(closest)!r}?" if closest else ""
         raise MemberNotFoundError(f"no member {path!r}{hint}")
 
-    def isfile(self, path: str) -> bool:
+    def isfile(self, path: str | os.PathLike[str]) -> bool:
         """Whether a member has that name."""
         return self.find(path) >= 0
 
-    def isdir(self, path: str) -> bool:
+    def isdir(self, path: str | os.PathLike[str]) -> bool:
         """Whether the path is a directory, also one that only the names of its files imply."""
         name = normalise(encode(path))
         return not name or self._has_directory(name)
@@ -116,6 +117,11 @@ class NameTree:
         """
         prefix = encode(directory) + b"/" if directory else b""
         names, positions, ordered = self._lookup.listing(prefix)
+        if "" in names:
+            # Only a damaged index has such names; a directory must not be inside itself.
+            kept = [place for place, name in enumerate(names) if name]
+            names = [names[place] for place in kept]
+            positions = [positions[place] for place in kept]
         if self._empty:
             known = {name for name, position in zip(names, positions) if position < 0}
             for other in self._empty[bisect_left(self._empty, prefix) :]:
@@ -133,7 +139,7 @@ class NameTree:
             positions = [positions[place] for place in order]
         return names, positions
 
-    def listing(self, path: str) -> tuple[str, list[str], list[int]]:
+    def listing(self, path: str | os.PathLike[str]) -> tuple[str, list[str], list[int]]:
         """Return the normalised name of a directory and what `children` returns for it.
 
         Raises
@@ -151,7 +157,7 @@ class NameTree:
         directory = decode(name)
         return (directory, *self.children(directory))
 
-    def walk(self, path: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    def walk(self, path: str | os.PathLike[str]) -> Iterator[tuple[str, list[str], list[str]]]:
         """Walk a directory tree from the top, as `os.walk`; the lists may be changed to prune."""
         pending = [self.listing(path)[0]]
         while pending:

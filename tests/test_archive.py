@@ -8,6 +8,7 @@ import pickle
 import shutil
 import threading
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from imagearchive.errors import (
     OptionError,
     OptionTypeError,
     SampleIndexError,
+    StaleIndexError,
     UnsupportedMemberError,
 )
 
@@ -277,6 +279,57 @@ def test_empty_directories_exist(tmp_path):
         assert archive.isdir("empty/inner")
         assert sorted(archive.dirs()) == ["empty", "empty/inner", "full"]
         assert list(archive) == ["full/x"]
+
+
+def test_names_that_lead_out_of_the_archive(tmp_path):
+    names = ["/../x.png", "ok/1.png", "a/../../y", "../../z", "/abs/path", "//two//slashes", "./."]
+    archive = Archive(write_tar(tmp_path / "out.tar", {name: name.encode() for name in names}))
+    assert sum(1 for _ in archive.walk()) < 20
+    assert set(archive) - {""} == {
+        "../x.png", "ok/1.png", "a/../../y", "../../z", "abs/path", "two/slashes",
+    }  # fmt: skip
+    assert {archive[name] for name in archive if name} == {n.encode() for n in names if n != "./."}
+    assert "ok/1.png" in archive.glob("**", recursive=True)
+    assert not archive.exists("x.png")
+    assert "" not in archive.listdir()
+    assert list(archive.dirs())
+
+
+def test_paths_of_other_types(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {"a/b": b"1"})
+    archive = Archive(os.fsencode(path))
+    assert archive.listdir(Path("a")) == ["b"]
+    assert archive.isdir(Path("a"))
+    assert archive.exists(Path("a/b"))
+    assert len(pickle.loads(pickle.dumps(Archive(tmp_path.glob("*.tar"))))) == 1
+    with pytest.raises(OptionError, match="mmpa"):
+        Archive(path, storage="mmpa")
+
+
+def test_relative_paths_survive_a_change_of_directory(tmp_path, monkeypatch):
+    write_tar(tmp_path / "a.tar", {"a/b": b"1"})
+    monkeypatch.chdir(tmp_path)
+    archive = Archive("a.tar")
+    data = pickle.dumps(archive)
+    monkeypatch.chdir("/")
+    assert archive["a/b"] == b"1"
+    assert pickle.loads(data)["a/b"] == b"1"
+
+
+def test_a_pickle_of_a_changed_archive_is_refused(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {"a/b": b"1"})
+    data = pickle.dumps(Archive(path))
+    write_tar(path, {"a/b": b"1", "a/c": b"2"})
+    with pytest.raises(StaleIndexError, match="pickled"):
+        pickle.loads(data)
+
+
+def test_a_file_of_a_directory_that_grew(tmp_path):
+    tree = make_directory(tmp_path)
+    archive = Archive(tree)
+    (tree / "README").write_bytes(b"longer than it was when listed")
+    with pytest.raises(StaleIndexError, match="README"):
+        archive["README"]
 
 
 # --- file objects -------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """ImageArchive: what its users rely on, in threads and under every start method."""
 
+import copy
 import hashlib
 import io
 import multiprocessing
@@ -9,6 +10,7 @@ import sys
 import tarfile
 import threading
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -450,6 +452,122 @@ def test_missing_and_damaged_archives(image_tar, tmp_path):
     with pytest.raises(CorruptArchiveError, match=r"images\.tar"):
         ImageArchive(image_tar)
     assert 0 < len(ImageArchive(image_tar, strict=False)) < 12
+
+
+def test_what_is_in_memory_is_not_read_again(tmp_path, pictures):
+    for number in range(3):
+        write_tar(tmp_path / f"s-{number}.tar", pictures)
+    dataset = ImageArchive(str(tmp_path / "s-{0..2}.tar"), data_in_memory=True)
+    for number in range(3):
+        os.unlink(tmp_path / f"s-{number}.tar")
+    assert [bytes(dataset.read(i)) for i in range(36)] == list(pictures.values()) * 3
+
+
+def open_files(path):
+    links = (os.path.join("/proc/self/fd", fd) for fd in os.listdir("/proc/self/fd"))
+    return [link for link in links if os.path.exists(link) and os.path.samefile(link, path)]
+
+
+def test_open_after_fork_opens_late(image_tar):
+    ImageArchive(image_tar)
+    dataset = ImageArchive(image_tar, open_after_fork=True, storage="pread")
+    assert not open_files(image_tar)
+    dataset.worker_open_archive(0)
+    assert open_files(image_tar)
+    late = ImageArchive(image_tar, open_after_fork=True, storage="pread")
+    before = len(open_files(image_tar))
+    late[0]
+    assert len(open_files(image_tar)) == before + 1
+    assert len(open_files(image_tar)) > 0
+    early = ImageArchive(image_tar, storage="pread")
+    assert len(open_files(image_tar)) == before + 2
+    early.close()
+
+
+class Widened(ImageArchive):
+    """A subclass with arguments of its own."""
+
+    def __init__(self, folder, factor):
+        super().__init__(os.path.join(folder, "images.tar"))
+        self.factor = factor
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image, label * self.factor
+
+
+def test_pickles_keep_what_was_set(image_tar, tmp_path, monkeypatch):
+    options = {
+        "root": "", "extensions": ".png", "split_mask": [1, 0] * 6, "cache_size": 3,
+        "storage": "pread", "strict": False, "mode": "single",
+    }  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    dataset = ImageArchive(image_tar.name, **options)
+    dataset.transform = to_tensor
+    dataset.note = "set later"
+    data = pickle.dumps(dataset)
+    monkeypatch.chdir("/")
+    again = pickle.loads(data)
+    assert list(again.samples) == list(dataset.samples)
+    assert torch.equal(again[1][0], dataset[1][0])
+    assert again.note == "set later"
+    assert again._options.keys() == dataset._options.keys()
+    assert copy.deepcopy(dataset)[0][1] == dataset[0][1]
+    widened = pickle.loads(pickle.dumps(Widened(str(tmp_path), 10)))
+    assert widened[0][1] == 20
+    assert widened.factor == 10
+
+
+def test_a_pickle_of_a_changed_archive_is_refused(image_tar):
+    data = pickle.dumps(ImageArchive(image_tar))
+    with tarfile.open(image_tar, "a") as archive:
+        archive.addfile(tarfile.TarInfo("ant/1.png"))
+    with pytest.raises(StaleIndexError):
+        pickle.loads(data)
+
+
+@pytest.mark.parametrize("index", [slice(0, 2), "x", 2.0, None])
+def test_other_indices(image_tar, index):
+    with pytest.raises(TypeError, match="number"):
+        ImageArchive(image_tar)[index]
+
+
+def test_wrong_options(image_tar):
+    for options, message in [
+        ({"split_mask": [4, 3, 2, 1, 0]}, "true or false"),
+        ({"extensions": ".webp"}, "none of its 12 members"),
+        ({"loader": None}, "function"),
+        ({"cache_size": None}, "cache_size"),
+        ({"storage": "mmpa"}, "mmpa"),
+    ]:
+        with pytest.raises((ValueError, TypeError), match=message):
+            ImageArchive(image_tar, **options)
+    assert len(ImageArchive(image_tar, root=Path("cat"))) == 4
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes")
+def test_errors_of_a_loader_say_where(image_tar):
+    def loader(file):
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine") as caught:
+        ImageArchive(image_tar, loader=loader)[3]
+    assert "dog/3.png" in caught.value.__notes__[0]
+
+
+def test_label_files_inside_are_no_samples(tmp_path, pictures, monkeypatch):
+    names = list(pictures)
+    text = "".join(f"./{name} {i}.5\r\n" for i, name in enumerate(names)).encode()
+    write_tar(tmp_path / "lab.tar", {"labels.txt": text, **pictures})
+    monkeypatch.chdir(tmp_path)
+    for apath, label_file in [
+        ("lab.tar", "lab.tar/labels.txt"),
+        ("./lab.tar", tmp_path / "lab.tar/labels.txt"),
+        (tmp_path / "lab.tar", "./lab.tar/labels.txt"),
+    ]:
+        dataset = ImageArchive(apath, label_file=label_file)
+        assert dataset.targets.tolist() == [i + 0.5 for i in range(12)]
+        assert [name for name, _ in dataset.samples] == names
 
 
 # --- processes and threads ----------------------------------------------------------------------

@@ -255,6 +255,82 @@ def test_a_file_of_somebody_else_is_left_alone(tar):
     assert np.load(default_path(tar)).tolist() == [0, 1, 2, 3, 4]
 
 
+def tar_of(path, names):
+    """A deterministic archive: no times, all members of one size."""
+    return write_tar(path, dict.fromkeys(names, b"x" * 100))
+
+
+def test_a_relabelled_image_is_noticed(tmp_path):
+    names = [f"cat/{i:05d}.png" for i in range(3000)]
+    path = tar_of(tmp_path / "a.tar", names)
+    assert IndexTable.open(path).find("dog/00501.png") == -1
+    names[501] = "dog/00501.png"
+    size = path.stat().st_size
+    tar_of(path, names)
+    assert path.stat().st_size == size
+    assert IndexTable.open(path).find("dog/00501.png") == 501
+
+
+def test_a_member_appended_behind_directories_is_noticed(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("a/1"))
+        for name in "bcd":
+            info = tarfile.TarInfo(name)
+            info.type = tarfile.DIRTYPE
+            archive.addfile(info)
+    assert len(IndexTable.open(path)) == 1
+    with tarfile.open(path, "a") as archive:
+        archive.addfile(tarfile.TarInfo("a/2"))
+    assert len(IndexTable.open(path)) == 2
+
+
+def test_the_time_of_a_touched_archive_is_recorded(tar):
+    IndexTable.open(tar)
+    os.utime(tar, ns=(77, 77))
+    IndexTable.open(tar)
+    table = IndexTable.load(default_path(tar), tar)
+    assert table.meta["archives"][0]["mtime_ns"] == 77
+    assert contents(table) == MEMBERS
+
+
+def test_an_archive_that_changes_while_it_is_scanned(tar, monkeypatch):
+    from imagearchive._scan import containers
+
+    original, changes = containers.scan, []
+
+    def scan(path, *, strict):
+        found = original(path, strict=strict)
+        if len(changes) < limit:
+            changes.append(1)
+            append(tar)
+        return found
+
+    monkeypatch.setattr(containers, "scan", scan)
+    limit = 1
+    table = IndexTable.open(tar)
+    assert len(table) == len(MEMBERS) + 1
+    assert table.path is not None
+    os.unlink(table.path)
+    limit = 99
+    with pytest.warns(RuntimeWarning, match="changes while it is read"):
+        table = IndexTable.open(tar)
+    assert table.path is None
+
+
+def test_another_version_of_the_scanner_builds_again(tar, shards, monkeypatch):
+    from imagearchive._scan import tar as scanner
+
+    IndexTable.open(tar)
+    Archive(shards)
+    builds = count_builds(monkeypatch)
+    monkeypatch.setattr(scanner, "VERSION", scanner.VERSION + 1)
+    IndexTable.open(tar)
+    assert len(builds) == 1
+    Archive(shards)
+    assert len(builds) == 4
+
+
 # --- damage -------------------------------------------------------------------------------------
 
 
@@ -461,6 +537,44 @@ IndexTable.open({tar!r})
     assert contents(IndexTable.open(tar)) == MEMBERS
 
 
+def test_without_a_home_directory(tar, monkeypatch):
+    def nowhere(*_, **__):
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr(platformdirs, "user_cache_dir", nowhere)
+    assert contents(IndexTable.open(tar)) == MEMBERS
+    os.unlink(default_path(tar))
+    unwritable(monkeypatch, "/")
+    with pytest.warns(RuntimeWarning, match="no cache directory|cannot be saved"):
+        assert contents(IndexTable.open(tar)) == MEMBERS
+
+
+def test_nothing_else_is_overwritten(tar, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for ipath in (tar, tmp_path / "notes.txt", tmp_path):
+        with pytest.raises((OptionError, index_file.NotAnIndexError)):
+            IndexTable.open(tar, ipath, overwrite=True)
+    assert contents(IndexTable.open(tar)) == MEMBERS
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    with pytest.raises(OptionError, match="directory"):
+        IndexTable.open(tmp_path, tmp_path / "index")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"archives": 5}, {"archives": ["x"]}, {"archives": [{}]}, {"directories": 5},
+        {"directories": [5]}, {"archives": [{"path": "data.tar", "size": "x"}]},
+        {"scanner": 7}, {"scanner_version": []},
+    ],
+)  # fmt: skip
+def test_metadata_of_the_wrong_shape_is_built_again(tar, change):
+    table = IndexTable.open(tar)
+    columns = {name: getattr(table, name) for name in index.COLUMNS}
+    index_file.save(table.path, columns, {**table.meta, **change})
+    assert contents(IndexTable.open(tar)) == MEMBERS
+
+
 # --- several archives ---------------------------------------------------------------------------
 
 
@@ -514,6 +628,54 @@ def test_shards_with_an_index_of_their_own(shards, tmp_path):
     append(shards.replace("{0000..0002}", "0000"))
     with pytest.raises(StaleIndexError):
         Archive(shards, ipath)
+
+
+def test_an_index_of_other_shards_is_refused(shards, tmp_path):
+    for number in range(3):
+        write_tar(tmp_path / f"val-{number}.tar", {f"a/{number}.txt": b"val"})
+    ipath = tmp_path / "joined"
+    Archive(shards, ipath)
+    with pytest.raises(StaleIndexError, match="other ones"):
+        Archive(str(tmp_path / "val-{0..2}.tar"), ipath)
+    with pytest.raises(OptionError):
+        Archive(shards, shards.replace("{0000..0002}", "0001"), overwrite_index=True)
+
+
+def test_damage_in_a_shard_is_not_forgotten(shards, tmp_path):
+    os.truncate(shards.replace("{0000..0002}", "0001"), 3000)
+    for ipath in (None, tmp_path / "joined"):
+        with pytest.raises(CorruptArchiveError):
+            Archive(shards, ipath)
+        assert 0 < len(Archive(shards, ipath, strict=False)) < 24
+        with pytest.raises((CorruptArchiveError, StaleIndexError)):
+            Archive(shards, ipath)
+
+
+def test_many_shards_under_a_low_limit_of_files(tmp_path):
+    code = f"""
+import resource, warnings
+warnings.simplefilter("error")
+import imagearchive
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+archive = imagearchive.open({str(tmp_path)!r} + "/s-{{0..199}}.tar", max_open=20)
+assert all(archive[f"{{i}}.txt"] == b"%d" % i for i in range(200))
+"""
+    for number in range(200):
+        write_tar(tmp_path / f"s-{number}.tar", {f"{number}.txt": b"%d" % number})
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    assert len(list(tmp_path.glob("s-*.idx.npy"))) == 200
+
+
+def test_a_file_that_is_replaced_before_it_is_read(tar, shards):
+    archive, joined = Archive(tar), Archive(shards)
+    for path in (tar, shards.replace("{0000..0002}", "0001")):
+        write_tar(path + ".new", {"q": b"other"})
+        os.replace(path + ".new", path)
+    with pytest.raises(StaleIndexError, match="open the archive again"):
+        archive["a/1.txt"]
+    assert joined["a/0-1.txt"] == b"0 1"
+    with pytest.raises(StaleIndexError):
+        joined["a/1-1.txt"]
 
 
 def test_tables_do_not_travel_in_pickles(shards):

@@ -9,12 +9,14 @@ from functools import partial
 from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
+
 from imagearchive._scan import barecat, directory, split, tar, zip
 from imagearchive._scan.rows import RowBuffer
 from imagearchive.errors import CorruptArchiveError, UnsupportedArchiveError
 from imagearchive.storage import open_storage
 
-__all__ = ["Scanned", "is_plain_directory", "located", "scan", "scanner_version"]
+__all__ = ["Scanned", "is_plain_directory", "located", "scan", "scanner_version", "versions"]
 
 SCANNERS: dict[str, ModuleType] = {
     module.NAME: module for module in (tar, zip, split, barecat, directory)
@@ -31,6 +33,8 @@ class Scanned(NamedTuple):
     files: list[str]
     damage: str | None
     """The error that ended the scan, where the caller asked for what lies before it."""
+    ends: list[int]
+    """Of each file, where its last member ends, directories and links included."""
 
 
 def scanner_version(name: str) -> int | None:
@@ -45,6 +49,11 @@ def located(path: str) -> str:
     Older Barecat archives are known by a name that none of their files has.
     """
     return barecat.index_path(path)
+
+
+def versions() -> list[str]:
+    """Return the names and versions of all scanners."""
+    return [f"{name} {module.VERSION}" for name, module in sorted(SCANNERS.items())]
 
 
 def is_plain_directory(path: str) -> bool:
@@ -90,4 +99,7 @@ def _tolerant(
             raise
         damage = str(error)
         rows, files = scanner(False)
-    return Scanned(module.NAME, module.VERSION, rows, files, damage)
+    entries = rows.entries[: rows.rows]
+    ends = np.zeros(len(files), np.uint64)
+    np.maximum.at(ends, entries["shard"], entries["offset"] + entries["stored"])
+    return Scanned(module.NAME, module.VERSION, rows, files, damage, ends.tolist())

@@ -33,17 +33,20 @@ cdef class Lookup:
     cdef readonly Py_ssize_t count
 
     def __init__(self, entries, names, name_offsets, name_order):
+        cdef Py_ssize_t count = len(entries)
+        # Nothing is kept before all of it fits.
+        if len(name_offsets) != count + 1 or len(name_order) != count:
+            raise CorruptIndexError(
+                f"the index has {count} entries, {len(name_offsets)} name offsets and "
+                f"{len(name_order)} sorted names, which do not fit together: delete it and "
+                f"open the archive again"
+            )
+        self.count = 0
         self.entries = entries
         self.names = names
         self.offsets = name_offsets
         self.order = name_order
-        self.count = self.entries.shape[0]
-        if self.offsets.shape[0] != self.count + 1 or self.order.shape[0] != self.count:
-            raise CorruptIndexError(
-                f"the index has {self.count} entries, {self.offsets.shape[0]} name offsets and "
-                f"{self.order.shape[0]} sorted names, which do not fit together: delete it and "
-                f"open the archive again"
-            )
+        self.count = count
 
     def row(self, Py_ssize_t position):
         """Where a member lies: ``(shard, offset, size, stored, method, kind)``.

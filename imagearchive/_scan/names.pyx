@@ -58,35 +58,52 @@ cdef bint is_plain(const uint8_t* name, uint64_t size) noexcept nogil:
     return True
 
 
+cdef inline uint64_t add_part(
+    uint8_t* out, uint64_t used, const uint8_t* part, uint64_t size
+) noexcept nogil:
+    if used:
+        out[used] = b"/"
+        used += 1
+    memcpy(out + used, part, size)
+    return used + size
+
+
 cdef uint64_t normalise_one(
     const uint8_t* name, uint64_t size, uint8_t* out
 ) noexcept nogil:
     """Write the name as a file system would resolve it from the root; return its length.
 
-    A name that leads out of the root, or to the root itself, stays as it is: it can be listed and
-    read by position, and no path look-up meets it by accident.
+    A name that leads out of the root keeps its "..": it can be listed and read by position, and no
+    path look-up meets it by accident.
     """
     cdef uint64_t i, part, start = 0, used = 0
+    cdef bint inside = True
     for i in range(size + 1):
         if i < size and name[i] != b"/":
             continue
         part = i - start
         if part == 0 or (part == 1 and name[start] == b"."):
             pass
-        elif part == 2 and name[start] == b"." and name[start + 1] == b".":
+        elif inside and part == 2 and name[start] == b"." and name[start + 1] == b".":
             if used == 0:
-                memcpy(out, name, size)
-                return size
+                inside = False
+                break
             while used > 0 and out[used - 1] != b"/":
                 used -= 1
             if used > 0:
                 used -= 1
         else:
-            if used:
-                out[used] = b"/"
-                used += 1
-            memcpy(out + used, name + start, part)
-            used += part
+            used = add_part(out, used, name + start, part)
+        start = i + 1
+    if inside:
+        return used
+    start = used = 0
+    for i in range(size + 1):
+        if i < size and name[i] != b"/":
+            continue
+        part = i - start
+        if part and not (part == 1 and name[start] == b"."):
+            used = add_part(out, used, name + start, part)
         start = i + 1
     return used
 
@@ -345,6 +362,8 @@ def last_of_equal(
     """
     check(names, offsets)
     cdef Py_ssize_t i, count = offsets.shape[0] - 1
+    if order.shape[0] != count or (count and np.max(order) >= <uint64_t> count):
+        raise CorruptIndexError("the order does not fit the names: the index is damaged; delete it")
     holds_array = np.ones(count, np.uint8)
     if count < 2 or names.shape[0] == 0:
         holds_array[: max(count - 1, 0)] = 0

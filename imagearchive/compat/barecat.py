@@ -103,6 +103,9 @@ class BarecatDirInfo:
         return True
 
 
+Info = BarecatFileInfo | BarecatDirInfo
+
+
 class Barecat(Archive):
     """An archive under the names of `barecat.Barecat`, read-only.
 
@@ -237,7 +240,7 @@ class Barecat(Archive):
 
     # --- file system ------------------------------------------------------------------------
 
-    def scandir(self, path: str = "") -> Iterator[BarecatFileInfo | BarecatDirInfo]:  # type: ignore[override]
+    def scandir(self, path: str | os.PathLike[str] = "") -> Iterator[Info]:  # type: ignore[override]
         """Iterate over what a directory holds, as info objects."""
         for entry in super().scandir(path):
             if entry.is_file():
@@ -245,7 +248,7 @@ class Barecat(Archive):
             else:
                 yield BarecatDirInfo(entry.path)
 
-    def walk(self, path: str = "") -> Iterator[tuple[str, list[str], list[str]]]:
+    def walk(self, path: str | os.PathLike[str] = "") -> Iterator[tuple[str, list[str], list[str]]]:
         """Walk the tree as `os.walk` does; the root is called ``.``."""
         for folder, folders, files in super().walk(path):
             yield folder or ".", folders, files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
@@ -11,20 +12,29 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from imagearchive._scan.names import normalise
 from imagearchive._scan.view_file import ViewFile
-from imagearchive.archive import Archive
+from imagearchive.archive import Archive, check_same
 from imagearchive.datasets.cache import SampleCache
 from imagearchive.datasets.labels import (
     LabelParser,
     RaggedLabels,
+    inner_position,
     parse_label_line,
     read_index_file,
     read_label_file,
 )
 from imagearchive.datasets.selection import IMAGE_EXTENSIONS, find_classes, root_prefix, select
-from imagearchive.errors import DecodeError, LabelError, OptionError, SampleIndexError
+from imagearchive.errors import (
+    DecodeError,
+    LabelError,
+    OptionError,
+    OptionTypeError,
+    SampleIndexError,
+)
+from imagearchive.paths import absolute, spelled
 from imagearchive.samples import Samples
-from imagearchive.tree import decode
+from imagearchive.tree import decode, encode
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,6 +47,9 @@ __all__ = ["ImageArchive", "pil_loader"]
 logger = logging.getLogger(__name__)
 
 NO_CLASS: Final = -1
+PILLOW_ERRORS: Final = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+# Attributes that a user may set after construction.
+CHANGEABLE: Final = ("loader", "transform", "target_transform", "index_transform")
 
 Transform = Callable[[Any], Any]
 
@@ -170,8 +183,8 @@ class ImageArchive:
         strict: bool = True,
     ) -> None:
         self._options: dict[str, Any] = {
-            "apath": apath,
-            "ipath": ipath,
+            "apath": absolute(spelled(apath)),
+            "ipath": None if ipath is None else os.path.abspath(os.fsdecode(ipath)),
             "root": root,
             "extensions": extensions,
             "loader": loader,
@@ -180,11 +193,11 @@ class ImageArchive:
             "data_in_memory": data_in_memory,
             "open_after_fork": open_after_fork,
             "is_valid_file": is_valid_file,
-            "index_file": index_file,
-            "label_file": label_file,
+            "index_file": None if index_file is None else os.path.abspath(index_file),
+            "label_file": None if label_file is None else os.path.abspath(label_file),
             "label_parser": label_parser,
             "label_extension": label_extension,
-            "split_mask": split_mask,
+            "split_mask": None if split_mask is None else _packed(split_mask),
             "index_transform": index_transform,
             "mode": mode,
             "cache_size": cache_size,
@@ -193,6 +206,8 @@ class ImageArchive:
         }
         if mode not in ("single", "multi"):
             raise OptionError(f"mode={mode!r}: choose 'single' or 'multi'")
+        if not callable(loader):
+            raise OptionTypeError(f"loader={loader!r}: a function of a binary file is wanted")
         if label_extension is not None and (label_file is not None or mode == "multi"):
             raise OptionError(
                 "label_extension= goes neither with label_file= nor with mode='multi'"
@@ -203,7 +218,8 @@ class ImageArchive:
         self.transform = transform
         self.target_transform = target_transform
         self.index_transform = index_transform
-        self.root = root
+        self.root = os.fspath(root)
+        self.mode = mode
         self.archive = Archive(
             apath,
             ipath,
@@ -223,7 +239,7 @@ class ImageArchive:
         self._mates: Samples | None = None
         self._select(extensions, is_valid_file)
         self._label()
-        self._split(split_mask)
+        self._split()
         self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
         self._length = (
             len(self._views) - 1
@@ -234,6 +250,8 @@ class ImageArchive:
         )
         if data_in_memory or not open_after_fork:
             self.worker_open_archive()
+        # What is set on the dataset from here on travels in a pickle.
+        self._own = frozenset(self.__dict__) | {"_own"}
 
     # --- opening ----------------------------------------------------------------------------
 
@@ -248,11 +266,18 @@ class ImageArchive:
         if self._options["label_extension"] is not None and extensions is None:
             extensions = IMAGE_EXTENSIONS
         if self._options["index_file"] is None:
-            self._positions = select(table, self._prefix, extensions, is_valid_file)
+            self._positions = self._without_texts(
+                select(table, self._prefix, extensions, is_valid_file)
+            )
+            if self._positions is not None and not len(self._positions) and len(table):
+                raise OptionError(
+                    f"{self.archive.path}: none of its {len(table)} members is left by "
+                    f"root={self.root!r}, extensions={extensions!r} and is_valid_file"
+                )
             if self._multi:
                 self._group_views()
             return
-        listed = list(read_index_file(self.archive, os.fspath(self._options["index_file"])))
+        listed = list(read_index_file(self.archive, self._options["index_file"]))
         self._numbers = np.array([number for number, _, _ in listed], np.int64)
         if len(np.unique(self._numbers)) < len(listed):
             raise LabelError(f"{self._options['index_file']}: an image number appears twice")
@@ -268,8 +293,23 @@ class ImageArchive:
         self._positions = np.concatenate([np.zeros(0, np.int64), *views])
         self._views = np.cumsum([0, *(len(view) for view in views)])
 
+    def _without_texts(
+        self, positions: npt.NDArray[np.int64] | None
+    ) -> npt.NDArray[np.int64] | None:
+        """Drop the index and label files that lie inside the archive: they are no samples."""
+        texts = [
+            inner_position(self.archive, self._options[option])
+            for option in ("index_file", "label_file")
+            if self._options[option] is not None
+        ]
+        texts = [position for position in texts if position >= 0]
+        if not texts:
+            return positions
+        chosen = np.arange(len(self.archive)) if positions is None else positions
+        return chosen[~np.isin(chosen, texts)]
+
     def _listed(self, path: str, where: str) -> int:
-        position = self.archive.table.find(decode(self._prefix) + path)
+        position = self.archive.table.lookup.find(normalise(self._prefix + encode(path)))
         if position < 0:
             raise LabelError(f"{where}: no member {path!r} below root={self.root!r}")
         return position
@@ -278,7 +318,7 @@ class ImageArchive:
         self, path: str, where: str, valid: npt.NDArray[np.bool_] | None
     ) -> npt.NDArray[np.int64]:
         table = self.archive.table
-        prefix = self._prefix + path.rstrip("/").encode("utf-8", "surrogateescape") + b"/"
+        prefix = normalise(self._prefix + encode(path)) + b"/"
         low, high = table.lookup.bounds(prefix)
         places, directories = table.lookup.children(low, high, len(prefix))
         views = table.name_order[places[~directories].astype(np.int64)].astype(np.int64)
@@ -309,7 +349,7 @@ class ImageArchive:
         if label_file is not None:
             self._labels = read_label_file(
                 self.archive,
-                os.fspath(label_file),
+                label_file,
                 self._samples_selected(),
                 self._image_resolver(),
                 self._options["label_parser"],
@@ -347,16 +387,17 @@ class ImageArchive:
             numbers.astype(np.float64), np.arange(len(numbers) + 1, dtype=np.uint64)
         )
 
-    def _split(self, split_mask: npt.ArrayLike | None) -> None:
-        if split_mask is None:
+    def _split(self) -> None:
+        packed = self._options["split_mask"]
+        if packed is None:
             return
-        mask = np.asarray(split_mask)
+        length, bits = packed
         count = self._samples_selected()
-        if mask.shape != (count,):
+        if length != count:
             raise OptionError(
-                f"split_mask of shape {mask.shape} for {count} samples: one value each is wanted"
+                f"split_mask of {length} values for {count} samples: one value each is wanted"
             )
-        rows = np.flatnonzero(mask)
+        rows = np.flatnonzero(np.unpackbits(bits, count=count))
         if self._labels is not None:
             self._labels = self._labels.select(rows)
         self._keep(rows)
@@ -415,10 +456,10 @@ class ImageArchive:
                         else f"image {key}: there are {count}, numbered from 0"
                     )
                 return by_number[key]
-            path = decode(self._prefix) + key
+            path = normalise(self._prefix + encode(key))
             if self._multi:
-                return directories.get(path.rstrip("/"), -1)
-            position = table.find(path)
+                return directories.get(decode(path), -1)
+            position = table.lookup.find(path)
             if position < 0:
                 raise LabelError(f"no member {key!r} below root={self.root!r}")
             # Members that another option left out are no error.
@@ -471,19 +512,28 @@ class ImageArchive:
 
     def _load_member(self, position: int) -> Any:
         file: Any = ViewFile(self._read(position))
-        if self.loader is not pil_loader:
-            return self.loader(file)
         try:
-            return pil_loader(file)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            info = self.archive.info(position)
-            raise DecodeError(
-                f"{info.archive}: member {info.name!r} at offset {info.offset} ({info.size} bytes) "
-                f"is no image that Pillow can decode: {error}"
-            ) from error
+            return self.loader(file)
+        except Exception as error:
+            where = self._described(position)
+            if self.loader is pil_loader and isinstance(error, PILLOW_ERRORS):
+                raise DecodeError(f"{where} is no image that Pillow can decode: {error}") from error
+            if hasattr(error, "add_note"):
+                error.add_note(f"raised by the loader for {where}")
+            raise
+
+    def _described(self, position: int) -> str:
+        info = self.archive.info(position)
+        return f"{info.archive}: member {info.name!r} at offset {info.offset} ({info.size} bytes)"
 
     def _sample(self, index: int) -> int:
-        sample = index.__index__()
+        try:
+            sample = operator.index(index)
+        except TypeError:
+            raise OptionTypeError(
+                f"a sample is given by its number, not by {type(index).__name__}; for several, use "
+                f"torch.utils.data.Subset or split_mask="
+            ) from None
         if sample < 0:
             sample += self._length
         if not 0 <= sample < self._length:
@@ -631,7 +681,9 @@ class ImageArchive:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (type(self), self._options)
+        options = {**self._options, **{name: getattr(self, name) for name in CHANGEABLE}}
+        later = {name: value for name, value in self.__dict__.items() if name not in self._own}
+        return _reopen, (type(self), options, self.archive.table.token()), later or None
 
     def __repr__(self) -> str:
         classes = f", {len(self.classes)} classes" if self.classes else ""
@@ -654,5 +706,22 @@ class SampleNames(Sequence[tuple[str, Any]]):
         return self._dataset.name(index), self._dataset.label(index)
 
 
-def _reopen(kind: type[ImageArchive], options: dict[str, Any]) -> ImageArchive:
-    return kind(**options)
+def _packed(split_mask: npt.ArrayLike) -> tuple[int, npt.NDArray[np.uint8]]:
+    """Return the length and the bits of a mask; an eighth of its size in a pickle."""
+    mask = np.asarray(split_mask)
+    if mask.ndim != 1 or not np.isin(mask, (0, 1)).all():
+        raise OptionError(
+            "split_mask: one true or false for each sample is wanted, such as [1, 0, 1]"
+        )
+    return len(mask), np.packbits(mask.astype(np.bool_))
+
+
+def _reopen(kind: type[ImageArchive], options: dict[str, Any], token: str) -> ImageArchive:
+    # Subclasses may take other arguments; what they set comes back as state.
+    dataset = kind.__new__(kind)
+    mask = options["split_mask"]
+    if mask is not None:
+        mask = np.unpackbits(mask[1], count=mask[0])
+    ImageArchive.__init__(dataset, **{**options, "split_mask": mask})
+    check_same(dataset.archive, token)
+    return dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -9,12 +10,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.errors import LabelError, MemberNotFoundError
+from imagearchive._scan.names import normalise
+from imagearchive.errors import LabelError
+from imagearchive.tree import encode
 
 if TYPE_CHECKING:
     from imagearchive.archive import Archive
 
-__all__ = ["LabelParser", "RaggedLabels", "parse_label_line", "read_index_file", "read_label_file"]
+__all__ = [
+    "LabelParser",
+    "RaggedLabels",
+    "inner_position",
+    "parse_label_line",
+    "read_index_file",
+    "read_label_file",
+]
 
 #: A line of a label file -> the image it speaks of (its number or its path) and its values.
 LabelParser = Callable[[str], "tuple[int | str, Sequence[float]] | None"]
@@ -79,8 +89,8 @@ def parse_label_line(line: str) -> tuple[int | str, Sequence[float]]:
 def read_index_file(archive: Archive, path: str) -> Iterator[tuple[int, str, str]]:
     """Yield ``(number, path, where)`` for each line ``number path`` of an index file."""
     for line, where in _lines(archive, path):
-        number, _, name = line.partition(" ")
-        if not number.isdecimal() or not name.strip():
+        number, _, name = line.replace("\t", " ", 1).partition(" ")
+        if not (number.isascii() and number.isdecimal() and len(number) < 19 and name.strip()):
             raise LabelError(f"{where}: expected 'number path', found {line[:80]!r}")
         yield int(number), name.strip(), where
 
@@ -124,6 +134,8 @@ def read_label_file(
             if parsed is None:
                 continue
             key, found = parsed
+            if not isinstance(key, str):
+                key = operator.index(key)
             numbers = [float(value) for value in found]
         except (ValueError, TypeError, IndexError, KeyError) as error:
             raise LabelError(
@@ -155,30 +167,40 @@ def _grouped(
 def _lines(archive: Archive, path: str) -> Iterator[tuple[str, str]]:
     """Yield the lines of a file that are not blank, each with what to call it in a message."""
     text = _text(archive, path)
-    for number, line in enumerate(text.splitlines(), 1):
+    # Not splitlines(), which also ends a line at characters that names may have.
+    for number, line in enumerate(text.split("\n"), 1):
         stripped = line.strip()
         if stripped:
             yield stripped, f"{path}: line {number}"
 
 
+def inner_position(archive: Archive, path: str) -> int:
+    """Return the position of the member that ``archive.tar/inner/path`` names; -1 if none.
+
+    Parameters
+    ----------
+    path : str
+        Absolute.
+    """
+    for own in archive.paths:
+        if path.startswith(own + "/"):
+            position = archive.table.lookup.find(normalise(encode(path[len(own) + 1 :])))
+            if position >= 0:
+                return position
+    return -1
+
+
 def _text(archive: Archive, path: str) -> str:
-    data: bytes
     if os.path.isfile(path):
         with open(path, "rb") as file:
             data = file.read()
     else:
-        for own in archive.paths:
-            inner = path[len(own) :]
-            if path.startswith(own) and inner.startswith("/"):
-                try:
-                    data = bytes(archive.read(inner.lstrip("/")))
-                except MemberNotFoundError as error:
-                    raise LabelError(f"{path}: {error}") from None
-                break
-        else:
+        position = inner_position(archive, path)
+        if position < 0:
             raise LabelError(
                 f"{path}: no such file, neither on disk nor, as ARCHIVE/inner/path, in the archive"
             )
+        data = bytes(archive.read(position))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

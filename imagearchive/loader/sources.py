@@ -153,7 +153,7 @@ def _plain(dataset: Any) -> bool:
         return False
     loader = getattr(dataset, "loader", None)
     # Samples of several views are lists, which no native pass renders.
-    several = getattr(dataset, "_multi", False)
+    several = getattr(dataset, "mode", "single") == "multi"
     return not several and (loader is None or getattr(loader, "__name__", "") == "pil_loader")
 
 
