@@ -22,14 +22,15 @@ COMPILED = [
     "tests/test_scan_tar.py",
     "tests/test_scan_zip.py",
     "tests/test_storage.py",
-    "tests/test_transforms.py",
 ]
 
 
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])
 def compiled(session):
     """Install from the source tree, without torch, and run the tests of the compiled parts."""
-    session.install("-c", "constraints.txt", ".")
-    session.install("-c", "constraints.txt", "pytest", "hypothesis", "psutil")
+    # Several of the pinned releases no longer support the oldest Python.
+    pinned = () if session.python == "3.10" else ("-c", "constraints.txt")
+    session.install(*pinned, ".")
+    session.install(*pinned, "pytest", "hypothesis", "psutil")
     # Not `python -m pytest`, which would find the source tree before the installed package.
     session.run("pytest", "-q", "-p", "no:cacheprovider", *COMPILED)
