@@ -252,15 +252,11 @@ def _decode_objects(data: Buffer, header: NpyHeader, options: _Options) -> npt.N
     from imagearchive.object_arrays import ObjectArray
 
     try:
-        elements = ObjectArray(
+        return ObjectArray(
             MemoryStorage(data, "npy array"), header.data_offset, header.shape, "its objects"
-        )
-        values = np.empty(elements.size, object)
-        for place in range(elements.size):
-            values[place] = elements.element(place)
+        ).whole()
     except UnsafePickleError as error:
         raise UnsafePickleError(f"{error}. {_pickled('Such an array')}") from error
-    return values.reshape(header.shape)
 
 
 def _empty(header: NpyHeader, limits: Limits) -> npt.NDArray[Any]:

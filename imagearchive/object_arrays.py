@@ -122,8 +122,10 @@ class ObjectArray:
 
     Notes
     -----
-    Read-only and position-independent: threads and forked processes may share one. An element that
+    Read-only and position-independent: threads and forked processes may share one. A row that
     another refers to (the same list twice in one array) is decoded into a copy for each of them.
+    Of an array with more axes, only where ``array[i]`` begins is kept, so that an array of ten
+    million numbers saved as objects takes no more memory than the file.
     """
 
     def __init__(
@@ -139,6 +141,7 @@ class ObjectArray:
         self.size = 1
         for length in shape:
             self.size *= length
+        self._stride = self.size // shape[0] if self.size and shape else 1
         self._storage = storage
         self._offset = offset
         self._where = where
@@ -172,8 +175,13 @@ class ObjectArray:
         """
         if not 0 <= index < self.size:
             raise SampleIndexError(f"{self._where}: element {index} of {self.size}")
-        starts = self._starts
-        return self._machine.value(starts[index], starts[index + 1], self._bases[index])
+        return self._values(index // self._stride)[index % self._stride]
+
+    def _values(self, row: int) -> list[Any]:
+        start, end, base = self._starts[row], self._starts[row + 1], self._bases[row]
+        if self._stride == 1:
+            return [self._machine.value(start, end, base)]
+        return self._machine.values(start, end, base, self._stride)
 
     def row(self, index: int) -> Any:
         """Decode what ``array[index]`` is: an element, or an array of objects if it has more axes.
@@ -187,14 +195,17 @@ class ObjectArray:
             return self.element(index)
         if not self.shape or not 0 <= index < self.shape[0]:
             raise SampleIndexError(f"{self._where}: row {index} of shape {self.shape}")
-        count = self.size // self.shape[0]
-        first = index * count
-        values = (self.element(first + i) for i in range(count))
-        return np.fromiter(values, object, count).reshape(self.shape[1:])
+        values = self._values(index) if self.size else []
+        return np.fromiter(values, object, len(values)).reshape(self.shape[1:])
+
+    def whole(self) -> npt.NDArray[Any]:
+        """Decode all elements."""
+        values = (value for row in range(self.size // self._stride) for value in self._values(row))
+        return np.fromiter(values, object, self.size).reshape(self.shape)
 
     def _locate(self, file: FileRange | None) -> dict[str, npt.NDArray[Any]]:
         size = self._storage.size - self._offset
-        locator = Locator(size, self.size)
+        locator = Locator(size, self.size, self._stride)
         if file is not None:
             outcome = locator.walk_file(file.fileno(), file.offset + self._offset)
         else:
@@ -276,7 +287,8 @@ class ObjectArray:
         checked = {name: np.asarray(tables[name]) for name in _COLUMNS}
         memos = len(checked["memo_ids"])
         for name, dtype in _COLUMNS.items():
-            length = memos if name.startswith("memo") else self.size + (name == "starts")
+            rows = self.size // self._stride
+            length = memos if name.startswith("memo") else rows + (name == "starts")
             if checked[name].dtype != dtype or checked[name].shape != (length,):
                 raise CorruptIndexError(
                     f"{self._where}: the saved table {name!r} does not fit; delete the index file"

@@ -164,6 +164,22 @@ def test_shapes_and_orders(shape, order, protocol):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("shape", [(1, 1), (1001, 1), (7, 143), (2, 1000), (3, 5, 67)])
+def test_rows_of_several_elements_cross_batches(shape, protocol):
+    shared = ["shared"]
+    kinds = [1, [2], [], (3, [4], 5, 6), [[7], 8], "text", {"k": [9]}, np.arange(3), (), shared]
+    rng = np.random.default_rng(5)
+    count = int(np.prod(shape))
+    array = objects([kinds[k] for k in rng.integers(0, len(kinds), count)], shape)
+    found = opened_array(array, protocol)
+    assert len(found.tables["starts"]) == shape[0] + 1
+    for i in (0, shape[0] // 2, shape[0] - 1):
+        assert same(found.row(i), array[i])
+    assert same(found.element(count - 1), array.flat[count - 1])
+    assert same(found.whole(), array)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_values_shared_between_elements(protocol):
     text, inner = "shared text", [1, ["deep"], {"k": (2, 3)}]
     image = np.arange(2000, dtype=np.uint8).reshape(20, 100)

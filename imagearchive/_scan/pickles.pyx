@@ -42,6 +42,8 @@ cdef class Locator:
         Length of the stream in bytes; every length in it is checked against this.
     expected : int
         How many elements the array has, from its header.
+    stride : int
+        How many of them make one row, whose first element alone is noted.
 
     Attributes
     ----------
@@ -58,7 +60,7 @@ cdef class Locator:
     cdef readonly uint64_t position
     cdef readonly uint64_t size
     cdef readonly uint64_t list_start
-    cdef uint64_t expected, count, room, memo_room, memo_count
+    cdef uint64_t expected, stride, count, rows, room, memo_room, memo_count
     cdef Slot* stack
     cdef Memo* memo
     cdef uint64_t* starts
@@ -67,9 +69,12 @@ cdef class Locator:
     cdef uint32_t height, stack_room, mark_count
     cdef bint built, listed
 
-    def __cinit__(self, uint64_t size, uint64_t expected):
+    def __cinit__(self, uint64_t size, uint64_t expected, uint64_t stride=1):
+        if stride == 0 or expected % stride:
+            raise ValueError("the elements make no whole rows")
         self.size = size
         self.expected = expected
+        self.stride = stride
 
     def __dealloc__(self):
         free(self.stack)
@@ -159,9 +164,9 @@ cdef class Locator:
         Returns
         -------
         starts : ndarray of uint64, shape (N + 1,)
-            Where each element begins, and where the last ends.
+            Where each row begins, and where the last ends.
         bases : ndarray of uint32, shape (N,)
-            How many memo entries precede each element.
+            How many memo entries precede each row.
         memo_ids, memo_bases : ndarray of uint32, shape (M,)
             Memo entries that are referred to, in ascending order, and the entries before each.
         memo_starts, memo_ends : ndarray of uint64, shape (M,)
@@ -170,16 +175,16 @@ cdef class Locator:
         cdef uint64_t i, used = 0, at = 0
         for i in range(self.memo_room):
             used += (self.memo[i].state & 2) >> 1
-        starts = np.empty(self.count + 1, np.uint64)
-        bases = np.empty(self.count, np.uint32)
+        starts = np.empty(self.rows + 1, np.uint64)
+        bases = np.empty(self.rows, np.uint32)
         ids, bases_of = np.empty(used, np.uint32), np.empty(used, np.uint32)
         begins, ends = np.empty(used, np.uint64), np.empty(used, np.uint64)
         cdef uint64_t[::1] starts_view = starts, begins_view = begins, ends_view = ends
         cdef uint32_t[::1] bases_view = bases, ids_view = ids, bases_of_view = bases_of
-        for i in range(self.count):
+        for i in range(self.rows):
             starts_view[i] = self.starts[i]
             bases_view[i] = self.bases[i]
-        starts_view[self.count] = self.position if self.built else 0
+        starts_view[self.rows] = self.position if self.built else 0
         for i in range(self.memo_room):
             if self.memo[i].state & 2:
                 ids_view[at] = <uint32_t>i
@@ -278,14 +283,15 @@ cdef class Locator:
         return OK
 
     cdef int _record(self) noexcept nogil:
-        """Note the slots above the list of elements as elements."""
+        """Take the slots above the list of elements as elements, and note where rows begin."""
         cdef uint32_t i
         cdef uint64_t room, total = self.count + self.height - LIST_SLOT - 1
         cdef void* larger
         if total > self.expected:
             return TOO_MANY
+        total = (total + self.stride - 1) // self.stride
         if total > self.room:
-            room = min(max(total, 2 * self.room), self.expected)
+            room = min(max(total, 2 * self.room), self.expected // self.stride)
             larger = realloc(self.starts, room * sizeof(uint64_t))
             if larger == NULL:
                 return NO_MEMORY
@@ -296,8 +302,10 @@ cdef class Locator:
             self.bases = <uint32_t*>larger
             self.room = room
         for i in range(LIST_SLOT + 1, self.height):
-            self.starts[self.count] = self.stack[i].start
-            self.bases[self.count] = self.stack[i].base
+            if self.count % self.stride == 0:
+                self.starts[self.rows] = self.stack[i].start
+                self.bases[self.rows] = self.stack[i].base
+                self.rows += 1
             self.count += 1
         return OK
 

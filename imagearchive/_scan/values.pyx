@@ -102,8 +102,27 @@ cdef class Machine:
             How many memo entries precede the range.
         """
         cdef list stack = []
-        self._run(start, end, base, {}, stack, 0)
+        self._run(start, end, base, {}, stack, 0, 0)
         return self._only(stack, start)
+
+    def values(self, uint64_t start, uint64_t end, uint64_t base, Py_ssize_t count):
+        """Decode the first values of a range, elements of the list around them.
+
+        Parameters
+        ----------
+        start, end, base : int
+            As for `value`.
+        count : int
+            How many, at least 1.
+        """
+        cdef list stack = []
+        self._run(start, end, base, {}, stack, 0, count)
+        if len(stack) != count:
+            raise self._wrong(f"holds {len(stack)} values instead of {count}", start)
+        for value in stack:
+            if isinstance(value, Internal):
+                self._only([value], start)
+        return stack
 
     def preamble(self, uint64_t end):
         """Decode what precedes the list of elements.
@@ -114,7 +133,7 @@ cdef class Machine:
             The array's state so far: version, shape, dtype, whether it is in Fortran order.
         """
         cdef list stack = []
-        self._run(0, end, 0, {}, stack, 0)
+        self._run(0, end, 0, {}, stack, 0, 0)
         if len(stack) != 5 or type(stack[0]) is not Pending or (<Pending>stack[0]).code is not None:
             raise DecodeError(f"{self.where}: the pickle does not begin as that of an array")
         return stack[1:]
@@ -168,7 +187,7 @@ cdef class Machine:
             stack = []
             memo[id] = BUSY
             self._run(
-                self._starts[low], self._ends[low], self._bases[low], memo, stack, hops + 1
+                self._starts[low], self._ends[low], self._bases[low], memo, stack, hops + 1, 0
             )
             if len(stack) != 1:
                 raise self._wrong(f"has no single value for memo entry {id}", offset)
@@ -185,9 +204,10 @@ cdef class Machine:
         return value
 
     cdef int _run(
-        self, uint64_t start, uint64_t end, uint64_t base, dict memo, list stack, int hops
+        self, uint64_t start, uint64_t end, uint64_t base, dict memo, list stack, int hops,
+        Py_ssize_t wanted,
     ) except -1:
-        """Run the opcodes of a range on `stack`."""
+        """Run the opcodes of a range on `stack`: those of one value, or of `wanted` elements."""
         if end < start:
             raise self._wrong("has a range that ends before it begins", start)
         cdef object window = self._read(start, end - start)
@@ -196,7 +216,9 @@ cdef class Machine:
         if view.shape[0] == 0:
             return 0
         try:
-            self._steps(&view[0], view.shape[0], start, base, memo, stack, hops, window, &at)
+            self._steps(
+                &view[0], view.shape[0], start, base, memo, stack, hops, wanted, window, &at
+            )
         except BadPickleError as error:
             raise self._wrong(str(error), start + at) from None
         except RefusedPickleError as error:
@@ -211,9 +233,10 @@ cdef class Machine:
 
     cdef int _steps(
         self, const uint8_t* data, Py_ssize_t length, uint64_t start, uint64_t count, dict memo,
-        list stack, int hops, object window, uint64_t* progress
+        list stack, int hops, Py_ssize_t wanted, object window, uint64_t* progress
     ) except -1:
-        cdef Py_ssize_t at = 0, head, size, height, floor
+        cdef Py_ssize_t at = 0, head, size, height, floor, alone = 0
+        cdef bint between = False
         cdef Py_ssize_t[MAX_NESTING] marks
         cdef int mark_count = 0
         cdef const uint8_t* p
@@ -231,6 +254,13 @@ cdef class Machine:
             floor = marks[mark_count - 1] if mark_count else 0
             head = 1
             size = 0
+            # pickle appends elements in batches, "( ... e", and a last single one by "a".
+            if between and op != 0x95:
+                between = False
+                alone = height
+                if op == b'(':
+                    at += 1
+                    continue
 
             # A fixed head, then a payload whose length the head may tell.
             if op in (b'K', b'h', b'q', b'U', b'C', 0x80, 0x8a, 0x8c):
@@ -317,7 +347,11 @@ cdef class Machine:
             elif op in (b't', b'l', b'd', 0x91, b'u', 0x90, b'e', b'1'):
                 if mark_count == 0:
                     if op == b'e':
-                        return 0  # the list around this element goes on
+                        # The list around this element goes on.
+                        if height >= wanted:
+                            return 0
+                        between = True
+                        continue
                     raise BadPickleError("closes what it did not open")
                 mark_count -= 1
                 items = stack[floor:]
@@ -349,9 +383,12 @@ cdef class Machine:
                         raise BadPickleError(f"adds items to {type(value).__name__}")
             elif op in (0x85, 0x86, 0x87, b'a', b's', b'b', b'R', 0x93):
                 size = 1 if op == 0x85 else 3 if op == 0x87 or op == b's' else 2
-                if height - floor < size:
-                    if op == b'a' and mark_count == 0:
+                if op == b'a' and mark_count == 0 and height <= alone + 1:
+                    if height >= wanted:
                         return 0
+                    between = True
+                    continue
+                if height - floor < size:
                     raise BadPickleError("takes more values than there are")
                 items = stack[height - size:]
                 del stack[height - size:]

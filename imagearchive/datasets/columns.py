@@ -276,9 +276,7 @@ class ObjectColumn:
 
     def whole(self) -> npt.NDArray[Any]:
         """Decode the whole array."""
-        objects = self._opened()
-        elements = (objects.element(index) for index in range(objects.size))
-        return np.fromiter(elements, object, objects.size).reshape(self._header.shape)
+        return self._opened().whole()
 
 
 class RaggedColumn:
