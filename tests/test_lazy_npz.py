@@ -562,8 +562,9 @@ def test_indices(detector):
     for index in ("0", 1.0, slice(2), None):
         with pytest.raises(OptionTypeError):
             found[index]
-    with pytest.raises(OptionTypeError):
-        found.get_batch([1.5])
+    for indices in ([1.5], 3, [[0, 1]], "01"):
+        with pytest.raises(OptionTypeError, match="list of integers"):
+            found.get_batch(indices)
     assert [sample["image_path"] for sample in found] == data["image_paths"].tolist()
     assert found.get_batch([])["images"].shape == (0, 8, 8, 3)
     samples = found.__getitems__([5, 2, -1])
@@ -924,6 +925,9 @@ def test_members_that_cannot_be_read_are_left_out(tmp_path, caplog):
 
 
 def test_files_that_are_no_npz(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((3, 2)))
+    with pytest.raises(UnsupportedArchiveError, match="a folder"):
+        LazyNPZDataset(tmp_path)
     (tmp_path / "text.npz").write_bytes(b"no archive at all" * 50)
     with pytest.raises(UnsupportedArchiveError):
         LazyNPZDataset(tmp_path / "text.npz")

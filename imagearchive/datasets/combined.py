@@ -137,7 +137,7 @@ class CombinedLazyDataset:
             The parts asked have different columns.
         """
         ends = self._bounds()
-        rows = row_numbers(indices, int(ends[-1]), repr(self))
+        rows = row_numbers(indices, int(ends[-1]), f"{len(ends)} datasets")
         parts = np.searchsorted(ends, rows, "right")
         starts = np.concatenate([[0], ends[:-1]]).astype(np.intp)
         asked = np.unique(parts).tolist() or [0]

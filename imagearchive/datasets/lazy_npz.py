@@ -435,6 +435,10 @@ def sample_name(name: str) -> str:
 
 def row_numbers(indices: Iterable[int], length: int, where: str) -> npt.NDArray[np.intp]:
     """Return indices as row numbers from 0; raises `SampleIndexError` and `OptionTypeError`."""
+    if not isinstance(indices, Iterable):
+        raise OptionTypeError(
+            f"a batch is asked for by a list of integers, not by {type(indices).__name__}"
+        )
     rows = np.asarray(indices if isinstance(indices, (np.ndarray, range)) else list(indices))
     if not rows.size:
         return np.zeros(0, np.intp)

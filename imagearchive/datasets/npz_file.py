@@ -233,7 +233,9 @@ class NpzFile(Mapping[str, npt.NDArray[Any]]):
 def _single(path: str, storage: StorageKind) -> Storage | None:
     """The file as a storage, where it is a lone ``.npy``."""
     if os.path.isdir(path):
-        return None
+        raise UnsupportedArchiveError(
+            f"{path}: a folder; give the path of one NPZ, and join several by CombinedLazyDataset"
+        )
     with open_storage(path, "pread") as probe:  # type: ignore[attr-defined]
         if bytes(probe.read(0, min(6, probe.size))) != npy.MAGIC:
             return None
