@@ -5,7 +5,6 @@ more.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -103,6 +102,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        # Slower to import than all the rest, so not before somebody asks.
+        from importlib.metadata import version
+
         return version("imagearchive")
     if name not in _HOME:
         raise AttributeError(f"module 'imagearchive' has no attribute {name!r}")
