@@ -76,22 +76,14 @@ def main():
             drop(dropped)
             epoch(dataset)
 
-        report(
-            "warm",
-            compare({"archive": lambda: epoch(archive), "files": lambda: epoch(files)}, options.rounds),
-            "archive", options.count, "image",
-        )  # fmt: skip
-        report(
-            "cold",
-            compare(
-                {
-                    "archive": lambda: cold(archive, [path]),
-                    "files": lambda: cold(files, paths),
-                },
-                options.rounds,
-            ),
-            "archive", options.count, "image",
-        )  # fmt: skip
+        warm_epochs = {"archive": lambda: epoch(archive), "files": lambda: epoch(files)}
+        cold_epochs = {
+            "archive": lambda: cold(archive, [path]),
+            "files": lambda: cold(files, paths),
+        }
+        for title, contestants in (("warm", warm_epochs), ("cold", cold_epochs)):
+            times = compare(contestants, options.rounds)
+            report(title, times, "archive", options.count, "image")
 
 
 if __name__ == "__main__":
