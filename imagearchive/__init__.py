@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imagearchive.archive import Archive as Archive
-    from imagearchive.archive import open_archive as open
+    from imagearchive.archive import open_archive as open  # noqa: F401
     from imagearchive.codecs import DecodedView as DecodedView
     from imagearchive.codecs import register_codec as register_codec
     from imagearchive.datasets.combined import CombinedLazyDataset as CombinedLazyDataset
@@ -68,6 +68,7 @@ _HOME = {
     "write_split_data": "writers.split",
 }
 
+# Without `open`: a star import must not replace the built-in.
 __all__ = [
     "Archive",
     "CenterCrop",
@@ -93,7 +94,6 @@ __all__ = [
     "TarWriter",
     "TensorFormat",
     "ToTensor",
-    "open",
     "pil_loader",
     "register_codec",
     "write_split_data",
@@ -115,4 +115,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME, "__version__"])
+    return sorted({*__all__, "__version__", "open"})

@@ -189,7 +189,10 @@ class IndexTable:
         try:
             os.stat(apath)
         except (FileNotFoundError, NotADirectoryError):
-            raise ArchiveNotFoundError(f"{apath}: no such archive; is the path right?") from None
+            hint = "is the path right?"
+            if "*" in apath or "?" in apath:
+                hint = "of several, give a list or a brace pattern such as x-{0000..0146}.tar"
+            raise ArchiveNotFoundError(f"{apath}: no such archive; {hint}") from None
         is_plain = containers.is_plain_directory(apath)
         if ipath is not None:
             if is_plain:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -226,7 +227,7 @@ class StoragePool:
 
     def _opened(self, shard: int, position: int) -> FileStorage:
         """Open the file of a member, as long as it still is what the index speaks of."""
-        storage = open_storage(self.path(shard, position), self._kind)
+        storage = self._open_file(self.path(shard, position))
         if shard in self._directories:
             # What was listed of it is its size.
             fits = storage.size == self._table.lookup.row(position)[2]
@@ -240,6 +241,18 @@ class StoragePool:
                 f"again"
             )
         return storage
+
+    def _open_file(self, path: str) -> FileStorage:
+        """Open a file; with too many open already, in place of the one unused longest."""
+        while True:
+            try:
+                return open_storage(path, self._kind)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._open:
+                    raise
+                # Not closed here: another thread may be reading. It goes with its last user.
+                self._open.popitem(last=False)
+                self._limit = max(1, min(self._limit, len(self._open)))
 
     def open_every(self) -> None:
         """Open all files that hold members now."""

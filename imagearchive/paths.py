@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from imagearchive.errors import OptionError
+from imagearchive.errors import OptionError, OptionTypeError
 
 __all__ = ["ArchivePath", "absolute", "expand", "spelled"]
 
@@ -23,8 +23,20 @@ MAX_PATHS: Final = 10_000_000
 def spelled(path: ArchivePath) -> str | list[str]:
     """Return a path as text, or several as a list; iterators are read once."""
     if isinstance(path, (str, bytes, os.PathLike)):
-        return os.fsdecode(path)
-    return [os.fsdecode(one) for one in path]
+        return _text(path)
+    try:
+        return [_text(one) for one in path]
+    except TypeError:
+        raise OptionTypeError(
+            f"an archive is given by its path, a list of paths or a brace pattern, not by {path!r}"
+        ) from None
+
+
+def _text(path: str | bytes | os.PathLike[str]) -> str:
+    text = os.fsdecode(path)
+    if not text or "\0" in text:
+        raise OptionError(f"{text!r} is no path of an archive")
+    return text
 
 
 def absolute(path: str | list[str]) -> str | list[str]:

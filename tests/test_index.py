@@ -657,7 +657,7 @@ import resource, warnings
 warnings.simplefilter("error")
 import imagearchive
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-archive = imagearchive.open({str(tmp_path)!r} + "/s-{{0..199}}.tar", max_open=20)
+archive = imagearchive.open({str(tmp_path)!r} + "/s-{{0..199}}.tar")
 assert all(archive[f"{{i}}.txt"] == b"%d" % i for i in range(200))
 """
     for number in range(200):

@@ -242,6 +242,34 @@ def test_any_callable_is_a_transform():
     assert torch.equal(inverted, 255 - upright)
 
 
+class Vanishing:
+    """Images, one of which the system cannot read."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        if index == 3:
+            raise self.error
+        return np.zeros((4, 5, 3), np.uint8), index
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(24, "Too many open files"), FileNotFoundError("gone"), OSError(5, "I/O error")],
+)
+@pytest.mark.parametrize("on_error", ["raise", "skip", "replace"])
+def test_errors_of_the_system_are_no_broken_images(error, on_error):
+    loader = DataLoader(
+        Vanishing(error), 2, num_workers=1, on_error=on_error, transform=ToTensor(), output="numpy"
+    )
+    with pytest.raises(OSError, match=str(error.args[-1])):
+        list(loader)
+
+
 def test_sources_of_pairs_dicts_and_images():
     class Dicts(Numbers):
         def __getitem__(self, index):
@@ -267,8 +295,12 @@ def test_sources_of_pairs_dicts_and_images():
         assert images.shape == (6, 3, 4, 5)
         assert images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
         assert got.tolist() == labels
-    _, got = next(iter(DataLoader(Dicts(), **options, columns=("x", "nothing"))))
+    _, got = next(iter(DataLoader(Dicts(), **options, columns=("x", None))))
     assert got.tolist() == [-1] * 6
+    with pytest.raises(OptionError, match="not 'nothing'"):
+        next(iter(DataLoader(Dicts(), **options, columns=("x", "nothing"))))
+    with pytest.raises(OptionError, match="two names"):
+        DataLoader(Dicts(), **options, columns="x")
     samples = next(iter(DataLoader(Numbers(), batch_size=2, num_workers=0)))
     assert samples[1]["label"] == samples[1]["index"] == 1
     assert next(iter(DataLoader(Dicts(), 2, num_workers=0)))[1]["y"].tolist() == [1, -1]

@@ -81,6 +81,8 @@ def scan(path: str, *, strict: bool = True) -> Scanned:
         known = tar if tar.sniff(head, path) else zip if zip.sniff(storage) else None
         if known is not None:
             return _tolerant(known, lambda strict: (known.scan(storage, strict), [path]), strict)
+    if not head:
+        raise UnsupportedArchiveError(f"{path}: the file is empty; is it the right one, and whole?")
     raise UnsupportedArchiveError(
         f"{path}: neither TAR, ZIP, NPZ, Barecat nor a directory; it begins with {head[:8]!r}. "
         f"Is it the right file, and whole?"

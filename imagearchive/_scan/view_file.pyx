@@ -32,6 +32,9 @@ cdef class ViewFile:
         self.closed = False
         self.mode = "rb"
 
+    def __repr__(self):
+        return f"<ViewFile of {self.size} bytes>"
+
     cdef int check(self) except -1:
         if self.closed:
             raise ValueError("I/O operation on closed file.")

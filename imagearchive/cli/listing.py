@@ -361,8 +361,6 @@ def _build_facts() -> dict[str, Any]:
         "torch": "torch",
         "indexed_gzip": "compressed",
         "zstandard": "compressed",
-        "fsspec": "remote",
-        "matplotlib": "viz",
         "msgpack": "msgpack",
         "crc32c": "barecat",
     }

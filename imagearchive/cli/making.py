@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from imagearchive.cli.output import escape, format_size, progress, short, text, write, write_json
-from imagearchive.errors import ArchiveNotFoundError, OptionError
+from imagearchive.errors import ArchiveNotFoundError, OptionError, UnsupportedArchiveError
 
 if TYPE_CHECKING:
     from imagearchive.extract import Existing
@@ -144,7 +144,13 @@ def _listed(path: str, separator: bytes) -> Iterator[bytes]:
         data = sys.stdin.buffer.read()
     else:
         with open(path, "rb") as file:
-            data = file.read()
+            start = file.read(4096)
+            if b"\0" in start and separator != b"\0":
+                raise UnsupportedArchiveError(
+                    f"{path}: neither a directory nor a list of files; to make a TAR of another "
+                    f"archive use: imagearchive convert"
+                )
+            data = start + file.read()
     return (line for line in data.split(separator) if line)
 
 

@@ -102,7 +102,7 @@ class DataLoader:
         Turn images as their EXIF orientation says. Off, as in torchvision.
     max_pixels : int
         Images of more pixels are refused as broken, before memory is taken for them.
-    columns : (str, str), optional
+    columns : (str, str or None), optional
         Which entries of dict samples, or columns of arrays, are image and label. Default: the
         first of ``image``, ``images``, ``img``, ``x``; of ``label``, ``labels``, ``target``,
         ``targets``, ``y``, ``bboxes``, ``boxes``, ``keypoints``, ``landmarks``.
@@ -159,7 +159,7 @@ class DataLoader:
         on_error: OnError = "raise",
         exif_transpose: bool = False,
         max_pixels: int = DEFAULT_MAX_PIXELS,
-        columns: tuple[str, str] | None = None,
+        columns: tuple[str, str | None] | None = None,
         split_torch_workers: bool = True,
     ) -> None:
         if num_workers is None:

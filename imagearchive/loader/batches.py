@@ -18,7 +18,7 @@ from imagearchive.errors import (
     ImageArchiveError,
     OptionError,
 )
-from imagearchive.loader.sources import BROKEN, Source
+from imagearchive.loader.sources import BROKEN, Source, is_damage
 from imagearchive.sampler import EpochOrder
 from imagearchive.transforms import Key, Pipeline
 
@@ -171,6 +171,8 @@ class BatchJob:
                 for k, index in enumerate(indices):
                     self.load(first + k, index, chunk, k, tools)
             except BROKEN as error:
+                if not is_damage(error):
+                    raise
                 self._raise(index, error)
             return
         for k, index in enumerate(indices):
@@ -200,6 +202,8 @@ class BatchJob:
         try:
             self.load(slot, index, self.epoch.source.chunk([index]), 0, tools)
         except BROKEN as error:
+            if not is_damage(error):
+                raise
             return f"{type(error).__name__}: {error}"
         return None
 

@@ -30,7 +30,7 @@ from imagearchive.errors import (
 )
 from imagearchive.transforms import Key, Pipeline, decode_image
 
-__all__ = ["BROKEN", "Chunk", "Source", "open_source"]
+__all__ = ["BROKEN", "Chunk", "Source", "is_damage", "open_source"]
 
 IMAGE_NAMES: Final = ("image", "images", "img", "x")
 LABEL_NAMES: Final = (
@@ -53,6 +53,17 @@ BROKEN: Final = (
 )
 
 _Array = npt.NDArray[Any]
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error of `BROKEN` speaks of damaged bytes, and not of the system.
+
+    A file that is gone, too many open files or a full memory are not the picture's fault: to skip
+    those samples would leave data out in silence.
+    """
+    return not isinstance(error, OSError) or (
+        error.errno is None and not isinstance(error, FileNotFoundError)
+    )
 
 
 class Chunk(Protocol):
@@ -98,7 +109,7 @@ class Source(Protocol):
 
 
 def open_source(
-    source: Any, columns: tuple[str, str] | None, exif_transpose: bool, transformed: bool
+    source: Any, columns: tuple[str, str | None] | None, exif_transpose: bool, transformed: bool
 ) -> tuple[Source, bool]:
     """Return the source, and whether it was opened here, from a path or pattern.
 
@@ -129,7 +140,9 @@ def _open_path(path: str, copy: bool) -> Any:
     return CombinedLazyDataset([LazyNPZDataset(name, copy=copy) for name in found])
 
 
-def _wrap(dataset: Any, columns: tuple[str, str] | None, exif_transpose: bool) -> Source:
+def _wrap(dataset: Any, columns: tuple[str, str | None] | None, exif_transpose: bool) -> Source:
+    if columns is not None and (isinstance(columns, str) or len(columns) != 2):
+        raise OptionError(f"columns={columns!r}: two names are wanted, (image, label)")
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise OptionTypeError(
             f"source={dataset!r}: give a path, or a data set with len() and [index]"
@@ -279,7 +292,7 @@ class _JoinedChunk:
 class SampleSource:
     """Any object with ``len`` and ``[i]``: a dict, an (image, label) pair, or an image alone."""
 
-    def __init__(self, dataset: Any, columns: tuple[str, str] | None) -> None:
+    def __init__(self, dataset: Any, columns: tuple[str, str | None] | None) -> None:
         self.dataset = dataset
         self.columns = columns
 
@@ -324,6 +337,13 @@ class SampleSource:
                 raise OptionError(
                     f"sample {index} has the entries {', '.join(map(str, item))}: name the image "
                     f"and its label by columns=(image, label)"
+                )
+            if label is None:
+                return item[image], NO_LABEL
+            if self.columns and label not in item:
+                raise OptionError(
+                    f"sample {index} has the entries {', '.join(map(str, item))}, not {label!r}: "
+                    f"name its label by columns=(image, label)"
                 )
             return item[image], item.get(label, NO_LABEL)
         if isinstance(item, (tuple, list)):

@@ -491,7 +491,8 @@ class TarWriter:
             os.close(fd)
         part, self._part = self._part, ""
         if part:
-            with contextlib.suppress(FileNotFoundError):
+            # What cannot be removed was never made, or lies where nothing can be written.
+            with contextlib.suppress(OSError):
                 os.unlink(part)
 
     def __enter__(self) -> Self:

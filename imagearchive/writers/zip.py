@@ -159,7 +159,8 @@ class ZipWriter:
         self._stack.close()
         part, self._part = self._part, ""
         if part:
-            with contextlib.suppress(FileNotFoundError):
+            # What cannot be removed was never made, or lies where nothing can be written.
+            with contextlib.suppress(OSError):
                 os.unlink(part)
 
     def __del__(self) -> None:
