@@ -1,11 +1,16 @@
 """Archives that several test modules share."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from archives import encoded, write_tar
+
+# A shell starts background jobs with interrupts ignored, and children inherit that; the tests
+# interrupt their children as a terminal would.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DIGITS = EXAMPLES / "data" / "digits.tar"
 
@@ -40,7 +38,6 @@ def test_solar_cells(tmp_path):
 
 
 def test_make_digits_writes_what_is_committed(tmp_path):
-    pytest.importorskip("sklearn")
     before = DIGITS.read_bytes()
     run("make_digits.py", cwd=tmp_path)
     assert DIGITS.read_bytes() == before
