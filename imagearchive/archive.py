@@ -412,7 +412,7 @@ class Archive(Mapping[str, bytes]):
         include_hidden : bool
             Whether wildcards match names that begin with a dot.
         """
-        return list(self.iglob(pattern, recursive=recursive, include_hidden=include_hidden))
+        return self._tree.glob_all(pattern, recursive=recursive, include_hidden=include_hidden)
 
     def iglob(
         self, pattern: str, *, recursive: bool = False, include_hidden: bool = False

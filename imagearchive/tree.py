@@ -201,6 +201,22 @@ class NameTree:
                 seen.add(path)
             yield path
 
+    def glob_all(self, pattern: str, *, recursive: bool, include_hidden: bool) -> list[str]:
+        """Return all that `glob` yields."""
+        folder, slash, last = pattern.rpartition("/")
+        if not last or "**" in last or ".." in folder or folder[:1] == "/" or _MAGIC.search(folder):
+            return list(self.glob(pattern, recursive=recursive, include_hidden=include_hidden))
+        # Wildcards in the last component alone: one listing, and no generator in between.
+        directory = normalise(encode(folder))
+        if directory.startswith(b"..") or not _MAGIC.search(last):
+            return list(self.glob(pattern, recursive=recursive, include_hidden=include_hidden))
+        matches = _matcher(last)
+        found = [name for name in self.children(decode(directory))[0] if matches(name)]
+        if not include_hidden and last[0] != ".":
+            found = [name for name in found if name[0] != "."]
+        start = folder + slash
+        return [start + name for name in found] if start else found
+
     def _match(
         self, shown: str, directory: str, parts: list[str], recursive: bool, hidden: bool
     ) -> Iterator[tuple[str, bool]]:
