@@ -212,11 +212,7 @@ class IndexTable:
                     return table
         table = cls.build(apath, strict=strict)
         if not table.settled:
-            warnings.warn(
-                f"{apath}: the archive changes while it is read, so its index is not saved",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            _warn_unsettled(apath)
             return table
         failures = []
         for place in places:
@@ -243,12 +239,10 @@ class IndexTable:
             try:
                 table = cls.load(ipath, apath)
             except index_file.NotAnIndexError as error:
+                if not overwrite:
+                    raise
                 # Whatever it is, it was not written to be overwritten.
-                raise (
-                    error
-                    if not overwrite
-                    else OptionError(f"ipath={ipath!r}: {error}; it is not overwritten")
-                ) from error
+                raise OptionError(f"ipath={ipath!r}: {error}; it is not overwritten") from error
             except CorruptIndexError:
                 if not overwrite:
                     raise
@@ -257,6 +251,9 @@ class IndexTable:
                     return table._trusted(apath, strict)
                 del table
         table = cls.build(apath, strict=strict)
+        if not table.settled:
+            _warn_unsettled(apath)
+            return table
         try:
             return table.saved(ipath)
         except OSError as error:
@@ -464,6 +461,14 @@ class IndexTable:
                     f"{self.path}: section {section['name']!r} is damaged; delete the index and "
                     f"open the archive again"
                 )
+
+
+def _warn_unsettled(apath: str) -> None:
+    warnings.warn(
+        f"{apath}: the archive changes while it is read, so its index is not saved",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def default_path(apath: str) -> str:

@@ -313,9 +313,11 @@ def test_an_archive_that_changes_while_it_is_scanned(tar, monkeypatch):
     assert table.path is not None
     os.unlink(table.path)
     limit = 99
-    with pytest.warns(RuntimeWarning, match="changes while it is read"):
-        table = IndexTable.open(tar)
-    assert table.path is None
+    for ipath in (None, tar + ".index"):
+        with pytest.warns(RuntimeWarning, match="changes while it is read"):
+            table = IndexTable.open(tar, ipath)
+        assert table.path is None
+    assert not os.path.exists(tar + ".index")
 
 
 def test_another_version_of_the_scanner_builds_again(tar, shards, monkeypatch):
