@@ -474,14 +474,15 @@ class ImageArchive:
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         sample = self._sample(index)
-        image = self._cache.get(sample, self._load) if self._cache.size else self._load(sample)
+        image = self._cache.get(sample, self._load)
         label = (
             self.label(sample)
             if self.target_transform is None
             else self.target_transform(image, self.labels(sample).tolist())
         )
-        if self.index_transform is not None:
-            image = self._each(lambda one: self.index_transform(one, sample), image)  # type: ignore[misc]
+        by_index = self.index_transform
+        if by_index is not None:
+            image = self._each(lambda one: by_index(one, sample), image)
         if self.transform is not None:
             image = self._each(self.transform, image)
         return image, label

@@ -6,6 +6,7 @@ import logging
 import os
 import zlib
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any, Final
 
 import numpy.typing as npt
@@ -236,7 +237,7 @@ def _single(path: str, storage: StorageKind) -> Storage | None:
         raise UnsupportedArchiveError(
             f"{path}: a folder; give the path of one NPZ, and join several by CombinedLazyDataset"
         )
-    with open_storage(path, "pread") as probe:  # type: ignore[attr-defined]
+    with closing(open_storage(path, "pread")) as probe:
         if bytes(probe.read(0, min(6, probe.size))) != npy.MAGIC:
             return None
     return open_storage(path, storage)
