@@ -30,17 +30,20 @@ from imagearchive.errors import (
 )
 from imagearchive.loader import DataLoader
 from imagearchive.loader.batches import Buffers
+from imagearchive.loader.sources import image_array
 from imagearchive.sampler import EpochOrder, ShardedSampler
 from imagearchive.transforms import (
     CenterCrop,
     ColorJitter,
     Compose,
     ImageNetNormalize,
+    Key,
     Lambda,
     RandomHorizontalFlip,
     RandomResizedCrop,
     Resize,
     ToTensor,
+    compile_pipeline,
 )
 
 COUNT = 53
@@ -900,6 +903,72 @@ def test_patterns_of_files_and_combined_data_sets(npz, tar, tmp_path):
         assert labels.tolist() == single_labels.tolist() * 2
         samples = next(iter(DataLoader(combined, 106, num_workers=2)))
         assert [sample["index"] for sample in samples] == list(range(106))
+
+
+class Mixed:
+    """Decoded images of every kind that a data set may return, small and large ones."""
+
+    def __init__(self, broken=()):
+        rng = np.random.default_rng(0)
+        sizes = [
+            (9, 8, 3),
+            (9, 8, 3),
+            (7, 11),
+            (5, 6, 1),
+            (900, 1000, 3),
+            (1100, 900, 3),
+            (9, 8, 4),
+        ]
+        self.images = [rng.integers(0, 256, size, np.uint8) for size in sizes * 4]
+        self.images[2] = self.images[2].astype(np.float32)
+        self.images[3] = Image.fromarray(self.images[3][:, :, 0])
+        self.images[4] = torch.from_numpy(self.images[4].transpose(2, 0, 1))
+        self.images[5] = self.images[5][::-1, ::-1]
+        self.broken = broken
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            raise DecodeError("broken")
+        return self.images[index], index
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_decoded_images_of_all_kinds_come_out_as_the_transform_leaves_them(num_workers):
+    data = Mixed()
+    whole = [Resize(6, 5), RandomHorizontalFlip()]
+    transform = Compose([*whole, Lambda(three_channels), ImageNetNormalize(), ToTensor()])
+    for source, steps in (
+        (data, transform),
+        (Mixed().images[:2] * 9, Compose([*whole, ImageNetNormalize(), ToTensor()])),
+        (Mixed().images[:2] * 9, Compose([ImageNetNormalize(), ToTensor()])),
+    ):
+        loader = DataLoader(
+            source, 16, num_workers=num_workers, transform=steps, output="numpy", seed=3
+        )
+        pipeline = compile_pipeline(steps, layout="CHW", dtype="float32")
+        images = np.concatenate([batch[0] for batch in loader])
+        for index, image in enumerate(images):
+            item = source[index][0] if source is data else source[index]
+            expected = pipeline.apply(image_array(item), Key(3, 0, index))
+            np.testing.assert_array_equal(image, expected)
+
+
+def test_a_broken_sample_among_decoded_ones_is_named():
+    data = Mixed(broken=(5,))
+    transform = Compose([Resize(6, 5), Lambda(three_channels), ToTensor()])
+    loader = DataLoader(data, 28, num_workers=2, transform=transform)
+    with pytest.raises(DecodeError, match="sample 5: broken"):
+        list(loader)
+    loader = DataLoader(data, 28, transform=transform, on_error="skip", num_workers=2)
+    ((_, labels),) = loader
+    assert labels.tolist() == [k for k in range(28) if k != 5]
+
+
+def three_channels(array):
+    return np.repeat(array[:, :, :1], 3, axis=2)
 
 
 def test_a_data_set_with_a_transform_of_its_own_is_respected(tar):

@@ -19,6 +19,7 @@ from imagearchive._pixels import (
     Geometry,
     Stream,
     finish_array,
+    finish_arrays,
     jpeg_info,
     philox_block,
     use_simd,
@@ -253,6 +254,61 @@ def test_strided_arrays_and_wrong_outputs():
     good = np.empty((8, 24, 3), np.uint8)
     decoder.render_array(view, geometry, BYTES, good)
     np.testing.assert_array_equal(good, view)
+
+
+def test_many_arrays_in_one_call_are_as_one_by_one():
+    arrays = [noise(30, 20)[::2], noise(11, 9), noise(40, 12)[:, 3:27]]
+    places = []
+    for turn, array in enumerate(arrays):
+        geometry = Geometry(array.shape[1], array.shape[0])
+        geometry.resize(8, 6)
+        if turn:
+            geometry.flip_x()
+        places.append(geometry)
+    finish = Finish("float32", True, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    decoder = Decoder()
+    one, many = np.empty((2, 3, 3, 6, 8), np.float32)
+    for array, geometry, out in zip(arrays, places, one):
+        decoder.render_array(array, geometry, finish, out)
+    decoder.render_arrays(arrays, places, finish, many)
+    np.testing.assert_array_equal(many, one)
+
+    same = [noise(8, 6), noise(16, 6)[:, :8], noise(8, 6)]
+    for array, out in zip(same, one):
+        finish_array(array, finish, out)
+    finish_arrays(same, finish, many)
+    np.testing.assert_array_equal(many, one)
+
+
+def test_many_arrays_and_what_does_not_fit_them():
+    arrays, places = [noise(8, 6)] * 2, [Geometry(8, 6)] * 2
+    out = np.full((2, 6, 8, 3), 7, np.uint8)
+    decoder = Decoder()
+    with pytest.raises(OptionError, match="as many geometries"):
+        decoder.render_arrays(arrays, places[:1], BYTES, out)
+    with pytest.raises(OptionTypeError, match="geometry"):
+        decoder.render_arrays(arrays, [None, None], BYTES, out)
+    with pytest.raises(OptionError, match="another size"):
+        decoder.render_arrays(arrays, [Geometry(8, 6), Geometry(6, 8)], BYTES, out)
+    for render in (
+        lambda arrays, out: decoder.render_arrays(arrays, places, BYTES, out),
+        lambda arrays, out: finish_arrays(arrays, BYTES, out),
+    ):
+        with pytest.raises(OptionError, match="as many places"):
+            render(arrays, out[:1])
+        with pytest.raises(OptionError, match="contiguous and writable"):
+            render(arrays, out[:, ::-1])
+        for others in ([noise(8, 6), noise(8, 6, 1)], [noise(8, 6), noise(8, 6).astype("f4")]):
+            with pytest.raises(OptionError, match="rendered together"):
+                render(others, out)
+        for wrong in (noise(8, 6)[:, :, 0], noise(8, 6, 2)):
+            with pytest.raises(OptionError, match="channels"):
+                render([wrong, wrong], out)
+        with pytest.raises(OptionError, match="no images"):
+            render([], out[:0])
+    with pytest.raises(OptionError, match="output must be"):
+        finish_arrays([noise(8, 6), noise(6, 8)], BYTES, out)
+    assert (out == 7).all()
 
 
 # ---- values --------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 `Geometry` gathers crops, one resize, flips and padding; `Finish` says how bytes become output
 values; `Decoder.render` decodes of a JPEG the region that the geometry needs and writes the
-result. `Decoder.render_array` does the same from a decoded array and gives the same pixels. All
-of it runs without the GIL.
+result. `Decoder.render_array` does the same from a decoded array and gives the same pixels, and
+`Decoder.render_arrays` from many in one call. All of it runs without the GIL.
 """
 
 from imagearchive._pixels.pixels import (
@@ -18,6 +18,7 @@ from imagearchive._pixels.pixels import (
     blend_grey,
     blend_value,
     finish_array,
+    finish_arrays,
     grey,
     jpeg_info,
     mean_grey,
@@ -39,6 +40,7 @@ __all__ = [
     "blend_grey",
     "blend_value",
     "finish_array",
+    "finish_arrays",
     "grey",
     "jpeg_info",
     "mean_grey",

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -69,8 +69,18 @@ class Decoder:
         finish: Finish,
         out: npt.NDArray[Any],
     ) -> None: ...
+    def render_arrays(
+        self,
+        arrays: Iterable[npt.NDArray[Any]],
+        geometries: Iterable[Geometry],
+        finish: Finish,
+        out: npt.NDArray[Any],
+    ) -> None: ...
 
 def finish_array(array: npt.NDArray[np.uint8], finish: Finish, out: npt.NDArray[Any]) -> None: ...
+def finish_arrays(
+    arrays: Iterable[npt.NDArray[np.uint8]], finish: Finish, out: npt.NDArray[Any]
+) -> None: ...
 def blend_value(pixels: npt.NDArray[np.uint8], factor: float, value: int) -> None: ...
 def blend_grey(pixels: npt.NDArray[np.uint8], factor: float) -> None: ...
 def shift_hue(pixels: npt.NDArray[np.uint8], shift: int) -> None: ...

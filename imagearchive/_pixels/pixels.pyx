@@ -8,6 +8,7 @@ from cpython.buffer cimport (
     PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_STRIDED_RO, PyBUF_WRITABLE,
     PyBuffer_Release, PyObject_GetBuffer,
 )
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 import numpy as np
@@ -329,40 +330,114 @@ cdef class Decoder:
 
     def render_array(self, array, Geometry geometry not None, Finish finish not None, out):
         """The same from an (H, W, C) array of uint8 or, without normalisation, float32."""
-        cdef Py_buffer source, target
-        cdef int code, channels = array.shape[2]
-        cdef bint floats = array.dtype == np.float32
-        if not floats and array.dtype != np.uint8:
-            raise OptionTypeError(f"an array of {array.dtype} is not an image: use uint8, float32")
-        if channels not in (1, 3, 4):
-            raise OptionError(f"an image has 1, 3 or 4 channels, not {channels}")
-        if array.shape[:2] != (geometry.g.source_h, geometry.g.source_w):
-            raise OptionError(f"the geometry is for another size than {array.shape}")
-        if floats and (finish.f.planar or finish.f.dtype != 1):
+        self.render_arrays((array,), (geometry,), finish, out[None])
+
+    def render_arrays(self, arrays, geometries, Finish finish not None, out):
+        """Render many arrays, of one dtype and number of channels, into ``out[0]``, ``out[1]``, …
+
+        One call gives the GIL up once, which for small images costs as much as the work.
+        """
+        cdef tuple sources = tuple(arrays), places = tuple(geometries)
+        cdef Rows rows = Rows(sources, out)
+        cdef Geometry geometry
+        cdef px_geometry *g
+        cdef Py_ssize_t i
+        cdef int code = PX_OK
+        if len(places) != len(sources):
+            raise OptionError(f"{len(sources)} arrays need as many geometries, not {len(places)}")
+        if rows.floats and (finish.f.planar or finish.f.dtype != 1):
             raise OptionError("float32 arrays are rendered to float32 (H, W, C) only")
+        for i in range(rows.n):
+            if not isinstance(places[i], Geometry):
+                raise OptionTypeError(f"a geometry is wanted, not {type(places[i]).__name__}")
+            geometry = places[i]
+            g = &geometry.g
+            if rows.height(i) != g.source_h or rows.width(i) != g.source_w:
+                raise OptionError(f"the geometry is for another size than {sources[i].shape}")
+            rows.check(finish, g.canvas_h, g.canvas_w)
+            rows.geometries[i] = g[0]
         self.enter()
-        try:
-            open_output(out, &target, geometry, finish, channels)
-            try:
-                open_rows(array, &source)
-            except BaseException:
-                PyBuffer_Release(&target)
-                raise
-        except BaseException:
-            self.busy = False
-            raise
         with nogil:
-            if floats:
-                code = px_render_float(px_decoder_work(self.d), &geometry.g,
-                                       <const float *> source.buf, source.strides[0], channels,
-                                       <float *> target.buf)
-            else:
-                code = px_render_array(px_decoder_work(self.d), &geometry.g, &finish.f,
-                                       <const uint8_t *> source.buf, source.strides[0], channels,
-                                       target.buf)
-        PyBuffer_Release(&source)
-        PyBuffer_Release(&target)
+            for i in range(rows.n):
+                if rows.floats:
+                    code = px_render_float(px_decoder_work(self.d), &rows.geometries[i],
+                                           <const float *> rows.pixels(i), rows.stride(i),
+                                           rows.channels, <float *> rows.target(i))
+                else:
+                    code = px_render_array(px_decoder_work(self.d), &rows.geometries[i],
+                                           &finish.f, <const uint8_t *> rows.pixels(i),
+                                           rows.stride(i), rows.channels, rows.target(i))
+                if code:
+                    break
         self.leave(code)
+
+
+@final
+cdef class Rows:
+    """The buffers of images and of the array that takes their results, until all are done."""
+
+    cdef Py_buffer *views
+    cdef px_geometry *geometries
+    cdef Py_buffer out
+    cdef Py_ssize_t n, opened
+    cdef int channels
+    cdef bint floats
+    cdef object result
+
+    def __cinit__(self, tuple arrays not None, out):
+        cdef Py_ssize_t n = len(arrays)
+        if not n:
+            raise OptionError("no images to render")
+        dtype, shape = arrays[0].dtype, arrays[0].shape
+        self.floats = dtype == np.float32
+        if not self.floats and dtype != np.uint8:
+            raise OptionTypeError(f"an array of {dtype} is not an image: use uint8, float32")
+        if len(shape) != 3 or shape[2] not in (1, 3, 4):
+            raise OptionError(f"an image is (H, W, C) with 1, 3 or 4 channels, not {shape}")
+        self.channels = shape[2]
+        if len(out) != n:
+            raise OptionError(f"{n} images need as many places in the output, not {len(out)}")
+        self.result = out
+        self.views = <Py_buffer *> PyMem_Calloc(n, sizeof(Py_buffer))
+        self.geometries = <px_geometry *> PyMem_Calloc(n, sizeof(px_geometry))
+        if self.views == NULL or self.geometries == NULL:
+            raise MemoryError()
+        self.n = n
+        for array in arrays:
+            if array.dtype != dtype or array.shape[2:] != shape[2:]:
+                raise OptionError("images that are rendered together have one dtype and as many "
+                                  "channels")
+            open_rows(array, &self.views[self.opened])
+            self.opened += 1
+        hold_output(out, &self.out)
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        for i in range(self.opened):
+            PyBuffer_Release(&self.views[i])
+        PyBuffer_Release(&self.out)
+        PyMem_Free(self.views)
+        PyMem_Free(self.geometries)
+
+    cdef int check(self, Finish finish, int64_t height, int64_t width) except -1:
+        """Whether an image of this size fits its place in the output."""
+        return check_output(self.result.dtype, self.result.shape[1:], finish, height, width,
+                            self.channels)
+
+    cdef int64_t height(self, Py_ssize_t i) noexcept nogil:
+        return self.views[i].shape[0]
+
+    cdef int64_t width(self, Py_ssize_t i) noexcept nogil:
+        return self.views[i].shape[1]
+
+    cdef int64_t stride(self, Py_ssize_t i) noexcept nogil:
+        return self.views[i].strides[0]
+
+    cdef const void *pixels(self, Py_ssize_t i) noexcept nogil:
+        return self.views[i].buf
+
+    cdef void *target(self, Py_ssize_t i) noexcept nogil:
+        return <char *> self.out.buf + i * (self.out.len // self.n)
 
 
 cdef int open_rows(array, Py_buffer *view) except -1:
@@ -377,36 +452,43 @@ cdef int open_rows(array, Py_buffer *view) except -1:
 
 cdef int open_output(out, Py_buffer *view, Geometry geometry, Finish finish,
                      int channels) except -1:
-    check_output(out, finish.shape(geometry.g.canvas_h, geometry.g.canvas_w, channels),
-                 finish.dtype)
-    PyObject_GetBuffer(out, view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE | PyBUF_FORMAT)
+    check_output(out.dtype, out.shape, finish, geometry.g.canvas_h, geometry.g.canvas_w, channels)
+    return hold_output(out, view)
+
+
+cdef int hold_output(out, Py_buffer *view) except -1:
+    try:
+        PyObject_GetBuffer(out, view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE | PyBUF_FORMAT)
+    except (BufferError, ValueError) as error:
+        raise OptionError(f"the output must be contiguous and writable: {error}") from None
     return 0
 
 
-cdef int check_output(out, tuple shape, dtype) except -1:
-    if out.shape != shape or out.dtype != dtype:
-        raise OptionError(f"the output must be {dtype} {shape}, it is {out.dtype} {out.shape}")
+cdef int check_output(dtype, tuple found, Finish finish, int64_t height, int64_t width,
+                      int channels) except -1:
+    shape = finish.shape(height, width, channels)
+    if found != shape or dtype != finish.dtype:
+        raise OptionError(f"the output must be {finish.dtype} {shape}, it is {dtype} {found}")
     return 0
 
 
 def finish_array(array, Finish finish not None, out):
     """Normalise, cast and lay out an (H, W, C) uint8 array into `out`."""
-    cdef Py_buffer source, target
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-        raise OptionTypeError(f"needs (H, W, C) uint8, not {array.dtype} {array.shape}")
-    height, width, channels = array.shape
-    check_output(out, finish.shape(height, width, channels), finish.dtype)
-    open_rows(array, &source)
-    try:
-        PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE | PyBUF_FORMAT)
-    except BaseException:
-        PyBuffer_Release(&source)
-        raise
+    finish_arrays((array,), finish, out[None])
+
+
+def finish_arrays(arrays, Finish finish not None, out):
+    """The same for many arrays, of one number of channels, into ``out[0]``, ``out[1]``, …"""
+    cdef Rows rows = Rows(tuple(arrays), out)
+    cdef Py_ssize_t i
+    if rows.floats:
+        raise OptionTypeError("needs (H, W, C) uint8, not float32")
+    for i in range(rows.n):
+        rows.check(finish, rows.height(i), rows.width(i))
     with nogil:
-        px_finish_array(&finish.f, <const uint8_t *> source.buf, source.strides[0],
-                        source.shape[1], source.shape[0], <int> source.shape[2], target.buf)
-    PyBuffer_Release(&source)
-    PyBuffer_Release(&target)
+        for i in range(rows.n):
+            px_finish_array(&finish.f, <const uint8_t *> rows.pixels(i), rows.stride(i),
+                            rows.width(i), rows.height(i), rows.channels, rows.target(i))
 
 
 def blend_value(uint8_t[:, :, ::1] pixels not None, double factor, int value):

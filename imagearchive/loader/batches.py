@@ -164,30 +164,33 @@ class BatchJob:
         """Read and transform the samples of one part."""
         first = part * self.part_size
         indices = self.indices[first : first + self.part_size]
-        if self.epoch.options.on_error == "raise":
-            index = -1
-            try:
-                chunk = self.epoch.source.chunk(indices)
-                for k, index in enumerate(indices):
-                    self.load(first + k, index, chunk, k, tools)
-            except BROKEN as error:
-                if not is_damage(error):
-                    raise
-                self._raise(index, error)
-            return
-        for k, index in enumerate(indices):
-            self._load_or_report(first + k, index, tools)
+        try:
+            self.load(first, indices, tools)
+        except BROKEN as error:
+            if not is_damage(error):
+                raise
+            # Which one it was, and what becomes of it, shows one by one.
+            for slot, index in enumerate(indices, first):
+                self._load_or_report(slot, index, tools)
 
     def _load_or_report(self, slot: int, index: int, tools: Decoder) -> None:
         order = self.epoch.order
+        on_error = self.epoch.options.on_error
         position = int(self.positions[slot])
         for _ in range(min(order.n, MAX_REPLACEMENTS)):
-            reason = self._reason(slot, index, tools)
-            if reason is None:
+            try:
+                self.load(slot, [index], tools)
+            except BROKEN as error:
+                if not is_damage(error):
+                    raise
+                if on_error == "raise":
+                    self._raise(index, error)
+                reason = f"{type(error).__name__}: {error}"
+            else:
                 self.indices[slot] = index
                 return
             self.bad.append(BadSample(index, self.epoch.source.name(index), reason))
-            if self.epoch.options.on_error == "skip":
+            if on_error == "skip":
                 self.kept[slot] = False
                 return
             # The next of the epoch's order, whichever rank it belongs to.
@@ -198,15 +201,6 @@ class BatchJob:
             f"all broken: {self.bad[-1].reason}"
         )
 
-    def _reason(self, slot: int, index: int, tools: Decoder) -> str | None:
-        try:
-            self.load(slot, index, self.epoch.source.chunk([index]), 0, tools)
-        except BROKEN as error:
-            if not is_damage(error):
-                raise
-            return f"{type(error).__name__}: {error}"
-        return None
-
     def _raise(self, index: int, error: BaseException) -> NoReturn:
         name = self.epoch.source.name(index) if index >= 0 else ""
         where = f"sample {index} ({name})" if name else f"sample {index}"
@@ -215,8 +209,8 @@ class BatchJob:
             f"{where}: {error}; on_error='skip' or 'replace' goes on without such samples"
         ) from error
 
-    def load(self, slot: int, index: int, chunk: Any, k: int, tools: Decoder) -> None:
-        """Make the sample of one slot, the k-th of `chunk`."""
+    def load(self, first: int, indices: list[int], tools: Decoder) -> None:
+        """Make the samples of these indices, for the slots from `first` on."""
         raise NotImplementedError
 
     def finish(self) -> Batch:
@@ -239,8 +233,10 @@ class SampleJob(BatchJob):
         super().__init__(epoch, positions)
         self.samples: list[Any] = [None] * self.size
 
-    def load(self, slot: int, index: int, chunk: Any, k: int, tools: Decoder) -> None:
-        self.samples[slot] = chunk.sample(k, tools)
+    def load(self, first: int, indices: list[int], tools: Decoder) -> None:
+        chunk = self.epoch.source.chunk(indices)
+        for k in range(len(indices)):
+            self.samples[first + k] = chunk.sample(k, tools)
 
     def finish(self) -> Batch:
         samples = self.kept_of(self.samples)
@@ -259,9 +255,11 @@ class PairJob(BatchJob):
         self.images: list[Any] = [None] * self.size
         self.labels: list[Any] = [None] * self.size
 
-    def load(self, slot: int, index: int, chunk: Any, k: int, tools: Decoder) -> None:
-        image, label = chunk.render(k, self.pipeline, self.key(index), tools)
-        self.images[slot], self.labels[slot] = image, label
+    def load(self, first: int, indices: list[int], tools: Decoder) -> None:
+        chunk = self.epoch.source.chunk(indices)
+        for k, index in enumerate(indices):
+            image, label = chunk.render(k, self.pipeline, self.key(index), tools)
+            self.images[first + k], self.labels[first + k] = image, label
 
     def finish(self) -> Batch:
         options = self.epoch.options
@@ -300,9 +298,10 @@ class TensorJob(BatchJob):
             self.owner = epoch.buffers.take(full, dtype)
         self.images = self.owner[: self.size]
 
-    def load(self, slot: int, index: int, chunk: Any, k: int, tools: Decoder) -> None:
-        self.labels[slot] = chunk.render_into(
-            k, self.pipeline, self.key(index), self.images[slot], tools
+    def load(self, first: int, indices: list[int], tools: Decoder) -> None:
+        chunk, slots = self.epoch.source.chunk(indices), slice(first, first + len(indices))
+        self.labels[slots] = chunk.render_into(
+            self.pipeline, [self.key(index) for index in indices], self.images[slots], tools
         )
 
     def finish(self) -> Batch:

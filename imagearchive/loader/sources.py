@@ -1,6 +1,6 @@
 """What a loader reads from: encoded images, or anything with ``[i]``.
 
-A source answers for a few samples at a time with a `Chunk`, which renders them one by one.
+A source answers for a few samples at a time with a `Chunk`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ LABEL_NAMES: Final = (
     *("bboxes", "boxes", "keypoints", "landmarks"),
 )
 
+# Decoded images that a thread gathers for one native call, at least: beyond this the call is not
+# what costs, and images that are no views of a mapped file take memory.
+RUN_BYTES: Final = 4 << 20
 # Stands for the label of a sample that has none, as in `ImageArchive`.
 NO_LABEL: Final = -1
 # What broken bytes raise, here and in other data sets' own loaders; everything else is an error
@@ -70,9 +73,9 @@ class Chunk(Protocol):
     """Some samples of a source, read together."""
 
     def render_into(
-        self, k: int, pipeline: Pipeline, key: Key, out: _Array, decoder: Decoder
-    ) -> Any:
-        """Put the transformed image of the k-th sample into `out`; return its label."""
+        self, pipeline: Pipeline, keys: Sequence[Key], out: _Array, decoder: Decoder
+    ) -> list[Any]:
+        """Put the transformed images of all samples into `out`; return their labels."""
         ...
 
     def render(self, k: int, pipeline: Pipeline, key: Key, decoder: Decoder) -> tuple[Any, Any]:
@@ -210,11 +213,13 @@ class _EncodedChunk:
         self._indices = indices
 
     def render_into(
-        self, k: int, pipeline: Pipeline, key: Key, out: _Array, decoder: Decoder
-    ) -> Any:
-        index = self._indices[k]
-        pipeline.render_into(self._source.read(index), key, out, decoder)
-        return self._source.label(index)
+        self, pipeline: Pipeline, keys: Sequence[Key], out: _Array, decoder: Decoder
+    ) -> list[Any]:
+        source, labels = self._source, []
+        for index, key, place in zip(self._indices, keys, out):
+            pipeline.render_into(source.read(index), key, place, decoder)
+            labels.append(source.label(index))
+        return labels
 
     def render(self, k: int, pipeline: Pipeline, key: Key, decoder: Decoder) -> tuple[Any, Any]:
         index = self._indices[k]
@@ -278,9 +283,12 @@ class _JoinedChunk:
         return part.chunk([inner])
 
     def render_into(
-        self, k: int, pipeline: Pipeline, key: Key, out: _Array, decoder: Decoder
-    ) -> Any:
-        return self._chunk(k).render_into(0, pipeline, key, out, decoder)
+        self, pipeline: Pipeline, keys: Sequence[Key], out: _Array, decoder: Decoder
+    ) -> list[Any]:
+        labels = []
+        for k, key in enumerate(keys):
+            labels += self._chunk(k).render_into(pipeline, [key], out[k : k + 1], decoder)
+        return labels
 
     def render(self, k: int, pipeline: Pipeline, key: Key, decoder: Decoder) -> tuple[Any, Any]:
         return self._chunk(k).render(0, pipeline, key, decoder)
@@ -357,11 +365,24 @@ class _SampleChunk:
         self._indices = indices
 
     def render_into(
-        self, k: int, pipeline: Pipeline, key: Key, out: _Array, decoder: Decoder
-    ) -> Any:
-        image, label = self._source.pair(self._indices[k])
-        pipeline.apply_into(image_array(image), key, out, decoder)
-        return label
+        self, pipeline: Pipeline, keys: Sequence[Key], out: _Array, decoder: Decoder
+    ) -> list[Any]:
+        images: list[_Array] = []
+        labels: list[Any] = []
+        first = waiting = 0
+        for index in self._indices:
+            image, label = self._source.pair(index)
+            images.append(image_array(image))
+            labels.append(label)
+            waiting += images[-1].nbytes
+            if waiting >= RUN_BYTES:
+                end = len(labels)
+                pipeline.apply_all_into(images, keys[first:end], out[first:end], decoder)
+                first, waiting = end, 0
+                images.clear()
+        if images:
+            pipeline.apply_all_into(images, keys[first:], out[first:], decoder)
+        return labels
 
     def render(self, k: int, pipeline: Pipeline, key: Key, decoder: Decoder) -> tuple[Any, Any]:
         image, label = self._source.pair(self._indices[k])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from imagearchive._pixels import (
     Finish,
     Geometry,
     finish_array,
+    finish_arrays,
     jpeg_info,
 )
 from imagearchive.errors import OptionError
@@ -119,8 +120,11 @@ class Pipeline:
         self._wanted_layout = layout
         self._wanted_dtype = dtype
         self._infer(steps)
-        only = len(self._stages) <= 1 and all(isinstance(s, _Placements) for s in self._stages)
-        self.compiled = only
+        first = self._stages[0] if self._stages else None
+        self._placements = first if isinstance(first, _Placements) else None
+        self.compiled = not self._stages or (
+            self._placements is not None and len(self._stages) == 1
+        )
         self._finish = Finish(
             dtype or self._tail.dtype,
             (layout or self._tail.layout) == "CHW",
@@ -213,14 +217,53 @@ class Pipeline:
         """`render_into` for an image that is decoded."""
         self._decoded(array, key, out, decoder or local_decoder())
 
+    def apply_all_into(
+        self,
+        images: Sequence[Any],
+        keys: Sequence[Key | None],
+        out: Array,
+        decoder: Decoder | None = None,
+    ) -> None:
+        """`apply_into` for several images, in one native call where they are arrays of one kind.
+
+        Threads that take many small images would otherwise spend their time on handing over the
+        GIL.
+
+        Parameters
+        ----------
+        images : sequence
+        keys : sequence of Key or None
+            One for each.
+        out : ndarray
+            Of shape ``(len(images), *shape)``.
+        """
+        decoder = decoder or local_decoder()
+        arrays = [array for image in images if (array := self._passable(image)) is not None]
+        if len(arrays) < len(images) or len({array.shape[2] for array in arrays}) > 1:
+            for image, key, place in zip(images, keys, out):
+                self._decoded(image, key, place, decoder)
+            return
+        shape, finish = out.shape[1:], self._finish
+        if self._placements is None:
+            for array in arrays:
+                _check_shape(shape, finish.shape(*array.shape))
+            finish_arrays(arrays, finish, out)
+            return
+        geometries = []
+        for array, key in zip(arrays, keys):
+            height, width, channels = array.shape
+            geometry = self._placements.geometry(width, height, key)
+            _check_shape(shape, finish.shape(geometry.height, geometry.width, channels))
+            geometries.append(geometry)
+        decoder.render_arrays(arrays, geometries, finish, out)
+
     def _encoded(
         self, encoded: Buffer, key: Key | None, out: Array | None, decoder: Decoder
     ) -> Any:
-        stages = self._stages
-        if HAVE_JPEG and stages and isinstance(stages[0], _Placements):
+        if HAVE_JPEG and self._placements is not None:
             info = jpeg_info(encoded)
             if info is not None and not (self.exif_transpose and info[3] > 1):
-                geometry = stages[0].geometry(info[0], info[1], key)
+                geometry = self._placements.geometry(info[0], info[1], key)
                 geometry.gap = self.reducing_gap or 0.0
                 if self.compiled:
                     finish = self._finish
@@ -234,18 +277,24 @@ class Pipeline:
         return self._rest(array, "HWC", 0, key, out, decoder)
 
     def _decoded(self, image: Any, key: Key | None, out: Array | None, decoder: Decoder) -> Any:
-        if self.compiled and not is_tensor(image):
-            array, layout = as_array(image)
-            if layout == "HWC" and array.dtype == np.uint8 and self._fits(array.shape[2]):
-                if not self._stages:
-                    return self._finished(array, out)
-                stage = self._stages[0]
-                if isinstance(stage, _Placements):
-                    geometry = stage.geometry(array.shape[1], array.shape[0], key)
-                    out = self._slot(geometry, array.shape[2], out)
-                    decoder.render_array(with_rows(array), geometry, self._finish, out)
-                    return out
-        return self._rest(image, None, 0, key, out, decoder)
+        array = self._passable(image)
+        if array is None:
+            return self._rest(image, None, 0, key, out, decoder)
+        if self._placements is None:
+            return self._finished(array, out)
+        geometry = self._placements.geometry(array.shape[1], array.shape[0], key)
+        out = self._slot(geometry, array.shape[2], out)
+        decoder.render_array(array, geometry, self._finish, out)
+        return out
+
+    def _passable(self, image: Any) -> Array | None:
+        """The image as an array where one native pass is all it takes, else None."""
+        if not self.compiled or is_tensor(image):
+            return None
+        array, layout = as_array(image)
+        if layout != "HWC" or array.dtype != np.uint8 or not self._fits(array.shape[2]):
+            return None
+        return with_rows(array)
 
     def _rest(
         self,
@@ -352,12 +401,16 @@ def _rebuilt(steps: list[Step], *options: Any) -> Pipeline:
 def _checked(out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     if out is None:
         return np.empty(shape, dtype)
-    if out.shape != shape:
+    _check_shape(out.shape, shape)
+    return out
+
+
+def _check_shape(wanted: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    if wanted != shape:
         raise OptionError(
-            f"an image came out as {shape}, the batch needs {out.shape}; end the transform with "
+            f"an image came out as {shape}, the batch needs {wanted}; end the transform with "
             f"a Resize(width, height) or a crop so that all images have one size"
         )
-    return out
 
 
 def compile_pipeline(
