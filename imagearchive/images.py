@@ -5,10 +5,11 @@ The answer depends on the bytes and the options alone, never on which optional p
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from imagearchive.decompress import Limits
-from imagearchive.errors import DecodeError, LimitError, OptionError
+from imagearchive.errors import DecodeError, ImageArchiveError, LimitError, OptionError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -108,29 +109,41 @@ def decode_image(
     DecodeError
         No known format, damaged, truncated, or without a meaning in 8 bits.
     LimitError
-        The image has more than ``limits.max_pixels``.
+        The image has more than ``limits.max_pixels``, or more than Pillow's own limit where a
+        format checks that.
     """
     options = options or ImageOptions()
     image = _open(data, limits or Limits())
-    try:
+    with _ours(f"the {image.format} image"):
         image.load()
         if options.exif_transpose:
             image = ImageOps.exif_transpose(image)
         return _to_array(image, options)
-    except _PILLOW_ERRORS as error:
-        if isinstance(error, DecodeError):
-            raise
-        raise DecodeError(f"the {image.format} image is damaged or truncated: {error}") from error
 
 
 def check_image(data: Buffer, limits: Limits | None = None) -> tuple[int, int]:
     """Decode an image and return its (width, height); raises as `decode_image` does."""
     image = _open(data, limits or Limits())
-    try:
+    with _ours(f"the {image.format} image"):
         image.load()
-    except _PILLOW_ERRORS as error:
-        raise DecodeError(f"the {image.format} image is damaged or truncated: {error}") from error
     return image.size
+
+
+@contextlib.contextmanager
+def _ours(what: str) -> Iterator[None]:
+    """Raise errors of this library for those of Pillow."""
+    try:
+        yield
+    except ImageArchiveError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # Checked by the plugins of GIF, TIFF and WebP, whatever `max_pixels` allows.
+        raise LimitError(
+            f"{what}: {error} If the archive can be trusted, raise PIL.Image.MAX_IMAGE_PIXELS "
+            f"(now {Image.MAX_IMAGE_PIXELS})"
+        ) from error
+    except _PILLOW_ERRORS as error:
+        raise DecodeError(f"{what} is damaged or truncated: {error}") from error
 
 
 def _open(data: Buffer, limits: Limits) -> Image.Image:
@@ -148,11 +161,9 @@ def _open(data: Buffer, limits: Limits) -> Image.Image:
         # A text says that the format was recognised but is not supported by this Pillow.
         if not answer or isinstance(answer, str):
             continue
-        try:
+        with _ours(f"the header of the {name} image"):
             file.seek(0)
             image: Image.Image = factory(file, "")
-        except _PILLOW_ERRORS as error:
-            raise DecodeError(f"the header of the {name} image is damaged: {error}") from error
         width, height = image.size
         if width * height > limits.max_pixels:
             raise LimitError(

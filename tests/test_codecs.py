@@ -227,6 +227,21 @@ def test_image_bombs_are_refused_before_they_are_decoded():
     assert decode("x.bmp", huge, max_pixels=1600).shape == (40, 40, 3)
 
 
+@pytest.mark.parametrize("limit", [Image.MAX_IMAGE_PIXELS, 1 << 10, 1 << 11])
+def test_the_limit_that_pillow_itself_has_for_some_formats(monkeypatch, limit):
+    # A frame that reaches beyond the picture enlarges it, which Pillow checks on its own: over
+    # its limit it warns, over twice the limit it raises.
+    width = 0xFFFF if limit == Image.MAX_IMAGE_PIXELS else 48
+    gif = bytearray(saved(Image.new("P", (8, 8)), "GIF"))
+    frame = gif.index(b",\0\0\0\0\x08\0\x08\0")
+    gif[frame + 5 : frame + 9] = struct.pack("<HH", width, width)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(LimitError, match=r"x\.gif: .*GIF.*PIL\.Image\.MAX_IMAGE_PIXELS"):
+        decode("x.gif", bytes(gif), max_pixels=1 << 40)
+    with pytest.raises(LimitError, match="MAX_IMAGE_PIXELS"):
+        check_image(bytes(gif), Limits(max_pixels=1 << 40))
+
+
 def test_what_is_no_image_says_so():
     with pytest.raises(DecodeError, match="no image of a known format"):
         decode("x.png", b"hello, world, this is text")
