@@ -204,12 +204,9 @@ class IndexTable:
             return cls._open_given(apath, place, overwrite, strict)
         if is_plain:
             return cls.build(apath, strict=strict)
-        places = [place for place in _places(apath) if not _taken(place, apath)]
-        if not overwrite:
-            for place in places:
-                table = cls._fresh(place, apath, strict)
-                if table is not None:
-                    return table
+        table, places = cls._survey(apath, overwrite, strict)
+        if table is not None:
+            return table
         table = cls.build(apath, strict=strict)
         if not table.settled:
             _warn_unsettled(apath)
@@ -273,22 +270,46 @@ class IndexTable:
         return self
 
     @classmethod
-    def _fresh(cls, place: str, apath: str, strict: bool) -> IndexTable | None:
-        try:
-            table = cls.load(place, apath)
-            reason = table.staleness(apath)
-            if reason is None and strict and table.meta.get("damage"):
-                reason = "it was built without strict"
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (CorruptIndexError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in OUT_OF_FILES:
-                raise
-            reason = str(error)
-        if reason is None:
-            return table._renewed(place)
-        logger.info("%s: building the index again: %s", apath, reason)
-        return None
+    def _survey(
+        cls, apath: str, overwrite: bool, strict: bool
+    ) -> tuple[IndexTable | None, list[str]]:
+        """Return the saved index where it is fresh, else None and the places to save another."""
+        free = []
+        for place in _places(apath):
+            try:
+                table = cls.load(place, apath)
+                if not table.meta or table._of_another(apath):
+                    # The index of the original ImageArchive may hold a part of the archive only.
+                    continue
+                reason = "asked to" if overwrite else table._unusable(apath, strict)
+                if reason is None:
+                    return table._renewed(place), []
+                logger.info("%s: building the index again: %s", apath, reason)
+            except index_file.NotAnIndexError:
+                # Whatever it is, it was not written to be overwritten.
+                continue
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            except (CorruptIndexError, OSError) as error:
+                if isinstance(error, OSError) and error.errno in OUT_OF_FILES:
+                    raise
+                logger.info("%s: building the index again: %s", apath, error)
+            free.append(place)
+        return None, free
+
+    def _of_another(self, apath: str) -> bool:
+        """Whether the index belongs to another file that is there, data.tar beside data.npz."""
+        recorded = [archive["path"] for archive in self.meta["archives"]]
+        if len(recorded) != 1 or recorded[0] == os.path.basename(apath.rstrip("/")):
+            return False
+        return os.path.exists(os.path.join(os.path.dirname(apath), recorded[0]))
+
+    def _unusable(self, apath: str, strict: bool) -> str | None:
+        """Say why an index that was found is of no use; None where it is."""
+        reason = self.staleness(apath)
+        if reason is None and strict and self.meta.get("damage"):
+            return "it was built without strict"
+        return reason
 
     def _renewed(self, place: str) -> IndexTable:
         """Record the time of a touched or copied archive, so that it is compared only once."""
@@ -499,30 +520,6 @@ def _places(apath: str) -> Iterator[str]:
     cached = cache_path([apath], apath)
     if cached is not None:
         yield cached
-
-
-def _taken(place: str, apath: str) -> bool:
-    """Whether the default place holds what belongs to another file, as of data.tar beside data.npz.
-
-    A file that this library did not write is left alone too.
-    """
-    try:
-        _, meta = index_file.load(place)
-    except index_file.NotAnIndexError:
-        return True
-    except (OSError, CorruptIndexError):
-        return False
-    if not meta:
-        # The original ImageArchive's index may hold a part of the archive only.
-        return True
-    archives = meta.get("archives")
-    if not isinstance(archives, list) or not all(isinstance(one, dict) for one in archives):
-        return False
-    recorded = [str(archive.get("path")) for archive in archives]
-    own = os.path.basename(apath.rstrip("/"))
-    if len(recorded) != 1 or recorded[0] == own:
-        return False
-    return os.path.exists(os.path.join(os.path.dirname(os.path.abspath(apath)), recorded[0]))
 
 
 def directory_labels(
