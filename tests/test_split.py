@@ -147,15 +147,16 @@ def test_anything_bytes_like(tmp_path):
 def test_what_is_not_bytes_is_refused_by_number(tmp_path, wrong):
     with pytest.raises(OptionTypeError, match="packet 3 "):
         write_split_data(tmp_path / "x", [b"", b"", b"", wrong])
-    assert content(tmp_path / "x") == {}
+    assert not (tmp_path / "x").exists()
 
 
 def test_wrong_options(tmp_path):
     for options in ({"splits": 0}, {"splits": 1.5}, {"splits": True}):
         with pytest.raises(OptionError, match="splits"):
             write_split_data(tmp_path / "x", [], **options)
-    with pytest.raises(OptionTypeError):
-        write_split_data(tmp_path / "x", b"one packet, not many")
+    for source in (b"one packet, not many", 7, None):
+        with pytest.raises(OptionTypeError, match="data_source is"):
+            write_split_data(tmp_path / "x", source)
     with pytest.raises(OptionError, match="choose one"):
         write_split_data(tmp_path / "x", [], start_clean=True, append=True)
     assert not (tmp_path / "x").exists()
@@ -221,9 +222,15 @@ def test_a_failing_source_leaves_everything_as_it_was(written, mode, error):
     before = content(folder)
     options = {} if mode == "fresh" else {mode: True}
     if mode == "fresh":
-        folder, before = folder + "2", {}
+        folder += "2/inner/most"
     with pytest.raises(type(error)):
         write_split_data(folder, failing(100, error), splits=40, **options)
+    if mode == "fresh":
+        assert os.listdir(pathlib.Path(folder, "../../..").resolve()) == ["set"]
+        os.makedirs(folder)
+        before = {}
+        with pytest.raises(type(error)):
+            write_split_data(folder, failing(100, error), splits=40)
     assert content(folder) == before
 
 
@@ -244,6 +251,71 @@ def test_a_full_disk_leaves_everything_as_it_was(written, monkeypatch):
         with pytest.raises(OSError, match="No space left"):
             write_split_data(folder, packets(100, 1), **options)
         assert content(folder) == before
+
+
+@pytest.mark.parametrize("options", [{}, {"append": True}, {"start_clean": True}])
+def test_too_few_files_leave_everything_as_it_was(written, options):
+    folder, data = written
+    folder = folder if options else folder + "2"
+    before = content(folder) if options else None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = len(os.listdir("/dev/fd"))
+    failures = 0
+    for left in range(6):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken - 1 + left, hard))
+        try:
+            write_split_data(folder, data, splits=3, **options)
+        except OSError as error:
+            assert f"Too many open files: '{folder}" in str(error)  # noqa: PT017
+            failures += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if os.path.exists(os.path.join(folder, "index.dat")) and content(folder) != before:
+            break
+        assert (content(folder) if os.path.exists(folder) else None) == before
+    assert 1 < failures < 6
+    assert list(SplitDataLoader(folder)) == (data + data if "append" in options else data)
+
+
+def test_errors_of_the_disk_name_the_file(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*bin00000001\.dat'"):
+            write_split_data(tmp_path / "x", [b"", b"a" * 60_000], splits=2)
+        with pytest.raises(OSError, match=r"File too large: '.*index'"):
+            write_split_data(tmp_path / "x", [b""] * 6000, splits=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "x").exists()
+
+
+# Five bins and the index, or the index alone.
+@pytest.mark.parametrize(
+    ("mode", "when"), [("append", 1), *(("start_clean", when) for when in range(1, 7))]
+)
+@pytest.mark.parametrize("done", [False, True])
+def test_an_interrupt_while_names_are_given(written, monkeypatch, mode, when, done):
+    folder, data = written
+    new = packets(60, 3)
+    calls = []
+
+    def interrupted(*args, real=os.replace):
+        calls.append(args)
+        if len(calls) != when:
+            return real(*args)
+        if done:
+            real(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_split_data(folder, new, splits=5, **{mode: True})
+    monkeypatch.undo()
+    expected = data + new if mode == "append" else new
+    assert list(SplitDataLoader(folder)) == expected
+    assert sorted(peer.SplitDataLoader(folder).iterate_binwise()) == sorted(expected)
+    assert not [name for name in os.listdir(folder) if name.startswith(".")]
 
 
 def test_short_writes_are_completed(tmp_path, monkeypatch):

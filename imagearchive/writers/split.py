@@ -10,7 +10,7 @@ import random
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -55,8 +55,9 @@ def write_split_data(
     Parameters
     ----------
     target_dir : path-like
-        Directory of the set; made where it does not exist. One process may write it at a time;
-        readers of an existing set are not disturbed by ``append``.
+        Directory of the set; made where it does not exist. One process may write it at a time.
+        Who opens a set while it is appended to sees it as it was. A reader that opened it before
+        may go on with the bins that it has open, and gets a `StaleIndexError` at the next one.
     data_source : iterable of bytes-like
         The packets. Index ``i`` of the set is the ``i``-th of them, whatever the other options.
     splits : int
@@ -79,7 +80,7 @@ def write_split_data(
         The directory holds a set, or remains of one, and neither `start_clean` nor `append` says
         what shall become of it; or an option has a value that cannot be used.
     OptionTypeError
-        A packet is not bytes-like; nothing is written.
+        A packet is not bytes-like, or the source cannot be iterated over; nothing is written.
     LimitError
         A packet would start beyond 4 GiB of its bin, or is longer than that, which the format
         cannot express. None of it is written; the packets before it are a valid set.
@@ -90,9 +91,10 @@ def write_split_data(
     -----
     ``index.dat`` appears last, by renaming, after everything is on disk, so that an interrupted
     write never looks whole. If the data source raises, the disk is full or the program is
-    interrupted, the directory is left as it was before. Only a killed process leaves traces,
-    none of them a set: `start_clean` removes them, and `append` cuts off what it finds behind the
-    indexed packets of the bins that it writes to.
+    interrupted, the directory is left as it was before, and does not exist if it did not; an
+    interrupt that comes when everything is on disk already waits for the last renaming. Only a
+    killed process leaves traces, none of them a set: `start_clean` removes them, and `append` cuts
+    off what it finds behind the indexed packets of the bins that it writes to.
 
     Examples
     --------
@@ -108,7 +110,44 @@ def write_split_data(
         raise OptionError(f"splits={splits!r}: how many bins to write, from 1 on")
     if start_clean and append:
         raise OptionError("start_clean=True removes what append=True would add to; choose one")
+    try:
+        packets = iter(data_source)
+    except TypeError as error:
+        raise OptionTypeError(
+            f"data_source is {type(data_source).__name__}, not an iterable of packets"
+        ) from error
+    made = _make(folder)
+    try:
+        _write(
+            folder, packets, splits, random.Random(seed) if shuffle else None, start_clean, append
+        )
+    except BaseException:
+        for path in made:
+            # Not empty where what was written is a set all the same.
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+        raise
+
+
+def _make(folder: str) -> list[str]:
+    """Make a directory and those above it; return those that were not there, innermost first."""
+    missing = []
+    path = os.path.abspath(folder)
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
+    return missing
+
+
+def _write(
+    folder: str,
+    packets: Iterator[Buffer],
+    splits: int,
+    rng: random.Random | None,
+    start_clean: bool,
+    append: bool,
+) -> None:
     remains = _bins(folder)
     whole = os.path.exists(os.path.join(folder, INDEX_NAME))
     if (whole or remains) and not (start_clean or append):
@@ -122,12 +161,13 @@ def write_split_data(
             f"{folder}: holds bins but no {INDEX_NAME} to append to; pass start_clean=True to "
             f"replace them"
         )
-    order = list(range(splits))
-    if shuffle:
-        random.Random(seed).shuffle(order)
+    order: Sequence[int] = range(splits)
+    if rng is not None:
+        order = list(order)
+        rng.shuffle(order)
     with _Set(folder, extend=append and whole) as target:
         refused = None
-        for number, packet in enumerate(data_source):
+        for number, packet in enumerate(packets):
             data = _as_bytes(packet, number)
             # An appended packet goes where the next one would have gone.
             where = order[(target.existing + number) % splits]
@@ -172,7 +212,6 @@ class _Set:
         self._staging = tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=folder)
         self._index_path = os.path.join(self._staging, "index")
         self._bins: _Bins | None = None
-        self._published = False
         try:
             ends: dict[int, int] = {}
             if extend:
@@ -182,7 +221,7 @@ class _Set:
             )
             self._bins = _Bins(folder if extend else self._staging, ends, extend)
         except BaseException:
-            shutil.rmtree(self._staging)
+            self._discard()
             raise
 
     def _take_over(self) -> dict[int, int]:
@@ -218,32 +257,45 @@ class _Set:
                 f"it are a valid set; write the rest with more splits, or to another directory"
             )
         bins.write(where, data)  # type: ignore[union-attr]
-        self._index.write(_TRIPLET.pack(where, position, len(data)))
+        try:
+            self._index.write(_TRIPLET.pack(where, position, len(data)))
+        except OSError as error:
+            raise _named(error, self._index_path) from None
         return None
 
     def publish(self) -> None:
         """Put everything on disk, then under its name, the index last."""
-        bins = self._bins
-        bins.sync()  # type: ignore[union-attr]
-        self._index.flush()
-        os.fsync(self._index.fileno())
-        self._index.close()
+        self._bins.sync()  # type: ignore[union-attr]
+        with _naming(self._index_path):
+            self._index.flush()
+            os.fsync(self._index.fileno())
+            self._index.close()
+        try:
+            self._rename()
+        except KeyboardInterrupt:
+            # Half of it done is neither the old set nor the new one.
+            self._rename()
+            raise
+
+    def _rename(self) -> None:
+        """Give everything its name; goes on where an earlier call was interrupted."""
         index = os.path.join(self._folder, INDEX_NAME)
-        if not self._extend:
+        bins = self._bins
+        if not self._extend and os.path.exists(self._index_path):
             # From here to the last line there is no index, so that no mixture looks whole.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(index)
             _sync(self._folder)
+            new = {bin_name(number): bins.path(number) for number in bins.numbers()}  # type: ignore[union-attr]
+            for name, path in new.items():
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(path, os.path.join(self._folder, name))
             for name in _bins(self._folder):
-                os.unlink(os.path.join(self._folder, name))
-            for number in bins.numbers():  # type: ignore[union-attr]
-                os.rename(
-                    bins.path(number),  # type: ignore[union-attr]
-                    os.path.join(self._folder, bin_name(number)),
-                )
+                if name not in new:
+                    os.unlink(os.path.join(self._folder, name))
             _sync(self._folder)
-        os.rename(self._index_path, index)
-        self._published = True
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self._index_path, index)
         _sync(self._folder)
 
     def __enter__(self) -> _Set:
@@ -258,14 +310,24 @@ class _Set:
         with contextlib.suppress(OSError):
             self._index.close()
         if self._bins is not None:
-            self._bins.close(undo=not self._published)
-        for name in os.listdir(self._folder):
-            # Its own, and what killed writers left.
-            if name.startswith(_STAGING_PREFIX) and (not self._extend or self._owns(name)):
-                shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
+            # An index that has left is in force, whatever happened after that.
+            self._bins.close(undo=os.path.exists(self._index_path))
+        self._discard()
+        if not self._extend:
+            # What killed writers left.
+            for name in os.listdir(self._folder):
+                if name.startswith(_STAGING_PREFIX):
+                    shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
 
-    def _owns(self, name: str) -> bool:
-        return name == os.path.basename(self._staging)
+    def _discard(self) -> None:
+        """Remove the staging directory; takes no descriptor, of which there may be none left."""
+        paths = [self._index_path]
+        if self._bins is not None and not self._extend:
+            paths += map(self._bins.path, self._bins.numbers())
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        os.rmdir(self._staging)
 
 
 class _Bins:
@@ -312,6 +374,8 @@ class _Bins:
                 rest = b"".join(pending) if done < PREFIX_BYTES else data
                 skip = done if done < PREFIX_BYTES else done - PREFIX_BYTES
                 done += os.write(fd, memoryview(rest)[skip:])
+        except OSError as error:
+            raise _named(error, self.path(number)) from None
         finally:
             if not keep:
                 os.close(fd)
@@ -368,10 +432,11 @@ class _Bins:
 
     def _sync_one(self, number: int) -> None:
         fd = self._open.get(number)
-        if fd is not None:
-            os.fsync(fd)
-        else:
+        if fd is None:
             _sync(self.path(number))
+            return
+        with _naming(self.path(number)):
+            os.fsync(fd)
 
     def close(self, undo: bool) -> None:
         """Close every bin; with `undo`, make an existing set what it was."""
@@ -395,7 +460,10 @@ def _descriptors_left() -> int:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         limit = 1 << 20
-    taken = len(os.listdir("/dev/fd"))
+    try:
+        taken = len(os.listdir("/dev/fd"))
+    except OSError:  # not even one is left; the first file that is opened says so
+        taken = limit
     return max(1, limit - taken - _SPARE_DESCRIPTORS)
 
 
@@ -403,6 +471,20 @@ def _sync(path: str) -> None:
     """Put a file or directory on disk."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        with _naming(path):
+            os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _named(error: OSError, path: str) -> OSError:
+    """Return an error that says which file it is about; calls by descriptor do not."""
+    return error if error.filename else type(error)(error.errno, error.strerror, path)
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _named(error, path) from None
