@@ -12,19 +12,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from imagearchive._scan.names import normalise
 from imagearchive._scan.view_file import ViewFile
 from imagearchive.archive import Archive, check_same
 from imagearchive.datasets.cache import SampleCache
 from imagearchive.datasets.labels import (
     LabelParser,
     RaggedLabels,
-    inner_position,
     parse_label_line,
-    read_index_file,
     read_label_file,
 )
-from imagearchive.datasets.selection import IMAGE_EXTENSIONS, find_classes, root_prefix, select
+from imagearchive.datasets.selection import IMAGE_EXTENSIONS, Selection, find_classes
 from imagearchive.errors import (
     DecodeError,
     LabelError,
@@ -34,7 +31,7 @@ from imagearchive.errors import (
 )
 from imagearchive.paths import absolute, spelled
 from imagearchive.samples import Samples
-from imagearchive.tree import decode, encode
+from imagearchive.tree import decode
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -231,116 +228,29 @@ class ImageArchive:
         self._multi = mode == "multi"
         self._cache = SampleCache(cache_size)
         self.classes: list[str] = []
-        # Positions in the table: of the images, or with mode="multi" of all views.
-        self._positions: npt.NDArray[np.int64] | None = None
-        self._views: npt.NDArray[np.int64] | None = None
-        self._numbers: npt.NDArray[np.int64] | None = None
         self._labels: RaggedLabels | None = None
         self._mates: Samples | None = None
-        self._select(extensions, is_valid_file)
+        if label_extension is not None and extensions is None:
+            extensions = IMAGE_EXTENSIONS
+        self._selection = Selection(
+            self.archive,
+            self.root,
+            extensions,
+            is_valid_file,
+            self._options["index_file"],
+            self._options["label_file"],
+            self._multi,
+        )
         self._label()
         self._split()
         self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
-        self._length = (
-            len(self._views) - 1
-            if self._views is not None
-            else len(self.archive)
-            if self._positions is None
-            else len(self._positions)
-        )
+        self._length = len(self._selection)
         if data_in_memory or not open_after_fork:
             self.worker_open_archive()
         # What is set on the dataset from here on travels in a pickle.
         self._own = frozenset(self.__dict__) | {"_own"}
 
     # --- opening ----------------------------------------------------------------------------
-
-    def _select(
-        self,
-        extensions: Sequence[str] | str | None,
-        is_valid_file: Callable[[str], bool] | None,
-    ) -> None:
-        """Find the samples: their positions, the bounds of their views, their image numbers."""
-        table = self.archive.table
-        self._prefix = root_prefix(table, self.root)
-        if self._options["label_extension"] is not None and extensions is None:
-            extensions = IMAGE_EXTENSIONS
-        if self._options["index_file"] is None:
-            self._positions = self._without_texts(
-                select(table, self._prefix, extensions, is_valid_file)
-            )
-            if self._positions is not None and not len(self._positions) and len(table):
-                raise OptionError(
-                    f"{self.archive.path}: none of its {len(table)} members is left by "
-                    f"root={self.root!r}, extensions={extensions!r} and is_valid_file"
-                )
-            if self._multi:
-                self._group_views()
-            return
-        listed = list(read_index_file(self.archive, self._options["index_file"]))
-        self._numbers = np.array([number for number, _, _ in listed], np.int64)
-        if len(np.unique(self._numbers)) < len(listed):
-            raise LabelError(f"{self._options['index_file']}: an image number appears twice")
-        if not self._multi:
-            positions = [self._listed(path, where) for _, path, where in listed]
-            self._positions = np.array(positions, np.int64)
-            return
-        chosen = select(table, self._prefix, extensions, is_valid_file)
-        valid = None if chosen is None else np.zeros(len(table), np.bool_)
-        if valid is not None:
-            valid[chosen] = True
-        views = [self._listed_views(path, where, valid) for _, path, where in listed]
-        self._positions = np.concatenate([np.zeros(0, np.int64), *views])
-        self._views = np.cumsum([0, *(len(view) for view in views)])
-
-    def _without_texts(
-        self, positions: npt.NDArray[np.int64] | None
-    ) -> npt.NDArray[np.int64] | None:
-        """Drop the index and label files that lie inside the archive: they are no samples."""
-        texts = [
-            inner_position(self.archive, self._options[option])
-            for option in ("index_file", "label_file")
-            if self._options[option] is not None
-        ]
-        texts = [position for position in texts if position >= 0]
-        if not texts:
-            return positions
-        chosen = np.arange(len(self.archive)) if positions is None else positions
-        return chosen[~np.isin(chosen, texts)]
-
-    def _listed(self, path: str, where: str) -> int:
-        position = self.archive.table.lookup.find(normalise(self._prefix + encode(path)))
-        if position < 0:
-            raise LabelError(f"{where}: no member {path!r} below root={self.root!r}")
-        return position
-
-    def _listed_views(
-        self, path: str, where: str, valid: npt.NDArray[np.bool_] | None
-    ) -> npt.NDArray[np.int64]:
-        table = self.archive.table
-        prefix = normalise(self._prefix + encode(path)) + b"/"
-        low, high = table.lookup.bounds(prefix)
-        places, directories = table.lookup.children(low, high, len(prefix))
-        views = table.name_order[places[~directories].astype(np.int64)].astype(np.int64)
-        if valid is not None:
-            views = views[valid[views]]
-        if not len(views):
-            raise LabelError(f"{where}: no images in a directory {path!r} below {self.root!r}")
-        return views
-
-    def _group_views(self) -> None:
-        """Make one sample of each directory that holds images, in the order of their names."""
-        table = self.archive.table
-        rank = np.empty(len(table), np.int64)
-        rank[table.name_order] = np.arange(len(table))
-        positions = np.arange(len(table)) if self._positions is None else self._positions
-        views: dict[bytes, list[int]] = {}
-        for position in positions[np.argsort(rank[positions])].tolist():
-            views.setdefault(table.name_bytes(position).rpartition(b"/")[0], []).append(position)
-        # In the table a directory's own files may stand on both sides of a directory inside it.
-        ordered = [views[directory] for directory in sorted(views)]
-        self._positions = np.array([p for view in ordered for p in view], np.int64)
-        self._views = np.cumsum([0, *(len(view) for view in ordered)])
 
     def _label(self) -> None:
         """Find the label of every sample."""
@@ -350,8 +260,8 @@ class ImageArchive:
             self._labels = read_label_file(
                 self.archive,
                 label_file,
-                self._samples_selected(),
-                self._image_resolver(),
+                len(self._selection),
+                self._selection.resolver(),
                 self._options["label_parser"],
             )
             return
@@ -361,27 +271,27 @@ class ImageArchive:
         if not table.meta:
             # The index of the original ImageArchive: it has labels and no names.
             labels = RaggedLabels(table.label_values, table.label_offsets)
-            chosen = self._positions
+            chosen = self._selection.positions
             self._labels = labels if chosen is None else labels.select(chosen)
             return
-        first = self._first_positions()
-        if first is None and not self._prefix and len(table.label_values) == len(table):
+        prefix = self._selection.prefix
+        first = self._selection.first_positions()
+        if first is None and not prefix and len(table.label_values) == len(table):
             # Every member lies in a class directory: the table has the numbers.
             directories = table.lookup.children(0, len(table), 0)[0].tolist()
             names = [table.lookup.sorted_name(place) for place in directories]
             self.classes = [decode(n) for n in sorted(name[: name.index(b"/")] for name in names)]
             self._labels = RaggedLabels(table.label_values, table.label_offsets)
             return
-        classes = find_classes(table, self._prefix, first)
-        self.classes, numbers = classes
+        self.classes, numbers = find_classes(table, prefix, first)
         inside = numbers >= 0
-        if self.classes and not inside.all() and self._numbers is None:
+        if self.classes and not inside.all() and self._selection.numbers is None:
             logger.info(
                 "%s: %d files beside the class directories are no samples",
                 self.archive.path,
                 int((~inside).sum()),
             )
-            self._keep(np.flatnonzero(inside))
+            self._selection.keep(np.flatnonzero(inside))
             numbers = numbers[inside]
         self._labels = RaggedLabels(
             numbers.astype(np.float64), np.arange(len(numbers) + 1, dtype=np.uint64)
@@ -392,7 +302,7 @@ class ImageArchive:
         if packed is None:
             return
         length, bits = packed
-        count = self._samples_selected()
+        count = len(self._selection)
         if length != count:
             raise OptionError(
                 f"split_mask of {length} values for {count} samples: one value each is wanted"
@@ -400,72 +310,7 @@ class ImageArchive:
         rows = np.flatnonzero(np.unpackbits(bits, count=count))
         if self._labels is not None:
             self._labels = self._labels.select(rows)
-        self._keep(rows)
-
-    def _keep(self, rows: npt.NDArray[np.int64]) -> None:
-        """Keep only some of the samples."""
-        if self._numbers is not None:
-            self._numbers = self._numbers[rows]
-        if self._views is None:
-            self._positions = rows if self._positions is None else self._positions[rows]
-            return
-        positions = self._all_positions()
-        views = [positions[self._views[row] : self._views[row + 1]] for row in rows]
-        self._positions = np.concatenate([np.zeros(0, np.int64), *views])
-        self._views = np.cumsum([0, *(len(view) for view in views)])
-
-    def _all_positions(self) -> npt.NDArray[np.int64]:
-        return np.arange(len(self.archive)) if self._positions is None else self._positions
-
-    def _first_positions(self) -> npt.NDArray[np.int64] | None:
-        """The member that stands for each sample; None where these are all members."""
-        if self._views is None:
-            return self._positions
-        return self._all_positions()[self._views[:-1]]
-
-    def _samples_selected(self) -> int:
-        if self._views is not None:
-            return len(self._views) - 1
-        return len(self.archive) if self._positions is None else len(self._positions)
-
-    def _image_resolver(self) -> Callable[[int | str], int]:
-        """From what a label file calls an image to the number of its sample."""
-        count = self._samples_selected()
-        table = self.archive.table
-        by_number: dict[int, int] | range = (
-            range(count)
-            if self._numbers is None
-            else {number: sample for sample, number in enumerate(self._numbers.tolist())}
-        )
-        first = self._first_positions()
-        by_position = (
-            None
-            if first is None
-            else {position: sample for sample, position in enumerate(first.tolist())}
-        )
-        directories: dict[str, int] = {}
-        if self._multi:
-            directories = {self._directory(sample): sample for sample in range(count)}
-
-        def resolve(key: int | str) -> int:
-            if isinstance(key, int):
-                if key not in by_number:
-                    raise LabelError(
-                        f"image {key}: the index file does not list it"
-                        if self._numbers is not None
-                        else f"image {key}: there are {count}, numbered from 0"
-                    )
-                return by_number[key]
-            path = normalise(self._prefix + encode(key))
-            if self._multi:
-                return directories.get(decode(path), -1)
-            position = table.lookup.find(path)
-            if position < 0:
-                raise LabelError(f"no member {key!r} below root={self.root!r}")
-            # Members that another option left out are no error.
-            return position if by_position is None else by_position.get(position, -1)
-
-        return resolve
+        self._selection.keep(rows)
 
     # --- samples ----------------------------------------------------------------------------
 
@@ -494,11 +339,8 @@ class ImageArchive:
 
     def prefetch(self, indices: Sequence[int]) -> None:
         """Ask the kernel for samples that are going to be read soon; returns at once."""
-        if self._multi:
-            for index in indices:
-                self.archive.prefetch(self._view_positions(self._sample(index)))
-        else:
-            self.archive.prefetch(self._position(self._sample(index)) for index in indices)
+        samples = map(self._sample, indices)
+        self.archive.prefetch(p for sample in samples for p in self._selection.view(sample))
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         return (self[index] for index in range(self._length))
@@ -508,8 +350,8 @@ class ImageArchive:
 
     def _load(self, sample: int) -> Any:
         if self._multi:
-            return [self._load_member(position) for position in self._view_positions(sample)]
-        return self._load_member(self._position(sample))
+            return [self._load_member(position) for position in self._selection.view(sample)]
+        return self._load_member(self._selection.position(sample))
 
     def _load_member(self, position: int) -> Any:
         file: Any = ViewFile(self._read(position))
@@ -541,17 +383,6 @@ class ImageArchive:
             raise SampleIndexError(f"sample {index} of {self._length} in {self.archive.path}")
         return sample
 
-    def _position(self, sample: int) -> int:
-        return sample if self._positions is None else int(self._positions[sample])
-
-    def _view_positions(self, sample: int) -> list[int]:
-        positions = self._all_positions()
-        views = self._views
-        if views is None:
-            return [int(positions[sample])]
-        found: list[int] = positions[int(views[sample]) : int(views[sample + 1])].tolist()
-        return found
-
     def read(self, index: int) -> Any:
         """Return the encoded bytes of a sample, without decoding.
 
@@ -562,16 +393,17 @@ class ImageArchive:
         """
         sample = self._sample(index)
         if self._multi:
-            return [self._read(position) for position in self._view_positions(sample)]
-        return self._read(sample if self._positions is None else int(self._positions[sample]))
+            return [self._read(position) for position in self._selection.view(sample)]
+        return self._read(self._selection.position(sample))
 
     def name(self, index: int) -> str:
         """Return the name of a sample's member; with ``mode="multi"`` that of its directory."""
         sample = self._sample(index)
-        return self._directory(sample) if self._multi else self.archive.name(self._position(sample))
-
-    def _directory(self, sample: int) -> str:
-        return self.archive.name(self._view_positions(sample)[0]).rpartition("/")[0]
+        return (
+            self._selection.directory(sample)
+            if self._multi
+            else self.archive.name(self._selection.position(sample))
+        )
 
     def label(self, index: int) -> Any:
         """Return the label of a sample as ``self[index]`` does without `target_transform`."""
@@ -606,7 +438,8 @@ class ImageArchive:
         if mates is None:
             raise LabelError(f"{self.archive.path}: the samples have no labels")
         position = mates.find(
-            self._position(sample), [str(self._options["label_extension"]).lower().lstrip(".")]
+            self._selection.position(sample),
+            [str(self._options["label_extension"]).lower().lstrip(".")],
         )
         text = bytes(self._read(position)).decode("utf-8", "replace")
         try:
@@ -650,7 +483,8 @@ class ImageArchive:
         The whole table, without a copy, where every member is a sample. Labels: see `targets`.
         """
         entries = self.archive.table.entries
-        return entries if self._positions is None else entries[self._positions]
+        chosen = self._selection.positions
+        return entries if chosen is None else entries[chosen]
 
     # --- processes --------------------------------------------------------------------------
 

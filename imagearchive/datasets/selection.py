@@ -1,4 +1,4 @@
-"""Which members of an archive are samples, and of which class: pure selection, nothing is read."""
+"""Which members of an archive are samples, and of which class."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import numpy.typing as npt
 
 from imagearchive._scan.classes import class_directories
 from imagearchive._scan.names import ends_with, normalise
-from imagearchive.errors import MemberNotFoundError, OptionTypeError
+from imagearchive.datasets.labels import inner_position, read_index_file
+from imagearchive.errors import LabelError, MemberNotFoundError, OptionError, OptionTypeError
 from imagearchive.tree import decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from imagearchive.archive import Archive
     from imagearchive.index import IndexTable
 
-__all__ = ["IMAGE_EXTENSIONS", "Classes", "find_classes", "root_prefix", "select"]
+__all__ = ["IMAGE_EXTENSIONS", "Classes", "Selection", "find_classes"]
 
 #: What counts as an image where members of one sample have to be told apart.
 IMAGE_EXTENSIONS: Final = (
@@ -33,7 +35,207 @@ class Classes(NamedTuple):
     """For each selected member the number of its class, -1 outside of any."""
 
 
-def root_prefix(table: IndexTable, root: str) -> bytes:
+class Selection:
+    """The samples of a dataset: members of an archive, or directories of them, in their order.
+
+    Parameters
+    ----------
+    archive : Archive
+    root : str
+        Directory that the samples lie below.
+    extensions, is_valid_file
+        As in `ImageArchive`.
+    index_file, label_file : str or None
+        Absolute paths. The first lists the samples; the second is none where it lies inside.
+    multi : bool
+        Whether a sample is a directory of images, its views.
+
+    Attributes
+    ----------
+    prefix : bytes
+        What the names below `root` begin with.
+    positions : ndarray of int64 or None
+        Positions in the table, of the samples or of all their views; None where these are all.
+    numbers : ndarray of int64 or None
+        What the index file calls each sample.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        root: str,
+        extensions: Sequence[str] | str | None,
+        is_valid_file: Callable[[str], bool] | None,
+        index_file: str | None,
+        label_file: str | None,
+        multi: bool,
+    ) -> None:
+        self._archive = archive
+        self._root = root
+        table = archive.table
+        self.prefix = _root_prefix(table, root)
+        self.positions: npt.NDArray[np.int64] | None = None
+        self.numbers: npt.NDArray[np.int64] | None = None
+        # Sample i has the views of positions[bounds[i]:bounds[i + 1]].
+        self._bounds: npt.NDArray[np.int64] | None = None
+        if index_file is not None:
+            self._take_listed(index_file, extensions, is_valid_file, multi)
+            return
+        chosen = _select(table, self.prefix, extensions, is_valid_file)
+        text = -1 if label_file is None else inner_position(archive, label_file)
+        if text >= 0:
+            chosen = np.arange(len(table)) if chosen is None else chosen
+            chosen = chosen[chosen != text]
+        self.positions = chosen
+        if chosen is not None and not len(chosen) and len(table):
+            raise OptionError(
+                f"{archive.path}: none of its {len(table)} members is left by root={root!r}, "
+                f"extensions={extensions!r} and is_valid_file"
+            )
+        if multi:
+            self._group()
+
+    def _take_listed(
+        self,
+        index_file: str,
+        extensions: Sequence[str] | str | None,
+        is_valid_file: Callable[[str], bool] | None,
+        multi: bool,
+    ) -> None:
+        listed = list(read_index_file(self._archive, index_file))
+        self.numbers = np.array([number for number, _, _ in listed], np.int64)
+        if len(np.unique(self.numbers)) < len(listed):
+            raise LabelError(f"{index_file}: an image number appears twice")
+        if not multi:
+            positions = [self._member(path, where) for _, path, where in listed]
+            self.positions = np.array(positions, np.int64)
+            return
+        table = self._archive.table
+        chosen = _select(table, self.prefix, extensions, is_valid_file)
+        valid = None if chosen is None else np.zeros(len(table), np.bool_)
+        if valid is not None:
+            valid[chosen] = True
+        self._join([self._views(path, where, valid) for _, path, where in listed])
+
+    def _member(self, path: str, where: str) -> int:
+        position = self._archive.table.lookup.find(normalise(self.prefix + encode(path)))
+        if position < 0:
+            raise LabelError(f"{where}: no member {path!r} below root={self._root!r}")
+        return position
+
+    def _views(
+        self, path: str, where: str, valid: npt.NDArray[np.bool_] | None
+    ) -> npt.NDArray[np.int64]:
+        table = self._archive.table
+        prefix = normalise(self.prefix + encode(path)) + b"/"
+        low, high = table.lookup.bounds(prefix)
+        places, directories = table.lookup.children(low, high, len(prefix))
+        views = table.name_order[places[~directories].astype(np.int64)].astype(np.int64)
+        if valid is not None:
+            views = views[valid[views]]
+        if not len(views):
+            raise LabelError(f"{where}: no images in a directory {path!r} below {self._root!r}")
+        return views
+
+    def _group(self) -> None:
+        """Make one sample of each directory that holds images, in the order of their names."""
+        table = self._archive.table
+        rank = np.empty(len(table), np.int64)
+        rank[table.name_order] = np.arange(len(table))
+        positions = self._all()
+        views: dict[bytes, list[int]] = {}
+        for position in positions[np.argsort(rank[positions])].tolist():
+            views.setdefault(table.name_bytes(position).rpartition(b"/")[0], []).append(position)
+        # In the table a directory's own files may stand on both sides of a directory inside it.
+        self._join([np.array(views[directory], np.int64) for directory in sorted(views)])
+
+    def _join(self, views: list[npt.NDArray[np.int64]]) -> None:
+        self.positions = np.concatenate([np.zeros(0, np.int64), *views])
+        self._bounds = np.cumsum([0, *(len(view) for view in views)])
+
+    def _all(self) -> npt.NDArray[np.int64]:
+        return np.arange(len(self._archive)) if self.positions is None else self.positions
+
+    def keep(self, rows: npt.NDArray[np.int64]) -> None:
+        """Keep only some of the samples."""
+        if self.numbers is not None:
+            self.numbers = self.numbers[rows]
+        bounds = self._bounds
+        if bounds is None:
+            self.positions = rows if self.positions is None else self.positions[rows]
+            return
+        positions = self._all()
+        self._join([positions[bounds[row] : bounds[row + 1]] for row in rows])
+
+    def __len__(self) -> int:
+        if self._bounds is not None:
+            return len(self._bounds) - 1
+        return len(self._archive) if self.positions is None else len(self.positions)
+
+    def position(self, sample: int) -> int:
+        """Return the position of a sample's member, where a sample has one."""
+        return sample if self.positions is None else int(self.positions[sample])
+
+    def view(self, sample: int) -> list[int]:
+        """Return the positions of a sample's views, where a sample has several."""
+        if self._bounds is None:
+            return [self.position(sample)]
+        low, high = int(self._bounds[sample]), int(self._bounds[sample + 1])
+        found: list[int] = self._all()[low:high].tolist()
+        return found
+
+    def directory(self, sample: int) -> str:
+        """Return the directory of a sample's views."""
+        return self._archive.name(self.view(sample)[0]).rpartition("/")[0]
+
+    def first_positions(self) -> npt.NDArray[np.int64] | None:
+        """Return the member that stands for each sample; None where these are all members."""
+        return self.positions if self._bounds is None else self._all()[self._bounds[:-1]]
+
+    def resolver(self) -> Callable[[int | str], int]:
+        """Return a function from what a label file calls an image to the number of its sample.
+
+        It gives -1 for an image that another option left out, and raises `LabelError` for what
+        is none.
+        """
+        count = len(self)
+        table = self._archive.table
+        by_number: dict[int, int] | range = (
+            range(count)
+            if self.numbers is None
+            else {number: sample for sample, number in enumerate(self.numbers.tolist())}
+        )
+        first = self.first_positions()
+        by_position = (
+            None
+            if first is None
+            else {position: sample for sample, position in enumerate(first.tolist())}
+        )
+        directories: dict[str, int] = {}
+        if self._bounds is not None:
+            directories = {self.directory(sample): sample for sample in range(count)}
+
+        def resolve(key: int | str) -> int:
+            if isinstance(key, int):
+                if key not in by_number:
+                    raise LabelError(
+                        f"image {key}: the index file does not list it"
+                        if self.numbers is not None
+                        else f"image {key}: there are {count}, numbered from 0"
+                    )
+                return by_number[key]
+            path = normalise(self.prefix + encode(key))
+            if self._bounds is not None:
+                return directories.get(decode(path), -1)
+            position = table.lookup.find(path)
+            if position < 0:
+                raise LabelError(f"no member {key!r} below root={self._root!r}")
+            return position if by_position is None else by_position.get(position, -1)
+
+        return resolve
+
+
+def _root_prefix(table: IndexTable, root: str) -> bytes:
     """Return what the names below `root` begin with.
 
     Raises
@@ -53,7 +255,7 @@ def root_prefix(table: IndexTable, root: str) -> bytes:
     return name + b"/"
 
 
-def select(
+def _select(
     table: IndexTable,
     prefix: bytes,
     extensions: Sequence[str] | str | None,
