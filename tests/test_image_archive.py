@@ -308,15 +308,18 @@ def test_several_lines_for_one_image_append(birds):
     assert (got[0][1], got[1][1]) == ([1.0, 2.0, 3.0], [])
 
 
-def test_label_files_on_disk(image_tar, tmp_path):
+def test_label_files_on_disk(image_tar, tmp_path, caplog):
     labels = tmp_path / "labels.txt"
     labels.write_text("".join(f"{i} {i / 4}\n" for i in range(12)))
     dataset = ImageArchive(image_tar, label_file=labels)
     assert dataset.targets.tolist() == [i / 4 for i in range(12)]
+    assert not caplog.records
     labels.write_text("cat/0.png 0.5\ndog/3.png 1 2\n")
     dataset = ImageArchive(image_tar, label_file=labels)
     assert dataset.labels(4).tolist() == [0.5]
     assert dataset.labels(3).tolist() == [1, 2]
+    assert dataset.labels(0).tolist() == []
+    assert "10 of 12 samples have no line" in caplog.text
 
     def parser(line):
         if line.startswith("#"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ __all__ = [
     "read_index_file",
     "read_label_file",
 ]
+
+logger = logging.getLogger(__name__)
 
 #: A line of a label file -> the image it speaks of (its number or its path) and its values.
 LabelParser = Callable[[str], "tuple[int | str, Sequence[float]] | None"]
@@ -104,7 +107,7 @@ def read_label_file(
 ) -> RaggedLabels:
     """Read the labels of `count` samples.
 
-    Several lines for one image append their values.
+    Several lines for one image append their values. How many samples no line speaks of is logged.
 
     Parameters
     ----------
@@ -150,7 +153,11 @@ def read_label_file(
             samples.append(sample)
             sizes.append(len(numbers))
             values.extend(numbers)
-    return _grouped(np.array(samples, np.int64), np.array(sizes, np.int64), values, count)
+    owners = np.array(samples, np.int64)
+    bare = count - len(np.unique(owners))
+    if bare:
+        logger.warning("%s: %d of %d samples have no line, and so no labels", path, bare, count)
+    return _grouped(owners, np.array(sizes, np.int64), values, count)
 
 
 def _grouped(
