@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from imagearchive.index import IndexTable
 
-__all__ = ["MemberFile", "SliceStorage", "StoragePool", "deflated_member"]
+__all__ = ["MemberFile", "SliceStorage", "StoragePool", "check_unchanged", "deflated_member"]
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +156,25 @@ class MemberFile(io.RawIOBase):
             raise ClosedError(f"{self.name}: I/O operation on closed file")
 
 
+def check_unchanged(table: IndexTable, storage: FileStorage) -> None:
+    """Compare a file that was just opened with what its index was compared with.
+
+    Raises
+    ------
+    StaleIndexError
+        The file has another size or modification time.
+    """
+    expected = table.verified.get(storage.path)
+    if expected is not None and expected != (storage.size, storage.mtime_ns):
+        raise _changed(storage.path)
+
+
+def _changed(path: str) -> StaleIndexError:
+    return StaleIndexError(
+        f"{path}: the file changed since its index was opened; open the archive again"
+    )
+
+
 class StoragePool:
     """The storages of an archive's files, opened at first use, a bounded number at a time.
 
@@ -228,18 +247,15 @@ class StoragePool:
     def _opened(self, shard: int, position: int) -> FileStorage:
         """Open the file of a member, as long as it still is what the index speaks of."""
         storage = self._open_file(self.path(shard, position))
-        if shard in self._directories:
-            # What was listed of it is its size.
-            fits = storage.size == self._table.lookup.row(position)[2]
-        else:
-            expected = self._table.verified.get(storage.path)
-            fits = expected is None or expected == (storage.size, storage.mtime_ns)
-        if not fits:
+        try:
+            if shard not in self._directories:
+                check_unchanged(self._table, storage)
+            elif storage.size != self._table.lookup.row(position)[2]:
+                # What was listed of it is its size.
+                raise _changed(storage.path)
+        except StaleIndexError:
             storage.close()
-            raise StaleIndexError(
-                f"{storage.path}: the file changed since its index was opened; open the archive "
-                f"again"
-            )
+            raise
         return storage
 
     def _open_file(self, path: str) -> FileStorage:

@@ -35,6 +35,7 @@ from imagearchive.errors import (
     OptionError,
     OptionTypeError,
     SampleIndexError,
+    StaleIndexError,
 )
 from imagearchive.writers.split import write_split_data
 
@@ -617,6 +618,55 @@ def test_sets_that_grew_or_were_replaced(written):
     assert SplitDataLoader(folder)[300] == b"more"
     write_split_data(folder, data[::-1], splits=13, start_clean=True)
     assert list(SplitDataLoader(folder)) == data[::-1]
+
+
+def test_a_set_that_is_replaced_under_a_reader(tmp_path):
+    write_split_data(tmp_path / "set", [b"old%d" % i for i in range(40)], splits=4)
+    loader, pickled = SplitDataLoader(tmp_path / "set"), SplitDataLoader(tmp_path / "set")
+    text = pickle.dumps(pickled)
+    passed_on = pickle.dumps(pickle.loads(text))
+    bins = loader.iterate_binwise()
+    assert next(bins) == b"old0"
+    # The same sizes, so that nothing but the time of the files tells.
+    write_split_data(
+        tmp_path / "set", [b"new%d" % i for i in range(40)], splits=4, start_clean=True
+    )
+    with pytest.raises(StaleIndexError):
+        list(bins)
+    with pytest.raises(StaleIndexError):
+        loader[0]
+    write_split_data(tmp_path / "set", [b"new"], splits=4, start_clean=True)
+    for state in (text, passed_on):
+        with pytest.raises(StaleIndexError):
+            len(pickle.loads(state))
+
+
+def test_a_reader_of_a_set_that_grows(tmp_path):
+    data = [b"old%d" % i for i in range(40)]
+    write_split_data(tmp_path / "set", data, splits=4)
+    before = SplitDataLoader(tmp_path / "set", storage="memory")
+
+    def source():
+        yield from data
+        meanwhile = SplitDataLoader(tmp_path / "set")
+        assert list(meanwhile) == data
+        assert sorted(meanwhile.iterate_binwise()) == sorted(data)
+
+    write_split_data(tmp_path / "set", source(), splits=4, append=True)
+    # What is in memory is not read again, in either way.
+    assert list(before) == data
+    assert sorted(before.iterate_binwise()) == sorted(before.iterate_binwise(True)) == sorted(data)
+    assert list(SplitDataLoader(tmp_path / "set")) == data + data
+
+
+def test_relative_paths_survive_a_change_of_directory(written, tmp_path, monkeypatch):
+    _, data = written
+    monkeypatch.chdir(tmp_path)
+    loader = SplitDataLoader("set", open_after_fork=True)
+    assert repr(loader) == "SplitDataLoader('set')"
+    monkeypatch.chdir("/")
+    assert list(loader) == list(pickle.loads(pickle.dumps(loader))) == data
+    assert list(SplitDataLoader(os.fsencode(tmp_path / "set"))) == data
 
 
 def test_more_bins_than_stay_open(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 import random
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive._scan import split
-from imagearchive.archive import Archive
+from imagearchive.archive import Archive, check_same
 from imagearchive.errors import (
     ArchiveNotFoundError,
     ClosedError,
@@ -25,8 +26,9 @@ from imagearchive.errors import (
     SampleIndexError,
     UnsupportedArchiveError,
 )
+from imagearchive.members import check_unchanged
 from imagearchive.sampler import Permutation
-from imagearchive.storage import PreadStorage, StorageKind
+from imagearchive.storage import PreadStorage, Storage, StorageKind
 
 __all__ = ["SplitDataLoader"]
 
@@ -65,6 +67,8 @@ class SplitDataLoader:
         The directory does not exist or holds no ``index.dat``, as after an interrupted write.
     CorruptArchiveError
         A bin is missing or too short, or the lengths in bin and index differ.
+    StaleIndexError
+        The set was changed by someone since the loader was opened, or since it was pickled.
 
     Notes
     -----
@@ -90,10 +94,17 @@ class SplitDataLoader:
     ) -> None:
         if isinstance(cache_size, bool) or not isinstance(cache_size, int) or cache_size < 0:
             raise OptionError(f"cache_size={cache_size!r}: a number of packets, 0 for none")
-        self.data_dir = os.fspath(data_dir)
+        self.data_dir = os.fsdecode(data_dir)
         self.cache_size = cache_size
-        self._options: dict[str, Any] = {"ipath": ipath, "storage": storage, "strict": strict}
+        # Absolute, so that it does not matter where the process stands when it opens them.
+        self._folder = os.path.abspath(self.data_dir)
+        self._options: dict[str, Any] = {
+            "ipath": None if ipath is None else os.path.abspath(os.fsdecode(ipath)),
+            "storage": storage,
+            "strict": strict,
+        }
         self._closed = False
+        self._token: str | None = None
         self._reset()
         if not open_after_fork:
             self._open()
@@ -121,19 +132,21 @@ class SplitDataLoader:
             return self._archive
 
     def _opened(self) -> Archive:
-        if not os.path.exists(os.path.join(self.data_dir, split.INDEX_NAME)):
+        if not os.path.exists(os.path.join(self._folder, split.INDEX_NAME)):
             raise ArchiveNotFoundError(
                 f"{self.data_dir}: holds no {split.INDEX_NAME}; either it is no directory of split "
                 f"bins, or writing it was interrupted"
             )
-        archive = Archive(self.data_dir, max_open=_MAX_OPEN, **self._options)
+        archive = Archive(self._folder, max_open=_MAX_OPEN, **self._options)
         if archive.table.scanner != split.NAME:
             archive.close()
             # Says what is missing, if anything is.
-            split.scan_path(self.data_dir)
+            split.scan_path(self._folder)
             raise UnsupportedArchiveError(
                 f"{self.data_dir}: an empty {split.INDEX_NAME} among other files is no set of bins"
             )
+        if self._token is not None:
+            check_same(archive, self._token)
         return archive
 
     # --- by index ---------------------------------------------------------------------------
@@ -280,13 +293,24 @@ class SplitDataLoader:
             rows = parts[number]
             starts = entries["offset"][rows].astype(np.int64)
             stops = starts + entries["size"][rows].astype(np.int64)
-            with PreadStorage(archive.table.files[int(bins[number])]) as storage:
+            with self._sequence(archive, int(bins[number])) as storage:
                 packets = _sequential(storage, starts, stops)
                 if shuffle:
                     # Which bin it is enters the key, so that no two share an order.
                     inner = Permutation(len(rows), seed, (epoch << 64) + number + 1)
                     packets = _shuffled(packets, inner)
                 yield from packets
+
+    @contextlib.contextmanager
+    def _sequence(self, archive: Archive, shard: int) -> Iterator[Storage]:
+        """Open a bin that is going to be read from front to end."""
+        if self._options["storage"] == "memory":
+            yield archive.storage(shard)
+            return
+        # Reads ahead on its own, and takes no address space.
+        with PreadStorage(archive.table.files[shard]) as storage:
+            check_unchanged(archive.table, storage)
+            yield storage
 
     # --- life -------------------------------------------------------------------------------
 
@@ -316,8 +340,10 @@ class SplitDataLoader:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("data_dir", "cache_size", "_options", "_closed")
-        return {name: self.__dict__[name] for name in kept}
+        kept = ("data_dir", "cache_size", "_folder", "_options", "_closed")
+        archive = self._archive
+        token = self._token if archive is None else archive.table.token()
+        return {"_token": token, **{name: self.__dict__[name] for name in kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -347,7 +373,7 @@ def _shuffled(packets: Iterator[bytes], order: Permutation) -> Iterator[bytes]:
 
 
 def _sequential(
-    storage: PreadStorage, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
+    storage: Storage, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
 ) -> Iterator[bytes]:
     """Read packets in the order of their positions: small ones many at a time."""
     low = 0
