@@ -3,6 +3,7 @@
 import glob
 import io
 import json
+import mmap
 import os
 import pickle
 import shutil
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import imagearchive
-from imagearchive import Archive, write_split_data
+from imagearchive import Archive, members, write_split_data
 from imagearchive.errors import (
     ArchiveNotFoundError,
     ClosedError,
@@ -30,6 +31,7 @@ from imagearchive.errors import (
     StaleIndexError,
     UnsupportedMemberError,
 )
+from imagearchive.storage import open_storage
 
 PICTURE = encoded(np.arange(300, dtype=np.uint8).reshape(10, 10, 3))
 MEMBERS = {
@@ -159,6 +161,86 @@ def test_read_many(archive):
     assert archive.read_many([]) == []
     with pytest.raises(KeyError):
         archive.read_many(["README", "nothing"])
+
+
+class Recorder:
+    """A storage that tells what is asked of it."""
+
+    def __init__(self, storage, calls):
+        self.storage, self.calls = storage, calls
+
+    def __getattr__(self, name):
+        return getattr(self.storage, name)
+
+    def read(self, offset, size):
+        self.calls.append(("read", self.storage.path, offset, size))
+        return self.storage.read(offset, size)
+
+    def prefetch(self, offset, size):
+        self.calls.append(("prefetch", self.storage.path, offset, size))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    recorded = []
+    monkeypatch.setattr(
+        members, "open_storage", lambda *args: Recorder(open_storage(*args), recorded)
+    )
+    return recorded
+
+
+@pytest.mark.parametrize("kind", ["tar", "deflated zip", "barecat", "shards"])
+def test_many_are_read_in_the_order_in_which_they_lie(tmp_path, calls, kind):
+    archive = Archive(CONTAINERS[kind](tmp_path))
+    wanted = [*reversed(MEMBERS), "README", 3, -1]
+    got = archive.read_many(wanted)
+    expected = [bytes(archive.read(key)) for key in wanted]
+    assert [bytes(data) for data in got] == expected
+    reads = [call[1:] for call in calls[: len(wanted)]]
+    assert reads == sorted(reads)
+    assert [call[1:] for call in calls[len(wanted) :]] != sorted(reads)
+
+
+@pytest.mark.parametrize("kind", ["tar", "deflated zip", "shards"])
+def test_prefetching_asks_for_the_stored_bytes_and_reads_none(tmp_path, calls, kind):
+    archive = Archive(CONTAINERS[kind](tmp_path))
+    wanted = ["images/cat/1.jpg", "README", 3, -2]
+    archive.prefetch(wanted)
+    infos = [archive.info(key) for key in wanted]
+    assert calls == [("prefetch", info.archive, info.offset, info.stored) for info in infos]
+    with pytest.raises(KeyError):
+        archive.prefetch(["nothing"])
+
+
+def test_prefetching_opens_no_files_that_would_not_stay_open(tmp_path, calls):
+    Archive(make_directory(tmp_path)).prefetch(MEMBERS)
+    Archive(make_shards(tmp_path), max_open=2).prefetch(MEMBERS)
+    assert calls == []
+
+
+@pytest.mark.parametrize("storage", ["pread", "mmap"])
+def test_the_kernel_is_told_what_to_read_ahead(tmp_path, monkeypatch, storage):
+    told = []
+
+    class Mapping(mmap.mmap):
+        def madvise(self, advice, start, length):
+            told.append((advice, start, start + length))
+            return super().madvise(advice, start, length)
+
+    def fadvise(fd, offset, size, advice):
+        told.append((advice, offset, offset + size))
+
+    path = CONTAINERS["tar"](tmp_path)
+    with Archive(path) as archive:
+        info = archive.info("images/cat/1.jpg")
+    monkeypatch.setattr(mmap, "mmap", Mapping)
+    monkeypatch.setattr(os, "posix_fadvise", fadvise)
+    with Archive(path, storage=storage) as archive:
+        archive.prefetch(["images/cat/1.jpg"])
+    ((advice, start, stop),) = told
+    assert advice == (os.POSIX_FADV_WILLNEED if storage == "pread" else mmap.MADV_WILLNEED)
+    assert info.offset - mmap.PAGESIZE < start <= info.offset
+    assert stop == info.offset + info.size
 
 
 def test_info(archive):
