@@ -36,6 +36,7 @@ ORDER_VERSION: Final = 1
 EXPLICIT_LIMIT: Final = 8192
 ROUNDS: Final = 8
 MAX_SAMPLES: Final = 1 << 62
+MAX_BATCH: Final = 1 << 31
 _MASK: Final = (1 << 64) - 1
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 
@@ -91,9 +92,9 @@ class Permutation:
     __slots__ = ("_explicit", "_keys", "_left", "_right", "epoch", "n", "seed")
 
     def __init__(self, n: int, seed: int = 0, epoch: int = 0) -> None:
-        self.n = _integer("n", n, 0, MAX_SAMPLES)
-        self.seed = _integer("seed", seed)
-        self.epoch = _integer("epoch", epoch)
+        self.n = integer("n", n, 0, MAX_SAMPLES)
+        self.seed = integer("seed", seed)
+        self.epoch = integer("epoch", epoch)
         self._keys = _key_schedule(self.seed, self.epoch, ROUNDS)
         self._explicit: _Positions | None = None
         self._left = self._right = np.uint64(0)
@@ -236,15 +237,15 @@ class EpochOrder:
         drop_last: bool = False,
         start: int = 0,
     ) -> None:
-        self.n = _integer("n", n, 0, MAX_SAMPLES)
-        self.seed = _integer("seed", seed)
-        self.epoch = _integer("epoch", epoch)
+        self.n = integer("n", n, 0, MAX_SAMPLES)
+        self.seed = integer("seed", seed)
+        self.epoch = integer("epoch", epoch)
         self.shuffle = bool(shuffle)
-        self.world_size = _integer("world_size", world_size, 1, 1 << 31)
+        self.world_size = integer("world_size", world_size, 1, 1 << 31)
         self.rank = _rank(rank, self.world_size)
-        self.batch_size = _integer("batch_size", batch_size, 1, 1 << 31)
+        self.batch_size = integer("batch_size", batch_size, 1, MAX_BATCH)
         self.drop_last = bool(drop_last)
-        self.start = _integer("start", start, 0, self.n)
+        self.start = integer("start", start, 0, self.n)
         self._permutation = Permutation(self.n, self.seed, self.epoch) if self.shuffle else None
 
     def __len__(self) -> int:
@@ -339,14 +340,14 @@ class ShardedSampler:
         world_size: int | None = None,
         drop_last: bool = False,
     ) -> None:
-        n = data_source if isinstance(data_source, int) else len(data_source)
+        n = len(data_source) if hasattr(data_source, "__len__") else data_source
         if rank is None or world_size is None:
             rank, world_size = find_rank(rank, world_size)
         self._options: dict[str, Any] = {
-            "n": _integer("n", n, 0, MAX_SAMPLES),
-            "seed": _integer("seed", seed),
+            "n": integer("n", n, 0, MAX_SAMPLES),
+            "seed": integer("seed", seed),
             "shuffle": bool(shuffle),
-            "rank": _rank(rank, _integer("world_size", world_size, 1)),
+            "rank": _rank(rank, integer("world_size", world_size, 1)),
             "world_size": world_size,
             "drop_last": bool(drop_last),
         }
@@ -380,7 +381,7 @@ class ShardedSampler:
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration that epoch, from its beginning."""
-        self._next_epoch, self._start = _integer("epoch", epoch), 0
+        self._next_epoch, self._start = integer("epoch", epoch), 0
         self._current = None
 
     def state_dict(self, received: int | None = None) -> dict[str, Any]:
@@ -396,7 +397,7 @@ class ShardedSampler:
         epoch, position = self._next_epoch, self._start
         if self._current is not None:
             order = self._current
-            count = self._handed_out if received is None else _integer("received", received, 0)
+            count = self._handed_out if received is None else integer("received", received, 0)
             after = order.position_after(count)
             if after < order.end:
                 epoch, position = order.epoch, after
@@ -432,6 +433,8 @@ def check_state(
     StateMismatchError
         Any entry but ``epoch`` and ``position`` is missing or differs; the message names it.
     """
+    if not isinstance(state, Mapping):
+        raise StateMismatchError(f"{state!r} is no saved state: pass what state_dict() returned")
     for name, value in own.items():
         if name not in state:
             raise StateMismatchError(
@@ -445,8 +448,8 @@ def check_state(
                 f"is {value!r} here; {hint}"
             )
     try:
-        epoch = _integer("epoch", state["epoch"])
-        position = _integer("position", state["position"], 0, int(state["n"]))
+        epoch = integer("epoch", state["epoch"])
+        position = integer("position", state["position"], 0, int(state["n"]))
     except (OptionError, OptionTypeError) as error:
         raise StateMismatchError(f"the saved state is damaged: {error}") from None
     return epoch, position
@@ -467,7 +470,7 @@ def find_rank(rank: int | None = None, world_size: int | None = None) -> tuple[i
     if rank is not None or world_size is not None:
         if rank is None or world_size is None:
             raise OptionError(f"rank={rank}, world_size={world_size}: give both or neither")
-        size = _integer("world_size", world_size, 1)
+        size = integer("world_size", world_size, 1)
         return _rank(rank, size), size
     # What was never imported cannot be initialised, and importing torch takes seconds.
     distributed = sys.modules.get("torch.distributed")
@@ -486,11 +489,11 @@ def find_rank(rank: int | None = None, world_size: int | None = None) -> tuple[i
         raise OptionError(
             f"RANK={texts[0]!r}, WORLD_SIZE={texts[1]!r} in the environment are no integers"
         ) from None
-    return _rank(values[0], _integer("WORLD_SIZE", values[1], 1)), values[1]
+    return _rank(values[0], integer("WORLD_SIZE", values[1], 1)), values[1]
 
 
 def _rank(rank: int, world_size: int) -> int:
-    value = _integer("rank", rank)
+    value = integer("rank", rank)
     if not 0 <= value < world_size:
         raise OptionError(
             f"rank={value} with world_size={world_size}: ranks are 0 to {world_size - 1}"
@@ -498,7 +501,10 @@ def _rank(rank: int, world_size: int) -> int:
     return value
 
 
-def _integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+def integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+    """Return an argument as Python's own integer, or say by name what is wrong with it."""
+    if isinstance(value, (bool, np.bool_)):
+        raise OptionTypeError(f"{name}={value!r}: an integer is needed")
     try:
         number = operator.index(value)
     except TypeError:

@@ -214,6 +214,8 @@ def test_order_without_shuffling_is_the_stored_one():
         ({"batch_size": 2.5}, OptionTypeError),
         ({"start": 11}, OptionError),
         ({"seed": "1"}, OptionTypeError),
+        ({"batch_size": True}, OptionTypeError),
+        ({"rank": np.False_}, OptionTypeError),
     ],
 )
 def test_values_out_of_range_are_refused(options, error):
@@ -254,6 +256,9 @@ def test_sharded_sampler_yields_the_order_and_a_new_one_each_epoch():
     assert list(sampler) == expected[1]
     assert len(sampler) == len(expected[0]) == 1667
     assert len(ShardedSampler([0] * 10, rank=0, world_size=3, drop_last=True)) == 3
+    assert len(ShardedSampler(np.int64(10), rank=0, world_size=3)) == 4
+    with pytest.raises(OptionTypeError, match="n=None"):
+        ShardedSampler(None, rank=0, world_size=1)
     assert list(ShardedSampler("abc", shuffle=False, rank=0, world_size=1)) == [0, 1, 2]
 
 
