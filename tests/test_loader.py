@@ -2,6 +2,7 @@
 
 import gc
 import io
+import json
 import multiprocessing
 import os
 import pickle
@@ -28,7 +29,7 @@ from imagearchive.errors import (
     StateMismatchError,
     WorkerError,
 )
-from imagearchive.loader import DataLoader
+from imagearchive.loader import DataLoader, batches
 from imagearchive.loader.batches import Buffers
 from imagearchive.loader.sources import image_array
 from imagearchive.sampler import EpochOrder, ShardedSampler
@@ -243,6 +244,50 @@ def test_any_callable_is_a_transform():
     inverted, _ = next(iter(DataLoader(Encoded(), 5, transform=both, num_workers=1)))
     upright, _ = next(iter(DataLoader(Encoded(), 5, transform=plain, num_workers=1)))
     assert torch.equal(inverted, 255 - upright)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_tensors_of_a_function_become_what_the_options_say(num_workers):
+    def tensor(image):
+        return torch.from_numpy(image).permute(2, 0, 1).float() / 4
+
+    def first(**options):
+        loader = DataLoader(Numbers(), 3, transform=tensor, num_workers=num_workers, **options)
+        return next(iter(loader))[0]
+
+    expected = torch.arange(3.0)[:, None, None, None].expand(3, 3, 4, 5) / 4
+    assert torch.equal(first(), expected)
+    assert torch.equal(first(dtype="float16"), expected.half())
+    last = first(channels_last=True)
+    assert torch.equal(last, expected)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    array = first(output="numpy")
+    assert isinstance(array, np.ndarray)
+    assert np.array_equal(array, expected)
+    array = first(output="numpy", channels_last=True)
+    assert array.shape == (3, 4, 5, 3)
+    assert np.array_equal(array, expected.permute(0, 2, 3, 1))
+    with pytest.raises(OptionError, match="uint8 would cut"):
+        first(dtype="uint8")
+
+
+@pytest.mark.parametrize("result", [None, 3, "text", Image.new("RGB", (4, 4))])
+def test_what_is_no_array_cannot_be_put_in_a_batch(result):
+    loader = DataLoader(Numbers(), 3, transform=lambda image: result, num_workers=1)
+    with pytest.raises(OptionError, match=f"returned {type(result).__name__}.*collate_fn"):
+        next(iter(loader))
+    loader = DataLoader(
+        Numbers(), 3, transform=lambda image: result, num_workers=1, return_indices=True,
+        collate_fn=list,
+    )  # fmt: skip
+    assert next(iter(loader)) == [(result, 0, 0), (result, 1, 1), (result, 2, 2)]
+
+
+def test_a_batch_larger_than_the_data_set_takes_no_more_memory():
+    images, labels = next(iter(DataLoader(Numbers(9), 1 << 31, image_size=64, num_workers=1)))
+    assert images.shape == (9, 3, 64, 64)
+    assert labels.tolist() == list(range(9))
+    assert list(DataLoader(Numbers(9), 1 << 31, image_size=64, drop_last=True)) == []
 
 
 class Vanishing:
@@ -544,6 +589,22 @@ def test_broken_images_raise_skip_or_replace(transform, num_workers):
     assert {bad.index for bad in loader.errors} == BAD
 
 
+def test_reports_of_broken_images_do_not_depend_on_the_number_of_workers():
+    def errors(num_workers, on_error):
+        loader = DataLoader(
+            Encoded(damaged()), 32, shuffle=True, image_size=8, num_workers=num_workers,
+            on_error=on_error,
+        )  # fmt: skip
+        for _ in range(3):
+            list(loader)
+        return [(bad.index, bad.member) for bad in loader.errors]
+
+    for on_error in ("skip", "replace"):
+        expected = errors(0, on_error)
+        assert len(expected) == len(BAD)
+        assert all(errors(k, on_error) == expected for k in (1, 2, 5, 8))
+
+
 def test_when_all_is_broken():
     files = [b"x"] * 9
     loader = DataLoader(Encoded(files), 3, image_size=8, on_error="skip", num_workers=2)
@@ -636,7 +697,12 @@ def test_a_batch_that_is_kept_is_never_overwritten():
         assert values.tolist() == labels.tolist()
 
 
-def test_buffers_are_reused_only_when_free():
+@pytest.mark.parametrize("uncounted", [0, 1])
+def test_buffers_are_reused_only_when_free(monkeypatch, uncounted):
+    # Python 3.14 does not count what a call borrows from a local variable.
+    real = sys.getrefcount
+    monkeypatch.setattr(sys, "getrefcount", lambda thing: real(thing) - 1 - uncounted)
+    monkeypatch.setattr(batches, "_ALONE", batches._of_one_variable())
     buffers = Buffers(2)
     first = buffers.take((4, 3), np.float32)
     view = first[1:]
@@ -792,6 +858,83 @@ def test_an_interrupt_stops_the_threads(tmp_path):
     assert ended.stdout == "1\n"
 
 
+SLOW = """
+import os, signal, sys, threading, time
+import numpy as np
+from imagearchive.loader import DataLoader
+
+class Slow:
+    # As a thread inside a library that decodes a very large image.
+    def __len__(self):
+        return 100
+    def __getitem__(self, index):
+        if index:
+            time.sleep(600)
+        return np.zeros((4, 4, 3), np.uint8), index
+
+main = threading.main_thread().ident
+loader = DataLoader(Slow(), 1, image_size=4, num_workers=2, output="numpy")
+iterator = iter(loader)
+next(iterator)
+interrupt = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
+"""
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "pass",
+        "del iterator",
+        """
+        interrupt.start()
+        try:
+            next(iterator)
+        except KeyboardInterrupt:
+            pass
+        """,
+        """
+        interrupt.start()
+        try:
+            with loader:
+                next(iterator)
+        except KeyboardInterrupt:
+            pass
+        """,
+    ],
+    ids=["exit", "forgotten", "interrupted", "interrupted-in-with"],
+)
+def test_nobody_waits_for_the_largest_image(tmp_path, rest):
+    program = tmp_path / "program.py"
+    program.write_text(SLOW + textwrap.dedent(rest) + "\nprint('done')\n")
+    ended = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout == "done\n"
+    assert ended.stderr == ""
+
+
+def test_threads_that_the_system_refuses_leave_none_behind(monkeypatch):
+    real, started = threading.Thread.start, []
+
+    def start(thread):
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        real(thread)
+
+    loader = DataLoader(Numbers(), 4, image_size=4, num_workers=4, shuffle=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="new thread"):
+            iter(loader)
+    assert len(started) == 2
+    assert not any(thread.is_alive() for thread in started)
+    # The epoch that could not begin is still to come.
+    assert (loader.epoch, loader.state_dict()["epoch"]) == (0, 0)
+    again = DataLoader(Numbers(), 4, image_size=4, num_workers=0, shuffle=True)
+    assert labels_of(loader) == labels_of(again)
+
+
 # Options
 
 
@@ -809,11 +952,50 @@ def test_an_interrupt_stops_the_threads(tmp_path):
         ({"image_size": 8, "transform": ToTensor()}, OptionError),
         ({"transform": 8}, OptionTypeError),
         ({"seed": None}, OptionTypeError),
+        ({"batch_size": True}, OptionTypeError),
+        ({"batch_size": 2.5}, OptionTypeError),
+        ({"batch_size": 1 << 32}, OptionError),
+        ({"num_workers": True}, OptionTypeError),
+        ({"num_workers": 5000}, OptionError),
+        ({"image_size": "8"}, OptionTypeError),
+        ({"image_size": 8.5}, OptionTypeError),
+        ({"image_size": (8, 8, 8)}, OptionTypeError),
+        ({"image_size": (8, 0)}, OptionError),
+        ({"transform": ToTensor}, OptionTypeError),
+        ({"transform": [ToTensor()]}, OptionTypeError),
+        ({"collate_fn": 3}, OptionTypeError),
+        ({"dtype": np.float16}, OptionError),
+        ({"dtype": np.dtype("float16")}, OptionError),
+        ({"dtype": torch.uint8}, OptionError),
+        ({"on_error": None}, OptionError),
+        ({"rank": 1}, OptionError),
+        ({"rank": 2, "world_size": 2}, OptionError),
+        ({"persistent_workers": True}, TypeError),
     ],
 )
 def test_options_are_checked_when_the_loader_is_made(options, error):
-    with pytest.raises(error):
+    name = next(iter(options))
+    with pytest.raises(error, match=f"{name}|width|height"):
         DataLoader(Numbers(), **options)
+
+
+def test_integers_of_numpy_will_do_and_states_are_plain():
+    loader = DataLoader(
+        Numbers(), np.int64(8), image_size=np.int32(4), num_workers=np.int64(1),
+        seed=np.uint8(3), shuffle=True, prefetch_batches=np.int16(1), rank=np.int64(0),
+        world_size=np.int64(1),
+    )  # fmt: skip
+    loader.set_epoch(np.int64(5))
+    next(iter(loader))
+    state = loader.state_dict()
+    assert json.loads(json.dumps(state)) == state
+    assert (state["epoch"], state["position"]) == (5, 8)
+    plain = DataLoader(Numbers(), 8, image_size=4, num_workers=0, seed=3, shuffle=True)
+    plain.load_state_dict(state)
+    loader.set_epoch(5)
+    assert labels_of(plain) == labels_of(loader)[1:]
+    with pytest.raises(StateMismatchError, match="state_dict"):
+        plain.load_state_dict(None)
 
 
 def test_too_large_images_are_broken_images():

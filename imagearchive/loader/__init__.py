@@ -17,9 +17,16 @@ import numpy as np
 from imagearchive._pixels import Decoder
 from imagearchive.errors import ClosedError, MissingDependencyError, OptionError, OptionTypeError
 from imagearchive.loader.batches import BadSample, Buffers, Epoch, Options
-from imagearchive.loader.pool import Pool
+from imagearchive.loader.pool import PATIENCE, Pool
 from imagearchive.loader.sources import open_source
-from imagearchive.sampler import ORDER_VERSION, EpochOrder, check_state, find_rank
+from imagearchive.sampler import (
+    MAX_BATCH,
+    ORDER_VERSION,
+    EpochOrder,
+    check_state,
+    find_rank,
+    integer,
+)
 from imagearchive.transforms import Compose, Pipeline, Resize, ToTensor, compile_pipeline
 
 __all__ = ["BadSample", "DataLoader"]
@@ -32,8 +39,6 @@ DTypeName = Literal["float32", "float16", "uint8"]
 
 DEFAULT_MAX_PIXELS: Final = 178_956_970
 MAX_WORKERS: Final = 1024
-# Seconds that a forgotten iterator waits for its threads; `close` waits as long as they need.
-PATIENCE: Final = 1.0
 
 STATE_HINTS: Final = {
     "dataset": "load it with the data set it was saved with, unchanged",
@@ -88,7 +93,8 @@ class DataLoader:
         Batches prepared ahead of the one that the consumer has.
     collate_fn : callable, optional
         Called, in a worker thread, with the list of sample dicts, or of ``(image, label)`` pairs
-        where there is a transform; its result is the batch.
+        where there is a transform, ``(image, label, index)`` with `return_indices`; its result is
+        the batch.
     enable_distributed : bool
         This rank's part of every epoch: `rank` and `world_size` as `find_rank` finds them when
         the iteration begins.
@@ -164,20 +170,25 @@ class DataLoader:
     ) -> None:
         if num_workers is None:
             num_workers = usable_cpus()
-        _at_most("num_workers", num_workers, 0, MAX_WORKERS)
-        _at_most("prefetch_batches", prefetch_batches, 1, 1 << 16)
-        _at_most("max_pixels", max_pixels, 1, 1 << 62)
+        num_workers = integer("num_workers", num_workers, 0, MAX_WORKERS)
+        prefetch_batches = integer("prefetch_batches", prefetch_batches, 1, 1 << 16)
+        max_pixels = integer("max_pixels", max_pixels, 1, 1 << 62)
+        # As Python's own integers, since states and pickles hold them.
+        batch_size = integer("batch_size", batch_size, 1, MAX_BATCH)
+        seed = integer("seed", seed)
         _one_of("output", output, (None, *get_args(Output)))
         _one_of("dtype", dtype, (None, *get_args(DTypeName)))
         _one_of("on_error", on_error, get_args(OnError))
-        # Refuses what cannot be an order, before any file is opened.
-        EpochOrder(0, seed=seed, batch_size=batch_size)
         if image_size is not None:
             if transform is not None:
                 raise OptionError("image_size= and transform= say the same thing: give one")
             transform = _resized(image_size)
-        if transform is not None and not callable(transform):
-            raise OptionTypeError(f"transform={transform!r}: not callable")
+        if transform is not None and (not callable(transform) or isinstance(transform, type)):
+            raise OptionTypeError(
+                f"transform={transform!r}: a Compose([...]) or a function of an array is needed"
+            )
+        if collate_fn is not None and not callable(collate_fn):
+            raise OptionTypeError(f"collate_fn={collate_fn!r}: a function of a list is needed")
         if rank is not None or world_size is not None:
             find_rank(rank, world_size)
         self._options: dict[str, Any] = {
@@ -293,7 +304,15 @@ class DataLoader:
             order = self._order(self._next_epoch, self._start)
             self._next_epoch, self._start = order.epoch + 1, 0
             self._progress = progress = _Progress(order)
-        iterator = _Batches(self, progress)
+        try:
+            iterator = _Batches(self, progress)
+        except BaseException:
+            # Nothing was received: the epoch is still to come.
+            with self._lock:
+                if self._progress is progress:
+                    self._next_epoch, self._start = order.epoch, order.start
+                    self._progress = None
+            raise
         self._iterators.add(iterator)
         return iterator
 
@@ -308,6 +327,7 @@ class DataLoader:
             order,
             Options(
                 output=output,
+                dtype=options["dtype"],
                 channels_last=options["channels_last"],
                 pin_memory=options["pin_memory"] and output == "torch" and _can_pin(),
                 return_indices=options["return_indices"],
@@ -321,8 +341,7 @@ class DataLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration that epoch, from its beginning; epochs go on from there."""
-        EpochOrder(0, epoch=epoch)
-        self._next_epoch, self._start, self._progress = epoch, 0, None
+        self._next_epoch, self._start, self._progress = integer("epoch", epoch), 0, None
 
     def state_dict(self) -> dict[str, Any]:
         """Return where training stands: the batches that the consumer has received so far.
@@ -363,17 +382,21 @@ class DataLoader:
 
     def close(self) -> None:
         """Stop all iterators, and close the data set if the loader opened it."""
+        self._close(None)
+
+    def _close(self, patience: float | None) -> None:
         self._closed = True
         for iterator in list(self._iterators):
-            iterator.close()
+            iterator.close(patience)
         if self._owned:
             self._source.dataset.close()
 
     def __enter__(self) -> DataLoader:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Whoever pressed Ctrl-C does not want to wait for the largest image.
+        self._close(None if kind is None else PATIENCE)
 
     def __getstate__(self) -> dict[str, Any]:
         # The copy begins where this loader's next iteration would begin; `state_dict` is for more.
@@ -462,7 +485,7 @@ class _Batches(Iterator[Any]):
                         return batch.value
         except BaseException:
             # The traceback keeps this frame alive, in notebooks for long.
-            self.close()
+            self.close(PATIENCE)
             raise
         self.close()
         raise StopIteration
@@ -472,11 +495,11 @@ class _Batches(Iterator[Any]):
             self._loader._errors[bad.index] = bad
             logger.warning("sample %d (%s): %s", *bad)
 
-    def close(self) -> None:
-        """Stop the threads; further calls of ``next`` find the end."""
+    def close(self, patience: float | None = None) -> None:
+        """Stop the threads; further calls of ``next`` find the end. As `Pool.close`."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool.close()
+            pool.close(patience)
 
     def __del__(self) -> None:
         pool = getattr(self, "_pool", None)
@@ -493,11 +516,13 @@ def usable_cpus() -> int:
 
 
 def _resized(image_size: int | tuple[int, int]) -> Compose:
-    if isinstance(image_size, int):
-        width = height = image_size
-    else:
-        width, height = image_size
-    return Compose([Resize(width, height), ToTensor()])
+    if isinstance(image_size, (int, np.integer)):
+        return Compose([Resize(image_size, image_size), ToTensor()])
+    if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:
+        raise OptionTypeError(
+            f"image_size={image_size!r}: an integer or two, (width, height), are needed"
+        )
+    return Compose([Resize(*image_size), ToTensor()])
 
 
 def _chosen_output(output: Output | None, pipeline: Pipeline | None) -> Output:
@@ -525,13 +550,6 @@ def _can_pin() -> bool:
     return False
 
 
-def _at_most(name: str, value: Any, low: int, high: int) -> None:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-        raise OptionTypeError(f"{name}={value!r}: an integer is needed")
-    if not low <= value <= high:
-        raise OptionError(f"{name}={value}: {low} to {high} is possible")
-
-
 def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
         raise OptionError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")

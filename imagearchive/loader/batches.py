@@ -21,6 +21,7 @@ from imagearchive.errors import (
 from imagearchive.loader.sources import BROKEN, Source, is_damage
 from imagearchive.sampler import EpochOrder
 from imagearchive.transforms import Key, Pipeline
+from imagearchive.transforms.transform import is_tensor
 
 __all__ = ["BadSample", "Buffers", "Epoch", "Options"]
 
@@ -52,6 +53,7 @@ class Options:
     """What shapes a batch, apart from the order."""
 
     output: Literal["torch", "numpy"]
+    dtype: Literal["float32", "float16", "uint8"] | None
     channels_last: bool
     pin_memory: bool
     return_indices: bool
@@ -80,8 +82,7 @@ class Buffers:
                 owner = self._owners.popleft()
             except IndexError:
                 break
-            # Two: the local variable, and the argument of the call.
-            if sys.getrefcount(owner) <= 2 and owner.shape == shape and owner.dtype == dtype:
+            if _references(owner) <= _ALONE and owner.shape == shape and owner.dtype == dtype:
                 return owner
             if owner.shape == shape and owner.dtype == dtype:
                 self._owners.append(owner)
@@ -91,6 +92,20 @@ class Buffers:
         """Offer an array for reuse as soon as its views are gone."""
         if len(self._owners) < self._limit:
             self._owners.append(owner)
+
+
+def _references(owner: _Array) -> int:
+    return sys.getrefcount(owner)
+
+
+def _of_one_variable() -> int:
+    owner = np.empty(0)
+    return _references(owner)
+
+
+# How many references an array has that only one local variable of the caller refers to. Not the
+# same in all releases of Python: some count what is on the stack, some do not.
+_ALONE: Final = _of_one_variable()
 
 
 class Epoch:
@@ -202,7 +217,7 @@ class BatchJob:
         )
 
     def _raise(self, index: int, error: BaseException) -> NoReturn:
-        name = self.epoch.source.name(index) if index >= 0 else ""
+        name = self.epoch.source.name(index)
         where = f"sample {index} ({name})" if name else f"sample {index}"
         kind = type(error) if isinstance(error, ImageArchiveError) else DecodeError
         raise kind(
@@ -220,6 +235,10 @@ class BatchJob:
     def key(self, index: int) -> Key:
         """Return what all randomness of a sample derives from."""
         return Key(self.epoch.order.seed, self.epoch.order.epoch, index)
+
+    def delivered(self, value: Any) -> Batch:
+        """Return the batch, with what was broken in an order that does not depend on threads."""
+        return Batch(value, sorted(set(self.bad)), empty=not any(self.kept))
 
     def kept_of(self, values: Sequence[Any]) -> list[Any]:
         """Leave out what belongs to skipped samples."""
@@ -241,9 +260,7 @@ class SampleJob(BatchJob):
     def finish(self) -> Batch:
         samples = self.kept_of(self.samples)
         collate = self.epoch.options.collate_fn
-        if collate is not None and samples:
-            return Batch(collate(samples), self.bad)
-        return Batch(samples, self.bad, empty=not samples)
+        return self.delivered(samples if collate is None or not samples else collate(samples))
 
 
 class PairJob(BatchJob):
@@ -263,15 +280,16 @@ class PairJob(BatchJob):
 
     def finish(self) -> Batch:
         options = self.epoch.options
-        images = [as_output(image, options) for image in self.kept_of(self.images)]
-        labels = self.kept_of(self.labels)
+        images, labels = self.kept_of(self.images), self.kept_of(self.labels)
         if not images:
-            return Batch(None, self.bad, empty=True)
+            return self.delivered(None)
         if options.collate_fn is not None:
-            indices = self.kept_of(self.indices)
-            columns = [images, labels, *([indices] if options.return_indices else [])]
-            return Batch(options.collate_fn(list(zip(*columns))), self.bad)
-        return Batch(_assembled(_stacked(images), labels, self), self.bad)
+            columns = [[as_output(image, options) for image in images], labels]
+            if options.return_indices:
+                columns.append(self.kept_of(self.indices))
+            return self.delivered(options.collate_fn(list(zip(*columns))))
+        images = _stacked([as_image(image, options) for image in images])
+        return self.delivered(_assembled(images, labels, self))
 
 
 class TensorJob(BatchJob):
@@ -288,7 +306,7 @@ class TensorJob(BatchJob):
         super().__init__(epoch, positions)
         self.pipeline = pipeline
         self.labels: list[Any] = [None] * self.size
-        full = (epoch.order.batch_size, *shape)
+        full = (min(epoch.order.batch_size, epoch.order.samples), *shape)
         self.pinned: Any = None
         if epoch.options.pin_memory:
             # Torch reuses pinned memory only when copies to the device have ended.
@@ -309,11 +327,11 @@ class TensorJob(BatchJob):
         if not all(self.kept):
             images = images[np.array(self.kept)]
             if not len(images):
-                return Batch(None, self.bad, empty=True)
+                return self.delivered(None)
         elif self.pinned is not None:
             images = self.pinned
         images = as_output(images, self.epoch.options)
-        batch = Batch(_assembled(images, self.kept_of(self.labels), self), self.bad)
+        batch = self.delivered(_assembled(images, self.kept_of(self.labels), self))
         if self.pinned is None:
             self.epoch.buffers.give(self.owner)
         return batch
@@ -365,6 +383,27 @@ def _stacked(images: list[Any]) -> Any:
     return torch.stack(images)
 
 
+def as_image(value: Any, options: Options) -> Any:
+    """Bring what a function of the user's returned into the type and layout of the batch."""
+    if isinstance(value, np.ndarray):
+        # The pipeline has done the rest.
+        return as_output(value, options)
+    if not is_tensor(value):
+        raise OptionError(
+            f"the transform returned {type(value).__name__}, which cannot be put in a batch; "
+            f"return an array or a tensor, or pass a collate_fn"
+        )
+    if options.dtype is not None and str(value.dtype) != f"torch.{options.dtype}":
+        if options.dtype == "uint8":
+            raise OptionError(
+                f"the transform gives {value.dtype}, which uint8 would cut; ask for a float dtype"
+            )
+        value = value.float() if options.dtype == "float32" else value.half()
+    if options.channels_last and value.ndim == 3:
+        value = value.permute(1, 2, 0)
+    return value.detach().cpu().numpy() if options.output == "numpy" else value
+
+
 def as_output(value: Any, options: Options) -> Any:
     """Return an array as a torch tensor that shares its memory, where tensors are wanted."""
     if options.output == "numpy" or not isinstance(value, np.ndarray):
@@ -381,4 +420,6 @@ def _pin(value: Any, options: Options) -> Any:
 def _pinned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
     import torch
 
-    return torch.empty(shape, dtype=getattr(torch, np.dtype(dtype).name), pin_memory=True)
+    kind = getattr(torch, np.dtype(dtype).name)
+    # Said, since the user may have set another default.
+    return torch.empty(shape, dtype=kind, device="cpu", pin_memory=True)

@@ -18,11 +18,14 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from imagearchive.errors import WorkerError
 
-__all__ = ["Job", "Pool"]
+__all__ = ["PATIENCE", "Job", "Pool"]
+
+# Seconds that whoever must get on waits for threads that may be in the middle of a large image.
+PATIENCE: Final = 1.0
 
 
 class Job(Protocol):
@@ -100,8 +103,17 @@ class Pool:
         ]
         if self._threads:
             _pools.add(self)
-            for thread in self._threads:
+            self._start()
+
+    def _start(self) -> None:
+        for number, thread in enumerate(self._threads):
+            try:
                 thread.start()
+            except RuntimeError:
+                # The system gives no more threads; those that run would wait for ever.
+                del self._threads[number:]
+                self.close()
+                raise
 
     @property
     def alive(self) -> bool:
@@ -181,14 +193,8 @@ class Pool:
             # Waiting for work must not keep the last batch alive.
             del item, entry
 
-    def close(self, patience: float | None = None) -> None:
-        """Stop the threads and wait for them: as long as one part of a job takes.
-
-        Parameters
-        ----------
-        patience : float, optional
-            Seconds to wait at most.
-        """
+    def stop(self) -> None:
+        """Tell the threads to end after the part that each is doing, and the consumer to leave."""
         self._closed = True
         if not self.alive:
             return
@@ -196,6 +202,19 @@ class Pool:
             self._work.put(None)
         for entry in tuple(self._entries):
             entry.finished.put(False)
+
+    def close(self, patience: float | None = None) -> None:
+        """Stop the threads and wait for them: as long as one part of a job takes.
+
+        Parameters
+        ----------
+        patience : float, optional
+            Seconds to wait at most. A thread inside a library call cannot be interrupted; it ends
+            afterwards.
+        """
+        self.stop()
+        if not self.alive:
+            return
         end = None if patience is None else time.monotonic() + patience
         current = threading.current_thread()
         for thread in self._threads:
@@ -218,5 +237,9 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    for pool in list(_pools):
-        pool.close()
+    pools = list(_pools)
+    for pool in pools:
+        pool.stop()
+    end = time.monotonic() + PATIENCE
+    for pool in pools:
+        pool.close(max(0.0, end - time.monotonic()))
