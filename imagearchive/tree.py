@@ -7,8 +7,8 @@ import fnmatch
 import os
 import re
 from bisect import bisect_left
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, Final
 
 from imagearchive._scan.names import normalise
 from imagearchive.errors import MemberNotFoundError
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NameTree", "decode", "encode"]
 
-_MAGIC = re.compile("[*?[]")
+_MAGIC: Final = re.compile("[*?[]")
+# Longer names are cut in messages, and not compared with others.
+_LONGEST_SHOWN: Final = 400
 
 
 def encode(name: str | os.PathLike[str]) -> bytes:
@@ -31,6 +33,30 @@ def encode(name: str | os.PathLike[str]) -> bytes:
 def decode(name: bytes) -> str:
     """Return a stored name as text; bytes that are no UTF-8 appear as surrogates."""
     return name.decode("utf-8", "surrogateescape")
+
+
+class _Message:
+    """The text of an error, written when it is read.
+
+    Looking for a similar name takes a thousand times as long as finding that one is not there,
+    and most who ask for a missing name catch the error.
+    """
+
+    def __init__(self, write: Callable[[], str]) -> None:
+        self._write = write
+
+    @cached_property
+    def _text(self) -> str:
+        return self._write()
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return repr(self._text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (self._text,)
 
 
 class NameTree:
@@ -69,13 +95,16 @@ class NameTree:
             There is none; the message names the closest match.
         """
         position = self.find(path)
-        if position >= 0:
-            return position
+        if position < 0:
+            raise MemberNotFoundError(_Message(lambda: self._missing(path)))
+        return position
+
+    def _missing(self, path: str) -> str:
         if self.isdir(path):
-            raise MemberNotFoundError(f"{path!r} is a directory; list it with listdir()")
+            return f"{_shown(path)} is a directory; list it with listdir()"
         closest = self._closest(normalise(encode(path)))
         hint = f"; did you mean {decode(closest)!r}?" if closest else ""
-        raise MemberNotFoundError(f"no member {path!r}{hint}")
+        return f"no member {_shown(path)}{hint}"
 
     def isfile(self, path: str | os.PathLike[str]) -> bool:
         """Whether a member has that name."""
@@ -97,10 +126,14 @@ class NameTree:
 
     def _closest(self, name: bytes) -> bytes | None:
         """The most similar of the names that sort beside a missing one."""
+        if len(name) > _LONGEST_SHOWN:
+            # Comparing takes the square of the length.
+            return None
         place = self._lookup.bounds(name)[0]
         near = range(max(0, place - 200), min(self._lookup.count, place + 200))
-        names = {decode(self._lookup.sorted_name(other)) for other in near}
-        matches = difflib.get_close_matches(decode(name), sorted(names), 1, 0.6)
+        names = {self._lookup.sorted_name(other) for other in near}
+        texts = sorted(decode(other) for other in names if len(other) <= _LONGEST_SHOWN)
+        matches = difflib.get_close_matches(decode(name), texts, 1, 0.6)
         return encode(matches[0]) if matches else None
 
     # --- listings ---------------------------------------------------------------------------
@@ -149,13 +182,16 @@ class NameTree:
         """
         name = normalise(encode(path))
         if name and not self._has_directory(name):
-            if self._lookup.find(name) >= 0:
-                raise MemberNotFoundError(f"{path!r} is a file, not a directory")
-            closest = self._closest(name)
-            hint = f"; the nearest name is {decode(closest)!r}" if closest else ""
-            raise MemberNotFoundError(f"no directory {path!r}{hint}")
+            raise MemberNotFoundError(_Message(lambda: self._no_directory(os.fspath(path), name)))
         directory = decode(name)
         return (directory, *self.children(directory))
+
+    def _no_directory(self, path: str, name: bytes) -> str:
+        if self._lookup.find(name) >= 0:
+            return f"{_shown(path)} is a file, not a directory"
+        closest = self._closest(name)
+        hint = f"; the nearest name is {decode(closest)!r}" if closest else ""
+        return f"no directory {_shown(path)}{hint}"
 
     def walk(self, path: str | os.PathLike[str]) -> Iterator[tuple[str, list[str], list[str]]]:
         """Walk a directory tree from the top, as `os.walk`; the lists may be changed to prune."""
@@ -284,3 +320,7 @@ def _inside(directory: str, name: str) -> str:
 @lru_cache(maxsize=256)
 def _matcher(pattern: str) -> Callable[[str], re.Match[str] | None]:
     return re.compile(fnmatch.translate(pattern)).match
+
+
+def _shown(path: str) -> str:
+    return repr(path) if len(path) <= _LONGEST_SHOWN else f"{path[:_LONGEST_SHOWN]!r}..."

@@ -1,5 +1,6 @@
 """One contract for `Archive`, run over every container, and a real file system as oracle."""
 
+import difflib
 import glob
 import io
 import json
@@ -161,6 +162,38 @@ def test_read_many(archive):
     assert archive.read_many([]) == []
     with pytest.raises(KeyError):
         archive.read_many(["README", "nothing"])
+
+
+def test_the_closest_name_is_looked_for_by_who_reads_the_message(archive, monkeypatch):
+    def compared(*args):
+        raise RuntimeError("compared")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(difflib, "get_close_matches", compared)
+        with pytest.raises(KeyError) as missing:
+            archive["images/cat/O.png"]
+        with pytest.raises(KeyError) as folder:
+            archive.listdir("images/cot")
+        assert archive.get("images/cat/O.png") is None
+        assert "images/cat/O.png" not in archive
+    for error, text in ((missing.value, "images/cat/0.png"), (folder.value, "images/cat/0.png")):
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is type(error) is MemberNotFoundError
+        assert text in str(error) == str(again) == again.args[0]
+        assert text in repr(error)
+
+
+def test_long_names_are_neither_compared_nor_shown_whole(tmp_path):
+    names = ["d" * 60_000 + str(number) for number in range(50)]
+    archive = Archive(write_tar(tmp_path / "long.tar", dict.fromkeys(names, b"x")))
+    assert archive[names[7]] == b"x"
+    for read in (archive.__getitem__, archive.listdir):
+        for name in (names[0] + "0", "d" * 70_000):
+            with pytest.raises(KeyError) as missing:
+                read(name)
+            assert len(str(missing.value)) < 500
+    with pytest.raises(KeyError, match=f"no member '{'d' * 300}'$"):
+        archive["d" * 300]
 
 
 class Recorder:
