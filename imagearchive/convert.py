@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from imagearchive.errors import OptionError, UnsafePathError
 from imagearchive.npy import parse_header
+from imagearchive.pieces import pieces
 
 if TYPE_CHECKING:
     from imagearchive.archive import Archive
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["Kind", "convert", "kind_of"]
 
 Kind = Literal["tar", "zip", "npz", "bins"]
-
-WINDOW = 8 << 20
 
 
 def kind_of(target: str) -> Kind:
@@ -114,7 +113,7 @@ def convert(
                 seconds = int(entry["mtime"]) // 1_000_000_000
                 tar.add_chunks(
                     archive.table.name_bytes(position),
-                    _chunks(archive, position),
+                    pieces(archive, position),
                     int(entry["size"]),
                     mtime=seconds,
                     mode=int(entry["mode"]) & 0o777 or 0o644,
@@ -132,7 +131,7 @@ def convert(
                     _check_array(archive, position, name)
                 packed.add(
                     name,
-                    _chunks(archive, position),
+                    pieces(archive, position),
                     mtime=0 if chosen == "npz" else int(entry["mtime"]) // 1_000_000_000,
                     mode=int(entry["mode"]) & 0o777 or 0o644,
                 )
@@ -152,16 +151,6 @@ def _live(archive: Archive) -> Iterator[int]:
     for position in range(len(archive)):
         if lookup.find(lookup.name(position)) == position:
             yield position
-
-
-def _chunks(archive: Archive, position: int) -> Iterator[bytes | memoryview]:
-    size = int(archive.table.entries["size"][position])
-    if size <= WINDOW:
-        yield archive.read(position)
-        return
-    member = archive.member(position)
-    for offset in range(0, size, WINDOW):
-        yield member.read(offset, min(WINDOW, size - offset))
 
 
 def _to_bins(

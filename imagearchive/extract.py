@@ -20,7 +20,9 @@ from imagearchive._scan import containers
 from imagearchive._scan.names import normalise
 from imagearchive._scan.rows import KIND_FILE, KIND_HARDLINK, KIND_OTHER, KIND_SYMLINK
 from imagearchive.errors import OptionError, UnsafePathError
+from imagearchive.naming import naming
 from imagearchive.parallel import Chunks, in_threads
+from imagearchive.pieces import pieces
 from imagearchive.storage import MemoryStorage
 from imagearchive.tree import decode, encode
 from imagearchive.writers.small_files import spill
@@ -34,7 +36,6 @@ Existing = Literal["error", "skip", "replace"]
 
 # The longest name of a file on the file systems in use.
 NAME_MAX: Final = 255
-WINDOW: Final = 8 << 20
 # Members that a thread takes at a time: enough to stay in one directory, few enough to share.
 CHUNK: Final = 64
 # Larger members are written by themselves, so that an interrupt does not wait for many of them.
@@ -127,6 +128,8 @@ def extract(
         raise UnsafePathError(_describe(refused))
     barred = {item.name for item in refused}
     path = os.fspath(target)
+    if not path:
+        raise OptionError("the target is an empty string; name the directory to extract into")
     # A new directory gets its name at the end, and its files need no temporary names.
     fresh = not os.path.lexists(path)
     place = f"{path.rstrip('/')}.{secrets.token_hex(6)}.part" if fresh else path
@@ -204,7 +207,8 @@ def refused_members(archive: Archive) -> list[Refused]:
         return []
     refused = []
     for file in archive.table.files:
-        rows = containers.scan(file, strict=False).rows
+        with naming(file):
+            rows = containers.scan(file, strict=False).rows
         kinds = rows.entries["kind"][: rows.rows]
         special = np.isin(kinds, (KIND_OTHER, KIND_HARDLINK, KIND_SYMLINK))
         for row in np.flatnonzero(special).tolist():
@@ -318,28 +322,21 @@ class _Directories:
 
     def _step(self, above: int, part: bytes, name: bytes) -> int:
         try:
-            return os.open(part, _DIRECTORY, dir_fd=above)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise self._in_the_way(error, name) from error
-        try:
-            os.mkdir(part, 0o777, dir_fd=above)
-        except FileExistsError:
-            # Another thread was faster, or somebody put something else there.
-            pass
-        try:
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(part, _DIRECTORY, dir_fd=above)
+            # Another thread may be faster, or somebody put something else there.
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(part, 0o777, dir_fd=above)
             return os.open(part, _DIRECTORY, dir_fd=above)
         except OSError as error:
-            raise self._in_the_way(error, name) from error
-
-    def _in_the_way(self, error: OSError, name: bytes) -> Exception:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
-            return UnsafePathError(
-                f"{os.path.join(self._shown, decode(name))}: a link or a file stands where a "
-                f"directory is needed, and links are not followed; move it away"
-            )
-        return error
+            # Relative to a descriptor, the name alone does not tell which directory it is.
+            error.filename = os.path.join(self._shown, decode(name))
+            if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
+                raise UnsafePathError(
+                    f"{error.filename}: a link or a file stands where a directory is needed, and "
+                    f"links are not followed; move it away"
+                ) from error
+            raise
 
     def __enter__(self) -> _Directories:
         return self
@@ -452,7 +449,6 @@ class _Run:
                 part,
                 chunks,
                 int(positions[start]),
-                size,
                 int(mtimes[start]),
                 int(modes[start]),
             ):
@@ -467,7 +463,6 @@ class _Run:
         part: bytes,
         chunks: Chunks,
         position: int,
-        size: int,
         mtime: int,
         mode: int,
     ) -> bool:
@@ -483,32 +478,29 @@ class _Run:
             if self._existing == "skip":
                 return False
             raise OptionError(
-                f"{os.path.join(self._shown, decode(name))} exists; pass existing='replace' "
-                f"or existing='skip'"
+                f"{self._show(name)} exists; pass existing='replace' or existing='skip'"
             )
         try:
             fd = os.open(part, _CREATE, mode, dir_fd=directory)
             try:
-                self._content(chunks, fd, position, size)
+                for data in pieces(self._archive, position):
+                    chunks.check()
+                    _write_all(fd, data)
                 if mtime:
                     os.utime(fd, ns=(mtime, mtime))
             finally:
                 os.close(fd)
             os.rename(part, base, src_dir_fd=directory, dst_dir_fd=directory)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(part, dir_fd=directory)
+            if isinstance(error, OSError) and error.filename in (None, part):
+                error.filename, error.filename2 = self._show(name), None
             raise
         return True
 
-    def _content(self, chunks: Chunks, fd: int, position: int, size: int) -> None:
-        if size <= WINDOW:
-            _write_all(fd, self._archive.read(position))
-            return
-        member = self._archive.member(position)
-        for offset in range(0, size, WINDOW):
-            chunks.check()
-            _write_all(fd, member.read(offset, min(WINDOW, size - offset)))
+    def _show(self, name: bytes) -> str:
+        return os.path.join(self._shown, decode(name))
 
 
 def _is_there(name: bytes, directory: int) -> bool:

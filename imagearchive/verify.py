@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
 from imagearchive.codecs import DecodedView, NpzArrays
-from imagearchive.errors import CorruptArchiveError, ImageArchiveError, UnsafePickleError
+from imagearchive.decompress import Limits
+from imagearchive.errors import (
+    CorruptArchiveError,
+    ImageArchiveError,
+    UnsafePickleError,
+    UnsupportedArchiveError,
+)
 from imagearchive.index import IndexTable
-from imagearchive.parallel import Chunks, in_threads
+from imagearchive.parallel import Chunks, StoppedError, in_threads
 from imagearchive.paths import expand
+from imagearchive.pieces import WINDOW, pieces
 
 if TYPE_CHECKING:
     from imagearchive.archive import Archive
@@ -22,7 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Failure", "Verified", "verify"]
 
 CHUNK: Final = 64
-WINDOW: Final = 8 << 20
+# Faults of the machine, at which every further member would fail as well, whatever is in it.
+FATAL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Failure(NamedTuple):
@@ -63,6 +72,7 @@ def verify(
     archive: Archive,
     *,
     decode: bool = False,
+    limits: Limits | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Verified:
@@ -77,6 +87,8 @@ def verify(
     archive : Archive
     decode : bool
         Also decode what has a known extension: images, arrays, JSON and so on. Pickles are not.
+    limits : Limits, optional
+        What may be decoded; what is larger is a failure. By default that of `DecodedView`.
     threads : int, optional
         Up to four by default, as many as there are processors.
     progress : callable, optional
@@ -85,10 +97,17 @@ def verify(
     Returns
     -------
     Verified
-        What is wrong is listed there, and raises nothing.
+        What is wrong with the archive is listed there, and raises nothing.
+
+    Raises
+    ------
+    OSError
+        The machine has too many files open, or no memory for its kernel's tables, which tells
+        nothing of the archive.
     """
     result = Verified()
-    run = _Run(archive, decode, result, progress, _headers(archive, result.failures))
+    view = DecodedView(archive, mode="unchanged", **asdict(limits or Limits())) if decode else None
+    run = _Run(archive, view, result, progress, _headers(archive, result.failures))
     in_threads(run.work, len(archive), CHUNK, threads)
     result.failures.sort(key=lambda failure: failure.position)
     return result
@@ -102,12 +121,13 @@ def _headers(archive: Archive, failures: list[Failure]) -> list[str]:
     try:
         table.check()
     except (ImageArchiveError, OSError) as error:
-        failures.append(Failure(-1, table.path or "index", str(error)))
+        place = table.path or "index"
+        failures.append(Failure(-1, place, _reason(error, place)))
     for path in expand(archive.path):
         try:
             fresh = IndexTable.build(path)
-        except CorruptArchiveError as error:
-            failures.append(Failure(-1, path, str(error)))
+        except (CorruptArchiveError, UnsupportedArchiveError) as error:
+            failures.append(Failure(-1, path, _reason(error, path)))
             fresh = IndexTable.build(path, strict=False)
         scanners += [fresh.scanner] * len(fresh.files)
         ours = table.entries[start : start + len(fresh)]
@@ -115,21 +135,29 @@ def _headers(archive: Archive, failures: list[Failure]) -> list[str]:
             np.array_equal(ours[name], fresh.entries[name])
             for name in ("offset", "size", "stored", "crc", "method", "kind")
         )
-        low, high = (int(table.name_offsets[min(end, len(table))]) for end in _span(start, fresh))
+        end = start + len(fresh)
+        low, high = (int(table.name_offsets[min(row, len(table))]) for row in (start, end))
         if not same or not np.array_equal(table.names[low:high], fresh.names):
-            failures.append(
-                Failure(
-                    -1, path, "its index does not describe it; build it with 'index --overwrite'"
-                )
-            )
-        start += len(fresh)
+            reason = "its index does not describe it; build it again with overwrite_index=True"
+            failures.append(Failure(-1, path, reason))
+        start = end
     if start != len(table):
         failures.append(Failure(-1, str(archive.path), f"{len(table)} members instead of {start}"))
     return scanners
 
 
-def _span(start: int, table: IndexTable) -> tuple[int, int]:
-    return start, start + len(table)
+def _reason(error: Exception, *where: str) -> str:
+    """Say what is wrong, without the place, which a `Failure` names by itself."""
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.errno in FATAL:
+            raise error
+        return error.strerror or str(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory for it"
+    reason = str(error)
+    for place in where:
+        reason = reason.removeprefix(f"{place}: ")
+    return reason
 
 
 class _Run:
@@ -138,13 +166,13 @@ class _Run:
     def __init__(
         self,
         archive: Archive,
-        decode: bool,
+        view: DecodedView | None,
         result: Verified,
         progress: Callable[[int], object] | None,
         scanners: list[str],
     ) -> None:
         self._archive = archive
-        self._view = DecodedView(archive, mode="unchanged") if decode else None
+        self._view = view
         self._scanners = scanners
         self._result = result
         self._progress = progress
@@ -160,8 +188,12 @@ class _Run:
                 name = self._archive.name(position)
                 try:
                     self._member(position, name, part, chunks)
+                except StoppedError:
+                    raise
                 except (ImageArchiveError, OSError, MemoryError) as error:
-                    part.failures.append(Failure(position, name, str(error)))
+                    file = self._archive.info(position).archive
+                    reason = _reason(error, file, repr(name))
+                    part.failures.append(Failure(position, name, reason))
                 part.files += 1
             with self._lock:
                 result = self._result
@@ -182,7 +214,7 @@ class _Run:
         checksum = self._checksums[scanner]
         whole = archive.read(position) if size <= WINDOW else None
         seed = 0
-        for data in [whole] if whole is not None else self._windows(position, size):
+        for data in [whole] if whole is not None else pieces(archive, position):
             chunks.check()
             if checksum is not None:
                 seed = checksum(data, seed)
@@ -195,19 +227,28 @@ class _Run:
                     f"its checksum is {seed:08x} where the archive says {expected:08x}"
                 )
         if self._view is not None and self._view.knows(name):
-            try:
-                value = self._view.decode(name, archive.read(position) if whole is None else whole)
-                for key in value if isinstance(value, NpzArrays) else ():
-                    value[key]
-                part.decoded += 1
-            except UnsafePickleError:
-                # Not decoded, which is no fault of the archive.
-                pass
+            data = archive.read(position) if whole is None else whole
+            part.decoded += _decodes(self._view, name, data)
 
-    def _windows(self, position: int, size: int) -> Iterator[bytes | memoryview]:
-        member = self._archive.member(position)
-        for offset in range(0, size, WINDOW):
-            yield member.read(offset, min(WINDOW, size - offset))
+
+def _decodes(view: DecodedView, name: str, data: bytes | memoryview) -> bool:
+    """Decode a member; whether that was possible without loading a pickle."""
+    good = True
+    try:
+        value = view.decode(name, data)
+    except UnsafePickleError:
+        # Not decoded, which is no fault of the archive.
+        return False
+    except ImageArchiveError as error:
+        # Without the name that the view has put before it.
+        cause = error.__cause__
+        raise cause if isinstance(cause, ImageArchiveError) else error from None
+    for key in value if isinstance(value, NpzArrays) else ():
+        try:
+            value[key]
+        except UnsafePickleError:
+            good = False
+    return good
 
 
 class _MismatchError(ImageArchiveError):

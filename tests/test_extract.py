@@ -1,8 +1,11 @@
 """Extraction against tarfile's ``data`` filter; attacks; verification."""
 
+import contextlib
+import errno
 import io
 import os
 import random
+import resource
 import signal
 import stat
 import subprocess
@@ -19,6 +22,8 @@ import pytest
 
 import imagearchive
 from imagearchive.codecs import encode
+from imagearchive.convert import convert
+from imagearchive.decompress import Limits
 from imagearchive.errors import (
     CorruptArchiveError,
     MemberNotFoundError,
@@ -27,6 +32,7 @@ from imagearchive.errors import (
 )
 from imagearchive.extract import extract, select
 from imagearchive.parallel import Chunks, in_threads
+from imagearchive.pieces import WINDOW
 from imagearchive.verify import verify
 from imagearchive.writers.small_files import spill
 from imagearchive.writers.tar import TarWriter
@@ -396,7 +402,154 @@ def test_an_interrupt_leaves_whole_files_only(tmp_path, threads, exists):
     assert all(data == bytes([int(name) % 256]) * 5000 for name, data in found.items())
 
 
+@contextlib.contextmanager
+def limited(what, size):
+    soft, hard = resource.getrlimit(what)
+    resource.setrlimit(what, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(what, (soft, hard))
+
+
+@pytest.mark.parametrize("storage", ["mmap", "pread"])
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_full_disk_names_the_file_and_leaves_no_part_of_it(tmp_path, storage, exists):
+    path = make_tar(tmp_path / "a.tar", {"d/small": b"1", "d/large": bytes(50_000)})
+    if exists:
+        (tmp_path / "out").mkdir()
+    with (
+        imagearchive.open(path, storage=storage) as archive,
+        limited(resource.RLIMIT_FSIZE, 10_000),
+        pytest.raises(OSError, match="File too large") as caught,
+    ):
+        extract(archive, tmp_path / "out", threads=1)
+    assert caught.value.filename == str(tmp_path / "out/d/large")
+    assert caught.value.filename2 is None
+    assert tree(tmp_path / "out") == {"d/small": b"1"}
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    path = make_tar(tmp_path / "a.tar", {"d/e/x": b"1"})
+    (tmp_path / "out").mkdir()
+    real = os.mkdir
+
+    def refuse(part, *arguments, **options):
+        if part == b"e":
+            raise PermissionError(errno.EACCES, "no", part)
+        real(part, *arguments, **options)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with imagearchive.open(path) as archive:
+        with pytest.raises(PermissionError) as caught:
+            extract(archive, tmp_path / "out")
+        with pytest.raises(OptionError, match="empty string"):
+            extract(archive, "")
+    assert caught.value.filename == str(tmp_path / "out/d/e")
+
+
+@pytest.mark.parametrize("size", [10, WINDOW + 10])
+def test_an_archive_that_cannot_be_read_is_named(tmp_path, monkeypatch, size):
+    path = make_tar(tmp_path / "a.tar", {"x": bytes(size)})
+    with imagearchive.open(path, storage="pread") as archive:
+        archive.read("x")
+
+        def broken(*_):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, "pread", broken)
+        monkeypatch.setattr(os, "preadv", broken)
+        with pytest.raises(OSError, match="Input/output") as caught:
+            extract(archive, tmp_path / "out")
+        assert caught.value.filename == str(path)
+        with pytest.raises(OSError, match="Input/output") as caught:
+            convert(archive, tmp_path / "b.tar")
+        assert caught.value.filename == str(path)
+    assert not (tmp_path / "out").exists()
+
+
 # ---------------------------------------------------------------- verification
+
+
+def test_faults_of_the_machine_are_no_faults_of_the_archive(tmp_path):
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    for number in range(100):
+        (folder / str(number)).write_bytes(b"x")
+    with imagearchive.open(folder) as archive:
+        taken = len(os.listdir("/proc/self/fd"))
+        held = [os.open("/dev/null", os.O_RDONLY) for _ in range(3)]
+        with (
+            limited(resource.RLIMIT_NOFILE, max(held[-1] + 1, taken)),
+            pytest.raises(OSError, match="Too many open files"),
+        ):
+            verify(archive)
+        for fd in held:
+            os.close(fd)
+        assert not verify(archive).failures
+    # A file that cannot be read is one.
+    with imagearchive.open(folder) as archive:
+        (folder / "50").unlink()
+        (failure,) = (item for item in verify(archive).failures if item.position >= 0)
+        assert failure == (failure.position, "50", "No such file or directory")
+
+
+def test_reasons_do_not_repeat_the_name(tmp_path):
+    content = {
+        "cut.jpg": encode("a.jpg", np.zeros((40, 50, 3), np.uint8))[:200],
+        "big.png": encode("a.png", np.zeros((40, 50, 3), np.uint8)),
+        "x.json": b"{",
+        "new\nline.npy": b"zz",
+        "n" * 500 + ".npy": b"zz",
+        "in.npz": b"PK",
+        "ok.pkl": b"x",
+    }
+    make_tar(tmp_path / "a.tar", content)
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        found = verify(archive, decode=True, limits=Limits(max_pixels=1999))
+        assert [failure.name for failure in found.failures] == [*content][:-1]
+        for failure in found.failures:
+            assert failure.name not in failure.reason
+            assert "a.tar" not in failure.reason
+            assert " at 0x" not in failure.reason
+        assert "max_pixels (now 1999)" in found.failures[1].reason
+        found = verify(archive, decode=True, limits=Limits(max_pixels=2000))
+        assert found.failures[1].name == "x.json"
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("x.bin", bytes(10_000))
+    raw = bytearray((tmp_path / "b.zip").read_bytes())
+    raw[40:44] = b"\xff\xff\xff\xff"
+    (tmp_path / "b.zip").write_bytes(raw)
+    with imagearchive.open(tmp_path / "b.zip") as archive:
+        (failure,) = verify(archive).failures
+    assert failure.name == "x.bin"
+    assert "b.zip" not in failure.reason
+    assert "x.bin" not in failure.reason
+
+
+def test_every_array_of_an_npz_is_decoded(tmp_path):
+    buffer = io.BytesIO()
+    np.savez(buffer, a=np.array([print], dtype=object), b=np.arange(1000))
+    raw = bytearray(buffer.getvalue())
+    raw[raw.index(b"b.npy") + 30] ^= 0xFF
+    make_tar(tmp_path / "a.tar", {"x.npz": bytes(raw)})
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        found = verify(archive, decode=True)
+    assert [failure.name for failure in found.failures] == ["x.npz"]
+    assert "array 'b'" in found.failures[0].reason
+
+
+def test_an_archive_without_its_end_is_a_failure_not_an_error(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        for number in range(10):
+            packed.writestr(str(number), b"x" * 1000)
+    raw = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(raw[:4500])
+    with imagearchive.open(tmp_path / "a.zip", strict=False) as archive:
+        found = verify(archive)
+    assert found.failures[0].position == -1
+    assert found.failures[0].name == str(tmp_path / "a.zip")
+    assert not found.failures[0].reason.startswith(str(tmp_path))
 
 
 def test_good_archives_verify(tmp_path):

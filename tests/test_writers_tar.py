@@ -1,8 +1,11 @@
 """The TAR and ZIP writers and packing, with tarfile, zipfile and GNU tar as oracles."""
 
+import contextlib
+import errno
 import io
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -27,6 +30,7 @@ from imagearchive.errors import (
     UnsafePathError,
     UnsupportedMemberError,
 )
+from imagearchive.writers import pack as packing
 from imagearchive.writers.pack import pack, shard_path
 from imagearchive.writers.small_files import fill as fill_buffer
 from imagearchive.writers.tar import TarWriter, header
@@ -325,6 +329,77 @@ def test_names_that_are_no_text_are_packed(tmp_path):
     assert tar_names(tmp_path / "a.tar") == ["new\nline", "\udcff"]
 
 
+def test_the_index_of_another_archive_stays(tmp_path):
+    """``data.zip`` and ``data.tar`` have one default place for their index."""
+    for make in (TarWriter, ZipWriter):
+        folder = tmp_path / make.__name__
+        folder.mkdir()
+        np.savez(folder / "data.npz", a=np.zeros(3))
+        with imagearchive.open(folder / "data.npz") as archive:
+            place = archive.table.path
+        assert place == str(folder / "data.idx.npy")
+        before = (folder / "data.idx.npy").read_bytes()
+        for overwrite in (False, True):
+            with make(folder / "data.x", overwrite=overwrite) as writer:
+                writer.add("x", b"1" if make is TarWriter else [b"1"])
+            assert (folder / "data.idx.npy").read_bytes() == before
+        # What a user put there is no index, and stays as well.
+        np.save(folder / "data.idx.npy", np.arange(3))
+        with make(folder / "data.x", overwrite=True) as writer:
+            writer.add("x", b"1" if make is TarWriter else [b"1"])
+        assert len(np.load(folder / "data.idx.npy")) == 3
+
+
+@pytest.mark.parametrize("make", [TarWriter, ZipWriter])
+def test_a_replaced_archive_loses_its_index(tmp_path, make):
+    """An index that fits by chance would give the bytes of other members."""
+    for _ in range(2):
+        with make(tmp_path / "a.x", overwrite=True) as writer:
+            writer.add("x", b"1" if make is TarWriter else [b"1"])
+        if make is TarWriter:
+            writer.close()
+            assert (tmp_path / "a.idx.npy").exists()
+            writer = TarWriter(tmp_path / "a.x", overwrite=True, index=False)
+        else:
+            imagearchive.open(tmp_path / "a.x").close()
+            assert (tmp_path / "a.idx.npy").exists()
+            writer = ZipWriter(tmp_path / "a.x", overwrite=True)
+        writer.close()
+        assert not (tmp_path / "a.idx.npy").exists()
+
+
+@contextlib.contextmanager
+def no_file_larger_than(size):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [100_000, 3_000_000])
+@pytest.mark.parametrize("make", [TarWriter, ZipWriter])
+def test_a_full_disk_names_the_archive_and_leaves_nothing(tmp_path, make, size):
+    data = bytes(size)
+    with (
+        no_file_larger_than(10_000),
+        pytest.raises(OSError, match=r"a\.x") as caught,
+        make(tmp_path / "a.x") as writer,
+    ):
+        writer.add("x", data if make is TarWriter else [data])
+    assert caught.value.errno == errno.EFBIG
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_missing_directory_is_what_the_error_names(tmp_path):
+    for make in (TarWriter, ZipWriter):
+        with pytest.raises(FileNotFoundError) as caught:
+            make(tmp_path / "nodir" / "a.tar")
+        assert caught.value.filename == str(tmp_path / "nodir")
+        assert "no such directory to write 'a.tar' to" in str(caught.value)
+
+
 def samples(count):
     files = {}
     for number in range(count):
@@ -397,10 +472,68 @@ def test_links_are_packed_as_what_they_lead_to(tmp_path):
     with pytest.raises(UnsupportedMemberError, match=r"loop.*it lies in"):
         pack(source, tmp_path / "b.tar")
     (source / "loop").unlink()
-    (source / "dangling").symlink_to("nowhere")
-    with pytest.raises(FileNotFoundError):
-        pack(source, tmp_path / "b.tar")
+    for place in ("dangling", "folder/dangling"):
+        (source / place).symlink_to("nowhere")
+        before = len(os.listdir("/proc/self/fd"))
+        for options in ({}, {"shards": 2}, {"shard_size": 20_000}):
+            with pytest.raises(FileNotFoundError, match="a symbolic link to 'nowhere'") as caught:
+                pack(source, tmp_path / "b.tar", **options)
+            assert caught.value.filename == str(source / place)
+        with pytest.raises(FileNotFoundError, match="a symbolic link to 'nowhere'") as caught:
+            pack([place], tmp_path / "b.tar", root=source)
+        assert caught.value.filename == str(source / place)
+        assert len(os.listdir("/proc/self/fd")) == before
+        (source / place).unlink()
     assert not (tmp_path / "b.tar").exists()
+
+
+def test_errors_name_the_whole_path(tmp_path, monkeypatch):
+    source = fill(tmp_path / "src", {"d/e/b": b""})
+    (source / "d/e/a").symlink_to("b")
+    real = os.open
+
+    def refusing(name):
+        def opened(path, *arguments, **options):
+            if os.path.basename(os.fsencode(path)) == name:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return real(path, *arguments, **options)
+
+        return opened
+
+    for name, expected in ((b"a", "d/e/a"), (b"e", "d/e")):
+        for options in ({}, {"shards": 1}, {"shard_size": 20_000}):
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "open", refusing(name))
+                # All files are special, that is, none is read ahead.
+                patch.setattr(packing, "fill", lambda *arguments: (arguments[3], 0, True))
+                with pytest.raises(PermissionError) as caught:
+                    pack(source, tmp_path / "b.tar", **options)
+            assert caught.value.filename == str(source / expected)
+    with no_file_larger_than(100), pytest.raises(OSError, match="File too large") as caught:
+        pack(source, tmp_path / "b.tar")
+    assert caught.value.filename == str(tmp_path / "b.tar")
+    assert os.listdir(tmp_path) == ["src"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_shards_appear_together_or_not_at_all(tmp_path, monkeypatch, replace):
+    source = fill(tmp_path / "src", samples(6))
+    if replace:
+        pack(["0000.jpg"], tmp_path / "x-000001.tar", root=source, index=False)
+    real = os.replace
+    calls = []
+
+    def interrupted(old, new):
+        calls.append(new)
+        real(old, new)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pack(source, tmp_path / "x.tar", shards=5, overwrite=True)
+    # What has taken the place of another one cannot be taken back.
+    assert sorted(os.listdir(tmp_path)) == ["src", *["x-000001.tar"] * replace]
 
 
 def test_what_is_no_file_is_refused(tmp_path):

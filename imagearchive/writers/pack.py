@@ -7,7 +7,7 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
 from itertools import groupby, islice
@@ -106,23 +106,26 @@ def pack(
     if shards is not None and shard_size is not None:
         raise OptionError("give shards or shard_size, not both")
     if shards is not None and shards < 1:
-        raise OptionError(f"shards={shards}: there must be at least one")
+        raise OptionError(f"{shards} shards: there must be at least one")
     if shard_size is not None and shard_size < RECORD:
-        raise OptionError(f"shard_size={shard_size} bytes cannot hold a file")
+        raise OptionError(
+            f"a shard of {shard_size} bytes cannot hold a file; the smallest archive has {RECORD}"
+        )
     with ExitStack() as held:
         files: Callable[[], Iterator[_Source]]
         if isinstance(source, str | os.PathLike):
-            directory = os.fspath(source)
-            _check_outside(directory, path)
-            files = partial(_tree, directory, held)
+            top = os.fspath(source)
+            _check_outside(top, path)
+            files = partial(_tree, top, held)
         else:
+            top = ""
             files = partial(
                 iter, [_listed(os.fsencode(item), os.fsencode(root)) for item in source]
             )
         if shards is not None:
             cut = _by_count(files, shards)
         elif shard_size is not None:
-            cut = _by_size(shard_size)
+            cut = _by_size(shard_size, top)
         else:
             cut = None
         started: list[TarWriter] = []
@@ -137,7 +140,7 @@ def pack(
         keep = mtime is None
         if cut is None:
             tar = start(path)
-            _add_all(tar, files(), keep, report, index)
+            _add_all(tar, files(), top, keep, report, index)
         else:
             for _, sample in groupby(files(), key=_sample_key):
                 group = list(sample)
@@ -146,10 +149,17 @@ def pack(
                         started[-1].finish()
                     start(shard_path(path, len(started)))
                 for item in group:
-                    started[-1].add_file(item.path, item.name, dir_fd=item.dir_fd, keep_mtime=keep)
+                    _add(started[-1], item, top, keep)
                     report.step()
         for tar in started:
             tar.finish()
+        try:
+            for tar in started:
+                tar.publish()
+        except BaseException:
+            for tar in started:
+                tar.withdraw()
+            raise
         for tar in started:
             tar.close()
         report.end()
@@ -199,7 +209,7 @@ _Pieces = list[tuple[bytearray, int, int] | int]
 
 
 def _add_all(
-    tar: TarWriter, files: Iterator[_Source], keep: bool, report: _Progress, index: bool
+    tar: TarWriter, files: Iterator[_Source], top: str, keep: bool, report: _Progress, index: bool
 ) -> None:
     """Add files, those of a directory read ahead by threads in batches."""
     template = tar.template()
@@ -211,7 +221,7 @@ def _add_all(
         for piece in future.result():
             if isinstance(piece, int):
                 name = batch.names[piece]
-                tar.add_file(name, batch.prefix + name, dir_fd=batch.folder, keep_mtime=keep)
+                _add(tar, _Source(batch.prefix + name, name, batch.folder), top, keep)
             else:
                 buffer, used, count = piece
                 tar.add_members(memoryview(buffer)[:used], count)
@@ -233,7 +243,7 @@ def _add_all(
                     continue
                 while ahead:
                     take()
-                tar.add_file(batch.path, batch.name, dir_fd=batch.dir_fd, keep_mtime=keep)
+                _add(tar, batch, top, keep)
                 report.step()
             while ahead:
                 take()
@@ -288,7 +298,7 @@ def _sample_key(item: _Source) -> tuple[bytes, bytes]:
 def _by_count(files: Callable[[], Iterator[_Source]], shards: int) -> _Cut:
     total = sum(1 for _ in groupby(files(), key=_sample_key))
     if total < shards:
-        raise OptionError(f"shards={shards}, but there are only {total} samples")
+        raise OptionError(f"there are only {total} samples for {shards} shards")
     seen = 0
 
     def cut(_: list[_Source]) -> bool:
@@ -300,14 +310,15 @@ def _by_count(files: Callable[[], Iterator[_Source]], shards: int) -> _Cut:
     return cut
 
 
-def _by_size(limit: int) -> _Cut:
+def _by_size(limit: int, top: str) -> _Cut:
     used = 0
 
     def cut(group: list[_Source]) -> bool:
         nonlocal used
         size = 0
         for item in group:
-            data = os.stat(item.path, dir_fd=item.dir_fd).st_size
+            with _located(top, item):
+                data = os.stat(item.path, dir_fd=item.dir_fd).st_size
             size += len(header(item.name, data)) + data + -data % BLOCK
         whole = used + size + 2 * BLOCK
         full = used > 0 and whole + -whole % RECORD > limit
@@ -318,6 +329,30 @@ def _by_size(limit: int) -> _Cut:
 
 
 # ---------------------------------------------------------------- files
+
+
+def _add(tar: TarWriter, item: _Source, top: str, keep: bool) -> None:
+    with _located(top, item):
+        tar.add_file(item.path, item.name, dir_fd=item.dir_fd, keep_mtime=keep)
+
+
+@contextmanager
+def _located(top: str, item: _Source) -> Iterator[None]:
+    """Have errors speak of a file by its whole path, and of a link that leads to nothing as one."""
+    try:
+        yield
+    except OSError as error:
+        # Not where it is about the archive that is written.
+        if error.filename in (item.path, os.fsdecode(item.path), os.fsdecode(item.name)):
+            path = os.fsdecode(item.path if item.dir_fd is None else item.name)
+            path = os.path.join(top, path)
+            error.filename = path
+            if isinstance(error, FileNotFoundError) and os.path.islink(path):
+                error.strerror = (
+                    f"a symbolic link to {os.readlink(path)!r}, where there is nothing; remove it, "
+                    f"or pack a list of files without it"
+                )
+        raise
 
 
 def _listed(path: bytes, root: bytes) -> _Source:
@@ -342,6 +377,9 @@ def _check_outside(directory: str, target: str) -> None:
         )
 
 
+_Level = tuple[int, bytes, Iterator[tuple[bytes, bool]]]
+
+
 def _tree(top: str, held: ExitStack) -> Iterator[_Source]:
     """All files below a directory, in bytewise order of their names.
 
@@ -349,10 +387,10 @@ def _tree(top: str, held: ExitStack) -> Iterator[_Source]:
     grouping looks one file ahead; that of the last file is left to `held`.
     """
     # Open directories from the top to the current one: descriptor, name with slash, what is left.
-    fd = os.open(top, _OPEN_DIRECTORY)
-    levels = [(fd, b"", iter(_entries(fd)))]
+    levels: list[_Level] = [(os.open(top, _OPEN_DIRECTORY), b"", iter(()))]
     latest = retired = -1
     try:
+        levels[0] = (levels[0][0], b"", iter(_entries(levels[0][0], top, b"")))
         while levels:
             fd, prefix, entries = levels[-1]
             for name, is_directory in entries:
@@ -364,10 +402,11 @@ def _tree(top: str, held: ExitStack) -> Iterator[_Source]:
                         retired = -1
                     continue
                 # Sorting put the slash behind the name of a directory.
-                below = os.open(name[:-1], _OPEN_DIRECTORY, dir_fd=fd)
+                with _located(top, _Source(prefix + name[:-1], name[:-1], fd)):
+                    below = os.open(name[:-1], _OPEN_DIRECTORY, dir_fd=fd)
                 levels.append((below, prefix + name, iter(())))
                 _check_loop(levels)
-                levels[-1] = (below, prefix + name, iter(_entries(below)))
+                levels[-1] = (below, prefix + name, iter(_entries(below, top, prefix + name)))
                 break
             else:
                 levels.pop()
@@ -382,7 +421,7 @@ def _tree(top: str, held: ExitStack) -> Iterator[_Source]:
             held.callback(os.close, retired)
 
 
-def _entries(fd: int) -> list[tuple[bytes, bool]]:
+def _entries(fd: int, top: str, prefix: bytes) -> list[tuple[bytes, bool]]:
     """Names in a directory, those of directories with a slash, in order; True for directories."""
     found: list[tuple[bytes, bool]] = []
     with os.scandir(fd) as entries:
@@ -394,13 +433,14 @@ def _entries(fd: int) -> list[tuple[bytes, bool]]:
                 found.append((name + b"/", True))
             else:
                 # A link, or something that add_file refuses.
-                is_directory = stat.S_ISDIR(os.stat(name, dir_fd=fd).st_mode)
+                with _located(top, _Source(prefix + name, name, fd)):
+                    is_directory = stat.S_ISDIR(os.stat(name, dir_fd=fd).st_mode)
                 found.append((name + b"/" if is_directory else name, is_directory))
     found.sort()
     return found
 
 
-def _check_loop(levels: list[tuple[int, bytes, Iterator[tuple[bytes, bool]]]]) -> None:
+def _check_loop(levels: list[_Level]) -> None:
     nodes = [os.fstat(fd) for fd, _, _ in levels]
     for node in nodes[:-1]:
         if os.path.samestat(node, nodes[-1]):

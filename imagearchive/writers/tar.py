@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Final
 from imagearchive.errors import (
     ClosedError,
     CorruptArchiveError,
+    CorruptIndexError,
     OptionError,
     OptionTypeError,
     UnsafePathError,
     UnsupportedMemberError,
 )
+from imagearchive.naming import naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer, Self
 
-__all__ = ["TarWriter", "header"]
+__all__ = ["TarWriter", "drop_index", "header", "open_new"]
 
 BLOCK: Final = 512
 # The two zero blocks at the end, then up to a whole record, as every tar program writes it.
@@ -41,6 +44,40 @@ _TAIL: Final = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2
 _END: Final = bytes(12)
 # The checksum counts its own field as eight blanks.
 _CONSTANT_SUM: Final = sum(_OWNER) + sum(_TAIL) + 8 * ord(" ")
+
+
+def open_new(part: str, path: str) -> int:
+    """Create the temporary file of an archive for reading and writing.
+
+    Parameters
+    ----------
+    part : str
+        The temporary file, which does not exist.
+    path : str
+        What it is going to be called, in the same directory; errors speak of this one.
+
+    Returns
+    -------
+    int
+        Its descriptor.
+
+    Raises
+    ------
+    FileNotFoundError
+        The directory does not exist.
+    OSError
+        The file cannot be created.
+    """
+    try:
+        return os.open(part, _OPEN_WRITE, 0o666)
+    except FileNotFoundError:
+        folder = os.path.dirname(path) or "."
+        raise FileNotFoundError(
+            errno.ENOENT, f"no such directory to write {os.path.basename(path)!r} to", folder
+        ) from None
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 def header(name: bytes, size: int, mtime: int = 0, mode: int = 0o644) -> bytes:
@@ -190,7 +227,9 @@ class TarWriter:
         self._fd = -1
         # Known before it exists: an interrupt may come at any moment.
         self._part = f"{self.path}.{secrets.token_hex(8)}.part"
-        self._fd = os.open(self._part, _OPEN_WRITE, 0o666)
+        self._fd = open_new(self._part, self.path)
+        self._status = os.fstat(self._fd)
+        self._published = self._replaces = False
 
     def _check_free(self) -> None:
         if not self._overwrite and os.path.lexists(self.path):
@@ -314,12 +353,18 @@ class TarWriter:
             The file cannot be read.
         """
         stored = self._checked(name)
-        fd = os.open(path, _OPEN_READ, dir_fd=dir_fd)
+        # Relative to a descriptor, the path alone does not tell which file it is.
+        shown = os.fsdecode(path if dir_fd is None else name)
+        try:
+            fd = os.open(path, _OPEN_READ, dir_fd=dir_fd)
+        except OSError as error:
+            error.filename = shown
+            raise
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise UnsupportedMemberError(
-                    f"{os.fsdecode(path)}: {_kind(status.st_mode)}, and only files are packed"
+                    f"{shown}: {_kind(status.st_mode)}, and only files are packed"
                 )
             size = status.st_size
             if keep_mtime:
@@ -332,17 +377,18 @@ class TarWriter:
                 start = self._used + len(head)
                 self._buffer[self._used : start] = head
                 self._used = start
-                count = os.readv(fd, [self._buffer[start : start + size + 1]])
+                with naming(shown):
+                    count = os.readv(fd, [self._buffer[start : start + size + 1]])
                 self._used += min(count, size)
                 if count < size:
-                    count += self._copy(fd, size - count)
+                    count += self._copy(fd, size - count, shown)
             else:
                 self._write(head)
-                count = self._copy(fd, size)
+                count = self._copy(fd, size, shown)
             if count != size:
                 self.abort()
                 raise CorruptArchiveError(
-                    f"{os.fsdecode(path)}: it changed its size of {size} bytes while it was packed"
+                    f"{shown}: it changed its size of {size} bytes while it was packed"
                 )
         finally:
             os.close(fd)
@@ -367,19 +413,21 @@ class TarWriter:
         self._write(members)
         self._count += count
 
-    def _copy(self, fd: int, size: int) -> int:
+    def _copy(self, fd: int, size: int, shown: str) -> int:
         """Copy the rest of a file through the buffer; return the bytes that there were."""
         done = 0
         while done < size:
             if self._used == BUFFER:
                 self._flush()
             room = min(BUFFER - self._used, size - done)
-            count = os.readv(fd, [self._buffer[self._used : self._used + room]])
+            with naming(shown):
+                count = os.readv(fd, [self._buffer[self._used : self._used + room]])
             if not count:
                 return done
             self._used += count
             done += count
-        return done + len(os.read(fd, 1))
+        with naming(shown):
+            return done + len(os.read(fd, 1))
 
     def _metadata(self, mtime: int | None, mode: int | None) -> tuple[int, int]:
         return (
@@ -412,7 +460,7 @@ class TarWriter:
         if len(view) > BUFFER // 4:
             self._flush()
             self._flushed += len(view)
-            _write_all(self._open_fd(), view)
+            self._write_out(view)
             return
         end = self._used + len(view)
         self._buffer[self._used : end] = view
@@ -424,15 +472,16 @@ class TarWriter:
             self._write(bytes(pad))
 
     def _flush(self) -> None:
-        fd = self._open_fd()
         used, self._used = self._used, 0
         self._flushed += used
-        _write_all(fd, self._buffer[:used])
+        self._write_out(self._buffer[:used])
 
-    def _open_fd(self) -> int:
+    def _write_out(self, view: memoryview) -> None:
         if self._fd < 0:
             raise ClosedError(f"{self.path}: the writer is closed")
-        return self._fd
+        with naming(self.path):
+            while view:
+                view = view[os.write(self._fd, view) :]
 
     # --- the end ----------------------------------------------------------------------------
 
@@ -445,15 +494,16 @@ class TarWriter:
             self._write(bytes(end + -(self.size + end) % RECORD))
             self._flush()
             if self._sync:
-                os.fsync(self._fd)
+                with naming(self.path):
+                    os.fsync(self._fd)
         except BaseException:
             self.abort()
             raise
         fd, self._fd = self._fd, -1
         os.close(fd)
 
-    def close(self) -> None:
-        """Complete the archive, give it its name and build its index; again does nothing.
+    def publish(self) -> None:
+        """Complete the archive and give it its name; again does nothing.
 
         Raises
         ------
@@ -467,19 +517,44 @@ class TarWriter:
         self.finish()
         try:
             if self._overwrite:
-                _drop_index(self.path)
-                os.replace(self._part, self.path)
+                self._replaces = os.path.lexists(self.path)
+                if self._replaces:
+                    drop_index(self.path)
             else:
                 # Renaming would replace what has appeared since the check.
                 self._check_free()
-                os.rename(self._part, self.path)
+            os.replace(self._part, self.path)
             self._part = ""
+            self._published = True
         except BaseException:
             self.abort()
             raise
         if self._sync:
             _sync_directory(self.path)
-        if self._index:
+
+    def withdraw(self) -> None:
+        """Remove the archive even after `publish`, unless it has replaced another one.
+
+        For a set of archives that is to appear as a whole or not at all.
+        """
+        self.abort()
+        # It is told by its inode: an interrupt may have come right after the renaming.
+        with contextlib.suppress(FileNotFoundError):
+            if not self._replaces and os.path.samestat(os.lstat(self.path), self._status):
+                os.unlink(self.path)
+
+    def close(self) -> None:
+        """Complete the archive, give it its name and build its index; again does nothing.
+
+        Raises
+        ------
+        OptionError, OSError
+            As `publish`.
+        """
+        self.publish()
+        if self._published and self._index:
+            # Once only.
+            self._index = False
             from imagearchive.index import IndexTable
 
             IndexTable.open(self.path, overwrite=True)
@@ -514,19 +589,25 @@ class TarWriter:
             self.abort()
 
 
-def _write_all(fd: int, view: memoryview) -> None:
-    while view:
-        view = view[os.write(fd, view) :]
+def drop_index(path: str) -> None:
+    """Remove the index of the archive that is about to be replaced.
 
+    The index of another archive, as of ``data.zip`` beside ``data.tar``, stays; so does what is
+    no index.
+    """
+    from imagearchive.index import IndexTable, cache_path, default_path
 
-def _drop_index(path: str) -> None:
-    """Remove the index of the archive that is about to be replaced."""
-    from imagearchive.index import default_path
-
+    apath = os.path.abspath(path)
+    cached = cache_path([apath], apath)
+    if cached is not None:
+        with contextlib.suppress(OSError):
+            os.unlink(cached)
+    place = default_path(apath)
     try:
-        if os.path.isfile(path):
-            os.unlink(default_path(path))
-    except FileNotFoundError:
+        if IndexTable.load(place).files == [apath]:
+            os.unlink(place)
+    except (FileNotFoundError, CorruptIndexError):
+        # A damaged one is built anew at the next open.
         pass
 
 

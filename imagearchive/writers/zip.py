@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from imagearchive.errors import OptionError, UnsafePathError
+from imagearchive.naming import naming
+from imagearchive.writers.tar import drop_index, open_new
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -69,7 +71,8 @@ class ZipWriter:
         self._stack = contextlib.ExitStack()
         # Known before it exists: an interrupt may come at any moment.
         self._part = f"{self.path}.{secrets.token_hex(8)}.part"
-        self._file = self._stack.enter_context(open(self._part, "xb+"))  # noqa: SIM115
+        fd = open_new(self._part, self.path)
+        self._file = self._stack.enter_context(os.fdopen(fd, "wb+"))
         self._zip = _Zip(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
 
     def _check_free(self) -> None:
@@ -103,7 +106,7 @@ class ZipWriter:
         info.create_system = 3
         start = self._file.tell() + LOCAL_HEADER + len(encoded) + ZIP64_EXTRA + 4
         info.extra = PADDING_ID + (pad := -start % ALIGNMENT).to_bytes(2, "little") + bytes(pad)
-        with self._zip.open(info, "w", force_zip64=True) as member:
+        with naming(self.path), self._zip.open(info, "w", force_zip64=True) as member:
             for chunk in chunks:
                 member.write(chunk)
         # The padding has done its work in the local header.
@@ -142,12 +145,15 @@ class ZipWriter:
         if not self._part:
             return
         try:
-            self._zip.close()
-            self._file.flush()
-            if self._sync:
-                os.fsync(self._file.fileno())
-            self._stack.close()
+            with naming(self.path):
+                self._zip.close()
+                self._file.flush()
+                if self._sync:
+                    os.fsync(self._file.fileno())
+                self._stack.close()
             self._check_free()
+            if self._overwrite and os.path.lexists(self.path):
+                drop_index(self.path)
             os.replace(self._part, self.path)
             self._part = ""
         except BaseException:
@@ -156,7 +162,9 @@ class ZipWriter:
 
     def abort(self) -> None:
         """Remove the temporary file; what was at the target stays as it was."""
-        self._stack.close()
+        with contextlib.suppress(OSError):
+            # What is still buffered may not fit on the disk, and is not wanted.
+            self._stack.close()
         part, self._part = self._part, ""
         if part:
             # What cannot be removed was never made, or lies where nothing can be written.
