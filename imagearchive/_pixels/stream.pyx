@@ -9,9 +9,11 @@ from cython cimport final
 from libc.math cimport cos, log, sqrt, M_PI
 from libc.stdint cimport uint32_t, uint64_t
 
+import operator
+
 import numpy as np
 
-from imagearchive.errors import OptionError
+from imagearchive.errors import OptionError, OptionTypeError
 
 
 cdef void philox(const uint32_t *counter, uint32_t k0, uint32_t k1,
@@ -40,6 +42,15 @@ def philox_block(counter, key):
     return out[0], out[1], out[2], out[3]
 
 
+cdef uint64_t low_bits(value, str name) except? 0xFFFFFFFFFFFFFFFF:
+    """The low 64 bits of a whole number of any kind, negative ones in two's complement."""
+    try:
+        # NumPy's numbers would overflow in the conjunction.
+        return operator.index(value) & 0xFFFFFFFFFFFFFFFF
+    except TypeError:
+        raise OptionTypeError(f"{name}={value!r}: needs a whole number") from None
+
+
 @final
 cdef class Stream:
     """The numbers of one transform for one sample; not for several threads at once."""
@@ -51,13 +62,13 @@ cdef class Stream:
 
     def __cinit__(self, seed, epoch, index, position):
         # Counter: sample (64 bits), epoch (32), position in the pipeline (16), block (16).
-        cdef uint64_t s = seed & 0xFFFFFFFFFFFFFFFF, i = index & 0xFFFFFFFFFFFFFFFF
+        cdef uint64_t s = low_bits(seed, "seed"), i = low_bits(index, "index")
         self.key[0] = <uint32_t> s
         self.key[1] = <uint32_t> (s >> 32)
         self.counter[0] = <uint32_t> i
         self.counter[1] = <uint32_t> (i >> 32)
-        self.counter[2] = <uint32_t> (epoch & 0xFFFFFFFF)
-        self.counter[3] = <uint32_t> ((position & 0xFFFF) << 16)
+        self.counter[2] = <uint32_t> low_bits(epoch, "epoch")
+        self.counter[3] = <uint32_t> (low_bits(position, "position") << 16)
         self.used = 4
 
     cdef uint32_t word(self) except? 0xFFFFFFFF:

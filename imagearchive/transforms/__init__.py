@@ -41,7 +41,7 @@ from imagearchive.transforms.color import (
     adjust_saturation,
 )
 from imagearchive.transforms.compose import Compose, Lambda
-from imagearchive.transforms.decode import ImageInfo, decode_image, image_info
+from imagearchive.transforms.decode import decode_image
 from imagearchive.transforms.geometry import (
     CenterCrop,
     Pad,
@@ -69,7 +69,6 @@ __all__ = [
     "Compose",
     "GaussianBlur",
     "Grayscale",
-    "ImageInfo",
     "ImageNetNormalize",
     "Key",
     "Lambda",
@@ -97,5 +96,4 @@ __all__ = [
     "adjust_saturation",
     "compile_pipeline",
     "decode_image",
-    "image_info",
 ]

@@ -11,14 +11,17 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from imagearchive._pixels import Stream
 from imagearchive.errors import OptionError, OptionTypeError
-from imagearchive.transforms.transform import (
-    Array,
-    Layout,
-    Transform,
+from imagearchive.transforms.arguments import (
+    bytes_of,
+    choice,
     interval,
-    numbers,
     probability,
+    spread,
+    values,
+    whole,
 )
+from imagearchive.transforms.geometry import ROTATIONS
+from imagearchive.transforms.transform import Array, Layout, Transform
 
 __all__ = ["RandAugment", "RandomErasing", "TrivialAugmentWide"]
 
@@ -59,12 +62,12 @@ class RandomErasing(Transform):
         super().__init__(seed=seed)
         self.p = probability(p)
         self.scale = interval(scale, "scale", 0.0, 1.0)
-        self.ratio = interval(ratio, "ratio")
+        self.ratio = interval(ratio, "ratio", 0.0)
         if self.ratio[0] == 0.0:
             raise OptionError(f"ratio={ratio!r}: zero gives an empty rectangle")
         if isinstance(value, str) and value != "random":
             raise OptionError(f"value={value!r}: give numbers or 'random'")
-        self.value = value
+        self.value = value if isinstance(value, str) else values(value, "value")
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.change`."""
@@ -94,7 +97,8 @@ class RandomErasing(Transform):
             else:
                 target[:] = generator.standard_normal(target.shape, np.float32)
         else:
-            target[:] = np.array(numbers(self.value, channels, "value")).astype(array.dtype)
+            several = spread(self.value, channels, "value")
+            target[:] = bytes_of(several) if array.dtype == np.uint8 else several
         return result, layout
 
 
@@ -105,12 +109,8 @@ class _Policy(Transform):
 
     def __init__(self, interpolation: str, fill: Fill, seed: int | None) -> None:
         super().__init__(seed=seed)
-        if interpolation not in ("nearest", "bilinear", "bicubic"):
-            raise OptionError(
-                f"interpolation={interpolation!r}: choose one of 'nearest', 'bilinear', 'bicubic'"
-            )
-        self.interpolation = interpolation
-        self.fill = fill
+        self.interpolation = choice(interpolation, "interpolation", ROTATIONS)
+        self.fill = values(fill, "fill")
 
     def _steps(self, width: int, height: int, stream: Stream) -> list[tuple[str, float]]:
         raise NotImplementedError
@@ -127,8 +127,8 @@ class _Policy(Transform):
         channels = array.shape[2]
         height, width = array.shape[:2]
         image = Image.fromarray(np.ascontiguousarray(array[:, :, 0] if channels == 1 else array))
-        values = tuple(round(v) for v in numbers(self.fill, channels, "fill"))
-        fill = values if channels == 3 else values[0]
+        several = bytes_of(spread(self.fill, channels, "fill"))
+        fill = several if channels == 3 else several[0]
         resample = Image.Resampling[self.interpolation.upper()]
         for name, magnitude in self._steps(width, height, stream):
             image = _operate(image, name, magnitude, resample, fill)
@@ -165,7 +165,8 @@ def _operate(
     if name == "Posterize":
         return ImageOps.posterize(image, int(magnitude))
     if name == "Solarize":
-        return ImageOps.solarize(image, int(magnitude))
+        # Thresholds lie between whole values, too; it inverts from the threshold on.
+        return ImageOps.solarize(image, math.ceil(magnitude))
     if name == "AutoContrast":
         return ImageOps.autocontrast(image)
     if name == "Equalize":
@@ -238,14 +239,9 @@ class RandAugment(_Policy):
         seed: int | None = None,
     ) -> None:
         super().__init__(interpolation, fill, seed)
-        if num_ops < 0 or not 0 <= magnitude < num_magnitude_bins:
-            raise OptionError(
-                f"num_ops={num_ops!r}, magnitude={magnitude!r}: needs at least 0 operations of a "
-                f"magnitude below num_magnitude_bins={num_magnitude_bins!r}"
-            )
-        self.num_ops = num_ops
-        self.magnitude = magnitude
-        self.num_magnitude_bins = num_magnitude_bins
+        self.num_ops = whole(num_ops, "num_ops", 0)
+        self.num_magnitude_bins = whole(num_magnitude_bins, "num_magnitude_bins", 1)
+        self.magnitude = whole(magnitude, "magnitude", 0, self.num_magnitude_bins - 1)
 
     def _steps(self, width: int, height: int, stream: Stream) -> list[tuple[str, float]]:
         limits = dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), 0.9)
@@ -285,9 +281,7 @@ class TrivialAugmentWide(_Policy):
         seed: int | None = None,
     ) -> None:
         super().__init__(interpolation, fill, seed)
-        if num_magnitude_bins < 1:
-            raise OptionError(f"num_magnitude_bins={num_magnitude_bins!r}: needs at least 1")
-        self.num_magnitude_bins = num_magnitude_bins
+        self.num_magnitude_bins = whole(num_magnitude_bins, "num_magnitude_bins", 1)
 
     def _steps(self, width: int, height: int, stream: Stream) -> list[tuple[str, float]]:
         limits = dict.fromkeys(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from imagearchive._pixels import Stream, blend_grey, blend_value, grey, mean_grey, shift_hue
 from imagearchive.errors import OptionError
-from imagearchive.transforms.transform import Array, Layout, Shape, Transform, interval
+from imagearchive.transforms.arguments import interval, is_number, number, whole
+from imagearchive.transforms.transform import Array, Layout, Shape, Transform, carry
 
 __all__ = [
     "ColorJitter",
@@ -24,12 +26,42 @@ __all__ = [
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def adjust_brightness(array: Array, factor: float) -> Array:
+def adjust_brightness(image: Any, factor: float) -> Any:
     """Blend with black: 0 is black, 1 the image, 2 twice as bright.
 
-    (H, W, C) uint8, as Pillow's ``ImageEnhance.Brightness``, or float32 in [0, 1]. The alpha of
-    RGBA is kept, here and in the other adjustments.
+    Takes what a transform takes: uint8, as Pillow's ``ImageEnhance.Brightness``, or float32 in
+    [0, 1]. The alpha of RGBA is kept, here and in the other adjustments.
     """
+    factor = _factor(factor)
+    return carry(image, None, lambda array, layout: (_brightness(array, factor), layout))[0]
+
+
+def adjust_contrast(image: Any, factor: float) -> Any:
+    """Blend with the mean grey of the image, as Pillow's ``ImageEnhance.Contrast``."""
+    factor = _factor(factor)
+    return carry(image, None, lambda array, layout: (_contrast(array, factor), layout))[0]
+
+
+def adjust_saturation(image: Any, factor: float) -> Any:
+    """Blend each pixel with its grey value, as Pillow's ``ImageEnhance.Color``."""
+    factor = _factor(factor)
+    return carry(image, None, lambda array, layout: (_saturation(array, factor), layout))[0]
+
+
+def adjust_hue(image: Any, shift: float) -> Any:
+    """Turn the hue by `shift` of a circle, in HSV, [-0.5, 0.5]."""
+    if not -0.5 <= number(shift, "shift") <= 0.5:
+        raise OptionError(f"shift={shift!r}: a hue is turned by -0.5 to 0.5 of a circle")
+    return carry(image, None, lambda array, layout: (_hue(array, shift), layout))[0]
+
+
+def _factor(factor: Any) -> float:
+    if number(factor, "factor") < 0:
+        raise OptionError(f"factor={factor!r}: needs a number that is not negative")
+    return float(factor)
+
+
+def _brightness(array: Array, factor: float) -> Array:
     color, alpha = _split(array)
     if array.dtype == np.uint8:
         blend_value(color, factor, 0)
@@ -37,8 +69,7 @@ def adjust_brightness(array: Array, factor: float) -> Array:
     return _join(np.clip(color * np.float32(factor), 0.0, 1.0), alpha)
 
 
-def adjust_contrast(array: Array, factor: float) -> Array:
-    """Blend with the mean grey of the image, as Pillow's ``ImageEnhance.Contrast``."""
+def _contrast(array: Array, factor: float) -> Array:
     color, alpha = _split(array)
     if array.dtype == np.uint8:
         mean = mean_grey(color) if color.shape[2] == 3 else int(color.mean() + 0.5)
@@ -48,8 +79,7 @@ def adjust_contrast(array: Array, factor: float) -> Array:
     return _join(_blend(color, level, factor), alpha)
 
 
-def adjust_saturation(array: Array, factor: float) -> Array:
-    """Blend each pixel with its grey value, as Pillow's ``ImageEnhance.Color``."""
+def _saturation(array: Array, factor: float) -> Array:
     color, alpha = _split(array)
     if color.shape[2] == 1:
         return array
@@ -59,8 +89,7 @@ def adjust_saturation(array: Array, factor: float) -> Array:
     return _join(_blend(color, _grey(color), factor), alpha)
 
 
-def adjust_hue(array: Array, shift: float) -> Array:
-    """Turn the hue by `shift` of a circle, in HSV, [-0.5, 0.5]."""
+def _hue(array: Array, shift: float) -> Array:
     color, alpha = _split(array)
     if color.shape[2] == 1:
         return array
@@ -138,16 +167,11 @@ class ColorJitter(Transform):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed=seed)
-        self.brightness = brightness
-        self.contrast = contrast
-        self.saturation = saturation
-        self.hue = hue
-        self._bounds = (
-            _factors(brightness, "brightness"),
-            _factors(contrast, "contrast"),
-            _factors(saturation, "saturation"),
-            interval((-hue, hue) if isinstance(hue, (int, float)) else hue, "hue", -0.5, 0.5),
-        )
+        self.brightness, *bounds = _factors(brightness, "brightness")
+        self.contrast, *more = _factors(contrast, "contrast")
+        self.saturation, *most = _factors(saturation, "saturation")
+        self.hue, low, high = _turns(hue)
+        self._bounds = (bounds, more, most, (low, high))
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.change`."""
@@ -157,21 +181,34 @@ class ColorJitter(Transform):
         values = [stream.uniform(*bounds) for bounds in self._bounds]
         for which in order:
             if which == 3 and values[3] != 0.0:
-                array = adjust_hue(array, values[3])
+                array = _hue(array, values[3])
             elif which < 3 and values[which] != 1.0:
                 array = ADJUSTMENTS[which](array, values[which])
         return array, layout
 
 
-ADJUSTMENTS = (adjust_brightness, adjust_contrast, adjust_saturation)
+ADJUSTMENTS = (_brightness, _contrast, _saturation)
 
 
-def _factors(value: float | Sequence[float], name: str) -> tuple[float, float]:
-    if isinstance(value, (int, float)):
-        if not value >= 0:
+def _factors(value: Any, name: str) -> tuple[Any, float, float]:
+    """What was given, for display, and the bounds that it means."""
+    if is_number(value):
+        value = number(value, name)
+        if value < 0:
             raise OptionError(f"{name}={value!r}: needs a number that is not negative")
-        value = (max(0.0, 1.0 - value), 1.0 + value)
-    return interval(value, name)
+        return value, max(0.0, 1.0 - value), 1.0 + value
+    bounds = interval(value, name, 0.0)
+    return bounds, *bounds
+
+
+def _turns(hue: Any) -> tuple[Any, float, float]:
+    if is_number(hue):
+        hue = number(hue, "hue")
+        if not 0 <= hue <= 0.5:
+            raise OptionError(f"hue={hue!r}: needs a number from 0 to 0.5, or two of them")
+        return hue, -hue, hue
+    bounds = interval(hue, "hue", -0.5, 0.5)
+    return bounds, *bounds
 
 
 class Grayscale(Transform):
@@ -189,7 +226,7 @@ class Grayscale(Transform):
         super().__init__()
         if num_output_channels not in (1, 3):
             raise OptionError(f"num_output_channels={num_output_channels!r}: choose 1 or 3")
-        self.num_output_channels = num_output_channels
+        self.num_output_channels = int(num_output_channels)
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.change`."""
@@ -227,14 +264,18 @@ class GaussianBlur(Transform):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed=seed)
-        if kernel_size < 1 or kernel_size % 2 == 0:
+        self.kernel_size = whole(kernel_size, "kernel_size", 1)
+        if self.kernel_size % 2 == 0:
             raise OptionError(f"kernel_size={kernel_size!r}: needs an odd number of pixels")
-        self.kernel_size = kernel_size
-        self.sigma = sigma
-        bounds = (sigma, sigma) if isinstance(sigma, (int, float)) else sigma
-        self._bounds = interval(bounds, "sigma")
-        if self._bounds[0] <= 0:
-            raise OptionError(f"sigma={sigma!r}: needs a positive width")
+        self.sigma: float | tuple[float, float]
+        if is_number(sigma):
+            self.sigma = number(sigma, "sigma")
+            self._bounds = float(self.sigma), float(self.sigma)
+        else:
+            self.sigma = self._bounds = interval(sigma, "sigma")
+        # Narrower ones than this are no blur, and their square would not be a number.
+        if self._bounds[0] < 1e-3:
+            raise OptionError(f"sigma={sigma!r}: needs a width of at least 0.001 pixels")
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.change`."""

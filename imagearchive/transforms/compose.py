@@ -9,7 +9,7 @@ import numpy as np
 
 from imagearchive.errors import OptionTypeError
 from imagearchive.transforms.keys import Key
-from imagearchive.transforms.transform import Layout, Transform
+from imagearchive.transforms.transform import Layout, Transform, with_key
 
 __all__ = ["Compose", "Lambda", "flat", "run_step"]
 
@@ -27,7 +27,7 @@ class Lambda:
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         if not callable(function):
-            raise OptionTypeError(f"{function!r} cannot be called")
+            raise OptionTypeError(f"function={function!r}: needs something that can be called")
         self.function = function
 
     def __call__(self, image: Any, key: Key | None = None) -> Any:
@@ -56,10 +56,14 @@ class Compose:
     """
 
     def __init__(self, transforms: Iterable[Callable[..., Any]]) -> None:
-        self.transforms = list(transforms)
+        try:
+            self.transforms = list(transforms)
+        except TypeError:
+            raise OptionTypeError(
+                f"transforms={transforms!r}: needs a list of transforms"
+            ) from None
         for transform in self.transforms:
-            if not callable(transform):
-                raise OptionTypeError(f"{transform!r} is no transform: it cannot be called")
+            check_step(transform)
 
     def __call__(self, image: Any, key: Key | None = None) -> Any:
         """The same as `apply`."""
@@ -68,8 +72,7 @@ class Compose:
     def apply(self, image: Any, key: Key | None = None) -> Any:
         """Transform one image; see `Resize.apply` for what may go in."""
         steps = flat(self)
-        if not steps:
-            return image
+        key = with_key(key)
         layout: Layout | None = None
         for position, step in enumerate(steps):
             image, layout = run_step(step, image, layout, key, position)
@@ -89,11 +92,23 @@ class Compose:
         return f"Compose([\n{lines}])" if lines else "Compose([])"
 
 
+def check_step(transform: object) -> None:
+    """Refuse what cannot transform: above all a class in place of an instance."""
+    if isinstance(transform, type):
+        raise OptionTypeError(
+            f"{transform!r} is a class: make a transform of it, {transform.__name__}(...), or "
+            f"wrap it in Lambda if calling it is meant"
+        )
+    if not callable(transform):
+        raise OptionTypeError(f"{transform!r} is no transform: it cannot be called")
+
+
 def flat(transform: Callable[..., Any] | None) -> list[Callable[..., Any]]:
     """The single steps, those of nested `Compose` in place."""
     if transform is None:
         return []
     if not isinstance(transform, Compose):
+        check_step(transform)
         return [transform]
     return [step for part in transform.transforms for step in flat(part)]
 

@@ -2,82 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import struct
-import zlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from imagearchive._pixels import HAVE_JPEG, Decoder, jpeg_info
-from imagearchive.errors import DecodeError, LimitError
+from imagearchive.decompress import Limits
+from imagearchive.images import ImageOptions
+from imagearchive.images import decode_image as decode_by_pillow
 from imagearchive.transforms.transform import Array, local_decoder
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["ImageInfo", "decode_image", "image_info"]
-
-# What Pillow's readers raise on damaged files, by experience a little of everything.
-PILLOW_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-EXIF_ORIENTATION = 0x0112
-
-
-class ImageInfo(NamedTuple):
-    """What the headers of an encoded image say.
-
-    Attributes
-    ----------
-    width, height : int
-        In pixels, as stored: EXIF orientation is not applied.
-    channels : int
-        1 for grey, 3 for colour, 4 for CMYK or alpha.
-    is_jpeg : bool
-        Whether it is a JPEG.
-    orientation : int
-        Of EXIF, 1 to 8.
-    """
-
-    width: int
-    height: int
-    channels: int
-    is_jpeg: bool
-    orientation: int
-
-
-def image_info(encoded: Buffer) -> ImageInfo:
-    """Read the headers of an encoded image; for a JPEG this takes about a microsecond.
-
-    Raises
-    ------
-    DecodeError
-        It is no image, or its headers are damaged.
-    """
-    found = jpeg_info(encoded)
-    if found is not None:
-        width, height, channels, orientation = found
-        return ImageInfo(width, height, channels, True, orientation)
-    with _opened(encoded) as image:
-        try:
-            orientation = int(image.getexif().get(EXIF_ORIENTATION, 1))
-        except PILLOW_ERRORS:
-            orientation = 1  # EXIF is a decoration; the image may still be whole
-        channels = len(image.getbands())
-        return ImageInfo(image.width, image.height, channels, False, orientation)
+__all__ = ["decode_image"]
 
 
 def decode_image(
@@ -88,7 +26,7 @@ def decode_image(
     Parameters
     ----------
     encoded : buffer
-        The bytes of a JPEG, PNG, or whatever else Pillow reads.
+        The bytes of a JPEG, PNG, GIF, BMP, WebP, TIFF or PPM file.
     decoder : Decoder, optional
         For its buffers and its ``max_pixels``; by default one of the calling thread.
     exif_transpose : bool
@@ -98,20 +36,21 @@ def decode_image(
     -------
     ndarray of uint8, shape (H, W, 3)
         Grey is repeated, CMYK and palettes are converted, alpha is dropped, all as by Pillow's
-        ``convert("RGB")``.
+        ``convert("RGB")``; 16-bit grey is reduced to its high byte.
 
     Raises
     ------
     DecodeError
-        The image is truncated or damaged.
+        It is no image of these formats, truncated or damaged.
     LimitError
         It has more pixels than ``decoder.max_pixels``.
     """
     decoder = decoder or local_decoder()
     found = jpeg_info(encoded)
-    if found is None or not HAVE_JPEG:
+    if found is None:
         return _by_pillow(encoded, decoder, exif_transpose)
-    array = decoder.decode(encoded)
+    # Without libjpeg-turbo the orientation is read the same way, so that builds agree.
+    array = decoder.decode(encoded) if HAVE_JPEG else _by_pillow(encoded, decoder, False)
     return oriented(array, found[3]) if exif_transpose else array
 
 
@@ -128,24 +67,6 @@ def oriented(array: Array, orientation: int) -> Array:
     return np.ascontiguousarray(array)
 
 
-def _opened(encoded: Buffer) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(encoded))
-    except Image.DecompressionBombError as error:
-        raise LimitError(f"{error}; raise PIL.Image.MAX_IMAGE_PIXELS if it is trusted") from None
-    except PILLOW_ERRORS as error:
-        raise DecodeError(f"not an image that Pillow knows, or damaged: {error}") from error
-
-
 def _by_pillow(encoded: Buffer, decoder: Decoder, exif_transpose: bool) -> Array:
-    with _opened(encoded) as image:
-        if image.width * image.height > decoder.max_pixels:
-            raise LimitError(
-                f"{image.width} x {image.height} pixels are more than max_pixels="
-                f"{decoder.max_pixels}; pass a larger one if the image is trusted"
-            )
-        try:
-            turned = ImageOps.exif_transpose(image) if exif_transpose else image
-            return np.array((turned or image).convert("RGB"))
-        except PILLOW_ERRORS as error:
-            raise DecodeError(f"damaged or truncated {image.format}: {error}") from error
+    options = ImageOptions(exif_transpose=exif_transpose)
+    return decode_by_pillow(encoded, options, Limits(max_pixels=decoder.max_pixels))

@@ -14,18 +14,28 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from imagearchive._pixels import FILTERS, Geometry, Stream
-from imagearchive.errors import OptionError
+from imagearchive._pixels import FILTERS, MAX_PIXELS, Geometry, Stream
+from imagearchive.errors import LimitError, OptionError
+from imagearchive.transforms.arguments import (
+    Values,
+    bytes_of,
+    choice,
+    interval,
+    is_number,
+    margins,
+    number,
+    pair,
+    probability,
+    side,
+    spread,
+    values,
+)
 from imagearchive.transforms.transform import (
     Array,
     Layout,
     Placement,
     Shape,
     Transform,
-    interval,
-    numbers,
-    probability,
-    side,
 )
 
 __all__ = [
@@ -43,21 +53,9 @@ PadMode = Literal["constant", "edge", "reflect", "symmetric"]
 Fill = float | Sequence[float]
 
 
-def _filter(interpolation: str) -> str:
-    if interpolation not in FILTERS:
-        raise OptionError(f"interpolation={interpolation!r}: choose one of {FILTERS}")
-    return interpolation
-
-
-def _four(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
-    values = (padding,) if isinstance(padding, int) else tuple(padding)
-    if len(values) not in (1, 2, 4) or min(values) < 0:
-        raise OptionError(
-            f"padding={padding!r}: give one number, (left and right, top and bottom) or "
-            f"(left, top, right, bottom), none negative"
-        )
-    left, top, right, bottom = values * (4 // len(values))
-    return left, top, right, bottom
+#: Between pixels, for what Pillow turns and shears.
+ROTATIONS = ("nearest", "bilinear", "bicubic")
+PAD_MODES = ("constant", "edge", "reflect", "symmetric")
 
 
 class Resize(Placement):
@@ -83,7 +81,7 @@ class Resize(Placement):
         super().__init__()
         self.width = side(width, "width")
         self.height = None if height is None else side(height, "height")
-        self.interpolation = _filter(interpolation)
+        self.interpolation = choice(interpolation, "interpolation", FILTERS)
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of the result for an image's."""
@@ -96,6 +94,12 @@ class Resize(Placement):
     def place(self, geometry: Geometry, stream: Stream | None) -> None:
         """Add this transform to a step."""
         width, height = self.size(geometry.width, geometry.height)
+        # A file of a few bytes can hold an image of 1 x 65,500 pixels.
+        if self.height is None and width * height > MAX_PIXELS:
+            raise LimitError(
+                f"{self!r}: an image of {geometry.width} x {geometry.height} pixels would become "
+                f"{width} x {height}; give width and height, or crop it first"
+            )
         geometry.resize(width, height, None, self.interpolation)
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -144,13 +148,12 @@ class RandomResizedCrop(Placement):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed=seed)
-        width, height = (size, size) if isinstance(size, (int, np.integer)) else tuple(size)
-        self.size = (side(width, "size"), side(height, "size"))
-        self.scale = interval(scale, "scale")
-        self.ratio = interval(ratio, "ratio")
+        self.size = pair(size, "size")
+        self.scale = interval(scale, "scale", 0.0)
+        self.ratio = interval(ratio, "ratio", 0.0)
         if self.ratio[0] == 0.0 or self.scale[1] == 0.0:
             raise OptionError(f"scale={scale!r}, ratio={ratio!r}: zero gives an empty box")
-        self.interpolation = _filter(interpolation)
+        self.interpolation = choice(interpolation, "interpolation", FILTERS)
         self._log_ratio = (math.log(self.ratio[0]), math.log(self.ratio[1]))
 
     def box(self, width: int, height: int, stream: Stream) -> tuple[int, int, int, int]:
@@ -181,6 +184,12 @@ class RandomResizedCrop(Placement):
         return self.size[1], self.size[0], shape[2]
 
 
+def _spread_fill(fill: Values) -> tuple[float, ...]:
+    """One number for each of four channels, or as many as were given."""
+    several = fill if isinstance(fill, tuple) else (fill,)
+    return several * 4 if len(several) == 1 else several
+
+
 class _Crop(Placement):
     """A crop of fixed size."""
 
@@ -196,8 +205,8 @@ class _Crop(Placement):
         self.width = side(width, "width")
         self.height = self.width if height is None else side(height, "height")
         self.pad_if_needed = bool(pad_if_needed)
-        self.fill = fill
-        self._fill = numbers(fill, 4 if isinstance(fill, (int, float)) else len(fill), "fill")
+        self.fill = values(fill, "fill")
+        self._fill = _spread_fill(self.fill)
 
     @property
     def fill_value(self) -> tuple[float, ...] | None:
@@ -261,8 +270,8 @@ class RandomCrop(_Crop):
         seed: int | None = None,
     ) -> None:
         super().__init__(width, height, pad_if_needed, fill, seed)
-        self.padding = padding
-        self._padding = None if padding is None else _four(padding)
+        self._padding = None if padding is None else margins(padding, "padding")
+        self.padding = None if padding is None else _shown(padding)
 
     @property
     def fill_value(self) -> tuple[float, ...] | None:
@@ -360,6 +369,11 @@ class RandomVerticalFlip(RandomHorizontalFlip):
             geometry.flip_y()
 
 
+def _shown(padding: Any) -> int | tuple[int, ...]:
+    """Checked padding as it was given, in plain numbers."""
+    return int(padding) if is_number(padding) else tuple(int(v) for v in padding)
+
+
 class Pad(Placement):
     """Add a border.
 
@@ -380,15 +394,11 @@ class Pad(Placement):
         self, padding: int | Sequence[int], fill: Fill = 0, mode: PadMode = "constant"
     ) -> None:
         super().__init__()
-        if mode not in ("constant", "edge", "reflect", "symmetric"):
-            raise OptionError(
-                f"mode={mode!r}: choose one of 'constant', 'edge', 'reflect', 'symmetric'"
-            )
-        self.padding = padding
-        self.fill = fill
-        self.mode: PadMode = mode
-        self._padding = _four(padding)
-        self._fill = numbers(fill, 4 if isinstance(fill, (int, float)) else len(fill), "fill")
+        self.mode: PadMode = choice(mode, "mode", PAD_MODES)  # type: ignore[assignment]
+        self._padding = margins(padding, "padding")
+        self.padding = _shown(padding)
+        self.fill = values(fill, "fill")
+        self._fill = _spread_fill(self.fill)
 
     @property
     def placeable(self) -> bool:
@@ -450,15 +460,13 @@ class RandomRotation(Transform):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed=seed)
-        if interpolation not in ("nearest", "bilinear", "bicubic"):
-            raise OptionError(
-                f"interpolation={interpolation!r}: choose one of 'nearest', 'bilinear', 'bicubic'"
-            )
-        bounds = (-abs(degrees), abs(degrees)) if isinstance(degrees, (int, float)) else degrees
-        self.degrees = interval(bounds, "degrees", -math.inf)
-        self.interpolation = interpolation
+        self.interpolation = choice(interpolation, "interpolation", ROTATIONS)
+        if is_number(degrees):
+            degrees = abs(number(degrees, "degrees"))
+            degrees = (-degrees, degrees)
+        self.degrees = interval(degrees, "degrees")
         self.expand = bool(expand)
-        self.fill = fill
+        self.fill = values(fill, "fill")
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.change`."""
@@ -467,7 +475,9 @@ class RandomRotation(Transform):
         angle = stream.uniform(*self.degrees)
         resample = Image.Resampling[self.interpolation.upper()]
         channels = array.shape[2]
-        fill = numbers(self.fill, channels, "fill")
+        fill = spread(self.fill, channels, "fill")
+        if array.dtype == np.uint8:
+            fill = bytes_of(fill)
 
         def rotated(plane: Array, value: Any) -> Array:
             return np.asarray(
@@ -475,14 +485,8 @@ class RandomRotation(Transform):
             )
 
         if array.dtype == np.uint8 and channels == 3:
-            return rotated(array, tuple(round(v) for v in fill)), layout
-        planes = [
-            rotated(
-                np.ascontiguousarray(array[:, :, c]),
-                round(fill[c]) if array.dtype == np.uint8 else fill[c],
-            )
-            for c in range(channels)
-        ]
+            return rotated(np.ascontiguousarray(array), fill), layout
+        planes = [rotated(np.ascontiguousarray(array[:, :, c]), fill[c]) for c in range(channels)]
         return np.stack(planes, axis=2), layout
 
     def output_shape(self, shape: Shape) -> Shape:

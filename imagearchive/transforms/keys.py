@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import os
+import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from imagearchive._pixels import Stream
+from imagearchive.errors import OptionTypeError
 
 __all__ = ["Key", "OwnStreams"]
 
@@ -51,16 +54,25 @@ class OwnStreams:
     ----------
     seed : int, optional
         Makes the streams of the creating process repeatable; otherwise the system's entropy.
+    name : str
+        Of the transform's class: two of different classes draw differently from one seed.
     """
 
-    def __init__(self, seed: int | None = None, *, home: int | None = None) -> None:
-        self.seed = seed
+    def __init__(self, seed: Any = None, name: str = "", *, home: int | None = None) -> None:
+        try:
+            self.seed: int | None = None if seed is None else operator.index(seed)
+        except TypeError:
+            raise OptionTypeError(f"seed={seed!r}: needs a whole number or None") from None
+        self._name = name
         self._home = os.getpid() if home is None else home
         self._start()
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        self._base = self.seed if self.seed is not None else int.from_bytes(os.urandom(8), "little")
+        if self.seed is None:
+            self._base = int.from_bytes(os.urandom(8), "little")
+        else:
+            self._base = self.seed ^ zlib.crc32(self._name.encode()) << 32
         self._salt = 0 if self._pid == self._home else int.from_bytes(os.urandom(4), "little") | 1
         self._calls: Iterator[int] = itertools.count()
 
@@ -72,8 +84,8 @@ class OwnStreams:
         return Stream(self._base, self._salt, next(self._calls), 0xFFFF)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _restore, (self.seed, self._home)
+        return _restore, (self.seed, self._name, self._home)
 
 
-def _restore(seed: int | None, home: int) -> OwnStreams:
-    return OwnStreams(seed, home=home)
+def _restore(seed: int | None, name: str, home: int) -> OwnStreams:
+    return OwnStreams(seed, name, home=home)

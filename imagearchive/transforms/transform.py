@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,7 +15,17 @@ from imagearchive._pixels import Decoder, Finish, Geometry, Stream
 from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.transforms.keys import Key, OwnStreams
 
-__all__ = ["Array", "Layout", "Placement", "Shape", "Transform", "as_array", "local_decoder"]
+__all__ = [
+    "Array",
+    "Layout",
+    "Placement",
+    "Shape",
+    "Transform",
+    "as_array",
+    "carry",
+    "local_decoder",
+    "with_key",
+]
 
 Array = npt.NDArray[Any]
 Layout = Literal["HWC", "CHW"]
@@ -51,15 +61,14 @@ def as_array(image: Any, hint: Layout | None = None) -> tuple[Array, Layout]:
     image : ndarray, PIL.Image.Image or torch.Tensor
         Arrays are (H, W, C), (H, W) or, after `ToTensor`, (C, H, W); tensors are (C, H, W).
     hint : {"HWC", "CHW"}, optional
-        Decides where the shape fits both layouts; otherwise (H, W, C) is taken.
+        Decides where an array's shape fits both layouts, which is (H, W, C) otherwise, and in
+        place of (C, H, W) for a tensor.
     """
     if isinstance(image, Image.Image):
-        if image.mode not in ("L", "RGB", "RGBA"):
-            image = image.convert("L" if image.mode == "1" else "RGB")
-        array = np.asarray(image)
-        return (array[:, :, None] if array.ndim == 2 else array), "HWC"
-    if is_tensor(image):
-        array, hint = image.detach().cpu().numpy(), "CHW"
+        return _from_pillow(image), "HWC"
+    tensor = is_tensor(image)
+    if tensor:
+        array, hint = _from_tensor(image), hint or "CHW"
     elif isinstance(image, np.ndarray):
         array = image
     else:
@@ -71,15 +80,92 @@ def as_array(image: Any, hint: Layout | None = None) -> tuple[Array, Layout]:
     if array.dtype not in (np.uint8, np.float32, np.float16):
         raise OptionTypeError(f"a transform needs uint8 or float32 values, not {array.dtype}")
     if array.ndim == 2:
-        return array[:, :, None], "HWC"
+        array = array[None] if hint == "CHW" else array[:, :, None]
     if array.ndim != 3 or 0 in array.shape:
-        raise OptionError(f"an image is (H, W, C), (H, W) or (C, H, W), not {array.shape}")
+        raise OptionError(
+            f"an image is (H, W, C), (H, W) or (C, H, W), none of them 0, not {image.shape}"
+        )
     fits_hwc, fits_chw = array.shape[2] in CHANNELS, array.shape[0] in CHANNELS
+    if tensor and hint == "CHW" and not fits_chw:
+        raise OptionError(
+            f"a tensor is (C, H, W) with 1, 3 or 4 channels, not {tuple(image.shape)}; "
+            f"permute(2, 0, 1) makes it so from (H, W, C)"
+        )
     if fits_chw and (hint == "CHW" or not fits_hwc):
         return array, "CHW"
     if fits_hwc:
         return array, "HWC"
     raise OptionError(f"an image has 1, 3 or 4 channels; {array.shape} has them nowhere")
+
+
+def _from_pillow(image: Image.Image) -> Array:
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
+        # Pillow would clip: everything over 255 would be white.
+        array = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+    elif image.mode == "I":
+        raise OptionTypeError(
+            "a Pillow image of mode I has no range that could be mapped to 8 bits; pass an array "
+            "of uint8 or float32"
+        )
+    elif image.mode in ("L", "RGB", "RGBA", "F"):
+        array = np.asarray(image)
+    elif image.mode == "1":
+        array = np.asarray(image.convert("L"))
+    else:
+        # Palettes may carry transparency, and some modes convert to RGB only by way of RGBA.
+        direct = image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX")
+        array = np.asarray((image if direct else image.convert("RGBA")).convert("RGB"))
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def _from_tensor(tensor: Any) -> Array:
+    try:
+        array: Array = tensor.detach().cpu().numpy()
+    except TypeError as error:
+        raise OptionTypeError(
+            f"a transform needs uint8 or float32 values, not {tensor.dtype}: {error}"
+        ) from None
+    return array
+
+
+def carry(
+    image: Any,
+    hint: Layout | None,
+    change: Callable[[Array, Layout], tuple[Array, Layout]],
+    any_layout: bool = False,
+    any_dtype: bool = False,
+) -> tuple[Any, Layout]:
+    """Let `change` work on an image of any kind; what comes back is a tensor for a tensor.
+
+    Parameters
+    ----------
+    image, hint
+        As for `as_array`.
+    change : callable
+        As `Transform.change`, without the stream.
+    any_layout, any_dtype : bool
+        Whether it takes (C, H, W) and float16; otherwise it gets (H, W, C) and float32.
+    """
+    array, layout = as_array(image, hint)
+    if array.dtype == np.float16 and not any_dtype:
+        array = array.astype(np.float32)
+    if layout == "CHW" and not any_layout:
+        array = np.ascontiguousarray(array.transpose(1, 2, 0))
+        array = change(array, "HWC")[0]
+        array = np.ascontiguousarray(array.transpose(2, 0, 1))
+    else:
+        array, layout = change(array, layout)
+    if is_tensor(image):
+        plain = np.require(array, requirements=["C", "W"])
+        return sys.modules["torch"].from_numpy(plain).to(image.device), layout
+    return array, layout
+
+
+def with_key(key: Any) -> Key | None:
+    """Check a key."""
+    if key is not None and not isinstance(key, Key):
+        raise OptionTypeError(f"key={key!r}: needs a Key(seed, epoch, index) or None")
+    return key
 
 
 class Transform:
@@ -103,7 +189,7 @@ class Transform:
     _own: OwnStreams
 
     def __init__(self, *, seed: int | None = None) -> None:
-        self._own = OwnStreams(seed)
+        self._own = OwnStreams(seed, type(self).__qualname__)
 
     @property
     def seed(self) -> int | None:
@@ -135,21 +221,17 @@ class Transform:
 
     def step(self, image: Any, hint: Layout | None, key: Key | None) -> tuple[Any, Layout]:
         """`apply` for one of several in a row, which knows the layout and passes it on."""
-        array, layout = as_array(image, hint)
-        if array.dtype == np.float16 and not self.any_dtype:
-            array = array.astype(np.float32)
         stream = None
         if self.draws:
+            key = with_key(key)
             stream = self._own.next() if key is None else key.stream()
-        if layout == "CHW" and not self.any_layout:
-            array = np.ascontiguousarray(array.transpose(1, 2, 0))
-            array = self.change(array, "HWC", stream)[0]
-            array = np.ascontiguousarray(array.transpose(2, 0, 1))
-        else:
-            array, layout = self.change(array, layout, stream)
-        if is_tensor(image):
-            array = sys.modules["torch"].from_numpy(np.require(array, requirements=["C", "W"]))
-        return array, layout
+        return carry(
+            image,
+            hint,
+            lambda array, layout: self.change(array, layout, stream),
+            self.any_layout,
+            self.any_dtype,
+        )
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; what a subclass defines.
@@ -208,7 +290,11 @@ class Placement(Transform):
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.change`."""
-        geometry = Geometry(array.shape[1], array.shape[0])
+        height, width, channels = array.shape
+        fill = self.fill_value
+        if fill is not None and len(fill) < channels:
+            raise OptionError(f"{self!r}: the image has {channels} channels, fill has {len(fill)}")
+        geometry = Geometry(width, height)
         self.place(geometry, stream)
         return render(array, geometry), layout
 
@@ -225,42 +311,5 @@ def with_rows(array: Array) -> Array:
     """The array itself where the pixels of a row lie side by side, otherwise a copy."""
     _, width, channels = array.shape
     item = array.itemsize
-    if array.strides[1:] == (channels * item, item) or (width == 1 and channels == 1):
-        return array
-    return np.ascontiguousarray(array)
-
-
-def numbers(value: float | Sequence[float], count: int, name: str) -> tuple[float, ...]:
-    """One number for all channels, or one for each."""
-    values = (value,) * count if isinstance(value, (int, float)) else tuple(value)
-    if len(values) == 1:
-        values *= count
-    if len(values) < count:
-        raise OptionError(f"{name}={value!r}: needs one number, or one for each channel")
-    return tuple(float(v) for v in values)
-
-
-def probability(p: float) -> float:
-    """Check a probability."""
-    if not 0.0 <= p <= 1.0:
-        raise OptionError(f"p={p!r}: a probability lies between 0 and 1")
-    return p
-
-
-def interval(
-    value: Sequence[float], name: str, low: float = 0.0, high: float = float("inf")
-) -> tuple[float, float]:
-    """Check an ordered pair of numbers inside [low, high]."""
-    pair = tuple(float(v) for v in value)
-    if len(pair) != 2 or not low <= pair[0] <= pair[1] <= high:
-        raise OptionError(f"{name}={value!r}: needs two numbers, low <= high, in [{low}, {high}]")
-    return pair[0], pair[1]
-
-
-def side(value: int, name: str) -> int:
-    """Check a width or height."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise OptionTypeError(f"{name}={value!r}: a size is a whole number of pixels")
-    if value < 1:
-        raise OptionError(f"{name}={value!r}: a size is at least 1 pixel")
-    return int(value)
+    side_by_side = array.strides[1:] == (channels * item, item) or (width == 1 and channels == 1)
+    return array if side_by_side and array.flags.aligned else np.array(array, order="C")

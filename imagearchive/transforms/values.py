@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from imagearchive._pixels import Finish, Stream, finish_array
-from imagearchive.errors import OptionError
+from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.transforms.arguments import values
 from imagearchive.transforms.transform import Array, Layout, Transform, with_rows
 
 __all__ = ["ImageNetNormalize", "Normalize", "TensorFormat", "ToDtype", "ToTensor"]
@@ -38,18 +39,18 @@ class Normalize(Transform):
 
     Parameters
     ----------
-    mean, std : sequence of float
+    mean, std : float or sequence of float
         One for each channel, or one for all.
     """
 
     arguments: ClassVar[tuple[str, ...]] = ("mean", "std")
     any_layout = True
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
         super().__init__()
-        self.mean = tuple(float(v) for v in mean)
-        self.std = tuple(float(v) for v in std)
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3, 4):
+        self.mean = _each(mean, "mean")
+        self.std = _each(std, "std")
+        if len(self.mean) != len(self.std):
             raise OptionError(f"mean={mean!r}, std={std!r}: one of each for every channel")
         if not all(v > 0 for v in self.std):
             raise OptionError(f"std={std!r}: a standard deviation is positive")
@@ -83,6 +84,11 @@ class Normalize(Transform):
         return FLOAT32
 
 
+def _each(value: Any, name: str) -> tuple[float, ...]:
+    checked = values(value, name)
+    return tuple(map(float, checked if isinstance(checked, tuple) else (checked,)))
+
+
 class ImageNetNormalize(Normalize):
     """`Normalize` with the mean and standard deviation of ImageNet.
 
@@ -114,7 +120,12 @@ class ToTensor(Transform):
 
     def __init__(self, format: TensorFormat = TensorFormat.PYTORCH_CHW) -> None:
         super().__init__()
-        self.format = TensorFormat(format)
+        try:
+            self.format = TensorFormat(format)
+        except ValueError:
+            raise OptionError(
+                f"format={format!r}: choose TensorFormat.PYTORCH_CHW or TENSORFLOW_HWC"
+            ) from None
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.change`."""
@@ -141,8 +152,13 @@ class ToDtype(Transform):
 
     def __init__(self, dtype: Any, scale: bool = False) -> None:
         super().__init__()
-        self.dtype = np.dtype(dtype).name
-        if self.dtype not in ("uint8", "float16", "float32"):
+        try:
+            self.dtype = np.dtype(dtype).name
+        except TypeError:
+            raise OptionTypeError(
+                f"dtype={dtype!r}: choose one of 'uint8', 'float16', 'float32'"
+            ) from None
+        if dtype is None or self.dtype not in ("uint8", "float16", "float32"):
             raise OptionError(f"dtype={dtype!r}: choose one of 'uint8', 'float16', 'float32'")
         self.scale = bool(scale)
         self._cast: np.dtype[Any] = np.dtype(self.dtype)
