@@ -112,9 +112,11 @@ def _from_pillow(image: Image.Image) -> Array:
     elif image.mode == "1":
         array = np.asarray(image.convert("L"))
     else:
-        # Palettes may carry transparency, and some modes convert to RGB only by way of RGBA.
-        direct = image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX")
-        array = np.asarray((image if direct else image.convert("RGBA")).convert("RGB"))
+        # Palettes may carry transparency, and premultiplied modes convert to few others.
+        steps = {"La": ("LA",), "RGBa": ("RGBA",), "P": ("RGBA",), "PA": ("RGBA",)}
+        for mode in (*steps.get(image.mode, ()), "RGB"):
+            image = image.convert(mode)
+        array = np.asarray(image)
     return array[:, :, None] if array.ndim == 2 else array
 
 
