@@ -102,7 +102,7 @@ class NameTree:
     def _missing(self, path: str) -> str:
         if self.isdir(path):
             return f"{_shown(path)} is a directory; list it with listdir()"
-        closest = self._closest(normalise(encode(path)))
+        closest = self._closest(normalise(encode(path)), directories=False)
         hint = f"; did you mean {decode(closest)!r}?" if closest else ""
         return f"no member {_shown(path)}{hint}"
 
@@ -124,14 +124,18 @@ class NameTree:
             self._empty[place] == name or self._empty[place].startswith(name + b"/")
         )
 
-    def _closest(self, name: bytes) -> bytes | None:
-        """The most similar of the names that sort beside a missing one."""
+    def _closest(self, name: bytes, directories: bool) -> bytes | None:
+        """The most similar of the names that sort beside a missing one, or of directories."""
         if len(name) > _LONGEST_SHOWN:
             # Comparing takes the square of the length.
             return None
         place = self._lookup.bounds(name)[0]
         near = range(max(0, place - 200), min(self._lookup.count, place + 200))
         names = {self._lookup.sorted_name(other) for other in near}
+        if directories:
+            depth = name.count(b"/") + 1
+            parts = [other.split(b"/") for other in names]
+            names = {b"/".join(other[:depth]) for other in parts if len(other) > depth}
         texts = sorted(decode(other) for other in names if len(other) <= _LONGEST_SHOWN)
         matches = difflib.get_close_matches(decode(name), texts, 1, 0.6)
         return encode(matches[0]) if matches else None
@@ -189,8 +193,8 @@ class NameTree:
     def _no_directory(self, path: str, name: bytes) -> str:
         if self._lookup.find(name) >= 0:
             return f"{_shown(path)} is a file, not a directory"
-        closest = self._closest(name)
-        hint = f"; the nearest name is {decode(closest)!r}" if closest else ""
+        closest = self._closest(name, directories=True)
+        hint = f"; did you mean {decode(closest)!r}?" if closest else ""
         return f"no directory {_shown(path)}{hint}"
 
     def walk(self, path: str | os.PathLike[str]) -> Iterator[tuple[str, list[str], list[str]]]:

@@ -176,7 +176,7 @@ def test_the_closest_name_is_looked_for_by_who_reads_the_message(archive, monkey
             archive.listdir("images/cot")
         assert archive.get("images/cat/O.png") is None
         assert "images/cat/O.png" not in archive
-    for error, text in ((missing.value, "images/cat/0.png"), (folder.value, "images/cat/0.png")):
+    for error, text in ((missing.value, "images/cat/0.png"), (folder.value, "mean 'images/cat'?")):
         again = pickle.loads(pickle.dumps(error))
         assert type(again) is type(error) is MemberNotFoundError
         assert text in str(error) == str(again) == again.args[0]
