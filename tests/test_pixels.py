@@ -280,6 +280,34 @@ def test_many_arrays_in_one_call_are_as_one_by_one():
     np.testing.assert_array_equal(many, one)
 
 
+@needs_jpeg
+def test_many_jpegs_in_one_call_are_as_one_by_one():
+    sizes = [(40, 30), (17, 33), (64, 90)]
+    files = [encode(photo(*size), quality=90, progressive=size[1] == 90) for size in sizes]
+    places = []
+    for file in files:
+        geometry = Geometry(*jpeg_info(file)[:2])
+        geometry.resize(8, 6)
+        places.append(geometry)
+    decoder = Decoder()
+    one, many = np.zeros((2, 3, 6, 8, 3), np.uint8)
+    for file, geometry, out in zip(files, places, one):
+        decoder.render(file, geometry, BYTES, out)
+    decoder.render_jpegs(files, places, BYTES, many)
+    np.testing.assert_array_equal(many, one)
+    with pytest.raises(OptionError, match="as many geometries"):
+        decoder.render_jpegs(files, places[:2], BYTES, many)
+    with pytest.raises(OptionError, match="as many places"):
+        decoder.render_jpegs(files[:2], places[:2], BYTES, many)
+    with pytest.raises(TypeError):
+        decoder.render_jpegs(["a", "b", "c"], places, BYTES, many)
+    with pytest.raises(DecodeError):
+        decoder.render_jpegs([files[0], files[1][:-150], files[2]], places, BYTES, many)
+    # The decoder is still good.
+    decoder.render_jpegs(files, places, BYTES, many)
+    np.testing.assert_array_equal(many, one)
+
+
 def test_many_arrays_and_what_does_not_fit_them():
     arrays, places = [noise(8, 6)] * 2, [Geometry(8, 6)] * 2
     out = np.full((2, 6, 8, 3), 7, np.uint8)

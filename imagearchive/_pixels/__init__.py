@@ -2,19 +2,16 @@
 
 `Geometry` gathers crops, one resize, flips and padding; `Finish` says how bytes become output
 values; `Decoder.render` decodes of a JPEG the region that the geometry needs and writes the
-result. `Decoder.render_array` does the same from a decoded array and gives the same pixels, and
-`Decoder.render_arrays` from many in one call. All of it runs without the GIL.
+result. `Decoder.render_array` does the same from a decoded array and gives the same pixels.
+`render_jpegs` and `render_arrays` take many images in one call. All of it runs without the GIL.
 """
 
+from imagearchive._pixels.geometry import DTYPES, FILTERS, Finish, Geometry
 from imagearchive._pixels.pixels import (
-    DTYPES,
-    FILTERS,
     HAVE_JPEG,
     JPEG_VERSION,
     MAX_PIXELS,
     Decoder,
-    Finish,
-    Geometry,
     blend_grey,
     blend_value,
     finish_array,

@@ -1,57 +1,18 @@
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
+from imagearchive._pixels.geometry import Finish, Geometry
+
 HAVE_JPEG: bool
 JPEG_VERSION: str
 MAX_PIXELS: int
-FILTERS: tuple[str, ...]
-DTYPES: tuple[str, ...]
 
 def use_simd(wanted: bool) -> bool: ...
 def jpeg_info(data: Buffer) -> tuple[int, int, int, int] | None: ...
-
-@final
-class Geometry:
-    def __new__(cls, width: int, height: int) -> Geometry: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def fresh(self) -> bool: ...
-    gap: float
-    def resize(
-        self,
-        width: int,
-        height: int,
-        box: Sequence[float] | None = None,
-        filter: str = "bilinear",
-    ) -> None: ...
-    def crop(self, x: int, y: int, width: int, height: int) -> None: ...
-    def pad(
-        self, left: int, top: int, right: int, bottom: int, fill: Sequence[float] = (0, 0, 0, 0)
-    ) -> None: ...
-    def flip_x(self) -> None: ...
-    def flip_y(self) -> None: ...
-
-@final
-class Finish:
-    def __new__(
-        cls,
-        dtype: str = "uint8",
-        planar: bool = False,
-        scale: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
-        bias: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
-    ) -> Finish: ...
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-    @property
-    def planar(self) -> bool: ...
-    def shape(self, height: int, width: int, channels: int) -> tuple[int, int, int]: ...
 
 @final
 class Decoder:
@@ -61,6 +22,13 @@ class Decoder:
     def decode(self, data: Buffer) -> npt.NDArray[np.uint8]: ...
     def render(
         self, data: Buffer, geometry: Geometry, finish: Finish, out: npt.NDArray[Any]
+    ) -> None: ...
+    def render_jpegs(
+        self,
+        images: Iterable[Buffer],
+        geometries: Iterable[Geometry],
+        finish: Finish,
+        out: npt.NDArray[Any],
     ) -> None: ...
     def render_array(
         self,

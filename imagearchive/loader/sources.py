@@ -38,9 +38,10 @@ LABEL_NAMES: Final = (
     *("bboxes", "boxes", "keypoints", "landmarks"),
 )
 
-# Decoded images that a thread gathers for one native call, at least: beyond this the call is not
-# what costs, and images that are no views of a mapped file take memory.
-RUN_BYTES: Final = 4 << 20
+# Bytes that a thread gathers for one native call, of encoded and of decoded images. Beyond that
+# calls are not what costs, and decoded images that are no views of a mapped file take memory.
+ENCODED_RUN: Final = 1 << 16
+DECODED_RUN: Final = 1 << 22
 # Stands for the label of a sample that has none, as in `ImageArchive`.
 NO_LABEL: Final = -1
 # What broken bytes raise, here and in other data sets' own loaders; everything else is an error
@@ -216,9 +217,19 @@ class _EncodedChunk:
         self, pipeline: Pipeline, keys: Sequence[Key], out: _Array, decoder: Decoder
     ) -> list[Any]:
         source, labels = self._source, []
-        for index, key, place in zip(self._indices, keys, out):
-            pipeline.render_into(source.read(index), key, place, decoder)
+        images: list[Any] = []
+        first = waiting = 0
+        for index in self._indices:
+            image = source.read(index)
+            images.append(image)
             labels.append(source.label(index))
+            waiting += len(image)
+            if waiting >= ENCODED_RUN:
+                end = len(labels)
+                pipeline.render_all_into(images, keys[first:end], out[first:end], decoder)
+                first, waiting, images = end, 0, []
+        if images:
+            pipeline.render_all_into(images, keys[first:], out[first:], decoder)
         return labels
 
     def render(self, k: int, pipeline: Pipeline, key: Key, decoder: Decoder) -> tuple[Any, Any]:
@@ -375,11 +386,10 @@ class _SampleChunk:
             images.append(image_array(image))
             labels.append(label)
             waiting += images[-1].nbytes
-            if waiting >= RUN_BYTES:
+            if waiting >= DECODED_RUN:
                 end = len(labels)
                 pipeline.apply_all_into(images, keys[first:end], out[first:end], decoder)
-                first, waiting = end, 0
-                images.clear()
+                first, waiting, images = end, 0, []
         if images:
             pipeline.apply_all_into(images, keys[first:], out[first:], decoder)
         return labels

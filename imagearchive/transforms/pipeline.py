@@ -207,6 +207,34 @@ class Pipeline:
         """
         self._encoded(encoded, key, out, decoder or local_decoder())
 
+    def render_all_into(
+        self,
+        images: Sequence[Buffer],
+        keys: Sequence[Key | None],
+        out: Array,
+        decoder: Decoder | None = None,
+    ) -> None:
+        """`render_into` for several images, in one native call where they are JPEGs.
+
+        Threads that take many small images would otherwise spend their time on handing over the
+        GIL.
+
+        Parameters
+        ----------
+        images : sequence of buffers
+        keys : sequence of Key or None
+            One for each.
+        out : ndarray
+            Of shape ``(len(images), *shape)``.
+        """
+        decoder = decoder or local_decoder()
+        geometries = self._jpeg_geometries(images, keys, out) if self.compiled else None
+        if geometries is not None:
+            decoder.render_jpegs(images, geometries, self._finish, out)
+            return
+        for image, key, place in zip(images, keys, out):
+            self._encoded(image, key, place, decoder)
+
     def apply(self, array: Any, key: Key | None = None, decoder: Decoder | None = None) -> Any:
         """`render` for an image that is decoded: what `as_array` accepts."""
         return self._decoded(array, key, None, decoder or local_decoder())
@@ -224,19 +252,7 @@ class Pipeline:
         out: Array,
         decoder: Decoder | None = None,
     ) -> None:
-        """`apply_into` for several images, in one native call where they are arrays of one kind.
-
-        Threads that take many small images would otherwise spend their time on handing over the
-        GIL.
-
-        Parameters
-        ----------
-        images : sequence
-        keys : sequence of Key or None
-            One for each.
-        out : ndarray
-            Of shape ``(len(images), *shape)``.
-        """
+        """`render_all_into` for images that are decoded: arrays of one kind take one call."""
         decoder = decoder or local_decoder()
         arrays = [array for image in images if (array := self._passable(image)) is not None]
         if len(arrays) < len(images) or len({array.shape[2] for array in arrays}) > 1:
@@ -260,21 +276,41 @@ class Pipeline:
     def _encoded(
         self, encoded: Buffer, key: Key | None, out: Array | None, decoder: Decoder
     ) -> Any:
-        if HAVE_JPEG and self._placements is not None:
-            info = jpeg_info(encoded)
-            if info is not None and not (self.exif_transpose and info[3] > 1):
-                geometry = self._placements.geometry(info[0], info[1], key)
-                geometry.gap = self.reducing_gap or 0.0
-                if self.compiled:
-                    finish = self._finish
-                    out = self._slot(geometry, 3, out)
-                    decoder.render(encoded, geometry, finish, out)
-                    return out
-                array = np.empty((geometry.height, geometry.width, 3), np.uint8)
-                decoder.render(encoded, geometry, BYTES, array)
-                return self._rest(array, "HWC", 1, key, out, decoder)
+        geometry = self._jpeg_geometry(encoded, key)
+        if geometry is not None:
+            if self.compiled:
+                out = self._slot(geometry, 3, out)
+                decoder.render(encoded, geometry, self._finish, out)
+                return out
+            array = np.empty((geometry.height, geometry.width, 3), np.uint8)
+            decoder.render(encoded, geometry, BYTES, array)
+            return self._rest(array, "HWC", 1, key, out, decoder)
         array = decode_image(encoded, decoder, self.exif_transpose)
         return self._rest(array, "HWC", 0, key, out, decoder)
+
+    def _jpeg_geometry(self, encoded: Buffer, key: Key | None) -> Geometry | None:
+        """Where the pixels of a JPEG go that is decoded by regions; None for any other image."""
+        if not HAVE_JPEG or self._placements is None:
+            return None
+        info = jpeg_info(encoded)
+        if info is None or (self.exif_transpose and info[3] > 1):
+            return None
+        geometry = self._placements.geometry(info[0], info[1], key)
+        geometry.gap = self.reducing_gap or 0.0
+        return geometry
+
+    def _jpeg_geometries(
+        self, images: Sequence[Buffer], keys: Sequence[Key | None], out: Array
+    ) -> list[Geometry] | None:
+        """The same for several images, None where one of them has none."""
+        wanted, geometries = out.shape[1:], []
+        for image, key in zip(images, keys):
+            geometry = self._jpeg_geometry(image, key)
+            if geometry is None:
+                return None
+            _check_shape(wanted, self._finish.shape(geometry.height, geometry.width, 3))
+            geometries.append(geometry)
+        return geometries
 
     def _decoded(self, image: Any, key: Key | None, out: Array | None, decoder: Decoder) -> Any:
         array = self._passable(image)

@@ -1,0 +1,154 @@
+"""What becomes of an image: where its pixels go, and how their values are written."""
+
+from libc.stdint cimport int64_t
+
+import numpy as np
+
+from imagearchive.errors import OptionError
+
+FILTERS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
+DTYPES = ("uint8", "float32", "float16")
+
+
+cdef class Geometry:
+    """Crops, one resize, flips and padding, gathered into one step from a source image."""
+
+    def __cinit__(self, int64_t width, int64_t height):
+        if not (0 < width < MAX_SIDE and 0 < height < MAX_SIDE):
+            raise OptionError(f"an image of {width} x {height} pixels cannot be transformed")
+        self.g.source_w = self.g.view_w = self.g.size_w = self.g.win_w = self.g.canvas_w = width
+        self.g.source_h = self.g.view_h = self.g.size_h = self.g.win_h = self.g.canvas_h = height
+        self.g.box_x1 = <double> width
+        self.g.box_y1 = <double> height
+        self.g.filter = 2
+        self.filled = False
+
+    @property
+    def width(self):
+        return self.g.canvas_w
+
+    @property
+    def height(self):
+        return self.g.canvas_h
+
+    @property
+    def fresh(self):
+        """Whether `resize` is still possible: nothing but crops so far."""
+        return not (self.g.resized or self.filled or self.g.flip_x or self.g.flip_y)
+
+    @property
+    def gap(self):
+        """Scaled JPEG decoding leaves at least this factor to the resampler; 0: never used."""
+        return self.g.gap
+
+    @gap.setter
+    def gap(self, double value):
+        self.g.gap = value
+
+    def resize(self, int64_t width, int64_t height, box=None, str filter="bilinear"):
+        """Resize `box` (x0, y0, x1, y1 of the present canvas; None: all of it)."""
+        cdef px_geometry *g = &self.g
+        cdef double x0 = 0, y0 = 0, x1 = <double> g.canvas_w, y1 = <double> g.canvas_h
+        if not self.fresh:
+            raise OptionError("a geometry resizes once, before it flips or pads")
+        if not (0 < width < MAX_SIDE and 0 < height < MAX_SIDE):
+            raise OptionError(f"cannot resize to {width} x {height} pixels")
+        if box is not None:
+            x0, y0, x1, y1 = box
+            # Written so that NaN fails.
+            if not (0 <= x0 < x1 <= g.canvas_w and 0 <= y0 < y1 <= g.canvas_h):
+                raise OptionError(
+                    f"box {box} does not lie inside {g.canvas_w} x {g.canvas_h} pixels"
+                )
+        if filter not in FILTERS:
+            raise OptionError(f"interpolation={filter!r}: choose one of {FILTERS}")
+        g.view_x += g.win_x
+        g.view_y += g.win_y
+        g.view_w = g.canvas_w
+        g.view_h = g.canvas_h
+        g.box_x0, g.box_y0, g.box_x1, g.box_y1 = x0, y0, x1, y1
+        g.size_w = g.win_w = g.canvas_w = width
+        g.size_h = g.win_h = g.canvas_h = height
+        g.win_x = g.win_y = g.at_x = g.at_y = 0
+        g.filter = FILTERS.index(filter)
+        g.resized = 1
+
+    def crop(self, int64_t x, int64_t y, int64_t width, int64_t height):
+        """Keep `width` x `height` pixels of the canvas from (x, y)."""
+        cdef px_geometry *g = &self.g
+        if not (0 <= x and 0 <= y and 0 < width <= g.canvas_w - x
+                and 0 < height <= g.canvas_h - y):
+            raise OptionError(
+                f"a crop of {width} x {height} at ({x}, {y}) does not lie inside "
+                f"{g.canvas_w} x {g.canvas_h} pixels"
+            )
+        if g.flip_x:
+            x = g.canvas_w - x - width
+        if g.flip_y:
+            y = g.canvas_h - y - height
+        cut(x, width, &g.win_x, &g.win_w, &g.canvas_w, &g.at_x)
+        cut(y, height, &g.win_y, &g.win_h, &g.canvas_h, &g.at_y)
+
+    def pad(self, int64_t left, int64_t top, int64_t right, int64_t bottom, fill=(0, 0, 0, 0)):
+        """Add a border of constant colour."""
+        cdef px_geometry *g = &self.g
+        cdef int i
+        if min(left, top, right, bottom) < 0:
+            raise OptionError(f"padding {(left, top, right, bottom)} is negative")
+        if not (g.canvas_w + left + right < MAX_SIDE and g.canvas_h + top + bottom < MAX_SIDE):
+            raise OptionError(f"padding {(left, top, right, bottom)} is too large")
+        if g.flip_x:
+            left, right = right, left
+        if g.flip_y:
+            top, bottom = bottom, top
+        g.at_x += left
+        g.at_y += top
+        g.canvas_w += left + right
+        g.canvas_h += top + bottom
+        for i in range(4):
+            g.fill[i] = fill[min(i, len(fill) - 1)]
+        self.filled = True
+
+    def flip_x(self):
+        """Mirror left to right."""
+        self.g.flip_x = not self.g.flip_x
+
+    def flip_y(self):
+        """Mirror top to bottom."""
+        self.g.flip_y = not self.g.flip_y
+
+
+cdef void cut(int64_t start, int64_t length, int64_t *win, int64_t *win_size, int64_t *canvas,
+              int64_t *at) noexcept nogil:
+    """One axis of a crop: the window shrinks to what the new canvas still shows of it."""
+    cdef int64_t lo = max(start, at[0]), hi = min(start + length, at[0] + win_size[0])
+    if hi <= lo:
+        lo = hi = at[0]
+        win_size[0] = 0
+        at[0] = 0
+    else:
+        win[0] += lo - at[0]
+        win_size[0] = hi - lo
+        at[0] = lo - start
+    canvas[0] = length
+
+
+cdef class Finish:
+    """How bytes become the output: ``value * scale + bias`` per channel, dtype and layout."""
+
+    def __cinit__(self, str dtype="uint8", bint planar=False, scale=(1.0, 1.0, 1.0, 1.0),
+                  bias=(0.0, 0.0, 0.0, 0.0)):
+        cdef int i
+        if dtype not in DTYPES:
+            raise OptionError(f"dtype={dtype!r}: choose one of {DTYPES}")
+        self.dtype = np.dtype(dtype)
+        self.planar = planar
+        self.f.dtype = DTYPES.index(dtype)
+        self.f.planar = planar
+        for i in range(4):
+            self.f.scale[i] = scale[min(i, len(scale) - 1)]
+            self.f.bias[i] = bias[min(i, len(bias) - 1)]
+
+    def shape(self, height, width, channels):
+        """Shape of the output array."""
+        return (channels, height, width) if self.planar else (height, width, channels)
