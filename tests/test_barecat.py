@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import itertools
@@ -919,7 +920,10 @@ def guide(archives, monkeypatch):
             exec(compile(block, "guide", "exec"), namespace)
         return namespace
 
-    return run
+    yield run
+    # Workers that persist end here, and not when Python happens to find that nobody needs them.
+    namespace.clear()
+    gc.collect()
 
 
 def to_array(image):
