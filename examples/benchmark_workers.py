@@ -9,9 +9,11 @@ may use, and leave those out that the training loop itself keeps busy.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 
 from imagearchive import DataLoader
+from imagearchive.errors import ImageArchiveError
 from imagearchive.transforms import (
     Compose,
     ImageNetNormalize,
@@ -33,7 +35,8 @@ def main() -> None:
     transform = Compose(
         [RandomResizedCrop(options.size), RandomHorizontalFlip(), ImageNetNormalize(), ToTensor()]
     )
-    for workers in options.workers:
+    # The first pass does not count: it reads from the disk, and imports torch.
+    for number, workers in enumerate([max(options.workers), *options.workers]):
         loader = DataLoader(
             options.archive,
             batch_size=options.batch_size,
@@ -48,9 +51,13 @@ def main() -> None:
             if count >= options.images:
                 break
         rate = count / (time.perf_counter() - start)
-        print(f"workers: {workers:3}   {rate:10,.0f} images/s")
         loader.close()
+        if number:
+            print(f"workers: {workers:3}   {rate:10,.0f} images/s")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ImageArchiveError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

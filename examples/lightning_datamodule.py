@@ -15,6 +15,7 @@ import sys
 from typing import Any
 
 from imagearchive import DataLoader
+from imagearchive.errors import ImageArchiveError
 from imagearchive.transforms import (
     CenterCrop,
     Compose,
@@ -128,4 +129,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ImageArchiveError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

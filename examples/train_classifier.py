@@ -9,15 +9,19 @@ Two, each with its part of every epoch::
     torchrun --nproc-per-node 2 examples/train_classifier.py train.tar --val val.tar
 
 The checkpoint holds the loader's state as well, so a run that was stopped in the middle of an
-epoch goes on with the samples that it has not seen, on any number of processes.
+epoch goes on with the samples that it has not seen, on any number of processes; on as many as
+before it ends with the very weights that it would have had without the stop. (On a GPU, add
+``torch.use_deterministic_algorithms(True)`` for that.)
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from imagearchive import DataLoader, ImageArchive
+from imagearchive.errors import ImageArchiveError
 from imagearchive.transforms import (
     CenterCrop,
     ColorJitter,
@@ -68,42 +73,70 @@ class SmallNet(nn.Module):
         return self.head(features.mean((2, 3)))
 
 
+def count(text: str) -> int:
+    """Read a number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("train", help="archive of images in one directory per class")
     parser.add_argument("--val", help="the same for validation")
     parser.add_argument("--out", type=Path, default=Path("run"), help="folder of the checkpoint")
-    parser.add_argument("--epochs", type=int, default=90)
-    parser.add_argument("--batch-size", type=int, default=256, help="per process")
-    parser.add_argument("--size", type=int, default=224, help="side of the training images")
+    parser.add_argument("--epochs", type=count, default=90)
+    parser.add_argument("--batch-size", type=count, default=256, help="per process")
+    parser.add_argument("--size", type=count, default=224, help="side of the training images")
     parser.add_argument("--lr", type=float, default=0.1, help="for 256 images in all")
-    parser.add_argument("--warmup", type=int, default=5, help="epochs")
+    parser.add_argument("--warmup", type=float, default=5, help="epochs")
     parser.add_argument("--workers", type=int, default=None, help="loader threads per process")
-    parser.add_argument("--checkpoint-every", type=int, default=500, help="steps")
-    parser.add_argument("--max-steps", type=int, default=None, help="stop early, as if killed")
+    parser.add_argument(
+        "--amp",
+        choices=["off", "bfloat16", "float16"],
+        default="bfloat16" if torch.cuda.is_available() else "off",
+        help="type of mixed precision; bfloat16 works on CPUs too",
+    )
+    parser.add_argument("--checkpoint-every", type=count, default=500, help="steps")
+    parser.add_argument("--max-steps", type=count, default=None, help="stop early, as if killed")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
+def same_classes(train: ImageArchive, val: ImageArchive) -> None:
+    """Refuse archives whose class numbers mean different things."""
+    if not train.classes:
+        raise SystemExit(f"{train}: no image lies in a directory, whose name would be its class")
+    if train.classes != val.classes:
+        other = sorted(set(train.classes) ^ set(val.classes))
+        raise SystemExit(
+            f"labels would mean different classes in training and validation: only one of the two "
+            f"archives has {', '.join(other[:5])}{', …' * (len(other) > 5)}"
+        )
+
+
 class Run:
-    """The state of a training run: model, optimiser, schedule, loaders, checkpoint."""
+    """The state of a training run: model, optimiser, loaders, checkpoint."""
 
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         self.options = options
         self.device = device
         self.rank = dist.get_rank() if dist.is_initialized() else 0
-        ranks = dist.get_world_size() if dist.is_initialized() else 1
+        self.ranks = dist.get_world_size() if dist.is_initialized() else 1
         normalise = [ImageNetNormalize(), ToTensor()]
         size = options.size
         common: dict[str, Any] = {
             "batch_size": options.batch_size,
             "num_workers": options.workers,
             "pin_memory": device.type == "cuda",
-            "enable_distributed": ranks > 1,
+            "enable_distributed": self.ranks > 1,
             "channels_last": device.type == "cuda",
         }
         train = ImageArchive(options.train)
+        val = ImageArchive(options.val) if options.val else None
+        same_classes(train, val or train)
         self.loader = DataLoader(
             train,
             transform=Compose(
@@ -123,9 +156,9 @@ class Run:
         if not len(self.loader):
             raise SystemExit(f"{options.train}: fewer images than one batch of all processes")
         self.val_loader = None
-        if options.val:
+        if val is not None:
             self.val_loader = DataLoader(
-                options.val,
+                val,
                 transform=Compose([Resize(size * 8 // 7), CenterCrop(size, size), *normalise]),
                 **common,
             )
@@ -134,27 +167,12 @@ class Run:
         if device.type == "cuda":
             model = model.to(memory_format=torch.channels_last)
         self.plain = model
-        self.model = DistributedDataParallel(model) if ranks > 1 else model
+        self.model = DistributedDataParallel(model) if self.ranks > 1 else model
         self.optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=options.lr * options.batch_size * ranks / 256,
-            momentum=0.9,
-            weight_decay=5e-5,
-            nesterov=True,
+            model.parameters(), lr=options.lr, momentum=0.9, weight_decay=5e-5, nesterov=True
         )
-        steps = len(self.loader)
-        warm = max(1, min(options.warmup, options.epochs - 1) * steps)
-        self.schedule = torch.optim.lr_scheduler.SequentialLR(
-            self.optimizer,
-            [
-                torch.optim.lr_scheduler.LinearLR(self.optimizer, 0.01, total_iters=warm),
-                torch.optim.lr_scheduler.CosineAnnealingLR(
-                    self.optimizer, max(1, options.epochs * steps - warm)
-                ),
-            ],
-            [warm],
-        )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+        self.amp = options.amp != "off"
+        self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "float16")
         self.criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
         self.step = 0
         self.path = options.out / "checkpoint.pt"
@@ -167,7 +185,6 @@ class Run:
         state = {
             "model": self.plain.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "loader": self.loader.state_dict(),
             "step": self.step,
@@ -183,12 +200,24 @@ class Run:
         state = torch.load(self.path, map_location=self.device, weights_only=True)
         self.plain.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.loader.load_state_dict(state["loader"])
         self.step = state["step"]
         if self.rank == 0:
             print(f"resumed at step {self.step}, epoch {self.loader.epoch}")
+
+    def learning_rate(self) -> float:
+        """Return the rate for the batch just received: a linear rise, then half a cosine.
+
+        A function of the samples seen, so that it fits whatever the number of processes was.
+        """
+        options, state = self.options, self.loader.state_dict()
+        done = state["epoch"] + state["position"] / state["n"]
+        peak = options.lr * options.batch_size * self.ranks / 256
+        if done < options.warmup:
+            return peak * max(done / options.warmup, 0.01)
+        rest = max(options.epochs - options.warmup, 1)
+        return peak * (1 + math.cos(math.pi * min((done - options.warmup) / rest, 1))) / 2
 
     def train_epoch(self, writer: Any, stop: list[bool]) -> bool:
         """Train until the epoch ends; return False where the run is to stop before."""
@@ -199,26 +228,29 @@ class Run:
         for images, labels in self.loader:
             images = images.to(self.device, non_blocking=True)
             labels = labels.to(self.device, non_blocking=True)
+            rate = self.learning_rate()
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
             self.optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+            kind = torch.float16 if options.amp == "float16" else torch.bfloat16
+            with torch.autocast(self.device.type, kind, enabled=self.amp):
                 loss = self.criterion(self.model(images), labels)
             self.scaler.scale(loss).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.schedule.step()
             self.step += 1
             seen += len(images)
             if writer is not None and self.step % 10 == 0:
                 writer.add_scalar("train/loss", loss.item(), self.step)
-                writer.add_scalar("train/lr", self.schedule.get_last_lr()[0], self.step)
+                writer.add_scalar("train/lr", rate, self.step)
             if self.step % options.checkpoint_every == 0:
                 self.save()
             if self.step == options.max_steps or (self.step % 10 == 0 and self.agree(stop[0])):
                 self.save()
                 return False
         if self.rank == 0:
-            rate = seen / (time.perf_counter() - start)
-            print(f"epoch {epoch}: loss {loss.item():.3f}, {rate:.0f} images/s on this process")
+            speed = seen / (time.perf_counter() - start)
+            print(f"epoch {epoch}: loss {loss.item():.3f}, {speed:.0f} images/s on this process")
         self.save()
         return True
 
@@ -233,8 +265,6 @@ class Run:
     @torch.no_grad()
     def validate(self) -> float:
         """Return the share of validation images that are classified right, over all ranks."""
-        if self.val_loader is None:
-            return float("nan")
         self.model.eval()
         counts = torch.zeros(2, dtype=torch.float64, device=self.device)
         for images, labels in self.val_loader:
@@ -288,6 +318,8 @@ def main() -> None:
             epoch = run.loader.epoch
             if not run.train_epoch(writer, stop):
                 break
+            if run.val_loader is None:
+                continue
             accuracy = run.validate()
             if run.rank == 0:
                 print(f"epoch {epoch}: accuracy {accuracy:.3f}")
@@ -301,4 +333,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ImageArchiveError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -2,6 +2,8 @@
 
 import io
 import os
+import runpy
+import signal
 import subprocess
 import sys
 import tarfile
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -62,6 +65,20 @@ def run(command, script, *arguments, cwd, code=0):
     return done.stdout
 
 
+@pytest.fixture
+def inside(tmp_path, monkeypatch):
+    """Runs an example in this process, which has imported torch already."""
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(tmp_path)
+
+    def call(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+
+    yield call
+    signal.signal(signal.SIGTERM, handler)
+
+
 @pytest.mark.parametrize(("first", "second"), [(ALONE, TWO), (TWO, ALONE)], ids=["1-2", "2-1"])
 def test_training_stops_in_an_epoch_and_goes_on_with_other_processes(
     first, second, archives, tmp_path
@@ -78,6 +95,63 @@ def test_training_stops_in_an_epoch_and_goes_on_with_other_processes(
     assert lines[0] == "resumed at step 3, epoch 0"
     assert [line.split(":")[0] for line in lines[1:]] == ["epoch 0"] * 2 + ["epoch 1"] * 2
     assert 0 <= float(lines[-1].rsplit(" ", 1)[1]) <= 1
+
+
+@pytest.mark.parametrize("amp", ["off", "bfloat16"])
+def test_a_stop_changes_nothing_of_what_is_learned(amp, archives, tmp_path, inside):
+    train, val = archives
+    options = (train, "--val", val, "--batch-size", "5", "--size", "16", "--epochs", "2",
+               "--warmup", "0.5", "--amp", amp)  # fmt: skip
+
+    def learned(out):
+        state = torch.load(tmp_path / out / "checkpoint.pt", weights_only=True)
+        assert (state["step"], state["loader"]["epoch"]) == (24, 2)
+        return {**state["model"], "rate": torch.tensor(state["optimizer"]["param_groups"][0]["lr"])}
+
+    inside("train_classifier.py", *options, "--out", "straight")
+    for steps in ("7", "17", "40"):
+        # With other numbers of threads, and in the middle of either epoch.
+        inside("train_classifier.py", *options, "--out", "stopped", "--max-steps", steps,
+               "--workers", steps[-1])  # fmt: skip
+    straight, stopped = learned("straight"), learned("stopped")
+    assert straight.keys() == stopped.keys()
+    assert all(torch.equal(straight[name], stopped[name]) for name in straight)
+
+
+def test_the_learning_rate_is_that_of_the_samples_seen(archives, tmp_path, inside):
+    train, _ = archives
+    rates = []
+    for steps in ("3", "6", "12"):
+        inside("train_classifier.py", train, "--batch-size", "5", "--size", "16", "--epochs", "2",
+               "--warmup", "1", "--lr", "0.256", "--max-steps", steps)  # fmt: skip
+        state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+        rates.append(state["optimizer"]["param_groups"][0]["lr"])
+    # A linear rise over the first of two epochs of twelve steps, to 0.256 for 256 images.
+    assert rates == pytest.approx([0.005 * 3 / 12, 0.005 * 6 / 12, 0.005])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "the following arguments are required: train"),
+        (("{train}", "--batch-size", "0"), "argument --batch-size: 0 is less than 1"),
+        (("{train}", "--batch-size", "999"), "fewer images than one batch"),
+        (("{train}", "--workers", "-1"), "OptionError: num_workers=-1"),
+        (("{train}", "--val", "none.tar"), "ArchiveNotFoundError"),
+        (("{train}", "--val", "{other}"), "only one of the two archives has class_1, class_2"),
+        (("{flat}",), "no image lies in a directory"),
+    ],
+)
+def test_wrong_arguments_are_explained(arguments, said, archives, tmp_path, inside, capsys):
+    for name, folder in (("other", "class_0/"), ("flat", "")):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as archive:
+            archive.add(Path(__file__), f"{folder}x.jpg")
+    places = {"train": archives[0], "other": tmp_path / "other.tar", "flat": tmp_path / "flat.tar"}
+    arguments = [argument.format(**places) for argument in arguments]
+    with pytest.raises(SystemExit) as ended:
+        inside("train_classifier.py", *arguments)
+    assert said in f"{ended.value.code}{capsys.readouterr().err}"
+    assert ended.value.code not in (0, None)
 
 
 def test_benchmark_of_worker_counts(archives, tmp_path):
