@@ -355,6 +355,7 @@ class ShardedSampler:
         self._start = 0
         self._current: EpochOrder | None = None
         self._handed_out = 0
+        self._ended = False
 
     def _order(self, epoch: int, start: int) -> EpochOrder:
         return EpochOrder(epoch=epoch, start=start, **self._options)
@@ -365,7 +366,7 @@ class ShardedSampler:
 
     def __iter__(self) -> Iterator[int]:
         order = self._order(self._next_epoch, self._start)
-        self._current, self._handed_out = order, 0
+        self._current, self._handed_out, self._ended = order, 0, False
         self._next_epoch, self._start = order.epoch + 1, 0
         return self._walk(order)
 
@@ -378,6 +379,9 @@ class ShardedSampler:
                 if self._current is order:
                     self._handed_out += 1
                 yield index
+        if self._current is order:
+            # Other ranks may have one sample more.
+            self._ended = True
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration that epoch, from its beginning."""
@@ -399,7 +403,7 @@ class ShardedSampler:
             order = self._current
             count = self._handed_out if received is None else integer("received", received, 0)
             after = order.position_after(count)
-            if after < order.end:
+            if after < order.end and not (self._ended and received is None):
                 epoch, position = order.epoch, after
         options = self._options
         return {

@@ -518,6 +518,28 @@ def test_state_counts_what_was_received_not_what_was_prefetched():
     iterator.close()
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("world_size", [2, 4, 11])
+def test_ranks_that_came_to_the_end_agree_although_some_had_one_batch_more(num_workers, world_size):
+    loaders = [
+        DataLoader(
+            Numbers(9), 2, image_size=4, num_workers=num_workers, rank=rank, world_size=world_size
+        )
+        for rank in range(world_size)
+    ]
+    assert len({len(loader) for loader in loaders}) == 2
+    for loader in loaders:
+        list(loader)
+        state = loader.state_dict()
+        assert (state["epoch"], state["position"]) == (1, 0)
+    # To stop is not to come to the end.
+    iterator = iter(loaders[0])
+    iterator.close()
+    assert list(iterator) == []
+    assert (loaders[0].state_dict()["epoch"], loaders[0].state_dict()["position"]) == (1, 0)
+    assert loaders[0].epoch == 2
+
+
 def test_states_of_other_data_are_refused_by_name():
     state = DataLoader(Encoded(), 4, shuffle=True, num_workers=0).state_dict()
     for other, name in (

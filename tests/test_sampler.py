@@ -286,6 +286,22 @@ def test_sharded_sampler_resumes_at_every_sample():
             assert sorted(rest) == list(range(50))
 
 
+def test_sharded_samplers_that_came_to_the_end_agree_although_some_had_one_sample_more():
+    samplers = [ShardedSampler(10, rank=rank, world_size=4) for rank in range(4)]
+    iterators = [iter(sampler) for sampler in samplers]
+    for iterator in iterators:
+        next(iterator), next(iterator)
+    # Two of the four have two samples and cannot know that the others have three.
+    assert {sampler.state_dict()["position"] for sampler in samplers} == {8}
+    for sampler, iterator in zip(samplers, iterators):
+        list(iterator)
+        state = sampler.state_dict()
+        assert (state["epoch"], state["position"]) == (1, 0)
+        # Torch's loader has asked for all of them long before the loop receives them.
+        state = sampler.state_dict(received=1)
+        assert (state["epoch"], state["position"]) == (0, 4)
+
+
 def test_sharded_sampler_refuses_states_of_other_data_by_name():
     state = ShardedSampler(50, seed=2, rank=0, world_size=1).state_dict()
     for options, name in (((51, 2), "n was 50"), ((50, 3), "seed was 2")):

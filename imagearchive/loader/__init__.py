@@ -347,14 +347,15 @@ class DataLoader:
         """Return where training stands: the batches that the consumer has received so far.
 
         What was prefetched does not count. Of several iterators, the one begun last counts. The
-        state is the same on all ranks that have received equally many batches, and consists of
-        plain integers and strings.
+        state is the same on all ranks that have received equally many batches, or all come to the
+        end of the epoch, and consists of plain integers and strings.
         """
         epoch, position = self._next_epoch, self._start
         if self._progress is not None:
             order = self._progress.order
             after = order.position_after(self._progress.received)
-            if after < order.end:
+            # Where other ranks have one batch more, this one may be through before the position.
+            if after < order.end and not self._progress.ended:
                 epoch, position = order.epoch, after
         return {
             "order_version": ORDER_VERSION,
@@ -433,11 +434,12 @@ if hasattr(os, "register_at_fork"):
 class _Progress:
     """How far the consumer of one iterator has come."""
 
-    __slots__ = ("order", "received")
+    __slots__ = ("ended", "order", "received")
 
     def __init__(self, order: EpochOrder) -> None:
         self.order = order
         self.received = 0
+        self.ended = False
 
 
 class _Batches(Iterator[Any]):
@@ -477,6 +479,7 @@ class _Batches(Iterator[Any]):
                 while True:
                     more, batch = pool.take()
                     if not more:
+                        self._progress.ended = self._pool is pool
                         break
                     self._progress.received += 1
                     for bad in batch.bad:
