@@ -209,7 +209,10 @@ class Archive(Mapping[str, bytes]):
             It is encrypted, or compressed in a way that is not read here.
         """
         position = key if isinstance(key, int) else self.position(key)
-        shard, offset, size, _, method, kind = self._lookup.row(position)
+        try:
+            shard, offset, size, _, method, kind = self._lookup.row(position)
+        except OverflowError:
+            shard, offset, size, _, method, kind = self._lookup.row(self._position(key))
         if method == STORED and kind == KIND_FILE:
             return self._pool.get(shard, position).read(offset, size)
         return self._read_special(position)
@@ -272,6 +275,8 @@ class Archive(Mapping[str, bytes]):
 
         They are read in the order in which they lie in the files, which spares a disk seeks.
         """
+        if isinstance(keys, str):
+            raise OptionTypeError(f"{keys!r} is one name; read() reads one member")
         positions = [self._position(key) for key in keys]
         rows = self.table.entries[positions] if positions else self.table.entries[:0]
         found: list[bytes | memoryview] = [b""] * len(positions)
@@ -313,12 +318,14 @@ class Archive(Mapping[str, bytes]):
     # --- mapping ----------------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> bytes:
+        if not isinstance(name, str):
+            raise MemberNotFoundError(f"{name!r} is no name; read() takes positions, too")
         data = self.read(self.position(name))
         return data if data.__class__ is bytes else bytes(data)
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the bytes of the member of a name, or `default` where there is none."""
-        position = self._tree.find(name)
+        position = self._tree.find(name) if isinstance(name, str) else -1
         return default if position < 0 else bytes(self.read(position))
 
     def __contains__(self, name: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from imagearchive._scan.keys import cut, first_of_equal, have_extension, key_ends
 from imagearchive._scan.names import sort_names
-from imagearchive.errors import MemberNotFoundError, SampleIndexError
+from imagearchive.errors import MemberNotFoundError, OptionTypeError, SampleIndexError
 from imagearchive.tree import decode, encode
 
 if TYPE_CHECKING:
@@ -88,9 +89,15 @@ class Samples(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise SampleIndexError(f"sample {index} of {len(self)}")
-        position = int(self.positions[index])
+        try:
+            number = operator.index(index)
+        except TypeError:
+            raise OptionTypeError(
+                f"a sample has an integer index, not {type(index).__name__}"
+            ) from None
+        if not -len(self) <= number < len(self):
+            raise SampleIndexError(f"sample {number} of {len(self)}")
+        position = int(self.positions[number])
         read = self._archive.read
         if self._choices:
             rest = (self.find(position, choices) for choices in self._choices[1:])

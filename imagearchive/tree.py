@@ -27,7 +27,12 @@ _LONGEST_SHOWN: Final = 400
 
 def encode(name: str | os.PathLike[str]) -> bytes:
     """Return the stored bytes of a name."""
-    return os.fspath(name).encode("utf-8", "surrogateescape")
+    text = os.fspath(name)
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # Half of a character outside the basic plane, which no stored name reads as.
+        return text.encode("utf-8", "surrogatepass")
 
 
 def decode(name: bytes) -> str:
@@ -239,7 +244,8 @@ class NameTree:
                 if path in seen:
                     continue
                 seen.add(path)
-            yield path
+            # Without wildcards, as it is spelled: slashes may be doubled.
+            yield path if _MAGIC.search(pattern) else pattern
 
     def glob_all(self, pattern: str, *, recursive: bool, include_hidden: bool) -> list[str]:
         """Return all that `glob` yields."""
@@ -254,7 +260,7 @@ class NameTree:
         found = [name for name in self.children(decode(directory))[0] if matches(name)]
         if not include_hidden and last[0] != ".":
             found = [name for name in found if name[0] != "."]
-        start = folder + slash
+        start = folder.rstrip("/") + slash
         return [start + name for name in found] if start else found
 
     def _match(

@@ -140,8 +140,28 @@ def test_reading_by_position(archive):
     for position in (len(archive), -len(archive) - 1):
         with pytest.raises(SampleIndexError, match=str(len(archive))):
             archive.read(position)
+    for position in (2**70, -(2**70)):
+        with pytest.raises(SampleIndexError):
+            archive.read(position)
+        with pytest.raises(SampleIndexError):
+            archive.info(position)
     with pytest.raises(OptionTypeError):
         archive.read(1.5)
+
+
+@pytest.mark.parametrize("key", [0, None, b"README", Path("README"), 1.5, "\ud800", "R\0"])
+def test_what_is_no_name_is_in_no_mapping(archive, key):
+    assert key not in archive
+    assert archive.get(key, "default") == "default"
+    with pytest.raises(KeyError):
+        archive[key]
+
+
+def test_half_a_character_names_nothing(archive):
+    assert not archive.exists("images/\ud800")
+    assert archive.glob("\ud800") == []
+    with pytest.raises(KeyError):
+        archive.listdir("\ud800")
 
 
 def test_a_missing_name_hints_at_the_closest(archive):
@@ -160,6 +180,8 @@ def test_read_many(archive):
     got = [bytes(data) for data in archive.read_many(wanted)]
     assert got == [bytes(archive.read(key)) for key in wanted]
     assert archive.read_many([]) == []
+    with pytest.raises(OptionTypeError, match="one name"):
+        archive.read_many("README")
     with pytest.raises(KeyError):
         archive.read_many(["README", "nothing"])
 
@@ -346,11 +368,11 @@ def test_paths_mean_what_they_mean_on_disk(archive, extracted, path):
 PATTERNS = st.lists(
     st.sampled_from(
         ["*", "**", "?", "images", "cat", "*.png", "[cd]*", "cat*", ".*", "deep", "er", "x.npy",
-         "*/", "README", "[!c]*", "a b.png", "..", ".", "é*", ".hidden", "**a"]
+         "*/", "README", "[!c]*", "a b.png", "..", ".", "é*", ".hidden", "**a", ""]
     ),
     min_size=1,
     max_size=4,
-).map("/".join)  # fmt: skip
+).map("/".join).filter(lambda pattern: pattern[:1] != "/")  # fmt: skip
 
 
 @settings(max_examples=300)
@@ -374,6 +396,14 @@ def test_glob_as_python_does(glob_archive, extracted, pattern, recursive, hidden
     expected = sorted(path for path in found if os.path.exists(os.path.join(extracted, path)))
     got = sorted(glob_archive.glob(pattern, recursive=recursive, include_hidden=hidden))
     assert got == expected
+
+
+@pytest.mark.parametrize("pattern", ["images//*", "images//cat", "images//cat//", "images/cat//*"])
+def test_doubled_slashes_stay_where_python_leaves_them(glob_archive, extracted, pattern):
+    expected = sorted(glob.glob(pattern, root_dir=extracted))
+    assert expected
+    assert sorted(glob_archive.glob(pattern)) == expected
+    assert sorted(glob_archive.iglob(pattern)) == expected
 
 
 @pytest.fixture(scope="module")
@@ -645,6 +675,9 @@ def test_samples_of_several_files(web):
         samples[6]
     with pytest.raises(SampleIndexError):
         samples[7]
+    with pytest.raises(OptionTypeError):
+        samples[1.5]
+    assert [sample[0] for sample in samples[1:3]] == [samples[1][0], samples[np.int64(2)][0]]
 
 
 def test_samples_as_mappings(web):
