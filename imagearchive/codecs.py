@@ -22,6 +22,7 @@ import io
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
@@ -30,7 +31,8 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive._scan.rows import KIND_FILE
-from imagearchive.decompress import COMPRESSIONS, Limits, compress, decompress, inflate
+from imagearchive.decompress import COMPRESSIONS, Limits, compress, decompress
+from imagearchive.deflate import inflate
 from imagearchive.errors import (
     CorruptArchiveError,
     DecodeError,
@@ -149,9 +151,9 @@ def decode(
     exif_transpose: bool = False,
     background: Sequence[int] | None = None,
     allow_pickle: bool = False,
-    max_size: int = Limits.max_size,
+    max_size: float = Limits.max_size,
     max_ratio: float = Limits.max_ratio,
-    max_pixels: int = Limits.max_pixels,
+    max_pixels: float = Limits.max_pixels,
 ) -> Any:
     """Decode the bytes of a member by the extension of its name.
 
@@ -384,14 +386,16 @@ class NpzArrays(Mapping[str, npt.NDArray[Any]]):
                 f"no array {key!r}; there are {', '.join(map(repr, self._position)) or 'none'}"
             )
         entry = self._rows.entries[row]
-        size, stored = int(entry["size"]), int(entry["stored"])
+        offset, stored, size = (int(entry[name]) for name in ("offset", "stored", "size"))
         if int(entry["kind"]) != KIND_FILE or int(entry["method"]) not in (0, 8):
             raise UnsupportedMemberError(f"array {key!r} is encrypted or compressed otherwise")
         try:
-            data: Buffer = self._storage.read(int(entry["offset"]), stored)
+            data: Buffer
             if int(entry["method"]) == 8:
                 self._options.limits.check(size, stored)
-                data = inflate(data, size)
+                data = inflate(self._storage, offset, stored, size, int(entry["crc"]), "npz")
+            else:
+                data = self._storage.read(offset, stored)
             return _decode_npy(data, self._options)
         except ImageArchiveError as error:
             raise _named(f"array {key!r}", error) from error
@@ -438,17 +442,16 @@ def _encode(name: str, value: Any, allow_pickle: bool, registry: Mapping[str, _C
     extension = extension_of(name)
     codec = registry.get(extension)
     try:
-        if extension in COMPRESSIONS or (codec is not None and codec.stackable):
+        if codec is not None and codec.encoder is None:
+            raise UnsupportedMemberError(f"the codec of .{extension} cannot encode")
+        if codec.stackable if codec is not None else extension in COMPRESSIONS:
             inner = name[: -len(extension) - 1]
             # x.gz, and nothing before: the value is the bytes themselves.
-            raw = _encode(inner, value, allow_pickle, registry) if extension_of(inner) else value
-            return (
-                bytes(codec.encoder(raw)) if codec and codec.encoder else compress(extension, raw)
-            )
-        if codec is not None:
-            if codec.encoder is None:
-                raise UnsupportedMemberError(f"the codec of .{extension} cannot encode")
+            value = _encode(inner, value, allow_pickle, registry) if extension_of(inner) else value
+        if codec is not None and codec.encoder is not None:
             return bytes(codec.encoder(value))
+        if extension in COMPRESSIONS:
+            return _compress(extension, value)
         if extension in FORMATS:
             return encode_image(extension, value)
         if extension in _ENCODERS:
@@ -458,6 +461,13 @@ def _encode(name: str, value: Any, allow_pickle: bool, registry: Mapping[str, _C
         raise
     except ImageArchiveError as error:
         raise _named(name, error) from error
+
+
+def _compress(extension: str, value: Any) -> bytes:
+    try:
+        return compress(extension, value)
+    except TypeError as error:
+        raise DecodeError(f"{extension} holds bytes, not {type(value).__name__}") from error
 
 
 def _encode_npy(value: Any, allow_pickle: bool) -> bytes:
@@ -475,7 +485,11 @@ def _encode_npz(value: Any, allow_pickle: bool) -> bytes:
     for array in arrays.values():
         _check_objects(array, allow_pickle)
     target = io.BytesIO()
-    np.savez(target, **arrays)  # type: ignore[arg-type]  # the stubs see allow_pickle in **arrays
+    # As `numpy.savez` does, which takes some names for arguments of its own.
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=allow_pickle)
     return target.getvalue()
 
 
@@ -505,13 +519,19 @@ def _encode_msgpack(value: Any, allow_pickle: bool) -> bytes:
 def _encode_text(value: Any, allow_pickle: bool) -> bytes:
     if not isinstance(value, str):
         raise DecodeError(f"txt holds text, not {type(value).__name__}")
-    return value.encode()
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise DecodeError(f"not text that UTF-8 can hold: {error}") from error
 
 
 def _encode_class(value: Any, allow_pickle: bool) -> bytes:
     if not isinstance(value, int | np.integer):
         raise DecodeError(f"cls holds a whole number, not {type(value).__name__}")
-    return b"%d" % int(value)
+    text = str(int(value))
+    if not _DECIMAL.fullmatch(text):
+        raise DecodeError(f"cls holds a number of up to 18 digits, not {len(text.lstrip('-'))}")
+    return text.encode()
 
 
 def _encode_pickle(value: Any, allow_pickle: bool) -> bytes:
@@ -558,11 +578,11 @@ class DecodedView(Mapping[str, Any]):
     allow_pickle : bool
         Load pickles and arrays of any Python objects, **which can run any code**. Arrays of plain
         objects (numbers, text, lists, arrays …) are decoded without it.
-    max_size : int
+    max_size : float
         Bytes that one member may have after decompression.
     max_ratio : float
         How many times its stored size it may grow to, once beyond 64 MiB.
-    max_pixels : int
+    max_pixels : float
         Width times height of an image.
 
     Raises
@@ -587,9 +607,9 @@ class DecodedView(Mapping[str, Any]):
         exif_transpose: bool = False,
         background: Sequence[int] | None = None,
         allow_pickle: bool = False,
-        max_size: int = Limits.max_size,
+        max_size: float = Limits.max_size,
         max_ratio: float = Limits.max_ratio,
-        max_pixels: int = Limits.max_pixels,
+        max_pixels: float = Limits.max_pixels,
     ) -> None:
         if not isinstance(store, Mapping):
             raise OptionTypeError(

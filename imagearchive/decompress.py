@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from imagearchive.errors import DecodeError, LimitError, MissingDependencyError
+from imagearchive.errors import DecodeError, LimitError, MissingDependencyError, OptionError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["COMPRESSIONS", "Limits", "compress", "decompress", "inflate"]
+__all__ = ["COMPRESSIONS", "Limits", "compress", "decompress"]
 
 # Output that is harmless whatever it was compressed from: small inputs reach high ratios.
 RATIO_FLOOR: Final = 64 << 20
@@ -37,22 +37,28 @@ class Limits:
 
     Attributes
     ----------
-    max_size : int
-        Bytes that a member may have after decompression.
+    max_size : float
+        Bytes that a member may have after decompression. Of all three, ``inf`` is no limit.
     max_ratio : float
         How many times its stored size a member may grow to, once it is beyond 64 MiB. Counted
         over all layers of ``x.json.gz.xz`` together.
-    max_pixels : int
+    max_pixels : float
         Width times height of an image.
     """
 
-    max_size: int = 1 << 30
+    max_size: float = 1 << 30
     max_ratio: float = 1000.0
-    max_pixels: int = 1 << 27
+    max_pixels: float = 1 << 27
 
-    def allowed(self, stored: int) -> int:
-        """Bytes that a member of `stored` bytes may become."""
-        return min(self.max_size, max(RATIO_FLOOR, int(stored * self.max_ratio)))
+    def __post_init__(self) -> None:
+        for name in ("max_size", "max_ratio", "max_pixels"):
+            value = getattr(self, name)
+            if isinstance(value, str | bytes | bool) or not value > 0:
+                raise OptionError(f"{name}={value!r}: a number above 0, or inf for no limit")
+
+    def allowed(self, stored: int) -> float:
+        """Bytes that a member of `stored` bytes may become; infinite without limits."""
+        return min(self.max_size, max(RATIO_FLOOR, stored * self.max_ratio))
 
     def check(self, size: int, stored: int) -> None:
         """Refuse a member that says it will have `size` bytes.
@@ -66,10 +72,11 @@ class Limits:
 
     def exceeded(self, stored: int) -> LimitError:
         """Return the error for a member of `stored` bytes that grew beyond what is allowed."""
-        which = "max_size" if self.allowed(stored) == self.max_size else "max_ratio"
+        allowed = self.allowed(stored)
+        which = "max_size" if allowed == self.max_size else "max_ratio"
         return LimitError(
-            f"{stored} bytes decompress to more than {self.allowed(stored)}; if the archive can "
-            f"be trusted, raise {which} (now {getattr(self, which)})"
+            f"{stored} bytes decompress to more than {allowed:.0f}; if the archive can be trusted, "
+            f"raise {which} (now {getattr(self, which)})"
         )
 
 
@@ -127,10 +134,16 @@ def _streams(data: memoryview, new: Callable[[], _Stream], limits: Limits, store
             if total > allowed:
                 raise limits.exceeded(stored)
             parts.append(part)
-        position -= len(stream.unused_data)
-        while position < len(data) and not data[position]:
-            position += 1
+        position = _behind_zeros(data, position - len(stream.unused_data))
     return b"".join(parts)
+
+
+def _behind_zeros(data: memoryview, position: int) -> int:
+    while position < len(data) and not data[position]:
+        # In pieces, as there may be gigabytes of them.
+        piece = bytes(data[position : position + STEP])
+        position += len(piece) - len(piece.lstrip(b"\0"))
+    return position
 
 
 def _gunzip(data: memoryview, limits: Limits, stored: int) -> bytes:
@@ -261,23 +274,4 @@ def compress(kind: str, data: Buffer) -> bytes:
     MissingDependencyError
         ``zst`` without the ``zstandard`` package.
     """
-    return _COMPRESSORS[kind](bytes(data))
-
-
-def inflate(data: Buffer, size: int) -> bytes:
-    """Inflate the raw deflate stream of a ZIP member that declares `size` bytes.
-
-    Raises
-    ------
-    DecodeError
-        The stream is damaged, or it holds more or fewer bytes than declared.
-    """
-    stream = zlib.decompressobj(-15)
-    try:
-        # One byte more than declared shows a stream that does not stop there.
-        out = stream.decompress(data, size + 1)
-    except zlib.error as error:
-        raise DecodeError(f"not valid deflated data: {error}") from error
-    if len(out) != size:
-        raise DecodeError(f"the deflated data does not hold the {size} bytes that are declared")
-    return out
+    return _COMPRESSORS[kind](memoryview(data).tobytes())

@@ -119,10 +119,12 @@ class MemberFile(io.RawIOBase):
 
     def readable(self) -> bool:
         """Whether it can be read: always."""
+        self._check()
         return True
 
     def seekable(self) -> bool:
         """Whether it has positions: always."""
+        self._check()
         return True
 
     def tell(self) -> int:

@@ -233,6 +233,8 @@ class NameTree:
             parts.pop()
         seen: set[str] = set()
         doubled = recursive and parts.count("**") > 1
+        # Without wildcards, a path comes as it is spelled: slashes may be doubled.
+        magic = _MAGIC.search(pattern)
         for path, is_directory in self._match("", "", parts, recursive, include_hidden):
             if only_directories and not is_directory:
                 continue
@@ -244,8 +246,7 @@ class NameTree:
                 if path in seen:
                     continue
                 seen.add(path)
-            # Without wildcards, as it is spelled: slashes may be doubled.
-            yield path if _MAGIC.search(pattern) else pattern
+            yield path if magic else pattern
 
     def glob_all(self, pattern: str, *, recursive: bool, include_hidden: bool) -> list[str]:
         """Return all that `glob` yields."""

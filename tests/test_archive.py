@@ -1,5 +1,7 @@
 """One contract for `Archive`, run over every container, and a real file system as oracle."""
 
+import array
+import copy
 import difflib
 import glob
 import io
@@ -491,6 +493,38 @@ def test_members_open_as_files(archive):
         assert text.readlines() == ["read me\n", "please\n"]
     with pytest.raises(io.UnsupportedOperation):
         archive.open("README").write(b"x")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda file: file.read(), lambda file: file.read1(), lambda file: file.peek(),
+        lambda file: file.readline(), lambda file: file.tell(), lambda file: file.seek(0),
+        lambda file: file.readable(), lambda file: file.seekable(), lambda file: next(file),
+        lambda file: file.readinto(bytearray(3)), lambda file: file.__enter__(),
+    ],
+)  # fmt: skip
+def test_closed_file_objects(file_archive, use):
+    file = file_archive.open("text")
+    with pytest.raises((ValueError, io.UnsupportedOperation), match="closed"):
+        with file:
+            file.read(10)
+        use(file)
+    file.close()
+    assert file.closed
+
+
+@pytest.mark.parametrize(
+    "buffer",
+    [bytearray(100), array.array("I", range(30)), np.zeros((4, 6), np.float32), memoryview(b"")],
+)
+def test_reading_into_buffers_of_any_format(file_archive, buffer):
+    expected = io.BytesIO(b"line one\nline two\n" * 4000)
+    mine, theirs = (copy.copy(buffer) if len(buffer) else bytearray() for _ in range(2))
+    for file, target in ((file_archive.open("text"), mine), (expected, theirs)):
+        file.seek(7)
+        assert file.readinto(target) == memoryview(buffer).nbytes
+    assert bytes(memoryview(mine)) == bytes(memoryview(theirs))
 
 
 OPERATIONS = st.lists(

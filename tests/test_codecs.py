@@ -23,7 +23,7 @@ from PIL import Image
 
 from imagearchive import codecs
 from imagearchive.codecs import DecodedView, NpzArrays, decode, encode, register_codec
-from imagearchive.decompress import Limits, compress, decompress
+from imagearchive.decompress import RATIO_FLOOR, Limits, compress, decompress
 from imagearchive.errors import (
     DecodeError,
     LimitError,
@@ -364,6 +364,30 @@ def test_npz_is_a_mapping_of_arrays(save):
     np.testing.assert_array_equal(again["images"], PIXELS)
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_of_other_content_than_written(save):
+    target = io.BytesIO()
+    save(target, a=np.arange(2000), b=np.arange(2000))
+    data = bytearray(target.getvalue())
+    # The CRC-32 of the second array, in the central directory.
+    data[data.rindex(b"PK\1\2") + 16] ^= 1
+    arrays = decode("x.npz", bytes(data))
+    np.testing.assert_array_equal(arrays["a"], np.arange(2000))
+    if save is np.savez_compressed:
+        with pytest.raises(DecodeError, match=r"'b'.*CRC"):
+            arrays["b"]
+
+
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "args", "kwds", "a/b", "é"])
+def test_npz_takes_any_name(name):
+    arrays = {name: np.arange(3), "other": np.ones((2, 2), np.float32)}
+    data = encode("x.npz", arrays)
+    assert data == encode("x.npz", arrays)
+    for found in (decode("x.npz", data), np.load(io.BytesIO(data))):
+        assert set(found) == set(arrays)
+        np.testing.assert_array_equal(found[name], arrays[name])
+
+
 def test_npz_decodes_only_what_is_asked_for():
     target = io.BytesIO()
     np.savez_compressed(target, zeros=np.zeros(100 << 20, np.uint8), small=np.arange(3))
@@ -433,9 +457,20 @@ def test_text_and_classes():
     assert decode("x.cls", b"-1") == -1
     assert encode("x.cls", np.int64(5)) == b"5"
     assert encode("x.txt", "ä") == "ä".encode()
-    for name, value in (("x.cls", "5"), ("x.txt", b"raw"), ("x.json", {1, 2}), ("x.npz", [1])):
-        with pytest.raises(DecodeError):
-            encode(name, value)
+    assert decode("x.cls", encode("x.cls", -(10**18) + 1)) == -(10**18) + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("x.cls", "5"), ("x.cls", 10**18), ("x.txt", b"raw"), ("x.txt", "\ud800"),
+        ("x.json", {1, 2}), ("x.json", "\ud800"), ("x.npz", [1]), ("x.gz", 5), ("x.xz", "text"),
+        ("x.bz2", [1, 2]), ("x.zst", None),
+    ],
+)  # fmt: skip
+def test_what_an_extension_cannot_hold(name, value):
+    with pytest.raises(DecodeError, match=rf"^{name}: "):
+        encode(name, value)
 
 
 class Danger:
@@ -477,6 +512,22 @@ def test_compressed_members_of_other_programs(kind, parts):
     assert decode(f"a.{kind}", data) == b"".join(parts)
 
 
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_zeros_behind_the_last_stream(kind):
+    for zeros in (4, 3 << 20):
+        data = PACK[kind](b"one") + bytes(zeros)
+        assert decode(f"a.{kind}", data) == b"one"
+        assert decode(f"a.{kind}", data + PACK[kind](b"two")) == b"onetwo"
+        with pytest.raises(DecodeError):
+            decode(f"a.{kind}", data + b"x")
+
+
+def test_frames_of_zstandard_that_are_to_be_skipped():
+    frame = PACK["zst"]
+    skipped = struct.pack("<II", 0x184D2A50, 5) + b"extra"
+    assert decode("a.zst", skipped + frame(b"one") + skipped + frame(b"two") + skipped) == b"onetwo"
+
+
 @pytest.mark.parametrize("kind", sorted(PACK))
 def test_compression_stacks(kind):
     assert decode(f"x.JSON.{kind.upper()}", PACK[kind](b"[1]")) == [1]
@@ -508,6 +559,18 @@ def test_decompression_is_bounded(kind):
     with pytest.raises(LimitError, match="raise max_size"):
         decode(f"x.{kind}", bomb, max_ratio=1e9, max_size=70 << 20)
     assert len(decode(f"x.{kind}", bomb, max_ratio=1e9)) == 80 << 20
+
+
+def test_limits_are_numbers_and_may_be_infinite():
+    zeros = gzip.compress(bytes(RATIO_FLOOR + 1))
+    inf = float("inf")
+    assert len(decode("x.gz", zeros, max_size=inf, max_ratio=inf)) == RATIO_FLOOR + 1
+    with pytest.raises(LimitError, match=f"more than {RATIO_FLOOR};.*raise max_ratio"):
+        decode("x.gz", zeros, max_ratio=10)
+    for value in (0, -1, float("nan"), "1", True):
+        for name in ("max_size", "max_ratio", "max_pixels"):
+            with pytest.raises(OptionError, match=name):
+                DecodedView({}, **{name: value})
 
 
 def test_layers_count_together_and_are_limited():
@@ -632,6 +695,12 @@ def test_registered_codecs(registry):
     assert decode("x.json", b"") == "mine"
     with pytest.raises(UnsupportedMemberError, match="cannot encode"):
         encode("x.json", 1)
+    register_codec("lz4", None, lambda data: bytes(data), stackable=True)
+    with pytest.raises(UnsupportedMemberError, match=r"\.lz4 cannot encode"):
+        encode("x.json.lz4", [1])
+    # In place of a built-in one, in both directions, and no longer a compression.
+    register_codec("gz", lambda value: b"gz", lambda data: "mine")
+    assert (encode("x.json.gz", 1), decode("x.json.gz", b"")) == (b"gz", "mine")
     for wrong in ("", "a.b", "a/b"):
         with pytest.raises(OptionError):
             register_codec(wrong, None, None)
