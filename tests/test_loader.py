@@ -661,6 +661,33 @@ def test_stop_iteration_in_a_sample_does_not_pass_for_the_end(num_workers):
 # Threads
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_are_read_ahead_where_the_data_set_can(num_workers):
+    class Cold(Encoded):
+        def __init__(self):
+            super().__init__()
+            self.asked, self.unasked = [], []
+
+        def prefetch(self, indices):
+            self.asked.append(list(indices))
+
+        def read(self, index):
+            if not any(index in indices for indices in self.asked):
+                self.unasked.append(index)
+            return super().read(index)
+
+    source = Cold()
+    loader = DataLoader(source, 8, shuffle=True, seed=1, image_size=8, num_workers=num_workers)
+    assert len(labels_of(loader)) == 7
+    assert source.asked == [batch.tolist() for batch in EpochOrder(COUNT, seed=1, batch_size=8)]
+    assert source.unasked == []
+
+    class Other(Numbers):
+        prefetch = 3
+
+    assert len(list(DataLoader(Other(), 8, image_size=4, num_workers=num_workers))) == 7
+
+
 def test_leaving_early_stops_the_threads():
     loader = DataLoader(Numbers(2000), 4, image_size=4, num_workers=4)
     for _ in loader:
