@@ -30,7 +30,7 @@ from imagearchive.writers.small_files import spill
 if TYPE_CHECKING:
     from imagearchive.archive import Archive
 
-__all__ = ["Existing", "Extracted", "Refused", "extract", "refused_members", "select"]
+__all__ = ["Existing", "Extracted", "Refused", "extract", "matching", "refused_members", "select"]
 
 Existing = Literal["error", "skip", "replace"]
 
@@ -174,28 +174,33 @@ def select(archive: Archive, patterns: Iterable[str]) -> list[int]:
     found: set[int] = set()
     table = archive.table
     for pattern in patterns:
-        position = table.find(pattern)
-        if position < 0 and archive.isfile(pattern):
-            position = archive.position(pattern)
-        if position >= 0:
-            found.add(position)
-            continue
-        folder = normalise(encode(pattern))
-        if archive.isdir(pattern):
-            prefix = folder + b"/" if folder else b""
-            low, high = table.lookup.bounds(prefix)
-            found.update(table.name_order[low:high].tolist())
-            continue
-        matches = [
-            archive.position(name)
-            for name in archive.iglob(pattern, recursive=True)
-            if archive.isfile(name)
-        ]
-        if not matches:
+        places = matching(archive, pattern)
+        if not places and archive.isdir(pattern):
+            folder = normalise(encode(pattern))
+            low, high = table.lookup.bounds(folder + b"/" if folder else b"")
+            places = table.name_order[low:high].tolist()
+        elif not places:
             # Says what the closest name is.
             archive.position(pattern)
-        found.update(matches)
+        found.update(places)
     return sorted(found)
+
+
+def matching(archive: Archive, pattern: str) -> list[int]:
+    """Find the file of a name, or the files that match it as a glob pattern.
+
+    A name that exists is no pattern, whatever it looks like; that of a directory stands for no
+    file.
+    """
+    position = archive.table.find(pattern)
+    if position < 0 and archive.isfile(pattern):
+        position = archive.position(pattern)
+    if position >= 0:
+        return [position]
+    if archive.isdir(pattern):
+        return []
+    names = archive.iglob(pattern, recursive=True)
+    return [archive.position(name) for name in names if archive.isfile(name)]
 
 
 def refused_members(archive: Archive) -> list[Refused]:
@@ -494,7 +499,7 @@ class _Run:
         except BaseException as error:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(part, dir_fd=directory)
-            if isinstance(error, OSError) and error.filename in (None, part):
+            if isinstance(error, OSError) and error.errno and error.filename in (None, part):
                 error.filename, error.filename2 = self._show(name), None
             raise
         return True

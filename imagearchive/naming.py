@@ -20,6 +20,7 @@ def naming(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        # Those without a number are ours, and their message says it all.
+        if error.errno is not None and error.filename is None:
             error.filename = path
         raise

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from imagearchive.naming import naming
+
 if TYPE_CHECKING:
     from imagearchive.archive import Archive
 
@@ -35,15 +37,12 @@ def pieces(archive: Archive, position: int) -> Iterator[bytes | memoryview]:
     OSError
         The archive cannot be read; the error names it.
     """
-    size = int(archive.table.entries["size"][position])
-    try:
+    entry = archive.table.entries[position]
+    size = int(entry["size"])
+    with naming(archive.table.files[int(entry["shard"])]):
         if size <= WINDOW:
             yield archive.read(position)
             return
         member = archive.member(position)
         for offset in range(0, size, WINDOW):
             yield member.read(offset, min(WINDOW, size - offset))
-    except OSError as error:
-        if error.filename is None:
-            error.filename = archive.info(position).archive
-        raise

@@ -20,6 +20,7 @@ from imagearchive.errors import (
     UnsupportedArchiveError,
 )
 from imagearchive.index import IndexTable
+from imagearchive.naming import naming
 from imagearchive.parallel import Chunks, StoppedError, in_threads
 from imagearchive.paths import expand
 from imagearchive.pieces import WINDOW, pieces
@@ -118,14 +119,16 @@ def _headers(archive: Archive, failures: list[Failure]) -> list[str]:
     table = archive.table
     scanners: list[str] = []
     start = 0
+    place = table.path or "index"
     try:
-        table.check()
+        with naming(place):
+            table.check()
     except (ImageArchiveError, OSError) as error:
-        place = table.path or "index"
         failures.append(Failure(-1, place, _reason(error, place)))
     for path in expand(archive.path):
         try:
-            fresh = IndexTable.build(path)
+            with naming(path):
+                fresh = IndexTable.build(path)
         except (CorruptArchiveError, UnsupportedArchiveError) as error:
             failures.append(Failure(-1, path, _reason(error, path)))
             fresh = IndexTable.build(path, strict=False)
@@ -150,6 +153,7 @@ def _reason(error: Exception, *where: str) -> str:
     """Say what is wrong, without the place, which a `Failure` names by itself."""
     if isinstance(error, OSError) and error.errno is not None:
         if error.errno in FATAL:
+            error.filename = error.filename or where[0]
             raise error
         return error.strerror or str(error)
     if isinstance(error, MemoryError):

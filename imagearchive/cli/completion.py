@@ -40,11 +40,10 @@ class _Command:
 
 
 def _commands() -> list[_Command]:
-    parser = build_parser()
-    (subparsers,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    summaries = {action.dest: action.help or "" for action in subparsers._choices_actions}
+    _, commands = build_parser()
     return [
-        _Command(name, summaries[name], command) for name, command in subparsers.choices.items()
+        _Command(name, (parser.description or "").rstrip("."), parser)
+        for name, parser in commands.items()
     ]
 
 

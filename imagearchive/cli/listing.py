@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import re
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from imagearchive._scan.names import normalise
-from imagearchive.archive import Archive, open_archive
+from imagearchive.archive import Archive
+from imagearchive.cli.opening import open_given
 from imagearchive.cli.output import (
     format_size,
     format_time,
@@ -20,22 +20,19 @@ from imagearchive.cli.output import (
     permissions,
     raw,
     short,
+    standard_output,
     text,
     write,
     write_json,
 )
-from imagearchive.cli.parser import parse_size
+from imagearchive.cli.values import SizeTest
+from imagearchive.cli.wording import in_options
 from imagearchive.codecs import extension_of
-from imagearchive.errors import MemberNotFoundError, OptionError
+from imagearchive.extract import matching
+from imagearchive.pieces import pieces
 from imagearchive.tree import decode, encode
 
 __all__ = ["cat", "find", "info", "ls", "tree"]
-
-COPY = 1 << 20
-
-
-def _open(arguments: argparse.Namespace) -> Archive:
-    return open_archive(arguments.archive, ipath=arguments.ipath)
 
 
 # ---------------------------------------------------------------- ls
@@ -43,7 +40,7 @@ def _open(arguments: argparse.Namespace) -> Archive:
 
 def ls(arguments: argparse.Namespace) -> int:
     """List files and directories."""
-    with _open(arguments) as archive:
+    with open_given(arguments) as archive:
         groups = list(_groups(archive, arguments.paths or [""], arguments.recursive))
         if arguments.json:
             rows = (row for _, entries in groups for row in entries())
@@ -155,7 +152,7 @@ def _json_rows(records: Iterator[dict[str, Any]]) -> None:
 
 def tree(arguments: argparse.Namespace) -> int:
     """Draw the directories."""
-    with _open(arguments) as archive:
+    with open_given(arguments) as archive:
         top = decode(normalise(encode(arguments.path)))
         # Says what the closest name is, before anything is printed.
         archive.listdir(top)
@@ -202,7 +199,9 @@ def _branches(
 
 def find(arguments: argparse.Namespace) -> int:
     """Find files by name and size."""
-    with _open(arguments) as archive:
+    if arguments.type == "d" and arguments.size:
+        arguments.parser.error("directories have no size: use --size with files")
+    with open_given(arguments) as archive:
         if arguments.type == "d":
             matches = _find_directories(archive, arguments)
         else:
@@ -223,16 +222,17 @@ def _pattern(pattern: str | None) -> Callable[[str], object]:
 def _find_files(archive: Archive, arguments: argparse.Namespace) -> Iterator[tuple[str, int]]:
     table = archive.table
     folder = normalise(encode(arguments.path)) if arguments.path else b""
-    low, high = 0, len(table)
-    if folder:
-        if not archive.isdir(arguments.path):
-            raise MemberNotFoundError(f"no directory {arguments.path!r}")
-        low, high = table.lookup.bounds(folder + b"/")
-    places = table.name_order[low:high]
+    if folder and archive.isfile(arguments.path):
+        places = np.array([archive.position(arguments.path)])
+    else:
+        # Says what the closest name is.
+        archive.listdir(arguments.path)
+        low, high = table.lookup.bounds(folder + b"/") if folder else (0, len(table))
+        places = table.name_order[low:high]
     sizes = table.entries["size"][places]
     keep = np.ones(len(places), bool)
-    for condition in arguments.size:
-        keep &= _by_size(condition, sizes)
+    for test in arguments.size:
+        keep &= _passes(test, sizes)
     base, whole = _pattern(arguments.name), _pattern(arguments.whole)
     for position in places[keep].tolist():
         name = table.name(position)
@@ -240,19 +240,13 @@ def _find_files(archive: Archive, arguments: argparse.Namespace) -> Iterator[tup
             yield name, position
 
 
-def _by_size(condition: str, sizes: Any) -> Any:
-    try:
-        size = parse_size(condition.lstrip("+-"))
-    except argparse.ArgumentTypeError as error:
-        raise OptionError(str(error)) from error
-    if condition.startswith("+"):
-        return sizes > size
-    return sizes < size if condition.startswith("-") else sizes == size
+def _passes(test: SizeTest, sizes: Any) -> Any:
+    if test.sign == "+":
+        return sizes > test.size
+    return sizes < test.size if test.sign == "-" else sizes == test.size
 
 
 def _find_directories(archive: Archive, arguments: argparse.Namespace) -> Iterator[tuple[str, int]]:
-    if arguments.size:
-        raise OptionError("directories have no size: use --size with files")
     base, whole = _pattern(arguments.name), _pattern(arguments.whole)
     for folder, _, _ in archive.walk(arguments.path):
         if folder and base(folder.rpartition("/")[2]) and whole(folder):
@@ -264,20 +258,18 @@ def _find_directories(archive: Archive, arguments: argparse.Namespace) -> Iterat
 
 def cat(arguments: argparse.Namespace) -> int:
     """Write members to standard output."""
-    sys.stdout.flush()
-    out = sys.stdout.buffer
-    with _open(arguments) as archive:
-        # All names are checked before the first byte is written.
-        for position in [archive.position(name) for name in arguments.members]:
-            size = int(archive.table.entries["size"][position])
-            if size <= COPY:
-                out.write(archive.read(position))
-                continue
-            member = archive.member(position)
-            for offset in range(0, size, COPY):
-                out.write(member.read(offset, min(COPY, size - offset)))
-        out.flush()
+    with open_given(arguments) as archive, standard_output() as out:
+        # All names are looked up before the first byte is written.
+        for position in [place for name in arguments.members for place in _asked(archive, name)]:
+            for data in pieces(archive, position):
+                out.write(data)
     return 0
+
+
+def _asked(archive: Archive, name: str) -> list[int]:
+    found = matching(archive, name)
+    # Says what the closest name is.
+    return found or [archive.position(name)]
 
 
 # ---------------------------------------------------------------- info
@@ -288,7 +280,7 @@ def info(arguments: argparse.Namespace) -> int:
     if arguments.build:
         facts = _build_facts()
     elif arguments.archive is None:
-        raise OptionError("name an archive, or ask for --build")
+        arguments.parser.error("name an archive, or ask for --build")
     else:
         facts = _archive_facts(arguments)
     if arguments.json:
@@ -313,7 +305,7 @@ def info(arguments: argparse.Namespace) -> int:
 
 
 def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
-    with open_archive(arguments.archive, ipath=arguments.ipath, strict=False) as archive:
+    with open_given(arguments) as archive:
         table = archive.table
         entries = table.entries
         methods = {0: "stored", 8: "deflated"}
@@ -340,7 +332,7 @@ def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
             "index size": index_size(table.path),
         }
         if table.meta.get("damage"):
-            facts["damage"] = table.meta["damage"]
+            facts["damage"] = in_options(table.meta["damage"])
         return facts
 
 

@@ -6,9 +6,20 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from imagearchive.cli.output import escape, format_size, progress, short, text, write, write_json
+from imagearchive.cli.output import (
+    complain,
+    escape,
+    format_size,
+    progress,
+    short,
+    text,
+    write,
+    write_json,
+)
+from imagearchive.cli.wording import in_options
 from imagearchive.errors import ArchiveNotFoundError, OptionError, UnsupportedArchiveError
 
 if TYPE_CHECKING:
@@ -22,15 +33,20 @@ FAILED = 1
 
 def index(arguments: argparse.Namespace) -> int:
     """Build the index of archives."""
+    from imagearchive.cli.opening import resolve
     from imagearchive.index import IndexTable
-    from imagearchive.paths import expand
 
-    paths = expand(arguments.archives)
+    paths = [path for given in arguments.archives for path in resolve(given)]
     if arguments.ipath and len(paths) > 1:
-        raise OptionError("--ipath names one file, so give one archive")
+        arguments.parser.error("--ipath names one file, so give one archive")
     made = []
     for path in paths:
-        table = IndexTable.open(path, arguments.ipath, overwrite=arguments.overwrite)
+        table = IndexTable.open(
+            path,
+            arguments.ipath,
+            overwrite=arguments.overwrite,
+            strict=not arguments.partial,
+        )
         shown, place = short(path) or path, short(table.path)
         made.append({"archive": shown, "members": len(table), "index": place})
         if not arguments.json:
@@ -42,14 +58,27 @@ def index(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Read and check every member."""
-    from imagearchive.archive import open_archive
+    from imagearchive.cli.opening import open_given
+    from imagearchive.decompress import Limits
     from imagearchive.verify import verify as check
 
+    limits = Limits(
+        arguments.max_size or Limits.max_size,
+        arguments.max_ratio or Limits.max_ratio,
+        arguments.max_pixels or Limits.max_pixels,
+    )
     with (
-        open_archive(arguments.archive, ipath=arguments.ipath, strict=False) as archive,
+        open_given(arguments) as archive,
         progress(len(archive), "members", arguments.quiet) as step,
     ):
-        found = check(archive, decode=arguments.decode, threads=arguments.threads, progress=step)
+        found = check(
+            archive,
+            decode=arguments.decode,
+            limits=limits,
+            threads=arguments.threads,
+            progress=step,
+        )
+    failures = [failure._replace(reason=in_options(failure.reason)) for failure in found.failures]
     if arguments.json:
         write_json(
             {
@@ -57,33 +86,38 @@ def verify(arguments: argparse.Namespace) -> int:
                 "bytes": found.bytes,
                 "checksums": found.checked,
                 "decoded": found.decoded,
-                "failures": [failure._asdict() for failure in found.failures],
+                "failures": [failure._asdict() for failure in failures],
             }
         )
     else:
-        write(f"{text(failure.name)}: {escape(failure.reason)}" for failure in found.failures)
+        write(f"{text(failure.name)}: {escape(failure.reason)}" for failure in failures)
         if not arguments.quiet:
             write(
                 [
                     f"{found.files} members read, {found.checked} checksums compared, "
-                    f"{found.decoded} decoded, {len(found.failures)} failures"
+                    f"{found.decoded} decoded, {len(failures)} failures"
                 ]
             )
-    return FAILED if found.failures else 0
+    return FAILED if failures else 0
 
 
 def extract(arguments: argparse.Namespace) -> int:
     """Extract into a directory."""
-    from imagearchive.archive import open_archive
+    from imagearchive.cli.opening import open_given
+    from imagearchive.cli.parser import SEVERAL
     from imagearchive.extract import extract as write_files
     from imagearchive.extract import select
 
+    if os.path.isfile(arguments.target):
+        raise OptionError(
+            f"{arguments.target}: a file, where the directory to extract into is named; {SEVERAL}"
+        )
     existing: Existing = "error"
     if arguments.overwrite:
         existing = "replace"
     elif arguments.skip_existing:
         existing = "skip"
-    with open_archive(arguments.archive, ipath=arguments.ipath) as archive:
+    with open_given(arguments) as archive:
         members = select(archive, arguments.members) if arguments.members else None
         total = len(archive) if members is None else len(members)
         with progress(total, "files", arguments.quiet) as step:
@@ -97,8 +131,10 @@ def extract(arguments: argparse.Namespace) -> int:
                 progress=step,
             )
     for item in done.refused:
-        print(f"imagearchive: not extracted: {text(item.name)}: {item.reason}", file=sys.stderr)
-    if not arguments.quiet:
+        complain(f"not extracted: {item.name}: {item.reason}")
+    if arguments.json:
+        write_json({**done._asdict(), "refused": [item._asdict() for item in done.refused]})
+    elif not arguments.quiet:
         more = f", {done.skipped} left as they were" if done.skipped else ""
         write([f"{done.files} files, {format_size(done.bytes, True)}{more}"])
     return 0
@@ -108,12 +144,6 @@ def pack(arguments: argparse.Namespace) -> int:
     """Pack files into TAR archives."""
     from imagearchive.writers.pack import pack as write_archives
 
-    if os.path.splitext(arguments.target)[1] != ".tar":
-        raise OptionError(f"{arguments.target}: pack writes TAR archives; end the name with .tar")
-    try:
-        mtime = None if arguments.mtime == "keep" else int(arguments.mtime)
-    except ValueError:
-        raise OptionError(f"--mtime {arguments.mtime}: give seconds since 1970, or keep") from None
     source: str | list[bytes] = arguments.source
     total = None
     if not os.path.isdir(arguments.source):
@@ -126,23 +156,27 @@ def pack(arguments: argparse.Namespace) -> int:
             shards=arguments.shards,
             shard_size=arguments.shard_size,
             root=arguments.root,
-            mtime=mtime,
+            mtime=arguments.mtime,
             overwrite=arguments.overwrite,
             index=not arguments.no_index,
             sync=not arguments.no_sync,
             progress=step,
         )
-    if not arguments.quiet:
+    if arguments.json:
+        write_json(made)
+    elif not arguments.quiet:
         write(text(path) for path in made)
     return 0
 
 
 def _listed(path: str, separator: bytes) -> Iterator[bytes]:
-    if "\0" in path:
-        raise ArchiveNotFoundError(f"{path}: no such directory or list")
     if path == "-":
+        if sys.stdin is None:
+            raise ArchiveNotFoundError("standard input is closed, so it has no list of files")
         data = sys.stdin.buffer.read()
     else:
+        if not os.path.exists(path):
+            raise ArchiveNotFoundError(f"{path}: no such directory, nor a list of files")
         with open(path, "rb") as file:
             start = file.read(4096)
             if b"\0" in start and separator != b"\0":
@@ -156,11 +190,17 @@ def _listed(path: str, separator: bytes) -> Iterator[bytes]:
 
 def convert(arguments: argparse.Namespace) -> int:
     """Write as another kind of archive."""
-    from imagearchive.archive import open_archive
+    from imagearchive.cli.opening import open_given
     from imagearchive.convert import convert as write_archive
+    from imagearchive.convert import kind_of
 
+    if arguments.to is None:
+        try:
+            arguments.to = kind_of(arguments.target)
+        except OptionError as error:
+            arguments.parser.error(f"{error}; or use --to")
     with (
-        open_archive(arguments.archive, ipath=arguments.ipath) as archive,
+        open_given(arguments) as archive,
         progress(len(archive), "members", arguments.quiet) as step,
     ):
         count = write_archive(
@@ -172,7 +212,9 @@ def convert(arguments: argparse.Namespace) -> int:
             index=not arguments.no_index,
             progress=step,
         )
-    if not arguments.quiet:
+    if arguments.json:
+        write_json({"archive": arguments.target, "members": count})
+    elif not arguments.quiet:
         write([f"{text(arguments.target)}: {count} members"])
     return 0
 
@@ -183,7 +225,7 @@ def process(arguments: argparse.Namespace) -> int:
 
     kinds = [kind for kind in ("detector", "landmarker", "teacher") if getattr(arguments, kind)]
     if not kinds and not arguments.all:
-        raise OptionError("say which data: --all, --detector, --landmarker or --teacher")
+        arguments.parser.error("say which data: --all, --detector, --landmarker or --teacher")
     processor = DataProcessor(
         arguments.raw_dir,
         arguments.output_dir,
@@ -191,7 +233,7 @@ def process(arguments: argparse.Namespace) -> int:
         arguments.workers,
         arguments.flush_every,
         seed=arguments.seed,
-        image_size=_image_size(arguments.image_size),
+        image_size=arguments.image_size,
         progress=False if arguments.quiet else None,
     )
     reports: list[ProcessReport] = []
@@ -200,16 +242,8 @@ def process(arguments: argparse.Namespace) -> int:
     else:
         for kind in kinds:
             reports.append(getattr(processor, f"process_{kind}")(arguments.train_split))
-    if not arguments.quiet:
-        write(str(report) for report in reports)
+    if arguments.json:
+        write_json([asdict(report) for report in reports])
+    elif not arguments.quiet:
+        write(escape(str(report)) for report in reports)
     return 0
-
-
-def _image_size(value: str) -> int | tuple[int, int] | None:
-    if value == "keep":
-        return None
-    parts = value.lower().split("x")
-    if len(parts) <= 2 and all(part.isdecimal() and part.isascii() for part in parts):
-        numbers = [int(part) for part in parts]
-        return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
-    raise OptionError(f"--image-size {value}: give 224, 320x240 or keep")

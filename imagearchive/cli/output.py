@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -10,9 +11,12 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
+
+from imagearchive.naming import naming
 
 __all__ = [
+    "complain",
     "escape",
     "format_size",
     "format_time",
@@ -20,6 +24,7 @@ __all__ = [
     "progress",
     "raw",
     "short",
+    "standard_output",
     "text",
     "write",
     "write_json",
@@ -64,17 +69,41 @@ def _escaped(character: str, backslash: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def complain(message: str) -> None:
+    """Print what went wrong, or may do so, on one line of standard error."""
+    # Where nobody listens there is nothing left to say.
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"imagearchive: {escape(message)}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[BinaryIO]:
+    """Give standard output for bytes, and flush it in the end.
+
+    Raises
+    ------
+    OSError
+        It is closed, or its disk is full.
+    """
+    with naming("standard output"):
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        sys.stdout.flush()
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+
+
 def write(lines: Iterable[str], *, end: str = "\n") -> None:
     """Write lines to standard output as UTF-8, surrogates as the bytes they stand for."""
-    out = sys.stdout.buffer
-    sys.stdout.flush()
-    for line in lines:
-        out.write((line + end).encode("utf-8", "surrogateescape"))
+    with standard_output() as out:
+        for line in lines:
+            out.write((line + end).encode("utf-8", "surrogateescape"))
 
 
 def write_json(value: Any) -> None:
     """Print a value as JSON."""
-    print(json.dumps(value, indent=2))
+    write([json.dumps(value, indent=2)])
 
 
 def format_size(size: int, human: bool) -> str:
@@ -109,7 +138,7 @@ def permissions(mode: int, directory: bool = False) -> str:
 @contextlib.contextmanager
 def progress(total: int | None, unit: str, quiet: bool) -> Iterator[Callable[[int], object] | None]:
     """Show a progress bar where standard error is a terminal; give the function that moves it."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from tqdm import tqdm

@@ -4,46 +4,87 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import Any, Final
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
 
-__all__ = ["build_parser", "parse_size"]
+from imagearchive.cli import values
+from imagearchive.cli.output import escape
+
+__all__ = ["SEVERAL", "build_parser", "parse"]
 
 SHELLS: Final = ("bash", "zsh", "fish")
-_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+KINDS: Final = ("tar", "zip", "npz", "bins")
+_MINUS: Final = re.compile(r"-[0-9.]+[a-z]*", re.IGNORECASE)
+
+SEVERAL: Final = (
+    "to read several archives as one, put their pattern in quotes, as in 'train-*.tar' or "
+    "'{cats,dogs}.tar'"
+)
 
 
-def parse_size(text: str) -> int:
-    """Read a size: ``4096``, ``64k``, ``1.5M``, ``1GiB``; the units are powers of 1024."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 4096, 64k, 1.5M or 1GiB")
-    number, unit = match.groups()
-    return int(float(number) * 1024 ** " kmgt".index(unit.lower() or " "))
+def parse(argv: Sequence[str], arguments: argparse.Namespace) -> None:
+    """Read the arguments of the process; print what is wrong with them and raise `SystemExit`."""
+    parser, commands = build_parser()
+    command = commands.get(argv[0]) if argv else None
+    if command is None:
+        parser.parse_args(argv, arguments)
+        return
+    # Intermixed, as otherwise an option in the middle would end the list of paths.
+    _, unknown = command.parse_known_intermixed_args(_joined(argv[1:]), arguments)
+    if unknown:
+        options = [word for word in unknown if word.startswith("-")]
+        hint = f"; {SEVERAL}" if not options and "archive" in arguments else ""
+        command.error(f"{' '.join(options or unknown)}: not understood{hint}")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+def _joined(words: Sequence[str]) -> list[str]:
+    """Write ``-size -2k`` as one word, since the second would be taken for an option."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] in ("-size", "--size", "--mtime") and _MINUS.fullmatch(word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+class _Parser(argparse.ArgumentParser):
+    """Prints the usage that fits, and where to find more."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong and exit."""
+        self.print_usage(sys.stderr)
+        self.exit(2, f"{self.prog}: {escape(message)}\nTry '{self.prog} --help'.\n")
+
+
+def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Build the parser of the whole command line, and those of the commands by name."""
+    parser = _Parser(
         prog="imagearchive",
         description="List, read, check, extract, make and convert archives of training data.",
         epilog="An ARCHIVE is a TAR, ZIP, NPZ or Barecat archive, a directory of split bins, a "
-        "plain directory, or a pattern of several: 'train-{0000..0146}.tar'.",
+        "plain directory, or a pattern of several in quotes: 'train-*.tar', "
+        "'train-{0000..0146}.tar'.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_index(commands)
-    _add_ls(commands)
-    _add_tree(commands)
-    _add_find(commands)
-    _add_cat(commands)
-    _add_info(commands)
-    _add_verify(commands)
-    _add_extract(commands)
-    _add_pack(commands)
-    _add_convert(commands)
-    _add_process(commands)
-    _add_completion(commands)
-    return parser
+    commands: Any = parser.add_subparsers(metavar="COMMAND", required=True)
+    for add in (
+        _add_index,
+        _add_ls,
+        _add_tree,
+        _add_find,
+        _add_cat,
+        _add_info,
+        _add_verify,
+        _add_extract,
+        _add_pack,
+        _add_convert,
+        _add_process,
+        _add_completion,
+    ):
+        add(commands)
+    return parser, commands.choices
 
 
 class _Version(argparse.Action):
@@ -63,7 +104,7 @@ def _command(
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=summary[0].upper() + summary[1:] + ".", add_help=not human
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     if human:
         parser.add_argument("--help", action="help", help="show this help and exit")
         parser.add_argument(
@@ -72,11 +113,30 @@ def _command(
     return parser
 
 
-def _archive(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+def _archive(
+    parser: argparse.ArgumentParser, *, optional: bool = False, partial: bool = True
+) -> None:
+    """Add the archive that a command reads; `partial` where damage would be an error."""
     parser.add_argument(
-        "archive", metavar="ARCHIVE", nargs="?" if optional else None, help="what to open"
+        "archive",
+        metavar="ARCHIVE",
+        nargs="?" if optional else None,
+        type=values.path,
+        help="what to open",
     )
-    parser.add_argument("--ipath", metavar="FILE", help="the index file to use, or to create")
+    parser.add_argument(
+        "--ipath", metavar="FILE", type=values.path, help="the index file to use, or to create"
+    )
+    if partial:
+        _partial(parser)
+    else:
+        parser.set_defaults(partial=True)
+
+
+def _partial(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--partial", action="store_true", help="of a damaged archive, take what can be read"
+    )
 
 
 def _json(parser: argparse.ArgumentParser) -> None:
@@ -94,31 +154,22 @@ def _quiet(parser: argparse.ArgumentParser) -> None:
 
 
 def _threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=_count, metavar="N", help="by default 4 at most")
+    parser.add_argument("--threads", type=values.count, metavar="N", help="by default 4 at most")
 
 
 def _overwrite(parser: argparse._ActionsContainer, what: str) -> None:
     parser.add_argument("-f", "--overwrite", action="store_true", help=f"replace {what}")
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1 is needed")
-    return number
-
-
-def _share(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return number
-
-
 def _add_index(commands: Any) -> None:
     parser = _command(commands, "index", "build the index of archives", "making:index")
-    parser.add_argument("archives", metavar="ARCHIVE", nargs="+", help="what to index")
-    parser.add_argument("--ipath", metavar="FILE", help="where to write it, for one archive")
+    parser.add_argument(
+        "archives", metavar="ARCHIVE", nargs="+", type=values.path, help="what to index"
+    )
+    parser.add_argument(
+        "--ipath", metavar="FILE", type=values.path, help="where to write it, for one archive"
+    )
+    _partial(parser)
     _overwrite(parser, "an index that is still good, too")
     _json(parser)
 
@@ -127,7 +178,14 @@ def _add_ls(commands: Any) -> None:
     parser = _command(commands, "ls", "list files and directories", "listing:ls", human=True)
     _archive(parser)
     parser.add_argument(
-        "paths", metavar="PATH", nargs="*", help="file, directory or pattern in the archive"
+        "paths",
+        metavar="PATH",
+        nargs="*",
+        default=[],
+        help="file, directory or pattern in the archive",
+    )
+    parser.add_argument(
+        "-a", "--all", action="store_true", help="no difference: nothing is ever left out"
     )
     parser.add_argument("-l", "--long", action="store_true", help="permissions, size and time, too")
     parser.add_argument("-R", "--recursive", action="store_true", help="all that lies below, too")
@@ -139,7 +197,7 @@ def _add_tree(commands: Any) -> None:
     parser = _command(commands, "tree", "draw the directories", "listing:tree", human=True)
     _archive(parser)
     parser.add_argument("path", metavar="PATH", nargs="?", default="", help="where to start")
-    parser.add_argument("-L", "--level", type=_count, metavar="N", help="how deep to go")
+    parser.add_argument("-L", "--level", type=values.count, metavar="N", help="how deep to go")
     parser.add_argument("-d", "--directories", action="store_true", help="leave out the files")
 
 
@@ -147,18 +205,25 @@ def _add_find(commands: Any) -> None:
     parser = _command(commands, "find", "find files by name and size", "listing:find", human=True)
     _archive(parser)
     parser.add_argument("path", metavar="PATH", nargs="?", default="", help="where to start")
+    # The spellings of find(1) work, too.
     parser.add_argument(
-        "--name", metavar="PATTERN", help="the last component matches, as in '*.jpg'"
+        "--name", "-name", metavar="PATTERN", help="the last component matches, as in '*.jpg'"
     )
-    parser.add_argument("--path", dest="whole", metavar="PATTERN", help="the whole path matches")
+    parser.add_argument(
+        "--path", "-path", dest="whole", metavar="PATTERN", help="the whole path matches"
+    )
     parser.add_argument(
         "--size",
+        "-size",
         metavar="[+-]N[kMG]",
+        type=values.SizeTest,
         action="append",
         default=[],
         help="larger (+), smaller (-) or exactly as large; more than one for a range",
     )
-    parser.add_argument("--type", choices=("f", "d"), default="f", help="files or directories")
+    parser.add_argument(
+        "--type", "-type", choices=("f", "d"), default="f", help="files or directories"
+    )
     parser.add_argument("-l", "--long", action="store_true", help="permissions, size and time, too")
     _json(parser)
     _null(parser)
@@ -167,14 +232,16 @@ def _add_find(commands: Any) -> None:
 def _add_cat(commands: Any) -> None:
     parser = _command(commands, "cat", "write members to standard output", "listing:cat")
     _archive(parser)
-    parser.add_argument("members", metavar="MEMBER", nargs="+", help="names in the archive")
+    parser.add_argument(
+        "members", metavar="MEMBER", nargs="+", help="names in the archive, or patterns"
+    )
 
 
 def _add_info(commands: Any) -> None:
     parser = _command(
         commands, "info", "tell what an archive is and holds", "listing:info", human=True
     )
-    _archive(parser, optional=True)
+    _archive(parser, optional=True, partial=False)
     parser.add_argument(
         "--build", action="store_true", help="tell how this installation was built, instead"
     )
@@ -183,9 +250,27 @@ def _add_info(commands: Any) -> None:
 
 def _add_verify(commands: Any) -> None:
     parser = _command(commands, "verify", "read and check every member", "making:verify")
-    _archive(parser)
+    _archive(parser, partial=False)
     parser.add_argument(
         "--decode", action="store_true", help="decode images, arrays and so on, too"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=values.count,
+        metavar="N",
+        help="of an image to decode; default 134217728",
+    )
+    parser.add_argument(
+        "--max-size",
+        type=values.parse_size,
+        metavar="SIZE",
+        help="of what a compressed file may decode to; default 1GiB",
+    )
+    parser.add_argument(
+        "--max-ratio",
+        type=values.ratio,
+        metavar="N",
+        help="how many times larger that may be, beyond 64 MiB; default 1000",
     )
     _threads(parser)
     _json(parser)
@@ -195,9 +280,13 @@ def _add_verify(commands: Any) -> None:
 def _add_extract(commands: Any) -> None:
     parser = _command(commands, "extract", "extract into a directory", "making:extract")
     _archive(parser)
-    parser.add_argument("target", metavar="DIR", help="made if it is missing")
+    parser.add_argument("target", metavar="DIR", type=values.path, help="made if it is missing")
     parser.add_argument(
-        "members", metavar="MEMBER", nargs="*", help="names, directories or patterns; default all"
+        "members",
+        metavar="MEMBER",
+        nargs="*",
+        default=[],
+        help="names, directories or patterns; default all",
     )
     group = parser.add_mutually_exclusive_group()
     _overwrite(group, "files that are there")
@@ -206,31 +295,46 @@ def _add_extract(commands: Any) -> None:
         "--skip-unsafe", action="store_true", help="extract the rest where members are refused"
     )
     _threads(parser)
+    _json(parser)
     _quiet(parser)
 
 
 def _add_pack(commands: Any) -> None:
     parser = _command(commands, "pack", "pack files into TAR archives", "making:pack")
     parser.add_argument(
-        "source", metavar="DIR|LIST", help="a directory, or a file with a path per line; - is stdin"
+        "source",
+        metavar="DIR|LIST",
+        type=values.path,
+        help="a directory, or a file with a path per line; - is stdin",
     )
     parser.add_argument(
-        "target", metavar="TARGET.tar", help="shards are called TARGET-000000.tar …"
+        "target",
+        metavar="TARGET.tar",
+        type=values.tar_path,
+        help="shards are called TARGET-000000.tar and so on",
     )
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--shards", type=_count, metavar="N", help="as many archives")
+    group.add_argument("--shards", type=values.count, metavar="N", help="as many archives")
     group.add_argument(
-        "--shard-size", type=parse_size, metavar="SIZE", help="archives of at most that size: 1GiB"
+        "--shard-size",
+        type=values.parse_size,
+        metavar="SIZE",
+        help="archives of at most that size: 1GiB",
     )
     parser.add_argument(
-        "--root", metavar="DIR", default=".", help="what listed paths are relative to"
+        "--root",
+        metavar="DIR",
+        type=values.path,
+        default=".",
+        help="what listed paths are relative to",
     )
     parser.add_argument(
         "-0", "--null", action="store_true", help="paths in LIST end with NUL, not with a line end"
     )
     parser.add_argument(
         "--mtime",
-        default="0",
+        default=0,
+        type=values.mtime,
         metavar="SECONDS|keep",
         help="time of all members, or that of each file; default 0",
     )
@@ -239,19 +343,26 @@ def _add_pack(commands: Any) -> None:
         "--no-sync", action="store_true", help="do not wait until the disk has everything"
     )
     _overwrite(parser, "archives of that name")
+    _json(parser)
     _quiet(parser)
 
 
 def _add_convert(commands: Any) -> None:
     parser = _command(commands, "convert", "write as another kind of archive", "making:convert")
     _archive(parser)
-    parser.add_argument("target", metavar="TARGET", help=".tar, .zip, .npz, or a directory of bins")
     parser.add_argument(
-        "--to", choices=("tar", "zip", "npz", "bins"), help="where the name does not tell"
+        "target",
+        metavar="TARGET",
+        type=values.path,
+        help=".tar, .zip, .npz, or a directory of bins",
     )
-    parser.add_argument("--splits", type=_count, default=128, metavar="N", help="number of bins")
+    parser.add_argument("--to", choices=KINDS, help="where the name does not tell")
+    parser.add_argument(
+        "--splits", type=values.count, default=128, metavar="N", help="number of bins"
+    )
     parser.add_argument("--no-index", action="store_true", help="do not build the index")
     _overwrite(parser, "what is there")
+    _json(parser)
     _quiet(parser)
 
 
@@ -264,21 +375,29 @@ def _add_process(commands: Any) -> None:
     which.add_argument("--detector", action="store_true", help="images and boxes")
     which.add_argument("--landmarker", action="store_true", help="images and keypoints")
     which.add_argument("--teacher", action="store_true", help="images cropped to their box")
-    parser.add_argument("--raw-dir", default="data/raw", metavar="DIR", help="where to read")
     parser.add_argument(
-        "--output-dir", default="data/preprocessed", metavar="DIR", help="where to write"
+        "--raw-dir", type=values.path, default="data/raw", metavar="DIR", help="where to read"
     )
-    parser.add_argument("--batch-size", type=_count, default=500, metavar="N")
-    parser.add_argument("--workers", type=int, default=8, metavar="N", help="0 for none")
-    parser.add_argument("--flush-every", type=_count, default=5, metavar="N", help="batches")
-    parser.add_argument("--train-split", type=_share, default=0.8, metavar="SHARE")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument(
+        "--output-dir",
+        type=values.path,
+        default="data/preprocessed",
+        metavar="DIR",
+        help="where to write",
+    )
+    parser.add_argument("--batch-size", type=values.count, default=500, metavar="N")
+    parser.add_argument("--workers", type=values.number, default=8, metavar="N", help="0 for none")
+    parser.add_argument("--flush-every", type=values.count, default=5, metavar="N", help="batches")
+    parser.add_argument("--train-split", type=values.share, default=0.8, metavar="SHARE")
+    parser.add_argument("--seed", type=values.seed, default=0, metavar="N")
     parser.add_argument(
         "--image-size",
-        default="224",
+        type=values.image_size,
+        default=224,
         metavar="N|WxH|keep",
         help="stretch images to that size; keep leaves them as they are",
     )
+    _json(parser)
     _quiet(parser)
 
 

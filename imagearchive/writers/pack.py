@@ -235,15 +235,15 @@ def _add_all(
             # Needed at the end; loading NumPy takes as long as packing ten thousand files.
             pool.submit(import_module, "imagearchive.index")
         try:
-            for batch in _batches(files):
-                if isinstance(batch, _Batch):
-                    ahead.append((batch, pool.submit(_read, batch, template, keep, spare)))
+            for item in _batches(files) if template else files:
+                if isinstance(item, _Batch):
+                    ahead.append((item, pool.submit(_read, item, template, keep, spare)))
                     if len(ahead) > 2 * READERS:
                         take()
                     continue
                 while ahead:
                     take()
-                _add(tar, batch, top, keep)
+                _add(tar, item, top, keep)
                 report.step()
             while ahead:
                 take()

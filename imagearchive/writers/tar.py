@@ -396,9 +396,12 @@ class TarWriter:
         self._count += 1
 
     def template(self) -> bytes:
-        """Return the header of an empty file without a name, its checksum blank."""
+        """Return the header of an empty file without a name, its checksum blank.
+
+        Empty where one block cannot say the time.
+        """
         head = header(b"", 0, self._mtime, self._mode)
-        return head[:148] + b" " * 8 + head[156:]
+        return head[:148] + b" " * 8 + head[156:] if len(head) == BLOCK else b""
 
     def add_members(self, members: Buffer, count: int) -> None:
         """Add whole members as they stand in an archive: headers, data and padding.
