@@ -246,6 +246,39 @@ def test_any_callable_is_a_transform():
     assert torch.equal(inverted, 255 - upright)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("on_error", ["skip", "replace"])
+@pytest.mark.parametrize(
+    "transform",
+    [Resize(8, 8), Lambda(lambda image: torch.from_numpy(image[:8, :8].copy()).permute(2, 0, 1))],
+    ids=["compiled", "function"],
+)
+def test_all_of_a_batch_is_pinned(monkeypatch, transform, on_error, channels_last):
+    # Page-locked memory itself needs a device; which tensors are put there does not.
+    pinned = set()
+
+    def pin(tensor):
+        pinned.add(tensor.data_ptr())
+        return tensor
+
+    def empty(shape, dtype):
+        return pin(torch.empty(shape, dtype=getattr(torch, np.dtype(dtype).name)))
+
+    options = {
+        "transform": transform, "on_error": on_error, "channels_last": channels_last,
+        "return_indices": True, "num_workers": 2,
+    }  # fmt: skip
+    expected = list(DataLoader(Encoded(damaged()), 10, **options))
+    monkeypatch.setattr("imagearchive.loader._can_pin", lambda: True)
+    monkeypatch.setattr(batches, "_pinned", empty)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    got = list(DataLoader(Encoded(damaged()), 10, **options, pin_memory=True))
+    assert same(got, expected)
+    assert all(tensor.data_ptr() in pinned for batch in got for tensor in batch)
+    if channels_last:
+        assert got[0][0].is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_tensors_of_a_function_become_what_the_options_say(num_workers):
     def tensor(image):

@@ -81,8 +81,8 @@ class DataLoader:
         Tensors in torch's channels-last memory format, of shape (N, C, H, W) as always; arrays
         of shape (N, H, W, C).
     pin_memory : bool
-        Batches in page-locked memory, for ``.to(device, non_blocking=True)``. Ignored, with a
-        log message, where torch finds no such device.
+        Batches in page-locked memory, for ``.to(device, non_blocking=True)``, but for what a
+        `collate_fn` returns. Ignored, with a log message, where torch finds no such device.
     return_indices : bool
         Batches are ``(images, labels, indices)``, the last int64.
     drop_last : bool

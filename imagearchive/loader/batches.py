@@ -349,6 +349,8 @@ class TensorJob(BatchJob):
 
 def _assembled(images: Any, labels: list[Any], job: BatchJob) -> tuple[Any, ...]:
     options = job.epoch.options
+    # Costs nothing where they are in page-locked memory already.
+    images = _pin(images, options)
     if options.channels_last and options.output == "torch" and images.ndim == 4:
         # Stored as (N, H, W, C), seen as (N, C, H, W): torch's channels-last format.
         images = images.permute(0, 3, 1, 2)
