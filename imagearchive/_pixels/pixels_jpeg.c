@@ -27,8 +27,10 @@ static int exif_orientation(const uint8_t *p, size_t n)
     at += 2;
     for (size_t i = 0; i < entries && at + 12 <= n; i++, at += 12)
         if (U16(at) == 0x0112) {
-            uint32_t value = U16(at + 2) == 3 && U32(at + 4) == 1 ? U16(at + 8) : 1;
-            return value >= 1 && value <= 8 ? (int)value : 1;
+            /* A SHORT, says the standard; some write a LONG. */
+            uint32_t type = U16(at + 2), value = type == 3 ? U16(at + 8) : U32(at + 8);
+            int known = (type == 3 || type == 4) && U32(at + 4) == 1;
+            return known && value >= 1 && value <= 8 ? (int)value : 1;
         }
 #undef U16
 #undef U32
