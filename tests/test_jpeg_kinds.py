@@ -1,4 +1,4 @@
-"""Kinds of JPEG beside the usual ones: the compiled path, the plain path and Pillow see the same."""
+"""Rarer kinds of JPEG: the compiled path, the plain path and Pillow see the same."""
 
 import io
 
