@@ -14,6 +14,8 @@ import os
 import pathlib
 import pickle
 import random
+import re
+import resource
 import shutil
 import signal
 import sqlite3
@@ -566,6 +568,18 @@ def test_pages_that_point_at_one_another(tmp_path):
     pathlib.Path(path).write_bytes(content)
     with pytest.raises(CorruptArchiveError, match="pages point at one another"):
         scan_path(path)
+
+
+def test_too_few_files_are_no_damage(copy):
+    path, _ = copy
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) - 1, hard))
+    try:
+        with pytest.raises(OSError, match=f"Too many open files: '{re.escape(path)}'"):
+            scan_path(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    scan_path(path)
 
 
 def test_other_databases_and_versions(copy, tmp_path):

@@ -18,7 +18,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -146,15 +146,14 @@ def scan_path(path: str | os.PathLike[str], strict: bool = True) -> tuple[RowBuf
         first = int(keep.argmin())
         row = files[first]
         message = (
-            f"{name}: {_shown(file_names[first])} of {row['size']} bytes at offset {row['offset']} "
+            f"{name}: {file_names.shown(first)} of {row['size']} bytes at offset {row['offset']} "
             f"does not lie inside {paths[number[first]]}: the shard is missing or truncated, or "
             f"the index belongs to another"
         )
         if strict:
             raise CorruptArchiveError(message)
         logger.warning("%s; %d such members are left out", message, int((~keep).sum()))
-        files, number = files[keep], number[keep]
-        file_names = [file_name for file_name, kept in zip(file_names, keep) if kept]
+        files, number, file_names = files[keep], number[keep], file_names.kept(keep)
     return _rows(files, number, file_names, directories, directory_names), [*paths, name]
 
 
@@ -173,6 +172,21 @@ def checksum(data: Any) -> int:
             "verifying CRC-32C needs the package crc32c: pip install imagearchive[barecat]"
         ) from error
     return int(crc32c.crc32c(data))
+
+
+class _Names(NamedTuple):
+    """Paths one after the other: an object for each would take more memory than all else."""
+
+    text: npt.NDArray[np.uint8]
+    lengths: npt.NDArray[np.int64]
+
+    def kept(self, keep: npt.NDArray[np.bool_]) -> _Names:
+        return _Names(self.text[np.repeat(keep, self.lengths)], self.lengths[keep])
+
+    def shown(self, row: int) -> str:
+        end = int(self.lengths[: row + 1].sum())
+        name = self.text[end - int(self.lengths[row]) : end].tobytes()
+        return repr(name.decode("utf-8", "replace"))
 
 
 # --- the database ---------------------------------------------------------------------------
@@ -227,6 +241,8 @@ def _state(path: str, journals: list[str]) -> list[tuple[int, int]]:
 
 
 def _connect(path: str) -> sqlite3.Connection:
+    # SQLite would not say why it cannot open a file.
+    os.close(os.open(path, os.O_RDONLY))
     # `immutable` keeps SQLite from looking for journals, taking locks and writing anything.
     url = f"file:{quote(os.path.abspath(path))}?mode=ro&immutable=1"
     connection = sqlite3.connect(url, uri=True)
@@ -284,7 +300,7 @@ def _check_schema(connection: sqlite3.Connection, path: str) -> None:
 
 def _read(
     connection: sqlite3.Connection, path: str, table: str, columns: tuple[str, ...]
-) -> tuple[npt.NDArray[Any], list[bytes]]:
+) -> tuple[npt.NDArray[Any], _Names]:
     """Read the columns of one table: numbers as a structured array, and the paths."""
     present = {
         bytes(row[1]).decode("utf-8", "replace"): row[6]
@@ -302,16 +318,18 @@ def _read(
     dtype = np.dtype([(name, np.int64) for name in columns[1:]])
     selected = ", ".join(f'ifnull("{name}", 0)' for name in numbers)
     cursor = connection.execute(f'SELECT "path", {selected} FROM {table} NOT INDEXED')
-    names: list[bytes] = []
-    parts: list[npt.NDArray[Any]] = []
+    text = bytearray()
+    lengths = [np.zeros(0, np.int64)]
+    parts = [np.zeros(0, dtype)]
     while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-        values = list(zip(*rows))
-        names.extend(values[0])
+        names, *values = zip(*rows)
+        text += b"".join(names)
+        lengths.append(np.fromiter(map(len, names), np.int64, len(rows)))
         part = np.zeros(len(rows), dtype)
-        for name, column in zip(numbers, values[1:]):
+        for name, column in zip(numbers, values):
             part[name] = column
         parts.append(part)
-    return (np.concatenate(parts) if parts else np.zeros(0, dtype)), names
+    return np.concatenate(parts), _Names(np.frombuffer(text, np.uint8), np.concatenate(lengths))
 
 
 def _check_types(connection: sqlite3.Connection, path: str, table: str, numbers: list[str]) -> None:
@@ -341,21 +359,17 @@ def _shard_size(path: str) -> int:
         return -1
 
 
-def _shown(name: bytes) -> str:
-    return repr(name.decode("utf-8", "replace"))
-
-
 def _rows(
     files: npt.NDArray[Any],
     number: npt.NDArray[np.intp],
-    file_names: list[bytes],
+    file_names: _Names,
     directories: npt.NDArray[Any],
-    directory_names: list[bytes],
+    directory_names: _Names,
 ) -> RowBuffer:
     # The root has an empty path and is no member.
-    real = np.array([bool(name) for name in directory_names], np.bool_)
-    names = [*file_names, *(name for name in directory_names if name)]
-    count, file_count = len(names), len(file_names)
+    real = directory_names.lengths > 0
+    lengths = np.concatenate([file_names.lengths, directory_names.lengths[real]])
+    count, file_count = len(lengths), len(files)
     buffer = RowBuffer(max(count, 1))
     buffer.entries = np.zeros(len(buffer.entries), ENTRY_DTYPE)
     buffer.entries["index"][:count] = np.arange(count)
@@ -369,10 +383,10 @@ def _rows(
         [files["mtime_ns"], directories["mtime_ns"][real]]
     )
     buffer.entries["kind"][file_count:count] = KIND_DIRECTORY
-    joined = np.frombuffer(b"".join(names), np.uint8)
+    joined = np.concatenate([file_names.text, directory_names.text])
     buffer.reserve(0, len(joined))
     buffer.names[: len(joined)] = joined
-    ends = np.cumsum([len(name) for name in names], dtype=np.uint64)
+    ends = np.cumsum(lengths, dtype=np.uint64)
     buffer.name_ends[:count] = ends
     buffer.link_ends[:count] = ends
     buffer.rows = count
