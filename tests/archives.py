@@ -1,9 +1,35 @@
 """Small archives for the tests."""
 
+import contextlib
 import io
+import os
+import resource
 import tarfile
 
 from PIL import Image
+
+
+@contextlib.contextmanager
+def files_left(count):
+    """Let this process open no more than `count` further files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.open(os.devnull, os.O_RDONLY)]
+    # The limit is on the numbers of descriptors, and there may be gaps among them.
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (max(held[0], 50 + len(os.listdir("/dev/fd"))), hard)
+    )
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        for fd in held[len(held) - count :]:
+            os.close(fd)
+        del held[len(held) - count :]
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in held:
+            os.close(fd)
 
 
 def encoded(pixels, kind="PNG"):

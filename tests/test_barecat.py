@@ -15,7 +15,6 @@ import pathlib
 import pickle
 import random
 import re
-import resource
 import shutil
 import signal
 import sqlite3
@@ -29,6 +28,7 @@ import zipfile
 import barecat as peer
 import numpy as np
 import pytest
+from archives import files_left
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -572,13 +572,11 @@ def test_pages_that_point_at_one_another(tmp_path):
 
 def test_too_few_files_are_no_damage(copy):
     path, _ = copy
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) - 1, hard))
-    try:
-        with pytest.raises(OSError, match=f"Too many open files: '{re.escape(path)}'"):
-            scan_path(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with (
+        files_left(0),
+        pytest.raises(OSError, match=f"Too many open files: '{re.escape(path)}'"),
+    ):
+        scan_path(path)
     scan_path(path)
 
 
