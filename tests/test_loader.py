@@ -758,6 +758,44 @@ def test_leaving_early_stops_the_threads():
         iter(loader)
 
 
+def test_iterating_and_closing_at_once_leaves_nothing_running(tar):
+    for round_ in range(20):
+        loader = DataLoader(tar, 4, image_size=8, num_workers=2)
+        barrier = threading.Barrier(5)
+        outcomes = []
+
+        def consume(loader=loader, barrier=barrier, outcomes=outcomes):
+            barrier.wait()
+            try:
+                outcomes.append(len(list(loader)))
+            except ClosedError:
+                outcomes.append("closed")
+
+        consumers = [threading.Thread(target=consume) for _ in range(4)]
+        for consumer in consumers:
+            consumer.start()
+        barrier.wait()
+        time.sleep(round_ * 0.0005)
+        loader.close()
+        for consumer in consumers:
+            consumer.join()
+        assert len(outcomes) == 4
+        assert threads() == []
+
+
+def test_a_loader_that_is_closed_while_it_begins_does_not_begin():
+    class Closing(Numbers):
+        def __getitem__(self, index):
+            # The first sample's shape is asked for when an epoch begins.
+            loader.close()
+            return super().__getitem__(index)
+
+    loader = DataLoader(Closing(), 4, transform=ToTensor(), num_workers=2)
+    with pytest.raises(ClosedError):
+        iter(loader)
+    assert threads() == []
+
+
 def test_an_iterator_in_a_cycle_is_collected_with_its_threads():
     loader = DataLoader(Numbers(500), 4, image_size=4, num_workers=2)
     holder = {"iterator": iter(loader)}

@@ -230,7 +230,8 @@ class DataLoader:
         self._errors: dict[int, BadSample] = {}
         self._iterators: weakref.WeakSet[_Batches] = weakref.WeakSet()
         self._closed = False
-        self._lock = threading.Lock()
+        # Reentrant: a signal's handler may close the loader that its own thread is beginning on.
+        self._lock = threading.RLock()
         _loaders.add(self)
         if enable_distributed:
             self._place()
@@ -299,7 +300,7 @@ class DataLoader:
     def __iter__(self) -> Iterator[Any]:
         """Begin the next epoch."""
         if self._closed:
-            raise ClosedError("the loader is closed; make a new one to iterate again")
+            raise _closed()
         with self._lock:
             order = self._order(self._next_epoch, self._start)
             self._next_epoch, self._start = order.epoch + 1, 0
@@ -313,8 +314,12 @@ class DataLoader:
                     self._next_epoch, self._start = order.epoch, order.start
                     self._progress = None
             raise
-        self._iterators.add(iterator)
-        return iterator
+        with self._lock:
+            if not self._closed:
+                self._iterators.add(iterator)
+                return iterator
+        iterator.close()
+        raise _closed()
 
     def _epoch_of(self, order: EpochOrder, first: int) -> Epoch:
         options = self._options
@@ -386,8 +391,10 @@ class DataLoader:
         self._close(None)
 
     def _close(self, patience: float | None) -> None:
-        self._closed = True
-        for iterator in list(self._iterators):
+        with self._lock:
+            self._closed = True
+            iterators = list(self._iterators)
+        for iterator in iterators:
             iterator.close(patience)
         if self._owned:
             self._source.dataset.close()
@@ -424,7 +431,7 @@ _loaders: weakref.WeakSet[DataLoader] = weakref.WeakSet()
 def _renew_locks() -> None:
     # Another thread of the parent may have held them; it does not exist in the child.
     for loader in list(_loaders):
-        loader._lock = threading.Lock()
+        loader._lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -509,6 +516,10 @@ class _Batches(Iterator[Any]):
         if pool is not None:
             # The cycle collector may be in a thread that holds what the workers wait for.
             pool.close(PATIENCE)
+
+
+def _closed() -> ClosedError:
+    return ClosedError("the loader is closed; make a new one to iterate again")
 
 
 def usable_cpus() -> int:
