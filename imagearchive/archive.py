@@ -38,8 +38,10 @@ __all__ = ["Archive", "ArchivePath", "DirEntry", "MemberInfo", "open_archive"]
 
 STORED: Final = 0
 DEFLATED: Final = 8
-# A sparse file takes next to nothing in its archive, whatever size it claims.
-MAX_SPARSE_READ: Final = 1 << 32
+# A sparse file takes next to nothing in its archive, whatever size it claims, and so does a
+# deflated one that was made to exhaust memory.
+MAX_HOLLOW_READ: Final = 1 << 32
+HOLLOW_RATIO: Final = 100
 
 
 def open_archive(path: ArchivePath, **options: Any) -> Archive:
@@ -207,6 +209,9 @@ class Archive(Mapping[str, bytes]):
             Its bytes contradict the index.
         UnsupportedMemberError
             It is encrypted, or compressed in a way that is not read here.
+        LimitError
+            It has more than 4 GiB, nearly all of which the archive does not hold: a sparse file,
+            or one that was deflated to less than a hundredth.
         """
         position = key if isinstance(key, int) else self.position(key)
         try:
@@ -221,15 +226,16 @@ class Archive(Mapping[str, bytes]):
         position = self._position(position)
         shard, offset, size, stored, method, kind = self._lookup.row(position)
         storage = self._pool.get(shard, position)
+        hollow = kind == KIND_SPARSE or (kind == KIND_FILE and method == DEFLATED)
+        if hollow and size > MAX_HOLLOW_READ and size > HOLLOW_RATIO * stored:
+            raise LimitError(
+                f"{self._where(position)}: {size} bytes, of which the archive holds {stored}, are "
+                f"not read into memory at once; read parts of it with open() or member()"
+            )
         if kind == KIND_FILE and method == DEFLATED:
             crc = int(self.table.entries["crc"][position])
             return deflate.inflate(storage, offset, stored, size, crc, self._where(position))
         member = self.member(position)
-        if kind == KIND_SPARSE and size > MAX_SPARSE_READ:
-            raise LimitError(
-                f"{self._where(position)}: a sparse file of {size} bytes, most of them holes, does "
-                f"not fit into memory; read parts of it with open() or member()"
-            )
         return member.read(0, member.size)
 
     def member(self, key: str | int) -> Storage:

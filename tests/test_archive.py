@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tar_cases
 from archives import encoded, write_tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,10 +24,12 @@ from PIL import Image
 
 import imagearchive
 from imagearchive import Archive, members, write_split_data
+from imagearchive import archive as archive_module
 from imagearchive.errors import (
     ArchiveNotFoundError,
     ClosedError,
     CorruptArchiveError,
+    LimitError,
     MemberNotFoundError,
     OptionError,
     OptionTypeError,
@@ -680,6 +683,37 @@ def test_a_member_that_lies_about_its_content(tmp_path):
     path.write_bytes(data)
     with pytest.raises(CorruptArchiveError, match=r"images/cat/1\.jpg"):
         Archive(path)["images/cat/1.jpg"]
+
+
+def test_a_member_that_is_made_to_exhaust_memory(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.zip"
+    random = np.random.default_rng(0).bytes(1 << 20)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(1 << 20))
+        archive.writestr("random", random)
+    monkeypatch.setattr(archive_module, "MAX_HOLLOW_READ", (1 << 20) - 1)
+    opened = Archive(path)
+    assert opened["random"] == random
+    with pytest.raises(LimitError, match=r"bomb\.zip: 'zeros': 1048576 bytes, .*open\(\)"):
+        opened["zeros"]
+    assert opened.open("zeros").read(100) == bytes(100)
+    monkeypatch.undo()
+    assert opened["zeros"] == bytes(1 << 20)
+
+
+def test_a_sparse_file_of_holes(tmp_path):
+    path = tmp_path / "sparse.tar"
+    size = (1 << 40) + 4
+    path.write_bytes(
+        tar_cases.pax_sparse(b"holes", [(1 << 40, 4)], size, b"data", "1.0") + tar_cases.END
+    )
+    opened = Archive(path)
+    with pytest.raises(LimitError, match=r"sparse\.tar: 'holes': 1099511627780 .*member\(\)"):
+        opened["holes"]
+    with opened.open("holes") as file:
+        assert file.read(5) == bytes(5)
+        assert file.seek(-6, io.SEEK_END) == size - 6
+        assert file.read() == b"\0\0data"
 
 
 # --- samples of several files -------------------------------------------------------------------
