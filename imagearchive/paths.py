@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -15,9 +16,9 @@ __all__ = ["ArchivePath", "absolute", "expand", "spelled"]
 #: One archive, several, or a brace pattern.
 ArchivePath = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-_RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE: Final = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
-MAX_PATHS: Final = 10_000_000
+MAX_PATHS: Final = 1_000_000
 
 
 def spelled(path: ArchivePath) -> str | list[str]:
@@ -53,7 +54,7 @@ def expand(path: ArchivePath) -> list[str]:
     Raises
     ------
     OptionError
-        The list is empty, or a range counts down.
+        The list is empty, or a range counts down, or the pattern names more than a million.
     """
     if not isinstance(path, (str, bytes, os.PathLike)):
         expanded = [one for part in path for one in expand(part)]
@@ -79,4 +80,6 @@ def expand(path: ArchivePath) -> list[str]:
             choices.append(piece.split(","))
         else:
             choices.append([f"{{{piece}}}"])
+    if (count := math.prod(map(len, choices))) > MAX_PATHS:
+        raise OptionError(f"{text}: the pattern names {count} archives, which are too many")
     return ["".join(parts) for parts in itertools.product(*choices)]

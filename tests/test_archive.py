@@ -653,6 +653,11 @@ def test_paths_and_patterns(tmp_path):
         Archive(str(tmp_path / "x-{9..1}.tar"))
     with pytest.raises(OptionError, match="empty"):
         Archive([])
+    with pytest.raises(OptionError, match="100000000 archives"):
+        Archive(str(tmp_path / "x-{0000..9999}-{0000..9999}.tar"))
+    for digits in (7, 18, 30):
+        with pytest.raises((ArchiveNotFoundError, OptionError)):
+            Archive(str(tmp_path / ("x-{0..%s}.tar" % ("9" * digits))))
     write_tar(tmp_path / "odd{1..2}.tar", {"a": b"1"})
     assert Archive(tmp_path / "odd{1..2}.tar")["a"] == b"1"
     for name in "xy":
