@@ -299,8 +299,7 @@ class DataLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """Begin the next epoch."""
-        if self._closed:
-            raise _closed()
+        self._check_open()
         with self._lock:
             order = self._order(self._next_epoch, self._start)
             self._next_epoch, self._start = order.epoch + 1, 0
@@ -314,12 +313,15 @@ class DataLoader:
                     self._next_epoch, self._start = order.epoch, order.start
                     self._progress = None
             raise
-        with self._lock:
-            if not self._closed:
+        try:
+            with self._lock:
+                self._check_open()
                 self._iterators.add(iterator)
-                return iterator
-        iterator.close()
-        raise _closed()
+        except ClosedError:
+            # By another thread, or by the data set's own code.
+            iterator.close()
+            raise
+        return iterator
 
     def _epoch_of(self, order: EpochOrder, first: int) -> Epoch:
         options = self._options
@@ -389,6 +391,10 @@ class DataLoader:
     def close(self) -> None:
         """Stop all iterators, and close the data set if the loader opened it."""
         self._close(None)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the loader is closed; make a new one to iterate again")
 
     def _close(self, patience: float | None) -> None:
         with self._lock:
@@ -516,10 +522,6 @@ class _Batches(Iterator[Any]):
         if pool is not None:
             # The cycle collector may be in a thread that holds what the workers wait for.
             pool.close(PATIENCE)
-
-
-def _closed() -> ClosedError:
-    return ClosedError("the loader is closed; make a new one to iterate again")
 
 
 def usable_cpus() -> int:
