@@ -131,14 +131,12 @@ class WorkerPool(Executor):
                     future.set_exception(error)
                     continue
                 try:
-                    future_result, failed = worker.call(message)
+                    head, *buffers = worker.call(message)
                 except (EOFError, OSError):
                     self._fail(worker, future)
                     return
-                if failed:
-                    future.set_exception(future_result)
-                else:
-                    future.set_result(future_result)
+                _settle(future, head, buffers)
+                del message, head, buffers
             # Neither task nor result is held while this thread waits for the next.
             del task, future, function, args, kwargs
         worker.end()
@@ -174,30 +172,44 @@ class WorkerPool(Executor):
             self._tasks.put(None)
 
 
+def _settle(future: Future[Any], head: bytearray, buffers: list[bytearray]) -> None:
+    """Give a future what a worker answered."""
+    try:
+        result, failed = pickle.loads(head, buffers=buffers)
+    except Exception as error:  # noqa: BLE001 - foreign code decides what it raises
+        future.set_exception(error)
+        return
+    if failed:
+        future.set_exception(result)
+    else:
+        future.set_result(result)
+
+
 class _Worker:
     """One process and the connection to it."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
+        self._connection, theirs = socket.socketpair()
         with theirs:
             descriptor = theirs.fileno()
             code = _START.format(path=sys.path, descriptor=descriptor)
             executable = get_executable()
-            self._process = subprocess.Popen(
-                [os.fsdecode(executable) if executable else sys.executable, "-c", code],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(descriptor,),
-                env={**_ENVIRONMENT, **os.environ},
-            )
-        self._connection = ours
+            try:
+                self._process = subprocess.Popen(
+                    [os.fsdecode(executable) if executable else sys.executable, "-c", code],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(descriptor,),
+                    env={**_ENVIRONMENT, **os.environ},
+                )
+            except BaseException:
+                self._connection.close()
+                raise
         self.pid = self._process.pid
 
-    def call(self, message: bytes) -> tuple[Any, bool]:
-        """Send a task and wait for its result; the flag says whether it is an exception."""
+    def call(self, message: bytes) -> list[bytearray]:
+        """Send a task and wait for its result: a pickle, and what stays out of it."""
         _send(self._connection, [message])
-        head, *buffers = _receive(self._connection)
-        answer: tuple[Any, bool] = pickle.loads(head, buffers=buffers)
-        return answer
+        return _receive(self._connection)
 
     def end(self) -> int:
         """Close the connection, at which the process ends, and return its exit status."""
@@ -209,6 +221,7 @@ class _Worker:
 
     def kill(self) -> int:
         """End the process at once."""
+        self._connection.close()
         self._process.kill()
         return self._process.wait()
 
