@@ -47,19 +47,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     _occupy_standard_descriptors()
     with _Interrupts() as interrupts, _spoken_warnings():
         try:
-            status = _run(sys.argv[1:] if argv is None else argv)
+            status = _run(sys.argv[1:] if argv is None else argv, interrupts)
         except Exception:
-            # NumPy turns an interrupt of its import into another exception, for example.
+            # Not everybody lets an interrupt pass; NumPy turns it into another exception.
             if not interrupts.seen:
                 raise
             status = INTERRUPTED
         return INTERRUPTED if status and interrupts.seen else status
 
 
-def _run(argv: Sequence[str]) -> int:
+def _run(argv: Sequence[str], interrupts: _Interrupts) -> int:
     arguments = argparse.Namespace()
     try:
-        return _command(argv, arguments)
+        return _command(argv, arguments, interrupts)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -77,14 +77,17 @@ def _run(argv: Sequence[str]) -> int:
     return FAILED
 
 
-def _command(argv: Sequence[str], arguments: argparse.Namespace) -> int:
-    from imagearchive.cli.parser import parse
-
+def _command(argv: Sequence[str], arguments: argparse.Namespace, interrupts: _Interrupts) -> int:
     status: int
     try:
-        parse(argv, arguments)
-        module, _, function = arguments.run.partition(":")
-        run = getattr(importlib.import_module(f"imagearchive.cli.{module}"), function)
+        with interrupts.held():
+            from imagearchive.cli.parser import parse
+
+            parse(argv, arguments)
+            module, _, function = arguments.run.partition(":")
+            run = getattr(importlib.import_module(f"imagearchive.cli.{module}"), function)
+            for name in arguments.needs:
+                importlib.import_module(name)
         status = run(arguments)
     except SystemExit as stop:
         # argparse has printed help (0) or what is wrong (2).
@@ -136,6 +139,7 @@ class _Interrupts:
     def __init__(self) -> None:
         self.seen = False
         self._when = 0.0
+        self._holding = False
         self._before: object = None
 
     def __enter__(self) -> _Interrupts:
@@ -149,12 +153,24 @@ class _Interrupts:
         if self._before is not None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Put interrupts off: a module that is imported only in part fails in its own ways."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+        if self.seen:
+            raise KeyboardInterrupt
+
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.seen and now - self._when < PATIENCE:
             return
         self.seen, self._when = True, now
-        raise KeyboardInterrupt
+        if not self._holding:
+            raise KeyboardInterrupt
 
 
 class _Complaining(logging.Handler):

@@ -17,6 +17,21 @@ SHELLS: Final = ("bash", "zsh", "fish")
 KINDS: Final = ("tar", "zip", "npz", "bins")
 _MINUS: Final = re.compile(r"-[0-9.]+[a-z]*", re.IGNORECASE)
 
+# What commands use beside the module that they are in; loaded before they start.
+_NEEDS: Final = {
+    "index": ("imagearchive.cli.opening",),
+    "verify": ("imagearchive.cli.opening", "imagearchive.verify"),
+    "extract": ("imagearchive.cli.opening", "imagearchive.extract"),
+    "pack": ("imagearchive.writers.pack",),
+    "convert": (
+        "imagearchive.cli.opening",
+        "imagearchive.convert",
+        "imagearchive.writers.split",
+        "imagearchive.writers.zip",
+    ),
+    "process": ("imagearchive.writers.processor",),
+}
+
 SEVERAL: Final = (
     "to read several archives as one, put their pattern in quotes, as in 'train-*.tar' or "
     "'{cats,dogs}.tar'"
@@ -104,7 +119,7 @@ def _command(
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=summary[0].upper() + summary[1:] + ".", add_help=not human
     )
-    parser.set_defaults(run=run, parser=parser)
+    parser.set_defaults(run=run, parser=parser, needs=_NEEDS.get(name, ()))
     if human:
         parser.add_argument("--help", action="help", help="show this help and exit")
         parser.add_argument(
