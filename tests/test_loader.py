@@ -406,6 +406,23 @@ def test_labels_that_do_not_stack_stay_a_list():
     assert labels == ["word 0", "word 1"]
 
 
+@pytest.mark.parametrize("output", ["torch", "numpy"])
+def test_arrays_among_labels_are_what_is_asked_for_whether_or_not_they_stack(output):
+    class Boxes(Numbers):
+        def __getitem__(self, index):
+            return super().__getitem__(index)[0], np.full((index // 2, 4), index, np.int16)
+
+    kind = torch.Tensor if output == "torch" else np.ndarray
+    for _, labels in DataLoader(Boxes(8), 2, image_size=4, num_workers=1, output=output):
+        assert isinstance(labels, kind)
+    _, labels = next(iter(DataLoader(Boxes(8), 8, image_size=4, num_workers=1, output=output)))
+    assert isinstance(labels, list)
+    assert all(isinstance(label, kind) for label in labels)
+    assert [label.shape for label in labels] == [(k // 2, 4) for k in range(8)]
+    assert {str(label.dtype).removeprefix("torch.") for label in labels} == {"int64"}
+    assert [int(label.sum()) for label in labels] == [k * (k // 2) * 4 for k in range(8)]
+
+
 def test_a_path_is_opened_as_an_archive(tar):
     with DataLoader(tar, batch_size=10, num_workers=2) as loader:
         assert len(loader) == 6
@@ -643,6 +660,28 @@ def test_broken_images_raise_skip_or_replace(transform, num_workers):
     assert [len(batch) for batch in batches] == [10, 10, 10, 10, 10, 3]
     assert [i for batch in batches for i in batch] == expected
     assert {bad.index for bad in loader.errors} == BAD
+
+
+@pytest.mark.parametrize("transform", [TRAINING, MIXED], ids=["compiled", "mixed"])
+def test_a_replacement_is_the_sample_that_it_says_it_is(transform):
+    def images(source):
+        loader = DataLoader(
+            source, 10, shuffle=True, seed=4, transform=transform, on_error="replace",
+            return_indices=True, num_workers=2,
+        )  # fmt: skip
+        return [
+            (int(index), image, int(label))
+            for batch in loader
+            for image, label, index in zip(*batch)
+        ]
+
+    whole = {index: image for index, image, _ in images(Encoded())}
+    replaced = images(Encoded(damaged()))
+    assert len(replaced) == COUNT
+    for index, image, label in replaced:
+        assert index not in BAD
+        assert label == index * 3
+        assert torch.equal(image, whole[index])
 
 
 def test_reports_of_broken_images_do_not_depend_on_the_number_of_workers():

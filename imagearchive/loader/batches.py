@@ -354,31 +354,43 @@ def _assembled(images: Any, labels: list[Any], job: BatchJob) -> tuple[Any, ...]
     if options.channels_last and options.output == "torch" and images.ndim == 4:
         # Stored as (N, H, W, C), seen as (N, C, H, W): torch's channels-last format.
         images = images.permute(0, 3, 1, 2)
-    batch = (images, _pin(as_output(label_array(labels), options), options))
+    batch = (images, labels_as_output(labels, options))
     if not options.return_indices:
         return batch
     indices = np.array(job.kept_of(job.indices), np.int64)
     return (*batch, _pin(as_output(indices, options), options))
 
 
-def label_array(labels: list[Any]) -> Any:
+def labels_as_output(labels: list[Any], options: Options) -> Any:
     """Return labels as one array: int64 where all are integers, else of their own type.
 
-    Labels of different shapes, and those that are no numbers, stay a list.
+    Labels of different shapes, and those that are no numbers, stay a list; arrays in it become
+    tensors too, where tensors are wanted, so that a loop over the labels of a batch finds the same
+    whether or not they happen to have one shape.
     """
     if type(labels[0]) is int:
+        # By far the commonest, and this is far faster than what follows.
         try:
             array = np.array(labels)
         except ValueError:
             return labels
-        return array if array.dtype == np.int64 else labels
+        return _pin(as_output(array, options), options) if array.dtype == np.int64 else labels
     try:
         stacked = np.stack([np.asarray(label) for label in labels])
     except ValueError:
-        return labels
-    if stacked.dtype.kind in "iu" and stacked.dtype != np.uint64:
-        return stacked.astype(np.int64)
-    return stacked if stacked.dtype.kind in "bf" else labels
+        return [_as_numbers(label, options, label) for label in labels]
+    return _as_numbers(stacked, options, labels)
+
+
+def _as_numbers(value: Any, options: Options, otherwise: Any) -> Any:
+    """Return an array of numbers as a batch has it, integers as int64; `otherwise` of all else."""
+    if not isinstance(value, np.ndarray):
+        return otherwise
+    if value.dtype.kind in "iu" and value.dtype != np.uint64:
+        value = value.astype(np.int64)
+    elif value.dtype.kind not in "bf":
+        return otherwise
+    return _pin(as_output(value, options), options)
 
 
 def _stacked(images: list[Any]) -> Any:
