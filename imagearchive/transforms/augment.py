@@ -21,7 +21,7 @@ from imagearchive.transforms.arguments import (
     whole,
 )
 from imagearchive.transforms.geometry import ROTATIONS
-from imagearchive.transforms.transform import Array, Layout, Transform
+from imagearchive.transforms.transform import Array, Layout, Transform, needed
 
 __all__ = ["RandAugment", "RandomErasing", "TrivialAugmentWide"]
 
@@ -71,8 +71,7 @@ class RandomErasing(Transform):
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.change`."""
-        if stream is None:
-            raise OptionError("a random transform needs a stream")
+        stream = needed(stream)
         if stream.random() >= self.p:
             return array, layout
         view = array if layout == "HWC" else array.transpose(1, 2, 0)
@@ -117,8 +116,7 @@ class _Policy(Transform):
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.change`."""
-        if stream is None:
-            raise OptionError("a random transform needs a stream")
+        stream = needed(stream)
         if array.dtype != np.uint8 or array.shape[2] == 4:
             raise OptionTypeError(
                 f"{type(self).__name__} needs a grey or RGB image of uint8, not {array.dtype} "

@@ -10,7 +10,7 @@ import numpy as np
 from imagearchive._pixels import Stream, blend_grey, blend_value, grey, mean_grey, shift_hue
 from imagearchive.errors import OptionError
 from imagearchive.transforms.arguments import interval, is_number, number, whole
-from imagearchive.transforms.transform import Array, Layout, Shape, Transform, carry
+from imagearchive.transforms.transform import Array, Layout, Shape, Transform, carry, needed
 
 __all__ = [
     "ColorJitter",
@@ -175,8 +175,7 @@ class ColorJitter(Transform):
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.change`."""
-        if stream is None:
-            raise OptionError("a random transform needs a stream")
+        stream = needed(stream)
         order = stream.permutation(4)
         values = [stream.uniform(*bounds) for bounds in self._bounds]
         for which in order:
@@ -279,8 +278,7 @@ class GaussianBlur(Transform):
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.change`."""
-        if stream is None:
-            raise OptionError("a random transform needs a stream")
+        stream = needed(stream)
         sigma = stream.uniform(*self._bounds)
         reach = self.kernel_size // 2
         if reach == 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -36,6 +36,7 @@ from imagearchive.transforms.transform import (
     Placement,
     Shape,
     Transform,
+    needed,
 )
 
 __all__ = [
@@ -55,7 +56,6 @@ Fill = float | Sequence[float]
 
 #: Between pixels, for what Pillow turns and shears.
 ROTATIONS = ("nearest", "bilinear", "bicubic")
-PAD_MODES = ("constant", "edge", "reflect", "symmetric")
 
 
 class Resize(Placement):
@@ -174,8 +174,7 @@ class RandomResizedCrop(Placement):
 
     def place(self, geometry: Geometry, stream: Stream | None) -> None:
         """Add this transform to a step."""
-        if stream is None:
-            raise OptionError("a random transform needs a stream")
+        stream = needed(stream)
         x, y, w, h = self.box(geometry.width, geometry.height, stream)
         geometry.resize(*self.size, (x, y, x + w, y + h), self.interpolation)
 
@@ -280,8 +279,7 @@ class RandomCrop(_Crop):
 
     def place(self, geometry: Geometry, stream: Stream | None) -> None:
         """Add this transform to a step."""
-        if stream is None:
-            raise OptionError("a random transform needs a stream")
+        stream = needed(stream)
         if self._padding is not None:
             geometry.pad(*self._padding, self._fill)
         self._fit(geometry)
@@ -327,7 +325,20 @@ class CenterCrop(_Crop):
         geometry.crop(x, y, self.width, self.height)
 
 
-class RandomHorizontalFlip(Placement):
+class _Flip(Placement):
+    draws = True
+    flips = True
+    arguments = ("p",)
+
+    def __init__(self, p: float = 0.5, *, seed: int | None = None) -> None:
+        super().__init__(seed=seed)
+        self.p = probability(p)
+
+    def _flips(self, stream: Stream | None) -> bool:
+        return needed(stream).random() < self.p
+
+
+class RandomHorizontalFlip(_Flip):
     """Mirror left to right with probability `p`.
 
     Parameters
@@ -338,21 +349,13 @@ class RandomHorizontalFlip(Placement):
         Makes calls without a key repeatable.
     """
 
-    arguments = ("p",)
-    draws = True
-    flips = True
-
-    def __init__(self, p: float = 0.5, *, seed: int | None = None) -> None:
-        super().__init__(seed=seed)
-        self.p = probability(p)
-
     def place(self, geometry: Geometry, stream: Stream | None) -> None:
         """Add this transform to a step."""
-        if stream is not None and stream.random() < self.p:
+        if self._flips(stream):
             geometry.flip_x()
 
 
-class RandomVerticalFlip(RandomHorizontalFlip):
+class RandomVerticalFlip(_Flip):
     """Mirror top to bottom with probability `p`.
 
     Parameters
@@ -365,7 +368,7 @@ class RandomVerticalFlip(RandomHorizontalFlip):
 
     def place(self, geometry: Geometry, stream: Stream | None) -> None:
         """Add this transform to a step."""
-        if stream is not None and stream.random() < self.p:
+        if self._flips(stream):
             geometry.flip_y()
 
 
@@ -394,7 +397,7 @@ class Pad(Placement):
         self, padding: int | Sequence[int], fill: Fill = 0, mode: PadMode = "constant"
     ) -> None:
         super().__init__()
-        self.mode: PadMode = choice(mode, "mode", PAD_MODES)  # type: ignore[assignment]
+        self.mode: PadMode = choice(mode, "mode", get_args(PadMode))  # type: ignore[assignment]
         self._padding = margins(padding, "padding")
         self.padding = _shown(padding)
         self.fill = values(fill, "fill")
@@ -470,8 +473,7 @@ class RandomRotation(Transform):
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.change`."""
-        if stream is None:
-            raise OptionError("a random transform needs a stream")
+        stream = needed(stream)
         angle = stream.uniform(*self.degrees)
         resample = Image.Resampling[self.interpolation.upper()]
         channels = array.shape[2]

@@ -24,6 +24,7 @@ __all__ = [
     "as_array",
     "carry",
     "local_decoder",
+    "needed",
     "with_key",
 ]
 
@@ -161,6 +162,13 @@ def carry(
         plain = np.require(array, requirements=["C", "W"])
         return sys.modules["torch"].from_numpy(plain).to(image.device), layout
     return array, layout
+
+
+def needed(stream: Stream | None) -> Stream:
+    """The stream of a transform that draws: calls bring one, direct ones to `change` may not."""
+    if stream is None:
+        raise OptionError("a random transform needs a stream")
+    return stream
 
 
 def with_key(key: Any) -> Key | None:
