@@ -858,6 +858,21 @@ def test_a_batch_that_is_kept_is_never_overwritten():
         assert values.tolist() == labels.tolist()
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_batch_that_is_dropped_is_kept_by_nobody(num_workers):
+    loader = DataLoader(Numbers(8), 4, num_workers=num_workers)
+    iterator = iter(loader)
+    batches = [next(iterator), next(iterator)]
+    images = [weakref.ref(sample["image"]) for batch in batches for sample in batch]
+    del batches
+    # The threads wait for work, or are about to.
+    deadline = time.monotonic() + 20
+    while any(image() is not None for image in images) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(image() is not None for image in images)
+    iterator.close()
+
+
 @pytest.mark.parametrize("uncounted", [0, 1])
 def test_buffers_are_reused_only_when_free(monkeypatch, uncounted):
     # Python 3.14 does not count what a call borrows from a local variable.
