@@ -136,8 +136,7 @@ def extract(
     root = -1
     whole = False
     try:
-        os.makedirs(place, exist_ok=True)
-        root = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        root = _opened(place, path)
         run = _Run(archive, root, path, existing, barred, fresh, progress)
         positions = np.arange(len(archive)) if members is None else np.array([*members], np.int64)
         run.all(positions, threads)
@@ -153,6 +152,17 @@ def extract(
         if fresh:
             _settle(place, path, whole)
     return Extracted(run.files, run.bytes, run.skipped, refused)
+
+
+def _opened(place: str, path: str) -> int:
+    """Open the directory to write to, and make it if it is missing; errors speak of `path`."""
+    try:
+        os.makedirs(place, exist_ok=True)
+        return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.filename == place:
+            error.filename = path
+        raise
 
 
 def _settle(place: str, path: str, whole: bool) -> None:

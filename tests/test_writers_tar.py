@@ -400,6 +400,36 @@ def test_a_missing_directory_is_what_the_error_names(tmp_path):
         assert "no such directory to write 'a.tar' to" in str(caught.value)
 
 
+@pytest.mark.parametrize("make", [TarWriter, ZipWriter])
+def test_only_files_are_replaced(tmp_path, make):
+    """Renaming would put an archive in the place of a device."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, what in (("pipe", "a FIFO"), ("folder", "a directory")):
+        for overwrite in (False, True):
+            with pytest.raises(OptionError, match=what):
+                make(tmp_path / name, overwrite=overwrite)
+    late = make(tmp_path / "late", overwrite=True)
+    os.mkfifo(tmp_path / "late")
+    with pytest.raises(OptionError, match="a FIFO"):
+        late.close()
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("file")
+    make(tmp_path / "link", overwrite=True).close()
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert not (tmp_path / "link").is_symlink()
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".part")]
+
+
+def test_nothing_to_pack(tmp_path):
+    (tmp_path / "src").mkdir()
+    for options, name in (({}, "a.tar"), ({"shard_size": 20_000}, "a-000000.tar")):
+        assert pack(tmp_path / "src", tmp_path / "a.tar", **options) == [str(tmp_path / name)]
+        assert tar_names(tmp_path / name) == []
+    with pytest.raises(OptionError, match="only 0 samples for 1 shards"):
+        pack(tmp_path / "src", tmp_path / "a.tar", shards=1)
+
+
 def samples(count):
     files = {}
     for number in range(count):

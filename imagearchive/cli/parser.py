@@ -295,7 +295,7 @@ def _add_verify(commands: Any) -> None:
 def _add_extract(commands: Any) -> None:
     parser = _command(commands, "extract", "extract into a directory", "making:extract")
     _archive(parser)
-    parser.add_argument("target", metavar="DIR", type=values.path, help="made if it is missing")
+    parser.add_argument("target", metavar="DIR", type=values.output, help="made if it is missing")
     parser.add_argument(
         "members",
         metavar="MEMBER",
@@ -368,7 +368,7 @@ def _add_convert(commands: Any) -> None:
     parser.add_argument(
         "target",
         metavar="TARGET",
-        type=values.path,
+        type=values.output,
         help=".tar, .zip, .npz, or a directory of bins",
     )
     parser.add_argument("--to", choices=KINDS, help="where the name does not tell")

@@ -15,6 +15,7 @@ __all__ = [
     "image_size",
     "mtime",
     "number",
+    "output",
     "parse_size",
     "path",
     "ratio",
@@ -99,6 +100,15 @@ def path(text: str) -> str:
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is no path")
     return text
+
+
+def output(text: str) -> str:
+    """Read the path of what is going to be written."""
+    if text == "-":
+        raise argparse.ArgumentTypeError(
+            "'-': it appears when it is whole, so it cannot go to standard output; name a path"
+        )
+    return path(text)
 
 
 def tar_path(text: str) -> str:

@@ -151,6 +151,9 @@ def pack(
                 for item in group:
                     _add(started[-1], item, top, keep)
                     report.step()
+            if not started:
+                # No files make an archive without members here, too.
+                start(shard_path(path, 0))
         for tar in started:
             tar.finish()
         try:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer, Self
 
-__all__ = ["TarWriter", "drop_index", "header", "open_new"]
+__all__ = ["TarWriter", "check_free", "drop_index", "header", "open_new"]
 
 BLOCK: Final = 512
 # The two zero blocks at the end, then up to a whole record, as every tar program writes it.
@@ -70,14 +70,31 @@ def open_new(part: str, path: str) -> int:
     """
     try:
         return os.open(part, _OPEN_WRITE, 0o666)
-    except FileNotFoundError:
-        folder = os.path.dirname(path) or "."
-        raise FileNotFoundError(
-            errno.ENOENT, f"no such directory to write {os.path.basename(path)!r} to", folder
-        ) from None
     except OSError as error:
+        folder = os.path.dirname(path) or "."
+        if isinstance(error, FileNotFoundError) and not os.path.exists(folder):
+            what = f"no such directory to write {os.path.basename(path)!r} to"
+            raise FileNotFoundError(errno.ENOENT, what, folder) from None
         error.filename = path
         raise
+
+
+def check_free(path: str, overwrite: bool) -> None:
+    """Refuse to write an archive where something is that shall not be replaced.
+
+    Raises
+    ------
+    OptionError
+        Something is there and `overwrite` is false, or it is neither a file nor a link.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise OptionError(f"{path} is {_kind(mode)}, which no archive replaces; name a file")
+    if not overwrite:
+        raise OptionError(f"{path} exists; pass overwrite=True to replace it")
 
 
 def header(name: bytes, size: int, mtime: int = 0, mode: int = 0o644) -> bytes:
@@ -193,7 +210,7 @@ class TarWriter:
     Raises
     ------
     OptionError
-        `path` exists and `overwrite` was not given.
+        `path` exists and `overwrite` was not given, or it is no file.
     OSError
         The directory cannot be written.
 
@@ -215,7 +232,7 @@ class TarWriter:
     ) -> None:
         self.path = os.fspath(path)
         self._overwrite = overwrite
-        self._check_free()
+        check_free(self.path, overwrite)
         self._mtime = mtime
         self._mode = mode
         self._index = index
@@ -230,10 +247,6 @@ class TarWriter:
         self._fd = open_new(self._part, self.path)
         self._status = os.fstat(self._fd)
         self._published = self._replaces = False
-
-    def _check_free(self) -> None:
-        if not self._overwrite and os.path.lexists(self.path):
-            raise OptionError(f"{self.path} exists; pass overwrite=True to replace it")
 
     @property
     def size(self) -> int:
@@ -519,13 +532,11 @@ class TarWriter:
             return
         self.finish()
         try:
-            if self._overwrite:
-                self._replaces = os.path.lexists(self.path)
-                if self._replaces:
-                    drop_index(self.path)
-            else:
-                # Renaming would replace what has appeared since the check.
-                self._check_free()
+            # Renaming would replace what has appeared since the first check.
+            check_free(self.path, self._overwrite)
+            self._replaces = os.path.lexists(self.path)
+            if self._replaces:
+                drop_index(self.path)
             os.replace(self._part, self.path)
             self._part = ""
             self._published = True

@@ -10,9 +10,9 @@ import zipfile
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from imagearchive.errors import OptionError, UnsafePathError
+from imagearchive.errors import UnsafePathError
 from imagearchive.naming import naming
-from imagearchive.writers.tar import drop_index, open_new
+from imagearchive.writers.tar import check_free, drop_index, open_new
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -58,7 +58,7 @@ class ZipWriter:
     Raises
     ------
     OptionError
-        `path` exists and `overwrite` was not given.
+        `path` exists and `overwrite` was not given, or it is no file.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ZipWriter:
     ) -> None:
         self.path = os.fspath(path)
         self._overwrite = overwrite
-        self._check_free()
+        check_free(self.path, overwrite)
         self._sync = sync
         self._stack = contextlib.ExitStack()
         # Known before it exists: an interrupt may come at any moment.
@@ -74,10 +74,6 @@ class ZipWriter:
         fd = open_new(self._part, self.path)
         self._file = self._stack.enter_context(os.fdopen(fd, "wb+"))
         self._zip = _Zip(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
-
-    def _check_free(self) -> None:
-        if not self._overwrite and os.path.lexists(self.path):
-            raise OptionError(f"{self.path} exists; pass overwrite=True to replace it")
 
     def add(
         self, name: str, chunks: Iterable[Buffer], *, mtime: int = 0, mode: int = 0o644
@@ -151,8 +147,8 @@ class ZipWriter:
                 if self._sync:
                     os.fsync(self._file.fileno())
                 self._stack.close()
-            self._check_free()
-            if self._overwrite and os.path.lexists(self.path):
+            check_free(self.path, self._overwrite)
+            if os.path.lexists(self.path):
                 drop_index(self.path)
             os.replace(self._part, self.path)
             self._part = ""
