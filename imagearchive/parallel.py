@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from typing import Final
 from imagearchive.errors import OptionError, WorkerError
 
 __all__ = ["Chunks", "StoppedError", "in_threads"]
+
+logger = logging.getLogger(__name__)
 
 # More threads than this do not make files faster, and an archive on a disk slower.
 MAX_DEFAULT: Final = 4
@@ -86,10 +89,19 @@ def in_threads(work: Callable[[Chunks], None], count: int, chunk: int, threads: 
         return
 
     crew = _Crew(work, chunks)
-    members = [threading.Thread(target=crew.run, name="imagearchive") for _ in range(threads)]
+    members: list[threading.Thread] = []
     try:
-        for member in members:
-            member.start()
+        for _ in range(threads):
+            member = threading.Thread(target=crew.run, name="imagearchive")
+            try:
+                member.start()
+            except RuntimeError as error:
+                # The system grants no more of them; the work is done by those that there are.
+                logger.info("%d of %d threads: %s", len(members), threads, error)
+                break
+            members.append(member)
+        if not members:
+            crew.run()
         for member in members:
             member.join()
     finally:
@@ -127,8 +139,18 @@ class _Crew:
                 self._changed.notify_all()
 
     def end(self) -> None:
-        """Let nobody begin any more, and wait for those who did."""
-        with self._changed:
-            self._chunks.stop()
-            while self._active:
-                self._changed.wait()
+        """Let nobody begin any more, and wait for those who did, whoever interrupts that."""
+        again = None
+        while True:
+            try:
+                with self._changed:
+                    self._chunks.stop()
+                    while self._active:
+                        self._changed.wait()
+            except KeyboardInterrupt as interrupt:
+                # They write to descriptors that the caller is about to close.
+                again = interrupt
+            else:
+                break
+        if again is not None:
+            raise again

@@ -363,6 +363,9 @@ def test_completion(run, shell, tmp_path):
     assert status == 0
     for word in (*COMMANDS, "shard-size", "skip-unsafe"):
         assert word.encode() in out
+    if shell == "fish":
+        assert b" -l name -o name " in out
+        assert b" -s l -l long " in out or b" -l long -s l " in out
     if shutil.which(shell):
         (tmp_path / "script").write_bytes(out)
         subprocess.run([shell, "-n", tmp_path / "script"], check=True)

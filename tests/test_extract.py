@@ -695,6 +695,58 @@ def test_the_first_error_ends_the_other_threads():
     assert time.monotonic() - begin < 5
 
 
+@pytest.mark.parametrize("granted", [0, 1])
+def test_fewer_threads_than_wanted(monkeypatch, granted):
+    real = threading.Thread.start
+    left = [granted]
+    seen = set()
+    done = []
+
+    def start(thread):
+        if not left[0]:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        real(thread)
+
+    def work(chunks):
+        seen.add(threading.get_ident())
+        for part in chunks:
+            done.extend(part)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    in_threads(work, 10, 1, 4)
+    assert sorted(done) == [*range(10)]
+    assert len(seen) == 1
+    assert (seen == {threading.get_ident()}) == (granted == 0)
+
+
+def test_repeated_interrupts_leave_no_thread_at_work():
+    """What the threads write to is closed by the caller."""
+    at_work = threading.Barrier(3)
+    ended = []
+
+    def work(chunks):
+        for _ in chunks:
+            at_work.wait(5)
+            while not chunks.stopped:
+                time.sleep(0.01)
+            time.sleep(0.4)
+        ended.append(1)
+
+    def press():
+        at_work.wait(5)
+        for _ in range(3):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(0.1)
+
+    keys = threading.Thread(target=press)
+    keys.start()
+    with pytest.raises(KeyboardInterrupt):
+        in_threads(work, 2, 1, 2)
+    assert len(ended) == 2
+    keys.join()
+
+
 # ---------------------------------------------------------------- many small files at once
 
 

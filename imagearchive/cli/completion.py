@@ -121,16 +121,20 @@ def _fish(commands: list[_Command]) -> str:
         )
         seen = f"-n '__fish_seen_subcommand_from {command.name}'"
         for options, summary, choices in command.options:
-            flags = " ".join(
-                f"-l {option[2:]}" if option.startswith("--") else f"-s {option[1:]}"
-                for option in options
-            )
+            flags = " ".join(map(_fish_flag, options))
             values = f" -x -a {_quote(' '.join(choices))}" if choices else ""
             lines.append(f"complete -c imagearchive {seen} {flags}{values} -d {_quote(summary)}")
         if command.words:
             words = _quote(" ".join(command.words))
             lines.append(f"complete -c imagearchive {seen} -f -a {words}")
     return "\n".join(lines) + "\n"
+
+
+def _fish_flag(option: str) -> str:
+    if option.startswith("--"):
+        return f"-l {option[2:]}"
+    # Letters of one dash can be joined, words cannot.
+    return f"-s {option[1:]}" if len(option) == 2 else f"-o {option[1:]}"
 
 
 def _quote(text: str) -> str:
