@@ -339,6 +339,25 @@ def test_many_arrays_and_what_does_not_fit_them():
     assert (out == 7).all()
 
 
+def test_arguments_out_of_range():
+    geometry = Geometry(8, 6)
+    for sides in ((2**62, 0, 2**62, 0), (1 << 24, 0, 0, 0), (0, 0, 0, (1 << 24) - 6)):
+        with pytest.raises(OptionError, match="too large"):
+            geometry.pad(*sides)
+    for fill in ((), (1, 2, 3, 4, 5), (float("nan"),)):
+        with pytest.raises(OptionError, match="numbers"):
+            geometry.pad(1, 1, 1, 1, fill)
+        with pytest.raises(OptionError, match="numbers"):
+            Finish("float32", False, fill)
+        with pytest.raises(OptionError, match="numbers"):
+            Finish("float32", False, (1.0,), fill)
+    assert (geometry.width, geometry.height) == (8, 6)
+    for limit in (-1, 1 << 64, "a", 2.5):
+        with pytest.raises(OptionTypeError, match="max_pixels"):
+            Decoder(limit)
+    assert Decoder(np.int64(7)).max_pixels == 7
+
+
 # ---- values --------------------------------------------------------------------------------
 
 

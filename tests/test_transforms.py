@@ -741,3 +741,29 @@ class _Top(T.CenterCrop):
 
     def place(self, geometry, stream):
         geometry.crop(0, 0, self.width, self.height)
+
+
+def test_results_that_a_dtype_would_cut_are_refused():
+    data = encode(photo(9, 8), "PNG")
+    halved = compile_pipeline(lambda image: image / np.float32(255), dtype="uint8")
+    with pytest.raises(OptionError, match="uint8 would cut"):
+        halved.render(data)
+    with pytest.raises(OptionError, match="uint8 would cut"):
+        halved.render_into(data, None, np.empty((8, 9, 3), np.uint8))
+    with pytest.raises(OptionError, match="int7"):
+        compile_pipeline(None, dtype="int7")
+
+
+def test_a_fill_without_alpha_is_refused_for_images_with_it():
+    image = np.zeros((4, 5, 4), np.uint8)
+    for steps in ([T.Pad(1, fill=(1, 2, 3))], [T.Pad(1, fill=(1, 2, 3)), T.Lambda(np.copy)]):
+        with pytest.raises(OptionError, match="4 channels, fill"):
+            compile_pipeline(Compose(steps)).apply(image)
+    np.testing.assert_array_equal(
+        compile_pipeline(T.Pad(1, fill=(1, 2, 3, 4))).apply(image)[0, 0], (1, 2, 3, 4)
+    )
+
+
+def test_functions_may_return_any_number_of_channels():
+    pipeline = compile_pipeline(lambda image: image[:, :, :2])
+    assert pipeline.apply(photo(9, 8)).shape == (8, 9, 2)

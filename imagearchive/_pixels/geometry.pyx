@@ -1,5 +1,6 @@
 """What becomes of an image: where its pixels go, and how their values are written."""
 
+from libc.math cimport isfinite
 from libc.stdint cimport int64_t
 
 import numpy as np
@@ -93,10 +94,14 @@ cdef class Geometry:
         """Add a border of constant colour."""
         cdef px_geometry *g = &self.g
         cdef int i
+        cdef float[4] colour
         if min(left, top, right, bottom) < 0:
             raise OptionError(f"padding {(left, top, right, bottom)} is negative")
-        if not (g.canvas_w + left + right < MAX_SIDE and g.canvas_h + top + bottom < MAX_SIDE):
+        # One by one first, for their sum may overflow.
+        if max(left, top, right, bottom) >= MAX_SIDE or not (
+                g.canvas_w + left + right < MAX_SIDE and g.canvas_h + top + bottom < MAX_SIDE):
             raise OptionError(f"padding {(left, top, right, bottom)} is too large")
+        spread(fill, colour)
         if g.flip_x:
             left, right = right, left
         if g.flip_y:
@@ -106,7 +111,7 @@ cdef class Geometry:
         g.canvas_w += left + right
         g.canvas_h += top + bottom
         for i in range(4):
-            g.fill[i] = fill[min(i, len(fill) - 1)]
+            g.fill[i] = colour[i]
         self.filled = True
 
     def flip_x(self):
@@ -133,21 +138,32 @@ cdef void cut(int64_t start, int64_t length, int64_t *win, int64_t *win_size, in
     canvas[0] = length
 
 
+cdef int spread(values, float *out) except -1:
+    """Four finite numbers from one to four, of which the last is repeated."""
+    cdef tuple given = tuple(values)
+    cdef Py_ssize_t i, n = len(given)
+    if not 1 <= n <= 4:
+        raise OptionError(f"{given}: needs one to four numbers")
+    for i in range(4):
+        out[i] = given[min(i, n - 1)]
+        if not isfinite(out[i]):
+            raise OptionError(f"{given}: needs finite numbers")
+    return 0
+
+
 cdef class Finish:
     """How bytes become the output: ``value * scale + bias`` per channel, dtype and layout."""
 
     def __cinit__(self, str dtype="uint8", bint planar=False, scale=(1.0, 1.0, 1.0, 1.0),
                   bias=(0.0, 0.0, 0.0, 0.0)):
-        cdef int i
         if dtype not in DTYPES:
             raise OptionError(f"dtype={dtype!r}: choose one of {DTYPES}")
         self.dtype = np.dtype(dtype)
         self.planar = planar
         self.f.dtype = DTYPES.index(dtype)
         self.f.planar = planar
-        for i in range(4):
-            self.f.scale[i] = scale[min(i, len(scale) - 1)]
-            self.f.bias[i] = bias[min(i, len(bias) - 1)]
+        spread(scale, self.f.scale)
+        spread(bias, self.f.bias)
 
     def shape(self, height, width, channels):
         """Shape of the output array."""

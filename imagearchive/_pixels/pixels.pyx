@@ -11,6 +11,8 @@ from cpython.buffer cimport (
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from operator import index
+
 import numpy as np
 
 from imagearchive._pixels.geometry cimport MAX_SIDE, Finish, Geometry, px_finish, px_geometry
@@ -48,6 +50,8 @@ cdef extern from "pixels.h" nogil:
     int px_mean_grey(const uint8_t *, size_t)
     void px_grey(const uint8_t *, size_t, uint8_t *)
 
+# Once, before there are threads; each function would otherwise do so at its first call.
+px_simd(1)
 HAVE_JPEG = bool(HAVE_JPEG_)
 JPEG_VERSION = px_jpeg_version().decode()
 #: Twice the size at which Pillow warns of a decompression bomb, which is where it refuses.
@@ -81,7 +85,14 @@ cdef class Decoder:
     cdef readonly uint64_t max_pixels
 
     def __cinit__(self, max_pixels=MAX_PIXELS):
-        self.max_pixels = <uint64_t> MAX_SIDE * MAX_SIDE if max_pixels is None else max_pixels
+        if max_pixels is None:
+            max_pixels = MAX_SIDE * <int64_t> MAX_SIDE
+        try:
+            self.max_pixels = index(max_pixels)
+        except (TypeError, OverflowError):
+            raise OptionTypeError(
+                f"max_pixels={max_pixels!r}: needs a whole number from 0, or None"
+            ) from None
         self.d = px_decoder_new(self.max_pixels)
         if self.d == NULL:
             raise MemoryError("no memory for a decoder, or libjpeg-turbo is of another version "

@@ -51,6 +51,10 @@ class _Placements(NamedTuple):
     first: int
     steps: tuple[Placement, ...]
 
+    def take(self, channels: int) -> bool:
+        """Whether all of them can do with images of as many channels."""
+        return all(step.takes(channels) for step in self.steps)
+
     def geometry(self, width: int, height: int, key: Key | None) -> Geometry:
         geometry = Geometry(width, height)
         for position, step in enumerate(self.steps, self.first):
@@ -105,9 +109,13 @@ class Pipeline:
         if layout not in (None, "HWC", "CHW"):
             raise OptionError(f"layout={layout!r}: choose 'HWC', 'CHW' or None")
         if dtype is not None:
-            dtype = np.dtype(dtype).name
-            if dtype not in DTYPES:
+            try:
+                name = np.dtype(dtype).name
+            except TypeError:
+                name = ""
+            if name not in DTYPES:
                 raise OptionError(f"dtype={dtype!r}: choose one of {DTYPES} or None")
+            dtype = name
         self.exif_transpose = bool(exif_transpose)
         if reducing_gap is not None and not reducing_gap >= 1.0:
             raise OptionError(
@@ -328,7 +336,10 @@ class Pipeline:
         if not self.compiled or is_tensor(image):
             return None
         array, layout = as_array(image)
-        if layout != "HWC" or array.dtype != np.uint8 or not self._fits(array.shape[2]):
+        channels = array.shape[2]
+        if layout != "HWC" or array.dtype != np.uint8 or not self._fits(channels):
+            return None
+        if self._placements is not None and not self._placements.take(channels):
             return None
         return with_rows(array)
 
@@ -349,6 +360,7 @@ class Pipeline:
                     and layout == "HWC"
                     and value.ndim == 3
                     and value.dtype in (np.uint8, np.float32)
+                    and stage.take(value.shape[2])
                 ):
                     geometry = stage.geometry(value.shape[1], value.shape[0], key)
                     value = render(value, geometry, decoder)
@@ -361,6 +373,7 @@ class Pipeline:
             isinstance(value, np.ndarray)
             and value.ndim == 3
             and value.dtype == np.uint8
+            and value.shape[2] in (1, 3, 4)
             and as_array(value, layout)[1] == "HWC"
             and self._fits(value.shape[2])
         ):
@@ -406,13 +419,13 @@ class Pipeline:
             layout = layout or as_array(array)[1]
             if layout != wanted:
                 array = array.transpose((2, 0, 1) if wanted == "CHW" else (1, 2, 0))
-        dtype = self._wanted_dtype
-        if out is None:
-            return np.ascontiguousarray(array, None if dtype is None else np.dtype(dtype))
-        if out.dtype == np.uint8 and array.dtype != np.uint8:
+        dtype = self._wanted_dtype if out is None else out.dtype
+        if dtype == "uint8" and array.dtype != np.uint8:
             raise OptionError(
                 f"the transform gives {array.dtype}, which uint8 would cut; ask for a float dtype"
             )
+        if out is None:
+            return np.ascontiguousarray(array, dtype)
         _checked(out, array.shape, out.dtype)
         out[...] = array
         return out

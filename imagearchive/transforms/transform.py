@@ -298,12 +298,15 @@ class Placement(Transform):
         """What it pads with, or None where it does not pad."""
         return None
 
+    def takes(self, channels: int) -> bool:
+        """Whether there is a number to pad with for each of as many channels."""
+        return self.fill_value is None or len(self.fill_value) >= channels
+
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.change`."""
         height, width, channels = array.shape
-        fill = self.fill_value
-        if fill is not None and len(fill) < channels:
-            raise OptionError(f"{self!r}: the image has {channels} channels, fill has {len(fill)}")
+        if not self.takes(channels):
+            raise OptionError(f"{self!r}: the image has {channels} channels, fill has fewer")
         geometry = Geometry(width, height)
         self.place(geometry, stream)
         return render(array, geometry), layout
