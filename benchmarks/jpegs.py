@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["CLASSES", "add_options", "jpeg_tar"]
+__all__ = ["CLASSES", "add_options", "jpeg_tar", "photographs"]
 
 CLASSES = 10
 WALLPAPERS = ("/usr/share/wallpapers", "/usr/share/backgrounds", "/usr/share/images")
@@ -43,14 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def jpeg_tar(options: argparse.Namespace) -> Path:
     """Return the path of the TAR, made if it is not there yet."""
-    folders = options.photos or [Path(name) for name in WALLPAPERS]
-    photos = sorted(
-        path
-        for folder in folders
-        for pattern in ("*.jpg", "*.jpeg")
-        for path in folder.rglob(pattern)
-        if path.stat().st_size > 200_000
-    )
+    photos = _files(options.photos or [Path(name) for name in WALLPAPERS])
     kind = "photos" if photos else "noise"
     target = options.cache / f"jpegs-{kind}-{options.count}.tar"
     if not target.exists():
@@ -63,6 +56,23 @@ def jpeg_tar(options: argparse.Namespace) -> Path:
                 archive.addfile(info, io.BytesIO(data))
         part.rename(target)
     return target
+
+
+def photographs(most: int) -> list[Image.Image]:
+    """Return some of the photographs themselves, or of the pictures that stand for them."""
+    files = _files([Path(name) for name in WALLPAPERS])[:most]
+    rng = np.random.default_rng(1)
+    return [_open(path) for path in files] or [_smooth_noise(rng)]
+
+
+def _files(folders: list[Path]) -> list[Path]:
+    return sorted(
+        path
+        for folder in folders
+        for pattern in ("*.jpg", "*.jpeg")
+        for path in folder.rglob(pattern)
+        if path.stat().st_size > 200_000
+    )
 
 
 def _pictures(photos: list[Path], count: int) -> Iterator[bytes]:

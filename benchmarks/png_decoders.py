@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from jpegs import photographs
 from PIL import Image, ImageDraw
-from region_decode import photographs
 
 from imagearchive.transforms import decode_image
 
@@ -32,11 +32,11 @@ def encode(image: Image.Image) -> bytes:
 def photos(count: int) -> list[bytes]:
     """Cuts of 480 x 400 pixels."""
     rng = np.random.default_rng(1)
-    sources = photographs()
+    sources = photographs(12)
     files = []
     for number in range(count):
         source = sources[number % len(sources)]
-        x, y = int(rng.integers(source.width - 960)), int(rng.integers(source.height - 800))
+        x, y = (int(rng.integers(size)) for size in (source.width - 959, source.height - 799))
         part = source.resize((480, 400), Image.Resampling.LANCZOS, (x, y, x + 960, y + 800))
         files.append(encode(part))
     return files

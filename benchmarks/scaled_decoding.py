@@ -12,8 +12,8 @@ import io
 import time
 
 import numpy as np
+from jpegs import photographs
 from PIL import Image
-from region_decode import photographs
 
 from imagearchive._pixels import Decoder
 from imagearchive.transforms import Resize, compile_pipeline
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=12, help="photographs at most")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
-    pictures = photographs()[: options.photos]
+    pictures = photographs(options.photos)
     noise = Image.fromarray(rng.integers(0, 256, (1200, 1600, 3), np.uint8))
     sets = {
         f"{len(pictures)} photographs": [
