@@ -486,6 +486,56 @@ def test_every_epoch_has_its_own_order_and_set_epoch_repeats_one():
     assert labels_of(DataLoader(Numbers(), 8, num_workers=2, image_size=4))[0] == list(range(8))
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_iterator_that_nobody_uses_takes_no_epoch_and_no_saved_position(num_workers):
+    def made():
+        return DataLoader(Numbers(), 8, shuffle=True, seed=3, num_workers=num_workers, image_size=4)
+
+    loader = made()
+    expected = [labels_of(loader) for _ in range(3)]
+    loader = made()
+    loader.set_epoch(1)
+    iterator = iter(loader)
+    first = [next(iterator)[1].tolist() for _ in range(3)]
+    other = made()
+    other.load_state_dict(loader.state_dict())
+    unused = [iter(other) for _ in range(3)]
+    assert threads() == [] or num_workers
+    assert other.state_dict() == loader.state_dict()
+    del unused[1]
+    unused[0].close()
+    assert first + labels_of(other) == expected[1]
+    # An epoch is taken when its first batch is asked for, and by one iterator alone.
+    assert [labels.tolist() for _, labels in unused[1]] == expected[2]
+    assert list(unused[0]) == []
+    assert other.epoch == 3
+    iterator.close()
+
+
+def test_closing_is_not_the_end_of_the_epoch_for_who_waits_for_a_batch():
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Numbers):
+        def __getitem__(self, index):
+            if index >= 8:
+                begun.set()
+                go_on.wait()
+            return super().__getitem__(index)
+
+    loader = DataLoader(Slow(), 4, image_size=4, num_workers=1)
+    received = []
+    consumer = threading.Thread(target=lambda: received.extend(loader))
+    consumer.start()
+    begun.wait()
+    closer = threading.Thread(target=loader.close)
+    closer.start()
+    consumer.join()
+    go_on.set()
+    closer.join()
+    state = loader.state_dict()
+    assert (state["epoch"], state["position"]) == (0, len(received) * 4)
+
+
 def test_order_is_that_of_the_sampler():
     for drop_last in (False, True):
         for rank in range(3):
@@ -586,10 +636,12 @@ def test_ranks_that_came_to_the_end_agree_although_some_had_one_batch_more(num_w
         assert (state["epoch"], state["position"]) == (1, 0)
     # To stop is not to come to the end.
     iterator = iter(loaders[0])
+    next(iterator)
     iterator.close()
     assert list(iterator) == []
-    assert (loaders[0].state_dict()["epoch"], loaders[0].state_dict()["position"]) == (1, 0)
-    assert loaders[0].epoch == 2
+    if world_size < 5:
+        state = loaders[0].state_dict()
+        assert (state["epoch"], state["position"]) == (1, 2 * world_size)
 
 
 def test_states_of_other_data_are_refused_by_name():
@@ -830,10 +882,13 @@ def test_a_loader_that_is_closed_while_it_begins_does_not_begin():
             loader.close()
             return super().__getitem__(index)
 
-    loader = DataLoader(Closing(), 4, transform=ToTensor(), num_workers=2)
-    with pytest.raises(ClosedError):
-        iter(loader)
-    assert threads() == []
+    for num_workers in (0, 2):
+        loader = DataLoader(Closing(), 4, transform=ToTensor(), num_workers=num_workers)
+        assert list(loader) == []
+        assert threads() == []
+        assert loader.state_dict()["epoch"] == 0
+        with pytest.raises(ClosedError):
+            iter(loader)
 
 
 def test_an_iterator_in_a_cycle_is_collected_with_its_threads():
@@ -1103,7 +1158,7 @@ def test_threads_that_the_system_refuses_leave_none_behind(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
         with pytest.raises(RuntimeError, match="new thread"):
-            iter(loader)
+            next(iter(loader))
     assert len(started) == 2
     assert not any(thread.is_alive() for thread in started)
     # The epoch that could not begin is still to come.

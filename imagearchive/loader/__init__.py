@@ -132,8 +132,9 @@ class DataLoader:
 
     Notes
     -----
-    Every iteration is the next epoch. Iterators are independent: several may run at once, in any
-    threads. Leaving one early (``break``, an exception) stops its threads; `close` stops all.
+    Every iteration is the next epoch, from its first batch on. Iterators are independent: several
+    may run at once, in any threads. Leaving one early (``break``, an exception) stops its threads;
+    `close` stops all.
     A loader that is forked, even while it iterates, works in parent and child; a pickle holds
     the data set's pickle and the options.
 
@@ -298,30 +299,32 @@ class DataLoader:
         )
 
     def __iter__(self) -> Iterator[Any]:
-        """Begin the next epoch."""
-        self._check_open()
+        """Return an iterator over the next epoch, which begins when its first batch is asked for.
+
+        One that is never asked for a batch uses up no epoch, and no saved position: training
+        frameworks make such iterators.
+        """
+        iterator = _Batches(self)
+        with self._lock:
+            if self._closed:
+                raise ClosedError("the loader is closed; make a new one to iterate again")
+            self._iterators.add(iterator)
+        return iterator
+
+    def _begin(self) -> _Progress:
+        """Take the next epoch."""
         with self._lock:
             order = self._order(self._next_epoch, self._start)
             self._next_epoch, self._start = order.epoch + 1, 0
-            self._progress = progress = _Progress(order)
-        try:
-            iterator = _Batches(self, progress)
-        except BaseException:
-            # Nothing was received: the epoch is still to come.
-            with self._lock:
-                if self._progress is progress:
-                    self._next_epoch, self._start = order.epoch, order.start
-                    self._progress = None
-            raise
-        try:
-            with self._lock:
-                self._check_open()
-                self._iterators.add(iterator)
-        except ClosedError:
-            # By another thread, or by the data set's own code.
-            iterator.close()
-            raise
-        return iterator
+            self._progress = _Progress(order)
+            return self._progress
+
+    def _give_back(self, progress: _Progress) -> None:
+        """Undo `_begin` where nothing came of it, unless another iterator has begun since."""
+        with self._lock:
+            if self._progress is progress:
+                self._next_epoch, self._start = progress.order.epoch, progress.order.start
+                self._progress = None
 
     def _epoch_of(self, order: EpochOrder, first: int) -> Epoch:
         options = self._options
@@ -392,10 +395,6 @@ class DataLoader:
         """Stop all iterators, and close the data set if the loader opened it."""
         self._close(None)
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError("the loader is closed; make a new one to iterate again")
-
     def _close(self, patience: float | None) -> None:
         with self._lock:
             self._closed = True
@@ -458,43 +457,63 @@ class _Progress:
 class _Batches(Iterator[Any]):
     """One pass over an epoch. Its threads do not know it, so dropping it ends them."""
 
-    def __init__(self, loader: DataLoader, progress: _Progress) -> None:
+    def __init__(self, loader: DataLoader) -> None:
         self._loader = loader
-        self._progress = progress
+        self._progress: _Progress | None = None
+        self._pool: Pool | None = None
+        self._closed = False
+        self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._pool: Pool | None = self._started()
 
-    def _started(self) -> Pool:
+    def _started(self, progress: _Progress) -> Pool:
         loader = self._loader
-        epoch = loader._epoch_of(self._progress.order, self._progress.received)
         max_pixels = loader._options["max_pixels"]
         return Pool(
-            min(loader.num_workers, max(1, self._progress.order.samples)),
+            min(loader.num_workers, max(1, progress.order.samples)),
             loader._options["prefetch_batches"],
-            epoch.next_job,
+            loader._epoch_of(progress.order, progress.received).next_job,
             lambda: Decoder(max_pixels=max_pixels),
             name="imagearchive-loader",
         )
+
+    def _running(self) -> tuple[Pool, _Progress]:
+        """The threads, which are started for the first batch, and anew in a forked child."""
+        pool, progress = self._pool, self._progress
+        if progress is None:
+            begun = self._loader._begin()
+            try:
+                pool = self._started(begun)
+            except BaseException:
+                self._loader._give_back(begun)
+                raise
+            progress = self._progress = begun
+        elif pool is None:
+            pool = self._started(progress)
+        self._pool = pool
+        if self._closed:
+            # By another thread meanwhile, which has not seen the pool.
+            self.close()
+        return pool, progress
 
     def __iter__(self) -> _Batches:
         return self
 
     def __next__(self) -> Any:
-        pool = self._pool
-        if pool is None:
-            raise StopIteration
-        if not pool.alive:
+        if self._pid != os.getpid():
             # A fork left the threads, and perhaps held locks, in the parent.
-            self._lock = threading.Lock()
-            self._pool = pool = self._started()
+            self._pid, self._lock, self._pool = os.getpid(), threading.Lock(), None
+        if self._closed:
+            raise StopIteration
         try:
             with self._lock:
-                while True:
+                # Another thread may have come to the end while this one waited.
+                while not self._closed:
+                    pool, progress = self._running()
                     more, batch = pool.take()
                     if not more:
-                        self._progress.ended = self._pool is pool
+                        progress.ended = not self._closed
                         break
-                    self._progress.received += 1
+                    progress.received += 1
                     for bad in batch.bad:
                         self._report(bad)
                     if not batch.empty:
@@ -513,6 +532,7 @@ class _Batches(Iterator[Any]):
 
     def close(self, patience: float | None = None) -> None:
         """Stop the threads; further calls of ``next`` find the end. As `Pool.close`."""
+        self._closed = True
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.close(patience)

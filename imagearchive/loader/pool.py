@@ -73,8 +73,8 @@ class Pool:
 
     Notes
     -----
-    `take` and `close` may be called from any thread. After a fork the child's copy is dead, its
-    threads having stayed behind; `alive` says so.
+    `take` and `close` may be called from any thread. After a fork the child's copy is good for
+    nothing but `close`, its threads having stayed behind.
     """
 
     def __init__(
@@ -114,11 +114,6 @@ class Pool:
                 del self._threads[number:]
                 self.close()
                 raise
-
-    @property
-    def alive(self) -> bool:
-        """Whether this process made the pool."""
-        return self._pid == os.getpid()
 
     def take(self) -> tuple[bool, Any]:
         """Return (True, result of the next job), or (False, None) after the last or `close`.
@@ -196,7 +191,8 @@ class Pool:
     def stop(self) -> None:
         """Tell the threads to end after the part that each is doing, and the consumer to leave."""
         self._closed = True
-        if not self.alive:
+        if self._pid != os.getpid():
+            # The queues' locks may have been held when the process forked.
             return
         for _ in self._threads:
             self._work.put(None)
@@ -213,8 +209,6 @@ class Pool:
             afterwards.
         """
         self.stop()
-        if not self.alive:
-            return
         end = None if patience is None else time.monotonic() + patience
         current = threading.current_thread()
         for thread in self._threads:
