@@ -17,11 +17,10 @@ from imagearchive.errors import (
     CorruptArchiveError,
     ImageArchiveError,
     UnsafePickleError,
-    UnsupportedArchiveError,
 )
 from imagearchive.index import IndexTable
 from imagearchive.naming import naming
-from imagearchive.parallel import Chunks, StoppedError, in_threads
+from imagearchive.parallel import Chunks, in_threads
 from imagearchive.paths import expand
 from imagearchive.pieces import WINDOW, pieces
 
@@ -129,7 +128,7 @@ def _headers(archive: Archive, failures: list[Failure]) -> list[str]:
         try:
             with naming(path):
                 fresh = IndexTable.build(path)
-        except (CorruptArchiveError, UnsupportedArchiveError) as error:
+        except CorruptArchiveError as error:
             failures.append(Failure(-1, path, _reason(error, path)))
             fresh = IndexTable.build(path, strict=False)
         scanners += [fresh.scanner] * len(fresh.files)
@@ -192,8 +191,6 @@ class _Run:
                 name = self._archive.name(position)
                 try:
                     self._member(position, name, part, chunks)
-                except StoppedError:
-                    raise
                 except (ImageArchiveError, OSError, MemoryError) as error:
                     file = self._archive.info(position).archive
                     reason = _reason(error, file, repr(name))

@@ -1,6 +1,7 @@
 """The command line: every example of its page, hostile names through every command, mistakes."""
 
 import contextlib
+import errno
 import fcntl
 import gzip
 import io
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tarfile
 import termios
+import textwrap
 import threading
 import time
 from functools import partial
@@ -515,6 +517,7 @@ def test_mistakes_give_one_line_and_no_traceback(run, work):
         status, out, err = run(*command)
         assert (status, out) == (1, b"")
         assert err.startswith("imagearchive: ")
+        assert command[1] in err
         assert err.count("\n") == 1
     for command in (
         [],
@@ -529,7 +532,7 @@ def test_mistakes_give_one_line_and_no_traceback(run, work):
         assert "usage: imagearchive" in err
 
 
-def test_errors_of_the_system_are_explained(run, work, archive):
+def test_errors_of_the_system_are_explained(run, work, archive, monkeypatch):
     Path("file").write_text("")
     status, _, err = run("extract", archive, "file/below")
     assert status == 1
@@ -550,6 +553,12 @@ def test_errors_of_the_system_are_explained(run, work, archive):
         assert one.returncode == 1
         assert re.search(rb"^imagearchive: .+: Too many open files\n$", err, re.MULTILINE)
     assert "p.tar" not in os.listdir(work)
+
+    def fail(*arguments, **options):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("imagearchive.cli.opening.open_archive", fail)
+    assert run("ls", archive)[2] == f"imagearchive: {archive}: Input/output error\n"
 
 
 def limit(what):
@@ -585,9 +594,21 @@ def test_closed_standard_streams(work, archive):
     done = shell("<&-", "pack", "-", "q.tar")
     assert done.stdout == "1\n"
     assert done.stderr.startswith("imagearchive: standard input is closed")
-    # The archive that is written must not get the number of a closed stream.
-    assert shell("2>&-", "pack", "photos", "r.tar").stdout == "r.tar\n0\n"
     assert shell("2>&-", "ls", "nope").stdout == "1\n"
+    # The archive that is written must not get the number of a closed stream.
+    noisy = textwrap.dedent("""
+        import os
+        from imagearchive import cli
+        from imagearchive.writers import pack
+        real = pack.TarWriter.finish
+        def finish(self):
+            os.write(2, b"as a library in C complains")
+            real(self)
+        pack.TarWriter.finish = finish
+        raise SystemExit(cli.main(["pack", "photos", "r.tar"]))
+    """)
+    tool = [sys.executable, "-c", noisy]
+    assert shell("2>&-").stdout == "r.tar\n0\n"
     assert Path("p.tar").read_bytes() == Path("r.tar").read_bytes()
 
 
@@ -781,6 +802,15 @@ def test_an_interrupt_that_numpy_swallows(monkeypatch, capsys):
     assert main([]) == 130
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
+    def ended(*_):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        # A worker got the signal as well, for example, and that is what was noticed.
+        return 1
+
+    monkeypatch.setattr("imagearchive.cli._run", ended)
+    assert main([]) == 130
+
     def broken(*_):
         raise ImportError("datetime")
 
@@ -793,13 +823,16 @@ def test_an_interrupt_of_imports_waits_for_their_end(work, archive, monkeypatch,
     import importlib
 
     real = importlib.import_module
+    loaded = []
 
     def interrupted(name):
         signal.raise_signal(signal.SIGINT)
-        return real(name)
+        loaded.append(real(name).__name__)
+        return sys.modules[name]
 
     monkeypatch.setattr(importlib, "import_module", interrupted)
     assert main(["verify", archive]) == 130
+    assert loaded[-1] == "imagearchive.verify"
     assert capsys.readouterr() == ("", "")
 
 

@@ -25,12 +25,14 @@ from imagearchive.codecs import encode
 from imagearchive.convert import convert
 from imagearchive.decompress import Limits
 from imagearchive.errors import (
+    ArchiveNotFoundError,
     CorruptArchiveError,
     MemberNotFoundError,
     OptionError,
     UnsafePathError,
 )
 from imagearchive.extract import extract, select
+from imagearchive.naming import naming
 from imagearchive.parallel import Chunks, in_threads
 from imagearchive.pieces import WINDOW
 from imagearchive.verify import verify
@@ -429,6 +431,25 @@ def test_a_full_disk_names_the_file_and_leaves_no_part_of_it(tmp_path, storage, 
     assert tree(tmp_path / "out") == {"d/small": b"1"}
 
 
+def test_a_file_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    path = make_tar(tmp_path / "a.tar", {"d/x": b"1"})
+    (tmp_path / "out").mkdir()
+    real = os.open
+
+    def refuse(name, *arguments, **options):
+        if isinstance(name, bytes) and name.endswith(b".part"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with (
+        imagearchive.open(path, storage="pread") as archive,
+        pytest.raises(OSError, match="No space left") as caught,
+    ):
+        extract(archive, tmp_path / "out")
+    assert caught.value.filename == str(tmp_path / "out/d/x")
+
+
 def test_a_directory_that_cannot_be_made_is_named(tmp_path, monkeypatch):
     path = make_tar(tmp_path / "a.tar", {"d/e/x": b"1"})
     (tmp_path / "out").mkdir()
@@ -471,7 +492,7 @@ def test_an_archive_that_cannot_be_read_is_named(tmp_path, monkeypatch, size):
 # ---------------------------------------------------------------- verification
 
 
-def test_faults_of_the_machine_are_no_faults_of_the_archive(tmp_path):
+def test_faults_of_the_machine_are_no_faults_of_the_archive(tmp_path, monkeypatch):
     folder = tmp_path / "plain"
     folder.mkdir()
     for number in range(100):
@@ -487,6 +508,17 @@ def test_faults_of_the_machine_are_no_faults_of_the_archive(tmp_path):
         for fd in held:
             os.close(fd)
         assert not verify(archive).failures
+    make_tar(tmp_path / "a.tar", {"x": b"1", "y": b"2"})
+    for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+
+        def fail(self, position, number=number):
+            raise OSError(number, os.strerror(number))
+
+        with imagearchive.open(tmp_path / "a.tar") as archive, monkeypatch.context() as patch:
+            patch.setattr(imagearchive.Archive, "read", fail)
+            with pytest.raises(OSError, match=os.strerror(number)) as caught:
+                verify(archive)
+            assert caught.value.filename == str(tmp_path / "a.tar")
     # A file that cannot be read is one.
     with imagearchive.open(folder) as archive:
         (folder / "50").unlink()
@@ -693,6 +725,12 @@ def test_the_first_error_ends_the_other_threads():
     with pytest.raises(KeyError, match="cause"):
         in_threads(work, 2, 1, 2)
     assert time.monotonic() - begin < 5
+
+
+def test_errors_of_ours_keep_their_message():
+    for error in (ArchiveNotFoundError("no such archive"), OSError("plain")):
+        with pytest.raises(OSError, match=r"^(no such archive|plain)$"), naming("elsewhere"):
+            raise error
 
 
 @pytest.mark.parametrize("granted", [0, 1])

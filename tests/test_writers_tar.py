@@ -329,8 +329,9 @@ def test_names_that_are_no_text_are_packed(tmp_path):
     assert tar_names(tmp_path / "a.tar") == ["new\nline", "\udcff"]
 
 
-def test_the_index_of_another_archive_stays(tmp_path):
+def test_the_index_of_another_archive_stays(tmp_path, monkeypatch):
     """``data.zip`` and ``data.tar`` have one default place for their index."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for make in (TarWriter, ZipWriter):
         folder = tmp_path / make.__name__
         folder.mkdir()
@@ -343,6 +344,12 @@ def test_the_index_of_another_archive_stays(tmp_path):
             with make(folder / "data.x", overwrite=overwrite) as writer:
                 writer.add("x", b"1" if make is TarWriter else [b"1"])
             assert (folder / "data.idx.npy").read_bytes() == before
+        with imagearchive.open(folder / "data.x") as archive:
+            elsewhere = archive.table.path
+        assert elsewhere.startswith(str(tmp_path / "cache"))
+        options = {"index": False} if make is TarWriter else {}
+        make(folder / "data.x", overwrite=True, **options).close()
+        assert not os.path.exists(elsewhere)
         # What a user put there is no index, and stays as well.
         np.save(folder / "data.idx.npy", np.arange(3))
         with make(folder / "data.x", overwrite=True) as writer:
@@ -378,12 +385,12 @@ def no_file_larger_than(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("size", [100_000, 3_000_000])
+@pytest.mark.parametrize("size", [6_000, 100_000, 3_000_000])
 @pytest.mark.parametrize("make", [TarWriter, ZipWriter])
 def test_a_full_disk_names_the_archive_and_leaves_nothing(tmp_path, make, size):
     data = bytes(size)
     with (
-        no_file_larger_than(10_000),
+        no_file_larger_than(4_000),
         pytest.raises(OSError, match=r"a\.x") as caught,
         make(tmp_path / "a.x") as writer,
     ):
