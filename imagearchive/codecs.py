@@ -263,7 +263,8 @@ def _decode_objects(data: Buffer, header: NpyHeader, options: _Options) -> npt.N
 
 def _empty(header: NpyHeader, limits: Limits) -> npt.NDArray[Any]:
     # Elements of no bytes take memory in NumPy all the same, as many as the header likes.
-    limits.check(header.count, 0)
+    if header.count > limits.allowed(0):
+        raise LimitError(f"an array of shape {header.shape} of elements of no bytes")
     try:
         return np.zeros(header.shape, header.dtype)
     except ValueError as error:

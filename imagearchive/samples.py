@@ -21,8 +21,8 @@ __all__ = ["Samples"]
 
 
 class _Source(Protocol):
-    @property
-    def table(self) -> IndexTable: ...
+    paths: list[str]
+    table: IndexTable
 
     def read(self, key: int, /) -> bytes | memoryview: ...
 
@@ -54,6 +54,12 @@ class Samples(Sequence[Any]):
             [choice.lstrip(".").lower() for choice in text.split(";")] for text in extensions
         ]
         table = archive.table
+        # Several archives may number their samples alike, and each of those is a sample. Where
+        # each begins; one archive may be in several files as well, and is one all the same.
+        self._starts = np.zeros(1, np.int64)
+        if len(archive.paths) > 1:
+            changes = np.flatnonzero(np.diff(table.entries["shard"])) + 1
+            self._starts = np.concatenate([self._starts, changes])
         self._key_ends = key_ends(table.names, table.name_offsets)
         self.positions: npt.NDArray[np.int64] = (
             self._with_extension(self._choices[0]) if extensions else self._first_files()
@@ -68,10 +74,9 @@ class Samples(Sequence[Any]):
     def _first_files(self) -> npt.NDArray[np.int64]:
         table = self._archive.table
         keys, offsets = cut(table.names, table.name_offsets, self._key_ends)
-        # Shards may number their samples alike, and each of those is a sample.
-        starts = np.flatnonzero(np.diff(table.entries["shard"])) + 1
+        starts = self._starts.tolist()
         first = np.zeros(len(table), np.bool_)
-        for low, high in zip([0, *starts.tolist()], [*starts.tolist(), len(table)]):
+        for low, high in zip(starts, [*starts[1:], len(table)]):
             part = offsets[low : high + 1]
             first[low:high] = first_of_equal(keys, part, sort_names(keys, part))
         return np.flatnonzero(first)
@@ -109,14 +114,21 @@ class Samples(Sequence[Any]):
     def _files(self, key: bytes, position: int) -> Iterator[tuple[bytes, int]]:
         """Yield extension and position of every file of a sample."""
         table = self._archive.table
-        shard = table.entries["shard"][position]
+        start, end = self._around(position)
         low, high = table.lookup.bounds(key + b".")
-        for other in table.name_order[low:high].tolist():
-            if self._key_ends[other] == len(key) and table.entries["shard"][other] == shard:
+        places = table.name_order[low:high]
+        for other in places[(places >= start) & (places < end)].tolist():
+            if self._key_ends[other] == len(key):
                 yield table.name_bytes(other)[len(key) + 1 :], other
-        whole = table.lookup.find(key)
-        if whole >= 0 and self._key_ends[whole] == len(key):
+        whole = table.lookup.find(key, end)
+        if whole >= start:
             yield b"", whole
+
+    def _around(self, position: int) -> tuple[int, int]:
+        """The range of positions of the archive that holds one."""
+        place = int(np.searchsorted(self._starts, position, "right"))
+        following = self._starts[place : place + 1].tolist()
+        return int(self._starts[place - 1]), following[0] if following else len(self._key_ends)
 
     def find(self, position: int, choices: Iterable[str]) -> int:
         """Return the position of the file of a sample that has one of the extensions.
@@ -135,12 +147,11 @@ class Samples(Sequence[Any]):
         """
         key = self._key(position)
         wanted = [encode(choice) for choice in choices]
-        table = self._archive.table
-        shard = table.entries["shard"][position]
+        start, end = self._around(position)
         for extension in wanted:
-            other = table.lookup.find(key + b"." + extension)
-            if other >= 0 and table.entries["shard"][other] == shard:
-                return other
+            other = self._archive.table.lookup.find(key + b"." + extension, end)
+            if other >= start:
+                return int(other)
         for extension, other in self._files(key, position):
             if extension.lower() in wanted:
                 return other

@@ -11,6 +11,7 @@ import os
 import pickle
 import shutil
 import threading
+import weakref
 import zipfile
 from pathlib import Path
 
@@ -721,6 +722,94 @@ def test_a_sparse_file_of_holes(tmp_path):
         assert file.read() == b"\0\0data"
 
 
+def test_members_end_where_they_end(archive):
+    for name, data in MEMBERS.items():
+        member = archive.member(name)
+        assert member.size == len(data)
+        assert bytes(member.read(0, len(data))) == data
+        for offset, size in ((0, len(data) + 1), (len(data), 1), (-1, 1), (1, len(data)), (0, -1)):
+            with pytest.raises(CorruptArchiveError, match="do not lie inside"):
+                member.read(offset, size)
+        for offset, size in ((0, len(data) + 1), (len(data), 1), (-1, 1)):
+            with pytest.raises(CorruptArchiveError, match="do not lie inside"):
+                member.readinto(offset, bytearray(size))
+
+
+def test_encrypted_members_and_those_of_other_parts(tmp_path):
+    path = tmp_path / "parts.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("good", "locked", "elsewhere"):
+            archive.writestr(name, name.encode())
+    data = bytearray(path.read_bytes())
+    first = data.index(b"PK\1\2")
+    second = data.index(b"PK\1\2", first + 4)
+    third = data.index(b"PK\1\2", second + 4)
+    # The flag of encryption in both headers; the number of the part in the directory.
+    data[second + 8] |= 1
+    data[data.index(b"PK\3\4", 4) + 6] |= 1
+    data[third + 34] = 1
+    path.write_bytes(data)
+    opened = Archive(path)
+    assert opened["good"] == b"good"
+    for read in (opened.read, opened.open, opened.member, opened.__getitem__):
+        with pytest.raises(UnsupportedMemberError, match=r"parts\.zip: 'locked': encrypted"):
+            read("locked")
+        with pytest.raises(UnsupportedMemberError, match="'elsewhere': lies on another part"):
+            read("elsewhere")
+
+
+def test_damaged_checkpoints_are_built_again(tmp_path, caplog):
+    path = tmp_path / "big.zip"
+    content = np.random.default_rng(0).integers(0, 9, 5 << 20, np.uint8).tobytes()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("big", content)
+    with Archive(path) as opened:
+        opened.table.add_extra({"checkpoints/0/points": np.zeros(100, np.uint8)})
+    for expected in (["they are built again"], []):
+        caplog.clear()
+        with Archive(path) as opened, opened.open("big") as file:
+            file.seek(4 << 20)
+            assert file.read(100) == content[4 << 20 :][:100]
+            # What was built once is kept in the index.
+            assert len(opened.table.extra["checkpoints/0/points"]) > 32 << 10
+        assert [text in caplog.text for text in expected] == [True] * len(expected)
+        assert bool(caplog.records) == bool(expected)
+
+
+def test_which_files_stay_open(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        members, "open_storage", lambda path, kind: opened.append(path) or open_storage(path, kind)
+    )
+    archive = Archive(make_shards(tmp_path), max_open=2, storage="pread")
+    paths = archive.table.files
+    first = {archive.info(name).archive: name for name in MEMBERS}
+    for shard in (0, 1, 0, 2, 0, 1):
+        name = first[paths[shard]]
+        assert archive[name] == MEMBERS[name]
+    assert [paths.index(path) for path in opened] == [0, 1, 2, 1]
+    with pytest.raises(OptionError, match="max_open=0"):
+        Archive(paths[0], max_open=0)
+
+
+def test_what_is_in_memory_is_not_read_again(tmp_path):
+    for make in (make_shards, make_directory):
+        place = make(tmp_path)
+        archive = Archive(place, storage="memory", max_open=1)
+        for path in [*tmp_path.glob("*.tar"), *filter(Path.is_file, tmp_path.rglob("tree/**/*"))]:
+            path.unlink()
+        assert dict(archive) == MEMBERS
+
+
+def test_archives_are_compared_by_identity(container):
+    one, other = Archive(container), Archive(container)
+    assert one == one  # noqa: PLR0124
+    assert one != other
+    assert one != dict(one)
+    assert len({one, other, one}) == 2
+    assert weakref.ref(one)() is one
+
+
 # --- samples of several files -------------------------------------------------------------------
 
 
@@ -732,7 +821,7 @@ def web(tmp_path):
         members[f"d/{i:04d}.json"] = b'{"i": %d}' % i
     # Not adjacent, another alternative, upper case, dots further on.
     members |= {f"d/{i:04d}.cls": b"%d" % i for i in range(5)}
-    members |= {"e/a.PNG": b"png", "e/a.cls": b"7", "e/a.seg.png": b"mask", "e/a.b/c.jpg": b"c"}
+    members |= {"e/a.PNG": b"png", "e/a.CLS": b"7", "e/a.seg.png": b"mask", "e/a.b/c.jpg": b"c"}
     return write_tar(tmp_path / "web.tar", members)
 
 
@@ -761,7 +850,7 @@ def test_samples_as_mappings(web):
     assert {k: bytes(v) for k, v in samples[0].items() if k != "__key__"} == {
         "jpg": b"jpg0", "json": b'{"i": 0}', "cls": b"0",
     }  # fmt: skip
-    assert set(samples[5]) == {"__key__", "PNG", "cls", "seg.png"}
+    assert set(samples[5]) == {"__key__", "PNG", "CLS", "seg.png"}
     assert samples[5]["__key__"] == "e/a"
 
 
@@ -769,8 +858,31 @@ def test_shards_may_number_their_samples_alike(tmp_path):
     for number in range(2):
         write_tar(
             tmp_path / f"{number}.tar",
-            {"0.jpg": b"jpg%d" % number, "0.cls": b"%d" % number},
+            {
+                "0.jpg": b"jpg%d" % number,
+                "0.cls": b"%d" % number,
+                f"0.only{number}": b"",
+                "0": b"%d" % number,
+            },
         )
     samples = Archive(str(tmp_path / "{0..1}.tar")).samples("jpg", "cls")
     assert [tuple(map(bytes, sample)) for sample in samples] == [(b"jpg0", b"0"), (b"jpg1", b"1")]
-    assert len(Archive(str(tmp_path / "{0..1}.tar")).samples()) == 2
+    found = list(Archive(str(tmp_path / "{0..1}.tar")).samples())
+    for number, sample in enumerate(found):
+        assert set(sample) == {"__key__", "jpg", "cls", f"only{number}", ""}
+        assert bytes(sample["cls"]) == bytes(sample[""]) == b"%d" % number
+
+
+def test_one_archive_in_several_files_has_samples_across_them(tmp_path):
+    import barecat
+
+    path = str(tmp_path / "data.barecat")
+    with barecat.Barecat(path, readonly=False, shard_size_limit=1000) as archive:
+        for number in range(8):
+            archive[f"{number}.jpg"] = bytes(300)
+            archive[f"{number}.cls"] = b"%d" % number
+    opened = Archive(path)
+    assert len(opened.table.files) > 2
+    samples = opened.samples("jpg", "cls")
+    assert [bytes(label) for _, label in samples] == [b"%d" % number for number in range(8)]
+    assert [set(sample) for sample in opened.samples()] == [{"__key__", "jpg", "cls"}] * 8

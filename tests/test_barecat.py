@@ -350,6 +350,16 @@ def test_a_live_wal_is_read(copy):
     writer.close()
 
 
+def test_a_writer_that_holds_all_locks(copy):
+    path, files = copy
+    writer = sqlite3.connect(path, isolation_level=None)
+    writer.execute("BEGIN EXCLUSIVE")
+    with barecat.Barecat(path) as ours:
+        assert set(ours) == set(files)
+    writer.execute("ROLLBACK")
+    writer.close()
+
+
 def test_an_interrupted_writer_leaves_what_was_committed(copy):
     path, files = copy
     code = """

@@ -152,7 +152,9 @@ def test_big_endian_sixteen_bits():
     image = Image.frombytes("I;16B", (8, 9), deep.astype(">u2").tobytes())
     data = saved(image, "TIFF")
     np.testing.assert_array_equal(decode("x.tif", data)[..., 0], deep >> 8)
-    np.testing.assert_array_equal(decode("x.tif", data, mode="unchanged")[..., 0], deep)
+    unchanged = decode("x.tif", data, mode="unchanged")
+    np.testing.assert_array_equal(unchanged[..., 0], deep)
+    assert unchanged.dtype == np.uint16
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
@@ -310,6 +312,17 @@ def test_npy_is_read_as_numpy_reads_it(array):
         assert loaded.dtype == array.dtype
         assert loaded.flags.writeable
     assert encode("x.npy", array) == target.getvalue()
+
+
+def test_arrays_of_nothing_that_claim_to_be_many():
+    for shape in ("(1000000000000,)", "(3, 1000000000000)"):
+        target = io.BytesIO()
+        header = f"{{'descr': '|V0', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+        target.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode())
+        with pytest.raises(LimitError, match="elements of no bytes"):
+            decode("x.npy", target.getvalue())
+    empty = np.zeros((0, 1 << 40), np.uint8)
+    assert decode("x.npy", encode("x.npy", empty)).shape == empty.shape
 
 
 def test_damaged_npy():

@@ -464,6 +464,20 @@ def test_binwise_order(written):
         assert sorted(one) == sorted(two) == sorted(data)
 
 
+def test_every_bin_and_epoch_has_an_order_of_its_own(written):
+    folder, _ = written
+    write_split_data(folder, [b"%d" % i for i in range(13 * 20)], 13, start_clean=True)
+    with SplitDataLoader(folder) as loader:
+        orders = set()
+        bins = set()
+        for epoch in range(3):
+            found = [divmod(int(p), 13) for p in loader.iterate_binwise(True, 5, epoch=epoch)]
+            bins.add(tuple(dict.fromkeys(number for _, number in found)))
+            orders |= {tuple(row for row, b in found if b == number) for number in range(13)}
+    assert len(bins) == 3
+    assert len(orders) == 3 * 13
+
+
 def test_every_bin_is_read_once_and_whole(written):
     folder, _ = written
     # Packets are told apart by their index.
@@ -666,6 +680,10 @@ def test_more_bins_than_stay_open(tmp_path, monkeypatch):
     write_split_data(tmp_path / "x", data, splits=40)
     with SplitDataLoader(tmp_path / "x") as loader:
         assert [loader[i] for i in range(200)] == data
+    before = len(os.listdir("/dev/fd"))
+    with SplitDataLoader(tmp_path / "x", storage="pread") as loader:
+        assert [loader[i] for i in range(200)] == data
+        assert len(os.listdir("/dev/fd")) <= before + 5
 
 
 # --- damage -----------------------------------------------------------------------------------
