@@ -873,6 +873,17 @@ def test_shards_may_number_their_samples_alike(tmp_path):
         assert bytes(sample["cls"]) == bytes(sample[""]) == b"%d" % number
 
 
+def test_a_sample_takes_nothing_from_another_archive(tmp_path):
+    write_tar(tmp_path / "0.tar", {"1.cls": b"other", "1": b"other"})
+    write_tar(tmp_path / "1.tar", {"1.jpg": b"jpg"})
+    archive = Archive(str(tmp_path / "{0..1}.tar"))
+    with pytest.raises(MemberNotFoundError, match="'1' has no file with the extension 'cls'"):
+        archive.samples("jpg", "cls")[0]
+    assert [set(sample) for sample in archive.samples()] == [
+        {"__key__", "cls", ""}, {"__key__", "jpg"},
+    ]  # fmt: skip
+
+
 def test_one_archive_in_several_files_has_samples_across_them(tmp_path):
     import barecat
 
