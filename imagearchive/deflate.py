@@ -301,7 +301,7 @@ class DeflatedStorage:
             ahead = 0
         else:
             ahead = _AHEAD if offset <= cursor.position else 0
-        cursor.fill(offset, min(end + ahead, self.size))
+        cursor.fill(self, offset, min(end + ahead, self.size))
         self._local.cursor = cursor
         return cursor
 
@@ -399,13 +399,13 @@ class DeflatedStorage:
 class _Cursor:
     """A decoder somewhere in the stream, and the output that it gave last.
 
-    `data` are the bytes from `start` to `position`; the decoder goes on at `position`.
+    `data` are the bytes from `start` to `position`; the decoder goes on at `position`. It does not
+    refer to the storage that it belongs to, which would close a circle and keep files open.
     """
 
-    __slots__ = ("crc", "data", "decoder", "owner", "pending", "position", "source", "start")
+    __slots__ = ("crc", "data", "decoder", "pending", "position", "source", "start")
 
     def __init__(self, owner: DeflatedStorage, points: npt.NDArray[Any] | None, point: int) -> None:
-        self.owner = owner
         self.data = b""
         self.pending: bytes | memoryview = b""
         self.crc: int | None = None
@@ -426,27 +426,26 @@ class _Cursor:
             upper = owner.source(self.source - 1, 1)[0] & (0xFF << split)
             self.decoder.decompress(padding[:-1] + bytes([padding[-1] | upper]))
 
-    def fill(self, offset: int, end: int) -> None:
+    def fill(self, owner: DeflatedStorage, offset: int, end: int) -> None:
         """Go on to `end`, and keep what comes from `offset` on, or all if that is little."""
         pieces = []
         if offset < self.position:
             pieces.append(memoryview(self.data)[offset - self.start :])
             self.start = offset
         elif offset - self.start > _KEEP or self.start != self.position:
-            self._skip(offset)
+            self._skip(owner, offset)
         while self.position < end:
-            pieces.append(memoryview(self._next(end - self.position)))
+            pieces.append(memoryview(self._next(owner, end - self.position)))
         self.data = b"".join(pieces)
 
-    def _skip(self, offset: int) -> None:
+    def _skip(self, owner: DeflatedStorage, offset: int) -> None:
         self.data = b""
         while self.position < offset:
-            self._next(offset - self.position)
+            self._next(owner, offset - self.position)
         self.start = self.position
 
-    def _next(self, size: int) -> bytes:
+    def _next(self, owner: DeflatedStorage, size: int) -> bytes:
         """Inflate between one and `size` bytes."""
-        owner = self.owner
         try:
             while True:
                 if not self.pending:

@@ -3,6 +3,7 @@
 import array
 import copy
 import difflib
+import gc
 import glob
 import io
 import json
@@ -799,6 +800,28 @@ def test_what_is_in_memory_is_not_read_again(tmp_path):
         for path in [*tmp_path.glob("*.tar"), *filter(Path.is_file, tmp_path.rglob("tree/**/*"))]:
             path.unlink()
         assert dict(archive) == MEMBERS
+
+
+@pytest.mark.parametrize("storage", ["mmap", "pread"])
+def test_files_are_closed_with_their_last_user(tmp_path, storage):
+    path = tmp_path / "big.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("big", bytes(3 << 20))
+    paths = make_zip(tmp_path, zipfile.ZIP_STORED), path
+    before = len(os.listdir("/dev/fd"))
+    gc.disable()
+    try:
+        for one in paths:
+            archive = Archive(one, storage=storage)
+            file = archive.open(archive.name(0))
+            assert file.read(5)
+            with pytest.raises(KeyError):
+                archive["nothing"]
+            assert len(os.listdir("/dev/fd")) > before
+            del archive, file
+            assert len(os.listdir("/dev/fd")) == before
+    finally:
+        gc.enable()
 
 
 def test_archives_are_compared_by_identity(container):
