@@ -299,6 +299,13 @@ def test_pack(run, work):
     assert json.loads(run("pack", "photos", "j.tar", "--shards", "2", "--json")[1]) == [
         "j-000000.tar", "j-000001.tar",
     ]  # fmt: skip
+    # What is left of a larger set would be read with the new one.
+    assert run("pack", "photos", "j.tar", "--shards", "1", "-f") == (
+        0,
+        b"j-000000.tar\n",
+        "imagearchive: warning: j-000001.tar: left of a larger set of shards; a pattern matches "
+        "it, too\n",
+    )
     for mtime in ("-5", "9000000000"):
         assert run("pack", "photos", f"t{mtime}.tar", "--mtime", mtime)[0] == 0
         with tarfile.open(f"t{mtime}.tar") as packed:

@@ -24,6 +24,7 @@ import imagearchive
 from imagearchive.convert import convert, kind_of
 from imagearchive.errors import (
     ArchiveNotFoundError,
+    ClosedError,
     CorruptArchiveError,
     OptionError,
     OptionTypeError,
@@ -405,6 +406,56 @@ def test_a_missing_directory_is_what_the_error_names(tmp_path):
             make(tmp_path / "nodir" / "a.tar")
         assert caught.value.filename == str(tmp_path / "nodir")
         assert "no such directory to write 'a.tar' to" in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [TarWriter, ZipWriter])
+@pytest.mark.parametrize("size", [3, 3_000_000])
+def test_half_a_member_ends_the_archive(tmp_path, make, size):
+    """Whoever catches the error must not get an archive with a broken member, nor none at all."""
+
+    def chunks():
+        yield bytes(size)
+        raise OSError(errno.EIO, "the source is broken")
+
+    def add(writer, name, data):
+        if make is TarWriter:
+            writer.add_chunks(name, data, 2 * size)
+        else:
+            writer.add(name, data)
+
+    writer = make(tmp_path / "a.x")
+    add(writer, "good", [bytes(2 * size)])
+    with pytest.raises(OSError, match="the source is broken"):
+        add(writer, "bad", chunks())
+    for _ in range(2):
+        with pytest.raises(ClosedError, match="given up when a member failed"):
+            add(writer, "next", [bytes(2 * size)])
+        with pytest.raises(ClosedError, match="given up when a member failed"):
+            writer.close()
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(OSError, match="the source is broken"), make(tmp_path / "b.x") as writer:
+        add(writer, "bad", chunks())
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("make", [TarWriter, ZipWriter])
+def test_nothing_is_added_to_a_closed_archive(tmp_path, make):
+    writer = make(tmp_path / "a.x")
+    writer.close()
+    writer.close()
+    before = (tmp_path / "a.x").read_bytes()
+    with pytest.raises(ClosedError, match="the writer is closed"):
+        writer.add("x", b"1" if make is TarWriter else [b"1"])
+    if make is TarWriter:
+        with pytest.raises(ClosedError):
+            writer.add_file(tmp_path / "a.x", "x")
+    writer = make(tmp_path / "b.x")
+    writer.abort()
+    with pytest.raises(ClosedError):
+        writer.add("x", b"1" if make is TarWriter else [b"1"])
+    writer.close()
+    assert (tmp_path / "a.x").read_bytes() == before
+    assert not (tmp_path / "b.x").exists()
 
 
 @pytest.mark.parametrize("make", [TarWriter, ZipWriter])

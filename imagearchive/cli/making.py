@@ -131,7 +131,7 @@ def extract(arguments: argparse.Namespace) -> int:
                 progress=step,
             )
     for item in done.refused:
-        complain(f"not extracted: {item.name}: {item.reason}")
+        complain(f"not extracted: {item.name[:200]}: {item.reason}")
     if arguments.json:
         write_json({**done._asdict(), "refused": [item._asdict() for item in done.refused]})
     elif not arguments.quiet:

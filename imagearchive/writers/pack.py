@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections import deque
@@ -23,6 +24,8 @@ from imagearchive.writers.small_files import fill
 from imagearchive.writers.tar import BLOCK, RECORD, TarWriter, header
 
 __all__ = ["pack", "shard_path"]
+
+logger = logging.getLogger(__name__)
 
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _REPORT_EVERY: Final = 256
@@ -165,6 +168,8 @@ def pack(
             raise
         for tar in started:
             tar.close()
+        if cut is not None and os.path.lexists(beyond := shard_path(path, len(started))):
+            logger.warning("%s: left of a larger set of shards; a pattern matches it, too", beyond)
         report.end()
         return [tar.path for tar in started]
 

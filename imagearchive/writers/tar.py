@@ -246,7 +246,7 @@ class TarWriter:
         self._part = f"{self.path}.{secrets.token_hex(8)}.part"
         self._fd = open_new(self._part, self.path)
         self._status = os.fstat(self._fd)
-        self._published = self._replaces = False
+        self._published = self._replaces = self._failed = False
 
     @property
     def size(self) -> int:
@@ -315,18 +315,23 @@ class TarWriter:
         UnsafePathError, ClosedError
             As `add`.
         OptionError
-            The pieces are not `size` bytes; nothing more can be added.
+            The pieces are not `size` bytes. After this, and after whatever `chunks` raises, there
+            is half a member in the archive, so it is given up.
         """
         self._write(header(self._checked(name), size, *self._metadata(mtime, mode)))
-        total = 0
-        for chunk in chunks:
-            view = memoryview(chunk).cast("B")
-            total += len(view)
-            self._write(view)
+        try:
+            total = 0
+            for chunk in chunks:
+                view = memoryview(chunk).cast("B")
+                total += len(view)
+                self._write(view)
+            self._pad(size)
+        except BaseException:
+            self._fail()
+            raise
         if total != size:
-            self.abort()
+            self._fail()
             raise OptionError(f"{name!r}: {total} bytes came where {size} were announced")
-        self._pad(size)
         self._count += 1
 
     def add_file(
@@ -361,7 +366,7 @@ class TarWriter:
         UnsupportedMemberError
             `path` is a directory, device, FIFO or socket.
         CorruptArchiveError
-            The file changed its size while it was read; nothing more can be added.
+            The file changed its size while it was read; the archive is given up.
         OSError
             The file cannot be read.
         """
@@ -383,30 +388,38 @@ class TarWriter:
             if keep_mtime:
                 mtime = status.st_mtime_ns // 1_000_000_000
             head = header(stored, size, *self._metadata(mtime, mode))
-            # Room for one byte more than the file should have shows one that grows.
-            if len(head) + size + BLOCK > BUFFER - self._used:
-                self._flush()
-            if len(head) + size + BLOCK <= BUFFER:
-                start = self._used + len(head)
-                self._buffer[self._used : start] = head
-                self._used = start
-                with naming(shown):
-                    count = os.readv(fd, [self._buffer[start : start + size + 1]])
-                self._used += min(count, size)
-                if count < size:
-                    count += self._copy(fd, size - count, shown)
-            else:
-                self._write(head)
-                count = self._copy(fd, size, shown)
-            if count != size:
-                self.abort()
-                raise CorruptArchiveError(
-                    f"{shown}: it changed its size of {size} bytes while it was packed"
-                )
+            try:
+                self._add_content(fd, head, size, shown)
+            except BaseException:
+                self._fail()
+                raise
         finally:
             os.close(fd)
-        self._pad(size)
         self._count += 1
+
+    def _add_content(self, fd: int, head: bytes, size: int, shown: str) -> None:
+        if self._fd < 0:
+            raise self._closed()
+        # Room for one byte more than the file should have shows one that grows.
+        if len(head) + size + BLOCK > BUFFER - self._used:
+            self._flush()
+        if len(head) + size + BLOCK <= BUFFER:
+            start = self._used + len(head)
+            self._buffer[self._used : start] = head
+            self._used = start
+            with naming(shown):
+                count = os.readv(fd, [self._buffer[start : start + size + 1]])
+            self._used += min(count, size)
+            if count < size:
+                count += self._copy(fd, size - count, shown)
+        else:
+            self._write(head)
+            count = self._copy(fd, size, shown)
+        if count != size:
+            raise CorruptArchiveError(
+                f"{shown}: it changed its size of {size} bytes while it was packed"
+            )
+        self._pad(size)
 
     def template(self) -> bytes:
         """Return the header of an empty file without a name, its checksum blank.
@@ -470,6 +483,8 @@ class TarWriter:
     # --- bytes ------------------------------------------------------------------------------
 
     def _write(self, data: Buffer) -> None:
+        if self._fd < 0:
+            raise self._closed()
         view = memoryview(data)
         if len(view) > BUFFER - self._used:
             self._flush()
@@ -494,10 +509,24 @@ class TarWriter:
 
     def _write_out(self, view: memoryview) -> None:
         if self._fd < 0:
-            raise ClosedError(f"{self.path}: the writer is closed")
-        with naming(self.path):
-            while view:
-                view = view[os.write(self._fd, view) :]
+            raise self._closed()
+        try:
+            with naming(self.path):
+                while view:
+                    view = view[os.write(self._fd, view) :]
+        except BaseException:
+            self._fail()
+            raise
+
+    def _fail(self) -> None:
+        """Give the archive up: nothing can follow on a part of a member."""
+        if self._part:
+            self.abort()
+            self._failed = True
+
+    def _closed(self) -> ClosedError:
+        why = "it was given up when a member failed" if self._failed else "the writer is closed"
+        return ClosedError(f"{self.path}: {why}")
 
     # --- the end ----------------------------------------------------------------------------
 
@@ -523,11 +552,15 @@ class TarWriter:
 
         Raises
         ------
+        ClosedError
+            Adding a member has failed, so there is no whole archive.
         OptionError
             An archive of that name has appeared in the meantime.
         OSError
             The disk is full, for example; the temporary file is removed.
         """
+        if self._failed:
+            raise self._closed()
         if not self._part:
             return
         self.finish()
@@ -562,7 +595,7 @@ class TarWriter:
 
         Raises
         ------
-        OptionError, OSError
+        ClosedError, OptionError, OSError
             As `publish`.
         """
         self.publish()

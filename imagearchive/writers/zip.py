@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from imagearchive.errors import UnsafePathError
+from imagearchive.errors import ClosedError, UnsafePathError
 from imagearchive.naming import naming
 from imagearchive.writers.tar import check_free, drop_index, open_new
 
@@ -68,6 +68,7 @@ class ZipWriter:
         self._overwrite = overwrite
         check_free(self.path, overwrite)
         self._sync = sync
+        self._failed = False
         self._stack = contextlib.ExitStack()
         # Known before it exists: an interrupt may come at any moment.
         self._part = f"{self.path}.{secrets.token_hex(8)}.part"
@@ -95,18 +96,32 @@ class ZipWriter:
         ------
         UnsafePathError
             The name is empty or absolute, leads out of the archive, or is not UTF-8.
+        ClosedError
+            The writer is closed. It is after an earlier error, too: whatever `chunks` raises
+            leaves half a member, so the archive is given up.
         """
+        if not self._part:
+            raise self._closed()
         encoded = self._checked(name)
         info = zipfile.ZipInfo(name, _date(mtime))
         info.external_attr = (0o100000 | mode & 0o777) << 16
         info.create_system = 3
         start = self._file.tell() + LOCAL_HEADER + len(encoded) + ZIP64_EXTRA + 4
         info.extra = PADDING_ID + (pad := -start % ALIGNMENT).to_bytes(2, "little") + bytes(pad)
-        with naming(self.path), self._zip.open(info, "w", force_zip64=True) as member:
-            for chunk in chunks:
-                member.write(chunk)
+        try:
+            with naming(self.path), self._zip.open(info, "w", force_zip64=True) as member:
+                for chunk in chunks:
+                    member.write(chunk)
+        except BaseException:
+            self.abort()
+            self._failed = True
+            raise
         # The padding has done its work in the local header.
         info.extra = b""
+
+    def _closed(self) -> ClosedError:
+        why = "it was given up when a member failed" if self._failed else "the writer is closed"
+        return ClosedError(f"{self.path}: {why}")
 
     @staticmethod
     def _checked(name: str) -> bytes:
@@ -133,11 +148,15 @@ class ZipWriter:
 
         Raises
         ------
+        ClosedError
+            Adding a member has failed, so there is no whole archive.
         OptionError
             An archive of that name has appeared in the meantime.
         OSError
             The disk is full, for example; the temporary file is removed.
         """
+        if self._failed:
+            raise self._closed()
         if not self._part:
             return
         try:
