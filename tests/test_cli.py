@@ -182,7 +182,7 @@ def test_ls(run, archive):
 
 def test_tree(run, archive):
     assert "└── dog.txt".encode() in run("tree", archive)[1]
-    assert run("tree", "-d", archive)[1].endswith(b"1 directories, 0 files\n")
+    assert run("tree", "-d", archive)[1].endswith(b"1 directory, 0 files\n")
     assert b"1.jpg" not in run("tree", "-L", "1", archive)[1]
     assert "├── [ 4.9K]  1.jpg".encode() in run("tree", "-h", archive, "cat")[1]
     assert run("tree", archive, "nope")[0] == 1
@@ -544,7 +544,13 @@ def test_errors_of_the_system_are_explained(run, work, archive, monkeypatch):
     status, _, err = run("extract", archive, "file/below")
     assert status == 1
     assert err == "imagearchive: file/below: Not a directory\n"
-    for command in (["extract", archive, "-"], ["convert", archive, "-"], ["pack", "photos", "-"]):
+    for command in (
+        ["extract", archive, "-"],
+        ["convert", archive, "-"],
+        ["pack", "photos", "-"],
+        ["ls", "-"],
+        ["index", archive, "-"],
+    ):
         status, _, err = run(*command)
         assert status == 2
         assert "'-': " in err
@@ -627,7 +633,7 @@ def test_several_archives_that_the_shell_puts_in(run, work):
     assert json.loads(run("info", "--json", "s-*.tar")[1])["files"] == both
     status, _, err = run("ls", "t-*.tar")
     assert status == 1
-    assert "nothing matches this pattern" in err
+    assert "no such archive, and nothing that matches" in err
     # A file of that very name is no pattern.
     os.rename(both[0], "s-[0].tar")
     assert json.loads(run("info", "--json", "s-[0].tar")[1])["files"] == ["s-[0].tar"]

@@ -14,6 +14,7 @@ from imagearchive._scan.names import normalise
 from imagearchive.archive import Archive
 from imagearchive.cli.opening import open_given
 from imagearchive.cli.output import (
+    counted,
     format_size,
     format_time,
     index_size,
@@ -159,7 +160,8 @@ def tree(arguments: argparse.Namespace) -> int:
         counts = {"directories": 0, "files": 0}
         write([text(top) or text(str(arguments.archive))])
         write(_branches(archive, arguments, top, counts))
-        write(["", f"{counts['directories']} directories, {counts['files']} files"])
+        folders = counted(counts["directories"], "directory", "directories")
+        write(["", f"{folders}, {counted(counts['files'], 'file')}"])
     return 0
 
 

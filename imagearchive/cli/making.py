@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from imagearchive.cli.output import (
     complain,
+    counted,
     escape,
     format_size,
     progress,
@@ -50,7 +51,8 @@ def index(arguments: argparse.Namespace) -> int:
         shown, place = short(path) or path, short(table.path)
         made.append({"archive": shown, "members": len(table), "index": place})
         if not arguments.json:
-            write([f"{text(shown)}: {len(table)} members -> {text(place or 'in memory only')}"])
+            members = counted(len(table), "member")
+            write([f"{text(shown)}: {members} -> {text(place or 'in memory only')}"])
     if arguments.json:
         write_json(made)
     return 0
@@ -94,8 +96,9 @@ def verify(arguments: argparse.Namespace) -> int:
         if not arguments.quiet:
             write(
                 [
-                    f"{found.files} members read, {found.checked} checksums compared, "
-                    f"{found.decoded} decoded, {len(failures)} failures"
+                    f"{counted(found.files, 'member')} read, "
+                    f"{counted(found.checked, 'checksum')} compared, "
+                    f"{found.decoded} decoded, {counted(len(failures), 'failure')}"
                 ]
             )
     return FAILED if failures else 0
@@ -136,7 +139,7 @@ def extract(arguments: argparse.Namespace) -> int:
         write_json({**done._asdict(), "refused": [item._asdict() for item in done.refused]})
     elif not arguments.quiet:
         more = f", {done.skipped} left as they were" if done.skipped else ""
-        write([f"{done.files} files, {format_size(done.bytes, True)}{more}"])
+        write([f"{counted(done.files, 'file')}, {format_size(done.bytes, True)}{more}"])
     return 0
 
 
@@ -215,7 +218,7 @@ def convert(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json({"archive": arguments.target, "members": count})
     elif not arguments.quiet:
-        write([f"{text(arguments.target)}: {count} members"])
+        write([f"{text(arguments.target)}: {counted(count, 'member')}"])
     return 0
 
 

@@ -39,6 +39,6 @@ def resolve(given: str) -> list[str]:
             continue
         matches = sorted(one for one in glob.glob(path) if not one.endswith(".idx.npy"))
         if not matches:
-            raise ArchiveNotFoundError(f"{path}: nothing matches this pattern")
+            raise ArchiveNotFoundError(f"{path}: no such archive, and nothing that matches")
         found += matches
     return found

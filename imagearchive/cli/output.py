@@ -17,6 +17,7 @@ from imagearchive.naming import naming
 
 __all__ = [
     "complain",
+    "counted",
     "escape",
     "format_size",
     "format_time",
@@ -104,6 +105,11 @@ def write(lines: Iterable[str], *, end: str = "\n") -> None:
 def write_json(value: Any) -> None:
     """Print a value as JSON."""
     write([json.dumps(value, indent=2)])
+
+
+def counted(number: int, one: str, more: str = "") -> str:
+    """Return a number with its noun: ``1 file``, ``2 files``."""
+    return f"{number} {one if number == 1 else more or one + 's'}"
 
 
 def format_size(size: int, human: bool) -> str:

@@ -136,7 +136,7 @@ def _archive(
         "archive",
         metavar="ARCHIVE",
         nargs="?" if optional else None,
-        type=values.path,
+        type=values.archive,
         help="what to open",
     )
     parser.add_argument(
@@ -179,7 +179,7 @@ def _overwrite(parser: argparse._ActionsContainer, what: str) -> None:
 def _add_index(commands: Any) -> None:
     parser = _command(commands, "index", "build the index of archives", "making:index")
     parser.add_argument(
-        "archives", metavar="ARCHIVE", nargs="+", type=values.path, help="what to index"
+        "archives", metavar="ARCHIVE", nargs="+", type=values.archive, help="what to index"
     )
     parser.add_argument(
         "--ipath", metavar="FILE", type=values.path, help="where to write it, for one archive"

@@ -11,6 +11,7 @@ from typing import Final
 
 __all__ = [
     "SizeTest",
+    "archive",
     "count",
     "image_size",
     "mtime",
@@ -100,6 +101,15 @@ def path(text: str) -> str:
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is no path")
     return text
+
+
+def archive(text: str) -> str:
+    """Read the path of an archive, or a pattern of several."""
+    if text == "-":
+        raise argparse.ArgumentTypeError(
+            "'-': archives are read out of order, which standard input cannot be; name a file"
+        )
+    return path(text)
 
 
 def output(text: str) -> str:

@@ -413,7 +413,7 @@ def _tree(top: str, held: ExitStack) -> Iterator[_Source]:
                 with _located(top, _Source(prefix + name[:-1], name[:-1], fd)):
                     below = os.open(name[:-1], _OPEN_DIRECTORY, dir_fd=fd)
                 levels.append((below, prefix + name, iter(())))
-                _check_loop(levels)
+                _check_loop(levels, top)
                 levels[-1] = (below, prefix + name, iter(_entries(below, top, prefix + name)))
                 break
             else:
@@ -448,10 +448,11 @@ def _entries(fd: int, top: str, prefix: bytes) -> list[tuple[bytes, bool]]:
     return found
 
 
-def _check_loop(levels: list[_Level]) -> None:
+def _check_loop(levels: list[_Level], top: str) -> None:
     nodes = [os.fstat(fd) for fd, _, _ in levels]
     for node in nodes[:-1]:
         if os.path.samestat(node, nodes[-1]):
             raise UnsupportedMemberError(
-                f"{os.fsdecode(levels[-1][1])}: a link that leads to a directory it lies in"
+                f"{os.path.join(top, os.fsdecode(levels[-1][1]))}: a link that leads to a "
+                f"directory it lies in"
             )
