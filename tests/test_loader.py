@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -323,6 +324,17 @@ def test_a_batch_larger_than_the_data_set_takes_no_more_memory():
     assert images.shape == (9, 3, 64, 64)
     assert labels.tolist() == list(range(9))
     assert list(DataLoader(Numbers(9), 1 << 31, image_size=64, drop_last=True)) == []
+
+
+def test_arrays_that_cannot_be_written_to_become_tensors_that_can():
+    def fixed(image):
+        image = image[:4, :4].astype(np.float32)
+        image.flags.writeable = False
+        return image
+
+    loader = DataLoader(Numbers(), 2, transform=fixed, collate_fn=list, num_workers=1)
+    for image, _ in next(iter(loader)):
+        image += 1
 
 
 class Vanishing:
@@ -644,6 +656,21 @@ def test_ranks_that_came_to_the_end_agree_although_some_had_one_batch_more(num_w
         assert (state["epoch"], state["position"]) == (1, 2 * world_size)
 
 
+def test_a_state_takes_the_place_of_what_the_loader_was_at():
+    loader = DataLoader(Numbers(), 4, shuffle=True, image_size=4, num_workers=2)
+    iterator = iter(loader)
+    next(iterator)
+    state = loader.state_dict()
+    next(iterator)
+    loader.load_state_dict(state)
+    assert loader.state_dict() == state
+    # The old iterator goes on as it was, and counts no more.
+    next(iterator)
+    assert loader.state_dict() == state
+    assert len(labels_of(loader)) == len(loader) - 1
+    iterator.close()
+
+
 def test_states_of_other_data_are_refused_by_name():
     state = DataLoader(Encoded(), 4, shuffle=True, num_workers=0).state_dict()
     for other, name in (
@@ -735,6 +762,14 @@ def test_a_replacement_is_the_sample_that_it_says_it_is(transform):
         assert index not in BAD
         assert label == index * 3
         assert torch.equal(image, whole[index])
+
+
+def test_a_broken_image_is_logged_once(caplog):
+    loader = DataLoader(Encoded(damaged()), 10, image_size=8, on_error="replace", num_workers=2)
+    for _ in range(3):
+        list(loader)
+    said = [record.getMessage() for record in caplog.records]
+    assert sorted(int(text.split()[1]) for text in said) == sorted(BAD)
 
 
 def test_reports_of_broken_images_do_not_depend_on_the_number_of_workers():
@@ -1010,6 +1045,99 @@ def test_forked_children_iterate_new_and_running_epochs():
     assert same(first + list(iterator), expected[0])
 
 
+def test_an_error_ends_an_iterator_for_all_threads_that_share_it():
+    class Failing(Numbers):
+        def __getitem__(self, index):
+            if index == 30:
+                time.sleep(0.05)
+                raise ZeroDivisionError
+            return super().__getitem__(index)
+
+    for num_workers in (0, 3):
+        iterator = iter(DataLoader(Failing(400), 4, image_size=4, num_workers=num_workers))
+        seen, errors = [], []
+
+        def consume(iterator=iterator, seen=seen, errors=errors):
+            try:
+                seen.extend(labels.tolist() for _, labels in iterator)
+            except ZeroDivisionError as error:
+                errors.append(error)
+
+        consumers = [threading.Thread(target=consume) for _ in range(4)]
+        for consumer in consumers:
+            consumer.start()
+        for consumer in consumers:
+            consumer.join()
+        assert len(errors) == 1
+        assert sorted(i for labels in seen for i in labels) == list(range(28))
+
+
+def test_a_loader_closes_what_it_opened_and_nothing_else(tar):
+    with DataLoader(tar, 8) as loader:
+        opened = loader.dataset
+        opened[0]
+    with pytest.raises(ClosedError):
+        opened[0]
+    given = ImageArchive(tar)
+    with DataLoader(given, 8) as loader:
+        assert loader.dataset is given
+    given[0]
+
+
+def succeeds_in_a_child(check):
+    """Whether `check()` is true in a forked child, which is given a minute."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if check() else 2
+        finally:
+            os._exit(status)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return status == 0
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return False
+
+
+@pytest.mark.parametrize("count", [8, 20], ids=["begin", "wait"])
+def test_a_fork_while_another_thread_begins_or_waits_hangs_nobody(count):
+    parent, begun, go_on = os.getpid(), threading.Event(), threading.Event()
+
+    class Blocking(Numbers):
+        def blocked(self):
+            if os.getpid() == parent and threading.current_thread() is not threading.main_thread():
+                begun.set()
+                go_on.wait()
+
+        def __len__(self):
+            # Called while an epoch begins.
+            if self.count < 9:
+                self.blocked()
+            return self.count
+
+        def __getitem__(self, index):
+            if index >= 4:
+                self.blocked()
+            return super().__getitem__(index)
+
+    loader = DataLoader(Blocking(count), 4, image_size=4, num_workers=1)
+    iterator = iter(loader)
+    first = [next(iterator)] if count > 8 else []
+    # Holds the lock of the loader, or that of the iterator, until told to go on.
+    other = threading.Thread(target=list, args=(iterator,))
+    other.start()
+    begun.wait()
+    assert succeeds_in_a_child(lambda: len(first + list(iterator)) == count // 4)
+    assert succeeds_in_a_child(lambda: len(labels_of(loader)) == count // 4)
+    go_on.set()
+    other.join()
+
+
 class Wrapped(torch.utils.data.IterableDataset):
     def __init__(self, loader):
         self.loader = loader
@@ -1128,7 +1256,7 @@ interrupt = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
         interrupt.start()
         try:
             with loader:
-                next(iterator)
+                time.sleep(600)
         except KeyboardInterrupt:
             pass
         """,
