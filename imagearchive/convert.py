@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from imagearchive.errors import OptionError, UnsafePathError
 from imagearchive.npy import parse_header
-from imagearchive.pieces import pieces
+from imagearchive.pieces import pieces, whole
 
 if TYPE_CHECKING:
     from imagearchive.archive import Archive
@@ -94,7 +94,7 @@ def convert(
     UnsafePathError
         A member's name leads out of the archive.
     CorruptArchiveError, UnsupportedMemberError
-        A member cannot be read.
+        A member cannot be read, or differs from the checksum that a ZIP or NPZ has of it.
     """
     path = os.fspath(target)
     chosen = kind_of(path) if kind is None else kind
@@ -165,7 +165,7 @@ def _to_bins(
 
     def packets() -> Iterator[bytes | memoryview]:
         for position in positions:
-            yield archive.read(position)
+            yield whole(archive, position)
             step(1)
 
     write_split_data(path, packets(), splits=splits, start_clean=overwrite)

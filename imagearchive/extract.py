@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import threading
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -22,7 +23,7 @@ from imagearchive._scan.rows import KIND_FILE, KIND_HARDLINK, KIND_OTHER, KIND_S
 from imagearchive.errors import OptionError, UnsafePathError
 from imagearchive.naming import naming
 from imagearchive.parallel import Chunks, in_threads
-from imagearchive.pieces import pieces
+from imagearchive.pieces import pieces, unchecked
 from imagearchive.storage import MemoryStorage
 from imagearchive.tree import decode, encode
 from imagearchive.writers.small_files import spill
@@ -115,7 +116,7 @@ def extract(
     OptionError
         A file exists already.
     CorruptArchiveError, UnsupportedMemberError
-        A member cannot be read.
+        A member cannot be read, or differs from the checksum that a ZIP or NPZ has of it.
     OSError
         The target cannot be written. Files extracted before stay.
     """
@@ -427,6 +428,12 @@ class _Run:
         if self._source is None:
             simple[:] = False
         easy = simple.tolist()
+        if self._source is not None and table.scanner == "zip":
+            for row in np.flatnonzero(simple).tolist():
+                if unchecked(self._archive, int(positions[row])):
+                    data = self._source[offsets[row] : offsets[row] + sizes[row]]
+                    # What is damaged is left to the way that says so.
+                    easy[row] = zlib.crc32(data) == rows["crc"][row]
         done = total = start = 0
         while start < len(names):
             chunks.check()

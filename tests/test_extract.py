@@ -367,6 +367,30 @@ def test_a_damaged_member_leaves_no_half_file(tmp_path):
             assert all(found[name] == random.Random(int(name)).randbytes(500) for name in found)
 
 
+@pytest.mark.parametrize("size", [5000, WINDOW + 5000])
+@pytest.mark.parametrize("storage", ["mmap", "pread"])
+def test_stored_members_of_a_zip_are_checked(tmp_path, size, storage):
+    """What is written elsewhere has no checksum that would show the damage later."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        for name in ("d/1", "d/2", "d/3"):
+            packed.writestr(name, name.encode() * (size // 3))
+        offset = packed.getinfo("d/2").header_offset
+    raw = bytearray((tmp_path / "a.zip").read_bytes())
+    raw[offset + 1000] ^= 1
+    (tmp_path / "a.zip").write_bytes(raw)
+    message = r"a\.zip: 'd/2': its checksum is \w+ where the archive says \w+"
+    with imagearchive.open(tmp_path / "a.zip", storage=storage) as archive:
+        with pytest.raises(CorruptArchiveError, match=message):
+            extract(archive, tmp_path / "out", threads=1)
+        assert sorted(tree(tmp_path / "out")) == ["d/1"]
+        for target in ("b.tar", "b.zip", "bins"):
+            with pytest.raises(CorruptArchiveError, match=message):
+                convert(archive, tmp_path / target)
+            assert not (tmp_path / target).is_file()
+        assert not (tmp_path / "bins" / "index.dat").exists()
+        extract(archive, tmp_path / "others", select(archive, ["d/1", "d/3"]))
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("exists", [False, True])
 def test_an_interrupt_leaves_whole_files_only(tmp_path, threads, exists):
