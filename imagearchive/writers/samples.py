@@ -75,9 +75,11 @@ def job_of(kind: Kind, record: Record) -> Job | str:
 def _around(keypoints: NDArray[np.float64]) -> tuple[float, float, float, float]:
     points = keypoints[keypoints[:, 2] > 0, :2]
     low, high = points.min(axis=0), points.max(axis=0)
-    margin = KEYPOINT_MARGIN * (high - low)
-    x, y = map(float, low - margin)
-    width, height = map(float, high - low + 2 * margin)
+    # What is beyond all bounds is cut off at those of the image later.
+    with np.errstate(over="ignore", invalid="ignore"):
+        margin = KEYPOINT_MARGIN * (high - low)
+        x, y = map(float, low - margin)
+        width, height = map(float, high - low + 2 * margin)
     return x, y, width, height
 
 
@@ -151,15 +153,19 @@ def _decode(
         pixels = np.asarray(image.resize(image_size, Image.Resampling.BILINEAR))
         scale = (image_size[0] / width, image_size[1] / height)
     sample["images"] = pixels
-    if boxes is not None:
-        if job.crop is None:
-            boxes = boxes * np.array(scale * 2)
-        if box_format == "xyxy":
-            boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-        stored = boxes.astype(np.float32)
-        sample["bboxes"] = stored if job.crop is None else stored[0]
-    if job.keypoints is not None:
-        sample["keypoints"] = (job.keypoints * np.array((*scale, 1.0))).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if boxes is not None:
+            if job.crop is None:
+                boxes = boxes * np.array(scale * 2)
+            if box_format == "xyxy":
+                boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+            stored = boxes.astype(np.float32)
+            sample["bboxes"] = stored if job.crop is None else stored[0]
+        if job.keypoints is not None:
+            sample["keypoints"] = (job.keypoints * np.array((*scale, 1.0))).astype(np.float32)
+    for name in ("bboxes", "keypoints"):
+        if not np.isfinite(sample.get(name, 0)).all():
+            return Problem(job.path, f"{name}: a coordinate is larger than float32 can hold")
     sample["image_paths"] = job.path
     return sample
 
@@ -169,6 +175,15 @@ def _region(
 ) -> tuple[int, int, int, int] | None:
     """Return the whole pixels that a box touches, inside the image."""
     x, y, w, h = box
-    left, top = max(0, math.floor(x)), max(0, math.floor(y))
-    right, bottom = min(width, math.ceil(x + w)), min(height, math.ceil(y + h))
+    edges = x, y, x + w, y + h
+    if any(map(math.isnan, edges)):
+        # Infinite in both directions.
+        return None
+    # Limited before they are rounded, as infinity cannot be.
+    horizontal, vertical = (
+        [min(max(edge, 0.0), limit) for edge in pair]
+        for pair, limit in ((edges[0::2], width), (edges[1::2], height))
+    )
+    left, right = math.floor(horizontal[0]), math.ceil(horizontal[1])
+    top, bottom = math.floor(vertical[0]), math.ceil(vertical[1])
     return (left, top, right, bottom) if left < right and top < bottom else None
