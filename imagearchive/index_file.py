@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from imagearchive import npy
 from imagearchive.errors import CorruptArchiveError, CorruptIndexError, UnsupportedMemberError
+from imagearchive.naming import naming
 from imagearchive.storage import MemoryStorage
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ def load(path: str) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         size = os.fstat(file.fileno()).st_size
         if not size:
             raise CorruptIndexError(f"{path}: the index is empty; delete it")
-        data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        with naming(path):
+            data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
     arrays = list(_arrays(path, data))
     last = arrays[-1]
     if len(arrays) == 1:

@@ -23,9 +23,10 @@ from imagearchive.errors import (
     OptionTypeError,
     UnsupportedArchiveError,
 )
+from imagearchive.naming import naming
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from typing_extensions import Buffer
 
@@ -174,7 +175,8 @@ class MmapStorage(MemoryStorage):
             status = os.fstat(fd)
             size = status.st_size
             # An empty file cannot be mapped.
-            data: Any = mmap.mmap(fd, size, access=mmap.ACCESS_READ) if size else b""
+            with naming(name):
+                data: Any = mmap.mmap(fd, size, access=mmap.ACCESS_READ) if size else b""
         finally:
             os.close(fd)
         super().__init__(data, name, status.st_mtime_ns)
@@ -202,36 +204,59 @@ class MmapStorage(MemoryStorage):
         super().close()
 
 
+class _Descriptor:
+    """An open file, closed with its last user: its number cannot become another file's before."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # Bound above, since modules are emptied when the interpreter ends.
+        close(self.number)
+
+
 class PreadStorage:
     """Positional reads from one file descriptor: never a page fault, always a copy.
 
-    Safe for threads and after fork, since `os.pread` has no position to share.
+    Safe for threads and after fork, since `os.pread` has no position to share. Where another
+    thread closes the storage, a read that has begun ends as if it had not.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._fd = _open(self.path)
-        status = os.fstat(self._fd)
+        self._descriptor: _Descriptor | None = _Descriptor(_open(self.path))
+        status = os.fstat(self._descriptor.number)
         self.size = status.st_size
         self.mtime_ns = status.st_mtime_ns
 
     def fileno(self) -> int:
-        """Return the open descriptor."""
-        if self._fd < 0:
+        """Return the number of the open descriptor, which `close` ends."""
+        return self._held().number
+
+    def _held(self) -> _Descriptor:
+        descriptor = self._descriptor
+        if descriptor is None:
             raise _closed(self.path)
-        return self._fd
+        return descriptor
 
     def read(self, offset: int, size: int) -> bytes | memoryview:
         """Return a copy of the range."""
         if offset < 0 or size < 0 or offset + size > self.size:
             raise _outside(self.path, offset, size, self.size)
-        data = os.pread(self.fileno(), size, offset)
+        held = self._held()
+        try:
+            data = os.pread(held.number, size, offset)
+        except OSError as error:
+            error.filename = self.path
+            raise
         if len(data) == size:
             return data
         # Linux returns at most 2 GiB - 4 KiB from one call.
         buffer = bytearray(size)
         buffer[: len(data)] = data
-        self._fill(offset, memoryview(buffer), len(data))
+        self._fill(held, offset, memoryview(buffer), len(data))
         return memoryview(buffer).toreadonly()
 
     def readinto(self, offset: int, buffer: Buffer) -> int:
@@ -239,18 +264,20 @@ class PreadStorage:
         target = memoryview(buffer).cast("B")
         if offset < 0 or offset + len(target) > self.size:
             raise _outside(self.path, offset, len(target), self.size)
-        self._fill(offset, target, 0)
+        self._fill(self._held(), offset, target, 0)
         return len(target)
 
     def prefetch(self, offset: int, size: int) -> None:
         """Have the kernel read the range ahead."""
-        if hasattr(os, "posix_fadvise") and self._fd >= 0:
+        held = self._descriptor
+        if hasattr(os, "posix_fadvise") and held is not None:
             with contextlib.suppress(OSError, ValueError):
-                os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(held.number, offset, size, os.POSIX_FADV_WILLNEED)
 
-    def _fill(self, offset: int, target: memoryview, done: int) -> None:
+    def _fill(self, held: _Descriptor, offset: int, target: memoryview, done: int) -> None:
         while done < len(target):
-            count = os.preadv(self.fileno(), [target[done:]], offset + done)
+            with naming(self.path):
+                count = os.preadv(held.number, [target[done:]], offset + done)
             if not count:
                 raise CorruptArchiveError(
                     f"{self.path}: the file ends at {offset + done} of {self.size} bytes: it was "
@@ -262,20 +289,14 @@ class PreadStorage:
         raise _not_pickled(self)
 
     def close(self) -> None:
-        """Close the descriptor."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        """Close the descriptor, once no other thread reads from it."""
+        self._descriptor = None
 
     def __enter__(self) -> PreadStorage:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
-            self.close()
 
 
 def open_storage(path: str | os.PathLike[str], kind: StorageKind = "auto") -> FileStorage:

@@ -1,5 +1,7 @@
 """One contract, three backends, the same bytes."""
 
+import errno
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -159,6 +161,47 @@ def test_missing_and_irregular_files(tmp_path, kind):
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(UnsupportedArchiveError):
         open_storage(tmp_path / "fifo", kind)
+
+
+def test_a_read_never_meets_the_file_that_comes_after(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"a" * 100)
+    (tmp_path / "b").write_bytes(b"b" * 100)
+    storage = PreadStorage(tmp_path / "a")
+    pread, others = os.pread, []
+
+    def slow(*arguments):
+        # What another thread may do just now: close the file, and open one of the same number.
+        storage.close()
+        others.append(PreadStorage(tmp_path / "b"))
+        return pread(*arguments)
+
+    number = storage.fileno()
+    monkeypatch.setattr(os, "pread", slow)
+    assert storage.read(10, 20) == b"a" * 20
+    monkeypatch.undo()
+    with PreadStorage(tmp_path / "a") as last:
+        assert last.fileno() == number, "the descriptor was let go of"
+    with pytest.raises(ClosedError):
+        storage.read(0, 1)
+    others[0].close()
+
+
+def test_errors_of_the_system_name_the_file(tmp_path, monkeypatch):
+    file = tmp_path / "a"
+    file.write_bytes(b"a" * 100)
+
+    def failing(*arguments, **options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with PreadStorage(file) as storage:
+        monkeypatch.setattr(os, "pread", failing)
+        monkeypatch.setattr(os, "preadv", failing)
+        for read in (lambda: storage.read(0, 10), lambda: storage.readinto(0, bytearray(10))):
+            with pytest.raises(OSError, match=r"Input/output error: '.*a'"):
+                read()
+    monkeypatch.setattr(mmap, "mmap", failing)
+    with pytest.raises(OSError, match=r"Input/output error: '.*a'"):
+        MmapStorage(file)
 
 
 def test_a_file_truncated_under_pread_is_an_error(tmp_path):
