@@ -34,6 +34,7 @@ import imagearchive
 from imagearchive.cli import main
 from imagearchive.cli.output import escape, format_size, format_time, permissions, text
 from imagearchive.cli.values import parse_size
+from imagearchive.cli.wording import PHRASES
 from imagearchive.decompress import Limits
 from imagearchive.verify import verify
 from imagearchive.writers.tar import TarWriter
@@ -713,6 +714,22 @@ def test_limits_of_decoding_can_be_raised(run, work):
     assert f"default {Limits.max_pixels}" in page
     assert f"default {Limits.max_size >> 30}GiB" in page
     assert f"default {Limits.max_ratio:.0f}" in page
+
+
+def test_advice_that_is_translated_is_still_given():
+    """The words of the library, which the command line puts into its own."""
+    package = Path(imagearchive.__file__).parent
+    sources = [
+        # Strings that are continued on the next line are one.
+        re.sub(r"""["']\s*\n\s*\+?\s*\(?f?["']""", "", path.read_text())
+        for path in package.rglob("*.py*")
+        if path.suffix in (".py", ".pyx") and path.name != "wording.py"
+    ]
+    for phrase in PHRASES:
+        words = phrase.removesuffix("'") if phrase.startswith("ipath") else phrase
+        # Which of the two limits it was is put in later.
+        words = re.sub("max_(size|ratio)", "{which}", words)
+        assert any(words in source for source in sources), phrase
 
 
 def test_warnings_are_one_line(run, archive, monkeypatch):
