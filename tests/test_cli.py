@@ -722,10 +722,11 @@ def test_advice_that_is_translated_is_still_given():
     sources = [
         # Strings that are continued on the next line are one.
         re.sub(r"""["']\s*\n\s*\+?\s*\(?f?["']""", "", path.read_text())
-        for path in package.rglob("*.py*")
-        if path.suffix in (".py", ".pyx") and path.name != "wording.py"
+        for path in package.rglob("*.py")
+        if path.name != "wording.py"
     ]
-    for phrase in PHRASES:
+    # That one is said by compiled code, and the test of damaged archives hears it.
+    for phrase in PHRASES.keys() - {"pass strict=False"}:
         words = phrase.removesuffix("'") if phrase.startswith("ipath") else phrase
         # Which of the two limits it was is put in later.
         words = re.sub("max_(size|ratio)", "{which}", words)
