@@ -16,12 +16,14 @@ import threading
 import time
 import weakref
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import imagearchive
 from imagearchive import CombinedLazyDataset, ImageArchive, LazyNPZDataset
 from imagearchive.errors import (
     ArchiveNotFoundError,
@@ -34,7 +36,7 @@ from imagearchive.errors import (
 )
 from imagearchive.loader import DataLoader, batches
 from imagearchive.loader.batches import Buffers
-from imagearchive.loader.sources import image_array
+from imagearchive.loader.samples import image_array
 from imagearchive.sampler import EpochOrder, ShardedSampler
 from imagearchive.transforms import (
     CenterCrop,
@@ -1597,3 +1599,128 @@ def test_all_kinds_of_sources_resume(sources):
             next(iterator)
             other.load_state_dict(pickle.loads(pickle.dumps(loader.state_dict())))
             assert same(list(other), list(iterator)), kind
+
+
+# What the source may be
+
+
+def test_several_paths_are_one_data_set(tar, npz, tmp_path):
+    path, images, _ = npz
+    shutil.copy(tar, tmp_path / "more.tar")
+    shutil.copy(path, tmp_path / "more.npz")
+    single = labels_of(DataLoader(tar, COUNT, image_size=8))
+    for source in ([tar, str(tmp_path / "more.tar")], (Path(tar), tmp_path / "more.tar")):
+        assert labels_of(DataLoader(source, COUNT, image_size=8)) == single * 2
+    assert labels_of(DataLoader(os.fsencode(tar), COUNT, image_size=8)) == single
+    assert labels_of(DataLoader([tar], COUNT, image_size=8)) == single
+    loader = DataLoader([path, tmp_path / "more.npz"], 80, transform=ToTensor())
+    assert np.array_equal(next(iter(loader))[0][40:], images.transpose(0, 3, 1, 2))
+
+
+def test_encoded_images_of_other_data_sets_are_decoded():
+    encoded = [(coded(picture(i), "PNG"), i) for i in range(4)]
+    pictures = [(picture(i), i) for i in range(4)]
+    first, second = (DataLoader(source, 4, image_size=9) for source in (encoded, pictures))
+    assert same(list(first), list(second))
+    broken = [(b"nothing", 0), *encoded[1:]]
+    assert labels_of(DataLoader(broken, 4, image_size=9, on_error="skip")) == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [(3, "a int"), ("text", "a str"), (np.zeros((2, 3, 4, 5)), r"shape \(2, 3, 4, 5\)")],
+)
+def test_what_is_no_image_is_called_so(image, said):
+    with pytest.raises(OptionError, match=f"{said}.*H, W, C"):
+        list(DataLoader([(image, 0)] * 3, image_size=4))
+
+
+def test_archives_and_other_mappings_are_no_data_sets(tar):
+    with imagearchive.open(tar) as archive:
+        for source in (archive, {"a": 1}):
+            with pytest.raises(OptionTypeError, match="ImageArchive"):
+                DataLoader(source)
+    with pytest.raises(OptionError, match="columns=3"):
+        DataLoader(Numbers(), columns=3)
+
+
+def test_a_function_that_is_called_like_ours_is_used(tar):
+    def pil_loader(file):
+        return Image.eval(Image.open(file).convert("RGB"), lambda value: 255 - value)
+
+    images, _ = next(iter(DataLoader(ImageArchive(tar, loader=pil_loader), 8, image_size=16)))
+    upright, _ = next(iter(DataLoader(ImageArchive(tar), 8, image_size=16)))
+    # Resampling rounds either way; decoders of Pillow and ours differ by little.
+    assert (255 - upright - images).abs().mean() < 1
+
+
+class Relabelled(ImageArchive):
+    """What users do: a data set of ours with other samples."""
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image, label + 100
+
+
+class Zipped:
+    """Several data sets side by side, which are not several in a row."""
+
+    def __init__(self, *datasets):
+        self.datasets = list(datasets)
+
+    def __len__(self):
+        return min(map(len, self.datasets))
+
+    def __getitem__(self, index):
+        return self.datasets[0][index][0], self.datasets[1][index][1] + 7
+
+
+def test_data_sets_that_make_samples_of_their_own_are_asked_for_them(tar):
+    transform = Compose([Resize(8, 8), ToTensor()])
+    plain = ImageArchive(tar)
+    expected = [plain.label(i) for i in range(len(plain))]
+    for source, added in ((Relabelled(tar), 100), (Zipped(plain, plain), 7)):
+        labels = [
+            label for batch in DataLoader(source, 16, transform=transform) for label in batch[1]
+        ]
+        assert labels == [label + added for label in expected]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_subsets_and_concatenations_of_torch_take_the_native_path(tar, nested, monkeypatch):
+    dataset = ImageArchive(tar)
+    both = torch.utils.data.ConcatDataset([dataset, dataset]) if nested else dataset
+    picked = [7, 0, -1, 20, 3]
+    subset = torch.utils.data.Subset(both, torch.tensor(picked))
+    asked = []
+    monkeypatch.setattr(ImageArchive, "prefetch", lambda self, indices: asked.extend(indices))
+    transform = Compose([RandomResizedCrop(16), ImageNetNormalize(), ToTensor()])
+    loader = DataLoader(subset, 2, transform=transform, return_indices=True, seed=5)
+    batches = list(loader)
+    positions = [p % len(dataset) for p in picked]
+    assert asked == positions
+    assert [i for batch in batches for i in batch[2].tolist()] == list(range(5))
+    assert [i for b in batches for i in b[1].tolist()] == [dataset.label(p) for p in positions]
+    pipeline = compile_pipeline(transform, layout="CHW", dtype="float32")
+    images = np.concatenate([batch[0].numpy() for batch in batches])
+    for index, position in enumerate(positions):
+        expected = pipeline.render(dataset.read(position), Key(5, 0, index))
+        np.testing.assert_array_equal(images[index], expected)
+    (sample,) = next(iter(DataLoader(torch.utils.data.Subset(both, [4]), 1)))
+    assert (sample["index"], sample["filename"]) == (0, dataset.name(4))
+
+
+def test_states_of_subsets_and_arrays_know_their_data(tar, tmp_path):
+    dataset = ImageArchive(tar)
+    state = DataLoader(torch.utils.data.Subset(dataset, range(10)), 2).state_dict()
+    DataLoader(torch.utils.data.Subset(dataset, list(range(10))), 2).load_state_dict(state)
+    with pytest.raises(StateMismatchError):
+        DataLoader(torch.utils.data.Subset(dataset, range(1, 11)), 2).load_state_dict(state)
+
+    for name, first in (("a", 0), ("b", 0), ("c", 1)):
+        images = np.full((20, 4, 5, 3), first, np.uint8)
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=np.arange(20))
+    state = DataLoader(str(tmp_path / "a.npz"), 2).state_dict()
+    DataLoader(str(tmp_path / "b.npz"), 2).load_state_dict(state)
+    with pytest.raises(StateMismatchError):
+        DataLoader(str(tmp_path / "c.npz"), 2).load_state_dict(state)

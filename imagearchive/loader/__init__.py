@@ -17,8 +17,8 @@ import numpy as np
 from imagearchive._pixels import Decoder
 from imagearchive.errors import ClosedError, MissingDependencyError, OptionError, OptionTypeError
 from imagearchive.loader.batches import BadSample, Buffers, Epoch, Options
+from imagearchive.loader.opening import open_source
 from imagearchive.loader.pool import PATIENCE, Pool
-from imagearchive.loader.sources import open_source
 from imagearchive.sampler import (
     MAX_BATCH,
     ORDER_VERSION,

@@ -18,7 +18,7 @@ from imagearchive.errors import (
     ImageArchiveError,
     OptionError,
 )
-from imagearchive.loader.sources import BROKEN, EncodedSource, Source, is_damage
+from imagearchive.loader.sources import BROKEN, Source, is_damage
 from imagearchive.sampler import EpochOrder
 from imagearchive.transforms import Key, Pipeline
 from imagearchive.transforms.transform import is_tensor
@@ -138,9 +138,6 @@ class Epoch:
         self.buffers = buffers
         self.shape = None if pipeline is None else pipeline.shape_for(*source.image_shape())
         self._numbers = itertools.count(first)
-        # Only of a data set of encoded images is it known what its `prefetch` means.
-        encoded = isinstance(source, EncodedSource)
-        self._prefetch = getattr(source.dataset, "prefetch", None) if encoded else None
 
     def next_job(self) -> BatchJob | None:
         """Return the job of the next batch, None after the last."""
@@ -156,10 +153,9 @@ class Epoch:
             job = PairJob(self, positions, pipeline)
         else:
             job = TensorJob(self, positions, pipeline, self.shape, pipeline.dtype)
-        if self._prefetch is not None:
-            # What lies on the disk is fetched for the whole batch at once, while threads still
-            # work on the batches before.
-            self._prefetch(job.indices)
+        # What lies on the disk is fetched for the whole batch at once, while threads still work
+        # on the batches before.
+        self.source.prefetch(job.indices)
         return job
 
 

@@ -1,4 +1,4 @@
-"""What a loader reads from: encoded images, or anything with ``[i]``.
+"""What a loader reads from: sources, of which those here hold encoded images.
 
 A source answers for a few samples at a time with a `Chunk`.
 """
@@ -6,44 +6,26 @@ A source answers for a few samples at a time with a `Chunk`.
 from __future__ import annotations
 
 import bisect
-import glob
 import hashlib
 import itertools
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol
 
-import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from imagearchive._pixels import Decoder
 from imagearchive.errors import (
-    ArchiveNotFoundError,
     CorruptArchiveError,
     DecodeError,
     LimitError,
-    OptionError,
-    OptionTypeError,
     UnsupportedMemberError,
 )
 from imagearchive.transforms import Key, Pipeline, decode_image
 
-__all__ = ["BROKEN", "Chunk", "Source", "is_damage", "open_source"]
+__all__ = ["BROKEN", "Chunk", "Source", "digest", "is_damage", "sampled"]
 
-IMAGE_NAMES: Final = ("image", "images", "img", "x")
-LABEL_NAMES: Final = (
-    *("label", "labels", "target", "targets", "y"),
-    *("bboxes", "boxes", "keypoints", "landmarks"),
-)
-
-# Bytes that a thread gathers for one native call, of encoded and of decoded images. Beyond that
-# calls are not what costs, and decoded images that are no views of a mapped file take memory.
-ENCODED_RUN: Final = 1 << 16
-DECODED_RUN: Final = 1 << 22
-# Stands for the label of a sample that has none, as in `ImageArchive`.
-NO_LABEL: Final = -1
+# Bytes that a thread gathers for one native call; beyond that calls are not what costs.
+RUN: Final = 1 << 16
 # What broken bytes raise, here and in other data sets' own loaders; everything else is an error
 # of the program and ends the epoch whatever `on_error` says.
 BROKEN: Final = (
@@ -111,67 +93,9 @@ class Source(Protocol):
         """Return a short text that differs where the data differ, and not where only paths do."""
         ...
 
-
-def open_source(
-    source: Any, columns: tuple[str, str | None] | None, exif_transpose: bool, transformed: bool
-) -> tuple[Source, bool]:
-    """Return the source, and whether it was opened here, from a path or pattern.
-
-    With `transformed` samples are read to be transformed and not handed out, so that arrays need
-    not be copied out of a mapped file first.
-    """
-    if isinstance(source, (str, os.PathLike)):
-        dataset = _open_path(os.fspath(source), copy=not transformed)
-        return _wrap(dataset, columns, exif_transpose), True
-    return _wrap(source, columns, exif_transpose), False
-
-
-def _open_path(path: str, copy: bool) -> Any:
-    # Imported here, since a loader of other data sets needs none of these.
-    if not path.endswith((".npz", ".npy")):
-        from imagearchive.datasets.image_archive import ImageArchive
-
-        return ImageArchive(path)
-    from imagearchive.datasets.lazy_npz import LazyNPZDataset
-
-    if os.path.exists(path) or not glob.has_magic(path):
-        return LazyNPZDataset(path, copy=copy)
-    from imagearchive.datasets.combined import CombinedLazyDataset
-
-    found = sorted(glob.glob(path))
-    if not found:
-        raise ArchiveNotFoundError(f"{path}: no file matches this pattern")
-    return CombinedLazyDataset([LazyNPZDataset(name, copy=copy) for name in found])
-
-
-def _wrap(dataset: Any, columns: tuple[str, str | None] | None, exif_transpose: bool) -> Source:
-    if columns is not None and (isinstance(columns, str) or len(columns) != 2):
-        raise OptionError(f"columns={columns!r}: two names are wanted, (image, label)")
-    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-        raise OptionTypeError(
-            f"source={dataset!r}: give a path, or a data set with len() and [index]"
-        )
-    encoded = hasattr(dataset, "read") and hasattr(dataset, "label") and hasattr(dataset, "labels")
-    if encoded and _plain(dataset):
-        return EncodedSource(dataset, exif_transpose)
-    # Ours and torch's data sets that are several in a row keep them under the same name.
-    several = getattr(dataset, "datasets", None)
-    if isinstance(several, list) and several:
-        parts = [_wrap(part, columns, exif_transpose) for part in several]
-        if any(isinstance(part, (EncodedSource, JoinedSource)) for part in parts):
-            return JoinedSource(dataset, parts)
-    return SampleSource(dataset, columns)
-
-
-def _plain(dataset: Any) -> bool:
-    """Whether a data set leaves its images as they are stored, and its labels too."""
-    changes = ("transform", "target_transform", "index_transform")
-    if any(getattr(dataset, name, None) is not None for name in changes):
-        return False
-    loader = getattr(dataset, "loader", None)
-    # Samples of several views are lists, which no native pass renders.
-    several = getattr(dataset, "mode", "single") == "multi"
-    return not several and (loader is None or getattr(loader, "__name__", "") == "pil_loader")
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Have the system read ahead what these samples need, where that is known; returns soon."""
+        ...
 
 
 class EncodedSource:
@@ -197,9 +121,14 @@ class EncodedSource:
 
     def fingerprint(self) -> str:
         count = len(self)
-        return _digest(
-            count, (f"{self.name(i)}\0{self.label(i)}\0{self._size(i)}" for i in _sampled(count))
+        return digest(
+            count, (f"{self.name(i)}\0{self.label(i)}\0{self._size(i)}" for i in sampled(count))
         )
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        prefetch = getattr(self.dataset, "prefetch", None)
+        if prefetch is not None:
+            prefetch(indices)
 
     def _size(self, index: int) -> int:
         try:
@@ -224,7 +153,7 @@ class _EncodedChunk:
             images.append(image)
             labels.append(source.label(index))
             waiting += len(image)
-            if waiting >= ENCODED_RUN:
+            if waiting >= RUN:
                 end = len(labels)
                 pipeline.render_all_into(images, keys[first:end], out[first:end], decoder)
                 first, waiting, images = end, 0, []
@@ -264,7 +193,10 @@ class JoinedSource:
     def locate(self, index: int) -> tuple[Source, int]:
         """Return the part that a sample belongs to, and its index there."""
         number = bisect.bisect_right(self._ends, index)
-        return self.parts[number], index - (self._ends[number - 1] if number else 0)
+        return self.parts[number], self._inner(number, index)
+
+    def _inner(self, number: int, index: int) -> int:
+        return index - (self._ends[number - 1] if number else 0)
 
     def chunk(self, indices: Sequence[int]) -> Chunk:
         return _JoinedChunk(self, indices)
@@ -281,7 +213,15 @@ class JoinedSource:
         return part.name(inner)
 
     def fingerprint(self) -> str:
-        return _digest(len(self), (part.fingerprint() for part in self.parts))
+        return digest(len(self), (part.fingerprint() for part in self.parts))
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        wanted: dict[int, list[int]] = {}
+        for index in indices:
+            number = bisect.bisect_right(self._ends, index)
+            wanted.setdefault(number, []).append(self._inner(number, index))
+        for number, inner in wanted.items():
+            self.parts[number].prefetch(inner)
 
 
 class _JoinedChunk:
@@ -308,141 +248,59 @@ class _JoinedChunk:
         return {**self._chunk(k).sample(0, decoder), "index": self._indices[k]}
 
 
-class SampleSource:
-    """Any object with ``len`` and ``[i]``: a dict, an (image, label) pair, or an image alone."""
+class SubsetSource:
+    """Some samples of a source, as torch's `Subset` picks them."""
 
-    def __init__(self, dataset: Any, columns: tuple[str, str | None] | None) -> None:
+    def __init__(self, dataset: Any, whole: Source) -> None:
         self.dataset = dataset
-        self.columns = columns
+        self.whole = whole
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def chunk(self, indices: Sequence[int]) -> Chunk:
-        return _SampleChunk(self, indices)
+    def inner(self, index: int) -> int:
+        """Return the index in the whole source."""
+        inner = int(self.dataset.indices[index])
+        return inner + len(self.whole) if inner < 0 else inner
 
-    @cached_property
-    def _first_shape(self) -> tuple[int | None, int | None, int | None]:
-        if not len(self):
-            return None, None, None
-        try:
-            height, width, channels = image_array(self.pair(0)[0]).shape
-        except BROKEN:
-            return None, None, None
-        return height, width, channels
+    def chunk(self, indices: Sequence[int]) -> Chunk:
+        return _SubsetChunk(self.whole.chunk([self.inner(index) for index in indices]), indices)
 
     def image_shape(self) -> tuple[int | None, int | None, int | None]:
-        # Images of a batch must have one shape in the end; the first sample says which.
-        return self._first_shape
+        return self.whole.image_shape()
 
     def name(self, index: int) -> str:
-        name = getattr(self.dataset, "name", None)
-        return str(name(index)) if callable(name) else ""
+        return self.whole.name(self.inner(index))
 
     def fingerprint(self) -> str:
-        kind = type(self.dataset).__qualname__
-        columns = getattr(self.dataset, "keys", ())
-        return _digest(len(self), [kind, *map(str, () if callable(columns) else columns)])
+        count = len(self)
+        picked = (str(self.inner(index)) for index in sampled(count))
+        return digest(count, itertools.chain([self.whole.fingerprint()], picked))
 
-    def pair(self, index: int) -> tuple[Any, Any]:
-        """Return the image and the label of one sample."""
-        item = self.dataset[index]
-        if isinstance(item, Mapping):
-            image, label = self.columns or _columns(item)
-            if image not in item:
-                # The names in the file and those in a sample may differ by their number.
-                image = image.removesuffix("s")
-            if not image or image not in item:
-                raise OptionError(
-                    f"sample {index} has the entries {', '.join(map(str, item))}: name the image "
-                    f"and its label by columns=(image, label)"
-                )
-            if label is None:
-                return item[image], NO_LABEL
-            if self.columns and label not in item:
-                raise OptionError(
-                    f"sample {index} has the entries {', '.join(map(str, item))}, not {label!r}: "
-                    f"name its label by columns=(image, label)"
-                )
-            return item[image], item.get(label, NO_LABEL)
-        if isinstance(item, (tuple, list)):
-            return item[0], item[1] if len(item) > 1 else NO_LABEL
-        return item, NO_LABEL
+    def prefetch(self, indices: Sequence[int]) -> None:
+        self.whole.prefetch([self.inner(index) for index in indices])
 
 
-class _SampleChunk:
-    def __init__(self, source: SampleSource, indices: Sequence[int]) -> None:
-        self._source = source
+class _SubsetChunk:
+    def __init__(self, chunk: Chunk, indices: Sequence[int]) -> None:
+        self._chunk = chunk
         self._indices = indices
-
-    def render_into(
-        self, pipeline: Pipeline, keys: Sequence[Key], out: _Array, decoder: Decoder
-    ) -> list[Any]:
-        images: list[_Array] = []
-        labels: list[Any] = []
-        first = waiting = 0
-        for index in self._indices:
-            image, label = self._source.pair(index)
-            images.append(image_array(image))
-            labels.append(label)
-            waiting += images[-1].nbytes
-            if waiting >= DECODED_RUN:
-                end = len(labels)
-                pipeline.apply_all_into(images, keys[first:end], out[first:end], decoder)
-                first, waiting, images = end, 0, []
-        if images:
-            pipeline.apply_all_into(images, keys[first:], out[first:], decoder)
-        return labels
-
-    def render(self, k: int, pipeline: Pipeline, key: Key, decoder: Decoder) -> tuple[Any, Any]:
-        image, label = self._source.pair(self._indices[k])
-        return pipeline.apply(image_array(image), key, decoder), label
+        self.render_into = chunk.render_into
+        self.render = chunk.render
 
     def sample(self, k: int, decoder: Decoder) -> dict[str, Any]:
-        index = self._indices[k]
-        item = self._source.dataset[index]
-        if isinstance(item, Mapping):
-            return {"index": index, **item}
-        pair = isinstance(item, (tuple, list))
-        image, label = (item[0], item[1] if len(item) > 1 else NO_LABEL) if pair else (item, -1)
-        return {
-            "image": np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image,
-            "label": label,
-            "labels": np.atleast_1d(np.asarray(label)),
-            "filename": self._source.name(index),
-            "index": index,
-        }
+        return {**self._chunk.sample(k, decoder), "index": self._indices[k]}
 
 
-def image_array(image: Any) -> _Array:
-    """Return an image of any common kind as (H, W, C) uint8 or float32.
-
-    Pillow images become RGB; of an array of two dimensions the third is added; a torch tensor is
-    taken to be (C, H, W).
-    """
-    if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    if type(image).__module__.partition(".")[0] == "torch":
-        array = np.asarray(image)
-        return array.transpose(1, 2, 0) if array.ndim == 3 else array[:, :, None]
-    array = np.asarray(image)
-    return array[:, :, None] if array.ndim == 2 else array
-
-
-def _columns(names: Iterable[str]) -> tuple[str, str]:
-    known = set(names)
-    image = next((name for name in IMAGE_NAMES if name in known), "")
-    label = next((name for name in LABEL_NAMES if name in known), "")
-    return image, label
-
-
-def _sampled(count: int) -> list[int]:
+def sampled(count: int) -> list[int]:
+    """Return up to 64 indices, spread evenly."""
     return sorted({k * max(count - 1, 0) // 63 for k in range(64)} if count else set())
 
 
-def _digest(count: int, parts: Iterable[str]) -> str:
-    digest = hashlib.sha256(str(count).encode())
+def digest(count: int, parts: Iterable[str]) -> str:
+    """Return what stands for so many samples of which these parts are known."""
+    result = hashlib.sha256(str(count).encode())
     for part in parts:
-        digest.update(b"\0")
-        digest.update(part.encode(errors="surrogateescape"))
-    return f"{count} samples, {digest.hexdigest()[:16]}"
+        result.update(b"\0")
+        result.update(part.encode(errors="surrogateescape"))
+    return f"{count} samples, {result.hexdigest()[:16]}"
