@@ -23,11 +23,19 @@ from imagearchive.errors import DecodeError, ImageArchiveError, LimitError, Opti
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["FORMATS", "ImageMode", "ImageOptions", "check_image", "decode_image", "encode_image"]
+__all__ = [
+    "FORMATS",
+    "ImageMode",
+    "ImageOptions",
+    "check_image",
+    "decode_image",
+    "decode_pillow",
+    "encode_image",
+]
 
 ImageMode = Literal["RGB", "L", "RGBA", "unchanged"]
 
-#: Extension -> Pillow's name of the format that is written; read is any of these formats.
+#: Extension -> Pillow's name of the format that is written.
 FORMATS: Final = {
     "jpg": "JPEG",
     "jpeg": "JPEG",
@@ -39,7 +47,8 @@ FORMATS: Final = {
     "tiff": "TIFF",
     "ppm": "PPM",
 }
-_READ: Final = tuple(dict.fromkeys(FORMATS.values()))
+# Those that a program never has to be started for, as Ghostscript for EPS.
+_READ: Final = (*dict.fromkeys(FORMATS.values()), "JPEG2000", "AVIF")
 
 # What Pillow's plugins let through for damaged files, depending on format and version. Warnings
 # are among them where the program turns warnings into errors.
@@ -112,13 +121,25 @@ def decode_image(
         The image has more than ``limits.max_pixels``, or more than Pillow's own limit where a
         format checks that.
     """
+    image = decode_pillow(data, options, limits)
+    with _ours("the image"):
+        array = np.array(image)
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("="))
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def decode_pillow(
+    data: Buffer, options: ImageOptions | None = None, limits: Limits | None = None
+) -> Image.Image:
+    """Decode an image to Pillow's kind of it; otherwise as `decode_image`."""
     options = options or ImageOptions()
     image = _open(data, limits or Limits())
     with _ours(f"the {image.format} image"):
         image.load()
         if options.exif_transpose:
             image = ImageOps.exif_transpose(image)
-        return _to_array(image, options)
+        return _in_mode(image, options)
 
 
 def check_image(data: Buffer, limits: Limits | None = None) -> tuple[int, int]:
@@ -178,20 +199,15 @@ def _open(data: Buffer, limits: Limits) -> Image.Image:
     )
 
 
-def _to_array(image: Image.Image, options: ImageOptions) -> npt.NDArray[Any]:
+def _in_mode(image: Image.Image, options: ImageOptions) -> Image.Image:
     mode = options.mode
     if mode == "unchanged":
         if image.mode in ("P", "PA"):
-            image = image.convert("RGBA" if _transparent(image) else "RGB")
-        elif image.mode == "1":
-            image = image.convert("L")
-        array = np.array(image)
-        if array.dtype.byteorder == ">":
-            array = array.astype(array.dtype.newbyteorder("="))
-        return array[:, :, None] if array.ndim == 2 else array
+            return image.convert("RGBA" if _transparent(image) else "RGB")
+        return image.convert("L") if image.mode == "1" else image
     image = _eight_bits(image)
     if mode == "RGBA":
-        return np.array(image.convert("RGBA"))
+        return image.convert("RGBA")
     if options.background is not None and _transparent(image):
         layer = image.convert("RGBA")
         red, green, blue = (int(value) for value in options.background)
@@ -201,8 +217,7 @@ def _to_array(image: Image.Image, options: ImageOptions) -> npt.NDArray[Any]:
     image.info.pop("transparency", None)
     if image.mode == "PA":
         image = image.convert("RGBA")
-    array = np.array(image.convert(mode))
-    return array[:, :, None] if array.ndim == 2 else array
+    return image.convert(mode)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import subprocess
 import sys
 import tarfile
 import threading
@@ -245,8 +246,43 @@ def test_broken_images_say_where(tmp_path):
     path = write_tar(tmp_path / "bad.tar", {"a/ok.png": b"x", "a/no.png": b"not an image"})
     with pytest.raises(DecodeError, match=r"bad\.tar: member 'a/no\.png' at offset 1536"):
         ImageArchive(path)[1]
-    with pytest.raises(ValueError, match="Pillow"):
+    with pytest.raises(ValueError, match=r"'a/ok\.png'.*no image of a known format"):
         ImageArchive(path)[0]
+
+
+def test_no_program_is_started_to_decode(tmp_path, monkeypatch):
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
+    path = write_tar(tmp_path / "bad.tar", {"a/x.png": eps})
+
+    def started(*arguments, **options):
+        raise AssertionError(f"started {arguments}")
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    with pytest.raises(DecodeError, match="no image of a known format"):
+        ImageArchive(path)[0]
+
+
+def test_all_ways_of_decoding_give_the_same_pixels(tmp_path):
+    rng = np.random.default_rng(0)
+    images = {
+        "grey16.png": Image.fromarray(rng.integers(0, 65536, (6, 7), np.uint16)),
+        "palette.png": Image.fromarray(rng.integers(0, 256, (6, 7, 3), np.uint8)).quantize(9),
+        "alpha.webp": Image.fromarray(rng.integers(0, 256, (6, 7, 4), np.uint8)),
+        "one.tif": Image.fromarray(rng.integers(0, 2, (6, 7), np.uint8) * 255).convert("1"),
+        "wave.jp2": Image.fromarray(rng.integers(0, 256, (6, 7, 3), np.uint8)),
+        "odd.avif": Image.fromarray(rng.integers(0, 256, (6, 7, 3), np.uint8)),
+        "cmyk.jpg": Image.fromarray(rng.integers(0, 256, (6, 7, 4), np.uint8), "CMYK"),
+    }
+    members = {}
+    for name, image in images.items():
+        buffer = io.BytesIO()
+        image.save(buffer, Image.registered_extensions()["." + name.partition(".")[2]])
+        members[f"a/{name}"] = buffer.getvalue()
+    dataset = ImageArchive(write_tar(tmp_path / "kinds.tar", members))
+    for index, sample in enumerate(batch[0] for batch in imagearchive.DataLoader(dataset, 1)):
+        image = dataset[index][0]
+        assert image.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(image), sample["image"], dataset.name(index))
 
 
 # --- label files --------------------------------------------------------------------------------

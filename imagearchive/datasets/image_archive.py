@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from imagearchive._pixels import MAX_PIXELS
 from imagearchive._scan.view_file import ViewFile
 from imagearchive.archive import Archive, check_same
 from imagearchive.datasets.cache import SampleCache
@@ -22,13 +23,15 @@ from imagearchive.datasets.labels import (
     read_label_file,
 )
 from imagearchive.datasets.selection import IMAGE_EXTENSIONS, Selection, find_classes
+from imagearchive.decompress import Limits
 from imagearchive.errors import (
-    DecodeError,
+    ImageArchiveError,
     LabelError,
     OptionError,
     OptionTypeError,
     SampleIndexError,
 )
+from imagearchive.images import decode_pillow
 from imagearchive.paths import absolute, spelled
 from imagearchive.samples import Samples
 from imagearchive.tree import decode
@@ -44,7 +47,8 @@ __all__ = ["ImageArchive", "pil_loader"]
 logger = logging.getLogger(__name__)
 
 NO_CLASS: Final = -1
-PILLOW_ERRORS: Final = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+# As many as the native decoder takes.
+PIXELS: Final = Limits(max_pixels=MAX_PIXELS)
 # Attributes that a user may set after construction.
 CHANGEABLE: Final = ("loader", "transform", "target_transform", "index_transform")
 
@@ -57,14 +61,22 @@ def pil_loader(file: BinaryIO) -> Image.Image:
     Parameters
     ----------
     file : binary file object
+        A JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, JPEG 2000 or AVIF. Other formats that Pillow knows
+        need a loader of your own, such as `PIL.Image.open`, which may start programs for them.
 
     Returns
     -------
     PIL.Image.Image
-        Loaded, in mode RGB.
+        Loaded, in mode RGB; the same pixels as `DecodedView` and `DataLoader` give.
+
+    Raises
+    ------
+    DecodeError
+        It is no image of these formats, truncated or damaged.
+    LimitError
+        It has more than 178,956,970 pixels, as a file that is made to exhaust memory may have.
     """
-    with Image.open(file) as image:
-        return image.convert("RGB")
+    return decode_pillow(file.read(), limits=PIXELS)
 
 
 class ImageArchive:
@@ -359,8 +371,8 @@ class ImageArchive:
             return self.loader(file)
         except Exception as error:
             where = self._described(position)
-            if self.loader is pil_loader and isinstance(error, PILLOW_ERRORS):
-                raise DecodeError(f"{where} is no image that Pillow can decode: {error}") from error
+            if self.loader is pil_loader and isinstance(error, ImageArchiveError):
+                raise type(error)(f"{where}: {error}") from error
             if hasattr(error, "add_note"):
                 error.add_note(f"raised by the loader for {where}")
             raise

@@ -26,7 +26,7 @@ def decode_image(
     Parameters
     ----------
     encoded : buffer
-        The bytes of a JPEG, PNG, GIF, BMP, WebP, TIFF or PPM file.
+        The bytes of a JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, JPEG 2000 or AVIF file.
     decoder : Decoder, optional
         For its buffers and its ``max_pixels``; by default one of the calling thread.
     exif_transpose : bool
