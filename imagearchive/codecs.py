@@ -287,7 +287,7 @@ def _decode_msgpack(data: Buffer, options: _Options) -> Any:
     try:
         return msgpack.unpackb(data, raw=False, strict_map_key=False)
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
-        raise DecodeError(f"not valid MessagePack: {error or type(error).__name__}") from error
+        raise DecodeError(f"not valid MessagePack: {str(error) or type(error).__name__}") from error
 
 
 def _msgpack() -> Any:

@@ -300,9 +300,12 @@ class IndexTable:
     def _of_another(self, apath: str) -> bool:
         """Whether the index belongs to another file that is there, data.tar beside data.npz."""
         recorded = [archive["path"] for archive in self.meta["archives"]]
-        if len(recorded) != 1 or recorded[0] == os.path.basename(apath.rstrip("/")):
+        own = os.path.basename(apath.rstrip("/"))
+        # Of a directory of bins the files lie below it.
+        if any(path.split("/")[0] == own for path in recorded):
             return False
-        return os.path.exists(os.path.join(os.path.dirname(apath), recorded[0]))
+        folder = os.path.dirname(apath)
+        return any(os.path.exists(os.path.join(folder, path)) for path in recorded)
 
     def _unusable(self, apath: str, strict: bool) -> str | None:
         """Say why an index that was found is of no use; None where it is."""

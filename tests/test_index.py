@@ -31,6 +31,7 @@ from imagearchive.errors import (
     UnsupportedArchiveError,
 )
 from imagearchive.index import IndexTable, cache_path, default_path
+from imagearchive.writers.split import write_split_data
 
 MEMBERS = {f"{name}/{i}.txt": b"%d" % i * (i + 1) for name in ("b", "a", "a-b") for i in range(5)}
 
@@ -318,6 +319,24 @@ def test_an_archive_that_changes_while_it_is_scanned(tar, monkeypatch):
             table = IndexTable.open(tar, ipath)
         assert table.path is None
     assert not os.path.exists(tar + ".index")
+
+
+def test_archives_of_one_stem_leave_each_other_their_index(tar, tmp_path, monkeypatch):
+    stem = os.path.splitext(tar)[0]
+    write_split_data(stem, [b"x" * i for i in range(9)], splits=3)
+    first, second = IndexTable.open(stem), IndexTable.open(tar)
+    assert first.path == stem + ".idx.npy"
+    assert second.path != first.path
+    builds = count_builds(monkeypatch)
+    assert len(IndexTable.open(stem)) == 9
+    assert len(IndexTable.open(tar)) == len(MEMBERS)
+    assert not builds
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UnsupportedArchiveError, match="regular file"):
+        IndexTable.open(tmp_path / "pipe")
 
 
 def test_another_version_of_the_scanner_builds_again(tar, shards, monkeypatch):

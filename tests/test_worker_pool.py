@@ -8,6 +8,7 @@ import psutil
 import pytest
 from archives import files_left
 
+from imagearchive.errors import WorkerError
 from imagearchive.writers.pool import WorkerPool
 
 ANSWERS = """
@@ -69,3 +70,16 @@ def test_nothing_is_left_of_a_pool_that_could_not_start():
     gc.collect()
     assert len(os.listdir("/dev/fd")) == before
     assert {child.pid for child in psutil.Process().children()} == children
+
+
+def test_what_was_cancelled_does_not_disturb_a_pool_whose_worker_is_gone(answers):
+    with WorkerPool(1) as pool:
+        gone = pool.submit(answers.leave)
+        waiting = [pool.submit(os.getpid) for _ in range(5)]
+        waiting[0].cancel()
+        with pytest.raises(WorkerError):
+            gone.result(10)
+        for future in waiting[1:]:
+            with pytest.raises(WorkerError):
+                future.result(10)
+        assert waiting[0].cancelled()

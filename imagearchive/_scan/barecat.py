@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import sqlite3
+import stat
 import tempfile
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
@@ -75,6 +76,9 @@ def sniff(path: str | os.PathLike[str]) -> bool:
     """
     name = index_path(path)
     try:
+        # Opening a pipe would wait for its writer.
+        if not stat.S_ISREG(os.stat(name).st_mode):
+            return False
         with open(name, "rb") as file:
             if file.read(len(SQLITE_MAGIC)) != SQLITE_MAGIC:
                 return False

@@ -166,7 +166,7 @@ class WorkerPool(Executor):
             elif failure is None:
                 task[0].cancel()
                 task[0].set_running_or_notify_cancel()
-            else:
+            elif task[0].set_running_or_notify_cancel():
                 task[0].set_exception(failure)
         for _ in range(ends):
             self._tasks.put(None)
