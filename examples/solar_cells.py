@@ -10,6 +10,7 @@ electroluminescence images", Solar Energy 185 (2019); Buerhop-Lutz et al. (2018)
 """
 
 import argparse
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from imagearchive import ImageArchive, TarWriter
+from imagearchive.errors import ImageArchiveError
 
 TYPES = {"mono": 0, "poly": 1}
 
@@ -115,4 +117,8 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ImageArchiveError, ValueError) as error:
+        # Torch's loader says by ValueError what is wrong with a batch size.
+        sys.exit(f"{type(error).__name__}: {error}")

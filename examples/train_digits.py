@@ -4,6 +4,7 @@ Run ``python examples/train_digits.py [ARCHIVE]``; the archive has one directory
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from imagearchive import ImageArchive
+from imagearchive.errors import ImageArchiveError
 
 DIGITS = Path(__file__).parent / "data" / "digits.tar"
 
@@ -95,4 +97,8 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ImageArchiveError, ValueError) as error:
+        # Torch's loader says by ValueError what is wrong with a batch size.
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -9,7 +9,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 DIGITS = EXAMPLES / "data" / "digits.tar"
 
 
-def run(script, *arguments, cwd):
+def run(script, *arguments, cwd, fails=False):
     done = subprocess.run(
         [sys.executable, EXAMPLES / script, *arguments],
         cwd=cwd,
@@ -19,8 +19,8 @@ def run(script, *arguments, cwd):
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == int(fails), done.stderr
+    return done.stderr if fails else done.stdout
 
 
 def test_train_digits_reaches_its_accuracy(tmp_path):
@@ -29,6 +29,15 @@ def test_train_digits_reaches_its_accuracy(tmp_path):
     assert "samples/s" in output
     accuracy = float(output.rsplit("held-out accuracy: ", 1)[1].split("%")[0])
     assert accuracy >= 95
+
+
+def test_mistakes_are_answered_in_one_line(tmp_path):
+    for arguments, said in (
+        (["nothing.tar"], "no such archive"),
+        ([DIGITS, "--batch-size", "0"], "batch_size"),
+    ):
+        (line,) = run("train_digits.py", *arguments, cwd=tmp_path, fails=True).splitlines()
+        assert said in line
 
 
 def test_solar_cells(tmp_path):

@@ -25,6 +25,7 @@ from PIL import Image
 
 import imagearchive
 from imagearchive import CombinedLazyDataset, ImageArchive, LazyNPZDataset
+from imagearchive._pixels import HAVE_JPEG
 from imagearchive.errors import (
     ArchiveNotFoundError,
     ClosedError,
@@ -697,12 +698,14 @@ def damaged():
     files[7] = b"not a picture"
     files[8] = FILES[8][: len(FILES[8]) // 2]
     files[20] = b""
-    middle = len(FILES[33]) * 3 // 4
-    files[33] = FILES[33][:middle] + b"\xff\xd0" * 8 + FILES[33][middle + 16 :]
+    if HAVE_JPEG:
+        # Pillow alone fills in what is missing here, and does not tell.
+        middle = len(FILES[33]) * 3 // 4
+        files[33] = FILES[33][:middle] + b"\xff\xd0" * 8 + FILES[33][middle + 16 :]
     return files
 
 
-BAD = {7, 8, 20, 33}
+BAD = {7, 8, 20, *([33] if HAVE_JPEG else [])}
 
 
 @pytest.mark.parametrize("transform", [None, TRAINING, MIXED], ids=["none", "compiled", "mixed"])
