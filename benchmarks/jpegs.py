@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["CLASSES", "add_options", "jpeg_tar", "photographs"]
+__all__ = ["CLASSES", "add_options", "jpeg_tar", "photographs", "small_tar"]
 
 CLASSES = 10
 WALLPAPERS = ("/usr/share/wallpapers", "/usr/share/backgrounds", "/usr/share/images")
@@ -47,15 +47,41 @@ def jpeg_tar(options: argparse.Namespace) -> Path:
     kind = "photos" if photos else "noise"
     target = options.cache / f"jpegs-{kind}-{options.count}.tar"
     if not target.exists():
-        options.cache.mkdir(parents=True, exist_ok=True)
-        part = target.with_suffix(".part")
-        with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as archive:
-            for number, data in enumerate(_pictures(photos, options.count)):
-                info = tarfile.TarInfo(f"{number % CLASSES}/{number:06d}.jpg")
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-        part.rename(target)
+        _write(target, _pictures(photos, options.count))
     return target
+
+
+def small_tar(pictures: Path, per_picture: int = 5, side: int = 32) -> Path:
+    """Return the path of a TAR of small squares, cut out of the pictures of another."""
+    target = pictures.with_name(pictures.stem + f"-{side}.tar")
+    if not target.exists():
+        _write(target, _squares(pictures, per_picture, side))
+    return target
+
+
+def _squares(pictures: Path, per_picture: int, side: int) -> Iterator[bytes]:
+    rng = np.random.default_rng(2)
+    with tarfile.open(pictures) as archive:
+        for member in archive:
+            with Image.open(archive.extractfile(member)) as picture:
+                for _ in range(per_picture):
+                    cut = int(rng.integers(side, min(picture.size)))
+                    left, top = (int(rng.integers(0, length - cut + 1)) for length in picture.size)
+                    box = (left, top, left + cut, top + cut)
+                    buffer = io.BytesIO()
+                    picture.resize((side, side), box=box).save(buffer, "JPEG", quality=90)
+                    yield buffer.getvalue()
+
+
+def _write(target: Path, files: Iterator[bytes]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(".part")
+    with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for number, data in enumerate(files):
+            info = tarfile.TarInfo(f"{number % CLASSES}/{number:06d}.jpg")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    part.rename(target)
 
 
 def photographs(most: int) -> list[Image.Image]:

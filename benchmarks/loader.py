@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from interleave import compare, report
-from jpegs import add_options, jpeg_tar
+from jpegs import add_options, jpeg_tar, small_tar
 from PIL import Image
 
 from imagearchive import DataLoader
@@ -55,8 +55,9 @@ def consume(loader: Iterable[Any], size: Callable[[Any], int], expected: int) ->
 class PillowDataset(torch.utils.data.Dataset):
     """What a careful user writes: one `pread` per picture, Pillow, NumPy."""
 
-    def __init__(self, path: Path, train: bool | None) -> None:
+    def __init__(self, path: Path, train: bool | None, size: int = 224) -> None:
         self.path = path
+        self.size = size
         self.train = train
         with tarfile.open(path) as archive:
             members = [(m.offset_data, m.size, m.name) for m in archive if m.isfile()]
@@ -76,7 +77,7 @@ class PillowDataset(torch.utils.data.Dataset):
         if self.train is None:
             return {"image": np.asarray(image), "label": int(self.labels[index])}
         box = random_box(*image.size) if self.train else (0, 0, *image.size)
-        image = image.resize((224, 224), Image.Resampling.BILINEAR, box=box)
+        image = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
         if self.train and random.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         array = np.asarray(image, np.float32).transpose(2, 0, 1)
@@ -215,7 +216,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     add_cpu_option(parser)
-    parser.add_argument("--only", choices=["crop", "resize", "dicts", "memory"])
+    parser.add_argument("--only", choices=["crop", "resize", "dicts", "small", "memory"])
     options = parser.parse_args()
     path = jpeg_tar(options)
     workers, count = options.workers, options.count
@@ -266,6 +267,23 @@ def main() -> None:
             options,
         )
         report("sample dicts, whole images", times, "imagearchive", count, "image")
+    if options.only in (None, "small"):
+        small = small_tar(path)
+        loader_small = ours(
+            small, Compose([RandomResizedCrop(32), RandomHorizontalFlip(), *finish]), workers
+        )
+        other_small = turbo(small, workers, train_aug=True, image_size=32)
+        third_small = pillow(PillowDataset(small, train=True, size=32), workers)
+        total = len(third_small.dataset)
+        times = measure(
+            {
+                "imagearchive": lambda: consume(loader_small, images, total),
+                "turboloader, fused": lambda: consume(other_small, images, total),
+                "torch DataLoader, Pillow": lambda: consume(third_small, images, total),
+            },
+            options,
+        )
+        report("random resized crop 32 of 32 x 32", times, "imagearchive", total, "image")
     if options.only in (None, "memory"):
         memory(ours(path, Compose([crop, RandomHorizontalFlip(), *finish]), workers))
 
