@@ -108,10 +108,26 @@ def __getattr__(name: str) -> Any:
         return version("imagearchive")
     if name not in _HOME:
         raise AttributeError(f"module 'imagearchive' has no attribute {name!r}")
-    module = import_module(f"imagearchive.{_HOME[name]}")
+    try:
+        module = import_module(f"imagearchive.{_HOME[name]}")
+    except ModuleNotFoundError as error:
+        raise _explained(error) from error
     value = getattr(module, "open_archive" if name == "open" else name)
     globals()[name] = value
     return value
+
+
+def _explained(error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """Say what to do where native modules are missing: the source tree hides what is installed."""
+    if not str(error.name).startswith("imagearchive."):
+        return error
+    folder = __file__.rpartition("/imagearchive/")[0] or "."
+    return ModuleNotFoundError(
+        f"{error}: this is the source tree in {folder}, whose native modules are not built, and "
+        f"not the package that may be installed; leave the directory, or build them by "
+        f"'pip install -e .'",
+        name=error.name,
+    )
 
 
 def __dir__() -> list[str]:

@@ -2,7 +2,12 @@
 
 import sys
 
-from imagearchive.cli import main
+import imagearchive
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from imagearchive.cli import main
+
+        sys.exit(main())
+    except ModuleNotFoundError as error:
+        sys.exit(f"imagearchive: {imagearchive._explained(error)}")

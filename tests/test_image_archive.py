@@ -356,6 +356,9 @@ def test_label_files_on_disk(image_tar, tmp_path, caplog):
     assert dataset.labels(3).tolist() == [1, 2]
     assert dataset.labels(0).tolist() == []
     assert "10 of 12 samples have no line" in caplog.text
+    labels.write_text("")
+    with pytest.raises(LabelError, match="no line speaks of any of the 12 samples"):
+        ImageArchive(image_tar, label_file=labels)
 
     def parser(line):
         if line.startswith("#"):

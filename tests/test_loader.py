@@ -1329,9 +1329,9 @@ def test_threads_that_the_system_refuses_leave_none_behind(monkeypatch):
         ({"transform": ToTensor}, OptionTypeError),
         ({"transform": [ToTensor()]}, OptionTypeError),
         ({"collate_fn": 3}, OptionTypeError),
-        ({"dtype": np.float16}, OptionError),
-        ({"dtype": np.dtype("float16")}, OptionError),
-        ({"dtype": torch.uint8}, OptionError),
+        ({"dtype": np.int16}, OptionError),
+        ({"dtype": np.dtype("float64")}, OptionError),
+        ({"dtype": torch.int64}, OptionError),
         ({"on_error": None}, OptionError),
         ({"rank": 1}, OptionError),
         ({"rank": 2, "world_size": 2}, OptionError),
@@ -1727,3 +1727,66 @@ def test_states_of_subsets_and_arrays_know_their_data(tar, tmp_path):
     DataLoader(str(tmp_path / "b.npz"), 2).load_state_dict(state)
     with pytest.raises(StateMismatchError):
         DataLoader(str(tmp_path / "c.npz"), 2).load_state_dict(state)
+
+
+def test_arrays_with_their_channels_first_are_images_too(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (9, 3, 12, 10), np.uint8)
+    np.savez(tmp_path / "chw.npz", images=images, labels=np.arange(9))
+    transform = Compose([ImageNetNormalize(), ToTensor()])
+    loader = DataLoader(str(tmp_path / "chw.npz"), 9, transform=transform, output="numpy")
+    ((got, _),) = loader
+    for image, source in zip(got, images):
+        np.testing.assert_array_equal(image, transform(source.transpose(1, 2, 0)))
+    once = Compose([Resize(6, 5), ToTensor()])
+    twice = DataLoader(
+        [(once(image.transpose(1, 2, 0)), 0) for image in images], 9, transform=once,
+        dtype=torch.uint8, channels_last=True,
+    )  # fmt: skip
+    ((got, _),) = twice
+    assert got.shape == (9, 3, 5, 6)
+    assert got.dtype == torch.uint8
+    assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_dtypes_may_be_those_of_numpy_and_torch():
+    for given, name in (
+        (np.uint8, "uint8"), (np.dtype("float16"), "float16"), (torch.float32, "float32"),
+    ):  # fmt: skip
+        ((images, _),) = DataLoader(Numbers(4), 4, image_size=8, dtype=given)
+        assert images.dtype == getattr(torch, name)
+    for given in (torch.bfloat16, np.int32, int, "a", 3):
+        with pytest.raises(OptionError, match="dtype"):
+            DataLoader(Numbers(4), 4, image_size=8, dtype=given)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions take notes from 3.11 on")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_errors_of_a_function_say_for_which_sample(tar, num_workers):
+    def picky(image):
+        if image.shape[1] == 43:
+            raise KeyError("unexpected")
+        return image[:8, :8]
+
+    loader = DataLoader(tar, 8, transform=picky, num_workers=num_workers)
+    with pytest.raises(KeyError) as caught:
+        list(loader)
+    data = ImageArchive(tar)
+    index = next(i for i in range(COUNT) if data[i][0].width == 43)
+    note, hint = caught.value.__notes__
+    assert note == f"raised for sample {index} ({data.name(index)})"
+    assert "gets an (H, W, 3) array, not a Pillow image" in hint
+
+
+def test_options_are_seen_and_not_set():
+    loader = DataLoader(Numbers(4), 2, drop_last=True, num_workers=1)
+    assert (loader.batch_size, loader.drop_last, loader.num_workers) == (2, True, 1)
+    with pytest.raises(AttributeError):
+        loader.batch_size = 3
+
+
+def test_patterns_of_tar_files_are_their_archives(tar, tmp_path):
+    shutil.copy(tar, tmp_path / "more-1.tar")
+    shutil.copy(tar, tmp_path / "more-2.tar")
+    assert len(DataLoader(str(tmp_path / "more-*.tar"), 1).dataset) == 2 * COUNT
+    with pytest.raises(ArchiveNotFoundError, match="no file matches"):
+        DataLoader(str(tmp_path / "less-*.tar"))

@@ -1,7 +1,9 @@
 """The public face: names, laziness, version."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +39,19 @@ def test_every_error_is_ours_and_a_built_in():
             built_in = kind.__mro__[2] if len(kind.__bases__) == 2 else None
             assert built_in is not None
             assert any(base.__module__ == "builtins" for base in kind.__bases__)
+
+
+def test_the_source_tree_without_its_native_modules_says_so(tmp_path):
+    source = Path(imagearchive.__file__).parent
+    shutil.copytree(source, tmp_path / "imagearchive", ignore=shutil.ignore_patterns("*.so"))
+    for command in (
+        ["-c", "from imagearchive import DataLoader"],
+        ["-c", "import imagearchive; imagearchive.open('x.tar')"],
+        ["-m", "imagearchive", "ls", "x.tar"],
+    ):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert "source tree" in done.stderr.splitlines()[-1]
+        assert "pip install -e ." in done.stderr.splitlines()[-1]

@@ -767,3 +767,11 @@ def test_a_fill_without_alpha_is_refused_for_images_with_it():
 def test_functions_may_return_any_number_of_channels():
     pipeline = compile_pipeline(lambda image: image[:, :, :2])
     assert pipeline.apply(photo(9, 8)).shape == (8, 9, 2)
+
+
+def test_the_shorter_side_may_be_called_size():
+    assert T.Resize(size=5)(photo(20, 10)).shape == T.Resize(5)(photo(20, 10)).shape == (5, 10, 3)
+    with pytest.raises(OptionError, match="give one"):
+        T.Resize(5, size=5)
+    with pytest.raises(OptionTypeError, match="width"):
+        T.Resize()

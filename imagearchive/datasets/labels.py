@@ -126,7 +126,8 @@ def read_label_file(
     Raises
     ------
     LabelError
-        The file cannot be found or parsed; the message names file and line.
+        The file cannot be found or parsed, in which case the message names file and line, or it
+        speaks of no sample at all.
     """
     samples: list[int] = []
     sizes: list[int] = []
@@ -155,6 +156,8 @@ def read_label_file(
             values.extend(numbers)
     owners = np.array(samples, np.int64)
     bare = count - len(np.unique(owners))
+    if bare == count and count:
+        raise LabelError(f"{path}: no line speaks of any of the {count} samples")
     if bare:
         logger.warning("%s: %d of %d samples have no line, and so no labels", path, bare, count)
     return _grouped(owners, np.array(sizes, np.int64), values, count)

@@ -152,7 +152,7 @@ class DataLoader:
         transform: Callable[[Any], Any] | None = None,
         image_size: int | tuple[int, int] | None = None,
         output: Output | None = None,
-        dtype: DTypeName | None = "float32",
+        dtype: DTypeName | Any | None = "float32",
         channels_last: bool = False,
         pin_memory: bool = False,
         return_indices: bool = False,
@@ -178,6 +178,7 @@ class DataLoader:
         batch_size = integer("batch_size", batch_size, 1, MAX_BATCH)
         seed = integer("seed", seed)
         _one_of("output", output, (None, *get_args(Output)))
+        dtype = _dtype_name(dtype)
         _one_of("dtype", dtype, (None, *get_args(DTypeName)))
         _one_of("on_error", on_error, get_args(OnError))
         if image_size is not None:
@@ -215,10 +216,6 @@ class DataLoader:
             "columns": columns,
             "split_torch_workers": bool(split_torch_workers),
         }
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.drop_last = bool(drop_last)
-        self.transform = transform
         self._given = source
         self._source, self._owned = open_source(
             source, columns, bool(exif_transpose), transformed=transform is not None
@@ -251,6 +248,27 @@ class DataLoader:
     @cached_property
     def _fingerprint(self) -> str:
         return self._source.fingerprint()
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a batch, of this rank."""
+        return int(self._options["batch_size"])
+
+    @property
+    def num_workers(self) -> int:
+        """Threads."""
+        return int(self._options["num_workers"])
+
+    @property
+    def drop_last(self) -> bool:
+        """Whether a last batch that is not full is left out."""
+        return bool(self._options["drop_last"])
+
+    @property
+    def transform(self) -> Callable[[Any], Any] | None:
+        """What becomes of an image."""
+        transform: Callable[[Any], Any] | None = self._options["transform"]
+        return transform
 
     @property
     def dataset(self) -> Any:
@@ -584,6 +602,19 @@ def _can_pin() -> bool:
         return True
     logger.info("pin_memory=True has no effect: torch finds no CUDA device")
     return False
+
+
+def _dtype_name(dtype: Any) -> Any:
+    """The name of a dtype of NumPy or torch; what is none is left to the check of names."""
+    text = str(dtype)
+    if text.startswith("torch."):
+        return text.removeprefix("torch.")
+    if isinstance(dtype, (type, np.dtype)):
+        try:
+            return np.dtype(dtype).name
+        except TypeError:
+            pass
+    return dtype
 
 
 def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:

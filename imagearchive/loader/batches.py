@@ -193,6 +193,28 @@ class BatchJob:
             # Which one it was, and what becomes of it, shows one by one.
             for slot, index in enumerate(indices, first):
                 self._load_or_report(slot, index, tools)
+        except Exception as error:
+            self._explain(error, first, indices, tools)
+            raise
+
+    def _explain(self, error: Exception, first: int, indices: list[int], tools: Decoder) -> None:
+        """Note which sample an error of the user's code is about."""
+        if not hasattr(error, "add_note"):
+            return
+        for slot, index in enumerate(indices, first):
+            try:
+                self.load(slot, [index], tools)
+            except Exception as again:  # noqa: BLE001 - the first is raised
+                if type(again) is type(error):
+                    name = self.epoch.source.name(index)
+                    error.add_note(f"raised for sample {index}" + (f" ({name})" if name else ""))
+                    break
+        pipeline = self.epoch.pipeline
+        if pipeline is not None and not pipeline.compiled:
+            error.add_note(
+                "a function in transform= gets an (H, W, 3) array, not a Pillow image; "
+                "PIL.Image.fromarray makes one of it"
+            )
 
     def _load_or_report(self, slot: int, index: int, tools: Decoder) -> None:
         order = self.epoch.order
@@ -227,7 +249,8 @@ class BatchJob:
         where = f"sample {index} ({name})" if name else f"sample {index}"
         kind = type(error) if isinstance(error, ImageArchiveError) else DecodeError
         raise kind(
-            f"{where}: {error}; on_error='skip' or 'replace' goes on without such samples"
+            f"{where}: {error}; on_error='skip' or 'replace' goes on without such samples, and an "
+            f"ImageArchive with extensions= without files that are no images"
         ) from error
 
     def load(self, first: int, indices: list[int], tools: Decoder) -> None:

@@ -49,20 +49,23 @@ def _are_paths(source: Any) -> bool:
 
 
 def _open_paths(paths: list[str], copy: bool) -> Any:
+    found: list[str] = []
+    for path in paths:
+        if not glob.has_magic(path) or os.path.exists(path):
+            found.append(path)
+            continue
+        several = sorted(glob.glob(path))
+        if not several:
+            raise ArchiveNotFoundError(f"{path}: no file matches this pattern")
+        found += several
     # Imported here, since a loader of other data sets needs none of these.
-    if not all(path.endswith((".npz", ".npy")) for path in paths):
+    if not all(path.endswith((".npz", ".npy")) for path in found):
         from imagearchive.datasets.image_archive import ImageArchive
 
-        return ImageArchive(paths if len(paths) > 1 else paths[0])
+        return ImageArchive(found if len(found) > 1 else found[0])
     from imagearchive.datasets.combined import CombinedLazyDataset
     from imagearchive.datasets.lazy_npz import LazyNPZDataset
 
-    found: list[str] = []
-    for path in paths:
-        pattern = glob.has_magic(path) and not os.path.exists(path)
-        found += sorted(glob.glob(path)) if pattern else [path]
-    if not found:
-        raise ArchiveNotFoundError(f"{', '.join(paths)}: no file matches this pattern")
     if len(found) == 1:
         return LazyNPZDataset(found[0], copy=copy)
     return CombinedLazyDataset([LazyNPZDataset(name, copy=copy) for name in found])

@@ -29,6 +29,8 @@ RUN: Final = 1 << 22
 # Stands for the label of a sample that has none, as in `ImageArchive`.
 NO_LABEL: Final = -1
 
+CHANNELS: Final = (1, 3, 4)
+
 _Array = npt.NDArray[Any]
 
 
@@ -149,7 +151,7 @@ def image_array(image: Any) -> _Array:
     """Return an image of any common kind as (H, W, C) uint8 or float32.
 
     Pillow images become RGB, encoded ones are decoded; of an array of two dimensions the third is
-    added; a torch tensor is taken to be (C, H, W).
+    added; a torch tensor, and an array that cannot be otherwise, is taken to be (C, H, W).
     """
     if isinstance(image, (bytes, bytearray, memoryview)):
         return decode_image(image)
@@ -165,7 +167,10 @@ def image_array(image: Any) -> _Array:
             f"an image of the data set is {kind}: it must be an (H, W) or (H, W, C) array, a "
             f"tensor, a Pillow image or an encoded one"
         )
-    return array[:, :, None] if array.ndim == 2 else array
+    if array.ndim == 2:
+        return array[:, :, None]
+    channels_first = array.shape[0] in CHANNELS and array.shape[2] not in CHANNELS
+    return array.transpose(1, 2, 0) if channels_first else array
 
 
 def _columns(names: Iterable[str]) -> tuple[str, str]:

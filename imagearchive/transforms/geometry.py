@@ -70,15 +70,26 @@ class Resize(Placement):
         Of the result in pixels.
     interpolation : {"bilinear", "bicubic", "lanczos", "box", "nearest"}
         The filter. "nearest" alone does not antialias.
+    size : int, optional
+        The length of the shorter side, in place of `width` and `height`.
     """
 
     arguments = ("width", "height", "interpolation")
     resizes = True
 
     def __init__(
-        self, width: int, height: int | None = None, interpolation: str = "bilinear"
+        self,
+        width: int | None = None,
+        height: int | None = None,
+        interpolation: str = "bilinear",
+        *,
+        size: int | None = None,
     ) -> None:
         super().__init__()
+        if size is not None:
+            if width is not None or height is not None:
+                raise OptionError(f"size={size!r} stands in place of width and height: give one")
+            width = side(size, "size")
         self.width = side(width, "width")
         self.height = None if height is None else side(height, "height")
         self.interpolation = choice(interpolation, "interpolation", FILTERS)
