@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Archive", "ArchivePath", "DirEntry", "MemberInfo", "open_archive"]
 
+# Members that lie closer together are read ahead as one: the gap costs less than another wait.
+NEIGHBOURS: Final = 64 << 10
 STORED: Final = 0
 DEFLATED: Final = 8
 # A sparse file takes next to nothing in its archive, whatever size it claims, and so does a
@@ -293,16 +295,30 @@ class Archive(Mapping[str, bytes]):
     def prefetch(self, keys: Iterable[str | int]) -> None:
         """Ask the kernel for members that are going to be read soon, and do not wait for them.
 
-        Members of a batch so arrive together instead of one wait after the other. Costs about two
-        microseconds a member where they are in the page cache already.
+        Members of a batch so arrive together instead of one wait after the other; neighbours are
+        asked for at once. Costs about a microsecond a member where they are in the page cache
+        already.
         """
         if not self._pool.roomy:
             # Files would be opened for this and closed again before they are read.
             return
-        for key in keys:
-            position = self._position(key)
-            shard, offset, _, stored, _, _ = self._lookup.row(position)
-            self._pool.get(shard, position).prefetch(offset, stored)
+        positions = np.array([self._position(key) for key in keys], np.int64)
+        if not len(positions):
+            return
+        rows = self.table.entries[positions]
+        order = np.lexsort((rows["offset"], rows["shard"]))
+        shards = rows["shard"][order].astype(np.int64)
+        starts = rows["offset"][order].astype(np.int64)
+        # Of members that overlap, such as links to one file, the end of the last may come first.
+        ends = starts + rows["stored"][order].astype(np.int64)
+        first = np.ones(len(order), np.bool_)
+        first[1:] = (shards[1:] != shards[:-1]) | (starts[1:] - ends[:-1] > NEIGHBOURS)
+        places = np.flatnonzero(first)
+        last = np.maximum.reduceat(ends, places)
+        for place, end in zip(places.tolist(), last.tolist()):
+            start = int(starts[place])
+            file = self._pool.get(int(shards[place]), int(positions[order[place]]))
+            file.prefetch(start, end - start)
 
     def open(self, key: str | int) -> io.BufferedReader:
         """Open a member as a binary file object, seekable and independent of any other.

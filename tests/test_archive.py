@@ -264,12 +264,24 @@ def test_many_are_read_in_the_order_in_which_they_lie(tmp_path, calls, kind):
 
 
 @pytest.mark.parametrize("kind", ["tar", "deflated zip", "shards"])
-def test_prefetching_asks_for_the_stored_bytes_and_reads_none(tmp_path, calls, kind):
+def test_prefetching_asks_for_the_stored_bytes_and_reads_none(tmp_path, calls, kind, monkeypatch):
     archive = Archive(CONTAINERS[kind](tmp_path))
     wanted = ["images/cat/1.jpg", "README", 3, -2]
-    archive.prefetch(wanted)
     infos = [archive.info(key) for key in wanted]
-    assert calls == [("prefetch", info.archive, info.offset, info.stored) for info in infos]
+    ranges = {(info.archive, info.offset, info.offset + info.stored) for info in infos}
+    archive.prefetch(wanted)
+    assert len(calls) == len({info.archive for info in infos}), "neighbours were asked for alone"
+    for _, path, offset, size in calls:
+        inside = {one for one in ranges if one[0] == path}
+        assert (offset, offset + size) == (min(o for _, o, _ in inside), max(e for *_, e in inside))
+    calls.clear()
+    monkeypatch.setattr("imagearchive.archive.NEIGHBOURS", -1)
+    archive.prefetch(wanted)
+    assert {(path, offset, offset + size) for _, path, offset, size in calls} == ranges
+    assert len(calls) == len(ranges)
+    calls.clear()
+    archive.prefetch([])
+    assert not calls
     with pytest.raises(KeyError):
         archive.prefetch(["nothing"])
 

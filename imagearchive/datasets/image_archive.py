@@ -351,8 +351,12 @@ class ImageArchive:
 
     def prefetch(self, indices: Sequence[int]) -> None:
         """Ask the kernel for samples that are going to be read soon; returns at once."""
-        samples = map(self._sample, indices)
-        self.archive.prefetch(p for sample in samples for p in self._selection.view(sample))
+        samples = [self._sample(index) for index in indices]
+        if self._multi:
+            self.archive.prefetch(p for sample in samples for p in self._selection.view(sample))
+        else:
+            chosen = self._selection.positions
+            self.archive.prefetch(samples if chosen is None else chosen[samples].tolist())
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         return (self[index] for index in range(self._length))
@@ -424,10 +428,9 @@ class ImageArchive:
             values = self._mate_labels(sample)
             whole = len(values) == 1 and float(values[0]).is_integer()
             return int(values[0]) if whole else values
-        labels = self.labels(sample)
-        if self._by_class:
-            return int(labels[0]) if len(labels) else NO_CLASS
-        return labels
+        if self._by_class and self._labels is not None:
+            return self._labels.number(sample, NO_CLASS)
+        return self.labels(sample)
 
     def labels(self, index: int) -> npt.NDArray[np.float64]:
         """Return the labels of a sample: its class number, or what the label file says.

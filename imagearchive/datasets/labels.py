@@ -53,6 +53,11 @@ class RaggedLabels:
     def __getitem__(self, index: int) -> npt.NDArray[np.float64]:
         return self.values[int(self.offsets[index]) : int(self.offsets[index + 1])]
 
+    def number(self, index: int, missing: int) -> int:
+        """Return the one label of a sample as a whole number, or `missing` where it has none."""
+        place = int(self.offsets[index])
+        return int(self.values[place]) if place < self.offsets[index + 1] else missing
+
     def select(self, rows: npt.NDArray[np.int64]) -> RaggedLabels:
         """Return the labels of some rows."""
         starts = self.offsets[rows]
