@@ -447,8 +447,9 @@ def check_state(
             )
         if name not in ("epoch", "position") and state[name] != value:
             hint = (hints or {}).get(name, "pass the same data and options as when it was saved")
+            what = "the number of samples, n," if name == "n" else name
             raise StateMismatchError(
-                f"the saved state does not fit: {name} was {state[name]!r} when it was saved and "
+                f"the saved state does not fit: {what} was {state[name]!r} when it was saved and "
                 f"is {value!r} here; {hint}"
             )
     try:
