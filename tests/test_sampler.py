@@ -304,7 +304,7 @@ def test_sharded_samplers_that_came_to_the_end_agree_although_some_had_one_sampl
 
 def test_sharded_sampler_refuses_states_of_other_data_by_name():
     state = ShardedSampler(50, seed=2, rank=0, world_size=1).state_dict()
-    for options, name in (((51, 2), "n was 50"), ((50, 3), "seed was 2")):
+    for options, name in (((51, 2), "number of samples, n, was 50"), ((50, 3), "seed was 2")):
         other = ShardedSampler(options[0], seed=options[1], rank=0, world_size=1)
         with pytest.raises(StateMismatchError, match=name):
             other.load_state_dict(state)
