@@ -679,7 +679,7 @@ def test_states_of_other_data_are_refused_by_name():
     for other, name in (
         (DataLoader(Encoded(), 4, shuffle=True, seed=1), "seed was 0"),
         (DataLoader(Encoded(), 4), "shuffle was True"),
-        (DataLoader(Encoded(FILES[:-1]), 4, shuffle=True), f"n was {COUNT}"),
+        (DataLoader(Encoded(FILES[:-1]), 4, shuffle=True), f"number of samples, n, was {COUNT}"),
         (DataLoader(Numbers(), 4, shuffle=True), "dataset was"),
     ):
         with pytest.raises(StateMismatchError, match=name):
