@@ -183,8 +183,12 @@ MEMBERS = st.lists(
 )
 
 
+# Signatures in what surrounds the records mislead zipfile; tests of their own put them there.
+FOREIGN = st.binary(max_size=60).filter(lambda data: b"PK" not in data)
+
+
 @settings(max_examples=80, deadline=None)
-@given(MEMBERS, st.binary(max_size=60), st.binary(max_size=60), st.booleans())
+@given(MEMBERS, FOREIGN, FOREIGN, st.booleans())
 def test_matches_zipfile(members, comment, prefix, seekable):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Duplicate name")
