@@ -50,7 +50,7 @@ bench: $(VENV)/.test
 # Each environment holds the smaller ones. Compiled sources count as a reason to install again.
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) setuptools wheel cython numpy
+	$(PIP) setuptools setuptools-scm wheel cython numpy
 
 $(VENV)/.demo: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	$(PIP) --no-build-isolation -e ".[torch]"
