@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-NATIVE := setup.py $(wildcard imagearchive/*/*.pyx imagearchive/*/*.pxd imagearchive/_pixels/pixels_*.c imagearchive/_pixels/*.h)
+HANDWRITTEN_C := $(addprefix imagearchive/images/,color.c jpeg.c resample.c pixels.h)
+NATIVE := setup.py $(HANDWRITTEN_C) $(shell find imagearchive -name '*.pyx' -o -name '*.pxd')
 
-STUBS := $(subst /,.,$(basename $(wildcard imagearchive/*/*.pyi)))
+STUBS := $(subst /,.,$(basename $(shell find imagearchive -name '*.pyi')))
 
 .PHONY: demo test lint types docs sdist native check bench clean
 

@@ -14,14 +14,12 @@ nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 
 COMPILED = [
-    "tests/test_index.py",
-    "tests/test_names.py",
-    "tests/test_npy.py",
-    "tests/test_pickles.py",
-    "tests/test_pixels.py",
-    "tests/test_scan_tar.py",
-    "tests/test_scan_zip.py",
-    "tests/test_storage.py",
+    "tests/arrays",
+    "tests/containers/test_tar_scan.py",
+    "tests/containers/test_zip_scan.py",
+    "tests/images/test_pixels.py",
+    "tests/index",
+    "tests/storage/test_local.py",
 ]
 
 

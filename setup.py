@@ -23,13 +23,12 @@ SANITIZE = os.environ.get("IMAGEARCHIVE_SANITIZE", "")
 JPEG = os.environ.get("IMAGEARCHIVE_JPEG", "")
 
 PACKAGE = Path("imagearchive")
-# Extensions made of a .pyx and hand-written C files beside it.
+# The one extension that is made of a .pyx and of hand-written C files beside it.
+RENDER = "imagearchive.images.render"
 C_SOURCES = {
-    path.with_suffix("").as_posix().replace("/", "."): sorted(
-        source.as_posix() for source in path.parent.glob(f"{path.stem}_*.c")
-    )
-    for path in PACKAGE.rglob("*.pyx")
+    path.with_suffix("").as_posix().replace("/", "."): [] for path in PACKAGE.rglob("*.pyx")
 }
+C_SOURCES[RENDER] = [f"imagearchive/images/{name}.c" for name in ("color", "jpeg", "resample")]
 DIRECTIVES = {
     "language_level": 3,
     "embedsignature": True,
@@ -65,7 +64,7 @@ class BuildExt(build_ext):
     def build_extensions(self):
         have_jpeg = self._have_jpeg()
         for extension in self.extensions:
-            if extension.name.startswith("imagearchive._pixels."):
+            if extension.name == RENDER:
                 extension.define_macros.append(("HAVE_JPEG", "1" if have_jpeg else "0"))
                 if have_jpeg:
                     extension.libraries.append("jpeg")

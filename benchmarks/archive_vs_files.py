@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from imagearchive import Archive, ImageArchive
-from imagearchive.extract import extract
+from imagearchive.archive.extract import extract
 
 
 class Folder(Dataset):

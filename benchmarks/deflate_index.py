@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from interleave import compare, report
 
-from imagearchive._scan import zip as scanner
-from imagearchive.deflate import DeflatedStorage
-from imagearchive.npy import parse_header
-from imagearchive.storage import MmapStorage
+from imagearchive.arrays.npy import parse_header
+from imagearchive.containers.zip import scan as scanner
+from imagearchive.storage.deflate import DeflatedStorage
+from imagearchive.storage.local import MmapStorage
 
 
 def main(rows: int) -> None:

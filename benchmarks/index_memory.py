@@ -16,7 +16,7 @@ import numpy as np
 from synthetic import synthetic_index
 
 from imagearchive import Archive, ImageArchive
-from imagearchive.index import IndexTable
+from imagearchive.index.table import IndexTable
 
 
 def private_memory() -> tuple[float, float]:

@@ -8,7 +8,7 @@ import numpy as np
 import splitdataloader as peer
 from interleave import compare, report
 
-from imagearchive.prefetch import MpQItr
+from imagearchive.loader.generator_process import MpQItr
 
 BATCHES = 60
 SMALL = 20_000

@@ -25,7 +25,7 @@ from PIL import Image, ImageFilter
 SIZES = (1000, 4000)
 
 RUN = """
-from imagearchive.writers.processor import DataProcessor
+from imagearchive.processing.processor import DataProcessor
 DataProcessor({raw!r}, {out!r}, num_workers=2, progress=False).process_landmarker()
 """
 
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="for the throughput")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    from imagearchive.writers.processor import DataProcessor
+    from imagearchive.processing.processor import DataProcessor
 
     with tempfile.TemporaryDirectory() as folder:
         counts = sorted({*SIZES, arguments.images})

@@ -15,7 +15,7 @@ import numpy as np
 from jpegs import photographs
 from PIL import Image
 
-from imagearchive._pixels import Decoder
+from imagearchive.images.render import Decoder
 from imagearchive.transforms import Resize, compile_pipeline
 
 GAPS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)

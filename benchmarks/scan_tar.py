@@ -18,8 +18,8 @@ from pathlib import Path
 
 from interleave import compare, report
 
-from imagearchive._scan import tar
-from imagearchive.storage import open_storage
+from imagearchive.containers.tar import scan as tar
+from imagearchive.storage.local import open_storage
 
 LOOPS = ("loop_mmap", "loop_window", "loop_pread")
 

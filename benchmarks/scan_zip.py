@@ -15,8 +15,8 @@ from pathlib import Path
 
 from interleave import compare, report
 
-from imagearchive._scan import zip as scanner
-from imagearchive.storage import MmapStorage, PreadStorage
+from imagearchive.containers.zip import scan as scanner
+from imagearchive.storage.local import MmapStorage, PreadStorage
 
 
 def main(members: int) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import splitdataloader as peer
 from interleave import compare, report
 
-from imagearchive.datasets.split import SplitDataLoader
-from imagearchive.writers.split import write_split_data
+from imagearchive.containers.bins.writer import write_split_data
+from imagearchive.datasets.bins import SplitDataLoader
 
 READS = 2_000
 # Size and number: packets of 58 kB that the processor's cache holds, and ten times what it holds.

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from imagearchive import index_file
-from imagearchive._scan.rows import ENTRY_DTYPE
-from imagearchive.index import COLUMNS, IndexTable
+from imagearchive.containers.rows import ENTRY_DTYPE
+from imagearchive.index import file_format as index_file
+from imagearchive.index.table import COLUMNS, IndexTable
 
 __all__ = ["million_names", "synthetic_index", "write_members"]
 

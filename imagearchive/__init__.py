@@ -8,19 +8,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imagearchive.archive import Archive as Archive
-    from imagearchive.archive import open_archive as open  # noqa: F401
-    from imagearchive.codecs import DecodedView as DecodedView
-    from imagearchive.codecs import register_codec as register_codec
+    from imagearchive.archive.archive import Archive as Archive
+    from imagearchive.archive.archive import open_archive as open  # noqa: F401
+    from imagearchive.codecs.view import DecodedView as DecodedView
+    from imagearchive.codecs.view import register_codec as register_codec
+    from imagearchive.containers.bins.writer import write_split_data as write_split_data
+    from imagearchive.containers.npz.writer import NpzWriter as NpzWriter
+    from imagearchive.containers.tar.writer import TarWriter as TarWriter
+    from imagearchive.datasets.bins import SplitDataLoader as SplitDataLoader
     from imagearchive.datasets.combined import CombinedLazyDataset as CombinedLazyDataset
     from imagearchive.datasets.image_archive import ImageArchive as ImageArchive
     from imagearchive.datasets.image_archive import pil_loader as pil_loader
-    from imagearchive.datasets.lazy_npz import LazyNPZDataset as LazyNPZDataset
-    from imagearchive.datasets.split import SplitDataLoader as SplitDataLoader
-    from imagearchive.index import IndexTable as IndexTable
-    from imagearchive.loader import DataLoader as DataLoader
-    from imagearchive.prefetch import MpQItr as MpQItr
-    from imagearchive.sampler import ShardedSampler as ShardedSampler
+    from imagearchive.datasets.npz.dataset import LazyNPZDataset as LazyNPZDataset
+    from imagearchive.index.table import IndexTable as IndexTable
+    from imagearchive.loader.data_loader import DataLoader as DataLoader
+    from imagearchive.loader.generator_process import MpQItr as MpQItr
+    from imagearchive.loader.order import ShardedSampler as ShardedSampler
+    from imagearchive.processing.processor import DataProcessor as DataProcessor
     from imagearchive.transforms import CenterCrop as CenterCrop
     from imagearchive.transforms import ColorJitter as ColorJitter
     from imagearchive.transforms import Compose as Compose
@@ -32,72 +36,41 @@ if TYPE_CHECKING:
     from imagearchive.transforms import Resize as Resize
     from imagearchive.transforms import TensorFormat as TensorFormat
     from imagearchive.transforms import ToTensor as ToTensor
-    from imagearchive.writers.npz import NpzWriter as NpzWriter
-    from imagearchive.writers.processor import DataProcessor as DataProcessor
-    from imagearchive.writers.split import write_split_data as write_split_data
-    from imagearchive.writers.tar import TarWriter as TarWriter
 
+# Where each public name is defined, below `imagearchive`.
 _HOME = {
-    "Archive": "archive",
+    "Archive": "archive.archive",
     "CenterCrop": "transforms",
     "ColorJitter": "transforms",
     "CombinedLazyDataset": "datasets.combined",
     "Compose": "transforms",
-    "DataLoader": "loader",
-    "DataProcessor": "writers.processor",
-    "DecodedView": "codecs",
+    "DataLoader": "loader.data_loader",
+    "DataProcessor": "processing.processor",
+    "DecodedView": "codecs.view",
     "ImageArchive": "datasets.image_archive",
     "ImageNetNormalize": "transforms",
-    "IndexTable": "index",
-    "LazyNPZDataset": "datasets.lazy_npz",
-    "MpQItr": "prefetch",
+    "IndexTable": "index.table",
+    "LazyNPZDataset": "datasets.npz.dataset",
+    "MpQItr": "loader.generator_process",
     "Normalize": "transforms",
-    "NpzWriter": "writers.npz",
+    "NpzWriter": "containers.npz.writer",
     "RandomCrop": "transforms",
     "RandomHorizontalFlip": "transforms",
     "RandomResizedCrop": "transforms",
     "Resize": "transforms",
-    "ShardedSampler": "sampler",
-    "SplitDataLoader": "datasets.split",
-    "TarWriter": "writers.tar",
+    "ShardedSampler": "loader.order",
+    "SplitDataLoader": "datasets.bins",
+    "TarWriter": "containers.tar.writer",
     "TensorFormat": "transforms",
     "ToTensor": "transforms",
-    "open": "archive",
+    "open": "archive.archive",
     "pil_loader": "datasets.image_archive",
-    "register_codec": "codecs",
-    "write_split_data": "writers.split",
+    "register_codec": "codecs.view",
+    "write_split_data": "containers.bins.writer",
 }
 
 # Without `open`: a star import must not replace the built-in.
-__all__ = [
-    "Archive",
-    "CenterCrop",
-    "ColorJitter",
-    "CombinedLazyDataset",
-    "Compose",
-    "DataLoader",
-    "DataProcessor",
-    "DecodedView",
-    "ImageArchive",
-    "ImageNetNormalize",
-    "IndexTable",
-    "LazyNPZDataset",
-    "MpQItr",
-    "Normalize",
-    "NpzWriter",
-    "RandomCrop",
-    "RandomHorizontalFlip",
-    "RandomResizedCrop",
-    "Resize",
-    "ShardedSampler",
-    "SplitDataLoader",
-    "TarWriter",
-    "TensorFormat",
-    "ToTensor",
-    "pil_loader",
-    "register_codec",
-    "write_split_data",
-]
+__all__ = sorted(_HOME.keys() - {"open"})  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from archives import encoded, write_tar
+from support.archives import encoded, write_tar
 
 # A shell starts background jobs with interrupts ignored, and children inherit that; the tests
 # interrupt their children as a terminal would.

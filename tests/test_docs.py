@@ -37,10 +37,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.paths import ROOT
 
 import imagearchive
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CLASSES = ("bird", "cat", "dog")
 
@@ -167,17 +167,17 @@ def test_links_between_pages_lead_somewhere():
 
 PUBLIC = [
     "imagearchive",
-    "imagearchive.annotations",
+    "imagearchive.processing.annotations",
     "imagearchive.codecs",
     "imagearchive.compat.barecat",
     "imagearchive.compat.splitdataloader",
     "imagearchive.compat.turboloader",
     "imagearchive.errors",
-    "imagearchive.loader",
-    "imagearchive.sampler",
-    "imagearchive.storage",
+    "imagearchive.loader.data_loader",
+    "imagearchive.loader.order",
+    "imagearchive.storage.local",
     "imagearchive.transforms",
-    "imagearchive.writers.npz",
+    "imagearchive.containers.npz.writer",
 ]
 DIRECTIVE = re.compile(r"^\.\. auto(?P<kind>class|function|module):: (?P<name>[\w.]+)$", re.M)
 
@@ -209,5 +209,5 @@ def test_the_api_page_has_every_public_name():
         for name in module.__all__:
             value = getattr(module, name)
             assert any(value is other for other in described), f"{module.__name__}.{name}"
-    for name in ("open", "writers.tar.TarWriter", "writers.processor.DataProcessor"):
+    for name in ("open", "TarWriter", "DataProcessor"):
         assert found(f"imagearchive.{name}") in described

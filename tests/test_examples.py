@@ -3,9 +3,10 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from support.paths import ROOT
+
+EXAMPLES = ROOT / "examples"
 DIGITS = EXAMPLES / "data" / "digits.tar"
 
 

@@ -20,7 +20,7 @@ from typing import Final
 
 from imagearchive.cli.output import complain
 from imagearchive.errors import ImageArchiveError, MemberNotFoundError
-from imagearchive.naming import naming
+from imagearchive.storage.os_errors import naming
 
 __all__ = ["main"]
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from imagearchive._scan.names import normalise
-from imagearchive.archive import Archive
+from imagearchive.archive.archive import Archive
+from imagearchive.archive.checked_read import pieces
+from imagearchive.archive.extract import matching
+from imagearchive.archive.name_tree import decode, encode
 from imagearchive.cli.opening import open_given
 from imagearchive.cli.output import (
     counted,
@@ -28,10 +30,8 @@ from imagearchive.cli.output import (
 )
 from imagearchive.cli.values import SizeTest
 from imagearchive.cli.wording import in_options
-from imagearchive.codecs import extension_of
-from imagearchive.extract import matching
-from imagearchive.pieces import pieces
-from imagearchive.tree import decode, encode
+from imagearchive.codecs.view import extension_of
+from imagearchive.index.names import normalise
 
 __all__ = ["cat", "find", "info", "ls", "tree"]
 
@@ -346,7 +346,7 @@ def _build_facts() -> dict[str, Any]:
     import PIL
 
     try:
-        from imagearchive._pixels import HAVE_JPEG
+        from imagearchive.images.render import HAVE_JPEG
     except ImportError:
         jpeg = False
     else:

@@ -24,8 +24,8 @@ from imagearchive.cli.wording import in_options
 from imagearchive.errors import ArchiveNotFoundError, OptionError, UnsupportedArchiveError
 
 if TYPE_CHECKING:
-    from imagearchive.extract import Existing
-    from imagearchive.writers.processor import ProcessReport
+    from imagearchive.archive.extract import Existing
+    from imagearchive.processing.processor import ProcessReport
 
 __all__ = ["convert", "extract", "index", "pack", "process", "verify"]
 
@@ -35,7 +35,7 @@ FAILED = 1
 def index(arguments: argparse.Namespace) -> int:
     """Build the index of archives."""
     from imagearchive.cli.opening import resolve
-    from imagearchive.index import IndexTable
+    from imagearchive.index.table import IndexTable
 
     paths = [path for given in arguments.archives for path in resolve(given)]
     if arguments.ipath and len(paths) > 1:
@@ -60,9 +60,9 @@ def index(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Read and check every member."""
+    from imagearchive.archive.verify import verify as check
     from imagearchive.cli.opening import open_given
-    from imagearchive.decompress import Limits
-    from imagearchive.verify import verify as check
+    from imagearchive.storage.limits import Limits
 
     limits = Limits(
         arguments.max_size or Limits.max_size,
@@ -106,10 +106,10 @@ def verify(arguments: argparse.Namespace) -> int:
 
 def extract(arguments: argparse.Namespace) -> int:
     """Extract into a directory."""
+    from imagearchive.archive.extract import extract as write_files
+    from imagearchive.archive.extract import select
     from imagearchive.cli.opening import open_given
     from imagearchive.cli.parser import SEVERAL
-    from imagearchive.extract import extract as write_files
-    from imagearchive.extract import select
 
     if os.path.isfile(arguments.target):
         raise OptionError(
@@ -145,7 +145,7 @@ def extract(arguments: argparse.Namespace) -> int:
 
 def pack(arguments: argparse.Namespace) -> int:
     """Pack files into TAR archives."""
-    from imagearchive.writers.pack import pack as write_archives
+    from imagearchive.archive.pack import pack as write_archives
 
     source: str | list[bytes] = arguments.source
     total = None
@@ -193,9 +193,9 @@ def _listed(path: str, separator: bytes) -> Iterator[bytes]:
 
 def convert(arguments: argparse.Namespace) -> int:
     """Write as another kind of archive."""
+    from imagearchive.archive.convert import convert as write_archive
+    from imagearchive.archive.convert import kind_of
     from imagearchive.cli.opening import open_given
-    from imagearchive.convert import convert as write_archive
-    from imagearchive.convert import kind_of
 
     if arguments.to is None:
         try:
@@ -224,7 +224,7 @@ def convert(arguments: argparse.Namespace) -> int:
 
 def process(arguments: argparse.Namespace) -> int:
     """Turn folders of annotated images into NPZ files."""
-    from imagearchive.writers.processor import DataProcessor
+    from imagearchive.processing.processor import DataProcessor
 
     kinds = [kind for kind in ("detector", "landmarker", "teacher") if getattr(arguments, kind)]
     if not kinds and not arguments.all:

@@ -6,10 +6,10 @@ import argparse
 import glob
 import os
 
-from imagearchive.archive import Archive, open_archive
+from imagearchive.archive.archive import Archive, open_archive
 from imagearchive.errors import ArchiveNotFoundError
-from imagearchive.naming import naming
-from imagearchive.paths import expand
+from imagearchive.storage.os_errors import naming
+from imagearchive.storage.patterns import expand
 
 __all__ = ["open_given", "resolve"]
 

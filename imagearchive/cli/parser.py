@@ -20,16 +20,16 @@ _MINUS: Final = re.compile(r"-[0-9.]+[a-z]*", re.IGNORECASE)
 # What commands use beside the module that they are in; loaded before they start.
 _NEEDS: Final = {
     "index": ("imagearchive.cli.opening",),
-    "verify": ("imagearchive.cli.opening", "imagearchive.verify"),
-    "extract": ("imagearchive.cli.opening", "imagearchive.extract"),
-    "pack": ("imagearchive.writers.pack",),
+    "verify": ("imagearchive.cli.opening", "imagearchive.archive.verify"),
+    "extract": ("imagearchive.cli.opening", "imagearchive.archive.extract"),
+    "pack": ("imagearchive.archive.pack",),
     "convert": (
         "imagearchive.cli.opening",
-        "imagearchive.convert",
-        "imagearchive.writers.split",
-        "imagearchive.writers.zip",
+        "imagearchive.archive.convert",
+        "imagearchive.containers.bins.writer",
+        "imagearchive.containers.zip.writer",
     ),
-    "process": ("imagearchive.writers.processor",),
+    "process": ("imagearchive.processing.processor",),
 }
 
 SEVERAL: Final = (

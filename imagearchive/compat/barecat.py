@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from imagearchive._scan import barecat as _barecat
-from imagearchive.archive import Archive
-from imagearchive.codecs import DecodedView
+from imagearchive.archive.archive import Archive
+from imagearchive.codecs.view import DecodedView
+from imagearchive.containers import barecat as _barecat
 from imagearchive.errors import (
     CorruptArchiveError,
     ImageArchiveError,
@@ -30,7 +30,7 @@ from imagearchive.errors import (
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from imagearchive.paths import ArchivePath
+    from imagearchive.storage.patterns import ArchivePath
 
 __all__ = [
     "Barecat",

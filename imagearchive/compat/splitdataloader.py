@@ -5,8 +5,8 @@ that holds a set unless ``start_clean=True`` or ``append=True`` is given; `MpQIt
 generator raises instead of ending early.
 """
 
-from imagearchive.datasets.split import SplitDataLoader
-from imagearchive.prefetch import MpQItr
-from imagearchive.writers.split import write_split_data
+from imagearchive.containers.bins.writer import write_split_data
+from imagearchive.datasets.bins import SplitDataLoader
+from imagearchive.loader.generator_process import MpQItr
 
 __all__ = ["MpQItr", "SplitDataLoader", "write_split_data"]

@@ -4,7 +4,7 @@
 list of dicts with ``image``, ``label``, ``labels``, ``filename`` and ``index``.
 """
 
-from imagearchive.loader import DataLoader
+from imagearchive.loader.data_loader import DataLoader
 from imagearchive.transforms import (
     CenterCrop,
     ColorJitter,

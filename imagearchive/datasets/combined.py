@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.datasets.lazy_npz import PLURALS, row_numbers
+from imagearchive.datasets.npz.dataset import PLURALS, row_numbers
 from imagearchive.errors import OptionError, OptionTypeError, SampleIndexError
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from imagearchive._pixels import MAX_PIXELS
-from imagearchive._scan.view_file import ViewFile
-from imagearchive.archive import Archive, check_same
+from imagearchive.archive.archive import Archive, check_same
+from imagearchive.archive.name_tree import decode
+from imagearchive.archive.samples import Samples
+from imagearchive.archive.view_file import ViewFile
 from imagearchive.datasets.cache import SampleCache
 from imagearchive.datasets.labels import (
     LabelParser,
@@ -23,7 +24,6 @@ from imagearchive.datasets.labels import (
     read_label_file,
 )
 from imagearchive.datasets.selection import IMAGE_EXTENSIONS, Selection, find_classes
-from imagearchive.decompress import Limits
 from imagearchive.errors import (
     ImageArchiveError,
     LabelError,
@@ -31,16 +31,16 @@ from imagearchive.errors import (
     OptionTypeError,
     SampleIndexError,
 )
-from imagearchive.images import decode_pillow
-from imagearchive.paths import absolute, spelled
-from imagearchive.samples import Samples
-from imagearchive.tree import decode
+from imagearchive.images.pillow import decode_pillow
+from imagearchive.images.render import MAX_PIXELS
+from imagearchive.storage.limits import Limits
+from imagearchive.storage.patterns import absolute, spelled
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from imagearchive.paths import ArchivePath
-    from imagearchive.storage import StorageKind
+    from imagearchive.storage.patterns import ArchivePath
+    from imagearchive.storage.protocol import StorageKind
 
 __all__ = ["ImageArchive", "pil_loader"]
 
@@ -136,7 +136,7 @@ class ImageArchive:
     cache_size : int
         How many decoded images to keep.
     storage : {"auto", "mmap", "pread", "memory"}
-        How bytes are read; see `imagearchive.storage.open_storage`.
+        How bytes are read; see `imagearchive.storage.local.open_storage`.
     overwrite_index : bool
         Build the index even where a fresh one is there.
     strict : bool

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive._scan.names import normalise
+from imagearchive.archive.name_tree import encode
 from imagearchive.errors import LabelError
-from imagearchive.tree import encode
+from imagearchive.index.names import normalise
 
 if TYPE_CHECKING:
-    from imagearchive.archive import Archive
+    from imagearchive.archive.archive import Archive
 
 __all__ = [
     "LabelParser",

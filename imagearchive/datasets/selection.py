@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive._scan.classes import class_directories
-from imagearchive._scan.names import ends_with, normalise
+from imagearchive.archive.name_tree import decode, encode
 from imagearchive.datasets.labels import inner_position, read_index_file
 from imagearchive.errors import LabelError, MemberNotFoundError, OptionError, OptionTypeError
-from imagearchive.tree import decode, encode
+from imagearchive.index.class_directories import class_directories
+from imagearchive.index.names import ends_with, normalise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from imagearchive.archive import Archive
-    from imagearchive.index import IndexTable
+    from imagearchive.archive.archive import Archive
+    from imagearchive.index.table import IndexTable
 
 __all__ = ["IMAGE_EXTENSIONS", "Classes", "Selection", "find_classes"]
 

@@ -12,16 +12,16 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive._pixels import Decoder
 from imagearchive.errors import (
     DecodeError,
     ImageArchiveError,
     OptionError,
 )
+from imagearchive.images.render import Decoder
+from imagearchive.loader.order import EpochOrder
 from imagearchive.loader.sources import BROKEN, Source, is_damage
-from imagearchive.sampler import EpochOrder
 from imagearchive.transforms import Key, Pipeline
-from imagearchive.transforms.transform import is_tensor
+from imagearchive.transforms.base import is_tensor
 
 __all__ = ["BadSample", "Buffers", "Epoch", "Options"]
 

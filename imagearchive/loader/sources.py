@@ -13,13 +13,13 @@ from typing import Any, Final, Protocol
 
 import numpy.typing as npt
 
-from imagearchive._pixels import Decoder
 from imagearchive.errors import (
     CorruptArchiveError,
     DecodeError,
     LimitError,
     UnsupportedMemberError,
 )
+from imagearchive.images.render import Decoder
 from imagearchive.transforms import Key, Pipeline, decode_image
 
 __all__ = ["BROKEN", "Chunk", "Source", "digest", "is_damage", "sampled"]

@@ -9,7 +9,7 @@ transform in its `Compose`. Without a key each instance draws from a stream of i
 
 What a loader needs::
 
-    from imagearchive._pixels import Decoder
+    from imagearchive.images.render import Decoder
     from imagearchive.transforms import Key, compile_pipeline, decode_image
 
     pipeline = compile_pipeline(transform, layout="CHW", dtype="float32", exif_transpose=False)
@@ -29,20 +29,12 @@ What a loader needs::
 keeps it. Undecodable input raises `DecodeError`. The GIL is released around all native work.
 """
 
-from imagearchive._pixels import Stream
+from imagearchive.images.decode import decode_image
+from imagearchive.images.random import Stream
 from imagearchive.transforms.augment import RandAugment, RandomErasing, TrivialAugmentWide
-from imagearchive.transforms.color import (
-    ColorJitter,
-    GaussianBlur,
-    Grayscale,
-    adjust_brightness,
-    adjust_contrast,
-    adjust_hue,
-    adjust_saturation,
-)
+from imagearchive.transforms.base import Placement, Transform
 from imagearchive.transforms.compose import Compose, Lambda
-from imagearchive.transforms.decode import decode_image
-from imagearchive.transforms.geometry import (
+from imagearchive.transforms.geometric import (
     CenterCrop,
     Pad,
     RandomCrop,
@@ -52,9 +44,17 @@ from imagearchive.transforms.geometry import (
     RandomVerticalFlip,
     Resize,
 )
-from imagearchive.transforms.keys import Key
+from imagearchive.transforms.photometric import (
+    ColorJitter,
+    GaussianBlur,
+    Grayscale,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+)
 from imagearchive.transforms.pipeline import Pipeline, compile_pipeline
-from imagearchive.transforms.transform import Placement, Transform
+from imagearchive.transforms.random_keys import Key
 from imagearchive.transforms.values import (
     ImageNetNormalize,
     Normalize,

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from imagearchive._pixels import Stream
 from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.images.random import Stream
 from imagearchive.transforms.arguments import (
     bytes_of,
     choice,
@@ -20,8 +20,8 @@ from imagearchive.transforms.arguments import (
     values,
     whole,
 )
-from imagearchive.transforms.geometry import ROTATIONS
-from imagearchive.transforms.transform import Array, Layout, Transform, needed
+from imagearchive.transforms.base import Array, Layout, Transform, needed
+from imagearchive.transforms.geometric import ROTATIONS
 
 __all__ = ["RandAugment", "RandomErasing", "TrivialAugmentWide"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from imagearchive.errors import OptionTypeError
-from imagearchive.transforms.keys import Key
-from imagearchive.transforms.transform import Layout, Transform, with_key
+from imagearchive.transforms.base import Layout, Transform, with_key
+from imagearchive.transforms.random_keys import Key
 
 __all__ = ["Compose", "Lambda", "flat", "run_step"]
 

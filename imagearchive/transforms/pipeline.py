@@ -8,21 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from imagearchive._pixels import (
-    DTYPES,
-    HAVE_JPEG,
-    Decoder,
-    Finish,
-    Geometry,
-    finish_array,
-    finish_arrays,
-    jpeg_info,
-)
 from imagearchive.errors import OptionError
-from imagearchive.transforms.compose import flat, run_step
-from imagearchive.transforms.decode import decode_image
-from imagearchive.transforms.keys import Key
-from imagearchive.transforms.transform import (
+from imagearchive.images.decode import decode_image
+from imagearchive.images.geometry import DTYPES, Finish, Geometry
+from imagearchive.images.render import HAVE_JPEG, Decoder, finish_array, finish_arrays, jpeg_info
+from imagearchive.transforms.base import (
     BYTES,
     Array,
     Layout,
@@ -35,6 +25,8 @@ from imagearchive.transforms.transform import (
     render,
     with_rows,
 )
+from imagearchive.transforms.compose import flat, run_step
+from imagearchive.transforms.random_keys import Key
 from imagearchive.transforms.values import Normalize, ToDtype, ToTensor
 
 if TYPE_CHECKING:

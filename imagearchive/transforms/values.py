@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from imagearchive._pixels import Finish, Stream, finish_array
 from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.images.geometry import Finish
+from imagearchive.images.random import Stream
+from imagearchive.images.render import finish_array
 from imagearchive.transforms.arguments import values
-from imagearchive.transforms.transform import Array, Layout, Transform, with_rows
+from imagearchive.transforms.base import Array, Layout, Transform, with_rows
 
 __all__ = ["ImageNetNormalize", "Normalize", "TensorFormat", "ToDtype", "ToTensor"]
 

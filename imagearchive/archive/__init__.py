@@ -1,0 +1,1 @@
+"""Archives as mappings of names to bytes, and what is done with whole archives."""

@@ -1,0 +1,552 @@
+"""An archive as a read-only mapping of name to bytes, and as a file system held in one."""
+
+from __future__ import annotations
+
+import io
+import operator
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from imagearchive.archive.file_pool import StoragePool, deflated_member
+from imagearchive.archive.member_file import MemberFile
+from imagearchive.archive.name_tree import NameTree, decode, encode
+from imagearchive.archive.samples import Samples
+from imagearchive.containers.rows import KIND_ENCRYPTED, KIND_FILE, KIND_SPARSE
+from imagearchive.containers.tar.sparse import SparseStorage
+from imagearchive.containers.zip.scan import METHOD_OTHER_DISK
+from imagearchive.errors import (
+    LimitError,
+    MemberNotFoundError,
+    OptionError,
+    OptionTypeError,
+    SampleIndexError,
+    StaleIndexError,
+    UnsupportedMemberError,
+)
+from imagearchive.index.concatenate import open_tables
+from imagearchive.storage import deflate
+from imagearchive.storage.local import unknown_kind
+from imagearchive.storage.patterns import ArchivePath, absolute, expand, spelled
+from imagearchive.storage.protocol import Storage, StorageKind
+from imagearchive.storage.slice import SliceStorage
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Archive", "ArchivePath", "DirEntry", "MemberInfo", "open_archive"]
+
+# Members that lie closer together are read ahead as one: the gap costs less than another wait.
+NEIGHBOURS: Final = 64 << 10
+STORED: Final = 0
+DEFLATED: Final = 8
+# A sparse file takes next to nothing in its archive, whatever size it claims, and so does a
+# deflated one that was made to exhaust memory.
+MAX_HOLLOW_READ: Final = 1 << 32
+HOLLOW_RATIO: Final = 100
+
+
+def open_archive(path: ArchivePath, **options: Any) -> Archive:
+    """Open any archive: TAR, ZIP, NPZ, Barecat, split bins, a directory, or several of them.
+
+    Parameters
+    ----------
+    path : path-like or sequence of path-like
+        An archive, a list of archives, or a brace pattern such as ``train-{0000..0146}.tar``.
+    **options
+        As for `Archive`.
+
+    Returns
+    -------
+    Archive
+    """
+    return Archive(path, **options)
+
+
+@dataclass(frozen=True)
+class MemberInfo:
+    """What the index knows of a member.
+
+    Attributes
+    ----------
+    name : str
+        Its path in the archive.
+    position : int
+        Its number in archive order.
+    offset : int
+        Where its stored bytes begin in `archive`.
+    size : int
+        Its length in bytes.
+    stored : int
+        The bytes it takes in the archive; less than `size` where it is compressed.
+    mtime_ns : int
+        Modification time in nanoseconds since 1970.
+    mode : int
+        Permission bits.
+    crc : int
+        CRC-32 in a ZIP, CRC-32C in a Barecat archive, otherwise 0.
+    archive : str
+        The file that holds it.
+    """
+
+    name: str
+    position: int
+    offset: int
+    size: int
+    stored: int
+    mtime_ns: int
+    mode: int
+    crc: int
+    archive: str
+
+
+class DirEntry:
+    """An entry of a directory in an archive, as `os.DirEntry`."""
+
+    __slots__ = ("_archive", "name", "path", "position")
+
+    def __init__(self, archive: Archive, name: str, path: str, position: int) -> None:
+        self._archive = archive
+        self.name = name
+        self.path = path
+        self.position = position
+
+    def is_dir(self) -> bool:
+        """Whether it is a directory."""
+        return self.position < 0
+
+    def is_file(self) -> bool:
+        """Whether it is a file."""
+        return self.position >= 0
+
+    def stat(self) -> MemberInfo:
+        """Return what the index knows of the file; raises `MemberNotFoundError` on a directory."""
+        if self.position < 0:
+            raise MemberNotFoundError(f"{self.path!r} is a directory and has no entry of its own")
+        return self._archive.info(self.position)
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    def __repr__(self) -> str:
+        return f"<DirEntry {self.name!r}>"
+
+
+class Archive(Mapping[str, bytes]):
+    """One archive, or several read as one: a mapping of name to bytes.
+
+    Positions number the members in archive order; names are paths with ``/``. Iteration yields
+    files only, as `files` does.
+
+    Parameters
+    ----------
+    path : path-like or sequence of path-like
+        See `open_archive`.
+    ipath : path-like, optional
+        The index file to use, or to create; see `imagearchive.index.table.IndexTable.open`. For one
+        archive only.
+    storage : {"auto", "mmap", "pread", "memory"}
+        How bytes are read; see `imagearchive.storage.local.open_storage`.
+    overwrite_index : bool
+        Build the index even where a fresh one is there.
+    strict : bool
+        Whether damage in the archive is an error; otherwise what lies before it is served.
+    max_open : int
+        How many archive files stay open at once.
+
+    Raises
+    ------
+    ArchiveNotFoundError, UnsupportedArchiveError, CorruptArchiveError, StaleIndexError
+
+    Notes
+    -----
+    Safe for threads, and after fork: reads are positional. A pickle holds the path and the
+    options and opens the archive again.
+    """
+
+    def __init__(
+        self,
+        path: ArchivePath,
+        ipath: str | os.PathLike[str] | None = None,
+        *,
+        storage: StorageKind = "auto",
+        overwrite_index: bool = False,
+        strict: bool = True,
+        max_open: int = 128,
+    ) -> None:
+        if max_open < 1:
+            raise OptionError(f"max_open={max_open}: at least one file has to be open")
+        if storage not in ("auto", "mmap", "pread", "memory"):
+            raise unknown_kind(storage)
+        self.path = spelled(path)
+        # Absolute, so that nothing depends on where the process stands when it reads.
+        self.paths = expand(self.path)
+        self._options: dict[str, Any] = {
+            "ipath": None if ipath is None else os.path.abspath(os.fsdecode(ipath)),
+            "storage": storage,
+            "strict": strict,
+            "max_open": max_open,
+        }
+        self.table = open_tables(self.paths, ipath, overwrite=overwrite_index, strict=strict)
+        self._lookup = self.table.lookup
+        self._tree = NameTree(self._lookup, self.table.directories)
+        self._pool = StoragePool(self.table, storage, max_open)
+        if storage == "memory":
+            self._pool.open_every()
+        self._closed = False
+
+    # --- reading ----------------------------------------------------------------------------
+
+    def read(self, key: str | int) -> bytes | memoryview:
+        """Return the bytes of a member, given by name or position.
+
+        Without a copy where the archive is mapped and the member is stored: then the result is a
+        read-only view of the page cache.
+
+        Raises
+        ------
+        MemberNotFoundError, SampleIndexError
+            There is no such member.
+        CorruptArchiveError
+            Its bytes contradict the index.
+        UnsupportedMemberError
+            It is encrypted, or compressed in a way that is not read here.
+        LimitError
+            It has more than 4 GiB, nearly all of which the archive does not hold: a sparse file,
+            or one that was deflated to less than a hundredth.
+        """
+        position = key if isinstance(key, int) else self.position(key)
+        try:
+            shard, offset, size, _, method, kind = self._lookup.row(position)
+        except OverflowError:
+            shard, offset, size, _, method, kind = self._lookup.row(self._position(key))
+        if method == STORED and kind == KIND_FILE:
+            return self._pool.get(shard, position).read(offset, size)
+        return self._read_special(position)
+
+    def _read_special(self, position: int) -> bytes | memoryview:
+        position = self._position(position)
+        shard, offset, size, stored, method, kind = self._lookup.row(position)
+        storage = self._pool.get(shard, position)
+        hollow = kind == KIND_SPARSE or (kind == KIND_FILE and method == DEFLATED)
+        if hollow and size > MAX_HOLLOW_READ and size > HOLLOW_RATIO * stored:
+            raise LimitError(
+                f"{self._where(position)}: {size} bytes, of which the archive holds {stored}, are "
+                f"not read into memory at once; read parts of it with open() or member()"
+            )
+        if kind == KIND_FILE and method == DEFLATED:
+            crc = int(self.table.entries["crc"][position])
+            return deflate.inflate(storage, offset, stored, size, crc, self._where(position))
+        member = self.member(position)
+        return member.read(0, member.size)
+
+    def member(self, key: str | int) -> Storage:
+        """Return a member as a storage of its own: random access without reading all of it.
+
+        Parameters
+        ----------
+        key : str or int
+            Name or position.
+
+        Returns
+        -------
+        Storage
+            Positions count from the start of the member. A compressed member is inflated from
+            the nearest checkpoint; see `imagearchive.storage.deflate`.
+        """
+        position = self._position(key)
+        shard, offset, size, _, method, kind = self._lookup.row(position)
+        storage = self._pool.get(shard, position)
+        where = self._where(position)
+        if kind == KIND_ENCRYPTED:
+            raise UnsupportedMemberError(
+                f"{where}: encrypted; decrypt the archive (with unzip or 7z) and pack it again"
+            )
+        if kind == KIND_SPARSE:
+            header = int(self.table.entries["header"][position])
+            return SparseStorage(storage, header, where)
+        if method == STORED:
+            return SliceStorage(storage, offset, size, where)
+        if method == DEFLATED:
+            return deflated_member(self.table, position, storage)
+        if method == METHOD_OTHER_DISK:
+            raise UnsupportedMemberError(
+                f"{where}: lies on another part of a split archive; join the parts first: zip -s 0"
+            )
+        raise UnsupportedMemberError(
+            f"{where}: compressed by method {method}; only stored and deflated members are read: "
+            f"unpack the archive and pack it again"
+        )
+
+    def read_many(self, keys: Iterable[str | int]) -> list[bytes | memoryview]:
+        """Return the bytes of several members, in the order asked for.
+
+        They are read in the order in which they lie in the files, which spares a disk seeks.
+        """
+        if isinstance(keys, str):
+            raise OptionTypeError(f"{keys!r} is one name; read() reads one member")
+        positions = [self._position(key) for key in keys]
+        rows = self.table.entries[positions] if positions else self.table.entries[:0]
+        found: list[bytes | memoryview] = [b""] * len(positions)
+        for place in np.lexsort((rows["offset"], rows["shard"])).tolist():
+            found[place] = self.read(positions[place])
+        return found
+
+    def prefetch(self, keys: Iterable[str | int]) -> None:
+        """Ask the kernel for members that are going to be read soon, and do not wait for them.
+
+        Members of a batch so arrive together instead of one wait after the other; neighbours are
+        asked for at once. Costs about a microsecond a member where they are in the page cache
+        already.
+        """
+        if not self._pool.roomy:
+            # Files would be opened for this and closed again before they are read.
+            return
+        positions = np.array([self._position(key) for key in keys], np.int64)
+        if not len(positions):
+            return
+        rows = self.table.entries[positions]
+        order = np.lexsort((rows["offset"], rows["shard"]))
+        shards = rows["shard"][order].astype(np.int64)
+        starts = rows["offset"][order].astype(np.int64)
+        # Of members that overlap, such as links to one file, the end of the last may come first.
+        ends = starts + rows["stored"][order].astype(np.int64)
+        first = np.ones(len(order), np.bool_)
+        first[1:] = (shards[1:] != shards[:-1]) | (starts[1:] - ends[:-1] > NEIGHBOURS)
+        places = np.flatnonzero(first)
+        last = np.maximum.reduceat(ends, places)
+        for place, end in zip(places.tolist(), last.tolist()):
+            start = int(starts[place])
+            file = self._pool.get(int(shards[place]), int(positions[order[place]]))
+            file.prefetch(start, end - start)
+
+    def open(self, key: str | int) -> io.BufferedReader:
+        """Open a member as a binary file object, seekable and independent of any other.
+
+        Returns
+        -------
+        io.BufferedReader
+            It works with Pillow, `numpy.load`, `json.load` and `io.TextIOWrapper`.
+        """
+        position = self._position(key)
+        return io.BufferedReader(MemberFile(self.member(position), self.name(position)))
+
+    def storage(self, shard: int = 0) -> Storage:
+        """Return the storage of one of the files; ``table.files`` lists them."""
+        if not 0 <= shard < len(self.table.files):
+            raise SampleIndexError(f"file {shard} of {len(self.table.files)}")
+        return self._pool.get(shard, 0)
+
+    # --- mapping ----------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> bytes:
+        if not isinstance(name, str):
+            raise MemberNotFoundError(f"{name!r} is no name; read() takes positions, too")
+        data = self.read(self.position(name))
+        return data if data.__class__ is bytes else bytes(data)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the bytes of the member of a name, or `default` where there is none."""
+        position = self._tree.find(name) if isinstance(name, str) else -1
+        return default if position < 0 else bytes(self.read(position))
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._tree.find(name) >= 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self.files()
+
+    def __len__(self) -> int:
+        return self._lookup.count
+
+    def position(self, name: str | int) -> int:
+        """Return the position of the member of a name; raises `MemberNotFoundError`."""
+        if not isinstance(name, str):
+            return self._position(name)
+        position = self._lookup.find(encode(name))
+        return position if position >= 0 else self._tree.require(name)
+
+    def _position(self, key: str | int) -> int:
+        if isinstance(key, str):
+            return self.position(key)
+        try:
+            position = operator.index(key)
+        except TypeError:
+            raise OptionTypeError(
+                f"a member is given by name or position, not by {type(key).__name__}"
+            ) from None
+        count = self._lookup.count
+        if position < 0:
+            position += count
+        if not 0 <= position < count:
+            raise SampleIndexError(f"{self.path}: position {key} of {count} members")
+        return position
+
+    def name(self, position: int) -> str:
+        """Return the name of the member at a position."""
+        return decode(self._lookup.name(position))
+
+    def _where(self, position: int) -> str:
+        path = self._pool.path(int(self.table.entries["shard"][position]), position)
+        return f"{path}: {self.name(position)!r}"
+
+    # --- file system ------------------------------------------------------------------------
+
+    def files(self) -> Iterator[str]:
+        """Iterate over the names of all files, in archive order."""
+        name = self._lookup.name
+        return (decode(name(position)) for position in range(self._lookup.count))
+
+    def dirs(self) -> Iterator[str]:
+        """Iterate over all directories, each before those inside it; the root is left out."""
+        return self._tree.directories()
+
+    @property
+    def total_size(self) -> int:
+        """The size of all members together, in bytes."""
+        return int(self.table.entries["size"].sum(dtype=np.uint64))
+
+    def listdir(self, path: str | os.PathLike[str] = "") -> list[str]:
+        """Return the names in a directory, sorted.
+
+        Raises
+        ------
+        MemberNotFoundError
+            There is no such directory.
+        """
+        return self._tree.listing(path)[1]
+
+    def scandir(self, path: str | os.PathLike[str] = "") -> Iterator[DirEntry]:
+        """Iterate over the entries of a directory, sorted by name."""
+        directory, names, positions = self._tree.listing(path)
+        prefix = directory + "/" if directory else ""
+        for name, position in zip(names, positions):
+            yield DirEntry(self, name, prefix + name, position)
+
+    def walk(self, path: str | os.PathLike[str] = "") -> Iterator[tuple[str, list[str], list[str]]]:
+        """Walk the tree as `os.walk` does: ``(directory, directories, files)`` from the top."""
+        return self._tree.walk(path)
+
+    def glob(
+        self, pattern: str, *, recursive: bool = False, include_hidden: bool = False
+    ) -> list[str]:
+        """Return the paths that match a pattern, as `glob.glob` on the extracted archive would.
+
+        Parameters
+        ----------
+        pattern : str
+            ``*``, ``?``, ``[...]`` within a component; ``**`` for any depth where `recursive`.
+        recursive : bool
+            Whether ``**`` matches directories of any depth.
+        include_hidden : bool
+            Whether wildcards match names that begin with a dot.
+        """
+        return self._tree.glob_all(pattern, recursive=recursive, include_hidden=include_hidden)
+
+    def iglob(
+        self, pattern: str, *, recursive: bool = False, include_hidden: bool = False
+    ) -> Iterator[str]:
+        """Iterate over what `glob` returns."""
+        return self._tree.glob(pattern, recursive=recursive, include_hidden=include_hidden)
+
+    def exists(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a file or a directory is at the path."""
+        return self._tree.isfile(path) or self._tree.isdir(path)
+
+    def isfile(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a file is at the path."""
+        return self._tree.isfile(path)
+
+    def isdir(self, path: str | os.PathLike[str]) -> bool:
+        """Whether the path is a directory; the empty path is the root."""
+        return self._tree.isdir(path)
+
+    def info(self, key: str | int) -> MemberInfo:
+        """Return what the index knows of a member."""
+        position = self._position(key)
+        entry = self.table.entries[position]
+        return MemberInfo(
+            name=self.name(position),
+            position=position,
+            offset=int(entry["offset"]),
+            size=int(entry["size"]),
+            stored=int(entry["stored"]),
+            mtime_ns=int(entry["mtime"]),
+            mode=int(entry["mode"]),
+            crc=int(entry["crc"]),
+            archive=self._pool.path(int(entry["shard"]), position),
+        )
+
+    stat = info
+
+    # --- samples of several files -----------------------------------------------------------
+
+    def samples(self, *extensions: str) -> Samples:
+        """Group members into samples by their name up to the first dot of its last component.
+
+        Parameters
+        ----------
+        *extensions : str
+            One for each value of a sample, without the leading dot, alternatives separated by
+            ``;``: ``samples("jpg;png", "cls")``. Without any, a sample is a mapping of extension
+            to bytes, with its name under ``"__key__"``.
+
+        Returns
+        -------
+        Samples
+            A sequence of tuples of bytes-like values, in archive order of their first files.
+        """
+        return Samples(self, extensions)
+
+    # --- life -------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close all files. Views returned before stay valid; a second call does nothing."""
+        self._closed = True
+        self._pool.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (type(self), absolute(self.path), self._options, self.table.token())
+
+    # A mapping is compared by content, which would read two archives.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        path = self.path
+        state = ", closed" if self._closed else ""
+        return f"Archive({path!r}, {len(self)} members{state})"
+
+
+def _reopen(kind: type[Archive], path: ArchivePath, options: dict[str, Any], token: str) -> Archive:
+    archive = kind(path, **options)
+    check_same(archive, token)
+    return archive
+
+
+def check_same(archive: Archive, token: str) -> None:
+    """Raise where an archive that was opened again is not the one that was pickled."""
+    if archive.table.token() != token:
+        raise StaleIndexError(
+            f"{archive.path}: the archive changed since it was pickled, so positions and labels "
+            f"would not be the same in this process; open it anew in all of them"
+        )

@@ -1,0 +1,91 @@
+"""The content of a member from its beginning to its end, checked as far as the container allows."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from imagearchive.errors import CorruptArchiveError
+from imagearchive.storage.os_errors import naming
+
+if TYPE_CHECKING:
+    from imagearchive.archive.archive import Archive
+
+__all__ = ["WINDOW", "pieces", "unchecked", "whole"]
+
+STORED: Final = 0
+WINDOW: Final = 8 << 20
+"""Bytes of the largest piece."""
+
+
+def pieces(archive: Archive, position: int) -> Iterator[bytes | memoryview]:
+    """Read a member piece by piece.
+
+    Parameters
+    ----------
+    archive : Archive
+    position : int
+        Which member.
+
+    Yields
+    ------
+    bytes-like
+        At most `WINDOW` bytes; a member that is no larger is one piece, an empty one too.
+
+    Raises
+    ------
+    CorruptArchiveError, UnsupportedMemberError
+        The member cannot be read, or is not what its checksum says; of a member of several
+        pieces, this shows after the last of them.
+    OSError
+        The archive cannot be read; the error names it.
+    """
+    size = int(archive.table.entries["size"][position])
+    if size <= WINDOW:
+        yield whole(archive, position)
+        return
+    with naming(_file(archive, position)):
+        member = archive.member(position)
+        checksum = 0
+        checks = unchecked(archive, position)
+        for offset in range(0, size, WINDOW):
+            data = member.read(offset, min(WINDOW, size - offset))
+            if checks:
+                checksum = zlib.crc32(data, checksum)
+            yield data
+    if checks:
+        _compare(archive, position, checksum)
+
+
+def whole(archive: Archive, position: int) -> bytes | memoryview:
+    """Read a member at once; raises as `pieces`."""
+    with naming(_file(archive, position)):
+        data = archive.read(position)
+    if unchecked(archive, position):
+        _compare(archive, position, zlib.crc32(data))
+    return data
+
+
+def unchecked(archive: Archive, position: int) -> bool:
+    """Whether reading leaves the CRC-32 of a member uncompared: a stored one of a ZIP."""
+    table = archive.table
+    # Of several archives read as one, the table does not tell which of them are ZIPs.
+    return (
+        table.scanner == "zip"
+        and len(table.files) == 1
+        and int(table.entries["method"][position]) == STORED
+    )
+
+
+def _compare(archive: Archive, position: int, checksum: int) -> None:
+    expected = int(archive.table.entries["crc"][position])
+    if checksum != expected:
+        raise CorruptArchiveError(
+            f"{_file(archive, position)}: {archive.name(position)!r}: its checksum is "
+            f"{checksum:08x} where the archive says {expected:08x}; the file is damaged"
+        )
+
+
+def _file(archive: Archive, position: int) -> str:
+    return archive.table.files[int(archive.table.entries["shard"][position])]

@@ -1,0 +1,181 @@
+"""Write the members of any archive as an archive of another kind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Literal, get_args
+
+from imagearchive.archive.checked_read import pieces, whole
+from imagearchive.arrays.npy import parse_header
+from imagearchive.errors import OptionError, UnsafePathError
+
+if TYPE_CHECKING:
+    from imagearchive.archive.archive import Archive
+
+__all__ = ["Kind", "convert", "kind_of"]
+
+Kind = Literal["tar", "zip", "npz", "bins"]
+
+
+def kind_of(target: str) -> Kind:
+    """Tell from the name of a target what is to be written.
+
+    ``.tar``, ``.zip`` and ``.npz`` by extension; bins where there is no extension, or a slash at
+    the end.
+
+    Raises
+    ------
+    OptionError
+        The extension is another one.
+    """
+    extension = os.path.splitext(target)[1].lower()
+    if target.endswith("/") or not extension:
+        return "bins"
+    for kind in ("tar", "zip", "npz"):
+        if extension == f".{kind}":
+            return kind
+    raise OptionError(f"{target}: say what to write: .tar, .zip, .npz, or bins for a directory")
+
+
+def convert(
+    archive: Archive,
+    target: str | os.PathLike[str],
+    kind: Kind | None = None,
+    *,
+    splits: int = 128,
+    overwrite: bool = False,
+    index: bool = True,
+    sync: bool = True,
+    progress: Callable[[int], object] | None = None,
+) -> int:
+    """Write all members of an archive, in its order, as another archive.
+
+    ========  ====================================================================================
+    ``tar``   every member with its name, time (in seconds) and permissions
+    ``zip``   likewise, stored, not compressed; names have to be UTF-8
+    ``npz``   members that are ``.npy`` arrays, and nothing else; the arrays are not changed
+    ``bins``  the content of the members as packets of `write_split_data`; **names are lost**, and
+              packet ``i`` is member ``i``
+    ========  ====================================================================================
+
+    An NPZ that is read shows each array as the member ``NAME.npy``, and bins show packets as
+    numbered members, so those names are what is written. Links become files; empty directories
+    are left out. Where several archives are read as one and share a name, the last holds it.
+
+    Parameters
+    ----------
+    archive : Archive
+        Of any kind that `open` reads.
+    target : path-like
+        The file, or the directory of bins.
+    kind : {"tar", "zip", "npz", "bins"}, optional
+        By default as the target's name says; see `kind_of`.
+    splits : int
+        Number of bins.
+    overwrite : bool
+        Replace what is there.
+    index : bool
+        Build the index of the new archive.
+    sync : bool
+        Have the archive on disk before it gets its name.
+    progress : callable, optional
+        Called with 1 after each member.
+
+    Returns
+    -------
+    int
+        The members that were written.
+
+    Raises
+    ------
+    OptionError
+        The target exists, or a member cannot go into an NPZ.
+    UnsafePathError
+        A member's name leads out of the archive.
+    CorruptArchiveError, UnsupportedMemberError
+        A member cannot be read, or differs from the checksum that a ZIP or NPZ has of it.
+    """
+    path = os.fspath(target)
+    chosen = kind_of(path) if kind is None else kind
+    if chosen not in get_args(Kind):
+        raise OptionError(f"kind={chosen!r}: choose one of {', '.join(get_args(Kind))}")
+    step = progress or (lambda count: None)
+    positions = [*_live(archive)]
+    if chosen == "bins":
+        _to_bins(archive, path, positions, splits, overwrite, step)
+    elif chosen == "tar":
+        from imagearchive.containers.tar.writer import TarWriter
+
+        with TarWriter(path, overwrite=overwrite, index=index, sync=sync) as tar:
+            for position in positions:
+                entry = archive.table.entries[position]
+                seconds = int(entry["mtime"]) // 1_000_000_000
+                tar.add_chunks(
+                    archive.table.name_bytes(position),
+                    pieces(archive, position),
+                    int(entry["size"]),
+                    mtime=seconds,
+                    mode=int(entry["mode"]) & 0o777 or 0o644,
+                )
+                step(1)
+        return len(positions)
+    else:
+        from imagearchive.containers.zip.writer import ZipWriter
+
+        with ZipWriter(path, overwrite=overwrite, sync=sync) as packed:
+            for position in positions:
+                entry = archive.table.entries[position]
+                name = archive.name(position)
+                if chosen == "npz":
+                    _check_array(archive, position, name)
+                packed.add(
+                    name,
+                    pieces(archive, position),
+                    mtime=0 if chosen == "npz" else int(entry["mtime"]) // 1_000_000_000,
+                    mode=int(entry["mode"]) & 0o777 or 0o644,
+                )
+                step(1)
+    if index:
+        from imagearchive.index.table import IndexTable
+
+        IndexTable.open(path, overwrite=True)
+    return len(positions)
+
+
+def _live(archive: Archive) -> Iterator[int]:
+    if len(archive.table.files) == 1:
+        yield from range(len(archive))
+        return
+    lookup = archive.table.lookup
+    for position in range(len(archive)):
+        if lookup.find(lookup.name(position)) == position:
+            yield position
+
+
+def _to_bins(
+    archive: Archive,
+    path: str,
+    positions: list[int],
+    splits: int,
+    overwrite: bool,
+    step: Callable[[int], object],
+) -> None:
+    from imagearchive.containers.bins.writer import write_split_data
+
+    def packets() -> Iterator[bytes | memoryview]:
+        for position in positions:
+            yield whole(archive, position)
+            step(1)
+
+    write_split_data(path, packets(), splits=splits, start_clean=overwrite)
+
+
+def _check_array(archive: Archive, position: int, name: str) -> None:
+    if not name.endswith(".npy"):
+        raise OptionError(
+            f"{name!r} is no .npy array, and an NPZ holds nothing else; convert to .tar or .zip"
+        )
+    if name.startswith("/") or ".." in name.split("/"):
+        raise UnsafePathError(f"{name!r} leads out of the archive")
+    parse_header(archive.member(position), where=name)

@@ -1,0 +1,199 @@
+"""The files behind an archive, opened at first use, a bounded number at a time."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from imagearchive.errors import (
+    ClosedError,
+    CorruptArchiveError,
+    CorruptIndexError,
+    StaleIndexError,
+)
+from imagearchive.storage.deflate import DeflatedStorage
+from imagearchive.storage.local import open_storage
+from imagearchive.storage.protocol import FileStorage, Storage, StorageKind
+
+if TYPE_CHECKING:
+    from imagearchive.index.table import IndexTable
+
+__all__ = ["StoragePool", "check_unchanged", "deflated_member"]
+
+logger = logging.getLogger(__name__)
+
+
+class KeptDeflated(DeflatedStorage):
+    """A deflated member whose checkpoints stay in the index file once they are built."""
+
+    keep: Callable[[bytes], None]
+
+    def build_checkpoints(self, progress: Callable[[int, int], object] | None = None) -> bytes:
+        """Build them, as the base class, and keep them."""
+        checkpoints = super().build_checkpoints(progress)
+        self.keep(checkpoints)
+        return checkpoints
+
+
+def deflated_member(table: IndexTable, position: int, storage: Storage) -> DeflatedStorage:
+    """Return a deflated member with the checkpoints that the index has of it."""
+    entry = table.entries[position]
+    arguments = (
+        storage,
+        int(entry["offset"]),
+        int(entry["stored"]),
+        int(entry["size"]),
+        int(entry["crc"]),
+        table.name(position),
+    )
+    section = f"checkpoints/{position}/points"
+    points = table.extra.get(section)
+    try:
+        member = KeptDeflated(*arguments, None if points is None else points.data)
+    except CorruptIndexError as error:
+        logger.warning("%s; they are built again", error)
+        member = KeptDeflated(*arguments)
+    member.keep = lambda built: table.add_extra({section: np.frombuffer(built, np.uint8)})
+    return member
+
+
+def check_unchanged(table: IndexTable, storage: FileStorage) -> None:
+    """Compare a file that was just opened with what its index was compared with.
+
+    Raises
+    ------
+    StaleIndexError
+        The file has another size or modification time.
+    """
+    expected = table.verified.get(storage.path)
+    if expected is not None and expected != (storage.size, storage.mtime_ns):
+        raise _changed(storage.path)
+
+
+def _changed(path: str) -> StaleIndexError:
+    return StaleIndexError(
+        f"{path}: the file changed since its index was opened; open the archive again"
+    )
+
+
+class StoragePool:
+    """The storages of an archive's files, opened at first use, a bounded number at a time.
+
+    Without a lock, so that a fork at any moment leaves nothing locked: each step is atomic in
+    itself, and two threads that open the same file at once keep one of the two storages.
+    """
+
+    def __init__(self, table: IndexTable, kind: StorageKind, limit: int) -> None:
+        self._table = table
+        self._kind = kind
+        self._limit = limit
+        self._open: OrderedDict[int, FileStorage] = OrderedDict()
+        self._closed = False
+        # Files of a plain directory are found by name, so a shard there is not one file.
+        self._directories = {
+            shard
+            for shard, archive in enumerate(table.meta.get("archives", []))
+            if archive.get("directory")
+        }
+        # With one file there is nothing to evict, so its place in the queue does not matter.
+        self._single = len(table.files) == 1 and not self._directories
+        if kind == "memory":
+            # What was asked for is that nothing is read again.
+            self._limit = sys.maxsize
+
+    def path(self, shard: int, position: int) -> str:
+        """Return the file that holds a member."""
+        if not 0 <= shard < len(self._table.files):
+            raise CorruptArchiveError(
+                f"the index names file {shard} of {len(self._table.files)}; delete the index "
+                f"{self._table.path}"
+            )
+        path = self._table.files[shard]
+        return (
+            os.path.join(path, self._table.name(position)) if shard in self._directories else path
+        )
+
+    def get(self, shard: int, position: int) -> FileStorage:
+        """Return the storage that holds a member.
+
+        Raises
+        ------
+        ClosedError
+            The pool is closed.
+        """
+        key = shard
+        if shard in self._directories:
+            # Members of a directory have negative keys, so that they meet no shard.
+            key = -1 - (position if position >= 0 else position + len(self._table))
+        storage = self._open.get(key)
+        if storage is not None and self._single:
+            return storage
+        if self._closed:
+            raise ClosedError(f"{self.path(shard, position)}: the archive is closed; open it again")
+        if storage is None:
+            opened = self._opened(shard, position)
+            storage = self._open.setdefault(key, opened)
+            if storage is not opened:
+                opened.close()
+            while len(self._open) > self._limit:
+                # Not closed here: another thread may be reading. It goes with its last user.
+                self._open.popitem(last=False)
+        else:
+            try:
+                self._open.move_to_end(key)
+            except KeyError:  # evicted by another thread meanwhile
+                pass
+        return storage
+
+    def _opened(self, shard: int, position: int) -> FileStorage:
+        """Open the file of a member, as long as it still is what the index speaks of."""
+        storage = self._open_file(self.path(shard, position))
+        try:
+            if shard not in self._directories:
+                check_unchanged(self._table, storage)
+            elif storage.size != self._table.lookup.row(position)[2]:
+                # What was listed of it is its size.
+                raise _changed(storage.path)
+        except StaleIndexError:
+            storage.close()
+            raise
+        return storage
+
+    def _open_file(self, path: str) -> FileStorage:
+        """Open a file; with too many open already, in place of the one unused longest."""
+        while True:
+            try:
+                return open_storage(path, self._kind)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._open:
+                    raise
+                # Not closed here: another thread may be reading. It goes with its last user.
+                self._open.popitem(last=False)
+                self._limit = max(1, min(self._limit, len(self._open)))
+
+    def open_every(self) -> None:
+        """Open all files that hold members now."""
+        entries = self._table.entries
+        for shard, position in zip(*np.unique(entries["shard"], return_index=True)):
+            if int(shard) not in self._directories:
+                self.get(int(shard), int(position))
+        for position in range(len(entries)) if self._directories else ():
+            self.get(self._table.lookup.row(position)[0], position)
+
+    @property
+    def roomy(self) -> bool:
+        """Whether all files may be open at once."""
+        return len(self._table.files) <= self._limit and not self._directories
+
+    def close(self) -> None:
+        """Close all storages; views returned before stay valid."""
+        self._closed = True
+        while self._open:
+            self._open.popitem()[1].close()

@@ -1,0 +1,337 @@
+"""The names of an archive as a file system sees them: directories, listings, patterns."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import os
+import re
+from bisect import bisect_left
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+from imagearchive.errors import MemberNotFoundError
+from imagearchive.index.names import normalise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from imagearchive.index.lookup import Lookup
+
+__all__ = ["NameTree", "decode", "encode"]
+
+_MAGIC: Final = re.compile("[*?[]")
+# Longer names are cut in messages, and not compared with others.
+_LONGEST_SHOWN: Final = 400
+
+
+def encode(name: str | os.PathLike[str]) -> bytes:
+    """Return the stored bytes of a name."""
+    text = os.fspath(name)
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # Half of a character outside the basic plane, which no stored name reads as.
+        return text.encode("utf-8", "surrogatepass")
+
+
+def decode(name: bytes) -> str:
+    """Return a stored name as text; bytes that are no UTF-8 appear as surrogates."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+class _Message:
+    """The text of an error, written when it is read.
+
+    Looking for a similar name takes a thousand times as long as finding that one is not there,
+    and most who ask for a missing name catch the error.
+    """
+
+    def __init__(self, write: Callable[[], str]) -> None:
+        self._write = write
+
+    @cached_property
+    def _text(self) -> str:
+        return self._write()
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return repr(self._text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (self._text,)
+
+
+class NameTree:
+    """Directory operations by binary search in the sorted names.
+
+    A directory exists where a member's name begins with it, or where the archive names it.
+    Immutable; any number of threads may use one.
+
+    Parameters
+    ----------
+    lookup : Lookup
+    directories : sequence of str
+        Directories without members.
+    """
+
+    def __init__(
+        self,
+        lookup: Lookup,
+        directories: Sequence[str] = (),
+    ) -> None:
+        self._lookup = lookup
+        self._empty = sorted(encode(name) for name in directories)
+
+    # --- one path ---------------------------------------------------------------------------
+
+    def find(self, path: str | bytes | os.PathLike[str]) -> int:
+        """Return the position of the file at a path, or -1."""
+        return self._lookup.find(normalise(path if isinstance(path, bytes) else encode(path)))
+
+    def require(self, path: str) -> int:
+        """Return the position of the file at a path.
+
+        Raises
+        ------
+        MemberNotFoundError
+            There is none; the message names the closest match.
+        """
+        position = self.find(path)
+        if position < 0:
+            raise MemberNotFoundError(_Message(lambda: self._missing(path)))
+        return position
+
+    def _missing(self, path: str) -> str:
+        if self.isdir(path):
+            return f"{_shown(path)} is a directory; list it with listdir()"
+        closest = self._closest(normalise(encode(path)), directories=False)
+        hint = f"; did you mean {decode(closest)!r}?" if closest else ""
+        return f"no member {_shown(path)}{hint}"
+
+    def isfile(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a member has that name."""
+        return self.find(path) >= 0
+
+    def isdir(self, path: str | os.PathLike[str]) -> bool:
+        """Whether the path is a directory, also one that only the names of its files imply."""
+        name = normalise(encode(path))
+        return not name or self._has_directory(name)
+
+    def _has_directory(self, name: bytes) -> bool:
+        low, high = self._lookup.bounds(name + b"/")
+        if high > low:
+            return True
+        place = bisect_left(self._empty, name)
+        return place < len(self._empty) and (
+            self._empty[place] == name or self._empty[place].startswith(name + b"/")
+        )
+
+    def _closest(self, name: bytes, directories: bool) -> bytes | None:
+        """The most similar of the names that sort beside a missing one, or of directories."""
+        if len(name) > _LONGEST_SHOWN:
+            # Comparing takes the square of the length.
+            return None
+        place = self._lookup.bounds(name)[0]
+        near = range(max(0, place - 200), min(self._lookup.count, place + 200))
+        names = {self._lookup.sorted_name(other) for other in near}
+        if directories:
+            depth = name.count(b"/") + 1
+            parts = [other.split(b"/") for other in names]
+            names = {b"/".join(other[:depth]) for other in parts if len(other) > depth}
+        texts = sorted(decode(other) for other in names if len(other) <= _LONGEST_SHOWN)
+        matches = difflib.get_close_matches(decode(name), texts, 1, 0.6)
+        return encode(matches[0]) if matches else None
+
+    # --- listings ---------------------------------------------------------------------------
+
+    def children(self, directory: str) -> tuple[list[str], list[int]]:
+        """List a directory, given by its normalised name; the empty name is the root.
+
+        Returns
+        -------
+        names : list of str
+            Sorted bytewise.
+        positions : list of int
+            Of the files; -1 for a directory.
+        """
+        prefix = encode(directory) + b"/" if directory else b""
+        names, positions, ordered = self._lookup.listing(prefix)
+        if "" in names:
+            # Only a damaged index has such names; a directory must not be inside itself.
+            kept = [place for place, name in enumerate(names) if name]
+            names = [names[place] for place in kept]
+            positions = [positions[place] for place in kept]
+        if self._empty:
+            known = {name for name, position in zip(names, positions) if position < 0}
+            for other in self._empty[bisect_left(self._empty, prefix) :]:
+                if not other.startswith(prefix):
+                    break
+                name = decode(other[len(prefix) :].split(b"/")[0])
+                if name and name not in known:
+                    known.add(name)
+                    names.append(name)
+                    positions.append(-1)
+                    ordered = False
+        if not ordered:
+            order = sorted(range(len(names)), key=lambda place: encode(names[place]))
+            names = [names[place] for place in order]
+            positions = [positions[place] for place in order]
+        return names, positions
+
+    def listing(self, path: str | os.PathLike[str]) -> tuple[str, list[str], list[int]]:
+        """Return the normalised name of a directory and what `children` returns for it.
+
+        Raises
+        ------
+        MemberNotFoundError
+            There is no such directory.
+        """
+        name = normalise(encode(path))
+        if name and not self._has_directory(name):
+            raise MemberNotFoundError(_Message(lambda: self._no_directory(os.fspath(path), name)))
+        directory = decode(name)
+        return (directory, *self.children(directory))
+
+    def _no_directory(self, path: str, name: bytes) -> str:
+        if self._lookup.find(name) >= 0:
+            return f"{_shown(path)} is a file, not a directory"
+        closest = self._closest(name, directories=True)
+        hint = f"; did you mean {decode(closest)!r}?" if closest else ""
+        return f"no directory {_shown(path)}{hint}"
+
+    def walk(self, path: str | os.PathLike[str]) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Walk a directory tree from the top, as `os.walk`; the lists may be changed to prune."""
+        pending = [self.listing(path)[0]]
+        while pending:
+            current = pending.pop()
+            folders: list[str] = []
+            files: list[str] = []
+            for name, position in zip(*self.children(current)):
+                (folders if position < 0 else files).append(name)
+            yield current, folders, files
+            pending.extend(_inside(current, folder) for folder in reversed(folders))
+
+    def directories(self) -> Iterator[str]:
+        """All directories, each before those inside it."""
+        for name, folders, _ in self.walk(""):
+            prefix = name + "/" if name else ""
+            for folder in folders:
+                yield prefix + folder
+
+    # --- patterns ---------------------------------------------------------------------------
+
+    def glob(self, pattern: str, *, recursive: bool, include_hidden: bool) -> Iterator[str]:
+        """Paths that match, as `glob.glob` with the archive as ``root_dir``."""
+        if not pattern or pattern.startswith("/"):
+            return
+        parts = re.split("/+", pattern)
+        only_directories = parts[-1] == ""
+        if only_directories:
+            parts.pop()
+        seen: set[str] = set()
+        doubled = recursive and parts.count("**") > 1
+        # Without wildcards, a path comes as it is spelled: slashes may be doubled.
+        magic = _MAGIC.search(pattern)
+        for path, is_directory in self._match("", "", parts, recursive, include_hidden):
+            if only_directories and not is_directory:
+                continue
+            if path == "" or only_directories:
+                path = path.rstrip("/") + "/" if path else ""
+            if not path:
+                continue
+            if doubled:
+                if path in seen:
+                    continue
+                seen.add(path)
+            yield path if magic else pattern
+
+    def glob_all(self, pattern: str, *, recursive: bool, include_hidden: bool) -> list[str]:
+        """Return all that `glob` yields."""
+        folder, slash, last = pattern.rpartition("/")
+        if not last or "**" in last or ".." in folder or folder[:1] == "/" or _MAGIC.search(folder):
+            return list(self.glob(pattern, recursive=recursive, include_hidden=include_hidden))
+        # Wildcards in the last component alone: one listing, and no generator in between.
+        directory = normalise(encode(folder))
+        if directory.startswith(b"..") or not _MAGIC.search(last):
+            return list(self.glob(pattern, recursive=recursive, include_hidden=include_hidden))
+        matches = _matcher(last)
+        found = [name for name in self.children(decode(directory))[0] if matches(name)]
+        if not include_hidden and last[0] != ".":
+            found = [name for name in found if name[0] != "."]
+        start = folder.rstrip("/") + slash
+        return [start + name for name in found] if start else found
+
+    def _match(
+        self, shown: str, directory: str, parts: list[str], recursive: bool, hidden: bool
+    ) -> Iterator[tuple[str, bool]]:
+        """Match the remaining components of a pattern inside a directory.
+
+        `shown` is the path as the pattern spells it, `directory` the same normalised.
+        """
+        part, rest = parts[0], parts[1:]
+        if recursive and part == "**":
+            if rest:
+                yield from self._match(shown, directory, rest, recursive, hidden)
+            else:
+                yield shown, True
+            for name, position in self._visible(directory, hidden):
+                if position >= 0:
+                    if not rest:
+                        yield shown + name, False
+                    continue
+                below, inside = shown + name, _inside(directory, name)
+                if rest:
+                    yield from self._match(below + "/", inside, parts, recursive, hidden)
+                else:
+                    yield from self._recurse(below, inside, hidden)
+            return
+        if not _MAGIC.search(part):
+            name = decode(normalise(encode(_inside(directory, part))))
+            is_directory = not name or self._has_directory(encode(name))
+            if rest:
+                if is_directory and not name.startswith(".."):
+                    yield from self._match(shown + part + "/", name, rest, recursive, hidden)
+            elif is_directory or self._lookup.find(encode(name)) >= 0:
+                yield shown + part, is_directory
+            return
+        matches = _matcher(part)
+        hidden_too = hidden or part.startswith(".")
+        for name, position in zip(*self.children(directory)):
+            if not matches(name) or (name[0] == "." and not hidden_too):
+                continue
+            if not rest:
+                yield shown + name, position < 0
+            elif position < 0:
+                inside = _inside(directory, name)
+                yield from self._match(shown + name + "/", inside, rest, recursive, hidden)
+
+    def _visible(self, directory: str, hidden: bool) -> Iterator[tuple[str, int]]:
+        for name, position in zip(*self.children(directory)):
+            if hidden or name[0] != ".":
+                yield name, position
+
+    def _recurse(self, shown: str, directory: str, hidden: bool) -> Iterator[tuple[str, bool]]:
+        """All that lies in a directory, itself first."""
+        yield shown, True
+        for name, position in self._visible(directory, hidden):
+            below = f"{shown}/{name}"
+            if position < 0:
+                yield from self._recurse(below, _inside(directory, name), hidden)
+            else:
+                yield below, False
+
+
+def _inside(directory: str, name: str) -> str:
+    return directory + "/" + name if directory else name
+
+
+@lru_cache(maxsize=256)
+def _matcher(pattern: str) -> Callable[[str], re.Match[str] | None]:
+    return re.compile(fnmatch.translate(pattern)).match
+
+
+def _shown(path: str) -> str:
+    return repr(path) if len(path) <= _LONGEST_SHOWN else f"{path[:_LONGEST_SHOWN]!r}..."

@@ -1,0 +1,458 @@
+"""Pack a directory tree or a list of files into TAR archives."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib import import_module
+from itertools import groupby, islice
+from typing import Final, NamedTuple
+
+from imagearchive.archive.small_files import fill
+from imagearchive.containers.tar.writer import BLOCK, RECORD, TarWriter, header
+from imagearchive.errors import (
+    ArchiveNotFoundError,
+    OptionError,
+    UnsafePathError,
+    UnsupportedMemberError,
+)
+
+__all__ = ["pack", "shard_path"]
+
+logger = logging.getLogger(__name__)
+
+_OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_REPORT_EVERY: Final = 256
+# Threads that read ahead, the files that they take at a time, and into how much memory. Larger
+# files are copied by the thread that writes.
+READERS: Final = 2
+BATCH: Final = 64
+READ_AHEAD: Final = 1 << 20
+LARGE: Final = 1 << 18
+
+
+class _Source(NamedTuple):
+    """A file to pack: its name in the archive, and where to open it."""
+
+    name: bytes
+    path: bytes
+    dir_fd: int | None
+
+
+def pack(
+    source: str | os.PathLike[str] | Iterable[str | bytes | os.PathLike[str]],
+    target: str | os.PathLike[str],
+    *,
+    shards: int | None = None,
+    shard_size: int | None = None,
+    root: str | os.PathLike[str] = ".",
+    mtime: int | None = 0,
+    overwrite: bool = False,
+    index: bool = True,
+    sync: bool = True,
+    progress: Callable[[int], object] | None = None,
+) -> list[str]:
+    """Pack files into one TAR archive or several, with the index of each.
+
+    The same files give the same bytes, on any machine: order, owner, permissions and (unless
+    asked otherwise) times do not come from the file system. Symbolic links are packed as what
+    they lead to, so an archive stands on its own. Directories as such are not stored.
+
+    Parameters
+    ----------
+    source : path-like or iterable of path-like
+        A directory, packed in bytewise order of the names; or files, packed in the given order.
+    target : path-like
+        The archive, ``train.tar``. Shards are called ``train-000000.tar`` and so on.
+    shards : int, optional
+        Number of archives; each gets the same number of samples, give or take one. Files that
+        follow each other and have the same name up to the first dot are one sample.
+    shard_size : int, optional
+        Largest size of an archive in bytes, index not counted. A sample that is larger has an
+        archive of its own.
+    root : path-like
+        Directory that listed files are relative to.
+    mtime : int or None
+        Modification time of all members, seconds since 1970; None keeps that of each file.
+    overwrite : bool
+        Replace archives of these names.
+    index, sync : bool
+        As in `TarWriter`.
+    progress : callable, optional
+        Called with the number of files packed since the last call.
+
+    Returns
+    -------
+    list of str
+        The archives, in order. All of them appear when the last one is whole, or none.
+
+    Raises
+    ------
+    ArchiveNotFoundError
+        The directory does not exist.
+    OptionError
+        A target exists or lies inside the directory, or there are fewer samples than shards.
+    UnsafePathError
+        A listed file lies outside `root`.
+    UnsupportedMemberError
+        There is a device, FIFO or socket, or a link that leads to its own directory.
+    OSError
+        A file cannot be read, or the target not be written.
+    """
+    path = os.fspath(target)
+    if shards is not None and shard_size is not None:
+        raise OptionError("give shards or shard_size, not both")
+    if shards is not None and shards < 1:
+        raise OptionError(f"{shards} shards: there must be at least one")
+    if shard_size is not None and shard_size < RECORD:
+        raise OptionError(
+            f"a shard of {shard_size} bytes cannot hold a file; the smallest archive has {RECORD}"
+        )
+    with ExitStack() as held:
+        files: Callable[[], Iterator[_Source]]
+        if isinstance(source, str | os.PathLike):
+            top = os.fspath(source)
+            _check_outside(top, path)
+            files = partial(_tree, top, held)
+        else:
+            top = ""
+            files = partial(
+                iter, [_listed(os.fsencode(item), os.fsencode(root)) for item in source]
+            )
+        if shards is not None:
+            cut = _by_count(files, shards)
+        elif shard_size is not None:
+            cut = _by_size(shard_size, top)
+        else:
+            cut = None
+        started: list[TarWriter] = []
+
+        def start(name: str) -> TarWriter:
+            tar = TarWriter(name, overwrite=overwrite, mtime=mtime or 0, index=index, sync=sync)
+            held.callback(tar.abort)
+            started.append(tar)
+            return tar
+
+        report = _Progress(progress)
+        keep = mtime is None
+        if cut is None:
+            tar = start(path)
+            _add_all(tar, files(), top, keep, report, index)
+        else:
+            for _, sample in groupby(files(), key=_sample_key):
+                group = list(sample)
+                if cut(group) or not started:
+                    if started:
+                        started[-1].finish()
+                    start(shard_path(path, len(started)))
+                for item in group:
+                    _add(started[-1], item, top, keep)
+                    report.step()
+            if not started:
+                # No files make an archive without members here, too.
+                start(shard_path(path, 0))
+        for tar in started:
+            tar.finish()
+        try:
+            for tar in started:
+                tar.publish()
+        except BaseException:
+            for tar in started:
+                tar.withdraw()
+            raise
+        for tar in started:
+            tar.close()
+        if cut is not None and os.path.lexists(beyond := shard_path(path, len(started))):
+            logger.warning("%s: left of a larger set of shards; a pattern matches it, too", beyond)
+        report.end()
+        return [tar.path for tar in started]
+
+
+def shard_path(path: str, number: int) -> str:
+    """Return the name of one shard: ``train.tar`` and 3 give ``train-000003.tar``."""
+    stem, extension = os.path.splitext(path)
+    return f"{stem}-{number:06d}{extension}"
+
+
+_Cut = Callable[[list[_Source]], bool]
+
+
+class _Progress:
+    """Calls back once in a while, since a call per file would cost more than packing it."""
+
+    def __init__(self, function: Callable[[int], object] | None) -> None:
+        self._function = function
+        self._count = 0
+
+    def step(self, count: int = 1) -> None:
+        self._count += count
+        if self._count >= _REPORT_EVERY:
+            self.end()
+
+    def end(self) -> None:
+        if self._function is not None and self._count:
+            self._function(self._count)
+        self._count = 0
+
+
+# ---------------------------------------------------------------- many small files
+
+
+class _Batch(NamedTuple):
+    """Files of one directory, read ahead by a thread."""
+
+    folder: int
+    prefix: bytes
+    names: tuple[bytes, ...]
+
+
+_Pieces = list[tuple[bytearray, int, int] | int]
+"""Finished members: a buffer, how much of it and how many; or the number of a special file."""
+
+
+def _add_all(
+    tar: TarWriter, files: Iterator[_Source], top: str, keep: bool, report: _Progress, index: bool
+) -> None:
+    """Add files, those of a directory read ahead by threads in batches."""
+    template = tar.template()
+    ahead: deque[tuple[_Batch, Future[_Pieces]]] = deque()
+    spare: list[bytearray] = []
+
+    def take() -> None:
+        batch, future = ahead[0]
+        for piece in future.result():
+            if isinstance(piece, int):
+                name = batch.names[piece]
+                _add(tar, _Source(batch.prefix + name, name, batch.folder), top, keep)
+            else:
+                buffer, used, count = piece
+                tar.add_members(memoryview(buffer)[:used], count)
+                spare.append(buffer)
+        report.step(len(batch.names))
+        ahead.popleft()
+        os.close(batch.folder)
+
+    with ThreadPoolExecutor(READERS + 1, thread_name_prefix="imagearchive-pack") as pool:
+        if index:
+            # Needed at the end; loading NumPy takes as long as packing ten thousand files.
+            pool.submit(import_module, "imagearchive.index.table")
+        try:
+            for item in _batches(files) if template else files:
+                if isinstance(item, _Batch):
+                    ahead.append((item, pool.submit(_read, item, template, keep, spare)))
+                    if len(ahead) > 2 * READERS:
+                        take()
+                    continue
+                while ahead:
+                    take()
+                _add(tar, item, top, keep)
+                report.step()
+            while ahead:
+                take()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for batch, _ in ahead:
+                os.close(batch.folder)
+
+
+def _batches(files: Iterator[_Source]) -> Iterator[_Batch | _Source]:
+    for (dir_fd, prefix), group in groupby(files, key=_directory):
+        if dir_fd is None:
+            yield from group
+            continue
+        while chunk := tuple(item.path for item in islice(group, BATCH)):
+            # Of its own, as the batch outlives the walk through the directory.
+            yield _Batch(os.dup(dir_fd), prefix, chunk)
+
+
+def _directory(item: _Source) -> tuple[int | None, bytes]:
+    return item.dir_fd, item.name[: -len(item.path)]
+
+
+def _read(batch: _Batch, template: bytes, keep: bool, spare: list[bytearray]) -> _Pieces:
+    pieces: _Pieces = []
+    start = 0
+    while start < len(batch.names):
+        try:
+            # Memory that was used before takes no page faults.
+            buffer = spare.pop()
+        except IndexError:
+            buffer = bytearray(READ_AHEAD)
+        after, used, special = fill(
+            batch.folder, batch.prefix, batch.names, start, template, keep, LARGE, buffer
+        )
+        pieces.append((buffer, used, after - start))
+        start = after
+        if special:
+            pieces.append(start)
+            start += 1
+    return pieces
+
+
+# ---------------------------------------------------------------- shards
+
+
+def _sample_key(item: _Source) -> tuple[bytes, bytes]:
+    folder, _, base = item.name.rpartition(b"/")
+    return folder, base.partition(b".")[0]
+
+
+def _by_count(files: Callable[[], Iterator[_Source]], shards: int) -> _Cut:
+    total = sum(1 for _ in groupby(files(), key=_sample_key))
+    if total < shards:
+        raise OptionError(f"there are only {total} samples for {shards} shards")
+    seen = 0
+
+    def cut(_: list[_Source]) -> bool:
+        nonlocal seen
+        seen += 1
+        # Where number * shards // total steps up, the next shard begins.
+        return (seen - 1) * shards // total > (seen - 2) * shards // total
+
+    return cut
+
+
+def _by_size(limit: int, top: str) -> _Cut:
+    used = 0
+
+    def cut(group: list[_Source]) -> bool:
+        nonlocal used
+        size = 0
+        for item in group:
+            with _located(top, item):
+                data = os.stat(item.path, dir_fd=item.dir_fd).st_size
+            size += len(header(item.name, data)) + data + -data % BLOCK
+        whole = used + size + 2 * BLOCK
+        full = used > 0 and whole + -whole % RECORD > limit
+        used = size if full else used + size
+        return full
+
+    return cut
+
+
+# ---------------------------------------------------------------- files
+
+
+def _add(tar: TarWriter, item: _Source, top: str, keep: bool) -> None:
+    with _located(top, item):
+        tar.add_file(item.path, item.name, dir_fd=item.dir_fd, keep_mtime=keep)
+
+
+@contextmanager
+def _located(top: str, item: _Source) -> Iterator[None]:
+    """Have errors speak of a file by its whole path, and of a link that leads to nothing as one."""
+    try:
+        yield
+    except OSError as error:
+        # Not where it is about the archive that is written.
+        if error.filename in (item.path, os.fsdecode(item.path), os.fsdecode(item.name)):
+            path = os.fsdecode(item.path if item.dir_fd is None else item.name)
+            path = os.path.join(top, path)
+            error.filename = path
+            if isinstance(error, FileNotFoundError) and os.path.islink(path):
+                error.strerror = (
+                    f"a symbolic link to {os.readlink(path)!r}, where there is nothing; remove it, "
+                    f"or pack a list of files without it"
+                )
+        raise
+
+
+def _listed(path: bytes, root: bytes) -> _Source:
+    name = os.path.relpath(os.path.abspath(os.path.join(root, path)), os.path.abspath(root))
+    if name in (b".", b"..") or name.startswith(b"../"):
+        raise UnsafePathError(
+            f"{os.fsdecode(path)} lies outside {os.fsdecode(root)}; say with root= what the names "
+            f"in the archive are relative to"
+        )
+    return _Source(name, os.path.join(root, path), None)
+
+
+def _check_outside(directory: str, target: str) -> None:
+    if not os.path.isdir(directory):
+        what = "not a directory" if os.path.exists(directory) else "no such directory"
+        raise ArchiveNotFoundError(f"{directory}: {what}; name the directory to pack")
+    top = os.path.realpath(directory)
+    folder = os.path.realpath(os.path.dirname(target) or ".")
+    if os.path.commonpath([top, folder]) == top:
+        raise OptionError(
+            f"{target} would lie inside {directory}, which it packs; put it elsewhere"
+        )
+
+
+_Level = tuple[int, bytes, Iterator[tuple[bytes, bool]]]
+
+
+def _tree(top: str, held: ExitStack) -> Iterator[_Source]:
+    """All files below a directory, in bytewise order of their names.
+
+    The descriptor of a file's directory stays open until the second next file is asked for, as
+    grouping looks one file ahead; that of the last file is left to `held`.
+    """
+    # Open directories from the top to the current one: descriptor, name with slash, what is left.
+    levels: list[_Level] = [(os.open(top, _OPEN_DIRECTORY), b"", iter(()))]
+    latest = retired = -1
+    try:
+        levels[0] = (levels[0][0], b"", iter(_entries(levels[0][0], top, b"")))
+        while levels:
+            fd, prefix, entries = levels[-1]
+            for name, is_directory in entries:
+                if not is_directory:
+                    latest = fd
+                    yield _Source(prefix + name, name, fd)
+                    if retired >= 0:
+                        os.close(retired)
+                        retired = -1
+                    continue
+                # Sorting put the slash behind the name of a directory.
+                with _located(top, _Source(prefix + name[:-1], name[:-1], fd)):
+                    below = os.open(name[:-1], _OPEN_DIRECTORY, dir_fd=fd)
+                levels.append((below, prefix + name, iter(())))
+                _check_loop(levels, top)
+                levels[-1] = (below, prefix + name, iter(_entries(below, top, prefix + name)))
+                break
+            else:
+                levels.pop()
+                if fd == latest:
+                    retired, latest = fd, -1
+                else:
+                    os.close(fd)
+    finally:
+        for fd, _, _ in levels:
+            os.close(fd)
+        if retired >= 0:
+            held.callback(os.close, retired)
+
+
+def _entries(fd: int, top: str, prefix: bytes) -> list[tuple[bytes, bool]]:
+    """Names in a directory, those of directories with a slash, in order; True for directories."""
+    found: list[tuple[bytes, bool]] = []
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            if entry.is_file(follow_symlinks=False):
+                found.append((name, False))
+            elif entry.is_dir(follow_symlinks=False):
+                found.append((name + b"/", True))
+            else:
+                # A link, or something that add_file refuses.
+                with _located(top, _Source(prefix + name, name, fd)):
+                    is_directory = stat.S_ISDIR(os.stat(name, dir_fd=fd).st_mode)
+                found.append((name + b"/" if is_directory else name, is_directory))
+    found.sort()
+    return found
+
+
+def _check_loop(levels: list[_Level], top: str) -> None:
+    nodes = [os.fstat(fd) for fd, _, _ in levels]
+    for node in nodes[:-1]:
+        if os.path.samestat(node, nodes[-1]):
+            raise UnsupportedMemberError(
+                f"{os.path.join(top, os.fsdecode(levels[-1][1]))}: a link that leads to a "
+                f"directory it lies in"
+            )

@@ -1,0 +1,161 @@
+"""Samples that are made of several members, as WebDataset writes them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from imagearchive.archive.name_tree import decode, encode
+from imagearchive.errors import MemberNotFoundError, OptionTypeError, SampleIndexError
+from imagearchive.index.names import sort_names
+from imagearchive.index.sample_keys import cut, first_of_equal, have_extension, key_ends
+
+if TYPE_CHECKING:
+    from imagearchive.index.table import IndexTable
+
+__all__ = ["Samples"]
+
+
+class _Source(Protocol):
+    paths: list[str]
+    table: IndexTable
+
+    def read(self, key: int, /) -> bytes | memoryview: ...
+
+
+class Samples(Sequence[Any]):
+    """Samples of several files each, as `imagearchive.archive.archive.Archive.samples` groups them.
+
+    Parameters
+    ----------
+    archive : Archive
+        Where the members are.
+    extensions : sequence of str
+        One for each value of a sample; see `Archive.samples`.
+
+    Attributes
+    ----------
+    positions : ndarray of int64, shape (N,)
+        The member that stands for each sample: the one that has the first extension asked for,
+        or else the first of its files.
+
+    Notes
+    -----
+    As safe for threads and processes as the archive is.
+    """
+
+    def __init__(self, archive: _Source, extensions: Sequence[str] = ()) -> None:
+        self._archive = archive
+        self._choices = [
+            [choice.lstrip(".").lower() for choice in text.split(";")] for text in extensions
+        ]
+        table = archive.table
+        # Several archives may number their samples alike, and each of those is a sample. Where
+        # each begins; one archive may be in several files as well, and is one all the same.
+        self._starts = np.zeros(1, np.int64)
+        if len(archive.paths) > 1:
+            changes = np.flatnonzero(np.diff(table.entries["shard"])) + 1
+            self._starts = np.concatenate([self._starts, changes])
+        self._key_ends = key_ends(table.names, table.name_offsets)
+        self.positions: npt.NDArray[np.int64] = (
+            self._with_extension(self._choices[0]) if extensions else self._first_files()
+        )
+
+    def _with_extension(self, choices: Iterable[str]) -> npt.NDArray[np.int64]:
+        table = self._archive.table
+        wanted = [encode(choice) for choice in choices]
+        mask = have_extension(table.names, table.name_offsets, self._key_ends, wanted)
+        return np.flatnonzero(mask)
+
+    def _first_files(self) -> npt.NDArray[np.int64]:
+        table = self._archive.table
+        keys, offsets = cut(table.names, table.name_offsets, self._key_ends)
+        starts = self._starts.tolist()
+        first = np.zeros(len(table), np.bool_)
+        for low, high in zip(starts, [*starts[1:], len(table)]):
+            part = offsets[low : high + 1]
+            first[low:high] = first_of_equal(keys, part, sort_names(keys, part))
+        return np.flatnonzero(first)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def key(self, index: int) -> str:
+        """Return the name of a sample: that of its files up to the first dot."""
+        return decode(self._key(int(self.positions[index])))
+
+    def _key(self, position: int) -> bytes:
+        return self._archive.table.name_bytes(position)[: int(self._key_ends[position])]
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        try:
+            number = operator.index(index)
+        except TypeError:
+            raise OptionTypeError(
+                f"a sample has an integer index, not {type(index).__name__}"
+            ) from None
+        if not -len(self) <= number < len(self):
+            raise SampleIndexError(f"sample {number} of {len(self)}")
+        position = int(self.positions[number])
+        read = self._archive.read
+        if self._choices:
+            rest = (self.find(position, choices) for choices in self._choices[1:])
+            return (read(position), *(read(other) for other in rest))
+        key = self._key(position)
+        files = {decode(extension): read(other) for extension, other in self._files(key, position)}
+        return {"__key__": decode(key), **files}
+
+    def _files(self, key: bytes, position: int) -> Iterator[tuple[bytes, int]]:
+        """Yield extension and position of every file of a sample."""
+        table = self._archive.table
+        start, end = self._around(position)
+        low, high = table.lookup.bounds(key + b".")
+        places = table.name_order[low:high]
+        for other in places[(places >= start) & (places < end)].tolist():
+            if self._key_ends[other] == len(key):
+                yield table.name_bytes(other)[len(key) + 1 :], other
+        whole = table.lookup.find(key, end)
+        if whole >= start:
+            yield b"", whole
+
+    def _around(self, position: int) -> tuple[int, int]:
+        """The range of positions of the archive that holds one."""
+        place = int(np.searchsorted(self._starts, position, "right"))
+        following = self._starts[place : place + 1].tolist()
+        return int(self._starts[place - 1]), following[0] if following else len(self._key_ends)
+
+    def find(self, position: int, choices: Iterable[str]) -> int:
+        """Return the position of the file of a sample that has one of the extensions.
+
+        Parameters
+        ----------
+        position : int
+            Any file of the sample.
+        choices : iterable of str
+            Extensions in lower case, without the leading dot.
+
+        Raises
+        ------
+        MemberNotFoundError
+            The sample has no such file.
+        """
+        key = self._key(position)
+        wanted = [encode(choice) for choice in choices]
+        start, end = self._around(position)
+        for extension in wanted:
+            other = self._archive.table.lookup.find(key + b"." + extension, end)
+            if other >= start:
+                return int(other)
+        for extension, other in self._files(key, position):
+            if extension.lower() in wanted:
+                return other
+        raise MemberNotFoundError(
+            f"sample {decode(key)!r} has no file with the extension "
+            f"{' or '.join(decode(extension) for extension in wanted)!r}"
+        )

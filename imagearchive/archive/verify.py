@@ -1,0 +1,270 @@
+"""Read every member of an archive and compare it with what the archive says about it."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from imagearchive.archive.checked_read import WINDOW, pieces
+from imagearchive.archive.threads import Chunks, in_threads
+from imagearchive.codecs.view import DecodedView, NpzArrays
+from imagearchive.errors import (
+    CorruptArchiveError,
+    ImageArchiveError,
+    UnsafePickleError,
+)
+from imagearchive.index.table import IndexTable
+from imagearchive.storage.limits import Limits
+from imagearchive.storage.os_errors import naming
+from imagearchive.storage.patterns import expand
+
+if TYPE_CHECKING:
+    from imagearchive.archive.archive import Archive
+
+__all__ = ["Failure", "Verified", "verify"]
+
+CHUNK: Final = 64
+# Faults of the machine, at which every further member would fail as well, whatever is in it.
+FATAL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+class Failure(NamedTuple):
+    """Something wrong with an archive."""
+
+    position: int
+    """Position of the member; -1 where the archive or its index as a whole is meant."""
+    name: str
+    reason: str
+
+
+@dataclass
+class Verified:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    files : int
+        Members that were read.
+    bytes : int
+        Their size.
+    checked : int
+        How many of them were compared with a checksum that the container holds.
+    decoded : int
+        How many of them were decoded.
+    failures : list of Failure
+        In archive order; empty for a good archive.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    checked: int = 0
+    decoded: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+
+def verify(
+    archive: Archive,
+    *,
+    decode: bool = False,
+    limits: Limits | None = None,
+    threads: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Verified:
+    """Check an archive from end to end.
+
+    Every member is read. Its checksum is compared where the container has one: CRC-32 in a ZIP or
+    NPZ, CRC-32C in a Barecat archive. All headers are scanned again and compared with the index,
+    which checks those of a TAR, that have checksums of their own; its data have none.
+
+    Parameters
+    ----------
+    archive : Archive
+    decode : bool
+        Also decode what has a known extension: images, arrays, JSON and so on. Pickles are not.
+    limits : Limits, optional
+        What may be decoded; what is larger is a failure. By default that of `DecodedView`.
+    threads : int, optional
+        Up to four by default, as many as there are processors.
+    progress : callable, optional
+        Called with the number of members done since the last call, from any of the threads.
+
+    Returns
+    -------
+    Verified
+        What is wrong with the archive is listed there, and raises nothing.
+
+    Raises
+    ------
+    OSError
+        The machine has too many files open, or no memory for its kernel's tables, which tells
+        nothing of the archive.
+    """
+    result = Verified()
+    view = DecodedView(archive, mode="unchanged", **asdict(limits or Limits())) if decode else None
+    run = _Run(archive, view, result, progress, _headers(archive, result.failures))
+    in_threads(run.work, len(archive), CHUNK, threads)
+    result.failures.sort(key=lambda failure: failure.position)
+    return result
+
+
+def _headers(archive: Archive, failures: list[Failure]) -> list[str]:
+    """Compare the index with its own checksums and with the archives; return their scanners."""
+    table = archive.table
+    scanners: list[str] = []
+    start = 0
+    place = table.path or "index"
+    try:
+        with naming(place):
+            table.check()
+    except (ImageArchiveError, OSError) as error:
+        failures.append(Failure(-1, place, _reason(error, place)))
+    for path in expand(archive.path):
+        try:
+            with naming(path):
+                fresh = IndexTable.build(path)
+        except CorruptArchiveError as error:
+            failures.append(Failure(-1, path, _reason(error, path)))
+            fresh = IndexTable.build(path, strict=False)
+        scanners += [fresh.scanner] * len(fresh.files)
+        ours = table.entries[start : start + len(fresh)]
+        same = len(ours) == len(fresh) and all(
+            np.array_equal(ours[name], fresh.entries[name])
+            for name in ("offset", "size", "stored", "crc", "method", "kind")
+        )
+        end = start + len(fresh)
+        low, high = (int(table.name_offsets[min(row, len(table))]) for row in (start, end))
+        if not same or not np.array_equal(table.names[low:high], fresh.names):
+            reason = "its index does not describe it; build it again with overwrite_index=True"
+            failures.append(Failure(-1, path, reason))
+        start = end
+    if start != len(table):
+        failures.append(Failure(-1, str(archive.path), f"{len(table)} members instead of {start}"))
+    return scanners
+
+
+def _reason(error: Exception, *where: str) -> str:
+    """Say what is wrong, without the place, which a `Failure` names by itself."""
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.errno in FATAL:
+            error.filename = error.filename or where[0]
+            raise error
+        return error.strerror or str(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory for it"
+    reason = str(error)
+    for place in where:
+        reason = reason.removeprefix(f"{place}: ")
+    return reason
+
+
+class _Run:
+    """One verification, shared by its threads."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        view: DecodedView | None,
+        result: Verified,
+        progress: Callable[[int], object] | None,
+        scanners: list[str],
+    ) -> None:
+        self._archive = archive
+        self._view = view
+        self._scanners = scanners
+        self._result = result
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._checksums = {scanner: _checksum(scanner) for scanner in set(scanners)}
+
+    def work(self, chunks: Chunks) -> None:
+        """Verify ranges of positions."""
+        for places in chunks:
+            part = Verified()
+            for position in places:
+                chunks.check()
+                name = self._archive.name(position)
+                try:
+                    self._member(position, name, part, chunks)
+                except (ImageArchiveError, OSError, MemoryError) as error:
+                    file = self._archive.info(position).archive
+                    reason = _reason(error, file, repr(name))
+                    part.failures.append(Failure(position, name, reason))
+                part.files += 1
+            with self._lock:
+                result = self._result
+                result.files += part.files
+                result.bytes += part.bytes
+                result.checked += part.checked
+                result.decoded += part.decoded
+                result.failures += part.failures
+            if self._progress is not None:
+                self._progress(len(places))
+
+    def _member(self, position: int, name: str, part: Verified, chunks: Chunks) -> None:
+        archive = self._archive
+        entry = archive.table.entries[position]
+        size = int(entry["size"])
+        expected = int(entry["crc"])
+        scanner = self._scanners[int(entry["shard"])]
+        checksum = self._checksums[scanner]
+        whole = archive.read(position) if size <= WINDOW else None
+        seed = 0
+        for data in [whole] if whole is not None else pieces(archive, position):
+            chunks.check()
+            if checksum is not None:
+                seed = checksum(data, seed)
+        part.bytes += size
+        # Barecat writes 0 where it computed none.
+        if checksum is not None and (expected or scanner == "zip"):
+            part.checked += 1
+            if seed != expected:
+                raise _MismatchError(
+                    f"its checksum is {seed:08x} where the archive says {expected:08x}"
+                )
+        if self._view is not None and self._view.knows(name):
+            data = archive.read(position) if whole is None else whole
+            part.decoded += _decodes(self._view, name, data)
+
+
+def _decodes(view: DecodedView, name: str, data: bytes | memoryview) -> bool:
+    """Decode a member; whether that was possible without loading a pickle."""
+    good = True
+    try:
+        value = view.decode(name, data)
+    except UnsafePickleError:
+        # Not decoded, which is no fault of the archive.
+        return False
+    except ImageArchiveError as error:
+        # Without the name that the view has put before it.
+        cause = error.__cause__
+        raise cause if isinstance(cause, ImageArchiveError) else error from None
+    for key in value if isinstance(value, NpzArrays) else ():
+        try:
+            value[key]
+        except UnsafePickleError:
+            good = False
+    return good
+
+
+class _MismatchError(ImageArchiveError):
+    """A checksum differs."""
+
+
+def _checksum(scanner: str) -> Callable[[bytes | memoryview, int], int] | None:
+    if scanner == "zip":
+        return zlib.crc32
+    if scanner == "barecat":
+        from imagearchive.containers import barecat
+
+        # Raises before any work where the package for it is missing.
+        barecat.checksum(b"")
+        import crc32c
+
+        return lambda data, seed: int(crc32c.crc32c(data, seed))
+    return None

@@ -1,0 +1,1 @@
+"""NumPy's array formats: headers, ragged columns, and object arrays without executing pickles."""

@@ -1,0 +1,12 @@
+"""Members to objects and back, by extension; `DecodedView` does so for a whole archive."""
+
+from imagearchive.codecs.view import (
+    DecodedView,
+    NpzArrays,
+    decode,
+    encode,
+    extension_of,
+    register_codec,
+)
+
+__all__ = ["DecodedView", "NpzArrays", "decode", "encode", "extension_of", "register_codec"]

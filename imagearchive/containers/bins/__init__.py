@@ -1,0 +1,1 @@
+"""Split bins, the format of splitdataloader: scanning and writing."""

@@ -1,0 +1,219 @@
+"""A directory of split bins: ``index.dat`` and ``binNNNNNNNN.dat``.
+
+``index.dat`` holds three little-endian u32 for each packet, in the order in which they were
+written: the number of its bin, the position in the bin at which it starts, and its length. There
+stands the length once more as a u32, then the packet itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from typing import Any, Final, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from imagearchive.containers.rows import ENTRY_DTYPE, RowBuffer
+from imagearchive.errors import ArchiveNotFoundError, CorruptArchiveError
+
+__all__ = ["NAME", "VERSION", "bin_name", "is_bin_name", "scan_path", "sniff"]
+
+logger = logging.getLogger(__name__)
+
+NAME: Final = "split"
+VERSION: Final = 1
+
+INDEX_NAME: Final = "index.dat"
+TRIPLET: Final = np.dtype([("bin", "<u4"), ("position", "<u4"), ("length", "<u4")])
+PREFIX_BYTES: Final = 4
+# Names are positions, wide enough that the order of names is the order of packets.
+NAME_DIGITS: Final = 8
+PERMISSIONS: Final = 0o644
+
+# Prefixes that lie closer together than this are read with what lies between them: a system call
+# for each takes as long as copying some kilobytes.
+_NEAR: Final = 8192
+_WINDOW: Final = 1 << 22
+_NAMES_AT_ONCE: Final = 1 << 18
+
+
+def bin_name(number: int) -> str:
+    """Return the file name of a bin."""
+    return f"bin{number:08d}.dat"
+
+
+def is_bin_name(name: str) -> bool:
+    """Whether a file of that name is a bin."""
+    return re.fullmatch(r"bin\d{8,10}\.dat", name) is not None
+
+
+def sniff(path: str | os.PathLike[str]) -> bool:
+    """Whether the path is a directory of split bins: an index, and a bin unless it is empty."""
+    folder = os.fspath(path)
+    try:
+        size = os.stat(os.path.join(folder, INDEX_NAME)).st_size
+        with os.scandir(folder) as entries:
+            others = (entry.name for entry in entries if entry.name != INDEX_NAME)
+            if size:
+                return any(is_bin_name(name) for name in others)
+            return all(is_bin_name(name) for name in others)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def scan_path(path: str | os.PathLike[str], strict: bool = True) -> tuple[RowBuffer, list[str]]:
+    """Read the index of a set of bins, and check it against every packet's own length.
+
+    Parameters
+    ----------
+    path : path-like
+        The directory.
+    strict : bool
+        Whether damage is an error; otherwise the packets before the first damaged one are
+        returned, and the loss is logged.
+
+    Returns
+    -------
+    RowBuffer
+        One row a packet, named by its position; ``header`` is the offset of its length.
+    list of str
+        The bins that hold packets, in order of their numbers, and ``index.dat`` last: no row
+        refers to it, but a change of it is one of the archive.
+
+    Raises
+    ------
+    ArchiveNotFoundError
+        There is no ``index.dat``.
+    CorruptArchiveError
+        A bin is missing or too short, or a packet's length differs from the index.
+    """
+    folder = os.fspath(path)
+    index_path = os.path.join(folder, INDEX_NAME)
+    triplets, damage = _read_index(index_path)
+    numbers, shards = np.unique(triplets["bin"], return_inverse=True)
+    files = [os.path.join(folder, bin_name(int(number))) for number in numbers]
+    # Grouped by bin and sorted by position: each bin is read once, from front to end.
+    order = np.lexsort((triplets["position"], shards))
+    bounds = np.searchsorted(shards[order], np.arange(len(files) + 1))
+    for shard, file in enumerate(files):
+        rows = order[bounds[shard] : bounds[shard + 1]]
+        found = _check_bin(file, triplets[rows], rows)
+        if found is not None and (damage is None or found < damage):
+            damage = found
+    if damage is not None:
+        if strict:
+            raise CorruptArchiveError(damage[1])
+        logger.warning("%s; the %d packets before are served", damage[1], damage[0])
+        triplets = triplets[: damage[0]]
+        # A bin that holds none of them may not even exist.
+        used, shards = np.unique(shards[: damage[0]], return_inverse=True)
+        files = [files[shard] for shard in used]
+    return _rows(triplets, shards), [*files, index_path]
+
+
+def _read_index(path: str) -> tuple[npt.NDArray[Any], tuple[int, str] | None]:
+    """Return the triplets, and where the file does not end with a whole one."""
+    try:
+        size = os.stat(path).st_size
+        count, rest = divmod(size, TRIPLET.itemsize)
+        triplets = np.fromfile(path, TRIPLET, count)
+    except FileNotFoundError:
+        raise ArchiveNotFoundError(
+            f"{path}: no such file; either this is no directory of split bins, or writing it was "
+            f"interrupted"
+        ) from None
+    if not rest and len(triplets) == count:
+        return triplets, None
+    return triplets, (
+        len(triplets),
+        f"{path}: {size} bytes are no whole number of entries of {TRIPLET.itemsize} bytes; entry "
+        f"{len(triplets)} at offset {len(triplets) * TRIPLET.itemsize} is cut",
+    )
+
+
+def _check_bin(
+    path: str, triplets: npt.NDArray[Any], rows: npt.NDArray[np.intp]
+) -> tuple[int, str] | None:
+    """Compare one bin's packets, sorted by position, with the index; return the first damage."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        first = int(rows.min())
+        return first, f"{path}: no such bin, though packet {first} of the index lies in it"
+    try:
+        size = os.fstat(fd).st_size
+        positions = triplets["position"].astype(np.int64)
+        ends = positions + PREFIX_BYTES + triplets["length"]
+        outside = ends > size
+        inside = np.flatnonzero(~outside)
+        stored = triplets["length"].copy()
+        stored[inside] = _prefixes(fd, positions[inside])
+    except OSError as error:
+        raise CorruptArchiveError(f"{path}: cannot be read: {error.strerror}") from error
+    finally:
+        os.close(fd)
+    bad = np.flatnonzero(outside | (stored != triplets["length"]))
+    if not len(bad):
+        return None
+    worst = bad[rows[bad].argmin()]
+    row, position, length = int(rows[worst]), int(positions[worst]), int(triplets["length"][worst])
+    if outside[worst]:
+        what = f"{length} bytes do not lie inside the file of {size} bytes: it was truncated"
+    else:
+        what = f"the length there is {stored[worst]}, but {length} in the index"
+    return row, f"{path}: packet {row} at offset {position}: {what}"
+
+
+def _prefixes(fd: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+    """Read the u32 at each of the sorted positions."""
+    count = len(positions)
+    if not count:
+        return np.empty(0, np.uint32)
+    if (positions[-1] - positions[0]) / count > _NEAR:
+        data = b"".join([os.pread(fd, PREFIX_BYTES, offset) for offset in positions.tolist()])
+        return _as_u32(np.frombuffer(data, np.uint8))
+    found = np.empty((count, PREFIX_BYTES), np.uint8)
+    buffer = np.empty(_WINDOW, np.uint8)
+    spread = np.arange(PREFIX_BYTES)
+    low = 0
+    while low < count:
+        start = int(positions[low])
+        filled = os.preadv(fd, [memoryview(cast(Any, buffer))], start)
+        high = max(low + 1, int(np.searchsorted(positions, start + filled - PREFIX_BYTES, "right")))
+        found[low:high] = buffer[(positions[low:high] - start)[:, None] + spread]
+        low = high
+    return _as_u32(found.reshape(-1))
+
+
+def _as_u32(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    values: npt.NDArray[np.uint32] = data.view("<u4")
+    return values
+
+
+def _rows(triplets: npt.NDArray[Any], shards: npt.NDArray[np.intp]) -> RowBuffer:
+    count = len(triplets)
+    digits = max(NAME_DIGITS, len(str(max(count - 1, 0))))
+    buffer = RowBuffer(1)
+    buffer.reserve(count, count * digits)
+    entries = np.zeros(len(buffer.entries), ENTRY_DTYPE)
+    rows = entries[:count]
+    rows["index"] = np.arange(count)
+    rows["header"] = triplets["position"]
+    rows["offset"] = rows["header"] + np.uint64(PREFIX_BYTES)
+    rows["size"] = rows["stored"] = triplets["length"]
+    rows["shard"] = shards
+    rows["mode"] = PERMISSIONS
+    buffer.entries = entries
+    ends = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(digits)
+    buffer.name_ends[:count] = ends
+    buffer.link_ends[:count] = ends
+    powers = 10 ** np.arange(digits - 1, -1, -1, dtype=np.int64)
+    names = buffer.names[: count * digits].reshape(count, digits)
+    for start in range(0, count, _NAMES_AT_ONCE):
+        positions = np.arange(start, min(start + _NAMES_AT_ONCE, count), dtype=np.int64)
+        names[start : start + len(positions)] = positions[:, None] // powers % 10 + ord("0")
+    buffer.rows = count
+    buffer.name_bytes = count * digits
+    return buffer

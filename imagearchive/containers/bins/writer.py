@@ -1,0 +1,496 @@
+"""`write_split_data`: packets of bytes into a directory of bins with an index."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import random
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+import numpy as np
+
+from imagearchive.containers.bins.scan import (
+    INDEX_NAME,
+    PREFIX_BYTES,
+    TRIPLET,
+    bin_name,
+    is_bin_name,
+)
+from imagearchive.errors import CorruptArchiveError, LimitError, OptionError, OptionTypeError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["write_split_data"]
+
+logger = logging.getLogger(__name__)
+
+_U32_MAX: Final = 0xFFFFFFFF
+_TRIPLET: Final = struct.Struct("<III")
+_LENGTH: Final = struct.Struct("<I")
+_STAGING_PREFIX: Final = ".writing-"
+# Left for the data source and whatever else the program opens while the bins are open.
+_SPARE_DESCRIPTORS: Final = 64
+_INDEX_BUFFER: Final = 1 << 20
+_SYNC_THREADS: Final = 16
+
+
+def write_split_data(
+    target_dir: str | os.PathLike[str],
+    data_source: Iterable[Buffer],
+    splits: int = 128,
+    shuffle: bool = False,
+    start_clean: bool = False,
+    seed: int | None = None,
+    *,
+    append: bool = False,
+) -> None:
+    """Write packets of bytes to a directory of bins, in turn, and an index over all of them.
+
+    The files are those of the package `splitdataloader`, which reads them, and whose files
+    `SplitDataLoader` reads. Memory does not depend on the number or size of the packets.
+
+    Parameters
+    ----------
+    target_dir : path-like
+        Directory of the set; made where it does not exist. One process may write it at a time.
+        Who opens a set while it is appended to sees it as it was. A reader that opened it before
+        may go on with the bins that it has open, and gets a `StaleIndexError` at the next one.
+    data_source : iterable of bytes-like
+        The packets. Index ``i`` of the set is the ``i``-th of them, whatever the other options.
+    splits : int
+        How many bins they are dealt to. Every bin is kept open as far as the limit of open files
+        allows; more bins than that work, with one more system call or two for each packet.
+    shuffle : bool
+        Deal in a random order of the bins instead of ascending. The packets keep their indices.
+    start_clean : bool
+        Replace the set that is in the directory. It stays until the new one is whole; other files
+        in the directory are left alone.
+    seed : int, optional
+        Makes `shuffle` repeatable.
+    append : bool
+        Add to the set that is in the directory, or start one. The index grows at once at the end:
+        until then, and if writing fails, readers see the set as it was.
+
+    Raises
+    ------
+    OptionError
+        The directory holds a set, or remains of one, and neither `start_clean` nor `append` says
+        what shall become of it; or an option has a value that cannot be used.
+    OptionTypeError
+        A packet is not bytes-like, or the source cannot be iterated over; nothing is written.
+    LimitError
+        A packet would start beyond 4 GiB of its bin, or is longer than that, which the format
+        cannot express. None of it is written; the packets before it are a valid set.
+    CorruptArchiveError
+        With `append`: the index of the set is damaged.
+
+    Notes
+    -----
+    ``index.dat`` appears last, by renaming, after everything is on disk, so that an interrupted
+    write never looks whole. If the data source raises, the disk is full or the program is
+    interrupted, the directory is left as it was before, and does not exist if it did not; an
+    interrupt that comes when everything is on disk already waits for the last renaming. Only a
+    killed process leaves traces, none of them a set: `start_clean` removes them, and `append` cuts
+    off what it finds behind the indexed packets of the bins that it writes to.
+
+    Examples
+    --------
+    >>> write_split_data("training_data", (b"%d" % i for i in range(10)), splits=4)
+    """
+    folder = os.fspath(target_dir)
+    for name, value in (("target_dir", folder), ("data_source", data_source)):
+        if isinstance(value, bytes | bytearray | memoryview) or (
+            name == "data_source" and isinstance(value, str)
+        ):
+            raise OptionTypeError(f"{name} is {type(value).__name__}, not what it should hold")
+    if isinstance(splits, bool) or not isinstance(splits, int) or not 1 <= splits <= _U32_MAX:
+        raise OptionError(f"splits={splits!r}: how many bins to write, from 1 on")
+    if start_clean and append:
+        raise OptionError("start_clean=True removes what append=True would add to; choose one")
+    try:
+        packets = iter(data_source)
+    except TypeError as error:
+        raise OptionTypeError(
+            f"data_source is {type(data_source).__name__}, not an iterable of packets"
+        ) from error
+    made = _make(folder)
+    try:
+        _write(
+            folder, packets, splits, random.Random(seed) if shuffle else None, start_clean, append
+        )
+    except BaseException:
+        for path in made:
+            # Not empty where what was written is a set all the same.
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+        raise
+
+
+def _make(folder: str) -> list[str]:
+    """Make a directory and those above it; return those that were not there, innermost first."""
+    missing = []
+    path = os.path.abspath(folder)
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    return missing
+
+
+def _write(
+    folder: str,
+    packets: Iterator[Buffer],
+    splits: int,
+    rng: random.Random | None,
+    start_clean: bool,
+    append: bool,
+) -> None:
+    remains = _bins(folder)
+    whole = os.path.exists(os.path.join(folder, INDEX_NAME))
+    if (whole or remains) and not (start_clean or append):
+        what = "already holds a set" if whole else "holds bins of an interrupted write"
+        raise OptionError(
+            f"{folder}: {what}; pass start_clean=True to replace it"
+            + (" or append=True to add to it" if whole else "")
+        )
+    if append and remains and not whole:
+        raise OptionError(
+            f"{folder}: holds bins but no {INDEX_NAME} to append to; pass start_clean=True to "
+            f"replace them"
+        )
+    order: Sequence[int] = range(splits)
+    if rng is not None:
+        order = list(order)
+        rng.shuffle(order)
+    with _Set(folder, extend=append and whole) as target:
+        refused = None
+        for number, packet in enumerate(packets):
+            data = _as_bytes(packet, number)
+            # An appended packet goes where the next one would have gone.
+            where = order[(target.existing + number) % splits]
+            refused = target.add(where, data, number)
+            if refused is not None:
+                break
+        target.publish()
+    if refused is not None:
+        raise refused
+
+
+def _bins(folder: str) -> list[str]:
+    """Names of all files of the directory that are bins."""
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if is_bin_name(entry.name)]
+
+
+def _as_bytes(packet: object, number: int) -> memoryview:
+    try:
+        view = memoryview(packet)  # type: ignore[arg-type]
+    except TypeError:
+        hint = "; encode it first" if isinstance(packet, str) else ""
+        raise OptionTypeError(
+            f"packet {number} is {type(packet).__name__}, not bytes-like{hint}; nothing was written"
+        ) from None
+    if "O" in view.format:
+        raise OptionTypeError(
+            f"packet {number} holds references to Python objects, not bytes; nothing was written"
+        )
+    if view.format == "B" and view.ndim == 1 and view.c_contiguous:
+        return view
+    return memoryview(view.tobytes())
+
+
+class _Set:
+    """Files that become a set when `publish` is called, and vanish if it is not."""
+
+    def __init__(self, folder: str, extend: bool) -> None:
+        self.existing = 0
+        self._folder = folder
+        self._extend = extend
+        self._staging = tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=folder)
+        self._index_path = os.path.join(self._staging, "index")
+        self._bins: _Bins | None = None
+        try:
+            ends: dict[int, int] = {}
+            if extend:
+                ends = self._take_over()
+            self._index: BinaryIO = open(  # noqa: SIM115 - closed by publish or __exit__
+                self._index_path, "ab", buffering=_INDEX_BUFFER
+            )
+            self._bins = _Bins(folder if extend else self._staging, ends, extend)
+        except BaseException:
+            self._discard()
+            raise
+
+    def _take_over(self) -> dict[int, int]:
+        """Copy the index of the existing set; return where the packets of each bin end."""
+        source = os.path.join(self._folder, INDEX_NAME)
+        shutil.copyfile(source, self._index_path)
+        size = os.path.getsize(self._index_path)
+        if size % TRIPLET.itemsize:
+            raise CorruptArchiveError(
+                f"{source}: {size} bytes are no whole number of entries; it cannot be appended to"
+            )
+        self.existing = size // TRIPLET.itemsize
+        ends: dict[int, int] = {}
+        # In pieces: an index may be larger than memory.
+        with open(self._index_path, "rb") as file:
+            while len(part := np.fromfile(file, TRIPLET, 1 << 18)):
+                numbers, rows = np.unique(part["bin"], return_inverse=True)
+                reach = np.zeros(len(numbers), np.int64)
+                stops = part["position"].astype(np.int64) + PREFIX_BYTES + part["length"]
+                np.maximum.at(reach, rows, stops)
+                for number, end in zip(numbers.tolist(), reach.tolist()):
+                    ends[number] = max(end, ends.get(number, 0))
+        return ends
+
+    def add(self, where: int, data: memoryview, number: int) -> LimitError | None:
+        """Write one packet; return the error if its place cannot be expressed."""
+        bins = self._bins
+        position = bins.end(where)  # type: ignore[union-attr]
+        if position > _U32_MAX or len(data) > _U32_MAX:
+            return LimitError(
+                f"{self._folder}: packet {number} of {len(data)} bytes would start at {position} "
+                f"of {bin_name(where)}; the format ends at {_U32_MAX}. The {number} packets before "
+                f"it are a valid set; write the rest with more splits, or to another directory"
+            )
+        bins.write(where, data)  # type: ignore[union-attr]
+        try:
+            self._index.write(_TRIPLET.pack(where, position, len(data)))
+        except OSError as error:
+            raise _named(error, self._index_path) from None
+        return None
+
+    def publish(self) -> None:
+        """Put everything on disk, then under its name, the index last."""
+        self._bins.sync()  # type: ignore[union-attr]
+        with _naming(self._index_path):
+            self._index.flush()
+            os.fsync(self._index.fileno())
+            self._index.close()
+        try:
+            self._rename()
+        except KeyboardInterrupt:
+            # Half of it done is neither the old set nor the new one.
+            self._rename()
+            raise
+
+    def _rename(self) -> None:
+        """Give everything its name; goes on where an earlier call was interrupted."""
+        index = os.path.join(self._folder, INDEX_NAME)
+        bins = self._bins
+        if not self._extend and os.path.exists(self._index_path):
+            # From here to the last line there is no index, so that no mixture looks whole.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(index)
+            _sync(self._folder)
+            new = {bin_name(number): bins.path(number) for number in bins.numbers()}  # type: ignore[union-attr]
+            for name, path in new.items():
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(path, os.path.join(self._folder, name))
+            for name in _bins(self._folder):
+                if name not in new:
+                    os.unlink(os.path.join(self._folder, name))
+            _sync(self._folder)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self._index_path, index)
+        _sync(self._folder)
+
+    def __enter__(self) -> _Set:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._index.close()
+        if self._bins is not None:
+            # An index that has left is in force, whatever happened after that.
+            self._bins.close(undo=os.path.exists(self._index_path))
+        self._discard()
+        if not self._extend:
+            # What killed writers left.
+            for name in os.listdir(self._folder):
+                if name.startswith(_STAGING_PREFIX):
+                    shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
+
+    def _discard(self) -> None:
+        """Remove the staging directory; takes no descriptor, of which there may be none left."""
+        paths = [self._index_path]
+        if self._bins is not None and not self._extend:
+            paths += map(self._bins.path, self._bins.numbers())
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        os.rmdir(self._staging)
+
+
+class _Bins:
+    """Bins open for appending, as many at a time as the limit of open files allows."""
+
+    def __init__(self, folder: str, ends: dict[int, int], extend: bool) -> None:
+        self._folder = folder
+        self._ends = ends
+        self._extend = extend
+        self._open: dict[int, int] = {}
+        self._most = _descriptors_left()
+        # What the bins were before, to undo an append.
+        self._before: dict[int, int | None] = {}
+
+    def path(self, number: int) -> str:
+        """Return where a bin is while it is written."""
+        # Not a bin's name unless it is one: the original looks for bins below the directory, too.
+        return os.path.join(self._folder, ("" if self._extend else "new-") + bin_name(number))
+
+    def end(self, number: int) -> int:
+        """Return the position at which the next packet of a bin starts."""
+        return self._ends.get(number, 0)
+
+    def numbers(self) -> Iterator[int]:
+        """Return the bins that were written to."""
+        return iter(self._before)
+
+    def write(self, number: int, data: memoryview) -> None:
+        """Append one packet to a bin."""
+        fd = self._open.get(number)
+        keep = fd is not None
+        if fd is None:
+            # Which bins stay open does not change: in turn, the one that was used last is the
+            # one that is needed last.
+            fd = self._opened(number)
+            keep = len(self._open) < self._most
+            if keep:
+                self._open[number] = fd
+        try:
+            pending: list[Buffer] = [_LENGTH.pack(len(data)), data]
+            left = PREFIX_BYTES + len(data)
+            done = os.writev(fd, pending)
+            while done < left:
+                rest = b"".join(pending) if done < PREFIX_BYTES else data
+                skip = done if done < PREFIX_BYTES else done - PREFIX_BYTES
+                done += os.write(fd, memoryview(rest)[skip:])
+        except OSError as error:
+            raise _named(error, self.path(number)) from None
+        finally:
+            if not keep:
+                os.close(fd)
+        self._ends[number] = self.end(number) + left
+
+    def _opened(self, number: int) -> int:
+        path = self.path(number)
+        if number not in self._before:
+            self._prepare(number, path)
+        try:
+            return self._append_to(path)
+        except OSError as error:
+            if error.errno != errno.EMFILE or not self._open:
+                raise
+        # The program opened files of its own meanwhile.
+        self._most = max(1, len(self._open) // 2)
+        while len(self._open) > self._most:
+            os.close(self._open.popitem()[1])
+        return self._append_to(path)
+
+    @staticmethod
+    def _append_to(path: str) -> int:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+
+    def _prepare(self, number: int, path: str) -> None:
+        """Cut off what an interrupted append left, and remember how to undo this one."""
+        if not self._extend:
+            self._before[number] = None
+            return
+        indexed = self.end(number)
+        try:
+            size = os.stat(path).st_size
+        except FileNotFoundError:
+            size = 0
+            self._before[number] = None
+        else:
+            self._before[number] = indexed
+        if size < indexed:
+            del self._before[number]
+            raise CorruptArchiveError(
+                f"{path}: {size} bytes, but packets up to {indexed} are in the index; it cannot be "
+                f"appended to"
+            )
+        if size > indexed:
+            logger.warning("%s: cutting off %d bytes that no index knows", path, size - indexed)
+            os.truncate(path, indexed)
+
+    def sync(self) -> None:
+        """Put every bin that was written to on disk."""
+        # Side by side: a file system writes one journal entry for all that wait for it.
+        with ThreadPoolExecutor(_SYNC_THREADS) as pool:
+            for _ in pool.map(self._sync_one, self._before):
+                pass
+
+    def _sync_one(self, number: int) -> None:
+        fd = self._open.get(number)
+        if fd is None:
+            _sync(self.path(number))
+            return
+        with _naming(self.path(number)):
+            os.fsync(fd)
+
+    def close(self, undo: bool) -> None:
+        """Close every bin; with `undo`, make an existing set what it was."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+        if not undo or not self._extend:
+            return
+        for number, size in self._before.items():
+            path = self.path(number)
+            with contextlib.suppress(FileNotFoundError):
+                if size is None:
+                    os.unlink(path)
+                else:
+                    os.truncate(path, size)
+
+
+def _descriptors_left() -> int:
+    """How many files may be opened, leaving some for others."""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        limit = 1 << 20
+    try:
+        taken = len(os.listdir("/dev/fd"))
+    except OSError:  # not even one is left; the first file that is opened says so
+        taken = limit
+    return max(1, limit - taken - _SPARE_DESCRIPTORS)
+
+
+def _sync(path: str) -> None:
+    """Put a file or directory on disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with _naming(path):
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _named(error: OSError, path: str) -> OSError:
+    """Return an error that says which file it is about; calls by descriptor do not."""
+    return error if error.filename else type(error)(error.errno, error.strerror, path)
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _named(error, path) from None

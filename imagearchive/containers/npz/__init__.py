@@ -1,0 +1,1 @@
+"""Writing NPZ files row by row."""

@@ -1,0 +1,1 @@
+"""TAR: scanning, sparse members, writing."""

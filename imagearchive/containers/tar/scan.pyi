@@ -1,0 +1,28 @@
+import logging
+from typing import Final, final
+
+from typing_extensions import Buffer
+
+from imagearchive.containers.rows import RowBuffer
+from imagearchive.storage.protocol import Storage
+
+NAME: Final[str]
+VERSION: Final[int]
+logger: logging.Logger
+
+@final
+class Cursor:
+    def __init__(self, file_size: int, offset: int = 0) -> None: ...
+    @property
+    def done(self) -> bool: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def need(self) -> int: ...
+
+def scan_window(
+    window: Buffer, start: int, rows: RowBuffer, cursor: Cursor, path: str = "<memory>"
+) -> None: ...
+def scan(storage: Storage, strict: bool = True) -> RowBuffer: ...
+def read_member(storage: Storage, offset: int) -> tuple[RowBuffer, int, int, int]: ...
+def sniff(head: Buffer, path: str) -> bool: ...

@@ -1,0 +1,383 @@
+"""TAR archives: v7, ustar, GNU, PAX, with every way of storing sparse files.
+
+The parsing stands in `imagearchive.containers.tar.headers`; here its codes become exceptions, and storages
+are cut into windows.
+"""
+
+cimport cython
+from libc.stdint cimport INT64_MAX, uint8_t, uint64_t
+from libc.string cimport memset
+
+from imagearchive.containers.tar.fields cimport BLOCK, is_zero, tar_checksum
+from imagearchive.containers.entry cimport Entry
+from imagearchive.containers.tar.headers cimport (
+    BAD_HEADER, BAD_NUMBER, BAD_PAX, BAD_SPARSE, CUT_DATA, CUT_HEADER, CUT_PADDING, DONE, FULL,
+    MORE, NOT_TAR, ORPHAN, PAUSE, SHRUNK, SYSTEM_ERROR, TOO_LONG, State, fetch, walk,
+)
+
+import logging
+import os
+
+from imagearchive.containers.rows import RowBuffer
+from imagearchive.errors import CorruptArchiveError, UnsupportedArchiveError
+
+NAME = "tar"
+VERSION = 1
+
+logger = logging.getLogger(__name__)
+
+cdef enum:
+    FIRST_WINDOW = 0x10000
+    # Views of memory cost nothing, whatever their size; this bounds what a storage that copies
+    # takes.
+    VIEW_WINDOW = 0x4000000
+
+cdef dict messages = {
+    NOT_TAR: "this is no TAR archive, or its first header is damaged",
+    BAD_HEADER: "the checksum of the header does not fit: the archive is damaged here, or a "
+    "length before it is wrong",
+    BAD_NUMBER: "a number in the header cannot be read, is negative or exceeds 64 bits",
+    BAD_PAX: "the records of the PAX header are malformed",
+    BAD_SPARSE: "the description of the sparse file is malformed, or of a version after 1.0",
+    ORPHAN: "no member follows the long name or PAX header",
+    TOO_LONG: "a name or PAX header exceeds 1 MiB, or the headers of one member 16 MiB; no tar "
+    "writes such, so they are refused",
+    CUT_HEADER: "the file ends inside a header: it is truncated",
+    CUT_DATA: "the data of the member reach beyond the end of the file: it is truncated",
+    CUT_PADDING: "the file ends inside the padding after the member: it is truncated",
+    SHRUNK: "the file became shorter while it was read",
+}
+
+cdef tuple compressed = (
+    (b"\x1f\x8b", "gzip", "gzip -dk"),
+    (b"BZh", "bzip2", "bzip2 -dk"),
+    (b"\xfd7zXZ\0", "xz", "xz -dk"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -d"),
+    (b"\x04\x22\x4d\x18", "lz4", "lz4 -d"),
+    (b"\x1f\x9d", "compress", "gzip -d"),
+)
+
+
+@cython.final
+cdef class Cursor:
+    """Where a scan stands between two windows.
+
+    Not safe for threads: one cursor, one scan.
+
+    Parameters
+    ----------
+    file_size : int
+        Length of the archive in bytes.
+    offset : int, default=0
+        Where to start: the first byte of a member's headers.
+
+    Attributes
+    ----------
+    offset : int
+        The first byte that the next window must hold.
+    need : int
+        The position just after the last byte that the next window must hold.
+    done : bool
+        The archive ended at `offset`.
+    """
+
+    cdef State state
+    cdef readonly bint done
+
+    def __init__(self, file_size, offset=0):
+        if not 0 <= offset <= file_size <= INT64_MAX:
+            raise ValueError(f"offset {offset} must lie in a file of {file_size} < 2**63 bytes")
+        memset(&self.state, 0, sizeof(State))
+        self.state.file_size = file_size
+        self.state.offset = offset
+        self.state.need = min(offset + BLOCK, file_size)
+        self.state.globals.size = -1
+        self.state.read_size = 4096
+
+    @property
+    def offset(self):
+        return self.state.offset
+
+    @property
+    def need(self):
+        return self.state.need
+
+
+cdef int step(Cursor cursor, object rows, int fd, uint8_t* scratch, uint64_t capacity) except -1:
+    """Run the kernel once, on the window that is set or on a descriptor; return its code."""
+    cdef State* s = &cursor.state
+    cdef Entry[::1] entries = rows.entries
+    cdef uint64_t[::1] name_ends = rows.name_ends
+    cdef uint64_t[::1] link_ends = rows.link_ends
+    cdef uint8_t[::1] names = rows.names
+    cdef int code
+    s.row_capacity = min(entries.shape[0], name_ends.shape[0], link_ends.shape[0])
+    s.name_capacity = names.shape[0]
+    s.rows = rows.rows
+    s.name_bytes = rows.name_bytes
+    if s.rows >= s.row_capacity or s.name_bytes >= s.name_capacity:
+        s.need_names = 1
+        return FULL
+    s.entries = &entries[0]
+    s.name_ends = &name_ends[0]
+    s.link_ends = &link_ends[0]
+    s.names = &names[0]
+    if fd >= 0:
+        with nogil:
+            code = fetch(s, fd, scratch, capacity)
+    else:
+        with nogil:
+            code = walk(s)
+    rows.rows = s.rows
+    rows.name_bytes = s.name_bytes
+    cursor.done = code == DONE
+    return code
+
+
+cdef int step_window(Cursor cursor, object rows, const uint8_t[::1] window, uint64_t start):
+    """Run the kernel on a window until it is used up; return its code."""
+    cdef State* s = &cursor.state
+    cdef uint8_t nothing = 0
+    cdef int code = FULL
+    while code == FULL:
+        s.window = &window[0] if window.shape[0] else &nothing
+        s.start = start
+        s.length = window.shape[0]
+        code = step(cursor, rows, -1, NULL, 0)
+        if code == FULL:
+            grow(cursor, rows)
+    return code
+
+
+cdef void grow(Cursor cursor, object rows) except *:
+    """Room for the rest of the archive, if it goes on as it began; at most eightfold."""
+    cdef State* s = &cursor.state
+    cdef uint64_t filled = s.rows, more, text
+    more = filled + 1
+    if s.offset:
+        more = min(<uint64_t> (<double> filled * (s.file_size - s.offset) / s.offset), 7 * filled)
+        more = max(more + more // 16 + 1, filled // 2 + 16)
+    text = s.need_names
+    if filled:
+        text += <uint64_t> (<double> s.name_bytes / filled * 1.0625 * more)
+    rows.reserve(more, text)
+
+
+cdef object trouble(Cursor cursor, str path, int code, str advice):
+    cdef State* s = &cursor.state
+    if code == SYSTEM_ERROR:
+        return OSError(<int> s.fault, os.strerror(<int> s.fault), path)
+    return CorruptArchiveError(f"{path}: offset {s.fault}: {messages[code]}. {advice}")
+
+
+cdef str use_rest(Cursor cursor):
+    return (
+        f"Fetch the archive again, or pass strict=False to use the {cursor.state.rows} members "
+        f"before this place"
+    )
+
+
+def scan_window(window, start, rows, Cursor cursor not None, path="<memory>"):
+    """Scan one window of an archive.
+
+    Parameters
+    ----------
+    window : bytes-like
+        Bytes of the archive; must hold ``[cursor.offset, cursor.need)`` for the scan to go on.
+    start : int
+        Position of the window's first byte in the archive.
+    rows : RowBuffer
+        Where the rows are appended.
+    cursor : Cursor
+        Moves on past the members that the window held.
+    path : str
+        What to call the archive in messages.
+
+    Raises
+    ------
+    CorruptArchiveError
+        At the first damage; `rows` holds the members before it.
+    """
+    cdef int code
+    if start < 0 or start + len(window) > cursor.state.file_size:
+        raise ValueError("the window must lie inside the file")
+    code = step_window(cursor, rows, window, start)
+    if code != DONE and code != MORE:
+        raise trouble(cursor, path, code, use_rest(cursor))
+
+
+def scan(storage, strict=True):
+    """Read the headers of a whole archive.
+
+    A storage with ``fileno()`` is read by `pread`, with the GIL released; any other one through
+    its ``read``, in windows.
+
+    Parameters
+    ----------
+    storage : Storage
+        The archive.
+    strict : bool, default=True
+        Raise at the first damage. False serves the members before it and logs the loss.
+
+    Returns
+    -------
+    RowBuffer
+        Every member in archive order, with names and link targets as stored.
+
+    Raises
+    ------
+    CorruptArchiveError
+        The archive is truncated or damaged; the message holds the offset.
+    UnsupportedArchiveError
+        The archive is compressed.
+    """
+    cdef Cursor cursor = Cursor(storage.size)
+    cdef State* s = &cursor.state
+    cdef int code
+    path = storage.path
+    rows = RowBuffer()
+    sniff(storage.read(0, min(BLOCK, storage.size)), path)
+    if hasattr(storage, "fileno"):
+        code = scan_descriptor(cursor, rows, storage.fileno())
+    else:
+        code = scan_storage(cursor, rows, storage)
+    if code == SYSTEM_ERROR:
+        raise trouble(cursor, path, code, use_rest(cursor))
+    if not s.file_size:
+        code = NOT_TAR
+    if code != DONE:
+        if strict:
+            raise trouble(cursor, path, code, use_rest(cursor))
+        logger.warning(
+            "%s: offset %d: %s; the %d members before this place are served, what follows is lost",
+            path, s.fault, messages[code], s.rows,
+        )
+    elif s.offset < s.file_size:
+        # GNU tar ends at the same place; but a block of zeros may also be the damage.
+        logger.warning(
+            "%s: the archive ends at offset %d; the %d bytes after it are no TAR headers and are "
+            "ignored", path, s.offset, s.file_size - s.offset,
+        )
+    return rows
+
+
+cdef int scan_descriptor(Cursor cursor, object rows, int fd) except -1:
+    cdef uint8_t[::1] scratch = bytearray(1 << 18)
+    cdef int code = PAUSE
+    while True:
+        code = step(cursor, rows, fd, &scratch[0], scratch.shape[0])
+        if code == FULL:
+            grow(cursor, rows)
+        elif code == MORE:
+            scratch = bytearray(cursor.state.read_size)
+        elif code != PAUSE:
+            return code
+
+
+cdef int scan_storage(Cursor cursor, object rows, object storage) except -1:
+    cdef State* s = &cursor.state
+    cdef uint64_t size = FIRST_WINDOW, here
+    cdef int code
+    window, start = b"", 0
+    while True:
+        here = s.offset
+        code = step_window(cursor, rows, window, start)
+        if code != MORE:
+            return code
+        if isinstance(window, memoryview):
+            size = VIEW_WINDOW
+        if s.offset == here and len(window):
+            size = 2 * len(window)
+        start = s.offset
+        size = max(size, s.need - s.offset)
+        window = storage.read(start, min(size, s.file_size - start))
+
+
+def read_member(storage, offset):
+    """Parse the headers of one member again.
+
+    Parameters
+    ----------
+    storage : Storage
+        The archive.
+    offset : int
+        First byte of the member's headers (``entries["header"]``).
+
+    Returns
+    -------
+    rows : RowBuffer
+        One row. Global PAX headers before `offset` do not count.
+    variant : int
+        How it is stored: 0 plain; sparse as 1 old GNU, 2 PAX 0.0, 3 PAX 0.1, 4 PAX 1.0.
+    map_at, map_size : int
+        Where the map of a sparse member lies: in which header (1), among which PAX records
+        (2 and 3), in which bytes before the data (4).
+
+    Raises
+    ------
+    CorruptArchiveError
+        No member lies there, or its headers are damaged.
+    """
+    if not 0 <= offset < storage.size:
+        raise CorruptArchiveError(
+            f"{storage.path}: offset {offset}: beyond the end of the file of {storage.size} bytes; "
+            f"it was truncated, or its index belongs to another file"
+        )
+    cdef Cursor cursor = Cursor(storage.size, offset)
+    cdef State* s = &cursor.state
+    cdef const uint8_t[::1] window = storage.read(offset, s.need - offset)
+    cdef int code
+    rows = RowBuffer(1)
+    while True:
+        s.window = &window[0]
+        s.start = offset
+        s.length = window.shape[0]
+        code = step(cursor, rows, -1, NULL, 0)
+        if rows.rows:
+            return rows, s.variant, s.map_at, s.map_size
+        if code == FULL:
+            rows.reserve(0, s.need_names)
+        elif code == MORE:
+            # Zeros, or a global header, are no member: what follows them is not asked for.
+            if s.offset != <uint64_t> offset:
+                code = BAD_HEADER
+                s.fault = offset
+            else:
+                size = max(2 * s.length, s.need - offset)
+                window = storage.read(offset, min(size, storage.size - offset))
+                continue
+        if code != FULL:
+            if code == DONE:
+                s.fault, code = offset, BAD_HEADER
+            raise trouble(
+                cursor, storage.path, code,
+                "The archive changed after its index was built; open it again",
+            )
+
+
+def sniff(head, path):
+    """Whether a file looks like a TAR archive.
+
+    Parameters
+    ----------
+    head : bytes-like
+        Its first 512 bytes; fewer where it is shorter.
+    path : str
+        What to call the file in messages.
+
+    Raises
+    ------
+    UnsupportedArchiveError
+        The file is compressed as a whole; the message holds the command that decompresses it.
+    """
+    cdef const uint8_t[::1] view = head
+    if view.shape[0] >= BLOCK and (tar_checksum(&view[0]) or is_zero(&view[0], BLOCK)):
+        return True
+    start = bytes(view[:8])
+    for magic, name, command in compressed:
+        if start.startswith(magic):
+            raise UnsupportedArchiveError(
+                f"{path}: compressed with {name}, so its members have no positions to read; "
+                f"decompress it first: {command} {path}"
+            )
+    return False

@@ -1,0 +1,677 @@
+"""Write TAR archives: streamed, deterministic, visible only when whole, indexed at once."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from typing import TYPE_CHECKING, Final
+
+from imagearchive.errors import (
+    ClosedError,
+    CorruptArchiveError,
+    CorruptIndexError,
+    OptionError,
+    OptionTypeError,
+    UnsafePathError,
+    UnsupportedMemberError,
+)
+from imagearchive.storage.os_errors import naming
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from typing_extensions import Buffer, Self
+
+__all__ = ["TarWriter", "check_free", "drop_index", "header", "open_new"]
+
+BLOCK: Final = 512
+# The two zero blocks at the end, then up to a whole record, as every tar program writes it.
+RECORD: Final = 20 * BLOCK
+BUFFER: Final = 1 << 20
+# The widest numbers that the octal fields hold; what is larger goes into a PAX record.
+MAX_OCTAL: Final = 8**11 - 1
+
+_OPEN_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+_OPEN_WRITE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+# Of a header: owner and group 0, and what follows the checksum of a regular file.
+_OWNER: Final = b"0000000\0" * 2
+_TAIL: Final = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2
+_END: Final = bytes(12)
+# The checksum counts its own field as eight blanks.
+_CONSTANT_SUM: Final = sum(_OWNER) + sum(_TAIL) + 8 * ord(" ")
+
+
+def open_new(part: str, path: str) -> int:
+    """Create the temporary file of an archive for reading and writing.
+
+    Parameters
+    ----------
+    part : str
+        The temporary file, which does not exist.
+    path : str
+        What it is going to be called, in the same directory; errors speak of this one.
+
+    Returns
+    -------
+    int
+        Its descriptor.
+
+    Raises
+    ------
+    FileNotFoundError
+        The directory does not exist.
+    OSError
+        The file cannot be created.
+    """
+    try:
+        return os.open(part, _OPEN_WRITE, 0o666)
+    except OSError as error:
+        folder = os.path.dirname(path) or "."
+        if isinstance(error, FileNotFoundError) and not os.path.exists(folder):
+            what = f"no such directory to write {os.path.basename(path)!r} to"
+            raise FileNotFoundError(errno.ENOENT, what, folder) from None
+        error.filename = path
+        raise
+
+
+def check_free(path: str, overwrite: bool) -> None:
+    """Refuse to write an archive where something is that shall not be replaced.
+
+    Raises
+    ------
+    OptionError
+        Something is there and `overwrite` is false, or it is neither a file nor a link.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise OptionError(f"{path} is {_kind(mode)}, which no archive replaces; name a file")
+    if not overwrite:
+        raise OptionError(f"{path} exists; pass overwrite=True to replace it")
+
+
+def header(name: bytes, size: int, mtime: int = 0, mode: int = 0o644) -> bytes:
+    """Build the header of a regular file: one block, or three or more with a PAX record.
+
+    POSIX ustar where it can say all; a PAX record (POSIX.1-2001) for names that do not fit its
+    155 + 100 bytes or are not ASCII, for sizes from 8 GiB on, and for times before 1970.
+
+    Parameters
+    ----------
+    name : bytes
+        UTF-8; other bytes are kept and marked as such.
+    size : int
+        Bytes of the file.
+    mtime : int
+        Seconds since 1970.
+    mode : int
+        Permission bits.
+    """
+    records = b""
+    prefix = b""
+    if len(name) > 100 or not name.isascii():
+        # Where the record is not understood, a beginning of the name is better than none.
+        prefix, short = _split(name) if name.isascii() else (b"", b"")
+        if not short:
+            if not _is_utf8(name):
+                records += _record(b"hdrcharset", b"BINARY")
+            records += _record(b"path", name)
+            prefix, name = b"", name[:100]
+        else:
+            name = short
+    if size > MAX_OCTAL:
+        records += _record(b"size", b"%d" % size)
+    if not 0 <= mtime <= MAX_OCTAL:
+        records += _record(b"mtime", b"%d" % mtime)
+        mtime = 0
+    block = _block(name, min(size, MAX_OCTAL), mtime, mode, prefix)
+    if not records:
+        return block
+    pad = bytes(-len(records) % BLOCK)
+    return _block(b"././@PaxHeader", len(records), 0, 0o644, b"", b"x") + records + pad + block
+
+
+def _block(
+    name: bytes, size: int, mtime: int, mode: int, prefix: bytes, kind: bytes = b"0"
+) -> bytes:
+    numbers = b"%011o\0%011o\0" % (size, mtime)
+    permissions = b"%07o\0" % (mode & 0o7777)
+    checksum = _CONSTANT_SUM + sum(name) + sum(numbers) + sum(permissions) + sum(prefix)
+    checksum += kind[0] - ord("0")
+    return b"%b%b%b%b%06o\0 %b%b%b%b%b" % (
+        name.ljust(100, b"\0"),
+        permissions,
+        _OWNER,
+        numbers,
+        checksum,
+        kind,
+        _TAIL[1:],
+        prefix,
+        bytes(155 - len(prefix)),
+        _END,
+    )
+
+
+def _split(name: bytes) -> tuple[bytes, bytes]:
+    """Split a long name at a slash into prefix and rest, or return two empty parts."""
+    if len(name) <= 256:
+        slash = name.find(b"/", len(name) - 101)
+        if 0 < slash <= 155 and slash < len(name) - 1:
+            return name[:slash], name[slash + 1 :]
+    return b"", b""
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """Build a PAX record; its length counts its own digits."""
+    rest = len(key) + len(value) + 3
+    length = rest + len(str(rest))
+    length = rest + len(str(length))
+    return b"%d %b=%b\n" % (length, key, value)
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class TarWriter:
+    """Writes one TAR archive, which appears under its name only when it is whole.
+
+    Until `close` the bytes lie in a temporary file beside the target; leaving the ``with`` block
+    by an exception removes it. The same members give the same bytes: owner, group and, unless
+    given, time and permissions are constants. For one thread.
+
+    Parameters
+    ----------
+    path : path-like
+        The archive to be.
+    overwrite : bool
+        Replace an archive of that name, when the new one is whole.
+    mtime : int
+        Modification time of members that are added without one, seconds since 1970.
+    mode : int
+        Permission bits of members that are added without any.
+    index : bool
+        Build the index table beside the archive as well.
+    sync : bool
+        Have the archive on disk before it gets its name. Without, a power failure can leave a
+        name with missing content.
+
+    Raises
+    ------
+    OptionError
+        `path` exists and `overwrite` was not given, or it is no file.
+    OSError
+        The directory cannot be written.
+
+    Examples
+    --------
+    >>> with TarWriter("train.tar") as tar:
+    ...     tar.add("cat/0001.txt", b"a cat")
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        mtime: int = 0,
+        mode: int = 0o644,
+        index: bool = True,
+        sync: bool = True,
+    ) -> None:
+        self.path = os.fspath(path)
+        self._overwrite = overwrite
+        check_free(self.path, overwrite)
+        self._mtime = mtime
+        self._mode = mode
+        self._index = index
+        self._sync = sync
+        self._buffer = memoryview(bytearray(BUFFER))
+        self._used = 0
+        self._flushed = 0
+        self._count = 0
+        self._fd = -1
+        # Known before it exists: an interrupt may come at any moment.
+        self._part = f"{self.path}.{secrets.token_hex(8)}.part"
+        self._fd = open_new(self._part, self.path)
+        self._status = os.fstat(self._fd)
+        self._published = self._replaces = self._failed = False
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far, without the end of the archive."""
+        return self._flushed + self._used
+
+    def __len__(self) -> int:
+        """Members written so far."""
+        return self._count
+
+    # --- members ----------------------------------------------------------------------------
+
+    def add(
+        self, name: str | bytes, data: Buffer, *, mtime: int | None = None, mode: int | None = None
+    ) -> None:
+        """Add a member from memory.
+
+        Parameters
+        ----------
+        name : str or bytes
+            Relative path; as `str` in UTF-8, with surrogates for other bytes.
+        data : bytes-like
+        mtime : int, optional
+            Seconds since 1970.
+        mode : int, optional
+            Permission bits.
+
+        Raises
+        ------
+        UnsafePathError
+            The name is empty or absolute, leads out of the archive, or contains a NUL byte.
+        OptionTypeError
+            The data are not bytes.
+        ClosedError
+            The writer is closed.
+        """
+        try:
+            view = memoryview(data).cast("B")
+        except TypeError:
+            raise OptionTypeError(
+                f"{name!r}: a member is made of bytes, not of {type(data).__name__}"
+            ) from None
+        self.add_chunks(name, [view], len(view), mtime=mtime, mode=mode)
+
+    def add_chunks(
+        self,
+        name: str | bytes,
+        chunks: Iterable[Buffer],
+        size: int,
+        *,
+        mtime: int | None = None,
+        mode: int | None = None,
+    ) -> None:
+        """Add a member whose content comes in pieces.
+
+        Parameters
+        ----------
+        name, mtime, mode
+            As in `add`.
+        chunks : iterable of bytes-like
+        size : int
+            The bytes of all of them together, which precede them in the archive.
+
+        Raises
+        ------
+        UnsafePathError, ClosedError
+            As `add`.
+        OptionError
+            The pieces are not `size` bytes. After this, and after whatever `chunks` raises, there
+            is half a member in the archive, so it is given up.
+        """
+        self._write(header(self._checked(name), size, *self._metadata(mtime, mode)))
+        try:
+            total = 0
+            for chunk in chunks:
+                view = memoryview(chunk).cast("B")
+                total += len(view)
+                self._write(view)
+            self._pad(size)
+        except BaseException:
+            self._fail()
+            raise
+        if total != size:
+            self._fail()
+            raise OptionError(f"{name!r}: {total} bytes came where {size} were announced")
+        self._count += 1
+
+    def add_file(
+        self,
+        path: str | bytes | os.PathLike[str],
+        name: str | bytes,
+        *,
+        mtime: int | None = None,
+        mode: int | None = None,
+        keep_mtime: bool = False,
+        dir_fd: int | None = None,
+    ) -> None:
+        """Add a member from a file.
+
+        Parameters
+        ----------
+        path : path-like
+            A regular file, or a symbolic link to one.
+        name : str or bytes
+            Its path in the archive.
+        mtime, mode : int, optional
+            As in `add`.
+        keep_mtime : bool
+            Take the time of the file instead.
+        dir_fd : int, optional
+            Directory that a relative `path` starts from.
+
+        Raises
+        ------
+        UnsafePathError
+            As `add`.
+        UnsupportedMemberError
+            `path` is a directory, device, FIFO or socket.
+        CorruptArchiveError
+            The file changed its size while it was read; the archive is given up.
+        OSError
+            The file cannot be read.
+        """
+        stored = self._checked(name)
+        # Relative to a descriptor, the path alone does not tell which file it is.
+        shown = os.fsdecode(path if dir_fd is None else name)
+        try:
+            fd = os.open(path, _OPEN_READ, dir_fd=dir_fd)
+        except OSError as error:
+            error.filename = shown
+            raise
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise UnsupportedMemberError(
+                    f"{shown}: {_kind(status.st_mode)}, and only files are packed"
+                )
+            size = status.st_size
+            if keep_mtime:
+                mtime = status.st_mtime_ns // 1_000_000_000
+            head = header(stored, size, *self._metadata(mtime, mode))
+            try:
+                self._add_content(fd, head, size, shown)
+            except BaseException:
+                self._fail()
+                raise
+        finally:
+            os.close(fd)
+        self._count += 1
+
+    def _add_content(self, fd: int, head: bytes, size: int, shown: str) -> None:
+        if self._fd < 0:
+            raise self._closed()
+        # Room for one byte more than the file should have shows one that grows.
+        if len(head) + size + BLOCK > BUFFER - self._used:
+            self._flush()
+        if len(head) + size + BLOCK <= BUFFER:
+            start = self._used + len(head)
+            self._buffer[self._used : start] = head
+            self._used = start
+            with naming(shown):
+                count = os.readv(fd, [self._buffer[start : start + size + 1]])
+            self._used += min(count, size)
+            if count < size:
+                count += self._copy(fd, size - count, shown)
+        else:
+            self._write(head)
+            count = self._copy(fd, size, shown)
+        if count != size:
+            raise CorruptArchiveError(
+                f"{shown}: it changed its size of {size} bytes while it was packed"
+            )
+        self._pad(size)
+
+    def template(self) -> bytes:
+        """Return the header of an empty file without a name, its checksum blank.
+
+        Empty where one block cannot say the time.
+        """
+        head = header(b"", 0, self._mtime, self._mode)
+        return head[:148] + b" " * 8 + head[156:] if len(head) == BLOCK else b""
+
+    def add_members(self, members: Buffer, count: int) -> None:
+        """Add whole members as they stand in an archive: headers, data and padding.
+
+        Parameters
+        ----------
+        members : bytes-like
+            What `small_files.fill` made.
+        count : int
+            How many they are.
+        """
+        self._write(members)
+        self._count += count
+
+    def _copy(self, fd: int, size: int, shown: str) -> int:
+        """Copy the rest of a file through the buffer; return the bytes that there were."""
+        done = 0
+        while done < size:
+            if self._used == BUFFER:
+                self._flush()
+            room = min(BUFFER - self._used, size - done)
+            with naming(shown):
+                count = os.readv(fd, [self._buffer[self._used : self._used + room]])
+            if not count:
+                return done
+            self._used += count
+            done += count
+        with naming(shown):
+            return done + len(os.read(fd, 1))
+
+    def _metadata(self, mtime: int | None, mode: int | None) -> tuple[int, int]:
+        return (
+            self._mtime if mtime is None else int(mtime),
+            self._mode if mode is None else mode,
+        )
+
+    @staticmethod
+    def _checked(name: str | bytes) -> bytes:
+        stored = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
+        if (
+            not stored
+            or stored[0] == 0x2F
+            or stored[-1] == 0x2F
+            or b"\0" in stored
+            or (b".." in stored and b".." in stored.split(b"/"))
+        ):
+            raise UnsafePathError(
+                f"{stored[:200]!r} cannot be the name of a member; it must be a relative path of a "
+                f"file, without '..' and NUL"
+            )
+        return stored
+
+    # --- bytes ------------------------------------------------------------------------------
+
+    def _write(self, data: Buffer) -> None:
+        if self._fd < 0:
+            raise self._closed()
+        view = memoryview(data)
+        if len(view) > BUFFER - self._used:
+            self._flush()
+        if len(view) > BUFFER // 4:
+            self._flush()
+            self._flushed += len(view)
+            self._write_out(view)
+            return
+        end = self._used + len(view)
+        self._buffer[self._used : end] = view
+        self._used = end
+
+    def _pad(self, size: int) -> None:
+        pad = -size % BLOCK
+        if pad:
+            self._write(bytes(pad))
+
+    def _flush(self) -> None:
+        used, self._used = self._used, 0
+        self._flushed += used
+        self._write_out(self._buffer[:used])
+
+    def _write_out(self, view: memoryview) -> None:
+        if self._fd < 0:
+            raise self._closed()
+        try:
+            with naming(self.path):
+                while view:
+                    view = view[os.write(self._fd, view) :]
+        except BaseException:
+            self._fail()
+            raise
+
+    def _fail(self) -> None:
+        """Give the archive up: nothing can follow on a part of a member."""
+        if self._part:
+            self.abort()
+            self._failed = True
+
+    def _closed(self) -> ClosedError:
+        why = "it was given up when a member failed" if self._failed else "the writer is closed"
+        return ClosedError(f"{self.path}: {why}")
+
+    # --- the end ----------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Complete the temporary file without giving it its name yet."""
+        if self._fd < 0:
+            return
+        try:
+            end = 2 * BLOCK
+            self._write(bytes(end + -(self.size + end) % RECORD))
+            self._flush()
+            if self._sync:
+                with naming(self.path):
+                    os.fsync(self._fd)
+        except BaseException:
+            self.abort()
+            raise
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+    def publish(self) -> None:
+        """Complete the archive and give it its name; again does nothing.
+
+        Raises
+        ------
+        ClosedError
+            Adding a member has failed, so there is no whole archive.
+        OptionError
+            An archive of that name has appeared in the meantime.
+        OSError
+            The disk is full, for example; the temporary file is removed.
+        """
+        if self._failed:
+            raise self._closed()
+        if not self._part:
+            return
+        self.finish()
+        try:
+            # Renaming would replace what has appeared since the first check.
+            check_free(self.path, self._overwrite)
+            self._replaces = os.path.lexists(self.path)
+            if self._replaces:
+                drop_index(self.path)
+            os.replace(self._part, self.path)
+            self._part = ""
+            self._published = True
+        except BaseException:
+            self.abort()
+            raise
+        if self._sync:
+            _sync_directory(self.path)
+
+    def withdraw(self) -> None:
+        """Remove the archive even after `publish`, unless it has replaced another one.
+
+        For a set of archives that is to appear as a whole or not at all.
+        """
+        self.abort()
+        # It is told by its inode: an interrupt may have come right after the renaming.
+        with contextlib.suppress(FileNotFoundError):
+            if not self._replaces and os.path.samestat(os.lstat(self.path), self._status):
+                os.unlink(self.path)
+
+    def close(self) -> None:
+        """Complete the archive, give it its name and build its index; again does nothing.
+
+        Raises
+        ------
+        ClosedError, OptionError, OSError
+            As `publish`.
+        """
+        self.publish()
+        if self._published and self._index:
+            # Once only.
+            self._index = False
+            from imagearchive.index.table import IndexTable
+
+            IndexTable.open(self.path, overwrite=True)
+
+    def abort(self) -> None:
+        """Remove the temporary file; what was at the target stays as it was."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+        part, self._part = self._part, ""
+        if part:
+            # What cannot be removed was never made, or lies where nothing can be written.
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def __del__(self) -> None:
+        if getattr(self, "_part", ""):
+            self.abort()
+
+
+def drop_index(path: str) -> None:
+    """Remove the index of the archive that is about to be replaced.
+
+    The index of another archive, as of ``data.zip`` beside ``data.tar``, stays; so does what is
+    no index.
+    """
+    from imagearchive.index.table import IndexTable, cache_path, default_path
+
+    apath = os.path.abspath(path)
+    cached = cache_path([apath], apath)
+    if cached is not None:
+        with contextlib.suppress(OSError):
+            os.unlink(cached)
+    place = default_path(apath)
+    try:
+        if IndexTable.load(place).files == [apath]:
+            os.unlink(place)
+    except (FileNotFoundError, CorruptIndexError):
+        # A damaged one is built anew at the next open.
+        pass
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _kind(mode: int) -> str:
+    for test, what in (
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+    ):
+        if test(mode):
+            return what
+    return "a device"

@@ -1,0 +1,1 @@
+"""ZIP, and so NPZ: scanning and writing."""

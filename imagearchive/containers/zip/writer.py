@@ -1,0 +1,215 @@
+"""Write ZIP archives of stored members, visible only when whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+import zipfile
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from imagearchive.containers.tar.writer import check_free, drop_index, open_new
+from imagearchive.errors import ClosedError, UnsafePathError
+from imagearchive.storage.os_errors import naming
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Buffer, Self
+
+__all__ = ["ZipWriter"]
+
+# What a ZIP can say: the first and last years of its time stamps.
+FIRST_YEAR: Final = 1980
+LAST_YEAR: Final = 2107
+ALIGNMENT: Final = 64
+LOCAL_HEADER: Final = 30
+# The local header of a member that may be of any size has this extra field for its sizes.
+ZIP64_EXTRA: Final = 20
+PADDING_ID: Final = b"\x35\xd9"
+
+
+class _Zip(zipfile.ZipFile):
+    """Ended by its writer alone: one that is given up has no archive to complete."""
+
+    def __del__(self) -> None:
+        pass
+
+
+class ZipWriter:
+    """Writes one ZIP archive without compression, so that any member can be read in place.
+
+    The data of each member start at a multiple of 64 bytes, which lets arrays be used where they
+    are mapped; an NPZ is such an archive, too. Until `close` the bytes lie in a temporary file
+    beside the target; leaving the ``with`` block by an exception removes it. The same members
+    give the same bytes. For one thread.
+
+    Parameters
+    ----------
+    path : path-like
+        The archive to be.
+    overwrite : bool
+        Replace an archive of that name, when the new one is whole.
+    sync : bool
+        Have the archive on disk before it gets its name.
+
+    Raises
+    ------
+    OptionError
+        `path` exists and `overwrite` was not given, or it is no file.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, sync: bool = True
+    ) -> None:
+        self.path = os.fspath(path)
+        self._overwrite = overwrite
+        check_free(self.path, overwrite)
+        self._sync = sync
+        self._failed = False
+        self._stack = contextlib.ExitStack()
+        # Known before it exists: an interrupt may come at any moment.
+        self._part = f"{self.path}.{secrets.token_hex(8)}.part"
+        fd = open_new(self._part, self.path)
+        self._file = self._stack.enter_context(os.fdopen(fd, "wb+"))
+        self._zip = _Zip(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
+
+    def add(
+        self, name: str, chunks: Iterable[Buffer], *, mtime: int = 0, mode: int = 0o644
+    ) -> None:
+        """Add a member.
+
+        Parameters
+        ----------
+        name : str
+            Relative path; it must be text, as ZIP has no place for other names.
+        chunks : iterable of bytes-like
+            Its content, in pieces.
+        mtime : int
+            Seconds since 1970, in UTC; kept to two seconds, and from 1980 to 2107.
+        mode : int
+            Permission bits.
+
+        Raises
+        ------
+        UnsafePathError
+            The name is empty or absolute, leads out of the archive, or is not UTF-8.
+        ClosedError
+            The writer is closed. It is after an earlier error, too: whatever `chunks` raises
+            leaves half a member, so the archive is given up.
+        """
+        if not self._part:
+            raise self._closed()
+        encoded = self._checked(name)
+        info = zipfile.ZipInfo(name, _date(mtime))
+        info.external_attr = (0o100000 | mode & 0o777) << 16
+        info.create_system = 3
+        start = self._file.tell() + LOCAL_HEADER + len(encoded) + ZIP64_EXTRA + 4
+        info.extra = PADDING_ID + (pad := -start % ALIGNMENT).to_bytes(2, "little") + bytes(pad)
+        try:
+            with naming(self.path), self._zip.open(info, "w", force_zip64=True) as member:
+                for chunk in chunks:
+                    member.write(chunk)
+        except BaseException:
+            self.abort()
+            self._failed = True
+            raise
+        # The padding has done its work in the local header.
+        info.extra = b""
+
+    def _closed(self) -> ClosedError:
+        why = "it was given up when a member failed" if self._failed else "the writer is closed"
+        return ClosedError(f"{self.path}: {why}")
+
+    @staticmethod
+    def _checked(name: str) -> bytes:
+        try:
+            encoded = name.encode()
+        except UnicodeEncodeError:
+            raise UnsafePathError(f"{name!r} is not UTF-8, which a ZIP needs; use TAR") from None
+        if (
+            not name
+            or name.startswith("/")
+            or name.endswith("/")
+            or "\0" in name
+            or ".." in name.split("/")
+            or len(encoded) > 0xFFFF
+        ):
+            raise UnsafePathError(
+                f"{name[:200]!r} cannot be the name of a member; it must be a relative path of a "
+                f"file, without '..' and NUL, of at most 65535 bytes"
+            )
+        return encoded
+
+    def close(self) -> None:
+        """Complete the archive and give it its name; again does nothing.
+
+        Raises
+        ------
+        ClosedError
+            Adding a member has failed, so there is no whole archive.
+        OptionError
+            An archive of that name has appeared in the meantime.
+        OSError
+            The disk is full, for example; the temporary file is removed.
+        """
+        if self._failed:
+            raise self._closed()
+        if not self._part:
+            return
+        try:
+            with naming(self.path):
+                self._zip.close()
+                self._file.flush()
+                if self._sync:
+                    os.fsync(self._file.fileno())
+                self._stack.close()
+            check_free(self.path, self._overwrite)
+            if os.path.lexists(self.path):
+                drop_index(self.path)
+            os.replace(self._part, self.path)
+            self._part = ""
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Remove the temporary file; what was at the target stays as it was."""
+        with contextlib.suppress(OSError):
+            # What is still buffered may not fit on the disk, and is not wanted.
+            self._stack.close()
+        part, self._part = self._part, ""
+        if part:
+            # What cannot be removed was never made, or lies where nothing can be written.
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+
+    def __del__(self) -> None:
+        if getattr(self, "_part", ""):
+            self.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+def _date(mtime: int) -> tuple[int, int, int, int, int, int]:
+    first, last = (FIRST_YEAR, 1, 1, 0, 0, 0), (LAST_YEAR, 12, 31, 23, 59, 58)
+    # From 1980-01-01 to the end of 2107, in seconds since 1970.
+    if mtime < 315_532_800:
+        return first
+    if mtime >= 4_354_819_200:
+        return last
+    return time.gmtime(mtime)[:6]

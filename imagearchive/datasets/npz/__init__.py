@@ -1,0 +1,1 @@
+"""Rows of NPZ files as samples."""

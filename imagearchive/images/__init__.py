@@ -1,0 +1,1 @@
+"""Images: decoding, cropping, resampling and normalising, natively or by Pillow."""

@@ -1,0 +1,72 @@
+"""Encoded images to arrays: JPEG natively, the rest through Pillow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from imagearchive.images.pillow import ImageOptions
+from imagearchive.images.pillow import decode_image as decode_by_pillow
+from imagearchive.images.render import HAVE_JPEG, Decoder, jpeg_info
+from imagearchive.storage.limits import Limits
+from imagearchive.transforms.base import Array, local_decoder
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["decode_image"]
+
+
+def decode_image(
+    encoded: Buffer, decoder: Decoder | None = None, exif_transpose: bool = False
+) -> Array:
+    """Decode an image to RGB.
+
+    Parameters
+    ----------
+    encoded : buffer
+        The bytes of a JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, JPEG 2000 or AVIF file.
+    decoder : Decoder, optional
+        For its buffers and its ``max_pixels``; by default one of the calling thread.
+    exif_transpose : bool
+        Turn the image as its EXIF orientation says.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        Grey is repeated, CMYK and palettes are converted, alpha is dropped, all as by Pillow's
+        ``convert("RGB")``; 16-bit grey is reduced to its high byte.
+
+    Raises
+    ------
+    DecodeError
+        It is no image of these formats, truncated or damaged.
+    LimitError
+        It has more pixels than ``decoder.max_pixels``.
+    """
+    decoder = decoder or local_decoder()
+    found = jpeg_info(encoded)
+    if found is None:
+        return _by_pillow(encoded, decoder, exif_transpose)
+    # Without libjpeg-turbo the orientation is read the same way, so that builds agree.
+    array = decoder.decode(encoded) if HAVE_JPEG else _by_pillow(encoded, decoder, False)
+    return oriented(array, found[3]) if exif_transpose else array
+
+
+def oriented(array: Array, orientation: int) -> Array:
+    """Turn an (H, W, C) array as EXIF orientation 1 to 8 says."""
+    if orientation in (3, 4, 7):
+        array = array[::-1]
+    if orientation in (2, 3, 7):
+        array = array[:, ::-1]
+    if orientation in (5, 7):
+        array = array.transpose(1, 0, 2)
+    if orientation in (6, 8):
+        array = np.rot90(array, -1 if orientation == 6 else 1)
+    return np.ascontiguousarray(array)
+
+
+def _by_pillow(encoded: Buffer, decoder: Decoder, exif_transpose: bool) -> Array:
+    options = ImageOptions(exif_transpose=exif_transpose)
+    return decode_by_pillow(encoded, options, Limits(max_pixels=decoder.max_pixels))

@@ -1,0 +1,56 @@
+from collections.abc import Iterable
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Buffer
+
+from imagearchive.images.geometry import Finish, Geometry
+
+HAVE_JPEG: bool
+JPEG_VERSION: str
+MAX_PIXELS: int
+
+def use_simd(wanted: bool) -> bool: ...
+def jpeg_info(data: Buffer) -> tuple[int, int, int, int] | None: ...
+
+@final
+class Decoder:
+    def __new__(cls, max_pixels: int | None = 178_956_970) -> Decoder: ...
+    @property
+    def max_pixels(self) -> int: ...
+    def decode(self, data: Buffer) -> npt.NDArray[np.uint8]: ...
+    def render(
+        self, data: Buffer, geometry: Geometry, finish: Finish, out: npt.NDArray[Any]
+    ) -> None: ...
+    def render_jpegs(
+        self,
+        images: Iterable[Buffer],
+        geometries: Iterable[Geometry],
+        finish: Finish,
+        out: npt.NDArray[Any],
+    ) -> None: ...
+    def render_array(
+        self,
+        array: npt.NDArray[Any],
+        geometry: Geometry,
+        finish: Finish,
+        out: npt.NDArray[Any],
+    ) -> None: ...
+    def render_arrays(
+        self,
+        arrays: Iterable[npt.NDArray[Any]],
+        geometries: Iterable[Geometry],
+        finish: Finish,
+        out: npt.NDArray[Any],
+    ) -> None: ...
+
+def finish_array(array: npt.NDArray[np.uint8], finish: Finish, out: npt.NDArray[Any]) -> None: ...
+def finish_arrays(
+    arrays: Iterable[npt.NDArray[np.uint8]], finish: Finish, out: npt.NDArray[Any]
+) -> None: ...
+def blend_value(pixels: npt.NDArray[np.uint8], factor: float, value: int) -> None: ...
+def blend_grey(pixels: npt.NDArray[np.uint8], factor: float) -> None: ...
+def shift_hue(pixels: npt.NDArray[np.uint8], shift: int) -> None: ...
+def mean_grey(pixels: npt.NDArray[np.uint8]) -> int: ...
+def grey(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]: ...

@@ -1,0 +1,373 @@
+"""Decoding, rendering and colours of images; the loops are in the C files beside this one.
+
+All work runs without the GIL. A `Decoder` serves one thread at a time and keeps its buffers.
+"""
+
+from cython cimport final
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_STRIDED_RO, PyBUF_WRITABLE,
+    PyBuffer_Release, PyObject_GetBuffer,
+)
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+from operator import index
+
+import numpy as np
+
+from imagearchive.images.geometry cimport MAX_SIDE, Finish, Geometry, px_finish, px_geometry
+from imagearchive.errors import DecodeError, LimitError, OptionError, OptionTypeError
+
+cdef extern from "pixels.h" nogil:
+    int HAVE_JPEG_ "HAVE_JPEG"
+    enum:
+        PX_OK, PX_NO_MEMORY, PX_CORRUPT, PX_TOO_LARGE, PX_UNSUPPORTED, PX_MISMATCH
+    ctypedef struct px_work:
+        pass
+    ctypedef struct px_info:
+        int64_t width, height
+        int components, orientation
+    ctypedef struct px_decoder:
+        pass
+    int px_jpeg_info(const uint8_t *, size_t, px_info *)
+    const char *px_jpeg_version()
+    px_decoder *px_decoder_new(uint64_t)
+    void px_decoder_free(px_decoder *)
+    px_work *px_decoder_work(px_decoder *)
+    const char *px_decoder_message(const px_decoder *)
+    int px_decode(px_decoder *, const uint8_t *, size_t, int64_t, int64_t, uint8_t *)
+    int px_render_jpeg(px_decoder *, const uint8_t *, size_t, const px_geometry *,
+                       const px_finish *, void *)
+    int px_render_array(px_work *, const px_geometry *, const px_finish *, const uint8_t *,
+                        int64_t, int, void *)
+    int px_render_float(px_work *, const px_geometry *, const float *, int64_t, int, float *)
+    void px_finish_array(const px_finish *, const uint8_t *, int64_t, int64_t, int64_t, int,
+                         void *)
+    int px_simd(int)
+    void px_blend_value(uint8_t *, size_t, double, int)
+    void px_blend_grey(uint8_t *, size_t, double)
+    void px_shift_hue(uint8_t *, size_t, int)
+    int px_mean_grey(const uint8_t *, size_t)
+    void px_grey(const uint8_t *, size_t, uint8_t *)
+
+# Once, before there are threads; each function would otherwise do so at its first call.
+px_simd(1)
+HAVE_JPEG = bool(HAVE_JPEG_)
+JPEG_VERSION = px_jpeg_version().decode()
+#: Twice the size at which Pillow warns of a decompression bomb, which is where it refuses.
+MAX_PIXELS = 178_956_970
+
+
+def use_simd(bint wanted):
+    """Choose between the vector kernels and the plain ones; return whether vectors are used."""
+    return bool(px_simd(wanted))
+
+
+def jpeg_info(const uint8_t[::1] data not None):
+    """Width, height, components and EXIF orientation from the headers of a JPEG."""
+    cdef px_info info
+    cdef int code = PX_UNSUPPORTED
+    if data.shape[0]:
+        code = px_jpeg_info(&data[0], data.shape[0], &info)
+    if code == PX_UNSUPPORTED:
+        return None
+    if code:
+        raise DecodeError("JPEG without a frame header: the file is truncated or damaged")
+    return info.width, info.height, info.components, info.orientation
+
+
+@final
+cdef class Decoder:
+    """Decodes and renders, for one thread at a time; keeps its buffers between calls."""
+
+    cdef px_decoder *d
+    cdef bint busy
+    cdef readonly uint64_t max_pixels
+
+    def __cinit__(self, max_pixels=MAX_PIXELS):
+        if max_pixels is None:
+            max_pixels = MAX_SIDE * <int64_t> MAX_SIDE
+        try:
+            self.max_pixels = index(max_pixels)
+        except (TypeError, OverflowError):
+            raise OptionTypeError(
+                f"max_pixels={max_pixels!r}: needs a whole number from 0, or None"
+            ) from None
+        self.d = px_decoder_new(self.max_pixels)
+        if self.d == NULL:
+            raise MemoryError("no memory for a decoder, or libjpeg-turbo is of another version "
+                              "than its headers were at build time")
+
+    def __dealloc__(self):
+        px_decoder_free(self.d)
+
+    def __reduce__(self):
+        return Decoder, (self.max_pixels,)
+
+    cdef int enter(self) except -1:
+        if self.busy:
+            raise OptionError("this Decoder is at work in another thread; give each its own")
+        self.busy = True
+        return 0
+
+    cdef int leave(self, int code) except -1:
+        self.busy = False
+        if code == PX_OK:
+            return 0
+        if code == PX_NO_MEMORY:
+            raise MemoryError("no memory to decode an image")
+        message = px_decoder_message(self.d).decode("utf-8", "replace")
+        if code == PX_TOO_LARGE:
+            raise LimitError(f"{message}; pass a larger max_pixels if the image is trusted")
+        raise DecodeError(message)
+
+    def decode(self, data):
+        """The whole JPEG as (H, W, 3) uint8."""
+        cdef Py_buffer source
+        cdef uint8_t[:, :, ::1] out
+        cdef int64_t width, height
+        cdef int code
+        info = jpeg_info(data)
+        if info is None:
+            raise DecodeError("not a JPEG")
+        width, height = info[0], info[1]
+        if <uint64_t> (width * height) > self.max_pixels:
+            raise LimitError(f"{width} x {height} pixels are more than max_pixels="
+                             f"{self.max_pixels}; pass a larger one if the image is trusted")
+        result = np.empty((height, width, 3), np.uint8)
+        out = result
+        self.enter()
+        try:
+            PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
+        except BaseException:
+            self.busy = False
+            raise
+        with nogil:
+            code = px_decode(self.d, <const uint8_t *> source.buf, source.len, width, height,
+                             &out[0, 0, 0])
+        PyBuffer_Release(&source)
+        self.leave(code)
+        return result
+
+    def render(self, data, Geometry geometry not None, Finish finish not None, out):
+        """Decode of a JPEG what `geometry` needs and write it into `out`."""
+        self.render_jpegs((data,), (geometry,), finish, out[None])
+
+    def render_jpegs(self, images, geometries, Finish finish not None, out):
+        """Render many JPEGs into ``out[0]``, ``out[1]``, …
+
+        One call gives up the GIL once, which for small images costs as much as the work. Where
+        one fails, those behind it are not rendered.
+        """
+        cdef Run run = Run(tuple(images), out, True)
+        cdef Py_ssize_t i
+        cdef int code = PX_OK
+        run.place(tuple(geometries), finish)
+        self.enter()
+        with nogil:
+            for i in range(run.n):
+                code = px_render_jpeg(self.d, <const uint8_t *> run.views[i].buf,
+                                      run.views[i].len, &run.geometries[i], &finish.f,
+                                      run.target(i))
+                if code:
+                    break
+        self.leave(code)
+
+    def render_array(self, array, Geometry geometry not None, Finish finish not None, out):
+        """The same from an (H, W, C) array of uint8 or, without normalisation, float32."""
+        self.render_arrays((array,), (geometry,), finish, out[None])
+
+    def render_arrays(self, arrays, geometries, Finish finish not None, out):
+        """Render many arrays, of one dtype and number of channels, as `render_jpegs` does JPEGs."""
+        cdef Run run = Run(tuple(arrays), out, False)
+        cdef Py_ssize_t i
+        cdef int code = PX_OK
+        if run.floats and (finish.f.planar or finish.f.dtype != 1):
+            raise OptionError("float32 arrays are rendered to float32 (H, W, C) only")
+        run.place(tuple(geometries), finish)
+        self.enter()
+        with nogil:
+            for i in range(run.n):
+                if run.floats:
+                    code = px_render_float(px_decoder_work(self.d), &run.geometries[i],
+                                           <const float *> run.views[i].buf,
+                                           run.views[i].strides[0], run.channels,
+                                           <float *> run.target(i))
+                else:
+                    code = px_render_array(px_decoder_work(self.d), &run.geometries[i], &finish.f,
+                                           <const uint8_t *> run.views[i].buf,
+                                           run.views[i].strides[0], run.channels, run.target(i))
+                if code:
+                    break
+        self.leave(code)
+
+
+@final
+cdef class Run:
+    """The buffers of images and of the array that takes their results, until all are done."""
+
+    cdef Py_buffer *views
+    cdef px_geometry *geometries
+    cdef Py_buffer out
+    cdef Py_ssize_t n, opened
+    cdef int channels
+    cdef bint encoded, floats
+    cdef object result
+
+    def __cinit__(self, tuple images not None, out, bint encoded):
+        cdef Py_ssize_t n = len(images)
+        if not n:
+            raise OptionError("no images to render")
+        if len(out) != n:
+            raise OptionError(f"{n} images need as many places in the output, not {len(out)}")
+        self.result = out
+        self.views = <Py_buffer *> PyMem_Calloc(n, sizeof(Py_buffer))
+        self.geometries = <px_geometry *> PyMem_Calloc(n, sizeof(px_geometry))
+        if self.views == NULL or self.geometries == NULL:
+            raise MemoryError()
+        self.n = n
+        self.encoded = encoded
+        self.channels = 3
+        if encoded:
+            for image in images:
+                PyObject_GetBuffer(image, &self.views[self.opened], PyBUF_SIMPLE)
+                self.opened += 1
+        else:
+            self.open_arrays(images)
+        hold_output(out, &self.out)
+
+    cdef int open_arrays(self, tuple arrays) except -1:
+        dtype, shape = arrays[0].dtype, arrays[0].shape
+        self.floats = dtype == np.float32
+        if not self.floats and dtype != np.uint8:
+            raise OptionTypeError(f"an array of {dtype} is not an image: use uint8, float32")
+        if len(shape) != 3 or shape[2] not in (1, 3, 4):
+            raise OptionError(f"an image is (H, W, C) with 1, 3 or 4 channels, not {shape}")
+        self.channels = shape[2]
+        for array in arrays:
+            if array.dtype != dtype or array.shape[2:] != shape[2:]:
+                raise OptionError("images that are rendered together have one dtype and as many "
+                                  "channels")
+            open_rows(array, &self.views[self.opened])
+            self.opened += 1
+        return 0
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        for i in range(self.opened):
+            PyBuffer_Release(&self.views[i])
+        PyBuffer_Release(&self.out)
+        PyMem_Free(self.views)
+        PyMem_Free(self.geometries)
+
+    cdef int place(self, tuple geometries, Finish finish) except -1:
+        """Take the geometry of each image; all results must fit the output."""
+        cdef Geometry geometry
+        cdef Py_ssize_t i
+        if len(geometries) != self.n:
+            raise OptionError(f"{self.n} images need as many geometries, not {len(geometries)}")
+        for i in range(self.n):
+            if not isinstance(geometries[i], Geometry):
+                raise OptionTypeError(f"a geometry is wanted, not {type(geometries[i]).__name__}")
+            geometry = geometries[i]
+            if not self.encoded and (self.views[i].shape[0] != geometry.g.source_h
+                                     or self.views[i].shape[1] != geometry.g.source_w):
+                raise OptionError(f"the geometry is for another size than "
+                                  f"{self.views[i].shape[1]} x {self.views[i].shape[0]}")
+            self.check(finish, geometry.g.canvas_h, geometry.g.canvas_w)
+            self.geometries[i] = geometry.g
+        return 0
+
+    cdef int check(self, Finish finish, int64_t height, int64_t width) except -1:
+        """Whether an image of this size fits its place in the output."""
+        shape = finish.shape(height, width, self.channels)
+        if self.result.shape[1:] != shape or self.result.dtype != finish.dtype:
+            raise OptionError(f"the output must be {finish.dtype} {shape}, it is "
+                              f"{self.result.dtype} {self.result.shape[1:]}")
+        return 0
+
+    cdef void *target(self, Py_ssize_t i) noexcept nogil:
+        return <char *> self.out.buf + i * (self.out.len // self.n)
+
+
+cdef int open_rows(array, Py_buffer *view) except -1:
+    """A buffer of three axes, the last two without gaps."""
+    PyObject_GetBuffer(array, view, PyBUF_STRIDED_RO)
+    if view.ndim != 3 or (view.shape[2] > 1 and view.strides[2] != view.itemsize) or (
+            view.shape[1] > 1 and view.strides[1] != view.itemsize * view.shape[2]):
+        PyBuffer_Release(view)
+        raise OptionError("the pixels of a row must lie side by side: pass a contiguous array")
+    return 0
+
+
+cdef int hold_output(out, Py_buffer *view) except -1:
+    try:
+        PyObject_GetBuffer(out, view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE | PyBUF_FORMAT)
+    except (BufferError, ValueError) as error:
+        raise OptionError(f"the output must be contiguous and writable: {error}") from None
+    return 0
+
+
+def finish_array(array, Finish finish not None, out):
+    """Normalise, cast and lay out an (H, W, C) uint8 array into `out`."""
+    finish_arrays((array,), finish, out[None])
+
+
+def finish_arrays(arrays, Finish finish not None, out):
+    """The same for many arrays, of one number of channels, into ``out[0]``, ``out[1]``, …"""
+    cdef Run run = Run(tuple(arrays), out, False)
+    cdef Py_ssize_t i
+    if run.floats:
+        raise OptionTypeError("needs (H, W, C) uint8, not float32")
+    for i in range(run.n):
+        run.check(finish, run.views[i].shape[0], run.views[i].shape[1])
+    with nogil:
+        for i in range(run.n):
+            px_finish_array(&finish.f, <const uint8_t *> run.views[i].buf,
+                            run.views[i].strides[0], run.views[i].shape[1],
+                            run.views[i].shape[0], run.channels, run.target(i))
+
+
+def blend_value(uint8_t[:, :, ::1] pixels not None, double factor, int value):
+    """``value + factor * (pixel - value)``, truncated and clipped, in place."""
+    cdef size_t n = pixels.shape[0] * pixels.shape[1] * pixels.shape[2]
+    if n:
+        with nogil:
+            px_blend_value(&pixels[0, 0, 0], n, factor, value)
+
+
+def blend_grey(uint8_t[:, :, ::1] pixels not None, double factor):
+    """The same between each RGB pixel and its grey value, in place."""
+    cdef size_t n = pixels.shape[0] * pixels.shape[1]
+    if n and pixels.shape[2] == 3:
+        with nogil:
+            px_blend_grey(&pixels[0, 0, 0], n, factor)
+
+
+def shift_hue(uint8_t[:, :, ::1] pixels not None, int shift):
+    """Add `shift` to the hue of RGB pixels, a circle being 256, in place."""
+    cdef size_t n = pixels.shape[0] * pixels.shape[1]
+    if n and pixels.shape[2] == 3:
+        with nogil:
+            px_shift_hue(&pixels[0, 0, 0], n, shift)
+
+
+def mean_grey(const uint8_t[:, :, ::1] pixels not None):
+    """The mean grey value of RGB pixels, rounded."""
+    cdef size_t n = pixels.shape[0] * pixels.shape[1]
+    cdef int mean = 0
+    if n and pixels.shape[2] == 3:
+        with nogil:
+            mean = px_mean_grey(&pixels[0, 0, 0], n)
+    return mean
+
+
+def grey(const uint8_t[:, :, ::1] pixels not None):
+    """RGB to grey, (H, W, 1), by the weights of ITU-R 601."""
+    cdef size_t n = pixels.shape[0] * pixels.shape[1]
+    result = np.empty((pixels.shape[0], pixels.shape[1], 1), np.uint8)
+    cdef uint8_t[:, :, ::1] out = result
+    if n and pixels.shape[2] == 3:
+        with nogil:
+            px_grey(&pixels[0, 0, 0], n, &out[0, 0, 0])
+    return result

@@ -1,0 +1,1 @@
+"""The index table: building, saving, checking, searching."""

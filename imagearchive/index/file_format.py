@@ -1,0 +1,170 @@
+"""The file that an index lies in: consecutive ``.npy`` arrays, the last of them the metadata.
+
+`docs/format.md` specifies it. This module knows sections and bytes; what they mean is the
+business of `imagearchive.index.table`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import secrets
+import zlib
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from imagearchive.arrays import npy
+from imagearchive.errors import CorruptArchiveError, CorruptIndexError, UnsupportedMemberError
+from imagearchive.storage.local import MemoryStorage
+from imagearchive.storage.os_errors import naming
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["FORMAT", "VERSION", "NotAnIndexError", "checksum", "load", "save"]
+
+FORMAT: Final = "imagearchive-index"
+VERSION: Final = 1
+
+# A file of more sections than this is not one of ours, however well each is formed.
+MAX_SECTIONS: Final = 4096
+
+
+class NotAnIndexError(CorruptIndexError):
+    """A file of that name is there, but something else wrote it."""
+
+
+def save(path: str, sections: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> None:
+    """Write an index so that nobody ever sees half of it.
+
+    The sections go into a temporary file beside `path`, which is synchronised to disk and then
+    renamed. Several processes may do so at once: no locks, the last one stays, and all write the
+    same bytes.
+
+    Raises
+    ------
+    OSError
+        The directory cannot be written, or the disk is full; nothing is left behind.
+    """
+    described = {
+        **meta,
+        "format": FORMAT,
+        "version": VERSION,
+        "sections": [{"name": name, "crc32": checksum(array)} for name, array in sections.items()],
+    }
+    text = json.dumps(described, sort_keys=True, ensure_ascii=True).encode()
+    folder, name = os.path.split(os.path.abspath(path))
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        with open(temporary, "xb") as file:
+            for array in [*sections.values(), np.frombuffer(text, np.uint8)]:
+                npy.write_array(file, array)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    # The rename itself must survive a power cut; some file systems refuse to synchronise a folder.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def load(path: str) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """Map an index file: nothing but the headers and the metadata is read.
+
+    Returns
+    -------
+    sections : dict of str to ndarray
+        Read-only arrays over the mapping, in the order of the file.
+    meta : dict
+        Empty for a lone array, which is what the original ImageArchive wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    NotAnIndexError
+        The file was not written by this library.
+    CorruptIndexError
+        It was, and is damaged.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if not size:
+            raise CorruptIndexError(f"{path}: the index is empty; delete it")
+        with naming(path):
+            data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    arrays = list(_arrays(path, data))
+    last = arrays[-1]
+    if len(arrays) == 1:
+        return {"entries": last}, {}
+    if last.dtype != np.uint8 or last.ndim != 1:
+        raise NotAnIndexError(f"{path}: {len(arrays)} arrays, but the last is no metadata")
+    try:
+        meta = json.loads(last.tobytes())
+        names = [section["name"] for section in meta["sections"]]
+        version = meta["version"]
+        ours = meta["format"] == FORMAT
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise NotAnIndexError(f"{path}: the last array is no metadata of an index") from error
+    if not ours or not isinstance(version, int):
+        raise NotAnIndexError(f"{path}: not an index of this library")
+    if version > VERSION:
+        raise CorruptIndexError(
+            f"{path}: written by a newer release (format {version}, this one reads up to "
+            f"{VERSION}); update imagearchive, or build the index again"
+        )
+    if (
+        not all(isinstance(name, str) for name in names)
+        or len(names) != len(arrays) - 1
+        or len(set(names)) != len(names)
+    ):
+        raise CorruptIndexError(
+            f"{path}: {len(arrays) - 1} sections where the metadata names {len(names)}; delete it"
+        )
+    return dict(zip(names, arrays)), meta
+
+
+def checksum(array: npt.NDArray[Any]) -> int:
+    """CRC-32 of the bytes of a section."""
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def _arrays(path: str, data: mmap.mmap) -> Iterator[npt.NDArray[Any]]:
+    storage = MemoryStorage(data, path)
+    position = 0
+    count = 0
+    while position < storage.size:
+        count += 1
+        where = f"{path}: array {count}"
+        try:
+            header = npy.parse_header(storage, position, where=where)
+        except (CorruptArchiveError, UnsupportedMemberError) as error:
+            kind = NotAnIndexError if count == 1 else CorruptIndexError
+            raise kind(f"{error}; if it was meant to be an index, delete it") from error
+        if header.has_objects or (header.fortran_order and len(header.shape) > 1):
+            raise NotAnIndexError(
+                f"{where} holds {header.dtype} {header.shape}, which no index does; build the "
+                f"index again"
+            )
+        if count > MAX_SECTIONS:
+            raise NotAnIndexError(f"{path}: more than {MAX_SECTIONS} arrays")
+        start = position + header.data_offset
+        yield (
+            np.frombuffer(storage.read(start, header.nbytes), header.dtype, header.count).reshape(
+                header.shape
+            )
+            if header.nbytes
+            else np.empty(header.shape, header.dtype)
+        )
+        position = start + header.nbytes

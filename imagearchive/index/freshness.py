@@ -1,0 +1,133 @@
+"""Whether an archive is still the one that was indexed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from imagearchive.storage.local import PreadStorage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Signature", "difference", "fingerprints", "signatures"]
+
+#: Size in bytes and modification time in nanoseconds.
+Signature = tuple[int, int]
+
+# How many headers are compared where a modification time differs, spread evenly; of an archive of
+# no more members, all. Reading them takes milliseconds from memory, and is done once.
+SAMPLES: Final = 4096
+SAMPLE_BYTES: Final = 512
+# Members of a TAR start at multiples of this.
+BLOCK: Final = 512
+
+
+def signatures(files: Sequence[str]) -> list[Signature | None]:
+    """Return what `os.stat` says of each file; None for a directory.
+
+    Raises
+    ------
+    OSError
+        A file is gone, or cannot be reached.
+    """
+    found: list[Signature | None] = []
+    for file in files:
+        status = os.stat(file)
+        is_directory = stat.S_ISDIR(status.st_mode)
+        found.append(None if is_directory else (status.st_size, status.st_mtime_ns))
+    return found
+
+
+def fingerprints(
+    files: Sequence[str], entries: npt.NDArray[Any], ends: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Say of each file what tells whether it is still the same.
+
+    Parameters
+    ----------
+    files : sequence of str
+    entries : ndarray of ENTRY_DTYPE
+        The rows of the index.
+    ends : sequence of int
+        Of each file, where its last member ends.
+
+    Returns
+    -------
+    list of dict
+        ``size``, ``mtime_ns``, ``end``, and a digest of ``headers``; of a directory nothing but
+        that it is one.
+    """
+    found: list[dict[str, Any]] = []
+    for shard, (file, signature, end) in enumerate(zip(files, signatures(files), ends)):
+        if signature is None:
+            found.append({"directory": True})
+            continue
+        headers = _headers(entries, shard, len(files))
+        found.append(
+            {
+                "size": signature[0],
+                "mtime_ns": signature[1],
+                "end": end,
+                "headers": _digest(file, headers, end),
+            }
+        )
+    return found
+
+
+def difference(
+    files: Sequence[str], archives: Sequence[dict[str, Any]], entries: npt.NDArray[Any]
+) -> str | None:
+    """Say in what the files differ from their fingerprints; None where in nothing."""
+    if len(files) != len(archives):
+        return f"it speaks of {len(archives)} files, not of {len(files)}"
+    for shard, (file, archive) in enumerate(zip(files, archives)):
+        try:
+            signature = signatures([file])[0]
+            if signature is None or archive.get("directory"):
+                return f"{file} is a directory, which is listed each time"
+            if signature[0] != archive["size"]:
+                return f"{file} has {signature[0]} bytes where {archive['size']} were indexed"
+            if signature[1] == archive["mtime_ns"]:
+                continue
+            headers = _headers(entries, shard, len(files))
+            if _digest(file, headers, int(archive["end"])) != archive["headers"]:
+                return f"headers inside {file} have changed since it was indexed"
+        except (FileNotFoundError, NotADirectoryError):
+            return f"{file} is gone"
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            return f"its metadata cannot be read ({error})"
+    return None
+
+
+def _headers(entries: npt.NDArray[Any], shard: int, files: int) -> list[int]:
+    """Where the headers to compare begin."""
+    rows = entries if files == 1 else entries[entries["shard"] == shard]
+    if not len(rows):
+        # An index of its own, such as Barecat's: SQLite counts changes in its first page.
+        return [0]
+    chosen = np.unique(np.linspace(0, len(rows) - 1, SAMPLES).astype(np.int64))
+    headers: list[int] = rows["header"][chosen].tolist()
+    return headers
+
+
+def _digest(file: str, headers: Sequence[int], end: int) -> str:
+    """Digest the headers, what follows the last member, and the end of the file.
+
+    A TAR ends in padding, in which members can be appended while its size stays the same; a ZIP
+    ends in its directory.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    with PreadStorage(file) as storage:
+        behind = -(-end // BLOCK) * BLOCK
+        ranges = [(header, SAMPLE_BYTES) for header in headers]
+        ranges += [(behind, 2 * BLOCK), (max(0, storage.size - SAMPLE_BYTES), SAMPLE_BYTES)]
+        for offset, size in ranges:
+            if offset < storage.size:
+                digest.update(storage.read(offset, min(size, storage.size - offset)))
+    return digest.hexdigest()

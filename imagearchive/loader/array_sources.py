@@ -1,0 +1,187 @@
+"""Samples that come decoded, or in any other form, from objects with ``len`` and ``[i]``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from imagearchive.errors import OptionError
+from imagearchive.images.render import Decoder
+from imagearchive.loader.sources import BROKEN, Chunk, digest, sampled
+from imagearchive.transforms import Key, Pipeline, decode_image
+
+__all__ = ["image_array"]
+
+IMAGE_NAMES: Final = ("image", "images", "img", "x")
+LABEL_NAMES: Final = (
+    *("label", "labels", "target", "targets", "y"),
+    *("bboxes", "boxes", "keypoints", "landmarks"),
+)
+# Bytes that a thread gathers for one native call: beyond that calls are not what costs, and images
+# that are no views of a mapped file take memory.
+RUN: Final = 1 << 22
+# Stands for the label of a sample that has none, as in `ImageArchive`.
+NO_LABEL: Final = -1
+
+CHANNELS: Final = (1, 3, 4)
+
+_Array = npt.NDArray[Any]
+
+
+class SampleSource:
+    """Any object with ``len`` and ``[i]``: a dict, an (image, label) pair, or an image alone."""
+
+    def __init__(self, dataset: Any, columns: tuple[str, str | None] | None) -> None:
+        self.dataset = dataset
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def chunk(self, indices: Sequence[int]) -> Chunk:
+        return _SampleChunk(self, indices)
+
+    @cached_property
+    def _first_shape(self) -> tuple[int | None, int | None, int | None]:
+        if not len(self):
+            return None, None, None
+        try:
+            height, width, channels = image_array(self.pair(0)[0]).shape
+        except BROKEN:
+            return None, None, None
+        return height, width, channels
+
+    def image_shape(self) -> tuple[int | None, int | None, int | None]:
+        # Images of a batch must have one shape in the end; the first sample says which.
+        return self._first_shape
+
+    def name(self, index: int) -> str:
+        name = getattr(self.dataset, "name", None)
+        return str(name(index)) if callable(name) else ""
+
+    def fingerprint(self) -> str:
+        count, kind = len(self), type(self.dataset).__qualname__
+        get_batch = getattr(self.dataset, "get_batch", None)
+        if get_batch is None or not count:
+            return digest(count, [kind])
+        columns = get_batch(sampled(count)[::8])
+        return digest(count, (f"{name}\0{_content(columns[name])}" for name in sorted(columns)))
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        # What reading ahead would mean is not known of any object with [i].
+        pass
+
+    def pair(self, index: int) -> tuple[Any, Any]:
+        """Return the image and the label of one sample."""
+        item = self.dataset[index]
+        if isinstance(item, Mapping):
+            image, label = self.columns or _columns(item)
+            if image not in item:
+                # The names in the file and those in a sample may differ by their number.
+                image = image.removesuffix("s")
+            if not image or image not in item:
+                raise OptionError(
+                    f"sample {index} has the entries {', '.join(map(str, item))}: name the image "
+                    f"and its label by columns=(image, label)"
+                )
+            if label is None:
+                return item[image], NO_LABEL
+            if self.columns and label not in item:
+                raise OptionError(
+                    f"sample {index} has the entries {', '.join(map(str, item))}, not {label!r}: "
+                    f"name its label by columns=(image, label)"
+                )
+            return item[image], item.get(label, NO_LABEL)
+        if isinstance(item, (tuple, list)):
+            return item[0], item[1] if len(item) > 1 else NO_LABEL
+        return item, NO_LABEL
+
+
+class _SampleChunk:
+    def __init__(self, source: SampleSource, indices: Sequence[int]) -> None:
+        self._source = source
+        self._indices = indices
+
+    def render_into(
+        self, pipeline: Pipeline, keys: Sequence[Key], out: _Array, decoder: Decoder
+    ) -> list[Any]:
+        images: list[_Array] = []
+        labels: list[Any] = []
+        first = waiting = 0
+        for index in self._indices:
+            image, label = self._source.pair(index)
+            images.append(image_array(image))
+            labels.append(label)
+            waiting += images[-1].nbytes
+            if waiting >= RUN:
+                end = len(labels)
+                pipeline.apply_all_into(images, keys[first:end], out[first:end], decoder)
+                first, waiting, images = end, 0, []
+        if images:
+            pipeline.apply_all_into(images, keys[first:], out[first:], decoder)
+        return labels
+
+    def render(self, k: int, pipeline: Pipeline, key: Key, decoder: Decoder) -> tuple[Any, Any]:
+        image, label = self._source.pair(self._indices[k])
+        return pipeline.apply(image_array(image), key, decoder), label
+
+    def sample(self, k: int, decoder: Decoder) -> dict[str, Any]:
+        index = self._indices[k]
+        item = self._source.dataset[index]
+        if isinstance(item, Mapping):
+            return {"index": index, **item}
+        pair = isinstance(item, (tuple, list))
+        image, label = (item[0], item[1] if len(item) > 1 else NO_LABEL) if pair else (item, -1)
+        return {
+            "image": np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image,
+            "label": label,
+            "labels": np.atleast_1d(np.asarray(label)),
+            "filename": self._source.name(index),
+            "index": index,
+        }
+
+
+def image_array(image: Any) -> _Array:
+    """Return an image of any common kind as (H, W, C) uint8 or float32.
+
+    Pillow images become RGB, encoded ones are decoded; of an array of two dimensions the third is
+    added; a torch tensor, and an array that cannot be otherwise, is taken to be (C, H, W).
+    """
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return decode_image(image)
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    if type(image).__module__.partition(".")[0] == "torch":
+        array = np.asarray(image)
+        return array.transpose(1, 2, 0) if array.ndim == 3 else array[:, :, None]
+    array = np.asarray(image)
+    if array.ndim not in (2, 3) or array.dtype.kind not in "biuf":
+        kind = f"an array of shape {array.shape}" if array.ndim else f"a {type(image).__name__}"
+        raise OptionError(
+            f"an image of the data set is {kind}: it must be an (H, W) or (H, W, C) array, a "
+            f"tensor, a Pillow image or an encoded one"
+        )
+    if array.ndim == 2:
+        return array[:, :, None]
+    channels_first = array.shape[0] in CHANNELS and array.shape[2] not in CHANNELS
+    return array.transpose(1, 2, 0) if channels_first else array
+
+
+def _columns(names: Iterable[str]) -> tuple[str, str]:
+    known = set(names)
+    image = next((name for name in IMAGE_NAMES if name in known), "")
+    label = next((name for name in LABEL_NAMES if name in known), "")
+    return image, label
+
+
+def _content(column: _Array) -> str:
+    """Return a digest of an array, of one of objects only their shapes."""
+    if column.dtype != object:
+        return hashlib.sha256(np.ascontiguousarray(column).tobytes()).hexdigest()
+    return str([np.shape(value) for value in column])

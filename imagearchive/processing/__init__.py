@@ -1,0 +1,1 @@
+"""Annotations and their images into NPZ files."""

@@ -1,0 +1,337 @@
+"""The bytes of local files: mapped, by ``pread``, or in memory.
+
+Every storage is position-independent: nobody seeks, so one storage serves any number of threads,
+and a forked child may go on using its parent's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import re
+import stat
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from imagearchive.errors import (
+    ArchiveNotFoundError,
+    ClosedError,
+    CorruptArchiveError,
+    OptionError,
+    OptionTypeError,
+    UnsupportedArchiveError,
+)
+from imagearchive.storage.os_errors import naming
+from imagearchive.storage.protocol import FileStorage, Storage, StorageKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from typing_extensions import Buffer
+
+__all__ = [
+    "MemoryStorage",
+    "MmapStorage",
+    "PreadStorage",
+    "open_storage",
+    "storage_kind",
+]
+
+# File systems on which a page fault crosses a network: a mapping there can stall a process
+# beyond interruption, or kill it with SIGBUS when the server drops the file.
+NETWORK_FILE_SYSTEMS: Final = frozenset({
+    "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.blobfuse", "fuse.gcsfuse",
+    "fuse.glusterfs", "fuse.goofys", "fuse.juicefs", "fuse.mountpoint-s3", "fuse.rclone",
+    "fuse.s3fs", "fuse.sshfs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4",
+    "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "virtiofs", "wekafs",
+})  # fmt: skip
+
+
+class MemoryStorage:
+    """Bytes that are already in memory, or a whole file read into it.
+
+    Safe for threads. A forked child shares the pages; a pickle would copy them, so the datasets
+    pickle the path instead.
+    """
+
+    def __init__(self, data: Buffer, path: str = "<memory>", mtime_ns: int = 0) -> None:
+        self._view: memoryview | None = memoryview(data).toreadonly().cast("B")
+        self.path = path
+        self.size = len(self._view)
+        self.mtime_ns = mtime_ns
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> MemoryStorage:
+        """Read a whole file."""
+        name = os.fspath(path)
+        with PreadStorage(name) as storage:
+            data = bytearray(storage.size)
+            storage.readinto(0, data)
+            return cls(data, name, storage.mtime_ns)
+
+    def read(self, offset: int, size: int) -> memoryview:
+        """Return a read-only view of the range."""
+        view = self._view
+        if view is None:
+            raise _closed(self.path)
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise _outside(self.path, offset, size, self.size)
+        return view[offset : offset + size]
+
+    def readinto(self, offset: int, buffer: Buffer) -> int:
+        """Copy the range into `buffer`."""
+        target = memoryview(buffer).cast("B")
+        target[:] = self.read(offset, len(target))
+        return len(target)
+
+    def prefetch(self, offset: int, size: int) -> None:
+        """Do nothing: the bytes are there."""
+
+    def __reduce__(self) -> NoReturn:
+        raise _not_pickled(self)
+
+    def close(self) -> None:
+        """Let go of the bytes; views returned before keep them alive."""
+        self._view = None
+
+    def __enter__(self) -> MemoryStorage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class MmapStorage(MemoryStorage):
+    """A mapped local file: `read` returns views of the page cache, nothing is copied.
+
+    The mapping stays valid when the file is deleted or replaced by rename. A file that is
+    truncated in place while it is mapped kills the process on access, as with any mapping; use
+    ``storage="pread"`` where others may rewrite archives in place.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        name = os.fspath(path)
+        fd = _open(name)
+        try:
+            status = os.fstat(fd)
+            size = status.st_size
+            # An empty file cannot be mapped.
+            with naming(name):
+                data: Any = mmap.mmap(fd, size, access=mmap.ACCESS_READ) if size else b""
+        finally:
+            os.close(fd)
+        super().__init__(data, name, status.st_mtime_ns)
+        self._advise = getattr(data, "madvise", None) if hasattr(mmap, "MADV_WILLNEED") else None
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> MmapStorage:
+        """Map a whole file; the same as the constructor."""
+        return cls(path)
+
+    def prefetch(self, offset: int, size: int) -> None:
+        """Have the kernel read the range ahead, all of it at once.
+
+        Linux stops reading ahead of page faults in a file that is read at random, and then a cold
+        member arrives page by page, one wait each.
+        """
+        start = offset - offset % mmap.PAGESIZE
+        if self._advise is not None and 0 <= offset < self.size and size > 0:
+            with contextlib.suppress(OSError, ValueError):
+                self._advise(mmap.MADV_WILLNEED, start, min(offset + size, self.size) - start)
+
+    def close(self) -> None:
+        """Let go of the mapping; views returned before keep it alive."""
+        self._advise = None
+        super().close()
+
+
+class _Descriptor:
+    """An open file, closed with its last user: its number cannot become another file's before."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # Bound above, since modules are emptied when the interpreter ends.
+        close(self.number)
+
+
+class PreadStorage:
+    """Positional reads from one file descriptor: never a page fault, always a copy.
+
+    Safe for threads and after fork, since `os.pread` has no position to share. Where another
+    thread closes the storage, a read that has begun ends as if it had not.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._descriptor: _Descriptor | None = _Descriptor(_open(self.path))
+        status = os.fstat(self._descriptor.number)
+        self.size = status.st_size
+        self.mtime_ns = status.st_mtime_ns
+
+    def fileno(self) -> int:
+        """Return the number of the open descriptor, which `close` ends."""
+        return self._held().number
+
+    def _held(self) -> _Descriptor:
+        descriptor = self._descriptor
+        if descriptor is None:
+            raise _closed(self.path)
+        return descriptor
+
+    def read(self, offset: int, size: int) -> bytes | memoryview:
+        """Return a copy of the range."""
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise _outside(self.path, offset, size, self.size)
+        held = self._held()
+        try:
+            data = os.pread(held.number, size, offset)
+        except OSError as error:
+            error.filename = self.path
+            raise
+        if len(data) == size:
+            return data
+        # Linux returns at most 2 GiB - 4 KiB from one call.
+        buffer = bytearray(size)
+        buffer[: len(data)] = data
+        self._fill(held, offset, memoryview(buffer), len(data))
+        return memoryview(buffer).toreadonly()
+
+    def readinto(self, offset: int, buffer: Buffer) -> int:
+        """Copy the range into `buffer`."""
+        target = memoryview(buffer).cast("B")
+        if offset < 0 or offset + len(target) > self.size:
+            raise _outside(self.path, offset, len(target), self.size)
+        self._fill(self._held(), offset, target, 0)
+        return len(target)
+
+    def prefetch(self, offset: int, size: int) -> None:
+        """Have the kernel read the range ahead."""
+        held = self._descriptor
+        if hasattr(os, "posix_fadvise") and held is not None:
+            with contextlib.suppress(OSError, ValueError):
+                os.posix_fadvise(held.number, offset, size, os.POSIX_FADV_WILLNEED)
+
+    def _fill(self, held: _Descriptor, offset: int, target: memoryview, done: int) -> None:
+        while done < len(target):
+            with naming(self.path):
+                count = os.preadv(held.number, [target[done:]], offset + done)
+            if not count:
+                raise CorruptArchiveError(
+                    f"{self.path}: the file ends at {offset + done} of {self.size} bytes: it was "
+                    f"truncated while open; open the archive again"
+                )
+            done += count
+
+    def __reduce__(self) -> NoReturn:
+        raise _not_pickled(self)
+
+    def close(self) -> None:
+        """Close the descriptor, once no other thread reads from it."""
+        self._descriptor = None
+
+    def __enter__(self) -> PreadStorage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_storage(path: str | os.PathLike[str], kind: StorageKind = "auto") -> FileStorage:
+    """Open a file for positional reads.
+
+    Parameters
+    ----------
+    path : path-like
+        A regular file.
+    kind : {"auto", "mmap", "pread", "memory"}
+        ``auto`` maps files on local disks and uses ``pread`` on network file systems.
+
+    Raises
+    ------
+    ArchiveNotFoundError
+        There is no such file.
+    UnsupportedArchiveError
+        It is no regular file.
+    """
+    name = os.fspath(path)
+    if kind == "auto":
+        kind = storage_kind(name)
+    if kind == "mmap":
+        return MmapStorage(name)
+    if kind == "pread":
+        return PreadStorage(name)
+    if kind == "memory":
+        return MemoryStorage.from_file(name)
+    raise unknown_kind(kind)
+
+
+def unknown_kind(kind: object) -> OptionError:
+    """Return the error for a kind of storage that there is not."""
+    return OptionError(f"storage={kind!r}: choose one of 'auto', 'mmap', 'pread', 'memory'")
+
+
+def storage_kind(path: str, mounts: Sequence[tuple[str, str]] | None = None) -> StorageKind:
+    """Return what ``auto`` means for a file: ``pread`` on network file systems, else ``mmap``.
+
+    Parameters
+    ----------
+    path : str
+    mounts : sequence of (mount point, file system), optional
+        What is mounted where; as Linux tells by default, elsewhere nothing.
+    """
+    resolved = os.path.realpath(path)
+    best, kind = "", ""
+    for mount, file_system in _mounts() if mounts is None else mounts:
+        inside = resolved == mount or resolved.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, file_system
+    return "pread" if kind in NETWORK_FILE_SYSTEMS else "mmap"
+
+
+@lru_cache(maxsize=1)
+def _mounts() -> tuple[tuple[str, str], ...]:
+    try:
+        lines = Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return ()
+    fields = [line.split(" ") for line in lines]
+    # The kernel writes blanks in mount points as octal escapes.
+    return tuple(
+        (re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), f[1]), f[2])
+        for f in fields
+        if len(f) > 2
+    )
+
+
+def _open(path: str) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError:
+        raise ArchiveNotFoundError(f"{path}: no such file; is the path right?") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise UnsupportedArchiveError(f"{path}: not a regular file, so it has no positions to read")
+    return fd
+
+
+def _not_pickled(storage: Storage) -> OptionTypeError:
+    return OptionTypeError(
+        f"a {type(storage).__name__} cannot be pickled: pickle the path and open it again"
+    )
+
+
+def _closed(path: str) -> ClosedError:
+    return ClosedError(f"{path}: closed; open the archive again to read from it")
+
+
+def _outside(path: str, offset: int, size: int, file_size: int) -> CorruptArchiveError:
+    return CorruptArchiveError(
+        f"{path}: {size} bytes at offset {offset} do not lie inside the file of {file_size} bytes; "
+        f"it is truncated, or its index belongs to another file"
+    )

@@ -1,0 +1,65 @@
+"""What every storage offers: random access to bytes, from any thread or process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["FileStorage", "Storage", "StorageKind"]
+
+StorageKind = Literal["auto", "mmap", "pread", "memory"]
+
+
+@runtime_checkable
+class Storage(Protocol):
+    """Random access to the bytes of one file, from any thread or process.
+
+    Attributes
+    ----------
+    path : str
+        What to call the file in messages.
+    size : int
+        Its length in bytes when it was opened.
+    """
+
+    path: str
+    size: int
+
+    def read(self, offset: int, size: int) -> bytes | memoryview:
+        """Return exactly `size` bytes from `offset`; read-only, and a copy only if need be.
+
+        Raises
+        ------
+        CorruptArchiveError
+            The range does not lie inside the file, or the file shrank since it was opened.
+        ClosedError
+            The storage is closed.
+        """
+        ...
+
+    def readinto(self, offset: int, buffer: Buffer) -> int:
+        """Fill a writable buffer from `offset`; return its length in bytes. Raises as `read`."""
+        ...
+
+    def close(self) -> None:
+        """Release the file; views returned before stay valid. A second call does nothing."""
+        ...
+
+
+@runtime_checkable
+class FileStorage(Storage, Protocol):
+    """A storage of a whole file, which can be told what comes next.
+
+    Attributes
+    ----------
+    mtime_ns : int
+        When the file was modified last, as it was opened, in nanoseconds since 1970.
+    """
+
+    mtime_ns: int
+
+    def prefetch(self, offset: int, size: int) -> None:
+        """Ask for a range that is going to be read soon; costs about a microsecond, never fails."""
+        ...

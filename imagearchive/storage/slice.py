@@ -1,0 +1,55 @@
+"""A range of another storage, as a storage of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imagearchive.errors import CorruptArchiveError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from imagearchive.storage.protocol import Storage
+
+__all__ = ["SliceStorage"]
+
+
+class SliceStorage:
+    """A stored member: a range of another storage."""
+
+    def __init__(self, storage: Storage, offset: int, size: int, path: str) -> None:
+        if offset + size > storage.size:
+            raise CorruptArchiveError(
+                f"{path}: {size} bytes at offset {offset} do not lie inside the file of "
+                f"{storage.size} bytes; it is truncated, or its index belongs to another file"
+            )
+        self._storage = storage
+        self._offset = offset
+        self.size = size
+        self.path = path
+
+    def read(self, offset: int, size: int) -> bytes | memoryview:
+        """Return a range of the member."""
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise CorruptArchiveError(
+                f"{self.path}: {size} bytes at offset {offset} do not lie inside its {self.size}"
+            )
+        return self._storage.read(self._offset + offset, size)
+
+    def readinto(self, offset: int, buffer: Buffer) -> int:
+        """Copy a range of the member into `buffer`."""
+        length = memoryview(buffer).nbytes
+        if offset < 0 or offset + length > self.size:
+            raise CorruptArchiveError(
+                f"{self.path}: {length} bytes at offset {offset} do not lie inside its {self.size}"
+            )
+        return self._storage.readinto(self._offset + offset, buffer)
+
+    def close(self) -> None:
+        """Do nothing: the archive owns the file."""
+
+    def __enter__(self) -> SliceStorage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,306 @@
+"""Colour and blur."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from imagearchive.errors import OptionError
+from imagearchive.images.random import Stream
+from imagearchive.images.render import blend_grey, blend_value, grey, mean_grey, shift_hue
+from imagearchive.transforms.arguments import interval, is_number, number, whole
+from imagearchive.transforms.base import Array, Layout, Shape, Transform, carry, needed
+
+__all__ = [
+    "ColorJitter",
+    "GaussianBlur",
+    "Grayscale",
+    "adjust_brightness",
+    "adjust_contrast",
+    "adjust_hue",
+    "adjust_saturation",
+]
+
+#: Weights of red, green and blue in grey, ITU-R 601.
+GREY = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def adjust_brightness(image: Any, factor: float) -> Any:
+    """Blend with black: 0 is black, 1 the image, 2 twice as bright.
+
+    Takes what a transform takes: uint8, as Pillow's ``ImageEnhance.Brightness``, or float32 in
+    [0, 1]. The alpha of RGBA is kept, here and in the other adjustments.
+    """
+    factor = _factor(factor)
+    return carry(image, None, lambda array, layout: (_brightness(array, factor), layout))[0]
+
+
+def adjust_contrast(image: Any, factor: float) -> Any:
+    """Blend with the mean grey of the image, as Pillow's ``ImageEnhance.Contrast``."""
+    factor = _factor(factor)
+    return carry(image, None, lambda array, layout: (_contrast(array, factor), layout))[0]
+
+
+def adjust_saturation(image: Any, factor: float) -> Any:
+    """Blend each pixel with its grey value, as Pillow's ``ImageEnhance.Color``."""
+    factor = _factor(factor)
+    return carry(image, None, lambda array, layout: (_saturation(array, factor), layout))[0]
+
+
+def adjust_hue(image: Any, shift: float) -> Any:
+    """Turn the hue by `shift` of a circle, in HSV, [-0.5, 0.5]."""
+    if not -0.5 <= number(shift, "shift") <= 0.5:
+        raise OptionError(f"shift={shift!r}: a hue is turned by -0.5 to 0.5 of a circle")
+    return carry(image, None, lambda array, layout: (_hue(array, shift), layout))[0]
+
+
+def _factor(factor: Any) -> float:
+    if number(factor, "factor") < 0:
+        raise OptionError(f"factor={factor!r}: needs a number that is not negative")
+    return float(factor)
+
+
+def _brightness(array: Array, factor: float) -> Array:
+    color, alpha = _split(array)
+    if array.dtype == np.uint8:
+        blend_value(color, factor, 0)
+        return _join(color, alpha)
+    return _join(np.clip(color * np.float32(factor), 0.0, 1.0), alpha)
+
+
+def _contrast(array: Array, factor: float) -> Array:
+    color, alpha = _split(array)
+    if array.dtype == np.uint8:
+        mean = mean_grey(color) if color.shape[2] == 3 else int(color.mean() + 0.5)
+        blend_value(color, factor, mean)
+        return _join(color, alpha)
+    level = np.float32(_grey(color).mean())
+    return _join(_blend(color, level, factor), alpha)
+
+
+def _saturation(array: Array, factor: float) -> Array:
+    color, alpha = _split(array)
+    if color.shape[2] == 1:
+        return array
+    if array.dtype == np.uint8:
+        blend_grey(color, factor)
+        return _join(color, alpha)
+    return _join(_blend(color, _grey(color), factor), alpha)
+
+
+def _hue(array: Array, shift: float) -> Array:
+    color, alpha = _split(array)
+    if color.shape[2] == 1:
+        return array
+    if array.dtype == np.uint8:
+        shift_hue(color, int(shift * 255) % 256)
+        return _join(color, alpha)
+    return _join(_shifted(color, shift), alpha)
+
+
+def _split(array: Array) -> tuple[Array, Array | None]:
+    """A copy of the colour channels, and alpha."""
+    if array.shape[2] == 4:
+        return array[:, :, :3].copy(), array[:, :, 3:]
+    return array.copy(), None
+
+
+def _join(color: Array, alpha: Array | None) -> Array:
+    return color if alpha is None else np.concatenate([color, alpha], axis=2)
+
+
+def _grey(color: Array) -> Array:
+    return color if color.shape[2] == 1 else (color @ GREY)[:, :, None]
+
+
+def _blend(color: Array, other: Array | np.float32, factor: float) -> Array:
+    f = np.float32(factor)
+    blended: Array = np.clip(other * (np.float32(1.0) - f) + color * f, 0.0, 1.0)
+    return blended
+
+
+def _shifted(color: Array, shift: float) -> Array:
+    """RGB -> HSV -> RGB for floats, by the usual hexagon."""
+    r, g, b = color[:, :, 0], color[:, :, 1], color[:, :, 2]
+    high, low = color.max(axis=2), color.min(axis=2)
+    spread = high - low
+    safe = np.where(spread == 0, np.float32(1), spread)
+    hue = np.where(
+        high == r, (g - b) / safe, np.where(high == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
+    )
+    hue = (hue / 6 + np.float32(shift)) % 1.0 * 6
+    channels = []
+    for offset in (5, 3, 1):
+        # Distance on the hexagon of this channel's peak: (5, 3, 1) for red, green, blue.
+        k = (offset + hue) % 6
+        channels.append(high - spread * np.clip(np.minimum(k, 4 - k), 0, 1))
+    return np.stack(channels, axis=2).astype(np.float32)
+
+
+class ColorJitter(Transform):
+    """Change brightness, contrast, saturation and hue by random factors, in random order.
+
+    Draws and formulas are torchvision's on Pillow images; uint8 results equal Pillow's
+    ``ImageEnhance``. float32 images lie in [0, 1].
+
+    Parameters
+    ----------
+    brightness, contrast, saturation : float or (float, float)
+        The factor is drawn from [max(0, 1 - x), 1 + x], or from the bounds given.
+    hue : float or (float, float)
+        The turn is drawn from [-x, x], x at most 0.5, or from the bounds given.
+    seed : int, optional
+        Makes calls without a key repeatable.
+    """
+
+    arguments = ("brightness", "contrast", "saturation", "hue")
+    draws = True
+
+    def __init__(
+        self,
+        brightness: float | Sequence[float] = 0.0,
+        contrast: float | Sequence[float] = 0.0,
+        saturation: float | Sequence[float] = 0.0,
+        hue: float | Sequence[float] = 0.0,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed=seed)
+        self.brightness, *bounds = _factors(brightness, "brightness")
+        self.contrast, *more = _factors(contrast, "contrast")
+        self.saturation, *most = _factors(saturation, "saturation")
+        self.hue, low, high = _turns(hue)
+        self._bounds = (bounds, more, most, (low, high))
+
+    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.change`."""
+        stream = needed(stream)
+        order = stream.permutation(4)
+        values = [stream.uniform(*bounds) for bounds in self._bounds]
+        for which in order:
+            if which == 3 and values[3] != 0.0:
+                array = _hue(array, values[3])
+            elif which < 3 and values[which] != 1.0:
+                array = ADJUSTMENTS[which](array, values[which])
+        return array, layout
+
+
+ADJUSTMENTS = (_brightness, _contrast, _saturation)
+
+
+def _factors(value: Any, name: str) -> tuple[Any, float, float]:
+    """What was given, for display, and the bounds that it means."""
+    if is_number(value):
+        value = number(value, name)
+        if value < 0:
+            raise OptionError(f"{name}={value!r}: needs a number that is not negative")
+        return value, max(0.0, 1.0 - value), 1.0 + value
+    bounds = interval(value, name, 0.0)
+    return bounds, *bounds
+
+
+def _turns(hue: Any) -> tuple[Any, float, float]:
+    if is_number(hue):
+        hue = number(hue, "hue")
+        if not 0 <= hue <= 0.5:
+            raise OptionError(f"hue={hue!r}: needs a number from 0 to 0.5, or two of them")
+        return hue, -hue, hue
+    bounds = interval(hue, "hue", -0.5, 0.5)
+    return bounds, *bounds
+
+
+class Grayscale(Transform):
+    """Grey by the weights of ITU-R 601, as Pillow's ``convert("L")``.
+
+    Parameters
+    ----------
+    num_output_channels : {1, 3}
+        3 repeats the grey value.
+    """
+
+    arguments = ("num_output_channels",)
+
+    def __init__(self, num_output_channels: int = 1) -> None:
+        super().__init__()
+        if num_output_channels not in (1, 3):
+            raise OptionError(f"num_output_channels={num_output_channels!r}: choose 1 or 3")
+        self.num_output_channels = int(num_output_channels)
+
+    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.change`."""
+        color = np.ascontiguousarray(array[:, :, :3])
+        if color.shape[2] == 3:
+            color = grey(color) if color.dtype == np.uint8 else _grey(color)
+        return np.repeat(color, self.num_output_channels, axis=2), layout
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the result; see `Transform.output_shape`."""
+        return shape[0], shape[1], self.num_output_channels
+
+
+class GaussianBlur(Transform):
+    """Blur with a Gaussian of random width; the image is mirrored at its edges.
+
+    Parameters
+    ----------
+    kernel_size : int
+        Pixels that the kernel spans, odd.
+    sigma : float or (float, float)
+        Standard deviation in pixels, or its bounds.
+    seed : int, optional
+        Makes calls without a key repeatable.
+    """
+
+    arguments = ("kernel_size", "sigma")
+    draws = True
+
+    def __init__(
+        self,
+        kernel_size: int,
+        sigma: float | Sequence[float] = (0.1, 2.0),
+        *,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed=seed)
+        self.kernel_size = whole(kernel_size, "kernel_size", 1)
+        if self.kernel_size % 2 == 0:
+            raise OptionError(f"kernel_size={kernel_size!r}: needs an odd number of pixels")
+        self.sigma: float | tuple[float, float]
+        if is_number(sigma):
+            self.sigma = number(sigma, "sigma")
+            self._bounds = float(self.sigma), float(self.sigma)
+        else:
+            self.sigma = self._bounds = interval(sigma, "sigma")
+        # Narrower ones than this are no blur, and their square would not be a number.
+        if self._bounds[0] < 1e-3:
+            raise OptionError(f"sigma={sigma!r}: needs a width of at least 0.001 pixels")
+
+    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.change`."""
+        stream = needed(stream)
+        sigma = stream.uniform(*self._bounds)
+        reach = self.kernel_size // 2
+        if reach == 0:
+            return array, layout
+        if reach >= min(array.shape[:2]):
+            raise OptionError(
+                f"{self!r}: the image, {array.shape[1]} x {array.shape[0]} pixels, is too small "
+                f"for this kernel"
+            )
+        kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+        kernel = (kernel / kernel.sum()).astype(np.float32)
+        image = array.astype(np.float32)
+        for axis in (0, 1):
+            widths = [(0, 0)] * 3
+            widths[axis] = (reach, reach)
+            padded = np.pad(image, widths, mode="reflect")
+            length = array.shape[axis]
+            image = np.zeros_like(image)
+            for j in range(self.kernel_size):
+                part = padded[j : j + length] if axis == 0 else padded[:, j : j + length]
+                image += kernel[j] * part
+        if array.dtype == np.uint8:
+            image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+        return image, layout

@@ -1,0 +1,931 @@
+"""Extraction against tarfile's ``data`` filter; attacks; verification."""
+
+import contextlib
+import errno
+import io
+import os
+import random
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import tarfile
+import textwrap
+import threading
+import time
+import zipfile
+
+import barecat
+import numpy as np
+import pytest
+
+import imagearchive
+from imagearchive.archive.checked_read import WINDOW
+from imagearchive.archive.convert import convert
+from imagearchive.archive.extract import extract, select
+from imagearchive.archive.small_files import spill
+from imagearchive.archive.threads import Chunks, in_threads
+from imagearchive.archive.verify import verify
+from imagearchive.codecs import encode
+from imagearchive.containers.tar.writer import TarWriter
+from imagearchive.errors import (
+    ArchiveNotFoundError,
+    CorruptArchiveError,
+    MemberNotFoundError,
+    OptionError,
+    UnsafePathError,
+)
+from imagearchive.storage.limits import Limits
+from imagearchive.storage.os_errors import naming
+
+
+def make_tar(path, members, **fields):
+    """A TAR of ``name -> bytes`` or ``name -> (type, link)``, as tarfile writes it."""
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            for key, value in fields.items():
+                setattr(member, key, value)
+            if isinstance(content, bytes):
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+            else:
+                member.type, member.linkname = content
+                archive.addfile(member)
+    return path
+
+
+def tree(folder):
+    found = {}
+    for base, _, files in os.walk(os.fsencode(folder)):
+        for name in files:
+            path = os.path.join(base, name)
+            key = os.path.relpath(path, os.fsencode(folder)).decode("utf-8", "surrogateescape")
+            with open(path, "rb") as file:
+                found[key] = file.read()
+    return found
+
+
+MANY = {f"class_{i % 7}/{i:05d}.bin": bytes([i % 256]) * (i * 13 % 9000) for i in range(700)}
+
+
+@pytest.mark.parametrize("threads", [1, 3, None])
+@pytest.mark.parametrize("storage", ["mmap", "pread"])
+def test_files_come_out_as_they_went_in(tmp_path, threads, storage):
+    make_tar(tmp_path / "a.tar", MANY, mtime=1_600_000_000)
+    moved = []
+    with imagearchive.open(tmp_path / "a.tar", storage=storage) as archive:
+        done = extract(archive, tmp_path / "out", threads=threads, progress=moved.append)
+    assert tree(tmp_path / "out") == MANY
+    assert (done.files, done.bytes) == (700, sum(map(len, MANY.values())))
+    assert sum(moved) == 700
+    assert os.stat(tmp_path / "out/class_3/00003.bin").st_mtime == 1_600_000_000
+
+
+def test_the_same_as_the_data_filter(tmp_path):
+    members = {"a/x": b"1", "a/b/y": b"2", "z": bytes(100_000), "größe/日本": b"3"}
+    path = make_tar(tmp_path / "a.tar", members, mtime=12345)
+    with tarfile.open(path) as archive:
+        archive.extractall(tmp_path / "theirs", filter="data")
+    with imagearchive.open(path) as archive:
+        extract(archive, tmp_path / "ours")
+    assert tree(tmp_path / "ours") == tree(tmp_path / "theirs") == members
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o755, 0o777, 0o6755, 0o400, 0o000, 0o111, 0o070, 0o4711])
+def test_permissions_as_the_data_filter_leaves_them(tmp_path, mode):
+    path = make_tar(tmp_path / "a.tar", {"x": b"1"}, mode=mode)
+    with tarfile.open(path) as archive:
+        archive.extractall(tmp_path / "theirs", filter="data")
+    with imagearchive.open(path) as archive:
+        extract(archive, tmp_path / "ours")
+    ours, theirs = (
+        stat.S_IMODE(os.stat(tmp_path / name / "x").st_mode) for name in ("ours", "theirs")
+    )
+    # Where none are recorded, the file shall be readable all the same.
+    assert ours == (theirs if mode & 0o777 else 0o644)
+
+
+def test_every_container_is_extracted(tmp_path):
+    content = {"a/x.bin": bytes(3000), "y": b"1"}
+    make_tar(tmp_path / "a.tar", content)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, data in content.items():
+            packed.writestr(name, data)
+    with barecat.Barecat(str(tmp_path / "c.barecat"), readonly=False) as cat:
+        for name, data in content.items():
+            cat[name] = data
+    imagearchive.write_split_data(tmp_path / "bins", content.values(), splits=2)
+    for number, name in enumerate(["a.tar", "b.zip", "c.barecat"]):
+        with imagearchive.open(tmp_path / name) as archive:
+            extract(archive, tmp_path / f"out{number}")
+        assert tree(tmp_path / f"out{number}") == content
+    with imagearchive.open(tmp_path / "bins") as archive:
+        extract(archive, tmp_path / "packets")
+    assert [data for _, data in sorted(tree(tmp_path / "packets").items())] == [*content.values()]
+
+
+def test_links_inside_become_files_and_empty_directories_are_made(tmp_path):
+    path = make_tar(
+        tmp_path / "a.tar",
+        {
+            "d/x": b"content",
+            "hard": (tarfile.LNKTYPE, "d/x"),
+            "d/soft": (tarfile.SYMTYPE, "x"),
+            "void/": (tarfile.DIRTYPE, ""),
+        },
+    )
+    with imagearchive.open(path) as archive:
+        extract(archive, tmp_path / "out")
+    assert tree(tmp_path / "out") == {"d/x": b"content", "hard": b"content", "d/soft": b"content"}
+    assert (tmp_path / "out/void").is_dir()
+    assert not (tmp_path / "out/d/soft").is_symlink()
+
+
+# ---------------------------------------------------------------- attacks
+
+HOSTILE = {
+    "dots": {"../evil": b"x"},
+    "deep dots": {"a/../../evil": b"x"},
+    "only dots": {"..": b"x"},
+    "symlink out": {"link": (tarfile.SYMTYPE, "/etc"), "link/evil": b"x"},
+    "relative symlink out": {"link": (tarfile.SYMTYPE, "../.."), "ok": b"x"},
+    "hard link out": {"link": (tarfile.LNKTYPE, "/etc/passwd")},
+    "device": {"dev": (tarfile.CHRTYPE, "")},
+    "fifo": {"pipe": (tarfile.FIFOTYPE, "")},
+    "long component": {"x" * 65536: b"x"},
+}
+
+
+@pytest.mark.parametrize("case", sorted(HOSTILE))
+def test_hostile_members_are_refused_before_anything_is_written(tmp_path, case):
+    (tmp_path / "jail").mkdir()
+    path = make_tar(tmp_path / "a.tar", {"good": b"fine", **HOSTILE[case]})
+    with imagearchive.open(path) as archive:
+        with pytest.raises(UnsafePathError, match=r"nothing was written.*skip_unsafe"):
+            extract(archive, tmp_path / "jail" / "out")
+        assert not (tmp_path / "jail" / "out").exists()
+        done = extract(archive, tmp_path / "jail" / "out", skip_unsafe=True)
+    assert len(done.refused) == 1
+    assert done.refused[0].reason
+    assert sorted(os.listdir(tmp_path)) == ["a.idx.npy", "a.tar", "jail"]
+    assert os.listdir(tmp_path / "jail") == ["out"]
+    assert (tmp_path / "jail/out/good").read_bytes() == b"fine"
+    for base, folders, files in os.walk(tmp_path / "jail"):
+        for name in folders + files:
+            assert not os.path.islink(os.path.join(base, name))
+
+
+def test_nul_bytes_in_names(tmp_path):
+    # A PAX record may hold one; a name in a file system may not.
+    data = b"%d path=nul\0in the middle\n" % (len(b" path=nul\0in the middle\n") + 2)
+    head = tarfile.TarInfo("././@PaxHeader")
+    head.type, head.size = tarfile.XHDTYPE, len(data)
+    member = tarfile.TarInfo("short")
+    member.size = 1
+    raw = head.tobuf(tarfile.USTAR_FORMAT) + data.ljust(512, b"\0")
+    raw += member.tobuf(tarfile.USTAR_FORMAT) + b"x".ljust(512, b"\0") + bytes(1024)
+    (tmp_path / "a.tar").write_bytes(raw)
+    with imagearchive.open(tmp_path / "a.tar", strict=False) as archive:
+        done = extract(archive, tmp_path / "out", skip_unsafe=True)
+        assert done.files + len(done.refused) == len(archive)
+    assert all("\0" not in name for name in tree(tmp_path / "out"))
+
+
+def test_absolute_names_lose_their_slash(tmp_path):
+    path = make_tar(tmp_path / "a.tar", {"//abs/x": b"1"})
+    with imagearchive.open(path) as archive:
+        extract(archive, tmp_path / "out")
+    assert tree(tmp_path / "out") == {"abs/x": b"1"}
+
+
+@pytest.mark.parametrize("existing", ["error", "skip", "replace"])
+def test_links_in_the_target_are_never_followed(tmp_path, existing):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "precious").write_bytes(b"precious")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "d").symlink_to(tmp_path / "outside")
+    path = make_tar(tmp_path / "a.tar", {"d/precious": b"evil"})
+    with (
+        imagearchive.open(path) as archive,
+        pytest.raises(UnsafePathError, match="links are not followed"),
+    ):
+        extract(archive, out, existing=existing)
+    assert tree(tmp_path / "outside") == {"precious": b"precious"}
+
+
+def test_a_link_at_the_place_of_a_file_is_replaced_not_followed(tmp_path):
+    (tmp_path / "precious").write_bytes(b"precious")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "x").symlink_to(tmp_path / "precious")
+    path = make_tar(tmp_path / "a.tar", {"x": b"new"})
+    with imagearchive.open(path) as archive:
+        with pytest.raises(OptionError, match="exists"):
+            extract(archive, out)
+        extract(archive, out, existing="replace")
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+    assert not (out / "x").is_symlink()
+    assert (out / "x").read_bytes() == b"new"
+
+
+def test_a_link_that_is_swapped_in_meanwhile(tmp_path):
+    (tmp_path / "outside").mkdir()
+    out = tmp_path / "out"
+    path = make_tar(tmp_path / "a.tar", {f"d/{i:04d}": b"x" * 10 for i in range(2000)})
+    stop = threading.Event()
+
+    def swap():
+        generator = random.Random(1)
+        while not stop.is_set():
+            try:
+                if generator.random() < 0.5:
+                    os.rename(out / "d", out / f"moved{generator.random()}")
+                    os.symlink(tmp_path / "outside", out / "d")
+                else:
+                    os.unlink(out / "d")
+            except OSError:
+                pass
+            time.sleep(0.0005)
+
+    attacker = threading.Thread(target=swap)
+    attacker.start()
+    try:
+        with imagearchive.open(path) as archive:
+            for _ in range(5):
+                try:
+                    extract(archive, out, existing="replace")
+                except (OSError, UnsafePathError):
+                    pass
+    finally:
+        stop.set()
+        attacker.join()
+    assert os.listdir(tmp_path / "outside") == []
+
+
+def test_a_file_where_a_directory_is_needed(tmp_path):
+    path = make_tar(tmp_path / "a.tar", {"a": b"1", "a/b": b"2"})
+    with imagearchive.open(path) as archive, pytest.raises(UnsafePathError, match="out/a"):
+        extract(archive, tmp_path / "out", threads=1)
+
+
+# ---------------------------------------------------------------- choices
+
+
+def test_what_exists_is_an_error_kept_or_replaced(tmp_path):
+    path = make_tar(tmp_path / "a.tar", {"x": b"new", "y": b"y"})
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "x").write_bytes(b"old")
+    with imagearchive.open(path) as archive:
+        with pytest.raises(OptionError, match=r"out/x exists"):
+            extract(archive, out)
+        done = extract(archive, out, existing="skip")
+        assert (done.files, done.skipped) == (1, 1)
+        assert tree(out) == {"x": b"old", "y": b"y"}
+        assert extract(archive, out, existing="replace").files == 2
+        assert tree(out) == {"x": b"new", "y": b"y"}
+        with pytest.raises(OptionError, match="choose one of"):
+            extract(archive, out, existing="maybe")
+        with pytest.raises(OptionError, match="threads=0"):
+            extract(archive, out, threads=0, existing="replace")
+
+
+def test_members_are_selected_by_name_directory_and_pattern(tmp_path):
+    content = {"a/1.jpg": b"1", "a/2.txt": b"2", "a/b/3.jpg": b"3", "c.jpg": b"4", "[x]": b"5"}
+    path = make_tar(tmp_path / "a.tar", content)
+    with imagearchive.open(path) as archive:
+        names = [*content]
+        for patterns, expected in (
+            (["a"], names[:3]),
+            (["a/"], names[:3]),
+            (["./c.jpg"], ["c.jpg"]),
+            (["*.jpg"], ["c.jpg"]),
+            (["**/*.jpg"], ["a/1.jpg", "a/b/3.jpg", "c.jpg"]),
+            (["c.jpg", "a/b", "c.jpg"], ["a/b/3.jpg", "c.jpg"]),
+            (["[x]"], ["[x]"]),
+            ([""], names),
+        ):
+            assert [archive.name(p) for p in select(archive, patterns)] == expected
+        with pytest.raises(MemberNotFoundError, match=r"a/1\.jpg"):
+            select(archive, ["a/1.jpeg"])
+        extract(archive, tmp_path / "out", select(archive, ["a/b", "c.jpg"]))
+    assert tree(tmp_path / "out") == {"a/b/3.jpg": b"3", "c.jpg": b"4"}
+
+
+def test_the_last_of_equal_names_in_several_archives(tmp_path):
+    for number in (0, 1):
+        make_tar(tmp_path / f"{number}.tar", {"x": b"%d" % number})
+    with imagearchive.open([tmp_path / "0.tar", tmp_path / "1.tar"]) as archive:
+        extract(archive, tmp_path / "out", threads=1)
+    assert tree(tmp_path / "out") == {"x": b"1"}
+
+
+def test_many_directories(tmp_path):
+    content = {f"{a}/{b}/f": f"{a}{b}".encode() for a in range(12) for b in range(12)}
+    names = [*content]
+    random.Random(3).shuffle(names)
+    path = make_tar(tmp_path / "a.tar", {name: content[name] for name in names})
+    with imagearchive.open(path) as archive:
+        extract(archive, tmp_path / "out")
+    assert tree(tmp_path / "out") == content
+
+
+def test_a_path_deeper_than_a_path_may_be_long(tmp_path):
+    name = "/".join(["d" * 200] * 30) + "/file"
+    with TarWriter(tmp_path / "a.tar") as tar:
+        tar.add(name, b"deep")
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        assert extract(archive, tmp_path / "out").files == 1
+
+
+def test_large_members_come_piece_by_piece(tmp_path):
+    data = np.random.default_rng(0).bytes(9 << 20)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("big", data)
+    with imagearchive.open(tmp_path / "a.zip") as archive:
+        extract(archive, tmp_path / "out")
+    assert tree(tmp_path / "out") == {"big": data}
+
+
+def test_a_damaged_member_leaves_no_half_file(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for number in range(200):
+            packed.writestr(f"{number}", random.Random(number).randbytes(500))
+        offset = packed.infolist()[150].header_offset
+    raw = bytearray((tmp_path / "a.zip").read_bytes())
+    raw[offset + 100] ^= 0xFF
+    (tmp_path / "a.zip").write_bytes(raw)
+    with imagearchive.open(tmp_path / "a.zip") as archive:
+        for number, threads in enumerate([1, 3]):
+            with pytest.raises(CorruptArchiveError, match="'150'"):
+                extract(archive, tmp_path / f"out{number}", threads=threads)
+            found = tree(tmp_path / f"out{number}")
+            assert "150" not in found
+            assert all(found[name] == random.Random(int(name)).randbytes(500) for name in found)
+
+
+@pytest.mark.parametrize("size", [5000, WINDOW + 5000])
+@pytest.mark.parametrize("storage", ["mmap", "pread"])
+def test_stored_members_of_a_zip_are_checked(tmp_path, size, storage):
+    """What is written elsewhere has no checksum that would show the damage later."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        for name in ("d/1", "d/2", "d/3"):
+            packed.writestr(name, name.encode() * (size // 3))
+        offset = packed.getinfo("d/2").header_offset
+    raw = bytearray((tmp_path / "a.zip").read_bytes())
+    raw[offset + 1000] ^= 1
+    (tmp_path / "a.zip").write_bytes(raw)
+    message = r"a\.zip: 'd/2': its checksum is \w+ where the archive says \w+"
+    with imagearchive.open(tmp_path / "a.zip", storage=storage) as archive:
+        with pytest.raises(CorruptArchiveError, match=message):
+            extract(archive, tmp_path / "out", threads=1)
+        assert sorted(tree(tmp_path / "out")) == ["d/1"]
+        for target in ("b.tar", "b.zip", "bins"):
+            with pytest.raises(CorruptArchiveError, match=message):
+                convert(archive, tmp_path / target)
+            assert not (tmp_path / target).is_file()
+        assert not (tmp_path / "bins" / "index.dat").exists()
+        extract(archive, tmp_path / "others", select(archive, ["d/1", "d/3"]))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("exists", [False, True])
+def test_an_interrupt_leaves_whole_files_only(tmp_path, threads, exists):
+    if exists:
+        (tmp_path / "out").mkdir()
+    make_tar(tmp_path / "a.tar", {f"{i}": bytes([i % 256]) * 5000 for i in range(2000)})
+    script = textwrap.dedent("""
+        import os, sys, time
+        import imagearchive
+        from imagearchive.archive.extract import extract
+        real = os.write
+        def slow(fd, data):
+            time.sleep(0.003)
+            return real(fd, data)
+        os.write = slow
+        archive = imagearchive.open(sys.argv[1], storage=sys.argv[4])
+        print("ready", flush=True)
+        extract(archive, sys.argv[2], threads=int(sys.argv[3]))
+    """)
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path / "a.tar", tmp_path / "out", str(threads), "pread"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    child.stdout.readline()
+    while len(list(tmp_path.glob("out*/*"))) < 5:
+        assert child.poll() is None
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    assert child.returncode != 0
+    found = tree(tmp_path / "out")
+    assert 0 < len(found) < 2000
+    assert not list(tmp_path.glob("**/*.part"))
+    assert all(data == bytes([int(name) % 256]) * 5000 for name, data in found.items())
+
+
+@contextlib.contextmanager
+def limited(what, size):
+    soft, hard = resource.getrlimit(what)
+    resource.setrlimit(what, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(what, (soft, hard))
+
+
+@pytest.mark.parametrize("storage", ["mmap", "pread"])
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_full_disk_names_the_file_and_leaves_no_part_of_it(tmp_path, storage, exists):
+    path = make_tar(tmp_path / "a.tar", {"d/small": b"1", "d/large": bytes(50_000)})
+    if exists:
+        (tmp_path / "out").mkdir()
+    with (
+        imagearchive.open(path, storage=storage) as archive,
+        limited(resource.RLIMIT_FSIZE, 10_000),
+        pytest.raises(OSError, match="File too large") as caught,
+    ):
+        extract(archive, tmp_path / "out", threads=1)
+    assert caught.value.filename == str(tmp_path / "out/d/large")
+    assert caught.value.filename2 is None
+    assert tree(tmp_path / "out") == {"d/small": b"1"}
+
+
+def test_a_file_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    path = make_tar(tmp_path / "a.tar", {"d/x": b"1"})
+    (tmp_path / "out").mkdir()
+    real = os.open
+
+    def refuse(name, *arguments, **options):
+        if isinstance(name, bytes) and name.endswith(b".part"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with (
+        imagearchive.open(path, storage="pread") as archive,
+        pytest.raises(OSError, match="No space left") as caught,
+    ):
+        extract(archive, tmp_path / "out")
+    assert caught.value.filename == str(tmp_path / "out/d/x")
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    path = make_tar(tmp_path / "a.tar", {"d/e/x": b"1"})
+    (tmp_path / "out").mkdir()
+    real = os.mkdir
+
+    def refuse(part, *arguments, **options):
+        if part == b"e":
+            raise PermissionError(errno.EACCES, "no", part)
+        real(part, *arguments, **options)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with imagearchive.open(path) as archive:
+        with pytest.raises(PermissionError) as caught:
+            extract(archive, tmp_path / "out")
+        with pytest.raises(OptionError, match="empty string"):
+            extract(archive, "")
+    assert caught.value.filename == str(tmp_path / "out/d/e")
+
+
+@pytest.mark.parametrize("size", [10, WINDOW + 10])
+def test_an_archive_that_cannot_be_read_is_named(tmp_path, monkeypatch, size):
+    path = make_tar(tmp_path / "a.tar", {"x": bytes(size)})
+    with imagearchive.open(path, storage="pread") as archive:
+        archive.read("x")
+
+        def broken(*_):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, "pread", broken)
+        monkeypatch.setattr(os, "preadv", broken)
+        with pytest.raises(OSError, match="Input/output") as caught:
+            extract(archive, tmp_path / "out")
+        assert caught.value.filename == str(path)
+        with pytest.raises(OSError, match="Input/output") as caught:
+            convert(archive, tmp_path / "b.tar")
+        assert caught.value.filename == str(path)
+    assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- verification
+
+
+def test_faults_of_the_machine_are_no_faults_of_the_archive(tmp_path, monkeypatch):
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    for number in range(100):
+        (folder / str(number)).write_bytes(b"x")
+    with imagearchive.open(folder) as archive:
+        taken = len(os.listdir("/proc/self/fd"))
+        held = [os.open("/dev/null", os.O_RDONLY) for _ in range(3)]
+        with (
+            limited(resource.RLIMIT_NOFILE, max(held[-1] + 1, taken)),
+            pytest.raises(OSError, match="Too many open files"),
+        ):
+            verify(archive)
+        for fd in held:
+            os.close(fd)
+        assert not verify(archive).failures
+    make_tar(tmp_path / "a.tar", {"x": b"1", "y": b"2"})
+    for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+
+        def fail(self, position, number=number):
+            raise OSError(number, os.strerror(number))
+
+        with imagearchive.open(tmp_path / "a.tar") as archive, monkeypatch.context() as patch:
+            patch.setattr(imagearchive.Archive, "read", fail)
+            with pytest.raises(OSError, match=os.strerror(number)) as caught:
+                verify(archive)
+            assert caught.value.filename == str(tmp_path / "a.tar")
+    # A file that cannot be read is one.
+    with imagearchive.open(folder) as archive:
+        (folder / "50").unlink()
+        (failure,) = (item for item in verify(archive).failures if item.position >= 0)
+        assert failure.name == "50"
+        assert failure.reason.lower().startswith("no such file")
+
+
+def test_reasons_do_not_repeat_the_name(tmp_path):
+    content = {
+        "cut.jpg": encode("a.jpg", np.zeros((40, 50, 3), np.uint8))[:200],
+        "big.png": encode("a.png", np.zeros((40, 50, 3), np.uint8)),
+        "x.json": b"{",
+        "new\nline.npy": b"zz",
+        "n" * 500 + ".npy": b"zz",
+        "in.npz": b"PK",
+        "ok.pkl": b"x",
+    }
+    make_tar(tmp_path / "a.tar", content)
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        found = verify(archive, decode=True, limits=Limits(max_pixels=1999))
+        assert [failure.name for failure in found.failures] == [*content][:-1]
+        for failure in found.failures:
+            assert failure.name not in failure.reason
+            assert "a.tar" not in failure.reason
+            assert " at 0x" not in failure.reason
+        assert "max_pixels (now 1999)" in found.failures[1].reason
+        found = verify(archive, decode=True, limits=Limits(max_pixels=2000))
+        assert found.failures[1].name == "x.json"
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("x.bin", bytes(10_000))
+    raw = bytearray((tmp_path / "b.zip").read_bytes())
+    raw[40:44] = b"\xff\xff\xff\xff"
+    (tmp_path / "b.zip").write_bytes(raw)
+    with imagearchive.open(tmp_path / "b.zip") as archive:
+        (failure,) = verify(archive).failures
+    assert failure.name == "x.bin"
+    assert "b.zip" not in failure.reason
+    assert "x.bin" not in failure.reason
+
+
+def test_every_array_of_an_npz_is_decoded(tmp_path):
+    buffer = io.BytesIO()
+    np.savez(buffer, a=np.array([print], dtype=object), b=np.arange(1000))
+    raw = bytearray(buffer.getvalue())
+    raw[raw.index(b"b.npy") + 30] ^= 0xFF
+    make_tar(tmp_path / "a.tar", {"x.npz": bytes(raw)})
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        found = verify(archive, decode=True)
+    assert [failure.name for failure in found.failures] == ["x.npz"]
+    assert "array 'b'" in found.failures[0].reason
+
+
+def test_an_archive_without_its_end_is_a_failure_not_an_error(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        for number in range(10):
+            packed.writestr(str(number), b"x" * 1000)
+    raw = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(raw[:4500])
+    with imagearchive.open(tmp_path / "a.zip", strict=False) as archive:
+        found = verify(archive)
+    assert found.failures[0].position == -1
+    assert found.failures[0].name == str(tmp_path / "a.zip")
+    assert not found.failures[0].reason.startswith(str(tmp_path))
+
+
+def test_good_archives_verify(tmp_path):
+    content = {"a.png": encode("a.png", np.zeros((4, 5, 3), np.uint8)), "b.json": b"{}", "c": b"?"}
+    make_tar(tmp_path / "a.tar", content)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, data in content.items():
+            packed.writestr(name, data)
+    with barecat.Barecat(str(tmp_path / "c.barecat"), readonly=False) as cat:
+        for name, data in content.items():
+            cat[name] = data
+    for name, checked in (("a.tar", 0), ("b.zip", 3), ("c.barecat", 3)):
+        with imagearchive.open(tmp_path / name) as archive:
+            found = verify(archive, decode=True)
+        assert not found.failures
+        assert (found.files, found.checked, found.decoded) == (3, checked, 2)
+        assert found.bytes == sum(map(len, content.values()))
+    with imagearchive.open([tmp_path / "a.tar", tmp_path / "b.zip"]) as archive:
+        found = verify(archive)
+    assert not found.failures
+    assert found.checked == 3
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_flipped_bits_in_a_zip_are_found(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as packed:
+        for number in range(100):
+            packed.writestr(f"{number}", random.Random(number).randbytes(300))
+        starts = [info.header_offset for info in packed.infolist()]
+    raw = bytearray((tmp_path / "a.zip").read_bytes())
+    for number in (3, 70):
+        raw[starts[number] + 150] ^= 1
+    (tmp_path / "a.zip").write_bytes(raw)
+    with imagearchive.open(tmp_path / "a.zip") as archive:
+        found = verify(archive)
+    assert [(failure.position, failure.name) for failure in found.failures] == [
+        (3, "3"),
+        (70, "70"),
+    ]
+    assert found.files == 100
+
+
+def test_flipped_bits_in_a_barecat_are_found(tmp_path):
+    path = str(tmp_path / "c.barecat")
+    with barecat.Barecat(path, readonly=False) as cat:
+        cat["a"] = b"1" * 100
+        cat["b"] = b"2" * 100
+    shard = tmp_path / "c.barecat-shard-00000"
+    raw = bytearray(shard.read_bytes())
+    raw[150] ^= 1
+    shard.write_bytes(raw)
+    with imagearchive.open(path) as archive:
+        assert [failure.name for failure in verify(archive).failures] == ["b"]
+
+
+def test_images_that_cannot_be_decoded_are_found(tmp_path):
+    good = encode("x.png", np.zeros((40, 50, 3), np.uint8))
+    make_tar(
+        tmp_path / "a.tar",
+        {
+            "a.png": good,
+            "b.png": good[:-30],
+            "c.json": b"{",
+            "d.pkl": b"never loaded",
+            "e.bin": b"",
+        },
+    )
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        assert not verify(archive).failures
+        found = verify(archive, decode=True)
+    assert [failure.name for failure in found.failures] == ["b.png", "c.json"]
+    assert found.decoded == 1
+
+
+def test_a_damaged_header_and_a_truncated_archive_are_found(tmp_path):
+    make_tar(tmp_path / "a.tar", {f"{i}": bytes(600) for i in range(9)})
+    raw = bytearray((tmp_path / "a.tar").read_bytes())
+    damaged = bytearray(raw)
+    damaged[5 * 1536 + 3] ^= 1
+    for data in (damaged, raw[: 7 * 1536 - 700]):
+        (tmp_path / "b.tar").write_bytes(data)
+        with imagearchive.open(tmp_path / "b.tar", strict=False, overwrite_index=True) as archive:
+            found = verify(archive)
+        assert found.failures
+        assert found.failures[0].position == -1
+        assert "b.tar" in found.failures[0].name
+
+
+def test_an_index_of_another_archive_is_found(tmp_path):
+    make_tar(tmp_path / "a.tar", {f"{i:03d}": b"x" * 10 for i in range(300)})
+    status = os.stat(tmp_path / "a.tar")
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        assert not verify(archive).failures
+    # The same size and time, so that opening sees no difference.
+    make_tar(tmp_path / "a.tar", {f"{i + 1:03d}": b"x" * 10 for i in range(300)})
+    os.utime(tmp_path / "a.tar", ns=(status.st_atime_ns, status.st_mtime_ns))
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        found = verify(archive)
+    assert "does not describe it" in found.failures[0].reason
+
+
+def test_large_members_are_verified_piece_by_piece(tmp_path):
+    data = np.random.default_rng(0).bytes(9 << 20)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("big", data)
+    with imagearchive.open(tmp_path / "a.zip") as archive:
+        assert not verify(archive).failures
+    raw = bytearray((tmp_path / "a.zip").read_bytes())
+    raw[-2_000_000] ^= 4
+    (tmp_path / "a.zip").write_bytes(raw)
+    with imagearchive.open(tmp_path / "a.zip") as archive:
+        assert [failure.name for failure in verify(archive).failures] == ["big"]
+
+
+# ---------------------------------------------------------------- threads
+
+
+def test_chunks_cover_every_position_once():
+    for count, chunk, threads in ((0, 5, 3), (1, 5, 3), (99, 7, 4), (64, 64, None), (100, 1, 2)):
+        seen = []
+        in_threads(
+            lambda chunks, seen=seen: [seen.extend(part) for part in chunks], count, chunk, threads
+        )
+        assert sorted(seen) == list(range(count))
+
+
+def test_the_first_error_ends_the_other_threads():
+    started = threading.Barrier(2)
+
+    def work(chunks: Chunks):
+        for part in chunks:
+            started.wait(5)
+            if part.start == 0:
+                raise KeyError("cause")
+            for _ in range(500):
+                chunks.check()
+                time.sleep(0.01)
+
+    begin = time.monotonic()
+    with pytest.raises(KeyError, match="cause"):
+        in_threads(work, 2, 1, 2)
+    assert time.monotonic() - begin < 5
+
+
+def test_errors_of_ours_keep_their_message():
+    for error in (ArchiveNotFoundError("no such archive"), OSError("plain")):
+        with pytest.raises(OSError, match=r"^(no such archive|plain)$"), naming("elsewhere"):
+            raise error
+
+
+@pytest.mark.parametrize("granted", [0, 1])
+def test_fewer_threads_than_wanted(monkeypatch, granted):
+    real = threading.Thread.start
+    left = [granted]
+    seen = set()
+    done = []
+
+    def start(thread):
+        if not left[0]:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        real(thread)
+
+    def work(chunks):
+        seen.add(threading.get_ident())
+        for part in chunks:
+            done.extend(part)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    in_threads(work, 10, 1, 4)
+    assert sorted(done) == [*range(10)]
+    assert len(seen) == 1
+    assert (seen == {threading.get_ident()}) == (granted == 0)
+
+
+def test_repeated_interrupts_leave_no_thread_at_work():
+    """What the threads write to is closed by the caller."""
+    at_work = threading.Barrier(3)
+    ended = []
+
+    def work(chunks):
+        for _ in chunks:
+            at_work.wait(5)
+            while not chunks.stopped:
+                time.sleep(0.01)
+            time.sleep(0.4)
+        ended.append(1)
+
+    def press():
+        at_work.wait(5)
+        for _ in range(3):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(0.1)
+
+    keys = threading.Thread(target=press)
+    keys.start()
+    with pytest.raises(KeyboardInterrupt):
+        in_threads(work, 2, 1, 2)
+    assert len(ended) == 2
+    keys.join()
+
+
+# ---------------------------------------------------------------- many small files at once
+
+
+def spill_all(folder, names, source, offsets, sizes, mode=0o644, mtime=0, replace=False):
+    count = len(names)
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        return spill(
+            fd,
+            b".part",
+            tuple(names),
+            source,
+            np.array(offsets, np.uint64),
+            np.array(sizes, np.uint64),
+            np.full(count, mode, np.uint32),
+            np.full(count, mtime, np.int64),
+            replace,
+        )
+    finally:
+        os.close(fd)
+
+
+def test_ranges_become_files(tmp_path):
+    assert spill_all(tmp_path, [b"a", b"\xff", b"empty"], b"0123456789", [0, 4, 10], [3, 6, 0]) == 3
+    assert tree(tmp_path) == {"a": b"012", "\udcff": b"456789", "empty": b""}
+    assert spill_all(tmp_path, [], b"", [], []) == 0
+    for mtime in (-1, -1_500_000_000, 1_600_000_000_123_456_789):
+        assert spill_all(tmp_path, [b"a"], b"x", [0], [1], mtime=mtime, replace=True) == 1
+        assert os.stat(tmp_path / "a").st_mtime_ns == mtime
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"),
+    [(0, 11), (11, 0), (10, 1), (2**64 - 1, 1), (2**64 - 1, 2**64 - 1), (5, 2**63)],
+)
+def test_ranges_outside_are_not_written(tmp_path, offset, size):
+    assert spill_all(tmp_path, [b"a", b"b"], b"0123456789", [0, offset], [1, size]) == 1
+    assert tree(tmp_path) == {"a": b"0"}
+
+
+def test_what_is_in_the_way_stays(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "folder").mkdir()
+    for name in (b"file", b"link", b"folder"):
+        assert spill_all(tmp_path, [b"new" + name, name], b"x", [0, 0], [1, 1]) == 1
+    assert spill_all(tmp_path, [b"folder"], b"x", [0], [1], replace=True) == 0
+    assert spill_all(tmp_path, [b"file", b"link"], b"x", [0, 0], [1, 1], replace=True) == 2
+    assert not (tmp_path / "link").is_symlink()
+    assert spill_all(tmp_path, [b"n" * 256], b"x", [0], [1]) == 0
+    assert sorted(os.listdir(tmp_path)) == [
+        "file",
+        "folder",
+        "link",
+        "newfile",
+        "newfolder",
+        "newlink",
+    ]
+    # What has the temporary name is somebody else's.
+    (tmp_path / ".part").write_bytes(b"theirs")
+    assert spill_all(tmp_path, [b"again"], b"x", [0], [1]) == 0
+    assert (tmp_path / ".part").read_bytes() == b"theirs"
+
+
+def test_spilling_checks_its_arguments(tmp_path):
+    with pytest.raises(ValueError):
+        spill_all(tmp_path, [b"a"], b"x", [0, 1], [1])
+    with pytest.raises(TypeError):
+        spill_all(tmp_path, ["a"], b"x", [0], [1])
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_leaves_no_half_file(tmp_path):
+    # A limit on the size of files stands for it.
+    make_tar(tmp_path / "a.tar", {"small": b"1", "z/big": bytes(300_000)})
+    script = textwrap.dedent("""
+        import resource, signal, sys
+        import imagearchive
+        from imagearchive.archive.extract import extract
+        archive = imagearchive.open(sys.argv[1])
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            extract(archive, sys.argv[2])
+        except OSError as error:
+            print(error.strerror)
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "a.tar", tmp_path / "out"],
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"File too large\n"
+    assert tree(tmp_path / "out") == {"small": b"1"}
+
+
+def test_a_new_directory_appears_when_it_is_whole(tmp_path):
+    make_tar(tmp_path / "a.tar", MANY)
+    seen = []
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        extract(
+            archive,
+            f"{tmp_path}/deep/out/",
+            threads=1,
+            progress=lambda count: seen.append((tmp_path / "deep/out").exists()),
+        )
+    assert not any(seen)
+    assert tree(tmp_path / "deep/out") == MANY
+    assert os.listdir(tmp_path / "deep") == ["out"]
+
+
+def test_nothing_is_left_where_nothing_could_be_extracted(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("x", random.Random(0).randbytes(500))
+    raw = bytearray((tmp_path / "a.zip").read_bytes())
+    raw[100] ^= 0xFF
+    (tmp_path / "a.zip").write_bytes(raw)
+    with imagearchive.open(tmp_path / "a.zip") as archive, pytest.raises(CorruptArchiveError):
+        extract(archive, tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == ["a.idx.npy", "a.zip"]

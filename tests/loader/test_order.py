@@ -1,0 +1,329 @@
+"""The order of an epoch: bijective, uniform, exactly partitioned, resumable."""
+
+import pickle
+from collections import Counter
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imagearchive.errors import (
+    OptionError,
+    OptionTypeError,
+    SampleIndexError,
+    StateMismatchError,
+)
+from imagearchive.loader.order import (
+    EXPLICIT_LIMIT,
+    EpochOrder,
+    Permutation,
+    ShardedSampler,
+    find_rank,
+)
+
+SIZES = st.one_of(
+    st.integers(0, 40),
+    st.integers(EXPLICIT_LIMIT - 3, EXPLICIT_LIMIT + 3),
+    st.integers(EXPLICIT_LIMIT, 60_000),
+)
+
+
+def chi_square(counts):
+    """(statistic - degrees of freedom) in standard deviations of the chi-square distribution."""
+    counts = np.asarray(counts, float).ravel()
+    expected = counts.sum() / len(counts)
+    degrees = len(counts) - 1
+    return (((counts - expected) ** 2 / expected).sum() - degrees) / np.sqrt(2 * degrees)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, st.integers(-(2**70), 2**70), st.integers(0, 2**40))
+def test_permutation_is_bijective(n, seed, epoch):
+    order = Permutation(n, seed, epoch)
+    values = order.take(np.arange(n))
+    assert values.dtype == np.int64
+    assert np.array_equal(np.sort(values), np.arange(n))
+
+
+@pytest.mark.parametrize("n", [8193, 8281, 8282, 65_536, 65_537, 99_856, 250_001])
+def test_permutation_is_bijective_around_squares(n):
+    seen = np.zeros(n, bool)
+    seen[Permutation(n, 9, 2).take(np.arange(n))] = True
+    assert seen.all()
+
+
+def test_random_access_agrees_with_the_whole():
+    for n in (7, EXPLICIT_LIMIT, 20_011):
+        order = Permutation(n, 5, 3)
+        whole = order.take(np.arange(n))
+        assert list(order) == whole.tolist()
+        assert len(order) == n
+        for position in (0, 1, n // 2, n - 1, -1, -n):
+            assert order[position] == whole[position]
+        picked = np.array([[n - 1, 0], [3, 3]], np.uint32)
+        assert np.array_equal(order.take(picked), whole[picked])
+        assert np.array_equal(pickle.loads(pickle.dumps(order)).take(np.arange(n)), whole)
+        with pytest.raises(SampleIndexError):
+            order[n]
+        with pytest.raises(IndexError):
+            order.take(np.array([0, n]))
+
+
+def test_a_huge_permutation_is_cheap_and_in_range():
+    n = 2**62
+    order = Permutation(n, 1)
+    ends = np.array([0, 1, n // 2, n - 2, n - 1])
+    values = order.take(ends)
+    assert len(set(values.tolist())) == 5
+    assert ((values >= 0) & (values < n)).all()
+    with pytest.raises(OptionError):
+        Permutation(n + 1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_all_orders_of_a_few_elements_are_equally_likely(n):
+    trials = 300 * len(list(permutations(range(n))))
+    counts = Counter(tuple(Permutation(n, 1, epoch)) for epoch in range(trials))
+    every = [counts[order] for order in permutations(range(n))]
+    assert chi_square(every) < 4
+
+
+@pytest.mark.parametrize("n", [6, 7, 8, 31])
+def test_every_element_is_equally_likely_at_every_position(n):
+    counts = np.zeros((n, n))
+    for epoch in range(4000):
+        counts[np.arange(n), Permutation(n, 77, epoch).take(np.arange(n))] += 1
+    # Rows and columns are fixed sums: (n - 1)**2 degrees of freedom.
+    statistic = ((counts - 4000 / n) ** 2 / (4000 / n)).sum()
+    degrees = (n - 1) ** 2
+    assert abs(statistic - degrees) < 4.5 * np.sqrt(2 * degrees)
+
+
+@pytest.mark.parametrize("n", [EXPLICIT_LIMIT + 1, 10_000, 123_457])
+def test_the_network_spreads_evenly(n):
+    cells = 32
+    positions = np.arange(n)
+    pairs = np.zeros((cells, cells))
+    steps = np.zeros(cells)
+    fixed = 0
+    for seed in range(12):
+        values = Permutation(n, seed).take(positions)
+        np.add.at(pairs, (positions * cells // n, values * cells // n), 1)
+        difference = np.diff(values) % n
+        steps += np.bincount(difference * cells // n, minlength=cells)
+        fixed += int((values == positions).sum())
+    assert abs(chi_square(pairs)) < 5
+    assert abs(chi_square(steps)) < 5
+    assert fixed < 12 + 5 * np.sqrt(12)
+
+
+def test_orders_of_neighbouring_seeds_and_epochs_are_unrelated():
+    n = 20_000
+    first = Permutation(n, 0, 0).take(np.arange(n))
+    for seed, epoch in ((1, 0), (0, 1), (1, 1), (-1, 0), (2**64, 0), (0, 2**64)):
+        other = Permutation(n, seed, epoch).take(np.arange(n))
+        assert (first == other).sum() < 12
+        assert abs(np.corrcoef(first, other)[0, 1]) < 0.04
+
+
+def test_the_order_never_changes_between_releases():
+    # Saved states carry positions of this order: change ORDER_VERSION if these must change.
+    assert list(Permutation(8, 0, 0)) == [5, 0, 4, 7, 3, 1, 6, 2]
+    assert Permutation(10**6, 1, 2).take(np.arange(4)).tolist() == [271856, 219854, 174385, 511571]
+
+
+@pytest.mark.parametrize("world_size", range(1, 18))
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_ranks_partition_the_epoch_exactly(world_size, drop_last):
+    for n in (0, 1, 5, 16, 17, 100, 289, 1003):
+        for batch_size in (1, 3, 8):
+            orders = [
+                EpochOrder(
+                    n,
+                    seed=3,
+                    epoch=n,
+                    rank=rank,
+                    world_size=world_size,
+                    batch_size=batch_size,
+                    drop_last=drop_last,
+                )
+                for rank in range(world_size)
+            ]
+            batches = [list(order) for order in orders]
+            assert [len(order) for order in orders] == [len(b) for b in batches]
+            seen = [int(i) for rank in batches for batch in rank for i in batch]
+            assert len(seen) == len(set(seen)) == sum(order.samples for order in orders)
+            counts = {len(b) for b in batches}
+            if drop_last:
+                assert counts == {n // (batch_size * world_size)}
+                assert all(len(batch) == batch_size for rank in batches for batch in rank)
+                assert n - len(seen) < batch_size * world_size
+            else:
+                assert sorted(seen) == list(range(n))
+                assert max(counts) - min(counts) <= 1
+                sizes = [order.samples for order in orders]
+                assert max(sizes) - min(sizes) <= 1
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    n=st.integers(0, 300),
+    before=st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(0, 20)),
+    after=st.tuples(st.integers(1, 6), st.integers(1, 9)),
+    shuffle=st.booleans(),
+)
+def test_the_rest_of_an_epoch_resumes_on_any_number_of_ranks(n, before, after, shuffle):
+    def ranks(world_size, batch_size, start):
+        return [
+            EpochOrder(
+                n,
+                seed=4,
+                epoch=1,
+                shuffle=shuffle,
+                rank=rank,
+                world_size=world_size,
+                batch_size=batch_size,
+                start=start,
+            )
+            for rank in range(world_size)
+        ]
+
+    world_size, batch_size, received = before
+    first = ranks(world_size, batch_size, 0)
+    seen = [int(i) for order in first for batch in list(order)[:received] for i in batch]
+    positions = {order.position_after(received) for order in first}
+    assert len(positions) == 1
+    rest = ranks(*after, positions.pop())
+    seen += [int(i) for order in rest for batch in order for i in batch]
+    assert sorted(seen) == list(range(n))
+
+
+def test_order_without_shuffling_is_the_stored_one():
+    order = EpochOrder(10, shuffle=False, epoch=4, batch_size=4)
+    assert [batch.tolist() for batch in order] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert order[-1].tolist() == [8, 9]
+    assert "batch_size=4" in repr(order)
+    with pytest.raises(SampleIndexError):
+        order[3]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"rank": 2, "world_size": 2}, OptionError),
+        ({"rank": -1, "world_size": 2}, OptionError),
+        ({"world_size": 0}, OptionError),
+        ({"batch_size": 0}, OptionError),
+        ({"batch_size": 2.5}, OptionTypeError),
+        ({"start": 11}, OptionError),
+        ({"seed": "1"}, OptionTypeError),
+        ({"batch_size": True}, OptionTypeError),
+        ({"rank": np.False_}, OptionTypeError),
+    ],
+)
+def test_values_out_of_range_are_refused(options, error):
+    with pytest.raises(error):
+        EpochOrder(10, **options)
+
+
+def test_find_rank_reads_arguments_then_environment(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert find_rank() == (0, 1)
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(OptionError, match="WORLD_SIZE"):
+        find_rank()
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert find_rank() == (2, 3)
+    assert find_rank(0, 5) == (0, 5)
+    with pytest.raises(OptionError, match="both"):
+        find_rank(rank=1)
+    with pytest.raises(OptionError, match="rank=5"):
+        find_rank(5, 5)
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(OptionError, match="rank=3"):
+        find_rank()
+    monkeypatch.setenv("RANK", "x")
+    with pytest.raises(OptionError, match="integers"):
+        find_rank()
+
+
+def test_sharded_sampler_yields_the_order_and_a_new_one_each_epoch():
+    sampler = ShardedSampler(5000, seed=8, rank=1, world_size=3)
+    expected = [
+        EpochOrder(5000, seed=8, epoch=e, rank=1, world_size=3, batch_size=9000)[0].tolist()
+        for e in range(3)
+    ]
+    assert [list(sampler) for _ in range(3)] == expected
+    sampler.set_epoch(1)
+    assert list(sampler) == expected[1]
+    assert len(sampler) == len(expected[0]) == 1667
+    assert len(ShardedSampler([0] * 10, rank=0, world_size=3, drop_last=True)) == 3
+    assert len(ShardedSampler(np.int64(10), rank=0, world_size=3)) == 4
+    with pytest.raises(OptionTypeError, match="n=None"):
+        ShardedSampler(None, rank=0, world_size=1)
+    assert list(ShardedSampler("abc", shuffle=False, rank=0, world_size=1)) == [0, 1, 2]
+
+
+def test_sharded_sampler_resumes_at_every_sample():
+    for received in range(26):
+        samplers = [ShardedSampler(50, seed=2, rank=r, world_size=2) for r in range(2)]
+        seen = []
+        for sampler in samplers:
+            list(sampler)  # so that the resumed epoch is not the first
+            iterator = iter(sampler)
+            seen += [next(iterator) for _ in range(received)]
+        states = [sampler.state_dict() for sampler in samplers]
+        assert states[0] == states[1]
+        assert states[0] == samplers[0].state_dict(received=received)
+        others = [ShardedSampler(50, seed=2, rank=r, world_size=3) for r in range(3)]
+        for other in others:
+            other.load_state_dict(pickle.loads(pickle.dumps(states[0])))
+            assert other.state_dict() == states[0]
+        rest = [index for other in others for index in other]
+        if received < 25:
+            assert states[0]["epoch"] == 1
+            assert sorted(seen + rest) == list(range(50))
+        else:
+            assert (states[0]["epoch"], states[0]["position"]) == (2, 0)
+            assert sorted(rest) == list(range(50))
+
+
+def test_sharded_samplers_that_came_to_the_end_agree_although_some_had_one_sample_more():
+    samplers = [ShardedSampler(10, rank=rank, world_size=4) for rank in range(4)]
+    iterators = [iter(sampler) for sampler in samplers]
+    for iterator in iterators:
+        next(iterator), next(iterator)
+    # Two of the four have two samples and cannot know that the others have three.
+    assert {sampler.state_dict()["position"] for sampler in samplers} == {8}
+    for sampler, iterator in zip(samplers, iterators):
+        list(iterator)
+        state = sampler.state_dict()
+        assert (state["epoch"], state["position"]) == (1, 0)
+        # Torch's loader has asked for all of them long before the loop receives them.
+        state = sampler.state_dict(received=1)
+        assert (state["epoch"], state["position"]) == (0, 4)
+
+
+def test_sharded_sampler_refuses_states_of_other_data_by_name():
+    state = ShardedSampler(50, seed=2, rank=0, world_size=1).state_dict()
+    for options, name in (((51, 2), "number of samples, n, was 50"), ((50, 3), "seed was 2")):
+        other = ShardedSampler(options[0], seed=options[1], rank=0, world_size=1)
+        with pytest.raises(StateMismatchError, match=name):
+            other.load_state_dict(state)
+    own = ShardedSampler(50, seed=2, rank=0, world_size=1)
+    with pytest.raises(StateMismatchError, match="position"):
+        own.load_state_dict({**state, "position": 51})
+    with pytest.raises(StateMismatchError, match="seed"):
+        own.load_state_dict({key: value for key, value in state.items() if key != "seed"})
+
+
+def test_sharded_sampler_drives_torch_data_loader():
+    sampler = ShardedSampler(20, seed=1, rank=0, world_size=2)
+    loader = torch.utils.data.DataLoader(list(range(20)), batch_size=4, sampler=sampler)
+    batches = [batch.tolist() for batch in loader]
+    own = EpochOrder(20, seed=1, rank=0, world_size=2, batch_size=4)
+    assert batches == [batch.tolist() for batch in own]

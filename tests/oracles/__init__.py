@@ -1,0 +1,1 @@
+"""Slow twins of native code, and what they are compared by."""

@@ -1,0 +1,256 @@
+"""One contract, three backends, the same bytes."""
+
+import errno
+import mmap
+import multiprocessing
+import os
+import pickle
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagearchive.errors import (
+    ArchiveNotFoundError,
+    ClosedError,
+    CorruptArchiveError,
+    OptionError,
+    UnsupportedArchiveError,
+)
+from imagearchive.storage.local import (
+    MemoryStorage,
+    MmapStorage,
+    PreadStorage,
+    open_storage,
+    storage_kind,
+)
+from imagearchive.storage.protocol import Storage
+
+DATA = np.random.default_rng(0).bytes(100_003)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    file = tmp_path_factory.mktemp("storage") / "data.bin"
+    file.write_bytes(DATA)
+    return str(file)
+
+
+@pytest.fixture(params=["mmap", "pread", "memory"])
+def storage(request, path):
+    opened = open_storage(path, request.param)
+    yield opened
+    opened.close()
+
+
+def test_follows_the_protocol(storage, path):
+    assert isinstance(storage, Storage)
+    assert storage.size == len(DATA)
+    assert storage.path == path
+
+
+@given(offset=st.integers(0, len(DATA)), size=st.integers(0, len(DATA)))
+def test_backends_return_the_same_bytes(path, offset, size):
+    for kind in ("mmap", "pread", "memory"):
+        with open_storage(path, kind) as storage:
+            if offset + size > len(DATA):
+                with pytest.raises(CorruptArchiveError, match=r"data\.bin.*offset"):
+                    storage.read(offset, size)
+                continue
+            assert bytes(storage.read(offset, size)) == DATA[offset : offset + size]
+            buffer = bytearray(size)
+            assert storage.readinto(offset, buffer) == size
+            assert buffer == DATA[offset : offset + size]
+
+
+@pytest.mark.parametrize(("offset", "size"), [(-1, 2), (0, -1), (0, len(DATA) + 1), (2**63, 1)])
+def test_ranges_outside_the_file_are_refused(storage, offset, size):
+    with pytest.raises(CorruptArchiveError):
+        storage.read(offset, size)
+    if size > 0:
+        with pytest.raises(CorruptArchiveError):
+            storage.readinto(offset, bytearray(min(size, len(DATA) + 1)))
+
+
+def test_what_is_read_cannot_be_written(storage):
+    with pytest.raises(TypeError):
+        memoryview(storage.read(0, 10))[0] = 1
+
+
+def test_readinto_takes_arrays(storage):
+    array = np.zeros((5, 4), "<u2")
+    assert storage.readinto(7, array) == 40
+    assert array.tobytes() == DATA[7:47]
+
+
+def test_prefetching_never_fails(storage):
+    for offset, size in [(0, 10), (99_000, 10**6), (0, 0), (10**9, 5), (-5, 10), (5, -10)]:
+        storage.prefetch(offset, size)
+    assert bytes(storage.read(5, 10)) == DATA[5:15]
+    storage.close()
+    storage.prefetch(0, 10)
+
+
+def test_closed(storage):
+    view = storage.read(5, 10)
+    storage.close()
+    storage.close()
+    assert bytes(view) == DATA[5:15]
+    with pytest.raises(ClosedError, match="open the archive again"):
+        storage.read(0, 1)
+
+
+def check_reads(storage, failures):
+    random = np.random.default_rng(os.getpid() + threading.get_ident() % 1000)
+    for offset in random.integers(0, len(DATA) - 50, 2000).tolist():
+        if bytes(storage.read(offset, 50)) != DATA[offset : offset + 50]:
+            failures.append(offset)
+
+
+def test_threads_share_a_storage(storage):
+    failures = []
+    threads = [threading.Thread(target=check_reads, args=(storage, failures)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def child(storage):
+    failures = []
+    check_reads(storage, failures)
+    os._exit(1 if failures else 0)
+
+
+def test_forked_children_share_a_storage(storage):
+    storage.read(100, 100)
+    children = [
+        multiprocessing.get_context("fork").Process(target=child, args=(storage,)) for _ in range(3)
+    ]
+    for process in children:
+        process.start()
+    check = []
+    check_reads(storage, check)
+    for process in children:
+        process.join()
+    assert not check
+    assert [process.exitcode for process in children] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["mmap", "pread", "memory"])
+def test_an_empty_file(tmp_path, kind):
+    (tmp_path / "empty").write_bytes(b"")
+    with open_storage(tmp_path / "empty", kind) as storage:
+        assert storage.size == 0
+        assert bytes(storage.read(0, 0)) == b""
+        with pytest.raises(CorruptArchiveError):
+            storage.read(0, 1)
+
+
+@pytest.mark.parametrize("kind", ["auto", "mmap", "pread", "memory"])
+def test_missing_and_irregular_files(tmp_path, kind):
+    with pytest.raises(ArchiveNotFoundError, match=r"nothing\.tar"):
+        open_storage(tmp_path / "nothing.tar", kind)
+    with pytest.raises(FileNotFoundError):
+        open_storage(tmp_path / "nothing.tar", kind)
+    with pytest.raises(UnsupportedArchiveError):
+        open_storage(tmp_path, kind)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UnsupportedArchiveError):
+        open_storage(tmp_path / "fifo", kind)
+
+
+def test_a_read_never_meets_the_file_that_comes_after(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"a" * 100)
+    (tmp_path / "b").write_bytes(b"b" * 100)
+    storage = PreadStorage(tmp_path / "a")
+    pread, others = os.pread, []
+
+    def slow(*arguments):
+        # What another thread may do just now: close the file, and open one of the same number.
+        storage.close()
+        others.append(PreadStorage(tmp_path / "b"))
+        return pread(*arguments)
+
+    number = storage.fileno()
+    monkeypatch.setattr(os, "pread", slow)
+    assert storage.read(10, 20) == b"a" * 20
+    monkeypatch.undo()
+    with PreadStorage(tmp_path / "a") as last:
+        assert last.fileno() == number, "the descriptor was let go of"
+    with pytest.raises(ClosedError):
+        storage.read(0, 1)
+    others[0].close()
+
+
+def test_errors_of_the_system_name_the_file(tmp_path, monkeypatch):
+    file = tmp_path / "a"
+    file.write_bytes(b"a" * 100)
+
+    def failing(*arguments, **options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with PreadStorage(file) as storage:
+        monkeypatch.setattr(os, "pread", failing)
+        monkeypatch.setattr(os, "preadv", failing)
+        for read in (lambda: storage.read(0, 10), lambda: storage.readinto(0, bytearray(10))):
+            with pytest.raises(OSError, match=r"Input/output error: '.*a'"):
+                read()
+    monkeypatch.setattr(mmap, "mmap", failing)
+    with pytest.raises(OSError, match=r"Input/output error: '.*a'"):
+        MmapStorage(file)
+
+
+def test_a_file_truncated_under_pread_is_an_error(tmp_path):
+    file = tmp_path / "shrinks"
+    file.write_bytes(DATA)
+    with PreadStorage(file) as storage:
+        os.truncate(file, 1000)
+        with pytest.raises(CorruptArchiveError, match="truncated while open"):
+            storage.read(500, 1000)
+
+
+def test_a_replaced_file_stays_readable_while_mapped(tmp_path):
+    file = tmp_path / "replaced"
+    file.write_bytes(DATA)
+    with MmapStorage(file) as storage:
+        (tmp_path / "new").write_bytes(b"x")
+        os.replace(tmp_path / "new", file)
+        assert bytes(storage.read(0, len(DATA))) == DATA
+
+
+def test_memory_takes_any_buffer():
+    storage = MemoryStorage(np.arange(10, dtype="<u4"))
+    assert bytes(storage.read(4, 4)) == b"\1\0\0\0"
+
+
+def test_unknown_kind():
+    with pytest.raises(OptionError, match="pread"):
+        open_storage(__file__, "zip")
+
+
+MOUNTS = (("/", "ext4"), ("/data", "nfs4"), ("/data/local disk", "xfs"), ("/mnt/share", "cifs"))
+
+
+@pytest.mark.parametrize(
+    ("where", "kind"),
+    [
+        ("/home/a.tar", "mmap"),
+        ("/data/a.tar", "pread"),
+        ("/data/local disk/a.tar", "mmap"),
+        ("/database/a.tar", "mmap"),
+        ("/mnt/share/x/a.tar", "pread"),
+    ],
+)
+def test_auto_maps_local_files_and_reads_network_ones(where, kind):
+    assert storage_kind(where, MOUNTS) == kind
+
+
+def test_storages_cannot_be_pickled_by_accident(path):
+    with PreadStorage(path) as storage, pytest.raises(TypeError, match="path"):
+        pickle.dumps(storage)
+    with MmapStorage(path) as storage, pytest.raises(TypeError, match="path"):
+        pickle.dumps(storage)
