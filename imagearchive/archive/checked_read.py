@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from imagearchive.errors import CorruptArchiveError
-from imagearchive.storage.os_errors import naming
+from imagearchive.errors.os_errors import naming
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive

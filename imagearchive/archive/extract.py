@@ -24,9 +24,9 @@ from imagearchive.archive.threads import Chunks, in_threads
 from imagearchive.containers import registry as containers
 from imagearchive.containers.rows import KIND_FILE, KIND_HARDLINK, KIND_OTHER, KIND_SYMLINK
 from imagearchive.errors import OptionError, UnsafePathError
+from imagearchive.errors.os_errors import naming
 from imagearchive.index.names import normalise
 from imagearchive.storage.local import MemoryStorage
-from imagearchive.storage.os_errors import naming
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive

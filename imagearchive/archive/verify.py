@@ -19,9 +19,9 @@ from imagearchive.errors import (
     ImageArchiveError,
     UnsafePickleError,
 )
+from imagearchive.errors.os_errors import naming
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.limits import Limits
-from imagearchive.storage.os_errors import naming
 from imagearchive.storage.patterns import expand
 
 if TYPE_CHECKING:

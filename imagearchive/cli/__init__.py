@@ -20,7 +20,7 @@ from typing import Final
 
 from imagearchive.cli.output import complain
 from imagearchive.errors import ImageArchiveError, MemberNotFoundError
-from imagearchive.storage.os_errors import naming
+from imagearchive.errors.os_errors import naming
 
 __all__ = ["main"]
 

@@ -8,7 +8,7 @@ import os
 
 from imagearchive.archive.archive import Archive, open_archive
 from imagearchive.errors import ArchiveNotFoundError
-from imagearchive.storage.os_errors import naming
+from imagearchive.errors.os_errors import naming
 from imagearchive.storage.patterns import expand
 
 __all__ = ["open_given", "resolve"]

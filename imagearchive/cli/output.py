@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Final
 
-from imagearchive.storage.os_errors import naming
+from imagearchive.errors.os_errors import naming
 
 __all__ = [
     "complain",

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from imagearchive.arrays import npy
 from imagearchive.errors import CorruptArchiveError, CorruptIndexError, UnsupportedMemberError
+from imagearchive.errors.os_errors import naming
 from imagearchive.storage.local import MemoryStorage
-from imagearchive.storage.os_errors import naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -23,7 +23,7 @@ from imagearchive.errors import (
     OptionTypeError,
     UnsupportedArchiveError,
 )
-from imagearchive.storage.os_errors import naming
+from imagearchive.errors.os_errors import naming
 from imagearchive.storage.protocol import FileStorage, Storage, StorageKind
 
 if TYPE_CHECKING:

@@ -36,8 +36,8 @@ from imagearchive.errors import (
     OptionError,
     UnsafePathError,
 )
+from imagearchive.errors.os_errors import naming
 from imagearchive.storage.limits import Limits
-from imagearchive.storage.os_errors import naming
 
 
 def make_tar(path, members, **fields):

@@ -18,7 +18,7 @@ from imagearchive.errors import (
     UnsafePathError,
     UnsupportedMemberError,
 )
-from imagearchive.storage.os_errors import naming
+from imagearchive.errors.os_errors import naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from imagearchive.containers.tar.writer import check_free, drop_index, open_new
 from imagearchive.errors import ClosedError, UnsafePathError
-from imagearchive.storage.os_errors import naming
+from imagearchive.errors.os_errors import naming
 
 if TYPE_CHECKING:
     from types import TracebackType
