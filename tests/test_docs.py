@@ -1,6 +1,6 @@
 """What the documentation says, runs.
 
-Every ``python`` block of README.md and docs/*.md is run, a page at a time as one script, in a
+Every ``python`` block of README.md and docs/ is run, a page at a time as one script, in a
 folder of its own that holds:
 
 ``train.tar``, ``val.tar``
@@ -41,7 +41,7 @@ from support.paths import ROOT
 
 import imagearchive
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 CLASSES = ("bird", "cat", "dog")
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+|:::+)(?P<language>.*)$")
@@ -197,7 +197,7 @@ def found(name: str) -> object:
 
 
 def test_the_api_page_has_every_public_name():
-    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
     described = []
     for match in DIRECTIVE.finditer(text):
         value = found(match["name"])

@@ -1,7 +1,7 @@
 """The file that an index lies in: consecutive ``.npy`` arrays, the last of them the metadata.
 
-`docs/format.md` specifies it. This module knows sections and bytes; what they mean is the
-business of `imagearchive.index.table`.
+`docs/development/index-format.md` specifies it. This module knows sections and bytes; what they
+mean is the business of `imagearchive.index.table`.
 """
 
 from __future__ import annotations

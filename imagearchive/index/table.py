@@ -77,7 +77,7 @@ class IndexTable:
     files : list of str
         The files that hold the bytes; ``entries["shard"]`` counts in it.
     meta : dict
-        What the metadata section says; see `docs/format.md`.
+        What the metadata section says; see `docs/development/index-format.md`.
     extra : mapping of str to ndarray
         Further named sections, such as the checkpoints inside compressed members.
     path : str or None

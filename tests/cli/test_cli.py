@@ -40,7 +40,7 @@ from imagearchive.cli.wording import PHRASES
 from imagearchive.containers.tar.writer import TarWriter
 from imagearchive.storage.limits import Limits
 
-PAGE = ROOT / "docs" / "cli.md"
+PAGE = ROOT / "docs" / "guides" / "cli.md"
 COMMANDS = [
     "index", "ls", "tree", "find", "cat", "info", "verify", "extract", "pack", "convert",
     "process", "completion",

@@ -754,7 +754,7 @@ def test_threads_share_a_view():
 
 def test_every_example_of_the_page(registry, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs" / "codecs.md").read_text()
+    page = (ROOT / "docs" / "guides" / "codecs.md").read_text()
     names = {}
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(compile(block, "docs/codecs.md", "exec"), names)
+        exec(compile(block, "docs/guides/codecs.md", "exec"), names)
