@@ -172,6 +172,7 @@ PUBLIC = [
     "imagearchive.compat.barecat",
     "imagearchive.compat.splitdataloader",
     "imagearchive.compat.turboloader",
+    "imagearchive.datasets.permutation",
     "imagearchive.errors",
     "imagearchive.loader.data_loader",
     "imagearchive.loader.order",

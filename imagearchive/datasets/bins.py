@@ -19,6 +19,7 @@ import numpy.typing as npt
 from imagearchive.archive.archive import Archive, check_same
 from imagearchive.archive.file_pool import check_unchanged
 from imagearchive.containers.bins import scan as split
+from imagearchive.datasets.permutation import Permutation
 from imagearchive.errors import (
     ArchiveNotFoundError,
     ClosedError,
@@ -27,7 +28,6 @@ from imagearchive.errors import (
     SampleIndexError,
     UnsupportedArchiveError,
 )
-from imagearchive.loader.order import Permutation
 from imagearchive.storage.local import PreadStorage
 from imagearchive.storage.protocol import Storage, StorageKind
 
