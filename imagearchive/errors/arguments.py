@@ -1,0 +1,152 @@
+"""Checks of arguments: each returns a plain Python value or raises an error.
+
+Every function takes the argument's name first, then its value. A wrong type raises
+`OptionTypeError`, a wrong value `OptionError`; the message says what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from imagearchive.errors import OptionError, OptionTypeError
+
+__all__ = [
+    "check_callable",
+    "check_choice",
+    "check_flag",
+    "check_integer",
+    "check_number",
+    "check_path",
+    "check_sequence",
+    "is_number",
+]
+
+_T = TypeVar("_T")
+# A message shows no more of a value than this.
+_SHOWN = 200
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a real number. NumPy scalars are numbers, booleans are not."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def check_integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+    """Return an integer between `low` and `high`, both included."""
+    if isinstance(value, (bool, np.bool_)):
+        raise OptionTypeError(f"{name} must be an integer, got {value!r}")
+    try:
+        integer = operator.index(value)
+    except TypeError:
+        raise OptionTypeError(f"{name} must be an integer, got {_shown(value)}") from None
+    _check_bounds(name, integer, low, high)
+    return integer
+
+
+def check_number(
+    name: str,
+    value: Any,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    above: float | None = None,
+    finite: bool = True,
+) -> float:
+    """Return a real number; an integer stays an `int`.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument.
+    value : object
+        What the caller passed.
+    low, high : float, optional
+        Bounds, both included.
+    above : float, optional
+        A lower bound that is not included.
+    finite : bool
+        Whether infinity is refused. NaN always is.
+    """
+    if not is_number(value):
+        raise OptionTypeError(f"{name} must be a number, got {_shown(value)}")
+    if math.isnan(value) or (finite and math.isinf(value)):
+        raise OptionError(f"{name} must be a {'finite ' if finite else ''}number, got {value!r}")
+    number = int(value) if isinstance(value, numbers.Integral) else float(value)
+    if above is not None and number <= above:
+        raise OptionError(f"{name} must be greater than {above}, got {number}")
+    _check_bounds(name, number, low, high)
+    return number
+
+
+def _check_bounds(name: str, number: float, low: float | None, high: float | None) -> None:
+    if low is not None and number < low:
+        raise OptionError(f"{name} must be at least {low}, got {number}")
+    if high is not None and number > high:
+        raise OptionError(f"{name} must be at most {high}, got {number}")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[_T]) -> _T:
+    """Return the one of `choices` that `value` equals in type and value."""
+    for choice in choices:
+        if (
+            isinstance(value, type(choice))
+            and isinstance(value, bool) == isinstance(choice, bool)
+            and value == choice
+        ):
+            return choice
+    *most, last = map(repr, choices)
+    allowed = f"{', '.join(most)} or {last}" if most else last
+    raise OptionError(f"{name} must be {allowed}, got {_shown(value)}")
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Return True or False. 0 and 1 are accepted; other objects, such as "no", are not."""
+    if isinstance(value, (bool, np.bool_, numbers.Integral)) and value in (0, 1):
+        return bool(value)
+    raise OptionTypeError(f"{name} must be True or False, got {_shown(value)}")
+
+
+def check_path(name: str, value: Any) -> str:
+    """Return the path as text. It need not exist."""
+    try:
+        path = os.fsdecode(value)
+    except TypeError:
+        raise OptionTypeError(f"{name} must be a path, got {_shown(value)}") from None
+    if not path:
+        raise OptionError(f"{name} must be a path, got an empty string")
+    if "\0" in path:
+        raise OptionError(f"{name} must be a path without null characters, got {_shown(value)}")
+    return path
+
+
+def check_callable(name: str, value: Any) -> Callable[..., Any]:
+    """Return a function or another object that can be called; classes count."""
+    if not callable(value):
+        raise OptionTypeError(f"{name} must be callable, got {_shown(value)}")
+    result: Callable[..., Any] = value
+    return result
+
+
+def check_sequence(name: str, value: Any, expected: str = "a sequence") -> tuple[Any, ...]:
+    """Return the items of an iterable that is not text.
+
+    `expected` describes the argument in the message: "names must be a sequence of names, got 3".
+    """
+    if not isinstance(value, (str, bytes)):
+        try:
+            return tuple(value)
+        except TypeError:
+            pass
+    raise OptionTypeError(f"{name} must be {expected}, got {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
