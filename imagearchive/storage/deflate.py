@@ -30,6 +30,7 @@ from imagearchive.errors import (
     LimitError,
     MissingDependencyError,
 )
+from imagearchive.storage.closing import Closable
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -114,7 +115,7 @@ def inflate(storage: Storage, offset: int, stored: int, size: int, crc: int, whe
     return data
 
 
-class DeflatedStorage:
+class DeflatedStorage(Closable):
     """A deflated member as position-addressable storage.
 
     Any range is read by inflating from the last checkpoint in front of it, about half a MiB on
@@ -168,7 +169,6 @@ class DeflatedStorage:
         self._offset = offset
         self._stored = stored
         self._crc = crc
-        self._closed = False
         self._whole: bytes | None = None
         self._local = threading.local()
         self._lock = (os.getpid(), threading.Lock())
@@ -269,16 +269,10 @@ class DeflatedStorage:
         return len(target)
 
     def close(self) -> None:
-        """Let go of what is kept; views returned before stay valid."""
-        self._closed = True
+        """Release what is kept; views returned before stay valid."""
+        super().close()
         self._whole = self._points = self._checkpoints = None
         self._local = threading.local()
-
-    def __enter__(self) -> DeflatedStorage:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _advance(self, cursor: _Cursor | None, offset: int, end: int) -> _Cursor | None:
         """Inflate up to `end` in this thread; None where the member now is in memory whole."""

@@ -24,6 +24,7 @@ from imagearchive.errors import (
     UnsupportedArchiveError,
 )
 from imagearchive.errors.os_errors import naming
+from imagearchive.storage.closing import Closable
 from imagearchive.storage.protocol import FileStorage, Storage, StorageKind
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ NETWORK_FILE_SYSTEMS: Final = frozenset({
 })  # fmt: skip
 
 
-class MemoryStorage:
+class MemoryStorage(Closable):
     """Bytes that are already in memory, or a whole file read into it.
 
     Safe for threads. A forked child shares the pages; a pickle would copy them, so the datasets
@@ -93,14 +94,9 @@ class MemoryStorage:
         raise _not_pickled(self)
 
     def close(self) -> None:
-        """Let go of the bytes; views returned before keep them alive."""
+        """Release the bytes; views returned before keep them alive."""
+        super().close()
         self._view = None
-
-    def __enter__(self) -> MemoryStorage:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class MmapStorage(MemoryStorage):
@@ -160,7 +156,7 @@ class _Descriptor:
         close(self.number)
 
 
-class PreadStorage:
+class PreadStorage(Closable):
     """Positional reads from one file descriptor: never a page fault, always a copy.
 
     Safe for threads and after fork, since `os.pread` has no position to share. Where another
@@ -233,13 +229,8 @@ class PreadStorage:
 
     def close(self) -> None:
         """Close the descriptor, once no other thread reads from it."""
+        super().close()
         self._descriptor = None
-
-    def __enter__(self) -> PreadStorage:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def open_storage(path: str | os.PathLike[str], kind: StorageKind = "auto") -> FileStorage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imagearchive.errors import CorruptArchiveError
+from imagearchive.storage.closing import Closable
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["SliceStorage"]
 
 
-class SliceStorage:
-    """A stored member: a range of another storage."""
+class SliceStorage(Closable):
+    """A stored member: a range of another storage, which closing it leaves open."""
 
     def __init__(self, storage: Storage, offset: int, size: int, path: str) -> None:
         if offset + size > storage.size:
@@ -44,12 +45,3 @@ class SliceStorage:
                 f"{self.path}: {length} bytes at offset {offset} do not lie inside its {self.size}"
             )
         return self._storage.readinto(self._offset + offset, buffer)
-
-    def close(self) -> None:
-        """Do nothing: the archive owns the file."""
-
-    def __enter__(self) -> SliceStorage:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -1,0 +1,34 @@
+"""`Closable`: what is closed once, by `close` or at the end of a ``with`` block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Closable"]
+
+
+class Closable:
+    """Base of objects that hold files or memory until they are closed.
+
+    A subclass extends `close` by what it releases, in such a way that a second call does nothing.
+    """
+
+    _closed = False
+
+    def close(self) -> None:
+        """Release what is held; a second call does nothing."""
+        self._closed = True
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
