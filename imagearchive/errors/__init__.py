@@ -2,7 +2,24 @@
 
 Each derives from `ImageArchiveError` and from the built-in exception that it resembles, so code
 written against the built-in (``except KeyError``) keeps working.
+
+A message says what is wrong and where. Where an argument of the call would help, it is a
+`Hint`, not a part of the message, so that the command line can name its own option instead::
+
+    raise TargetExistsError(f"{path} exists", hints=[Hint("overwrite=True", "to replace it")])
+
+``str(error)`` is then ``"a.tar exists; pass overwrite=True to replace it"``, and the command line
+prints "a.tar exists; use --overwrite to replace it". To raise an error again with more context,
+keep its hints::
+
+    raise type(error)(f"{name}: {error.message}", hints=error.hints) from error
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from imagearchive.errors.hints import Hint, with_hints
 
 __all__ = [
     "ArchiveNotFoundError",
@@ -20,6 +37,8 @@ __all__ = [
     "SampleIndexError",
     "StaleIndexError",
     "StateMismatchError",
+    "TargetExistsError",
+    "TransformError",
     "UnsafePathError",
     "UnsafePickleError",
     "UnsupportedArchiveError",
@@ -29,11 +48,37 @@ __all__ = [
 
 
 class ImageArchiveError(Exception):
-    """Base of all exceptions of this library."""
+    """Base class of all exceptions of this library.
+
+    Parameters
+    ----------
+    *args
+        The message.
+    hints : iterable of Hint, optional
+        The arguments that would help, each an alternative to the others.
+
+    Attributes
+    ----------
+    hints : tuple of Hint
+        Survive pickling and copying, as `args` does.
+    """
+
+    def __init__(self, *args: object, hints: Iterable[Hint] = ()) -> None:
+        super().__init__(*args)
+        self.hints = tuple(hints)
+
+    @property
+    def message(self) -> str:
+        """What is wrong and where, without the hints."""
+        # Not that of the built-in parent: KeyError prints the repr of its argument.
+        return Exception.__str__(self)
+
+    def __str__(self) -> str:
+        return with_hints(self.message, self.hints)
 
 
 class ArchiveNotFoundError(ImageArchiveError, FileNotFoundError):
-    """No archive lies at the given path."""
+    """There is no archive at the given path."""
 
 
 class ClosedError(ImageArchiveError, ValueError):
@@ -45,7 +90,7 @@ class CorruptArchiveError(ImageArchiveError, ValueError):
 
 
 class CorruptIndexError(ImageArchiveError, ValueError):
-    """An index file is damaged; deleting it makes the next open rebuild it."""
+    """An index file is damaged; if it is deleted, the next open builds it again."""
 
 
 class DecodeError(ImageArchiveError, ValueError):
@@ -57,38 +102,43 @@ class LabelError(ImageArchiveError, ValueError):
 
 
 class LimitError(ImageArchiveError, ValueError):
-    """Input would exceed a limit that guards memory; the message says how to raise it."""
+    """Input exceeds a limit that protects memory; the message says how to raise the limit."""
 
 
 class MemberNotFoundError(ImageArchiveError, KeyError):
-    """No member of that name; the message names the closest match."""
-
-    # KeyError prints the repr of its argument, which hides line breaks and adds quotes.
-    __str__ = Exception.__str__
+    """No member has that name; the message suggests the closest one."""
 
 
 class MissingDependencyError(ImageArchiveError, ImportError):
-    """An optional package is needed; the message names the extra that installs it."""
+    """An optional package is missing; the message names the extra that installs it."""
 
 
 class OptionError(ImageArchiveError, ValueError):
-    """An argument has a value that cannot be used."""
+    """An argument has an invalid value."""
 
 
 class OptionTypeError(ImageArchiveError, TypeError):
-    """An argument has a type that cannot be used."""
+    """An argument has a wrong type."""
 
 
 class SampleIndexError(ImageArchiveError, IndexError):
-    """A sample index lies beyond the dataset."""
+    """A sample index is out of range."""
 
 
 class StaleIndexError(ImageArchiveError, RuntimeError):
-    """The archive changed after the index that was given for it was built."""
+    """The archive has changed since the index that was given for it was built."""
 
 
 class StateMismatchError(ImageArchiveError, ValueError):
     """A saved loader state belongs to other data or another order."""
+
+
+class TargetExistsError(ImageArchiveError, FileExistsError):
+    """The file or directory to write exists, and the call does not allow replacing it."""
+
+
+class TransformError(ImageArchiveError, ValueError):
+    """An image cannot be transformed as asked, for example because it is smaller than the crop."""
 
 
 class UnsafePathError(ImageArchiveError, ValueError):
@@ -96,15 +146,15 @@ class UnsafePathError(ImageArchiveError, ValueError):
 
 
 class UnsafePickleError(ImageArchiveError, ValueError):
-    """A pickle names something other than plain data; nothing of it was executed."""
+    """A pickle contains something other than plain data; none of it was executed."""
 
 
 class UnsupportedArchiveError(ImageArchiveError, ValueError):
-    """The file is not of a kind that can be indexed; the message says what to do."""
+    """The format of the file is not supported; the message says what to do."""
 
 
 class UnsupportedMemberError(ImageArchiveError, NotImplementedError):
-    """A member is stored in a way that cannot be read (encryption, unknown compression)."""
+    """A member is stored in a way that cannot be read, such as encrypted."""
 
 
 class WorkerError(ImageArchiveError, RuntimeError):
