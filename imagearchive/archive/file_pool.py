@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import sys
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from imagearchive.errors import (
 )
 from imagearchive.storage.deflate import DeflatedStorage
 from imagearchive.storage.local import open_storage
+from imagearchive.storage.lru import LRUCache
 from imagearchive.storage.protocol import FileStorage, Storage, StorageKind
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ class StoragePool:
     def __init__(self, table: IndexTable, kind: StorageKind, limit: int) -> None:
         self._table = table
         self._kind = kind
-        self._limit = limit
-        self._open: OrderedDict[int, FileStorage] = OrderedDict()
+        # What is dropped is not closed: another thread may be reading. It goes with its last user.
+        self._open = LRUCache[int, FileStorage](limit)
         self._closed = False
         # Files of a plain directory are found by name, so a shard there is not one file.
         self._directories = {
@@ -102,11 +102,12 @@ class StoragePool:
             for shard, archive in enumerate(table.meta.get("archives", []))
             if archive.get("directory")
         }
-        # With one file there is nothing to evict, so its place in the queue does not matter.
+        # The open file of an archive that has only one: the fast path of `get`.
+        self._sole: FileStorage | None = None
         self._single = len(table.files) == 1 and not self._directories
         if kind == "memory":
             # What was asked for is that nothing is read again.
-            self._limit = sys.maxsize
+            self._open.limit = sys.maxsize
 
     def path(self, shard: int, position: int) -> str:
         """Return the file that holds a member."""
@@ -128,28 +129,24 @@ class StoragePool:
         ClosedError
             The pool is closed.
         """
+        storage = self._sole
+        if storage is not None and shard == 0:
+            return storage
         key = shard
         if shard in self._directories:
             # Members of a directory have negative keys, so that they meet no shard.
             key = -1 - (position if position >= 0 else position + len(self._table))
         storage = self._open.get(key)
-        if storage is not None and self._single:
+        if storage is not None:
             return storage
         if self._closed:
             raise ClosedError(f"{self.path(shard, position)}: the archive is closed; open it again")
-        if storage is None:
-            opened = self._opened(shard, position)
-            storage = self._open.setdefault(key, opened)
-            if storage is not opened:
-                opened.close()
-            while len(self._open) > self._limit:
-                # Not closed here: another thread may be reading. It goes with its last user.
-                self._open.popitem(last=False)
-        else:
-            try:
-                self._open.move_to_end(key)
-            except KeyError:  # evicted by another thread meanwhile
-                pass
+        opened = self._opened(shard, position)
+        storage = self._open.setdefault(key, opened)
+        if storage is not opened:
+            opened.close()
+        if self._single:
+            self._sole = storage
         return storage
 
     def _opened(self, shard: int, position: int) -> FileStorage:
@@ -172,11 +169,10 @@ class StoragePool:
             try:
                 return open_storage(path, self._kind)
             except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._open:
+                full = error.errno in (errno.EMFILE, errno.ENFILE)
+                if not full or self._open.pop_oldest() is None:
                     raise
-                # Not closed here: another thread may be reading. It goes with its last user.
-                self._open.popitem(last=False)
-                self._limit = max(1, min(self._limit, len(self._open)))
+                self._open.limit = max(1, min(self._open.limit, len(self._open)))
 
     def open_every(self) -> None:
         """Open all files that hold members now."""
@@ -190,10 +186,11 @@ class StoragePool:
     @property
     def roomy(self) -> bool:
         """Whether all files may be open at once."""
-        return len(self._table.files) <= self._limit and not self._directories
+        return len(self._table.files) <= self._open.limit and not self._directories
 
     def close(self) -> None:
         """Close all storages; views returned before stay valid."""
         self._closed = True
-        while self._open:
-            self._open.popitem()[1].close()
+        self._sole = None
+        while (storage := self._open.pop_oldest()) is not None:
+            storage.close()
