@@ -9,7 +9,6 @@ import secrets
 import shutil
 import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
@@ -27,6 +26,7 @@ from imagearchive.errors import OptionError, UnsafePathError
 from imagearchive.errors.os_errors import naming
 from imagearchive.index.names import normalise
 from imagearchive.storage.local import MemoryStorage
+from imagearchive.storage.lru import LRUCache
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -304,7 +304,7 @@ class _Directories:
     def __init__(self, root: int, shown: str) -> None:
         self._root = root
         self._shown = shown
-        self._open: OrderedDict[bytes, int] = OrderedDict()
+        self._open = LRUCache[bytes, int](OPEN_DIRECTORIES, os.close)
 
     def open(self, name: bytes) -> int:
         """Open a directory, making what is missing; the descriptor stays ours."""
@@ -312,7 +312,6 @@ class _Directories:
             return self._root
         fd = self._open.get(name)
         if fd is not None:
-            self._open.move_to_end(name)
             return fd
         parent, _, base = name.rpartition(b"/")
         above = self._open.get(parent)
@@ -320,10 +319,7 @@ class _Directories:
             fd = self._step(self._root if above is None else above, base, name)
         else:
             fd = self._descend(name.split(b"/"))
-        self._open[name] = fd
-        if len(self._open) > OPEN_DIRECTORIES:
-            os.close(self._open.popitem(last=False)[1])
-        return fd
+        return self._open.setdefault(name, fd)
 
     def _descend(self, parts: list[bytes]) -> int:
         current = self._root
@@ -358,8 +354,7 @@ class _Directories:
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._open:
-            os.close(self._open.popitem()[1])
+        self._open.clear()
 
 
 class _Run:
