@@ -23,6 +23,8 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 # Signatures show defaults; types stand in the docstrings, in words.
 autodoc_typehints = "none"
+# Each page says which module its names are imported from.
+add_module_names = False
 autodoc_preserve_defaults = True
 napoleon_google_docstring = False
 napoleon_use_rtype = False

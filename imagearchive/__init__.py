@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive as Archive
     from imagearchive.archive.archive import open_archive as open  # noqa: F401
+    from imagearchive.archive.convert import convert as convert
+    from imagearchive.archive.extract import extract as extract
+    from imagearchive.archive.pack import pack as pack
+    from imagearchive.archive.verify import verify as verify
     from imagearchive.codecs.view import DecodedView as DecodedView
     from imagearchive.codecs.view import register_codec as register_codec
     from imagearchive.containers.bins.writer import write_split_data as write_split_data
     from imagearchive.containers.npz.writer import NpzWriter as NpzWriter
     from imagearchive.containers.tar.writer import TarWriter as TarWriter
+    from imagearchive.containers.zip.writer import ZipWriter as ZipWriter
     from imagearchive.datasets.bins import SplitDataLoader as SplitDataLoader
     from imagearchive.datasets.combined import CombinedLazyDataset as CombinedLazyDataset
     from imagearchive.datasets.image_archive import ImageArchive as ImageArchive
@@ -63,9 +68,14 @@ _HOME = {
     "TarWriter": "containers.tar.writer",
     "TensorFormat": "transforms",
     "ToTensor": "transforms",
+    "ZipWriter": "containers.zip.writer",
+    "convert": "archive.convert",
+    "extract": "archive.extract",
     "open": "archive.archive",
+    "pack": "archive.pack",
     "pil_loader": "datasets.image_archive",
     "register_codec": "codecs.view",
+    "verify": "archive.verify",
     "write_split_data": "containers.bins.writer",
 }
 

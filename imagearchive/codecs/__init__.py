@@ -8,5 +8,14 @@ from imagearchive.codecs.view import (
     extension_of,
     register_codec,
 )
+from imagearchive.storage.limits import Limits
 
-__all__ = ["DecodedView", "NpzArrays", "decode", "encode", "extension_of", "register_codec"]
+__all__ = [
+    "DecodedView",
+    "Limits",
+    "NpzArrays",
+    "decode",
+    "encode",
+    "extension_of",
+    "register_codec",
+]

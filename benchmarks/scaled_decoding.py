@@ -1,0 +1,85 @@
+"""What `reducing_gap` gains and what it costs in grey levels.
+
+Whole JPEGs are resized so that a decode at 1/2, 1/4 or 1/8 leaves the resampler exactly the given
+factor, which is where the gap of that size is least exact. Differences are to the exact result;
+times are CPU times, each pair taken one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+
+import numpy as np
+from jpegs import photographs
+from PIL import Image
+
+from imagearchive.images.render import Decoder
+from imagearchive.transforms import Resize, compile_pipeline
+
+GAPS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+EXACT = 1e-9  # so that rounding the target's size does not prevent the smaller decode
+
+
+def encode(image: Image.Image, quality: int, subsampling: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=subsampling)
+    return buffer.getvalue()
+
+
+def compared(
+    files: list[tuple[tuple[int, int], bytes]], divide: int, gap: float, decoder: Decoder
+) -> tuple[list[float], int, float]:
+    """Mean differences, largest difference, and how often faster."""
+    means, largest, exact_time, scaled_time = [], 0, 0.0, 0.0
+    for (width, height), data in files:
+        target = int(width / divide / gap), int(height / divide / gap)
+        if min(target) < 8:
+            continue
+        left = max(1.0, min(width / target[0], height / target[1]) / divide * (1 - EXACT))
+        exact = compile_pipeline(Resize(*target))
+        scaled = compile_pipeline(Resize(*target), reducing_gap=left)
+        start = time.thread_time()
+        expected = exact.render(data, None, decoder)
+        middle = time.thread_time()
+        result = scaled.render(data, None, decoder)
+        exact_time += middle - start
+        scaled_time += time.thread_time() - middle
+        difference = abs(result.astype(int) - expected)
+        means.append(float(difference.mean()))
+        largest = max(largest, int(difference.max()))
+    return means, largest, exact_time / scaled_time
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=int, default=12, help="photographs at most")
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    pictures = photographs(options.photos)
+    noise = Image.fromarray(rng.integers(0, 256, (1200, 1600, 3), np.uint8))
+    sets = {
+        f"{len(pictures)} photographs": [
+            (image.size, encode(image, quality, subsampling))
+            for image in pictures
+            for quality, subsampling in ((90, "4:2:0"), (90, "4:4:4"), (75, "4:2:0"))
+        ],
+        "white noise": [(noise.size, encode(noise, 90, s)) for s in ("4:2:0", "4:4:4")],
+    }
+    decoder = Decoder(None)
+    for title, files in sets.items():
+        print(f"\n{title}, {len(files)} files")
+        print("   gap   mean    worst mean   maximum   times as fast at 1/2, 1/4, 1/8")
+        for gap in GAPS:
+            found = [compared(files, divide, gap, decoder) for divide in (2, 4, 8)]
+            means = [value for each, _, _ in found for value in each]
+            speed = "   ".join(f"{ratio:5.2f}" for _, _, ratio in found)
+            print(
+                f"{gap:6.1f} {np.mean(means):6.2f} {max(means):11.2f} "
+                f"{max(largest for _, largest, _ in found):10d}      {speed}"
+            )
+
+
+if __name__ == "__main__":
+    main()
