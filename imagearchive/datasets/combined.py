@@ -114,6 +114,10 @@ class CombinedLazyDataset:
             for index in range(len(part)):
                 yield part[index]
 
+    def concatenated_datasets(self) -> list[Any]:
+        """Return the datasets in their order; `DataLoader` reads from them directly."""
+        return self.datasets
+
     def get_batch(self, indices: Iterable[int]) -> dict[str, npt.NDArray[Any]]:
         """Return several rows of every column, in the order asked for.
 

@@ -444,6 +444,16 @@ class ImageArchive:
             return self._mate_labels(sample)
         return self._labels[sample].copy()
 
+    def encoded_images(self) -> ImageArchive | None:
+        """Return this dataset if its samples are its stored images, otherwise None.
+
+        They are not where a loader, a transform or ``mode="multi"`` makes something else of them.
+        `DataLoader` then asks for the samples.
+        """
+        changes = (self.transform, self.target_transform, self.index_transform)
+        unchanged = all(change is None for change in changes)
+        return self if unchanged and self.loader is pil_loader and not self._multi else None
+
     @property
     def _by_class(self) -> bool:
         return self._options["label_file"] is None and bool(self.archive.table.meta)

@@ -9,7 +9,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.errors import OptionError, OptionTypeError, SampleIndexError
+from imagearchive.errors import SampleIndexError
+from imagearchive.errors.arguments import check_integer
 
 __all__ = ["Permutation"]
 
@@ -73,9 +74,9 @@ class Permutation:
     __slots__ = ("_explicit", "_keys", "_left", "_right", "epoch", "n", "seed")
 
     def __init__(self, n: int, seed: int = 0, epoch: int = 0) -> None:
-        self.n = integer("n", n, 0, MAX_SAMPLES)
-        self.seed = integer("seed", seed)
-        self.epoch = integer("epoch", epoch)
+        self.n = check_integer("n", n, 0, MAX_SAMPLES)
+        self.seed = check_integer("seed", seed)
+        self.epoch = check_integer("epoch", epoch)
         self._keys = _key_schedule(self.seed, self.epoch, ROUNDS)
         self._explicit: _Positions | None = None
         self._left = self._right = np.uint64(0)
@@ -156,17 +157,3 @@ def _ceil_sqrt(n: int) -> int:
     while (root - 1) * (root - 1) >= n:
         root -= 1
     return root
-
-
-def integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
-    """Return an argument as Python's own integer, or say by name what is wrong with it."""
-    if isinstance(value, (bool, np.bool_)):
-        raise OptionTypeError(f"{name}={value!r}: an integer is needed")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise OptionTypeError(f"{name}={value!r}: an integer is needed") from None
-    if (low is not None and number < low) or (high is not None and number > high):
-        bounds = f"at least {low}" if high is None else f"{low} to {high}"
-        raise OptionError(f"{name}={number}: {bounds} is possible")
-    return number

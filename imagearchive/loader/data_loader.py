@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 
 from imagearchive.errors import ClosedError, MissingDependencyError, OptionError, OptionTypeError
+from imagearchive.errors.arguments import check_callable, check_choice, check_integer
 from imagearchive.images.render import Decoder
 from imagearchive.loader.batches import BadSample, Buffers, Epoch, Options
 from imagearchive.loader.open_source import open_source
@@ -24,7 +25,6 @@ from imagearchive.loader.order import (
     EpochOrder,
     check_state,
     find_rank,
-    integer,
 )
 from imagearchive.loader.thread_pool import PATIENCE, Pool
 from imagearchive.transforms import Compose, Pipeline, Resize, ToTensor, compile_pipeline
@@ -171,26 +171,26 @@ class DataLoader:
     ) -> None:
         if num_workers is None:
             num_workers = usable_cpus()
-        num_workers = integer("num_workers", num_workers, 0, MAX_WORKERS)
-        prefetch_batches = integer("prefetch_batches", prefetch_batches, 1, 1 << 16)
-        max_pixels = integer("max_pixels", max_pixels, 1, 1 << 62)
+        num_workers = check_integer("num_workers", num_workers, 0, MAX_WORKERS)
+        prefetch_batches = check_integer("prefetch_batches", prefetch_batches, 1, 1 << 16)
+        max_pixels = check_integer("max_pixels", max_pixels, 1, 1 << 62)
         # As Python's own integers, since states and pickles hold them.
-        batch_size = integer("batch_size", batch_size, 1, MAX_BATCH)
-        seed = integer("seed", seed)
-        _one_of("output", output, (None, *get_args(Output)))
+        batch_size = check_integer("batch_size", batch_size, 1, MAX_BATCH)
+        seed = check_integer("seed", seed)
+        check_choice("output", output, (None, *get_args(Output)))
         dtype = _dtype_name(dtype)
-        _one_of("dtype", dtype, (None, *get_args(DTypeName)))
-        _one_of("on_error", on_error, get_args(OnError))
+        check_choice("dtype", dtype, (None, *get_args(DTypeName)))
+        check_choice("on_error", on_error, get_args(OnError))
         if image_size is not None:
             if transform is not None:
-                raise OptionError("image_size= and transform= say the same thing: give one")
+                raise OptionError("image_size and transform exclude each other; pass one of them")
             transform = _resized(image_size)
         if transform is not None and (not callable(transform) or isinstance(transform, type)):
             raise OptionTypeError(
-                f"transform={transform!r}: a Compose([...]) or a function of an array is needed"
+                f"transform must be a Compose([...]) or a function of an array, got {transform!r}"
             )
-        if collate_fn is not None and not callable(collate_fn):
-            raise OptionTypeError(f"collate_fn={collate_fn!r}: a function of a list is needed")
+        if collate_fn is not None:
+            check_callable("collate_fn", collate_fn)
         if rank is not None or world_size is not None:
             find_rank(rank, world_size)
         self._options: dict[str, Any] = {
@@ -369,7 +369,7 @@ class DataLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration that epoch, from its beginning; epochs go on from there."""
-        self._next_epoch, self._start, self._progress = integer("epoch", epoch), 0, None
+        self._next_epoch, self._start, self._progress = check_integer("epoch", epoch), 0, None
 
     def state_dict(self) -> dict[str, Any]:
         """Return where training stands: the batches that the consumer has received so far.
@@ -574,7 +574,7 @@ def _resized(image_size: int | tuple[int, int]) -> Compose:
         return Compose([Resize(image_size, image_size), ToTensor()])
     if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:
         raise OptionTypeError(
-            f"image_size={image_size!r}: an integer or two, (width, height), are needed"
+            f"image_size must be an integer or a pair (width, height), got {image_size!r}"
         )
     return Compose([Resize(*image_size), ToTensor()])
 
@@ -615,8 +615,3 @@ def _dtype_name(dtype: Any) -> Any:
         except TypeError:
             pass
     return dtype
-
-
-def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if not any(type(value) is type(choice) and value == choice for choice in choices):
-        raise OptionError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping
-from typing import Any, Final
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from imagearchive.errors import ArchiveNotFoundError, OptionError, OptionTypeError
 from imagearchive.loader.array_sources import SampleSource
-from imagearchive.loader.sources import EncodedSource, JoinedSource, Source, SubsetSource
+from imagearchive.loader.sources import ConcatenatedSource, EncodedSource, Source, SubsetSource
 
 __all__ = ["open_source"]
-
-# Classes whose samples are those of others; named, not imported, since torch may not be there.
-JOINED: Final = (
-    "imagearchive.datasets.combined.CombinedLazyDataset",
-    "torch.utils.data.dataset.ConcatDataset",
-)
-SUBSET: Final = "torch.utils.data.dataset.Subset"
 
 
 def open_source(
@@ -30,7 +24,7 @@ def open_source(
     not be copied out of a mapped file first.
     """
     if columns is not None and (not isinstance(columns, (tuple, list)) or len(columns) != 2):
-        raise OptionError(f"columns={columns!r}: two names are wanted, (image, label)")
+        raise OptionError(f"columns must be a pair of names, (image, label), got {columns!r}")
     if isinstance(source, (str, bytes, os.PathLike)):
         dataset = _open_paths([os.fsdecode(source)], copy=not transformed)
     elif _are_paths(source):
@@ -72,51 +66,55 @@ def _open_paths(paths: list[str], copy: bool) -> Any:
 
 
 def _wrap(dataset: Any, columns: tuple[str, str | None] | None, exif_transpose: bool) -> Source:
-    # Of a mapping, such as an Archive, the keys are names.
+    # The keys of a mapping, such as an Archive, are names.
     named = isinstance(dataset, Mapping) and len(dataset) > 0 and 0 not in dataset
     if named or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise OptionTypeError(
-            f"source={dataset!r}: give a path, an ImageArchive, or a data set with len() and "
-            f"[number]"
+            f"source must be a path, an ImageArchive, or a dataset with len() and [i], "
+            f"got {dataset!r}"
         )
-    encoded = all(hasattr(dataset, name) for name in ("read", "label", "labels"))
-    if encoded and _plain(dataset):
-        return EncodedSource(dataset, exif_transpose)
-    if _gets_as(dataset, *JOINED):
-        parts = [_wrap(part, columns, exif_transpose) for part in dataset.datasets]
-        if not all(isinstance(part, SampleSource) for part in parts):
-            return JoinedSource(dataset, parts)
-    if _gets_as(dataset, SUBSET):
+    encoded = _offered(dataset, "encoded_images")
+    images = None if encoded is None else encoded()
+    if images is not None:
+        return EncodedSource(dataset, images, exif_transpose)
+    parts = _concatenated(dataset)
+    if parts is not None:
+        sources = [_wrap(part, columns, exif_transpose) for part in parts]
+        if not all(isinstance(source, SampleSource) for source in sources):
+            return ConcatenatedSource(dataset, sources)
+    if _is_of_torch(dataset, "Subset"):
         whole = _wrap(dataset.dataset, columns, exif_transpose)
         if not isinstance(whole, SampleSource):
             return SubsetSource(dataset, whole)
     return SampleSource(dataset, columns)
 
 
-def _gets_as(dataset: Any, *owners: str) -> bool:
-    """Whether ``[i]`` of a data set is that of one of these classes, and not overridden."""
-    method = getattr(type(dataset), "__getitem__", None)
-    name = f"{getattr(method, '__module__', '')}.{getattr(method, '__qualname__', '')}"
-    return name.removesuffix(".__getitem__") in owners
+def _offered(dataset: Any, method: str) -> Any:
+    """Return a method of `imagearchive.datasets.protocols`, or None.
+
+    It is looked up in the class, since a wrapper may hand on attributes of what it wraps.
+    """
+    for kind in type(dataset).__mro__:
+        if method in vars(kind):
+            return getattr(dataset, method)
+        if "__getitem__" in vars(kind):
+            # A subclass that makes other samples.
+            return None
+    return None
 
 
-def _plain(dataset: Any) -> bool:
-    """Whether a data set leaves its images as they are stored, and its labels too."""
-    changes = ("transform", "target_transform", "index_transform")
-    if any(getattr(dataset, name, None) is not None for name in changes):
+def _concatenated(dataset: Any) -> Sequence[Any] | None:
+    """Return the datasets that a dataset consists of, one after the other, or None."""
+    offered = _offered(dataset, "concatenated_datasets")
+    if offered is not None:
+        parts: Sequence[Any] = offered()
+        return parts
+    return dataset.datasets if _is_of_torch(dataset, "ConcatDataset") else None
+
+
+def _is_of_torch(dataset: Any, name: str) -> bool:
+    """Whether this is one of torch's datasets, with its own ``[i]``; torch is not imported."""
+    kind: Any = getattr(sys.modules.get("torch.utils.data"), name, None)
+    if kind is None or not isinstance(dataset, kind):
         return False
-    # What a subclass makes of a sample is not known here.
-    kinds = (kind for kind in type(dataset).__mro__ if _is_ours(kind))
-    ours = next(kinds, None)
-    if ours is not None and not _gets_as(dataset, f"{ours.__module__}.{ours.__qualname__}"):
-        return False
-    loader = getattr(dataset, "loader", None)
-    # Others call functions of their own so, after torchvision's.
-    by_pillow = getattr(loader, "__name__", "") == "pil_loader" and _is_ours(loader)
-    # Samples of several views are lists, which no native pass renders.
-    several = getattr(dataset, "mode", "single") == "multi"
-    return not several and (loader is None or by_pillow)
-
-
-def _is_ours(thing: Any) -> bool:
-    return str(thing.__module__).partition(".")[0] == __name__.partition(".")[0]
+    return getattr(type(dataset), "__getitem__", None) is kind.__getitem__

@@ -22,8 +22,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.datasets.permutation import MAX_SAMPLES, Permutation, integer
+from imagearchive.datasets.permutation import MAX_SAMPLES, Permutation
 from imagearchive.errors import OptionError, OptionTypeError, SampleIndexError, StateMismatchError
+from imagearchive.errors.arguments import check_integer
 
 __all__ = ["EpochOrder", "ShardedSampler", "find_rank"]
 
@@ -97,15 +98,15 @@ class EpochOrder:
         drop_last: bool = False,
         start: int = 0,
     ) -> None:
-        self.n = integer("n", n, 0, MAX_SAMPLES)
-        self.seed = integer("seed", seed)
-        self.epoch = integer("epoch", epoch)
+        self.n = check_integer("n", n, 0, MAX_SAMPLES)
+        self.seed = check_integer("seed", seed)
+        self.epoch = check_integer("epoch", epoch)
         self.shuffle = bool(shuffle)
-        self.world_size = integer("world_size", world_size, 1, 1 << 31)
+        self.world_size = check_integer("world_size", world_size, 1, 1 << 31)
         self.rank = _rank(rank, self.world_size)
-        self.batch_size = integer("batch_size", batch_size, 1, MAX_BATCH)
+        self.batch_size = check_integer("batch_size", batch_size, 1, MAX_BATCH)
         self.drop_last = bool(drop_last)
-        self.start = integer("start", start, 0, self.n)
+        self.start = check_integer("start", start, 0, self.n)
         self._permutation = Permutation(self.n, self.seed, self.epoch) if self.shuffle else None
 
     def __len__(self) -> int:
@@ -204,10 +205,10 @@ class ShardedSampler:
         if rank is None or world_size is None:
             rank, world_size = find_rank(rank, world_size)
         self._options: dict[str, Any] = {
-            "n": integer("n", n, 0, MAX_SAMPLES),
-            "seed": integer("seed", seed),
+            "n": check_integer("n", n, 0, MAX_SAMPLES),
+            "seed": check_integer("seed", seed),
             "shuffle": bool(shuffle),
-            "rank": _rank(rank, integer("world_size", world_size, 1)),
+            "rank": _rank(rank, check_integer("world_size", world_size, 1)),
             "world_size": world_size,
             "drop_last": bool(drop_last),
         }
@@ -245,7 +246,7 @@ class ShardedSampler:
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration that epoch, from its beginning."""
-        self._next_epoch, self._start = integer("epoch", epoch), 0
+        self._next_epoch, self._start = check_integer("epoch", epoch), 0
         self._current = None
 
     def state_dict(self, received: int | None = None) -> dict[str, Any]:
@@ -261,7 +262,7 @@ class ShardedSampler:
         epoch, position = self._next_epoch, self._start
         if self._current is not None:
             order = self._current
-            count = self._handed_out if received is None else integer("received", received, 0)
+            count = self._handed_out if received is None else check_integer("received", received, 0)
             after = order.position_after(count)
             if after < order.end and not (self._ended and received is None):
                 epoch, position = order.epoch, after
@@ -313,8 +314,8 @@ def check_state(
                 f"is {value!r} here; {hint}"
             )
     try:
-        epoch = integer("epoch", state["epoch"])
-        position = integer("position", state["position"], 0, int(state["n"]))
+        epoch = check_integer("epoch", state["epoch"])
+        position = check_integer("position", state["position"], 0, int(state["n"]))
     except (OptionError, OptionTypeError) as error:
         raise StateMismatchError(f"the saved state is damaged: {error}") from None
     return epoch, position
@@ -334,8 +335,10 @@ def find_rank(rank: int | None = None, world_size: int | None = None) -> tuple[i
     """
     if rank is not None or world_size is not None:
         if rank is None or world_size is None:
-            raise OptionError(f"rank={rank}, world_size={world_size}: give both or neither")
-        size = integer("world_size", world_size, 1)
+            raise OptionError(
+                f"pass both rank and world_size or neither, got {rank} and {world_size}"
+            )
+        size = check_integer("world_size", world_size, 1)
         return _rank(rank, size), size
     # What was never imported cannot be initialised, and importing torch takes seconds.
     distributed = sys.modules.get("torch.distributed")
@@ -352,15 +355,15 @@ def find_rank(rank: int | None = None, world_size: int | None = None) -> tuple[i
         values = int(texts[0]), int(texts[1])
     except ValueError:
         raise OptionError(
-            f"RANK={texts[0]!r}, WORLD_SIZE={texts[1]!r} in the environment are no integers"
+            f"RANK={texts[0]!r}, WORLD_SIZE={texts[1]!r} in the environment must be integers"
         ) from None
-    return _rank(values[0], integer("WORLD_SIZE", values[1], 1)), values[1]
+    return _rank(values[0], check_integer("WORLD_SIZE", values[1], 1)), values[1]
 
 
 def _rank(rank: int, world_size: int) -> int:
-    value = integer("rank", rank)
+    value = check_integer("rank", rank)
     if not 0 <= value < world_size:
         raise OptionError(
-            f"rank={value} with world_size={world_size}: ranks are 0 to {world_size - 1}"
+            f"rank must be 0 to {world_size - 1} with world_size={world_size}, got {value}"
         )
     return value

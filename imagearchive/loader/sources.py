@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 import numpy.typing as npt
 
+from imagearchive.datasets.protocols import EncodedImages
 from imagearchive.errors import (
     CorruptArchiveError,
     DecodeError,
@@ -99,16 +100,18 @@ class Source(Protocol):
 
 
 class EncodedSource:
-    """A data set of encoded images, which the native pipeline decodes."""
+    """A dataset of encoded images, which the native pipeline decodes."""
 
-    def __init__(self, dataset: Any, exif_transpose: bool) -> None:
+    def __init__(self, dataset: Any, images: EncodedImages, exif_transpose: bool) -> None:
         self.dataset = dataset
-        self.read = dataset.read
+        self.images = images
         self.exif_transpose = exif_transpose
-        self.label = dataset.label
+        self.read = images.read
+        self.label = images.label
+        self.prefetch = images.prefetch
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.images)
 
     def chunk(self, indices: Sequence[int]) -> Chunk:
         return _EncodedChunk(self, indices)
@@ -117,18 +120,13 @@ class EncodedSource:
         return None, None, 3
 
     def name(self, index: int) -> str:
-        return str(self.dataset.name(index))
+        return str(self.images.name(index))
 
     def fingerprint(self) -> str:
         count = len(self)
         return digest(
             count, (f"{self.name(i)}\0{self.label(i)}\0{self._size(i)}" for i in sampled(count))
         )
-
-    def prefetch(self, indices: Sequence[int]) -> None:
-        prefetch = getattr(self.dataset, "prefetch", None)
-        if prefetch is not None:
-            prefetch(indices)
 
     def _size(self, index: int) -> int:
         try:
@@ -173,13 +171,13 @@ class _EncodedChunk:
         return {
             "image": image,
             "label": source.label(index),
-            "labels": source.dataset.labels(index),
+            "labels": source.images.labels(index),
             "filename": source.name(index),
             "index": index,
         }
 
 
-class JoinedSource:
+class ConcatenatedSource:
     """Several sources, one after the other."""
 
     def __init__(self, dataset: Any, parts: list[Source]) -> None:
@@ -199,7 +197,7 @@ class JoinedSource:
         return index - (self._ends[number - 1] if number else 0)
 
     def chunk(self, indices: Sequence[int]) -> Chunk:
-        return _JoinedChunk(self, indices)
+        return _ConcatenatedChunk(self, indices)
 
     def image_shape(self) -> tuple[int | None, int | None, int | None]:
         shapes = [part.image_shape() for part in self.parts]
@@ -224,8 +222,8 @@ class JoinedSource:
             self.parts[number].prefetch(inner)
 
 
-class _JoinedChunk:
-    def __init__(self, source: JoinedSource, indices: Sequence[int]) -> None:
+class _ConcatenatedChunk:
+    def __init__(self, source: ConcatenatedSource, indices: Sequence[int]) -> None:
         self._source = source
         self._indices = indices
 

@@ -127,10 +127,10 @@ def test_find_rank_reads_arguments_then_environment(monkeypatch):
     assert find_rank(0, 5) == (0, 5)
     with pytest.raises(OptionError, match="both"):
         find_rank(rank=1)
-    with pytest.raises(OptionError, match="rank=5"):
+    with pytest.raises(OptionError, match=r"rank must be .* got 5"):
         find_rank(5, 5)
     monkeypatch.setenv("RANK", "3")
-    with pytest.raises(OptionError, match="rank=3"):
+    with pytest.raises(OptionError, match=r"rank must be .* got 3"):
         find_rank()
     monkeypatch.setenv("RANK", "x")
     with pytest.raises(OptionError, match="integers"):
@@ -149,7 +149,7 @@ def test_sharded_sampler_yields_the_order_and_a_new_one_each_epoch():
     assert len(sampler) == len(expected[0]) == 1667
     assert len(ShardedSampler([0] * 10, rank=0, world_size=3, drop_last=True)) == 3
     assert len(ShardedSampler(np.int64(10), rank=0, world_size=3)) == 4
-    with pytest.raises(OptionTypeError, match="n=None"):
+    with pytest.raises(OptionTypeError, match="n must be an integer"):
         ShardedSampler(None, rank=0, world_size=1)
     assert list(ShardedSampler("abc", shuffle=False, rank=0, world_size=1)) == [0, 1, 2]
 

@@ -1,0 +1,57 @@
+"""What a dataset may offer so that `DataLoader` need not ask it for one sample after another.
+
+Where a subclass overrides ``[i]``, `DataLoader` asks for its samples and ignores what the class
+above it offers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["ConcatenatedDataset", "EncodedDataset", "EncodedImages"]
+
+
+class EncodedImages(Protocol):
+    """Images as they are stored, with their labels. Safe for threads."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Any:
+        """Return an encoded image, as bytes or a view of them."""
+        ...
+
+    def label(self, index: int) -> Any:
+        """Return the label that a batch holds."""
+        ...
+
+    def labels(self, index: int) -> npt.NDArray[np.float64]:
+        """Return all labels, shape (k,)."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Return a name for messages and reports."""
+        ...
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Start reading these images ahead, where that is possible; return at once."""
+        ...
+
+
+class EncodedDataset(Protocol):
+    """A dataset whose samples are encoded images, decoded and otherwise unchanged."""
+
+    def encoded_images(self) -> EncodedImages | None:
+        """Return the images, or None where an option changes them, such as a transform."""
+        ...
+
+
+class ConcatenatedDataset(Protocol):
+    """A dataset of all samples of a first dataset, then those of a second, and so on."""
+
+    def concatenated_datasets(self) -> Sequence[Any]:
+        """Return the datasets in their order."""
+        ...
