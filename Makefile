@@ -8,6 +8,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 HANDWRITTEN_C := $(addprefix imagearchive/images/,color.c jpeg.c resample.c pixels.h)
 NATIVE := setup.py $(HANDWRITTEN_C) $(shell find imagearchive -name '*.pyx' -o -name '*.pxd')
 
+# As modules, since they share `benchmarks.harness`, which is no benchmark.
+BENCHMARKS := $(filter-out benchmarks.harness.%,$(subst /,.,$(basename $(wildcard benchmarks/*/*.py))))
 STUBS := $(subst /,.,$(basename $(shell find imagearchive -name '*.pyi')))
 
 .PHONY: demo test lint types docs sdist native check bench clean
@@ -46,7 +48,7 @@ check: lint types docs sdist native test
 
 bench: $(VENV)/.test
 	$(PIP) -e ".[bench]" --no-build-isolation
-	for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python -m $$script || exit 1; done
 
 # Each environment holds the smaller ones. Compiled sources count as a reason to install again.
 $(BIN)/python:

@@ -93,13 +93,11 @@ def _check_bounds(name: str, number: float, low: float | None, high: float | Non
 
 
 def check_choice(name: str, value: Any, choices: Sequence[_T]) -> _T:
-    """Return the one of `choices` that `value` equals in type and value."""
+    """Return the one of `choices` that `value` equals. True is not 1, but NumPy's 1 is."""
     for choice in choices:
-        if (
-            isinstance(value, type(choice))
-            and isinstance(value, bool) == isinstance(choice, bool)
-            and value == choice
-        ):
+        kind = numbers.Integral if type(choice) is int else type(choice)
+        same_kind = isinstance(value, kind) and isinstance(value, bool) == isinstance(choice, bool)
+        if same_kind and value == choice:
             return choice
     *most, last = map(repr, choices)
     allowed = f"{', '.join(most)} or {last}" if most else last

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import struct
 import threading
 import time
@@ -31,6 +30,7 @@ from imagearchive.errors import (
     MissingDependencyError,
 )
 from imagearchive.storage.closing import Closable
+from imagearchive.storage.fork_lock import ForkSafeLock
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -171,7 +171,7 @@ class DeflatedStorage(Closable):
         self._crc = crc
         self._whole: bytes | None = None
         self._local = threading.local()
-        self._lock = (os.getpid(), threading.Lock())
+        self._lock = ForkSafeLock()
         self._points: npt.NDArray[Any] | None = None
         self._checkpoints: memoryview | None = None
         if size > _MAX_RATIO * (stored + 1):
@@ -301,12 +301,7 @@ class DeflatedStorage(Closable):
 
     def _prepare(self) -> bool:
         """Build the checkpoints once; False where the member was inflated whole instead."""
-        pid, lock = self._lock
-        if pid != os.getpid():
-            # Another thread of the parent may have held it at the fork.
-            lock = threading.Lock()
-            self._lock = (os.getpid(), lock)
-        with lock:
+        with self._lock:
             if self._points is None and self._whole is None:
                 try:
                     self.build_checkpoints()

@@ -10,18 +10,18 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.errors.arguments import check_choice, check_integer
 from imagearchive.images.random import Stream
-from imagearchive.transforms.arguments import (
-    bytes_of,
-    choice,
-    interval,
-    probability,
-    spread,
-    values,
-    whole,
-)
 from imagearchive.transforms.base import Array, Layout, Transform, needed
 from imagearchive.transforms.geometric import ROTATIONS
+from imagearchive.transforms.image_arguments import (
+    MAX_SIDE,
+    check_channel_values,
+    check_interval,
+    check_probability,
+    expand_channels,
+    round_to_bytes,
+)
 
 __all__ = ["RandAugment", "RandomErasing", "TrivialAugmentWide"]
 
@@ -60,14 +60,14 @@ class RandomErasing(Transform):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed=seed)
-        self.p = probability(p)
-        self.scale = interval(scale, "scale", 0.0, 1.0)
-        self.ratio = interval(ratio, "ratio", 0.0)
+        self.p = check_probability("p", p)
+        self.scale = check_interval("scale", scale, 0.0, 1.0)
+        self.ratio = check_interval("ratio", ratio, 0.0)
         if self.ratio[0] == 0.0:
-            raise OptionError(f"ratio={ratio!r}: zero gives an empty rectangle")
+            raise OptionError(f"ratio must be greater than 0, got {ratio!r}")
         if isinstance(value, str) and value != "random":
-            raise OptionError(f"value={value!r}: give numbers or 'random'")
-        self.value = value if isinstance(value, str) else values(value, "value")
+            raise OptionError(f"value must be numbers or 'random', got {value!r}")
+        self.value = value if isinstance(value, str) else check_channel_values("value", value)
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.change`."""
@@ -96,8 +96,8 @@ class RandomErasing(Transform):
             else:
                 target[:] = generator.standard_normal(target.shape, np.float32)
         else:
-            several = spread(self.value, channels, "value")
-            target[:] = bytes_of(several) if array.dtype == np.uint8 else several
+            several = expand_channels("value", self.value, channels)
+            target[:] = round_to_bytes(several) if array.dtype == np.uint8 else several
         return result, layout
 
 
@@ -108,8 +108,8 @@ class _Policy(Transform):
 
     def __init__(self, interpolation: str, fill: Fill, seed: int | None) -> None:
         super().__init__(seed=seed)
-        self.interpolation = choice(interpolation, "interpolation", ROTATIONS)
-        self.fill = values(fill, "fill")
+        self.interpolation = check_choice("interpolation", interpolation, ROTATIONS)
+        self.fill = check_channel_values("fill", fill)
 
     def _steps(self, width: int, height: int, stream: Stream) -> list[tuple[str, float]]:
         raise NotImplementedError
@@ -119,13 +119,13 @@ class _Policy(Transform):
         stream = needed(stream)
         if array.dtype != np.uint8 or array.shape[2] == 4:
             raise OptionTypeError(
-                f"{type(self).__name__} needs a grey or RGB image of uint8, not {array.dtype} "
-                f"with {array.shape[2]} channels; put it before normalisation"
+                f"{type(self).__name__} needs a grey or RGB image of uint8, got {array.dtype} with "
+                f"{array.shape[2]} channels; put it before normalisation"
             )
         channels = array.shape[2]
         height, width = array.shape[:2]
         image = Image.fromarray(np.ascontiguousarray(array[:, :, 0] if channels == 1 else array))
-        several = bytes_of(spread(self.fill, channels, "fill"))
+        several = round_to_bytes(expand_channels("fill", self.fill, channels))
         fill = several if channels == 3 else several[0]
         resample = Image.Resampling[self.interpolation.upper()]
         for name, magnitude in self._steps(width, height, stream):
@@ -237,9 +237,11 @@ class RandAugment(_Policy):
         seed: int | None = None,
     ) -> None:
         super().__init__(interpolation, fill, seed)
-        self.num_ops = whole(num_ops, "num_ops", 0)
-        self.num_magnitude_bins = whole(num_magnitude_bins, "num_magnitude_bins", 1)
-        self.magnitude = whole(magnitude, "magnitude", 0, self.num_magnitude_bins - 1)
+        self.num_ops = check_integer("num_ops", num_ops, 0, MAX_SIDE)
+        self.num_magnitude_bins = check_integer(
+            "num_magnitude_bins", num_magnitude_bins, 1, MAX_SIDE
+        )
+        self.magnitude = check_integer("magnitude", magnitude, 0, self.num_magnitude_bins - 1)
 
     def _steps(self, width: int, height: int, stream: Stream) -> list[tuple[str, float]]:
         limits = dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), 0.9)
@@ -279,7 +281,9 @@ class TrivialAugmentWide(_Policy):
         seed: int | None = None,
     ) -> None:
         super().__init__(interpolation, fill, seed)
-        self.num_magnitude_bins = whole(num_magnitude_bins, "num_magnitude_bins", 1)
+        self.num_magnitude_bins = check_integer(
+            "num_magnitude_bins", num_magnitude_bins, 1, MAX_SIDE
+        )
 
     def _steps(self, width: int, height: int, stream: Stream) -> list[tuple[str, float]]:
         limits = dict.fromkeys(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from imagearchive.errors import OptionTypeError
+from imagearchive.errors.arguments import check_callable, check_sequence
 from imagearchive.transforms.base import Layout, Transform, with_key
 from imagearchive.transforms.random_keys import Key
 
@@ -26,9 +27,7 @@ class Lambda:
     """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
-        if not callable(function):
-            raise OptionTypeError(f"function={function!r}: needs something that can be called")
-        self.function = function
+        self.function = check_callable("function", function)
 
     def __call__(self, image: Any, key: Key | None = None) -> Any:
         """The same as `apply`."""
@@ -56,12 +55,9 @@ class Compose:
     """
 
     def __init__(self, transforms: Iterable[Callable[..., Any]]) -> None:
-        try:
-            self.transforms = list(transforms)
-        except TypeError:
-            raise OptionTypeError(
-                f"transforms={transforms!r}: needs a list of transforms"
-            ) from None
+        self.transforms: list[Callable[..., Any]] = list(
+            check_sequence("transforms", transforms, "a list of transforms")
+        )
         for transform in self.transforms:
             check_step(transform)
 
@@ -96,11 +92,11 @@ def check_step(transform: object) -> None:
     """Refuse what cannot transform: above all a class in place of an instance."""
     if isinstance(transform, type):
         raise OptionTypeError(
-            f"{transform!r} is a class: make a transform of it, {transform.__name__}(...), or "
-            f"wrap it in Lambda if calling it is meant"
+            f"{transform!r} is a class; pass an instance, {transform.__name__}(...), or wrap the "
+            f"class in Lambda to call it with each image"
         )
     if not callable(transform):
-        raise OptionTypeError(f"{transform!r} is no transform: it cannot be called")
+        raise OptionTypeError(f"a transform must be callable, got {transform!r}")
 
 
 def flat(transform: Callable[..., Any] | None) -> list[Callable[..., Any]]:

@@ -15,23 +15,10 @@ import numpy as np
 from PIL import Image
 
 from imagearchive.errors import LimitError, OptionError
+from imagearchive.errors.arguments import check_choice, check_flag, check_number, is_number
 from imagearchive.images.geometry import FILTERS, Geometry
 from imagearchive.images.random import Stream
 from imagearchive.images.render import MAX_PIXELS
-from imagearchive.transforms.arguments import (
-    Values,
-    bytes_of,
-    choice,
-    interval,
-    is_number,
-    margins,
-    number,
-    pair,
-    probability,
-    side,
-    spread,
-    values,
-)
 from imagearchive.transforms.base import (
     Array,
     Layout,
@@ -39,6 +26,17 @@ from imagearchive.transforms.base import (
     Shape,
     Transform,
     needed,
+)
+from imagearchive.transforms.image_arguments import (
+    ChannelValues,
+    check_channel_values,
+    check_interval,
+    check_margins,
+    check_probability,
+    check_side,
+    check_size,
+    expand_channels,
+    round_to_bytes,
 )
 
 __all__ = [
@@ -90,11 +88,11 @@ class Resize(Placement):
         super().__init__()
         if size is not None:
             if width is not None or height is not None:
-                raise OptionError(f"size={size!r} stands in place of width and height: give one")
-            width = side(size, "size")
-        self.width = side(width, "width")
-        self.height = None if height is None else side(height, "height")
-        self.interpolation = choice(interpolation, "interpolation", FILTERS)
+                raise OptionError("pass either size or width and height, not both")
+            width = check_side("size", size)
+        self.width = check_side("width", width)
+        self.height = None if height is None else check_side("height", height)
+        self.interpolation = check_choice("interpolation", interpolation, FILTERS)
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of the result for an image's."""
@@ -161,12 +159,14 @@ class RandomResizedCrop(Placement):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed=seed)
-        self.size = pair(size, "size")
-        self.scale = interval(scale, "scale", 0.0)
-        self.ratio = interval(ratio, "ratio", 0.0)
+        self.size = check_size("size", size)
+        self.scale = check_interval("scale", scale, 0.0)
+        self.ratio = check_interval("ratio", ratio, 0.0)
         if self.ratio[0] == 0.0 or self.scale[1] == 0.0:
-            raise OptionError(f"scale={scale!r}, ratio={ratio!r}: zero gives an empty box")
-        self.interpolation = choice(interpolation, "interpolation", FILTERS)
+            raise OptionError(
+                f"scale and ratio must be greater than 0, got scale={scale!r}, ratio={ratio!r}"
+            )
+        self.interpolation = check_choice("interpolation", interpolation, FILTERS)
         self._log_ratio = (math.log(self.ratio[0]), math.log(self.ratio[1]))
 
     def box(self, width: int, height: int, stream: Stream) -> tuple[int, int, int, int]:
@@ -196,7 +196,7 @@ class RandomResizedCrop(Placement):
         return self.size[1], self.size[0], shape[2]
 
 
-def _spread_fill(fill: Values) -> tuple[float, ...]:
+def _spread_fill(fill: ChannelValues) -> tuple[float, ...]:
     """One number for each of four channels, or as many as were given."""
     several = fill if isinstance(fill, tuple) else (fill,)
     return several * 4 if len(several) == 1 else several
@@ -214,10 +214,10 @@ class _Crop(Placement):
         seed: int | None,
     ) -> None:
         super().__init__(seed=seed)
-        self.width = side(width, "width")
-        self.height = self.width if height is None else side(height, "height")
-        self.pad_if_needed = bool(pad_if_needed)
-        self.fill = values(fill, "fill")
+        self.width = check_side("width", width)
+        self.height = self.width if height is None else check_side("height", height)
+        self.pad_if_needed = check_flag("pad_if_needed", pad_if_needed)
+        self.fill = check_channel_values("fill", fill)
         self._fill = _spread_fill(self.fill)
 
     @property
@@ -282,7 +282,7 @@ class RandomCrop(_Crop):
         seed: int | None = None,
     ) -> None:
         super().__init__(width, height, pad_if_needed, fill, seed)
-        self._padding = None if padding is None else margins(padding, "padding")
+        self._padding = None if padding is None else check_margins("padding", padding)
         self.padding = None if padding is None else _shown(padding)
 
     @property
@@ -345,7 +345,7 @@ class _Flip(Placement):
 
     def __init__(self, p: float = 0.5, *, seed: int | None = None) -> None:
         super().__init__(seed=seed)
-        self.p = probability(p)
+        self.p = check_probability("p", p)
 
     def _flips(self, stream: Stream | None) -> bool:
         return needed(stream).random() < self.p
@@ -410,10 +410,10 @@ class Pad(Placement):
         self, padding: int | Sequence[int], fill: Fill = 0, mode: PadMode = "constant"
     ) -> None:
         super().__init__()
-        self.mode: PadMode = choice(mode, "mode", get_args(PadMode))  # type: ignore[assignment]
-        self._padding = margins(padding, "padding")
+        self.mode: PadMode = check_choice("mode", mode, get_args(PadMode))
+        self._padding = check_margins("padding", padding)
         self.padding = _shown(padding)
-        self.fill = values(fill, "fill")
+        self.fill = check_channel_values("fill", fill)
         self._fill = _spread_fill(self.fill)
 
     @property
@@ -476,13 +476,13 @@ class RandomRotation(Transform):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed=seed)
-        self.interpolation = choice(interpolation, "interpolation", ROTATIONS)
+        self.interpolation = check_choice("interpolation", interpolation, ROTATIONS)
         if is_number(degrees):
-            degrees = abs(number(degrees, "degrees"))
+            degrees = abs(check_number("degrees", degrees))
             degrees = (-degrees, degrees)
-        self.degrees = interval(degrees, "degrees")
-        self.expand = bool(expand)
-        self.fill = values(fill, "fill")
+        self.degrees = check_interval("degrees", degrees)
+        self.expand = check_flag("expand", expand)
+        self.fill = check_channel_values("fill", fill)
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.change`."""
@@ -490,9 +490,9 @@ class RandomRotation(Transform):
         angle = stream.uniform(*self.degrees)
         resample = Image.Resampling[self.interpolation.upper()]
         channels = array.shape[2]
-        fill = spread(self.fill, channels, "fill")
+        fill = expand_channels("fill", self.fill, channels)
         if array.dtype == np.uint8:
-            fill = bytes_of(fill)
+            fill = round_to_bytes(fill)
 
         def rotated(plane: Array, value: Any) -> Array:
             return np.asarray(

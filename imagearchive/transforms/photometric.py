@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from imagearchive.errors import OptionError
+from imagearchive.errors.arguments import check_choice, check_integer, check_number, is_number
 from imagearchive.images.random import Stream
 from imagearchive.images.render import blend_grey, blend_value, grey, mean_grey, shift_hue
-from imagearchive.transforms.arguments import interval, is_number, number, whole
 from imagearchive.transforms.base import Array, Layout, Shape, Transform, carry, needed
+from imagearchive.transforms.image_arguments import MAX_SIDE, check_interval
 
 __all__ = [
     "ColorJitter",
@@ -51,15 +52,12 @@ def adjust_saturation(image: Any, factor: float) -> Any:
 
 def adjust_hue(image: Any, shift: float) -> Any:
     """Turn the hue by `shift` of a circle, in HSV, [-0.5, 0.5]."""
-    if not -0.5 <= number(shift, "shift") <= 0.5:
-        raise OptionError(f"shift={shift!r}: a hue is turned by -0.5 to 0.5 of a circle")
+    shift = float(check_number("shift", shift, -0.5, 0.5))
     return carry(image, None, lambda array, layout: (_hue(array, shift), layout))[0]
 
 
 def _factor(factor: Any) -> float:
-    if number(factor, "factor") < 0:
-        raise OptionError(f"factor={factor!r}: needs a number that is not negative")
-    return float(factor)
+    return float(check_number("factor", factor, 0))
 
 
 def _brightness(array: Array, factor: float) -> Array:
@@ -193,21 +191,17 @@ ADJUSTMENTS = (_brightness, _contrast, _saturation)
 def _factors(value: Any, name: str) -> tuple[Any, float, float]:
     """What was given, for display, and the bounds that it means."""
     if is_number(value):
-        value = number(value, name)
-        if value < 0:
-            raise OptionError(f"{name}={value!r}: needs a number that is not negative")
+        value = check_number(name, value, 0)
         return value, max(0.0, 1.0 - value), 1.0 + value
-    bounds = interval(value, name, 0.0)
+    bounds = check_interval(name, value, 0.0)
     return bounds, *bounds
 
 
 def _turns(hue: Any) -> tuple[Any, float, float]:
     if is_number(hue):
-        hue = number(hue, "hue")
-        if not 0 <= hue <= 0.5:
-            raise OptionError(f"hue={hue!r}: needs a number from 0 to 0.5, or two of them")
+        hue = check_number("hue", hue, 0, 0.5)
         return hue, -hue, hue
-    bounds = interval(hue, "hue", -0.5, 0.5)
+    bounds = check_interval("hue", hue, -0.5, 0.5)
     return bounds, *bounds
 
 
@@ -224,9 +218,8 @@ class Grayscale(Transform):
 
     def __init__(self, num_output_channels: int = 1) -> None:
         super().__init__()
-        if num_output_channels not in (1, 3):
-            raise OptionError(f"num_output_channels={num_output_channels!r}: choose 1 or 3")
-        self.num_output_channels = int(num_output_channels)
+        channels = num_output_channels
+        self.num_output_channels = check_choice("num_output_channels", channels, (1, 3))
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.change`."""
@@ -264,18 +257,18 @@ class GaussianBlur(Transform):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed=seed)
-        self.kernel_size = whole(kernel_size, "kernel_size", 1)
+        self.kernel_size = check_integer("kernel_size", kernel_size, 1, MAX_SIDE)
         if self.kernel_size % 2 == 0:
-            raise OptionError(f"kernel_size={kernel_size!r}: needs an odd number of pixels")
+            raise OptionError(f"kernel_size must be odd, got {kernel_size!r}")
         self.sigma: float | tuple[float, float]
         if is_number(sigma):
-            self.sigma = number(sigma, "sigma")
+            self.sigma = check_number("sigma", sigma)
             self._bounds = float(self.sigma), float(self.sigma)
         else:
-            self.sigma = self._bounds = interval(sigma, "sigma")
+            self.sigma = self._bounds = check_interval("sigma", sigma)
         # Narrower ones than this are no blur, and their square would not be a number.
         if self._bounds[0] < 1e-3:
-            raise OptionError(f"sigma={sigma!r}: needs a width of at least 0.001 pixels")
+            raise OptionError(f"sigma must be at least 0.001, got {sigma!r}")
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.change`."""
@@ -286,7 +279,7 @@ class GaussianBlur(Transform):
             return array, layout
         if reach >= min(array.shape[:2]):
             raise OptionError(
-                f"{self!r}: the image, {array.shape[1]} x {array.shape[0]} pixels, is too small "
+                f"{self!r}: an image of {array.shape[1]} x {array.shape[0]} pixels is too small "
                 f"for this kernel"
             )
         kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from imagearchive.errors import OptionError
+from imagearchive.errors.arguments import check_choice, check_flag, check_number
 from imagearchive.images.decode import decode_image
 from imagearchive.images.geometry import DTYPES, Finish, Geometry
 from imagearchive.images.render import HAVE_JPEG, Decoder, finish_array, finish_arrays, jpeg_info
@@ -98,21 +99,20 @@ class Pipeline:
         exif_transpose: bool,
         reducing_gap: float | None,
     ) -> None:
-        if layout not in (None, "HWC", "CHW"):
-            raise OptionError(f"layout={layout!r}: choose 'HWC', 'CHW' or None")
+        layout = check_choice("layout", layout, ("HWC", "CHW", None))
         if dtype is not None:
             try:
                 name = np.dtype(dtype).name
             except TypeError:
                 name = ""
             if name not in DTYPES:
-                raise OptionError(f"dtype={dtype!r}: choose one of {DTYPES} or None")
+                raise OptionError(
+                    f"dtype must be 'uint8', 'float16', 'float32' or None, got {dtype!r}"
+                )
             dtype = name
-        self.exif_transpose = bool(exif_transpose)
-        if reducing_gap is not None and not reducing_gap >= 1.0:
-            raise OptionError(
-                f"reducing_gap={reducing_gap!r}: needs a factor of at least 1, or None"
-            )
+        self.exif_transpose = check_flag("exif_transpose", exif_transpose)
+        if reducing_gap is not None:
+            reducing_gap = check_number("reducing_gap", reducing_gap, 1)
         self.reducing_gap = reducing_gap
         steps = flat(transform)
         self._tail = _fold(steps)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import operator
 import os
 import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from imagearchive.errors import OptionTypeError
+from imagearchive.errors.arguments import check_integer
 from imagearchive.images.random import Stream
 
 __all__ = ["Key", "OwnStreams"]
@@ -59,10 +58,7 @@ class OwnStreams:
     """
 
     def __init__(self, seed: Any = None, name: str = "", *, home: int | None = None) -> None:
-        try:
-            self.seed: int | None = None if seed is None else operator.index(seed)
-        except TypeError:
-            raise OptionTypeError(f"seed={seed!r}: needs a whole number or None") from None
+        self.seed = None if seed is None else check_integer("seed", seed)
         self._name = name
         self._home = os.getpid() if home is None else home
         self._start()

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.errors.arguments import check_flag
 from imagearchive.images.geometry import Finish
 from imagearchive.images.random import Stream
 from imagearchive.images.render import finish_array
-from imagearchive.transforms.arguments import values
 from imagearchive.transforms.base import Array, Layout, Transform, with_rows
+from imagearchive.transforms.image_arguments import check_channel_values
 
 __all__ = ["ImageNetNormalize", "Normalize", "TensorFormat", "ToDtype", "ToTensor"]
 
@@ -50,12 +51,14 @@ class Normalize(Transform):
 
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
         super().__init__()
-        self.mean = _each(mean, "mean")
-        self.std = _each(std, "std")
+        self.mean = _per_channel("mean", mean)
+        self.std = _per_channel("std", std)
         if len(self.mean) != len(self.std):
-            raise OptionError(f"mean={mean!r}, std={std!r}: one of each for every channel")
+            raise OptionError(
+                f"mean and std must be of equal length, got mean={mean!r} and std={std!r}"
+            )
         if not all(v > 0 for v in self.std):
-            raise OptionError(f"std={std!r}: a standard deviation is positive")
+            raise OptionError(f"std must be greater than 0, got {std!r}")
 
     def scale(self) -> tuple[float, ...]:
         """What values in [0, 1] are multiplied with."""
@@ -86,8 +89,8 @@ class Normalize(Transform):
         return FLOAT32
 
 
-def _each(value: Any, name: str) -> tuple[float, ...]:
-    checked = values(value, name)
+def _per_channel(name: str, value: Any) -> tuple[float, ...]:
+    checked = check_channel_values(name, value)
     return tuple(map(float, checked if isinstance(checked, tuple) else (checked,)))
 
 
@@ -126,7 +129,7 @@ class ToTensor(Transform):
             self.format = TensorFormat(format)
         except ValueError:
             raise OptionError(
-                f"format={format!r}: choose TensorFormat.PYTORCH_CHW or TENSORFLOW_HWC"
+                f"format must be TensorFormat.PYTORCH_CHW or TENSORFLOW_HWC, got {format!r}"
             ) from None
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
@@ -158,11 +161,11 @@ class ToDtype(Transform):
             self.dtype = np.dtype(dtype).name
         except TypeError:
             raise OptionTypeError(
-                f"dtype={dtype!r}: choose one of 'uint8', 'float16', 'float32'"
+                f"dtype must be 'uint8', 'float16' or 'float32', got {dtype!r}"
             ) from None
         if dtype is None or self.dtype not in ("uint8", "float16", "float32"):
-            raise OptionError(f"dtype={dtype!r}: choose one of 'uint8', 'float16', 'float32'")
-        self.scale = bool(scale)
+            raise OptionError(f"dtype must be 'uint8', 'float16' or 'float32', got {dtype!r}")
+        self.scale = check_flag("scale", scale)
         self._cast: np.dtype[Any] = np.dtype(self.dtype)
 
     def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:

@@ -83,6 +83,9 @@ def test_check_choice_returns_the_choice():
     assert check_choice("output", "torch", ("numpy", "torch")) == "torch"
     assert type(check_choice("output", np.str_("torch"), ("numpy", "torch"))) is str
     assert check_choice("output", None, (None, "torch")) is None
+    assert type(check_choice("channels", np.int64(3), (1, 3))) is int
+    with pytest.raises(OptionError):
+        check_choice("channels", True, (1, 3))
 
 
 @pytest.mark.parametrize("value", ["c", 1, None, ["a"], np.array(["a", "b"])])

@@ -375,7 +375,7 @@ def test_forked_children_share_it(known, built):
         offsets = [101_000, *(rng.randrange(len(data) - 1000) for _ in range(10))]
         results.put(all(one.read(at, 1000) == data[at : at + 1000] for at in offsets))
 
-    with one._lock[1]:
+    with one._lock:
         children = [context.Process(target=work, args=(seed,)) for seed in range(3)]
         for child in children:
             child.start()

@@ -771,7 +771,7 @@ def test_functions_may_return_any_number_of_channels():
 
 def test_the_shorter_side_may_be_called_size():
     assert T.Resize(size=5)(photo(20, 10)).shape == T.Resize(5)(photo(20, 10)).shape == (5, 10, 3)
-    with pytest.raises(OptionError, match="give one"):
+    with pytest.raises(OptionError, match="not both"):
         T.Resize(5, size=5)
     with pytest.raises(OptionTypeError, match="width"):
         T.Resize()

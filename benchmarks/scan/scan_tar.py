@@ -1,9 +1,9 @@
-"""How fast a TAR is scanned: against `tarfile`, and against plain C loops over the same file.
+"""Claim: scanning a TAR is as fast as a plain C loop, and 27 to 144 times as fast as `tarfile`.
 
-Usage: ``python benchmarks/scan_tar.py [--members N] [--sizes BYTES ...] [--folder DIR]``
+The archives are warm (just written). ``pread`` is what builds an index; ``mmap`` is measured for
+comparison. The C loops are compiled with ``cc -O3`` on the fly.
 
-The archives are warm (just written). ``pread`` is what builds an index; ``mmap`` shows why. The C
-loops are compiled with ``cc -O3`` on the fly.
+    python -m benchmarks.scan.scan_tar [--members N] [--sizes BYTES ...] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -11,29 +11,23 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
-import subprocess
 import tarfile
 import tempfile
-from pathlib import Path
 
-from interleave import compare, report
-
+from benchmarks.harness.compile_c import load_c
+from benchmarks.harness.interleave import compare, report
 from imagearchive.containers.tar import scan as tar
 from imagearchive.storage.local import open_storage
 
 LOOPS = ("loop_mmap", "loop_window", "loop_pread")
 
 
-def build_loops(folder: str) -> dict[str, ctypes._FuncPointer]:
+def load_loops() -> dict[str, ctypes._FuncPointer]:
     """Compile the C loops and bind them."""
-    library = os.path.join(folder, "scan_loop.so")
-    source = Path(__file__).with_name("scan_loop.c")
-    compiler = os.environ.get("CC", "cc")
-    subprocess.run([compiler, "-O3", "-shared", "-fPIC", str(source), "-o", library], check=True)
-    loaded = ctypes.CDLL(library)
+    library = load_c("scan_loop")
     loops = {}
     for name in LOOPS:
-        loops[name] = getattr(loaded, name)
+        loops[name] = getattr(library, name)
         loops[name].argtypes = [ctypes.c_char_p]
         loops[name].restype = ctypes.c_long
     return loops
@@ -83,13 +77,13 @@ def measure(path: str, loops: dict[str, ctypes._FuncPointer], members: int, size
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--members", type=int, help="default: 500,000, but at most 2 GB")
     parser.add_argument("--sizes", type=int, nargs="+", default=[900, 6_000, 60_000])
     parser.add_argument("--folder", help="where the archives are written")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        loops = build_loops(folder)
+        loops = load_loops()
         for size in options.sizes:
             members = options.members or min(500_000, 2_000_000_000 // size)
             path = os.path.join(folder, f"{size}.tar")

@@ -1,24 +1,27 @@
-"""torch's DataLoader over an archive and over the same files extracted, warm and cold.
+"""Claim: reading images from an archive is as fast as reading the extracted files, and faster cold.
 
-Cold means that the kernel is asked to drop the files from the page cache before each round
+torch's `DataLoader` runs over an archive and over the same files extracted from it. Cold means
+that the kernel is asked to drop the files from the page cache before each round
 (``posix_fadvise``), which needs no privileges.
+
+    python -m benchmarks.loader.archive_vs_files [--count 4000] [--photos DIR]
 """
 
 import argparse
 import os
 import tempfile
 
-from interleave import compare, report
-from jpegs import add_options, jpeg_tar
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.harness.interleave import compare, report
+from benchmarks.harness.jpegs import add_options, jpeg_tar
 from imagearchive import Archive, ImageArchive
 from imagearchive.archive.extract import extract
 
 
 class Folder(Dataset):
-    """What torchvision's ImageFolder does: a list of paths, opened one by one."""
+    """Does what torchvision's ImageFolder does: lists the paths and opens them one by one."""
 
     def __init__(self, root):
         self.classes = sorted(entry.name for entry in os.scandir(root))
@@ -38,7 +41,7 @@ class Folder(Dataset):
 
 
 def consume(image):
-    """Decode at an eighth of the size: enough to have read every byte."""
+    """Decode at an eighth of the size, which reads every byte."""
     image.draft("RGB", (image.width // 8, image.height // 8))
     return image.convert("RGB").size[0]
 
@@ -51,7 +54,7 @@ def drop(paths):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

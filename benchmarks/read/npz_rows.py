@@ -1,10 +1,11 @@
-"""Rows of stored and deflated NPZ files: one by one, in batches, and what opening costs.
+"""Claim: a random row of a stored NPZ costs 0.6 us more than copying it, whatever the file's size.
 
-The alternative is what users write, ``np.load(path, mmap_mode="r")["images"][i]``, which ignores
-``mmap_mode`` and reads the whole array; the limits are a copy of the row, and `np.take`, out of
-an array in memory.
+Measures single rows and batches of stored and deflated NPZ files, and the memory that opening
+takes. The alternative is what users write, ``np.load(path, mmap_mode="r")["images"][i]``, which
+ignores ``mmap_mode`` and reads the whole array. The limits are a copy of the row, and `np.take`,
+from an array in memory.
 
-    python benchmarks/npz_rows.py [--large-mb 2048] [--folder DIR]
+    python -m benchmarks.read.npz_rows [--large-mb 2048] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import tempfile
 import zipfile
 
 import numpy as np
-from interleave import compare, report
 
+from benchmarks.harness.interleave import compare, report
 from imagearchive import LazyNPZDataset
 
 SHAPE = (128, 128, 3)
@@ -32,7 +33,7 @@ import sys
 def private():
     with open("/proc/self/smaps_rollup") as file:
         fields = dict(line.split()[:2] for line in file if line.split()[0].endswith(":"))
-    # The rest is mapped files: pages of the page cache, which the kernel takes back at will.
+    # The rest is mapped files: page cache, which the kernel can reclaim.
     return int(fields["Anonymous:"]) / 1024, int(fields["Rss:"]) / 1024
 import numpy as np
 from imagearchive import LazyNPZDataset
@@ -45,7 +46,7 @@ print(after[0] - before[0], after[1] - before[1], sum(row.nbytes for row in rows
 
 
 def write(path, megabytes, deflate=False):
-    """An NPZ of noise, or of smooth pictures where it is deflated, written piece by piece."""
+    """Write an NPZ of noise, or of smooth images if it is deflated, block by block."""
     count = (megabytes << 20) // ROW
     rng = np.random.default_rng(0)
     if deflate:
@@ -81,7 +82,7 @@ def numpy_row(path, index):
 
 
 def single_rows(small, large):
-    """Random rows of both files; the first round, uncounted, brings the pages in."""
+    """Measure random rows of both files; the uncounted first round reads them into memory."""
     rng = np.random.default_rng(1)
     datasets = {path: LazyNPZDataset(path) for path in (small, large)}
     array = datasets[small].arrays["images"]

@@ -65,6 +65,11 @@ WRONG_TYPE = {
     "a key that is none, composed": lambda: Compose([T.RandomCrop(5)])(IMAGE, (1, 2, 3, 0)),
     "a key of fractions": lambda: T.RandomCrop(5)(IMAGE, Key(1.5)),
     "a factor as text": lambda: T.adjust_brightness(IMAGE, "1"),
+    "expand as text": lambda: T.RandomRotation(5, expand="no"),
+    "scale as text": lambda: T.ToDtype("float32", scale="no"),
+    "pad_if_needed as text": lambda: T.CenterCrop(5, pad_if_needed="no"),
+    "exif_transpose as text": lambda: compile_pipeline(None, exif_transpose="no"),
+    "reducing_gap as text": lambda: compile_pipeline(None, reducing_gap="1"),
 }
 
 WRONG_VALUE = {
@@ -148,14 +153,23 @@ def test_wrong_values_are_ours_and_value_errors(call):
 
 def test_messages_name_the_argument_and_say_what_is_right():
     for call, words in (
-        (lambda: T.RandomResizedCrop("224"), ["size='224'", "whole number of pixels"]),
-        (lambda: T.Resize((224, 224)), ["width=(224, 224)", "as two arguments"]),
-        (lambda: T.ColorJitter(hue=0.7), ["hue=0.7", "0 to 0.5"]),
+        (
+            lambda: T.RandomResizedCrop("224"),
+            ["size must be an integer or (width, height), got '224'"],
+        ),
+        (
+            lambda: T.Resize((224, 224)),
+            ["width must be an integer, got (224, 224)", "as two arguments"],
+        ),
+        (lambda: T.ColorJitter(hue=0.7), ["hue must be at most 0.5, got 0.7"]),
         (lambda: Compose([T.Resize]), ["is a class", "Resize(...)", "Lambda"]),
-        (lambda: T.RandomHorizontalFlip(2), ["p=2", "between 0 and 1"]),
-        (lambda: T.ToDtype("int7"), ["dtype='int7'", "'uint8', 'float16', 'float32'"]),
-        (lambda: T.Pad(1, fill=(1, 2)), ["fill=(1, 2)", "1, 3 or 4"]),
-        (lambda: T.RandAugment(magnitude=40), ["magnitude=40", "from 0 to 30"]),
+        (lambda: T.RandomHorizontalFlip(2), ["p must be at most 1, got 2"]),
+        (lambda: T.ToDtype("int7"), ["dtype must be 'uint8', 'float16' or 'float32', got 'int7'"]),
+        (
+            lambda: T.Pad(1, fill=(1, 2)),
+            ["fill must be one number, or one for each channel", "got (1, 2)"],
+        ),
+        (lambda: T.RandAugment(magnitude=40), ["magnitude must be at most 30, got 40"]),
     ):
         with pytest.raises(ImageArchiveError) as caught:
             call()

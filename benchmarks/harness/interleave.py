@@ -1,4 +1,4 @@
-"""Interleaved timing: every contestant runs once per round, so drift of the machine hits all."""
+"""Interleaved timing: every contestant runs once per round, so that slow phases affect them all."""
 
 from __future__ import annotations
 

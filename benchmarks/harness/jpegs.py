@@ -1,11 +1,11 @@
-"""Makes the TAR of photographs that the loader benchmarks read: 4,000 JPEGs, about 480 x 400.
+"""Makes the TAR of photographs that the loader benchmarks read: 4,000 JPEGs of about 480 x 400.
 
-The pictures are cuts of the JPEG photographs in Debian's wallpaper packages (such as
-``mate-backgrounds`` and ``lomiri-wallpapers-20.04``) where those are installed or unpacked below
-``--photos``, else smooth noise. Each is coded at the quality that makes it about 58 kB, the mean
-of ImageNet's. The same options give the same pictures; the file is kept and reused.
+The images are crops of the JPEG photographs in Debian's wallpaper packages (such as
+``mate-backgrounds`` and ``lomiri-wallpapers-20.04``) if those are installed or unpacked below
+``--photos``, and smooth noise otherwise. Each is encoded at the quality that makes it about 58 kB,
+the mean of ImageNet. The same options give the same images; the file is kept and reused.
 
-    python benchmarks/jpegs.py --cache /tmp/imagearchive-benchmarks
+    python -m benchmarks.harness.jpegs --cache /tmp/imagearchive-benchmarks
 """
 
 from __future__ import annotations
@@ -38,38 +38,38 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--photos", type=Path, action="append", help="folder searched for JPEG photographs"
     )
-    parser.add_argument("--count", type=int, default=4000, help="number of pictures")
+    parser.add_argument("--count", type=int, default=4000, help="number of images")
 
 
 def jpeg_tar(options: argparse.Namespace) -> Path:
-    """Return the path of the TAR, made if it is not there yet."""
+    """Return the path of the TAR, which is made on the first call."""
     photos = _files(options.photos or [Path(name) for name in WALLPAPERS])
     kind = "photos" if photos else "noise"
     target = options.cache / f"jpegs-{kind}-{options.count}.tar"
     if not target.exists():
-        _write(target, _pictures(photos, options.count))
+        _write(target, _images(photos, options.count))
     return target
 
 
-def small_tar(pictures: Path, per_picture: int = 5, side: int = 32) -> Path:
-    """Return the path of a TAR of small squares, cut out of the pictures of another."""
-    target = pictures.with_name(pictures.stem + f"-{side}.tar")
+def small_tar(images: Path, per_image: int = 5, side: int = 32) -> Path:
+    """Return the path of a TAR of small squares, cropped from the images of another."""
+    target = images.with_name(images.stem + f"-{side}.tar")
     if not target.exists():
-        _write(target, _squares(pictures, per_picture, side))
+        _write(target, _squares(images, per_image, side))
     return target
 
 
-def _squares(pictures: Path, per_picture: int, side: int) -> Iterator[bytes]:
+def _squares(images: Path, per_image: int, side: int) -> Iterator[bytes]:
     rng = np.random.default_rng(2)
-    with tarfile.open(pictures) as archive:
+    with tarfile.open(images) as archive:
         for member in archive:
-            with Image.open(archive.extractfile(member)) as picture:
-                for _ in range(per_picture):
-                    cut = int(rng.integers(side, min(picture.size)))
-                    left, top = (int(rng.integers(0, length - cut + 1)) for length in picture.size)
+            with Image.open(archive.extractfile(member)) as image:
+                for _ in range(per_image):
+                    cut = int(rng.integers(side, min(image.size)))
+                    left, top = (int(rng.integers(0, length - cut + 1)) for length in image.size)
                     box = (left, top, left + cut, top + cut)
                     buffer = io.BytesIO()
-                    picture.resize((side, side), box=box).save(buffer, "JPEG", quality=90)
+                    image.resize((side, side), box=box).save(buffer, "JPEG", quality=90)
                     yield buffer.getvalue()
 
 
@@ -85,7 +85,7 @@ def _write(target: Path, files: Iterator[bytes]) -> None:
 
 
 def photographs(most: int) -> list[Image.Image]:
-    """Return some of the photographs themselves, or of the pictures that stand for them."""
+    """Return some of the photographs, or the noise that replaces them."""
     files = _files([Path(name) for name in WALLPAPERS])[:most]
     rng = np.random.default_rng(1)
     return [_open(path) for path in files] or [_smooth_noise(rng)]
@@ -101,21 +101,21 @@ def _files(folders: list[Path]) -> list[Path]:
     )
 
 
-def _pictures(photos: list[Path], count: int) -> Iterator[bytes]:
+def _images(photos: list[Path], count: int) -> Iterator[bytes]:
     rng = np.random.default_rng(1)
     sources = [_open(path) for path in photos] or [_smooth_noise(rng) for _ in range(16)]
     for number in range(count):
         source = sources[number % len(sources)]
         width = int(rng.integers(420, 541))
         height = int(rng.integers(340, 461))
-        # Between the photograph's own pixels and the whole of it, as photographers cut.
+        # The crop is between width x height pixels and the whole photograph.
         most = min(source.width / width, source.height / height)
         factor = float(np.exp(rng.uniform(0, np.log(max(most, 1.0)))))
         cut = int(width * min(factor, most)), int(height * min(factor, most))
         left = int(rng.integers(0, source.width - cut[0] + 1))
         top = int(rng.integers(0, source.height - cut[1] + 1))
         box = (left, top, left + cut[0], top + cut[1])
-        yield _coded(source.resize((width, height), Image.Resampling.LANCZOS, box=box))
+        yield _encode(source.resize((width, height), Image.Resampling.LANCZOS, box=box))
 
 
 def _open(path: Path) -> Image.Image:
@@ -136,7 +136,7 @@ def _smooth_noise(rng: np.random.Generator) -> Image.Image:
     return Image.fromarray((128 + 48 * total).clip(0, 255).astype(np.uint8))
 
 
-def _coded(image: Image.Image) -> bytes:
+def _encode(image: Image.Image) -> bytes:
     low, high = 50, 99
     data = b""
     while low <= high:
@@ -158,4 +158,4 @@ if __name__ == "__main__":
     add_options(arguments)
     parsed = arguments.parse_args()
     path = jpeg_tar(parsed)
-    print(f"{path}: {path.stat().st_size / parsed.count / 1000:.1f} kB a picture")
+    print(f"{path}: {path.stat().st_size / parsed.count / 1000:.1f} kB per image")

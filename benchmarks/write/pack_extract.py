@@ -1,9 +1,11 @@
-"""``imagearchive pack`` and ``extract`` against ``tar cf`` and ``tar xf``, as commands.
+"""Claim: ``imagearchive pack`` and ``extract`` are as fast as ``tar cf`` and ``tar xf``.
 
-Both read the same warm files and write to the same file system. `pack` builds the index as well;
-``--sync`` waits for the disk, so it is compared with tar followed by ``sync``. Every extraction
-goes to a new directory and nothing is deleted before the end: deleting files makes ext4 slow at
-creating others for some seconds, whoever does it.
+Both read the same warm files and write to the same file system. `pack` also builds the index; by
+default it waits for the disk, so that is compared with tar followed by ``sync``. Every extraction
+goes to a new directory, and nothing is deleted before the end: after a deletion, ext4 creates
+files slowly for some seconds, whoever does it.
+
+    python -m benchmarks.write.pack_extract [--files 50000] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 
-from interleave import compare, report
+from benchmarks.harness.interleave import compare, report
 
 TOOL = [sys.executable, "-m", "imagearchive"]
 
@@ -43,7 +45,7 @@ def fill(folder: str, count: int, smallest: int, largest: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=50_000)
     parser.add_argument("--smallest", type=int, default=2_000)
     parser.add_argument("--largest", type=int, default=8_000)

@@ -1,4 +1,4 @@
-/* The limit that scan_tar.py measures against: what a C programmer would write for an afternoon.
+/* The limit that scan_tar.py measures against: what a C programmer would write in an afternoon.
  *
  * Plain ustar members only. Each loop opens the file, walks the headers, verifies the checksum,
  * reads the size and keeps offset, size and name in growing arrays; it returns how many members

@@ -16,7 +16,7 @@ __all__ = ["million_names", "synthetic_index", "write_members"]
 
 
 def write_members(path: str | os.PathLike[str], members: Iterable[tuple[str, bytes]]) -> None:
-    """Write a USTAR archive; faster than tarfile, since all members share one header."""
+    """Write a USTAR archive; faster than tarfile because all members share one header."""
     header = bytearray(tarfile.TarInfo("x").tobuf(tarfile.USTAR_FORMAT))
     with open(path, "wb") as file:
         for name, data in members:
@@ -31,13 +31,13 @@ def write_members(path: str | os.PathLike[str], members: Iterable[tuple[str, byt
 
 
 def million_names(count: int = 1_000_000) -> list[str]:
-    """Names as of a data set with 1,000 classes, in no order."""
+    """Return names as in a dataset of 1,000 classes, in random order."""
     order = np.random.default_rng(0).permutation(count).tolist()
     return [f"train/n{i % 1000:08d}/n{i % 1000:08d}_{i}.JPEG" for i in order]
 
 
 def synthetic_index(path: str, count: int) -> None:
-    """Save an index of `count` members of an archive that is a sparse file of zeros."""
+    """Save an index of `count` members for an archive that is a sparse file of zeros."""
     size = 1024
     with open(path, "wb") as file:
         file.truncate(size * count)

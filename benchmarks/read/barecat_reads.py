@@ -1,4 +1,7 @@
-"""Reading and listing a Barecat archive: `Archive` against the package `barecat`."""
+"""Claim: `Archive` reads and lists a Barecat archive 4 to 46 times as fast as package ``barecat``.
+
+python -m benchmarks.read.barecat_reads
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ import random
 import tempfile
 
 import barecat
-from interleave import compare, report
 
 import imagearchive
+from benchmarks.harness.interleave import compare, report
 
 IMAGES = 4_000
 IMAGE_BYTES = 58_000

@@ -1,5 +1,5 @@
-/* The limit for the loader: libjpeg-turbo alone, decoding one region of each of many JPEGs, with
- * threads that share nothing but a counter. Built and called by loader.py. */
+/* The limit for the loader: libjpeg-turbo alone decodes one region of each of many JPEGs, in threads
+ * that share only a counter. Compiled and called by loader_jpegs.py. */
 
 #include <pthread.h>
 #include <setjmp.h>
@@ -14,9 +14,9 @@
 
 typedef struct {
     const uint8_t *base;        /* the archive in memory */
-    const uint64_t *offsets;    /* of each picture */
+    const uint64_t *offsets;    /* of each image */
     const uint64_t *sizes;
-    const int32_t *boxes;       /* x0, y0, x1, y1 of each, in pixels of the scaled picture */
+    const int32_t *boxes;       /* x0, y0, x1, y1 of each, in pixels of the scaled image */
     const int32_t *denominators; /* 1, 2, 4 or 8: the scale to decode at */
     int count;
     atomic_int next;

@@ -1,8 +1,10 @@
-"""PNG to RGB: Pillow, which the loader uses, and the other decoders that are installed.
+"""Claim: of the PNG decoders that convert every PNG to RGB, Pillow is fast enough for the loader.
 
-OpenCV (``opencv-python-headless``), ``imagecodecs`` and ``pyspng`` take part where they can be
-imported; none of them is needed. CPU time, one thread, interleaved. Clip art is taken from Debian's
-package ``openclipart-png`` or drawn.
+OpenCV (``opencv-python-headless``), ``imagecodecs`` and ``pyspng`` take part if they are
+installed. CPU time of one thread, interleaved. Clip art comes from Debian's package
+``openclipart-png`` or is drawn here.
+
+    python -m benchmarks.loader.png_decoders [--count 60]
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from jpegs import photographs
 from PIL import Image, ImageDraw
 
+from benchmarks.harness.jpegs import photographs
 from imagearchive.transforms import decode_image
 
 CLIPART = Path("/usr/share/openclipart/png")
@@ -30,7 +32,7 @@ def encode(image: Image.Image) -> bytes:
 
 
 def photos(count: int) -> list[bytes]:
-    """Cuts of 480 x 400 pixels."""
+    """Return crops of 480 x 400 pixels."""
     rng = np.random.default_rng(1)
     sources = photographs(12)
     files = []
@@ -43,7 +45,7 @@ def photos(count: int) -> list[bytes]:
 
 
 def clipart(count: int) -> list[bytes]:
-    """Drawings with few colours and transparency, 200 to 2,000 pixels a side."""
+    """Return drawings with few colors and transparency, 200 to 2,000 pixels a side."""
     rng = np.random.default_rng(2)
     found = sorted(CLIPART.rglob("*.png"))
     files = []
@@ -78,7 +80,7 @@ def decoders() -> dict[str, Callable[[bytes], object]]:
     try:
         import imagecodecs
 
-        # Without conversion: RGBA and palettes stay what they are.
+        # These do not convert RGBA and palettes.
         found["imagecodecs, libpng"] = imagecodecs.png_decode
         found["imagecodecs, libspng"] = imagecodecs.spng_decode
     except ImportError:
@@ -93,7 +95,7 @@ def decoders() -> dict[str, Callable[[bytes], object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
