@@ -125,7 +125,7 @@ class Limit:
             start = int(self.offsets[index])
             size = Image.open(io.BytesIO(self.map[start : start + 4096])).size
             recorder = Recorder(*size)
-            transform.place(recorder, Key(0, epoch, index).at(0).stream())
+            transform.add_to(recorder, Key(0, epoch, index).at(0).stream())
             x0, y0, x1, y1 = recorder.box
             scale = 1
             if recorder.gap:

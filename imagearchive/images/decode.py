@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from imagearchive.images.pillow import ImageOptions
 from imagearchive.images.pillow import decode_image as decode_by_pillow
 from imagearchive.images.render import HAVE_JPEG, Decoder, jpeg_info
 from imagearchive.storage.limits import Limits
-from imagearchive.transforms.base import Array, local_decoder
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["decode_image"]
+__all__ = ["decode_image", "local_decoder"]
+
+Array = npt.NDArray[Any]
+_local = threading.local()
+
+
+def local_decoder() -> Decoder:
+    """Return the decoder of the calling thread, for calls that do not pass one."""
+    decoder = getattr(_local, "decoder", None)
+    if decoder is None:
+        decoder = _local.decoder = Decoder()
+    return decoder
 
 
 def decode_image(

@@ -7,9 +7,9 @@ cdef extern from "pixels.h" nogil:
         double box_x0, box_y0, box_x1, box_y1
         int64_t size_w, size_h, win_x, win_y, win_w, win_h, canvas_w, canvas_h, at_x, at_y
         int flip_x, flip_y, filter, resized
-        double gap
+        double min_reduction
         float fill[4]
-    ctypedef struct px_finish:
+    ctypedef struct px_output_format:
         float scale[4]
         float bias[4]
         int dtype, planar
@@ -27,7 +27,7 @@ cdef class Geometry:
 
 
 @final
-cdef class Finish:
-    cdef px_finish f
+cdef class OutputFormat:
+    cdef px_output_format f
     cdef readonly object dtype
     cdef readonly bint planar

@@ -15,7 +15,7 @@ class Geometry:
     def height(self) -> int: ...
     @property
     def fresh(self) -> bool: ...
-    gap: float
+    min_reduction: float
     def resize(
         self,
         width: int,
@@ -31,14 +31,14 @@ class Geometry:
     def flip_y(self) -> None: ...
 
 @final
-class Finish:
+class OutputFormat:
     def __new__(
         cls,
         dtype: str = "uint8",
         planar: bool = False,
         scale: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
         bias: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
-    ) -> Finish: ...
+    ) -> OutputFormat: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...
     @property

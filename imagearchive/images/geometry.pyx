@@ -38,13 +38,13 @@ cdef class Geometry:
         return not (self.g.resized or self.filled or self.g.flip_x or self.g.flip_y)
 
     @property
-    def gap(self):
+    def min_reduction(self):
         """Scaled JPEG decoding leaves at least this factor to the resampler; 0: never used."""
-        return self.g.gap
+        return self.g.min_reduction
 
-    @gap.setter
-    def gap(self, double value):
-        self.g.gap = value
+    @min_reduction.setter
+    def min_reduction(self, double value):
+        self.g.min_reduction = value
 
     def resize(self, int64_t width, int64_t height, box=None, str filter="bilinear"):
         """Resize `box` (x0, y0, x1, y1 of the present canvas; None: all of it)."""
@@ -151,7 +151,7 @@ cdef int spread(values, float *out) except -1:
     return 0
 
 
-cdef class Finish:
+cdef class OutputFormat:
     """How bytes become the output: ``value * scale + bias`` per channel, dtype and layout."""
 
     def __cinit__(self, str dtype="uint8", bint planar=False, scale=(1.0, 1.0, 1.0, 1.0),

@@ -319,7 +319,7 @@ static void whole(px_decoder *d, const uint8_t *data, size_t size, int64_t width
 }
 
 static void region(px_decoder *d, const uint8_t *data, size_t size, const px_geometry *g,
-                   const px_finish *finish, void *out)
+                   const px_output_format *format, void *out)
 {
     struct jpeg_decompress_struct *j = &d->jpeg;
     px_work *work = &d->work;
@@ -327,10 +327,10 @@ static void region(px_decoder *d, const uint8_t *data, size_t size, const px_geo
     open_jpeg(d, data, size);
     if (j->image_width != g->source_w || j->image_height != g->source_h)
         fail(d, PX_MISMATCH, "the frame header contradicts the size found first");
-    if (g->gap > 0.0 && g->resized) {
+    if (g->min_reduction > 0.0 && g->resized) {
         double sx = (g->box_x1 - g->box_x0) / (double)g->size_w;
         double sy = (g->box_y1 - g->box_y0) / (double)g->size_h;
-        double s = (sx < sy ? sx : sy) / g->gap;
+        double s = (sx < sy ? sx : sy) / g->min_reduction;
         /* Only these scales have fast inverse transforms. */
         divide = s >= 8.0 ? 8 : s >= 4.0 ? 4 : s >= 2.0 ? 2 : 1;
     }
@@ -382,7 +382,7 @@ static void region(px_decoder *d, const uint8_t *data, size_t size, const px_geo
         }
     }
     expect_end(d);
-    px_end(work, g, finish, out);
+    px_end(work, g, format, out);
 }
 
 int px_decode(px_decoder *d, const uint8_t *data, size_t size, int64_t width, int64_t height,
@@ -396,11 +396,11 @@ int px_decode(px_decoder *d, const uint8_t *data, size_t size, int64_t width, in
 }
 
 int px_render_jpeg(px_decoder *d, const uint8_t *data, size_t size, const px_geometry *g,
-                   const px_finish *finish, void *out)
+                   const px_output_format *format, void *out)
 {
     d->code = PX_OK;
     if (!setjmp(d->escape))
-        region(d, data, size, g, finish, out);
+        region(d, data, size, g, format, out);
     jpeg_abort_decompress(&d->jpeg);
     return d->code;
 }
@@ -447,9 +447,9 @@ int px_decode(px_decoder *d, const uint8_t *data, size_t size, int64_t width, in
 }
 
 int px_render_jpeg(px_decoder *d, const uint8_t *data, size_t size, const px_geometry *g,
-                   const px_finish *finish, void *out)
+                   const px_output_format *format, void *out)
 {
-    (void)d, (void)data, (void)size, (void)g, (void)finish, (void)out;
+    (void)d, (void)data, (void)size, (void)g, (void)format, (void)out;
     return PX_UNSUPPORTED;
 }
 #endif

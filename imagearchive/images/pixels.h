@@ -35,7 +35,7 @@ typedef struct {
     int flip_x, flip_y;
     int filter;
     int resized;
-    double gap; /* scaled JPEG decoding keeps at least this factor for the resampler; 0: never */
+    double min_reduction; /* scaled JPEG decoding keeps at least this factor for the resampler; 0: never */
     float fill[4]; /* rounded and clipped for 8-bit pixels */
 } px_geometry;
 
@@ -44,7 +44,7 @@ typedef struct {
     float scale[4], bias[4];
     int dtype;
     int planar; /* 1: (C, H, W); 0: (H, W, C) */
-} px_finish;
+} px_output_format;
 
 typedef struct {
     int taps;      /* stored coefficients per output, a multiple of 4 */
@@ -78,14 +78,14 @@ int px_begin(px_work *work, const px_geometry *g, int channels, int divide);
  * readable for x.taps pixels past x.hi. */
 void px_row(px_work *work, const px_geometry *g, int64_t y, const uint8_t *row, int64_t first);
 /* Resample vertically, normalise, write. */
-void px_end(px_work *work, const px_geometry *g, const px_finish *finish, void *out);
+void px_end(px_work *work, const px_geometry *g, const px_output_format *format, void *out);
 
-int px_render_array(px_work *work, const px_geometry *g, const px_finish *finish,
+int px_render_array(px_work *work, const px_geometry *g, const px_output_format *format,
                     const uint8_t *pixels, int64_t row_stride, int channels, void *out);
 int px_render_float(px_work *work, const px_geometry *g, const float *pixels, int64_t row_stride,
                     int channels, float *out);
 /* Normalise, lay out and cast an (H, W, C) array without geometry. */
-void px_finish_array(const px_finish *finish, const uint8_t *pixels, int64_t row_stride,
+void px_convert_array(const px_output_format *format, const uint8_t *pixels, int64_t row_stride,
                      int64_t width, int64_t height, int channels, void *out);
 /* Choose the vector kernels; px_simd_now tells whether they are in use. */
 int px_simd(int wanted);
@@ -116,6 +116,6 @@ const char *px_decoder_message(const px_decoder *decoder);
 int px_decode(px_decoder *decoder, const uint8_t *data, size_t size, int64_t width,
               int64_t height, uint8_t *out);
 int px_render_jpeg(px_decoder *decoder, const uint8_t *data, size_t size, const px_geometry *g,
-                   const px_finish *finish, void *out);
+                   const px_output_format *format, void *out);
 
 #endif

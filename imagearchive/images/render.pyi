@@ -5,7 +5,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
-from imagearchive.images.geometry import Finish, Geometry
+from imagearchive.images.geometry import Geometry, OutputFormat
 
 HAVE_JPEG: bool
 JPEG_VERSION: str
@@ -21,33 +21,35 @@ class Decoder:
     def max_pixels(self) -> int: ...
     def decode(self, data: Buffer) -> npt.NDArray[np.uint8]: ...
     def render(
-        self, data: Buffer, geometry: Geometry, finish: Finish, out: npt.NDArray[Any]
+        self, data: Buffer, geometry: Geometry, output_format: OutputFormat, out: npt.NDArray[Any]
     ) -> None: ...
     def render_jpegs(
         self,
         images: Iterable[Buffer],
         geometries: Iterable[Geometry],
-        finish: Finish,
+        output_format: OutputFormat,
         out: npt.NDArray[Any],
     ) -> None: ...
     def render_array(
         self,
         array: npt.NDArray[Any],
         geometry: Geometry,
-        finish: Finish,
+        output_format: OutputFormat,
         out: npt.NDArray[Any],
     ) -> None: ...
     def render_arrays(
         self,
         arrays: Iterable[npt.NDArray[Any]],
         geometries: Iterable[Geometry],
-        finish: Finish,
+        output_format: OutputFormat,
         out: npt.NDArray[Any],
     ) -> None: ...
 
-def finish_array(array: npt.NDArray[np.uint8], finish: Finish, out: npt.NDArray[Any]) -> None: ...
-def finish_arrays(
-    arrays: Iterable[npt.NDArray[np.uint8]], finish: Finish, out: npt.NDArray[Any]
+def convert_array(
+    array: npt.NDArray[np.uint8], output_format: OutputFormat, out: npt.NDArray[Any]
+) -> None: ...
+def convert_arrays(
+    arrays: Iterable[npt.NDArray[np.uint8]], output_format: OutputFormat, out: npt.NDArray[Any]
 ) -> None: ...
 def blend_value(pixels: npt.NDArray[np.uint8], factor: float, value: int) -> None: ...
 def blend_grey(pixels: npt.NDArray[np.uint8], factor: float) -> None: ...

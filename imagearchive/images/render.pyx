@@ -15,7 +15,7 @@ from operator import index
 
 import numpy as np
 
-from imagearchive.images.geometry cimport MAX_SIDE, Finish, Geometry, px_finish, px_geometry
+from imagearchive.images.geometry cimport MAX_SIDE, OutputFormat, Geometry, px_output_format, px_geometry
 from imagearchive.errors import DecodeError, LimitError, OptionError, OptionTypeError
 
 cdef extern from "pixels.h" nogil:
@@ -37,11 +37,11 @@ cdef extern from "pixels.h" nogil:
     const char *px_decoder_message(const px_decoder *)
     int px_decode(px_decoder *, const uint8_t *, size_t, int64_t, int64_t, uint8_t *)
     int px_render_jpeg(px_decoder *, const uint8_t *, size_t, const px_geometry *,
-                       const px_finish *, void *)
-    int px_render_array(px_work *, const px_geometry *, const px_finish *, const uint8_t *,
+                       const px_output_format *, void *)
+    int px_render_array(px_work *, const px_geometry *, const px_output_format *, const uint8_t *,
                         int64_t, int, void *)
     int px_render_float(px_work *, const px_geometry *, const float *, int64_t, int, float *)
-    void px_finish_array(const px_finish *, const uint8_t *, int64_t, int64_t, int64_t, int,
+    void px_convert_array(const px_output_format *, const uint8_t *, int64_t, int64_t, int64_t, int,
                          void *)
     int px_simd(int)
     void px_blend_value(uint8_t *, size_t, double, int)
@@ -149,11 +149,11 @@ cdef class Decoder:
         self.leave(code)
         return result
 
-    def render(self, data, Geometry geometry not None, Finish finish not None, out):
+    def render(self, data, Geometry geometry not None, OutputFormat output_format not None, out):
         """Decode of a JPEG what `geometry` needs and write it into `out`."""
-        self.render_jpegs((data,), (geometry,), finish, out[None])
+        self.render_jpegs((data,), (geometry,), output_format, out[None])
 
-    def render_jpegs(self, images, geometries, Finish finish not None, out):
+    def render_jpegs(self, images, geometries, OutputFormat output_format not None, out):
         """Render many JPEGs into ``out[0]``, ``out[1]``, …
 
         One call gives up the GIL once, which for small images costs as much as the work. Where
@@ -162,29 +162,29 @@ cdef class Decoder:
         cdef Run run = Run(tuple(images), out, True)
         cdef Py_ssize_t i
         cdef int code = PX_OK
-        run.place(tuple(geometries), finish)
+        run.set_geometries(tuple(geometries), output_format)
         self.enter()
         with nogil:
             for i in range(run.n):
                 code = px_render_jpeg(self.d, <const uint8_t *> run.views[i].buf,
-                                      run.views[i].len, &run.geometries[i], &finish.f,
+                                      run.views[i].len, &run.geometries[i], &output_format.f,
                                       run.target(i))
                 if code:
                     break
         self.leave(code)
 
-    def render_array(self, array, Geometry geometry not None, Finish finish not None, out):
+    def render_array(self, array, Geometry geometry not None, OutputFormat output_format not None, out):
         """The same from an (H, W, C) array of uint8 or, without normalisation, float32."""
-        self.render_arrays((array,), (geometry,), finish, out[None])
+        self.render_arrays((array,), (geometry,), output_format, out[None])
 
-    def render_arrays(self, arrays, geometries, Finish finish not None, out):
+    def render_arrays(self, arrays, geometries, OutputFormat output_format not None, out):
         """Render many arrays, of one dtype and number of channels, as `render_jpegs` does JPEGs."""
         cdef Run run = Run(tuple(arrays), out, False)
         cdef Py_ssize_t i
         cdef int code = PX_OK
-        if run.floats and (finish.f.planar or finish.f.dtype != 1):
+        if run.floats and (output_format.f.planar or output_format.f.dtype != 1):
             raise OptionError("float32 arrays are rendered to float32 (H, W, C) only")
-        run.place(tuple(geometries), finish)
+        run.set_geometries(tuple(geometries), output_format)
         self.enter()
         with nogil:
             for i in range(run.n):
@@ -194,7 +194,7 @@ cdef class Decoder:
                                            run.views[i].strides[0], run.channels,
                                            <float *> run.target(i))
                 else:
-                    code = px_render_array(px_decoder_work(self.d), &run.geometries[i], &finish.f,
+                    code = px_render_array(px_decoder_work(self.d), &run.geometries[i], &output_format.f,
                                            <const uint8_t *> run.views[i].buf,
                                            run.views[i].strides[0], run.channels, run.target(i))
                 if code:
@@ -260,7 +260,7 @@ cdef class Run:
         PyMem_Free(self.views)
         PyMem_Free(self.geometries)
 
-    cdef int place(self, tuple geometries, Finish finish) except -1:
+    cdef int set_geometries(self, tuple geometries, OutputFormat output_format) except -1:
         """Take the geometry of each image; all results must fit the output."""
         cdef Geometry geometry
         cdef Py_ssize_t i
@@ -274,15 +274,15 @@ cdef class Run:
                                      or self.views[i].shape[1] != geometry.g.source_w):
                 raise OptionError(f"the geometry is for another size than "
                                   f"{self.views[i].shape[1]} x {self.views[i].shape[0]}")
-            self.check(finish, geometry.g.canvas_h, geometry.g.canvas_w)
+            self.check(output_format, geometry.g.canvas_h, geometry.g.canvas_w)
             self.geometries[i] = geometry.g
         return 0
 
-    cdef int check(self, Finish finish, int64_t height, int64_t width) except -1:
+    cdef int check(self, OutputFormat output_format, int64_t height, int64_t width) except -1:
         """Whether an image of this size fits its place in the output."""
-        shape = finish.shape(height, width, self.channels)
-        if self.result.shape[1:] != shape or self.result.dtype != finish.dtype:
-            raise OptionError(f"the output must be {finish.dtype} {shape}, it is "
+        shape = output_format.shape(height, width, self.channels)
+        if self.result.shape[1:] != shape or self.result.dtype != output_format.dtype:
+            raise OptionError(f"the output must be {output_format.dtype} {shape}, it is "
                               f"{self.result.dtype} {self.result.shape[1:]}")
         return 0
 
@@ -308,22 +308,22 @@ cdef int hold_output(out, Py_buffer *view) except -1:
     return 0
 
 
-def finish_array(array, Finish finish not None, out):
+def convert_array(array, OutputFormat output_format not None, out):
     """Normalise, cast and lay out an (H, W, C) uint8 array into `out`."""
-    finish_arrays((array,), finish, out[None])
+    convert_arrays((array,), output_format, out[None])
 
 
-def finish_arrays(arrays, Finish finish not None, out):
+def convert_arrays(arrays, OutputFormat output_format not None, out):
     """The same for many arrays, of one number of channels, into ``out[0]``, ``out[1]``, …"""
     cdef Run run = Run(tuple(arrays), out, False)
     cdef Py_ssize_t i
     if run.floats:
         raise OptionTypeError("needs (H, W, C) uint8, not float32")
     for i in range(run.n):
-        run.check(finish, run.views[i].shape[0], run.views[i].shape[1])
+        run.check(output_format, run.views[i].shape[0], run.views[i].shape[1])
     with nogil:
         for i in range(run.n):
-            px_finish_array(&finish.f, <const uint8_t *> run.views[i].buf,
+            px_convert_array(&output_format.f, <const uint8_t *> run.views[i].buf,
                             run.views[i].strides[0], run.views[i].shape[1],
                             run.views[i].shape[0], run.channels, run.target(i))
 

@@ -603,7 +603,7 @@ static void columns(const uint8_t *in, int64_t stride, const int32_t *k, int tap
 }
 
 /* One row of one channel to its place in a planar output. */
-static void finish_plane(const px_finish *f, int c, const uint8_t *in, int64_t n, uint8_t *out)
+static void write_plane(const px_output_format *f, int c, const uint8_t *in, int64_t n, uint8_t *out)
 {
     if (f->dtype == PX_UINT8) {
         memcpy(out, in, (size_t)n);
@@ -625,7 +625,7 @@ static void finish_plane(const px_finish *f, int c, const uint8_t *in, int64_t n
 }
 
 /* One row of interleaved output from `channels` rows that are `stride` apart. */
-static void finish_interleaved(const px_finish *f, const uint8_t *in, int64_t stride, int64_t n,
+static void write_interleaved(const px_output_format *f, const uint8_t *in, int64_t stride, int64_t n,
                                int channels, uint8_t *out)
 {
     if (f->dtype == PX_UINT8 && channels == 3) {
@@ -662,7 +662,7 @@ static size_t size_of(int dtype)
     return dtype == PX_UINT8 ? 1 : dtype == PX_FLOAT32 ? 4 : 2;
 }
 
-void px_end(px_work *work, const px_geometry *g, const px_finish *f, void *output)
+void px_end(px_work *work, const px_geometry *g, const px_output_format *f, void *output)
 {
     size_t item = size_of(f->dtype);
     int channels = work->channels;
@@ -709,21 +709,21 @@ void px_end(px_work *work, const px_geometry *g, const px_finish *f, void *outpu
                 source = line;
             }
             if (f->planar)
-                finish_plane(f, c, source, g->canvas_w,
+                write_plane(f, c, source, g->canvas_w,
                              out + ((size_t)c * (size_t)g->canvas_h + (size_t)y) *
                                        (size_t)g->canvas_w * item);
             else if (source != line)
                 memcpy(line, source, (size_t)g->canvas_w);
         }
         if (!f->planar)
-            finish_interleaved(f, work->temp, pitch, g->canvas_w, channels,
+            write_interleaved(f, work->temp, pitch, g->canvas_w, channels,
                                out + (size_t)y * (size_t)g->canvas_w * (size_t)channels * item);
     }
 }
 
 /* ---- whole arrays ---------------------------------------------------------------------- */
 
-int px_render_array(px_work *work, const px_geometry *g, const px_finish *finish,
+int px_render_array(px_work *work, const px_geometry *g, const px_output_format *format,
                     const uint8_t *pixels, int64_t row_stride, int channels, void *out)
 {
     int code = px_begin(work, g, channels, 1);
@@ -736,7 +736,7 @@ int px_render_array(px_work *work, const px_geometry *g, const px_finish *finish
         widen(pixels + y * row_stride + lo * channels, n, channels, work->line);
         px_row(work, g, y, work->line, lo);
     }
-    px_end(work, g, finish, out);
+    px_end(work, g, format, out);
     return PX_OK;
 }
 
@@ -826,7 +826,7 @@ static void stream_floats(const uint8_t *in, int64_t n, float scale, float bias,
     floats_plain(in + i, n - i, scale, bias, out + i);
 }
 
-void px_finish_array(const px_finish *f, const uint8_t *pixels, int64_t row_stride, int64_t width,
+void px_convert_array(const px_output_format *f, const uint8_t *pixels, int64_t row_stride, int64_t width,
                      int64_t height, int channels, void *output)
 {
     size_t item = size_of(f->dtype);
@@ -854,7 +854,7 @@ void px_finish_array(const px_finish *f, const uint8_t *pixels, int64_t row_stri
                 split(wide, n, planes, CHUNK, channels);
             }
             if (!f->planar)
-                finish_interleaved(f, planes, CHUNK, n, channels,
+                write_interleaved(f, planes, CHUNK, n, channels,
                                    out + (size_t)(at * channels) * item);
             else
                 for (int c = 0; c < channels; c++) {
@@ -863,7 +863,7 @@ void px_finish_array(const px_finish *f, const uint8_t *pixels, int64_t row_stri
                         stream_floats(planes + c * CHUNK, n, f->scale[c], f->bias[c],
                                       (float *)place);
                     else
-                        finish_plane(f, c, planes + c * CHUNK, n, place);
+                        write_plane(f, c, planes + c * CHUNK, n, place);
                 }
         }
 #if PX_X86

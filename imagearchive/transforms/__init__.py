@@ -32,7 +32,7 @@ keeps it. Undecodable input raises `DecodeError`. The GIL is released around all
 from imagearchive.images.decode import decode_image
 from imagearchive.images.random import Stream
 from imagearchive.transforms.augment import RandAugment, RandomErasing, TrivialAugmentWide
-from imagearchive.transforms.base import Placement, Transform
+from imagearchive.transforms.base import GeometricTransform, Transform
 from imagearchive.transforms.compose import Compose, Lambda
 from imagearchive.transforms.geometric import (
     CenterCrop,
@@ -68,6 +68,7 @@ __all__ = [
     "ColorJitter",
     "Compose",
     "GaussianBlur",
+    "GeometricTransform",
     "Grayscale",
     "ImageNetNormalize",
     "Key",
@@ -75,7 +76,6 @@ __all__ = [
     "Normalize",
     "Pad",
     "Pipeline",
-    "Placement",
     "RandAugment",
     "RandomCrop",
     "RandomErasing",

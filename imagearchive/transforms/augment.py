@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_choice, check_integer
 from imagearchive.images.random import Stream
-from imagearchive.transforms.base import Array, Layout, Transform, needed
+from imagearchive.transforms.base import Array, Layout, Transform, require_stream
 from imagearchive.transforms.geometric import ROTATIONS
 from imagearchive.transforms.image_arguments import (
     MAX_SIDE,
@@ -47,7 +47,7 @@ class RandomErasing(Transform):
     """
 
     arguments = ("p", "scale", "ratio", "value")
-    draws = True
+    is_random = True
     any_layout = True
 
     def __init__(
@@ -69,9 +69,11 @@ class RandomErasing(Transform):
             raise OptionError(f"value must be numbers or 'random', got {value!r}")
         self.value = value if isinstance(value, str) else check_channel_values("value", value)
 
-    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
-        """Transform one array; see `Transform.change`."""
-        stream = needed(stream)
+    def apply_array(
+        self, array: Array, layout: Layout, stream: Stream | None
+    ) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.apply_array`."""
+        stream = require_stream(stream)
         if stream.random() >= self.p:
             return array, layout
         view = array if layout == "HWC" else array.transpose(1, 2, 0)
@@ -104,7 +106,7 @@ class RandomErasing(Transform):
 class _Policy(Transform):
     """Operations on 8-bit images, carried out by Pillow."""
 
-    draws = True
+    is_random = True
 
     def __init__(self, interpolation: str, fill: Fill, seed: int | None) -> None:
         super().__init__(seed=seed)
@@ -114,9 +116,11 @@ class _Policy(Transform):
     def _steps(self, width: int, height: int, stream: Stream) -> list[tuple[str, float]]:
         raise NotImplementedError
 
-    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
-        """Transform one array; see `Transform.change`."""
-        stream = needed(stream)
+    def apply_array(
+        self, array: Array, layout: Layout, stream: Stream | None
+    ) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.apply_array`."""
+        stream = require_stream(stream)
         if array.dtype != np.uint8 or array.shape[2] == 4:
             raise OptionTypeError(
                 f"{type(self).__name__} needs a grey or RGB image of uint8, got {array.dtype} with "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
@@ -12,22 +11,22 @@ import numpy.typing as npt
 from PIL import Image
 
 from imagearchive.errors import OptionError, OptionTypeError
-from imagearchive.images.geometry import Finish, Geometry
+from imagearchive.images.decode import local_decoder
+from imagearchive.images.geometry import Geometry, OutputFormat
 from imagearchive.images.random import Stream
 from imagearchive.images.render import Decoder
-from imagearchive.transforms.random_keys import Key, OwnStreams
+from imagearchive.transforms.random_keys import InstanceStreams, Key
 
 __all__ = [
     "Array",
+    "GeometricTransform",
     "Layout",
-    "Placement",
     "Shape",
     "Transform",
     "as_array",
-    "carry",
-    "local_decoder",
-    "needed",
-    "with_key",
+    "check_key",
+    "convert_and_apply",
+    "require_stream",
 ]
 
 Array = npt.NDArray[Any]
@@ -36,17 +35,8 @@ Layout = Literal["HWC", "CHW"]
 Shape = tuple[int | None, int | None, int | None]
 
 CHANNELS = (1, 3, 4)
-BYTES = Finish("uint8")
-FLOATS = Finish("float32")
-_local = threading.local()
-
-
-def local_decoder() -> Decoder:
-    """The decoder of the calling thread, for calls that bring none."""
-    decoder = getattr(_local, "decoder", None)
-    if decoder is None:
-        decoder = _local.decoder = Decoder()
-    return decoder
+UINT8_FORMAT = OutputFormat("uint8")
+FLOAT32_FORMAT = OutputFormat("float32")
 
 
 def is_tensor(value: object) -> bool:
@@ -133,21 +123,21 @@ def _from_tensor(tensor: Any) -> Array:
     return array
 
 
-def carry(
+def convert_and_apply(
     image: Any,
     hint: Layout | None,
     change: Callable[[Array, Layout], tuple[Array, Layout]],
     any_layout: bool = False,
     any_dtype: bool = False,
 ) -> tuple[Any, Layout]:
-    """Let `change` work on an image of any kind; what comes back is a tensor for a tensor.
+    """Let `apply_array` work on an image of any kind; what comes back is a tensor for a tensor.
 
     Parameters
     ----------
     image, hint
         As for `as_array`.
     change : callable
-        As `Transform.change`, without the stream.
+        As `Transform.apply_array`, without the stream.
     any_layout, any_dtype : bool
         Whether it takes (C, H, W) and float16; otherwise it gets (H, W, C) and float32.
     """
@@ -166,14 +156,14 @@ def carry(
     return array, layout
 
 
-def needed(stream: Stream | None) -> Stream:
-    """The stream of a transform that draws: calls bring one, direct ones to `change` may not."""
+def require_stream(stream: Stream | None) -> Stream:
+    """Return the stream of a random transform; raise where `apply_array` was called without one."""
     if stream is None:
         raise OptionError("a random transform needs a stream")
     return stream
 
 
-def with_key(key: Any) -> Key | None:
+def check_key(key: Any) -> Key | None:
     """Check a key."""
     if key is not None and not isinstance(key, Key):
         raise OptionTypeError(f"key={key!r}: needs a Key(seed, epoch, index) or None")
@@ -183,8 +173,8 @@ def with_key(key: Any) -> Key | None:
 class Transform:
     """Base of the transforms; derive from it to write one.
 
-    A subclass defines `change`. Where shape or dtype do not stay, it also defines `output_shape`
-    and `output_dtype`, which let a loader allocate batches beforehand.
+    A subclass defines `apply_array`. If it changes the shape or the dtype, it also defines
+    `output_shape` or `output_dtype`, which let a loader allocate batches beforehand.
 
     An instance may be used from any number of threads. It can be pickled; the copy draws from
     other random streams than the original unless a `Key` is passed.
@@ -193,20 +183,20 @@ class Transform:
     #: Names of the constructor's arguments, each also an attribute.
     arguments: ClassVar[tuple[str, ...]] = ()
     #: Whether random numbers are needed.
-    draws: ClassVar[bool] = False
-    #: Whether `change` takes (C, H, W) as well as (H, W, C).
+    is_random: ClassVar[bool] = False
+    #: Whether `apply_array` takes (C, H, W) as well as (H, W, C).
     any_layout: ClassVar[bool] = False
     #: Whether float16 stays; otherwise it is widened.
     any_dtype: ClassVar[bool] = False
-    _own: OwnStreams
+    _streams: InstanceStreams
 
     def __init__(self, *, seed: int | None = None) -> None:
-        self._own = OwnStreams(seed, type(self).__qualname__)
+        self._streams = InstanceStreams(seed, type(self).__qualname__)
 
     @property
     def seed(self) -> int | None:
         """What makes calls without a key repeatable, if given."""
-        return self._own.seed
+        return self._streams.seed
 
     def __call__(self, image: Any, key: Key | None = None) -> Any:
         """The same as `apply`."""
@@ -234,18 +224,20 @@ class Transform:
     def step(self, image: Any, hint: Layout | None, key: Key | None) -> tuple[Any, Layout]:
         """`apply` for one of several in a row, which knows the layout and passes it on."""
         stream = None
-        if self.draws:
-            key = with_key(key)
-            stream = self._own.next() if key is None else key.stream()
-        return carry(
+        if self.is_random:
+            key = check_key(key)
+            stream = self._streams.next() if key is None else key.stream()
+        return convert_and_apply(
             image,
             hint,
-            lambda array, layout: self.change(array, layout, stream),
+            lambda array, layout: self.apply_array(array, layout, stream),
             self.any_layout,
             self.any_dtype,
         )
 
-    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
+    def apply_array(
+        self, array: Array, layout: Layout, stream: Stream | None
+    ) -> tuple[Array, Layout]:
         """Transform one array; what a subclass defines.
 
         Parameters
@@ -255,7 +247,7 @@ class Transform:
         layout : {"HWC", "CHW"}
             Which of them it is.
         stream : Stream or None
-            Random numbers for this image, where ``draws`` is true.
+            Random numbers for this image, where ``is_random`` is true.
 
         Returns
         -------
@@ -274,25 +266,25 @@ class Transform:
 
     def __repr__(self) -> str:
         values = [f"{name}={getattr(self, name)!r}" for name in self.arguments]
-        if self._own.seed is not None:
-            values.append(f"seed={self._own.seed}")
+        if self._streams.seed is not None:
+            values.append(f"seed={self._streams.seed}")
         return f"{type(self).__name__}({', '.join(values)})"
 
 
-class Placement(Transform):
+class GeometricTransform(Transform):
     """A transform that only moves pixels or resizes, so that several become one native step."""
 
     #: Whether it resizes, and whether it flips. A resize can follow only crops in one step.
     resizes: ClassVar[bool] = False
     flips: ClassVar[bool] = False
 
-    def place(self, geometry: Geometry, stream: Stream | None) -> None:
+    def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
         """Add this transform to a step; the canvas of `geometry` is the image that it sees."""
         raise NotImplementedError
 
     @property
-    def placeable(self) -> bool:
-        """Whether `place` can be used with these arguments."""
+    def is_native(self) -> bool:
+        """Whether `add_to` can be used with these arguments."""
         return True
 
     @property
@@ -300,29 +292,33 @@ class Placement(Transform):
         """What it pads with, or None where it does not pad."""
         return None
 
-    def takes(self, channels: int) -> bool:
+    def fits_channels(self, channels: int) -> bool:
         """Whether there is a number to pad with for each of as many channels."""
         return self.fill_value is None or len(self.fill_value) >= channels
 
-    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
-        """Transform one array; see `Transform.change`."""
+    def apply_array(
+        self, array: Array, layout: Layout, stream: Stream | None
+    ) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.apply_array`."""
         height, width, channels = array.shape
-        if not self.takes(channels):
+        if not self.fits_channels(channels):
             raise OptionError(f"{self!r}: the image has {channels} channels, fill has fewer")
         geometry = Geometry(width, height)
-        self.place(geometry, stream)
+        self.add_to(geometry, stream)
         return render(array, geometry), layout
 
 
 def render(array: Array, geometry: Geometry, decoder: Decoder | None = None) -> Array:
     """A new array from an (H, W, C) one."""
     out = np.empty((geometry.height, geometry.width, array.shape[2]), array.dtype)
-    finish = FLOATS if array.dtype == np.float32 else BYTES
-    (decoder or local_decoder()).render_array(with_rows(array), geometry, finish, out)
+    output_format = FLOAT32_FORMAT if array.dtype == np.float32 else UINT8_FORMAT
+    (decoder or local_decoder()).render_array(
+        with_contiguous_rows(array), geometry, output_format, out
+    )
     return out
 
 
-def with_rows(array: Array) -> Array:
+def with_contiguous_rows(array: Array) -> Array:
     """The array itself where the pixels of a row lie side by side, otherwise a copy."""
     _, width, channels = array.shape
     item = array.itemsize

@@ -9,7 +9,7 @@ import numpy as np
 
 from imagearchive.errors import OptionTypeError
 from imagearchive.errors.arguments import check_callable, check_sequence
-from imagearchive.transforms.base import Layout, Transform, with_key
+from imagearchive.transforms.base import Layout, Transform, check_key
 from imagearchive.transforms.random_keys import Key
 
 __all__ = ["Compose", "Lambda", "flat", "run_step"]
@@ -59,7 +59,7 @@ class Compose:
             check_sequence("transforms", transforms, "a list of transforms")
         )
         for transform in self.transforms:
-            check_step(transform)
+            check_transform(transform)
 
     def __call__(self, image: Any, key: Key | None = None) -> Any:
         """The same as `apply`."""
@@ -68,7 +68,7 @@ class Compose:
     def apply(self, image: Any, key: Key | None = None) -> Any:
         """Transform one image; see `Resize.apply` for what may go in."""
         steps = flat(self)
-        key = with_key(key)
+        key = check_key(key)
         layout: Layout | None = None
         for position, step in enumerate(steps):
             image, layout = run_step(step, image, layout, key, position)
@@ -88,7 +88,7 @@ class Compose:
         return f"Compose([\n{lines}])" if lines else "Compose([])"
 
 
-def check_step(transform: object) -> None:
+def check_transform(transform: object) -> None:
     """Refuse what cannot transform: above all a class in place of an instance."""
     if isinstance(transform, type):
         raise OptionTypeError(
@@ -104,7 +104,7 @@ def flat(transform: Callable[..., Any] | None) -> list[Callable[..., Any]]:
     if transform is None:
         return []
     if not isinstance(transform, Compose):
-        check_step(transform)
+        check_transform(transform)
         return [transform]
     return [step for part in transform.transforms for step in flat(part)]
 

@@ -21,11 +21,11 @@ from imagearchive.images.random import Stream
 from imagearchive.images.render import MAX_PIXELS
 from imagearchive.transforms.base import (
     Array,
+    GeometricTransform,
     Layout,
-    Placement,
     Shape,
     Transform,
-    needed,
+    require_stream,
 )
 from imagearchive.transforms.image_arguments import (
     ChannelValues,
@@ -58,7 +58,7 @@ Fill = float | Sequence[float]
 ROTATIONS = ("nearest", "bilinear", "bicubic")
 
 
-class Resize(Placement):
+class Resize(GeometricTransform):
     """Resize, antialiased as Pillow's ``Image.resize``.
 
     Parameters
@@ -102,7 +102,7 @@ class Resize(Placement):
             return self.width, max(1, int(self.width * height / width))
         return max(1, int(self.width * width / height)), self.width
 
-    def place(self, geometry: Geometry, stream: Stream | None) -> None:
+    def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
         """Add this transform to a step."""
         width, height = self.size(geometry.width, geometry.height)
         # A file of a few bytes can hold an image of 1 x 65,500 pixels.
@@ -123,7 +123,7 @@ class Resize(Placement):
         return None, None, shape[2]
 
 
-class RandomResizedCrop(Placement):
+class RandomResizedCrop(GeometricTransform):
     """Resize a random part of the image to a fixed size.
 
     The box is drawn as torchvision draws it: an area of `scale` times the image's and a log-uniform
@@ -146,7 +146,7 @@ class RandomResizedCrop(Placement):
     """
 
     arguments = ("size", "scale", "ratio", "interpolation")
-    draws = True
+    is_random = True
     resizes = True
 
     def __init__(
@@ -185,9 +185,9 @@ class RandomResizedCrop(Placement):
             w = min(width, max(1, round(height * self.ratio[1])))
         return (width - w) // 2, (height - h) // 2, w, h
 
-    def place(self, geometry: Geometry, stream: Stream | None) -> None:
+    def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
         """Add this transform to a step."""
-        stream = needed(stream)
+        stream = require_stream(stream)
         x, y, w, h = self.box(geometry.width, geometry.height, stream)
         geometry.resize(*self.size, (x, y, x + w, y + h), self.interpolation)
 
@@ -202,7 +202,7 @@ def _spread_fill(fill: ChannelValues) -> tuple[float, ...]:
     return several * 4 if len(several) == 1 else several
 
 
-class _Crop(Placement):
+class _Crop(GeometricTransform):
     """A crop of fixed size."""
 
     def __init__(
@@ -269,7 +269,7 @@ class RandomCrop(_Crop):
     """
 
     arguments = ("width", "height", "padding", "pad_if_needed", "fill")
-    draws = True
+    is_random = True
 
     def __init__(
         self,
@@ -290,9 +290,9 @@ class RandomCrop(_Crop):
         """What it pads with, or None where it does not pad."""
         return self._fill if self.pad_if_needed or self._padding is not None else None
 
-    def place(self, geometry: Geometry, stream: Stream | None) -> None:
+    def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
         """Add this transform to a step."""
-        stream = needed(stream)
+        stream = require_stream(stream)
         if self._padding is not None:
             geometry.pad(*self._padding, self._fill)
         self._fit(geometry)
@@ -330,7 +330,7 @@ class CenterCrop(_Crop):
     ) -> None:
         super().__init__(width, height, pad_if_needed, fill, None)
 
-    def place(self, geometry: Geometry, stream: Stream | None) -> None:
+    def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
         """Add this transform to a step."""
         self._fit(geometry)
         x = round((geometry.width - self.width) / 2)
@@ -338,8 +338,8 @@ class CenterCrop(_Crop):
         geometry.crop(x, y, self.width, self.height)
 
 
-class _Flip(Placement):
-    draws = True
+class _Flip(GeometricTransform):
+    is_random = True
     flips = True
     arguments = ("p",)
 
@@ -348,7 +348,7 @@ class _Flip(Placement):
         self.p = check_probability("p", p)
 
     def _flips(self, stream: Stream | None) -> bool:
-        return needed(stream).random() < self.p
+        return require_stream(stream).random() < self.p
 
 
 class RandomHorizontalFlip(_Flip):
@@ -362,7 +362,7 @@ class RandomHorizontalFlip(_Flip):
         Makes calls without a key repeatable.
     """
 
-    def place(self, geometry: Geometry, stream: Stream | None) -> None:
+    def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
         """Add this transform to a step."""
         if self._flips(stream):
             geometry.flip_x()
@@ -379,7 +379,7 @@ class RandomVerticalFlip(_Flip):
         Makes calls without a key repeatable.
     """
 
-    def place(self, geometry: Geometry, stream: Stream | None) -> None:
+    def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
         """Add this transform to a step."""
         if self._flips(stream):
             geometry.flip_y()
@@ -390,7 +390,7 @@ def _shown(padding: Any) -> int | tuple[int, ...]:
     return int(padding) if is_number(padding) else tuple(int(v) for v in padding)
 
 
-class Pad(Placement):
+class Pad(GeometricTransform):
     """Add a border.
 
     Parameters
@@ -417,7 +417,7 @@ class Pad(Placement):
         self._fill = _spread_fill(self.fill)
 
     @property
-    def placeable(self) -> bool:
+    def is_native(self) -> bool:
         """Whether it is a border of one colour."""
         return self.mode == "constant"
 
@@ -426,14 +426,16 @@ class Pad(Placement):
         """The border's value."""
         return self._fill
 
-    def place(self, geometry: Geometry, stream: Stream | None) -> None:
+    def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
         """Add this transform to a step."""
         geometry.pad(*self._padding, self._fill)
 
-    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
-        """Transform one array; see `Transform.change`."""
+    def apply_array(
+        self, array: Array, layout: Layout, stream: Stream | None
+    ) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.apply_array`."""
         if self.mode == "constant":
-            return super().change(array, layout, stream)
+            return super().apply_array(array, layout, stream)
         left, top, right, bottom = self._padding
         widths = ((top, bottom), (left, right), (0, 0))
         return np.pad(array, widths, mode=self.mode), layout
@@ -464,7 +466,7 @@ class RandomRotation(Transform):
     """
 
     arguments = ("degrees", "interpolation", "expand", "fill")
-    draws = True
+    is_random = True
 
     def __init__(
         self,
@@ -484,9 +486,11 @@ class RandomRotation(Transform):
         self.expand = check_flag("expand", expand)
         self.fill = check_channel_values("fill", fill)
 
-    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
-        """Transform one array; see `Transform.change`."""
-        stream = needed(stream)
+    def apply_array(
+        self, array: Array, layout: Layout, stream: Stream | None
+    ) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.apply_array`."""
+        stream = require_stream(stream)
         angle = stream.uniform(*self.degrees)
         resample = Image.Resampling[self.interpolation.upper()]
         channels = array.shape[2]

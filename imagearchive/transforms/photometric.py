@@ -11,7 +11,14 @@ from imagearchive.errors import OptionError
 from imagearchive.errors.arguments import check_choice, check_integer, check_number, is_number
 from imagearchive.images.random import Stream
 from imagearchive.images.render import blend_grey, blend_value, grey, mean_grey, shift_hue
-from imagearchive.transforms.base import Array, Layout, Shape, Transform, carry, needed
+from imagearchive.transforms.base import (
+    Array,
+    Layout,
+    Shape,
+    Transform,
+    convert_and_apply,
+    require_stream,
+)
 from imagearchive.transforms.image_arguments import MAX_SIDE, check_interval
 
 __all__ = [
@@ -35,25 +42,31 @@ def adjust_brightness(image: Any, factor: float) -> Any:
     [0, 1]. The alpha of RGBA is kept, here and in the other adjustments.
     """
     factor = _factor(factor)
-    return carry(image, None, lambda array, layout: (_brightness(array, factor), layout))[0]
+    return convert_and_apply(
+        image, None, lambda array, layout: (_brightness(array, factor), layout)
+    )[0]
 
 
 def adjust_contrast(image: Any, factor: float) -> Any:
     """Blend with the mean grey of the image, as Pillow's ``ImageEnhance.Contrast``."""
     factor = _factor(factor)
-    return carry(image, None, lambda array, layout: (_contrast(array, factor), layout))[0]
+    return convert_and_apply(image, None, lambda array, layout: (_contrast(array, factor), layout))[
+        0
+    ]
 
 
 def adjust_saturation(image: Any, factor: float) -> Any:
     """Blend each pixel with its grey value, as Pillow's ``ImageEnhance.Color``."""
     factor = _factor(factor)
-    return carry(image, None, lambda array, layout: (_saturation(array, factor), layout))[0]
+    return convert_and_apply(
+        image, None, lambda array, layout: (_saturation(array, factor), layout)
+    )[0]
 
 
 def adjust_hue(image: Any, shift: float) -> Any:
     """Turn the hue by `shift` of a circle, in HSV, [-0.5, 0.5]."""
     shift = float(check_number("shift", shift, -0.5, 0.5))
-    return carry(image, None, lambda array, layout: (_hue(array, shift), layout))[0]
+    return convert_and_apply(image, None, lambda array, layout: (_hue(array, shift), layout))[0]
 
 
 def _factor(factor: Any) -> float:
@@ -154,7 +167,7 @@ class ColorJitter(Transform):
     """
 
     arguments = ("brightness", "contrast", "saturation", "hue")
-    draws = True
+    is_random = True
 
     def __init__(
         self,
@@ -172,9 +185,11 @@ class ColorJitter(Transform):
         self.hue, low, high = _turns(hue)
         self._bounds = (bounds, more, most, (low, high))
 
-    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
-        """Transform one array; see `Transform.change`."""
-        stream = needed(stream)
+    def apply_array(
+        self, array: Array, layout: Layout, stream: Stream | None
+    ) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.apply_array`."""
+        stream = require_stream(stream)
         order = stream.permutation(4)
         values = [stream.uniform(*bounds) for bounds in self._bounds]
         for which in order:
@@ -221,8 +236,10 @@ class Grayscale(Transform):
         channels = num_output_channels
         self.num_output_channels = check_choice("num_output_channels", channels, (1, 3))
 
-    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
-        """Transform one array; see `Transform.change`."""
+    def apply_array(
+        self, array: Array, layout: Layout, stream: Stream | None
+    ) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.apply_array`."""
         color = np.ascontiguousarray(array[:, :, :3])
         if color.shape[2] == 3:
             color = grey(color) if color.dtype == np.uint8 else _grey(color)
@@ -247,7 +264,7 @@ class GaussianBlur(Transform):
     """
 
     arguments = ("kernel_size", "sigma")
-    draws = True
+    is_random = True
 
     def __init__(
         self,
@@ -270,9 +287,11 @@ class GaussianBlur(Transform):
         if self._bounds[0] < 1e-3:
             raise OptionError(f"sigma must be at least 0.001, got {sigma!r}")
 
-    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
-        """Transform one array; see `Transform.change`."""
-        stream = needed(stream)
+    def apply_array(
+        self, array: Array, layout: Layout, stream: Stream | None
+    ) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.apply_array`."""
+        stream = require_stream(stream)
         sigma = stream.uniform(*self._bounds)
         reach = self.kernel_size // 2
         if reach == 0:

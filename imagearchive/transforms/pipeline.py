@@ -10,21 +10,20 @@ from PIL import Image
 
 from imagearchive.errors import OptionError
 from imagearchive.errors.arguments import check_choice, check_flag, check_number
-from imagearchive.images.decode import decode_image
-from imagearchive.images.geometry import DTYPES, Finish, Geometry
-from imagearchive.images.render import HAVE_JPEG, Decoder, finish_array, finish_arrays, jpeg_info
+from imagearchive.images.decode import decode_image, local_decoder
+from imagearchive.images.geometry import DTYPES, Geometry, OutputFormat
+from imagearchive.images.render import HAVE_JPEG, Decoder, convert_array, convert_arrays, jpeg_info
 from imagearchive.transforms.base import (
-    BYTES,
+    UINT8_FORMAT,
     Array,
+    GeometricTransform,
     Layout,
-    Placement,
     Shape,
     Transform,
     as_array,
     is_tensor,
-    local_decoder,
     render,
-    with_rows,
+    with_contiguous_rows,
 )
 from imagearchive.transforms.compose import flat, run_step
 from imagearchive.transforms.random_keys import Key
@@ -38,23 +37,23 @@ __all__ = ["Pipeline", "compile_pipeline"]
 Step = Callable[..., Any]
 
 
-class _Placements(NamedTuple):
+class _GeometricStage(NamedTuple):
     """Neighbouring placements, one native step."""
 
     first: int
-    steps: tuple[Placement, ...]
+    steps: tuple[GeometricTransform, ...]
 
     def take(self, channels: int) -> bool:
         """Whether all of them can do with images of as many channels."""
-        return all(step.takes(channels) for step in self.steps)
+        return all(step.fits_channels(channels) for step in self.steps)
 
     def geometry(self, width: int, height: int, key: Key | None) -> Geometry:
         geometry = Geometry(width, height)
         for position, step in enumerate(self.steps, self.first):
             geometry_stream = None
-            if step.draws:
-                geometry_stream = step._own.next() if key is None else key.at(position).stream()
-            step.place(geometry, geometry_stream)
+            if step.is_random:
+                geometry_stream = step._streams.next() if key is None else key.at(position).stream()
+            step.add_to(geometry, geometry_stream)
         return geometry
 
 
@@ -121,11 +120,11 @@ class Pipeline:
         self._wanted_dtype = dtype
         self._infer(steps)
         first = self._stages[0] if self._stages else None
-        self._placements = first if isinstance(first, _Placements) else None
+        self._geometric_stage = first if isinstance(first, _GeometricStage) else None
         self.compiled = not self._stages or (
-            self._placements is not None and len(self._stages) == 1
+            self._geometric_stage is not None and len(self._stages) == 1
         )
-        self._finish = Finish(
+        self._output_format = OutputFormat(
             dtype or self._tail.dtype,
             (layout or self._tail.layout) == "CHW",
             self._tail.scale,
@@ -228,9 +227,9 @@ class Pipeline:
             Of shape ``(len(images), *shape)``.
         """
         decoder = decoder or local_decoder()
-        geometries = self._jpeg_geometries(images, keys, out) if self.compiled else None
+        geometries = self._geometries_of_jpegs(images, keys, out) if self.compiled else None
         if geometries is not None:
-            decoder.render_jpegs(images, geometries, self._finish, out)
+            decoder.render_jpegs(images, geometries, self._output_format, out)
             return
         for image, key, place in zip(images, keys, out):
             self._encoded(image, key, place, decoder)
@@ -259,56 +258,56 @@ class Pipeline:
             for image, key, place in zip(images, keys, out):
                 self._decoded(image, key, place, decoder)
             return
-        shape, finish = out.shape[1:], self._finish
-        if self._placements is None:
+        shape, output_format = out.shape[1:], self._output_format
+        if self._geometric_stage is None:
             for array in arrays:
-                _check_shape(shape, finish.shape(*array.shape))
-            finish_arrays(arrays, finish, out)
+                _check_shape(shape, output_format.shape(*array.shape))
+            convert_arrays(arrays, output_format, out)
             return
         geometries = []
         for array, key in zip(arrays, keys):
             height, width, channels = array.shape
-            geometry = self._placements.geometry(width, height, key)
-            _check_shape(shape, finish.shape(geometry.height, geometry.width, channels))
+            geometry = self._geometric_stage.geometry(width, height, key)
+            _check_shape(shape, output_format.shape(geometry.height, geometry.width, channels))
             geometries.append(geometry)
-        decoder.render_arrays(arrays, geometries, finish, out)
+        decoder.render_arrays(arrays, geometries, output_format, out)
 
     def _encoded(
         self, encoded: Buffer, key: Key | None, out: Array | None, decoder: Decoder
     ) -> Any:
-        geometry = self._jpeg_geometry(encoded, key)
+        geometry = self._geometry_of_jpeg(encoded, key)
         if geometry is not None:
             if self.compiled:
                 out = self._slot(geometry, 3, out)
-                decoder.render(encoded, geometry, self._finish, out)
+                decoder.render(encoded, geometry, self._output_format, out)
                 return out
             array = np.empty((geometry.height, geometry.width, 3), np.uint8)
-            decoder.render(encoded, geometry, BYTES, array)
+            decoder.render(encoded, geometry, UINT8_FORMAT, array)
             return self._rest(array, "HWC", 1, key, out, decoder)
         array = decode_image(encoded, decoder, self.exif_transpose)
         return self._rest(array, "HWC", 0, key, out, decoder)
 
-    def _jpeg_geometry(self, encoded: Buffer, key: Key | None) -> Geometry | None:
+    def _geometry_of_jpeg(self, encoded: Buffer, key: Key | None) -> Geometry | None:
         """Where the pixels of a JPEG go that is decoded by regions; None for any other image."""
-        if not HAVE_JPEG or self._placements is None:
+        if not HAVE_JPEG or self._geometric_stage is None:
             return None
         info = jpeg_info(encoded)
         if info is None or (self.exif_transpose and info[3] > 1):
             return None
-        geometry = self._placements.geometry(info[0], info[1], key)
-        geometry.gap = self.reducing_gap or 0.0
+        geometry = self._geometric_stage.geometry(info[0], info[1], key)
+        geometry.min_reduction = self.reducing_gap or 0.0
         return geometry
 
-    def _jpeg_geometries(
+    def _geometries_of_jpegs(
         self, images: Sequence[Buffer], keys: Sequence[Key | None], out: Array
     ) -> list[Geometry] | None:
         """The same for several images, None where one of them has none."""
         wanted, geometries = out.shape[1:], []
         for image, key in zip(images, keys):
-            geometry = self._jpeg_geometry(image, key)
+            geometry = self._geometry_of_jpeg(image, key)
             if geometry is None:
                 return None
-            _check_shape(wanted, self._finish.shape(geometry.height, geometry.width, 3))
+            _check_shape(wanted, self._output_format.shape(geometry.height, geometry.width, 3))
             geometries.append(geometry)
         return geometries
 
@@ -316,11 +315,11 @@ class Pipeline:
         array = self._passable(image)
         if array is None:
             return self._rest(image, None, 0, key, out, decoder)
-        if self._placements is None:
-            return self._finished(array, out)
-        geometry = self._placements.geometry(array.shape[1], array.shape[0], key)
+        if self._geometric_stage is None:
+            return self._convert(array, out)
+        geometry = self._geometric_stage.geometry(array.shape[1], array.shape[0], key)
         out = self._slot(geometry, array.shape[2], out)
-        decoder.render_array(array, geometry, self._finish, out)
+        decoder.render_array(array, geometry, self._output_format, out)
         return out
 
     def _passable(self, image: Any) -> Array | None:
@@ -331,9 +330,9 @@ class Pipeline:
         channels = array.shape[2]
         if layout != "HWC" or array.dtype != np.uint8 or not self._fits(channels):
             return None
-        if self._placements is not None and not self._placements.take(channels):
+        if self._geometric_stage is not None and not self._geometric_stage.take(channels):
             return None
-        return with_rows(array)
+        return with_contiguous_rows(array)
 
     def _rest(
         self,
@@ -346,7 +345,7 @@ class Pipeline:
     ) -> Any:
         """The stages from `first` on, and the tail."""
         for stage in self._stages[first:]:
-            if isinstance(stage, _Placements):
+            if isinstance(stage, _GeometricStage):
                 if (
                     isinstance(value, np.ndarray)
                     and layout == "HWC"
@@ -369,7 +368,7 @@ class Pipeline:
             and as_array(value, layout)[1] == "HWC"
             and self._fits(value.shape[2])
         ):
-            return self._finished(value, out)
+            return self._convert(value, out)
         for position, step in enumerate(self._tail.steps, self._tail.first):
             value, layout = run_step(step, value, layout, key, position)
         return self._delivered(value, layout, out)
@@ -379,13 +378,13 @@ class Pipeline:
         return len(self._tail.scale) in (1, channels)
 
     def _slot(self, geometry: Geometry, channels: int, out: Array | None) -> Array:
-        shape = self._finish.shape(geometry.height, geometry.width, channels)
-        return _checked(out, shape, self._finish.dtype)
+        shape = self._output_format.shape(geometry.height, geometry.width, channels)
+        return _checked(out, shape, self._output_format.dtype)
 
-    def _finished(self, array: Array, out: Array | None) -> Array:
-        shape = self._finish.shape(*array.shape)
-        out = _checked(out, shape, self._finish.dtype)
-        finish_array(with_rows(array), self._finish, out)
+    def _convert(self, array: Array, out: Array | None) -> Array:
+        shape = self._output_format.shape(*array.shape)
+        out = _checked(out, shape, self._output_format.dtype)
+        convert_array(with_contiguous_rows(array), self._output_format, out)
         return out
 
     def _delivered(self, value: Any, layout: Layout | None, out: Array | None) -> Any:
@@ -494,26 +493,26 @@ def compile_pipeline(
     return Pipeline(transform, layout, dtype, exif_transpose, reducing_gap)
 
 
-def _stages(steps: list[Step]) -> list[_Placements | _Single]:
-    stages: list[_Placements | _Single] = []
-    run: list[Placement] = []
+def _stages(steps: list[Step]) -> list[_GeometricStage | _Single]:
+    stages: list[_GeometricStage | _Single] = []
+    run: list[GeometricTransform] = []
     moved, fill = False, None
     for position, step in enumerate(steps):
-        if not (isinstance(step, Placement) and step.placeable):
+        if not (isinstance(step, GeometricTransform) and step.is_native):
             if run:
-                stages.append(_Placements(position - len(run), tuple(run)))
+                stages.append(_GeometricStage(position - len(run), tuple(run)))
             stages.append(_Single(position, step))
             run, moved, fill = [], False, None
             continue
         pads = step.fill_value
         if (moved and step.resizes) or (fill is not None and pads is not None and pads != fill):
-            stages.append(_Placements(position - len(run), tuple(run)))
+            stages.append(_GeometricStage(position - len(run), tuple(run)))
             run, moved, fill = [], False, None
         run.append(step)
         moved = moved or step.resizes or step.flips or pads is not None
         fill = pads if pads is not None else fill
     if run:
-        stages.append(_Placements(len(steps) - len(run), tuple(run)))
+        stages.append(_GeometricStage(len(steps) - len(run), tuple(run)))
     return stages
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from imagearchive.errors.arguments import check_integer
 from imagearchive.images.random import Stream
 
-__all__ = ["Key", "OwnStreams"]
+__all__ = ["InstanceStreams", "Key"]
 
 
 class Key(NamedTuple):
@@ -43,7 +43,7 @@ class Key(NamedTuple):
         return Stream(self.seed, self.epoch, self.index, self.position)
 
 
-class OwnStreams:
+class InstanceStreams:
     """Streams for calls without a key: one instance never repeats another's.
 
     A new stream is handed out per call. Calls from several threads are safe. In a forked child,
@@ -83,5 +83,5 @@ class OwnStreams:
         return _restore, (self.seed, self._name, self._home)
 
 
-def _restore(seed: int | None, name: str, home: int) -> OwnStreams:
-    return OwnStreams(seed, name, home=home)
+def _restore(seed: int | None, name: str, home: int) -> InstanceStreams:
+    return InstanceStreams(seed, name, home=home)

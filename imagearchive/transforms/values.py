@@ -10,10 +10,10 @@ import numpy as np
 
 from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_flag
-from imagearchive.images.geometry import Finish
+from imagearchive.images.geometry import OutputFormat
 from imagearchive.images.random import Stream
-from imagearchive.images.render import finish_array
-from imagearchive.transforms.base import Array, Layout, Transform, with_rows
+from imagearchive.images.render import convert_array
+from imagearchive.transforms.base import Array, Layout, Transform, with_contiguous_rows
 from imagearchive.transforms.image_arguments import check_channel_values
 
 __all__ = ["ImageNetNormalize", "Normalize", "TensorFormat", "ToDtype", "ToTensor"]
@@ -68,15 +68,19 @@ class Normalize(Transform):
         """What is added afterwards."""
         return tuple(-m / s for m, s in zip(self.mean, self.std))
 
-    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
-        """Transform one array; see `Transform.change`."""
+    def apply_array(
+        self, array: Array, layout: Layout, stream: Stream | None
+    ) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.apply_array`."""
         channels = array.shape[2 if layout == "HWC" else 0]
         if len(self.mean) not in (1, channels):
             raise OptionError(f"{self!r}: the image has {channels} channels")
         if array.dtype == np.uint8 and layout == "HWC":
             scale = tuple(v / 255.0 for v in self.scale())
             out = np.empty(array.shape, np.float32)
-            finish_array(with_rows(array), Finish("float32", False, scale, self.bias()), out)
+            convert_array(
+                with_contiguous_rows(array), OutputFormat("float32", False, scale, self.bias()), out
+            )
             return out, layout
         along = (1, 1, -1) if layout == "HWC" else (-1, 1, 1)
         # Divided before it is rounded, as in the native code, so that both agree to the bit.
@@ -132,8 +136,10 @@ class ToTensor(Transform):
                 f"format must be TensorFormat.PYTORCH_CHW or TENSORFLOW_HWC, got {format!r}"
             ) from None
 
-    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
-        """Transform one array; see `Transform.change`."""
+    def apply_array(
+        self, array: Array, layout: Layout, stream: Stream | None
+    ) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.apply_array`."""
         wanted: Layout = self.format.value
         if layout != wanted:
             array = array.transpose((2, 0, 1) if wanted == "CHW" else (1, 2, 0))
@@ -168,8 +174,10 @@ class ToDtype(Transform):
         self.scale = check_flag("scale", scale)
         self._cast: np.dtype[Any] = np.dtype(self.dtype)
 
-    def change(self, array: Array, layout: Layout, stream: Stream | None) -> tuple[Array, Layout]:
-        """Transform one array; see `Transform.change`."""
+    def apply_array(
+        self, array: Array, layout: Layout, stream: Stream | None
+    ) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.apply_array`."""
         dtype = self._cast
         if array.dtype == dtype:
             return array, layout

@@ -12,19 +12,19 @@ from support.paths import GOLDEN
 
 from imagearchive.errors import DecodeError, LimitError, OptionError, OptionTypeError
 from imagearchive.images import render as _pixels
-from imagearchive.images.geometry import FILTERS, Finish, Geometry
+from imagearchive.images.geometry import FILTERS, Geometry, OutputFormat
 from imagearchive.images.random import Stream, philox_block
 from imagearchive.images.render import (
     HAVE_JPEG,
     Decoder,
-    finish_array,
-    finish_arrays,
+    convert_array,
+    convert_arrays,
     jpeg_info,
     use_simd,
 )
 
 JPEGS = sorted((GOLDEN / "jpeg").glob("*.jpg"))
-BYTES = Finish("uint8")
+UINT8_FORMAT = OutputFormat("uint8")
 SIDES = st.one_of(st.sampled_from([1, 2, 3, 8, 15, 16, 17, 33]), st.integers(1, 120))
 needs_jpeg = pytest.mark.skipif(not HAVE_JPEG, reason="built without libjpeg-turbo")
 
@@ -71,14 +71,14 @@ def resampled(array, size, name, box):
     geometry = Geometry(array.shape[1], array.shape[0])
     geometry.resize(*size, box, name)
     out = np.empty((size[1], size[0], array.shape[2]), array.dtype)
-    finish = BYTES if array.dtype == np.uint8 else Finish("float32")
-    Decoder().render_array(array, geometry, finish, out)
+    output_format = UINT8_FORMAT if array.dtype == np.uint8 else OutputFormat("float32")
+    Decoder().render_array(array, geometry, output_format, out)
     return out
 
 
 def rendered(data, geometry):
     out = np.empty((geometry.height, geometry.width, 3), np.uint8)
-    Decoder().render(data, geometry, BYTES, out)
+    Decoder().render(data, geometry, UINT8_FORMAT, out)
     return out
 
 
@@ -188,12 +188,12 @@ def test_crops_pads_and_flips_are_exact(width, height, moves, resize, seed):
     expected = moved(geometry, expected, moves)
     assert (geometry.width, geometry.height) == (expected.shape[1], expected.shape[0])
     out = np.empty(expected.shape, np.uint8)
-    Decoder().render_array(array, geometry, BYTES, out)
+    Decoder().render_array(array, geometry, UINT8_FORMAT, out)
     np.testing.assert_array_equal(out, expected)
     # Floats go through code of their own.
     if not resize:
         floats = np.empty(expected.shape, np.float32)
-        Decoder().render_array(array.astype(np.float32), geometry, Finish("float32"), floats)
+        Decoder().render_array(array.astype(np.float32), geometry, OutputFormat("float32"), floats)
         np.testing.assert_array_equal(floats, expected)
 
 
@@ -229,27 +229,29 @@ def test_strided_arrays_and_wrong_outputs():
     geometry = Geometry(24, 8)
     out = np.empty((8, 24, 3), np.uint8)
     decoder = Decoder()
-    decoder.render_array(view, geometry, BYTES, out)
+    decoder.render_array(view, geometry, UINT8_FORMAT, out)
     np.testing.assert_array_equal(out, view)
-    decoder.render_array(array[::-1][:8, :24], geometry, BYTES, out)
+    decoder.render_array(array[::-1][:8, :24], geometry, UINT8_FORMAT, out)
     np.testing.assert_array_equal(out, array[::-1][:8, :24])
     for bad in (out[:, :-1], out.astype(np.float32), np.empty((8, 24, 4), np.uint8)):
         with pytest.raises(OptionError, match="output must be"):
-            decoder.render_array(view, geometry, BYTES, bad)
+            decoder.render_array(view, geometry, UINT8_FORMAT, bad)
     with pytest.raises(OptionError, match="side by side"):
-        decoder.render_array(array[:, ::-1], Geometry(30, 20), BYTES, np.empty_like(array))
+        decoder.render_array(array[:, ::-1], Geometry(30, 20), UINT8_FORMAT, np.empty_like(array))
     with pytest.raises((ValueError, BufferError)):
-        decoder.render_array(view, geometry, BYTES, np.empty((24, 8, 3), np.uint8).swapaxes(0, 1))
+        decoder.render_array(
+            view, geometry, UINT8_FORMAT, np.empty((24, 8, 3), np.uint8).swapaxes(0, 1)
+        )
     out.setflags(write=False)
     with pytest.raises((ValueError, BufferError)):
-        decoder.render_array(view, geometry, BYTES, out)
+        decoder.render_array(view, geometry, UINT8_FORMAT, out)
     with pytest.raises(OptionTypeError):
-        decoder.render_array(array.astype(np.int32), Geometry(30, 20), BYTES, out)
+        decoder.render_array(array.astype(np.int32), Geometry(30, 20), UINT8_FORMAT, out)
     with pytest.raises(OptionError, match="channels"):
-        decoder.render_array(np.zeros((4, 4, 2), np.uint8), Geometry(4, 4), BYTES, out)
+        decoder.render_array(np.zeros((4, 4, 2), np.uint8), Geometry(4, 4), UINT8_FORMAT, out)
     # The decoder is still good.
     good = np.empty((8, 24, 3), np.uint8)
-    decoder.render_array(view, geometry, BYTES, good)
+    decoder.render_array(view, geometry, UINT8_FORMAT, good)
     np.testing.assert_array_equal(good, view)
 
 
@@ -262,18 +264,18 @@ def test_many_arrays_in_one_call_are_as_one_by_one():
         if turn:
             geometry.flip_x()
         places.append(geometry)
-    finish = Finish("float32", True, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    output_format = OutputFormat("float32", True, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
     decoder = Decoder()
     one, many = np.empty((2, 3, 3, 6, 8), np.float32)
     for array, geometry, out in zip(arrays, places, one):
-        decoder.render_array(array, geometry, finish, out)
-    decoder.render_arrays(arrays, places, finish, many)
+        decoder.render_array(array, geometry, output_format, out)
+    decoder.render_arrays(arrays, places, output_format, many)
     np.testing.assert_array_equal(many, one)
 
     same = [noise(8, 6), noise(16, 6)[:, :8], noise(8, 6)]
     for array, out in zip(same, one):
-        finish_array(array, finish, out)
-    finish_arrays(same, finish, many)
+        convert_array(array, output_format, out)
+    convert_arrays(same, output_format, many)
     np.testing.assert_array_equal(many, one)
 
 
@@ -289,19 +291,19 @@ def test_many_jpegs_in_one_call_are_as_one_by_one():
     decoder = Decoder()
     one, many = np.zeros((2, 3, 6, 8, 3), np.uint8)
     for file, geometry, out in zip(files, places, one):
-        decoder.render(file, geometry, BYTES, out)
-    decoder.render_jpegs(files, places, BYTES, many)
+        decoder.render(file, geometry, UINT8_FORMAT, out)
+    decoder.render_jpegs(files, places, UINT8_FORMAT, many)
     np.testing.assert_array_equal(many, one)
     with pytest.raises(OptionError, match="as many geometries"):
-        decoder.render_jpegs(files, places[:2], BYTES, many)
+        decoder.render_jpegs(files, places[:2], UINT8_FORMAT, many)
     with pytest.raises(OptionError, match="as many places"):
-        decoder.render_jpegs(files[:2], places[:2], BYTES, many)
+        decoder.render_jpegs(files[:2], places[:2], UINT8_FORMAT, many)
     with pytest.raises(TypeError):
-        decoder.render_jpegs(["a", "b", "c"], places, BYTES, many)
+        decoder.render_jpegs(["a", "b", "c"], places, UINT8_FORMAT, many)
     with pytest.raises(DecodeError):
-        decoder.render_jpegs([files[0], files[1][:-150], files[2]], places, BYTES, many)
+        decoder.render_jpegs([files[0], files[1][:-150], files[2]], places, UINT8_FORMAT, many)
     # The decoder is still good.
-    decoder.render_jpegs(files, places, BYTES, many)
+    decoder.render_jpegs(files, places, UINT8_FORMAT, many)
     np.testing.assert_array_equal(many, one)
 
 
@@ -310,14 +312,14 @@ def test_many_arrays_and_what_does_not_fit_them():
     out = np.full((2, 6, 8, 3), 7, np.uint8)
     decoder = Decoder()
     with pytest.raises(OptionError, match="as many geometries"):
-        decoder.render_arrays(arrays, places[:1], BYTES, out)
+        decoder.render_arrays(arrays, places[:1], UINT8_FORMAT, out)
     with pytest.raises(OptionTypeError, match="geometry"):
-        decoder.render_arrays(arrays, [None, None], BYTES, out)
+        decoder.render_arrays(arrays, [None, None], UINT8_FORMAT, out)
     with pytest.raises(OptionError, match="another size"):
-        decoder.render_arrays(arrays, [Geometry(8, 6), Geometry(6, 8)], BYTES, out)
+        decoder.render_arrays(arrays, [Geometry(8, 6), Geometry(6, 8)], UINT8_FORMAT, out)
     for render in (
-        lambda arrays, out: decoder.render_arrays(arrays, places, BYTES, out),
-        lambda arrays, out: finish_arrays(arrays, BYTES, out),
+        lambda arrays, out: decoder.render_arrays(arrays, places, UINT8_FORMAT, out),
+        lambda arrays, out: convert_arrays(arrays, UINT8_FORMAT, out),
     ):
         with pytest.raises(OptionError, match="as many places"):
             render(arrays, out[:1])
@@ -332,7 +334,7 @@ def test_many_arrays_and_what_does_not_fit_them():
         with pytest.raises(OptionError, match="no images"):
             render([], out[:0])
     with pytest.raises(OptionError, match="output must be"):
-        finish_arrays([noise(8, 6), noise(6, 8)], BYTES, out)
+        convert_arrays([noise(8, 6), noise(6, 8)], UINT8_FORMAT, out)
     assert (out == 7).all()
 
 
@@ -345,9 +347,9 @@ def test_arguments_out_of_range():
         with pytest.raises(OptionError, match="numbers"):
             geometry.pad(1, 1, 1, 1, fill)
         with pytest.raises(OptionError, match="numbers"):
-            Finish("float32", False, fill)
+            OutputFormat("float32", False, fill)
         with pytest.raises(OptionError, match="numbers"):
-            Finish("float32", False, (1.0,), fill)
+            OutputFormat("float32", False, (1.0,), fill)
     assert (geometry.width, geometry.height) == (8, 6)
     for limit in (-1, 1 << 64, "a", 2.5):
         with pytest.raises(OptionTypeError, match="max_pixels"):
@@ -361,21 +363,21 @@ def test_arguments_out_of_range():
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("planar", [True, False])
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float16"])
-def test_finish(dtype, planar, channels, simd):
+def test_convert_array(dtype, planar, channels, simd):
     array = noise(517, 5, channels)
     array[0, :256, 0] = np.arange(256)
     scale, bias = np.float32([0.017, 0.25, 3.0, 1e-6]), np.float32([-2.1, 1e-7, 0.5, 0.0])
-    finish = Finish(dtype, planar, scale.tolist(), bias.tolist())
+    output_format = OutputFormat(dtype, planar, scale.tolist(), bias.tolist())
     expected = array
     if dtype != "uint8":
         expected = array.astype(np.float32) * scale[:channels] + bias[:channels]
     expected = expected.astype(dtype)
     expected = expected.transpose(2, 0, 1) if planar else expected
-    out = np.empty(finish.shape(5, 517, channels), dtype)
-    finish_array(array, finish, out)
+    out = np.empty(output_format.shape(5, 517, channels), dtype)
+    convert_array(array, output_format, out)
     np.testing.assert_array_equal(out, expected)
     out[:] = 0
-    Decoder().render_array(array, Geometry(517, 5), finish, out)
+    Decoder().render_array(array, Geometry(517, 5), output_format, out)
     np.testing.assert_array_equal(out, expected)
 
 
@@ -383,7 +385,7 @@ def test_half_precision_rounds_as_numpy_does(simd):
     array = np.arange(256, dtype=np.uint8).reshape(1, 256, 1)
     for scale, bias in ((1e-7, 1e-8), (300.0, 0.0), (1e-5, -1e-3), (0.333, -0.01), (2.4e-7, 0.0)):
         out = np.empty((1, 1, 256), np.float16)
-        finish_array(array, Finish("float16", True, (scale,), (bias,)), out)
+        convert_array(array, OutputFormat("float16", True, (scale,), (bias,)), out)
         with np.errstate(over="ignore"):
             expected = array[:, :, 0] * np.float32(scale) + np.float32(bias)
             np.testing.assert_array_equal(out[0], expected.astype(np.float16))
@@ -463,10 +465,10 @@ def test_every_truncation_is_an_error():
             with pytest.raises(DecodeError):
                 decoder.decode(data[:cut])
             with pytest.raises(DecodeError):
-                decoder.render(data[:cut], geometry, BYTES, out)
+                decoder.render(data[:cut], geometry, UINT8_FORMAT, out)
         # The same decoder goes on.
         np.testing.assert_array_equal(decoder.decode(data), by_pillow(data))
-        decoder.render(data, geometry, BYTES, out)
+        decoder.render(data, geometry, UINT8_FORMAT, out)
         np.testing.assert_array_equal(out, by_pillow(data)[:8])
 
 
@@ -535,7 +537,7 @@ def test_limits():
         Decoder(64 * 48 - 1).decode(data)
     with pytest.raises(LimitError, match="max_pixels"):
         out = np.empty((48, 64, 3), np.uint8)
-        Decoder(64 * 48 - 1).render(data, Geometry(64, 48), BYTES, out)
+        Decoder(64 * 48 - 1).render(data, Geometry(64, 48), UINT8_FORMAT, out)
     assert Decoder(64 * 48).decode(data).shape == (48, 64, 3)
     assert Decoder(None).decode(data).shape == (48, 64, 3)
     # A small file that claims to be huge allocates nothing.
@@ -544,7 +546,7 @@ def test_limits():
     with pytest.raises(LimitError):
         Decoder().decode(huge)
     with pytest.raises(DecodeError, match="contradicts"):
-        Decoder().render(data, Geometry(63, 48), BYTES, np.empty((48, 63, 3), np.uint8))
+        Decoder().render(data, Geometry(63, 48), UINT8_FORMAT, np.empty((48, 63, 3), np.uint8))
 
 
 @needs_jpeg
@@ -637,11 +639,11 @@ def test_scaled_decoding_only_where_asked():
     whole = Decoder().decode(data)
     expected = resampled(whole, (70, 50), "bilinear", None).astype(int)
     out = np.empty((50, 70, 3), np.uint8)
-    for gap, bound in ((0.0, 0.0), (3.0, 0.5), (1.0, 3.0)):
+    for min_reduction, bound in ((0.0, 0.0), (3.0, 0.5), (1.0, 3.0)):
         geometry = Geometry(640, 480)
         geometry.resize(70, 50)
-        geometry.gap = gap
-        Decoder().render(data, geometry, BYTES, out)
+        geometry.min_reduction = min_reduction
+        Decoder().render(data, geometry, UINT8_FORMAT, out)
         assert abs(out - expected).mean() <= bound
 
 

@@ -13,7 +13,7 @@ from imagearchive import transforms as T
 from imagearchive.errors import DecodeError, LimitError, OptionError, OptionTypeError
 from imagearchive.images.render import Decoder
 from imagearchive.transforms import Compose, Key, compile_pipeline, decode_image
-from imagearchive.transforms.base import with_rows
+from imagearchive.transforms.base import with_contiguous_rows
 
 KEY = Key(5, 1, 2)
 MOST = [
@@ -71,7 +71,7 @@ def test_memory_layout_does_not_matter(transform, dtype, channels):
         unaligned,
     ]
     # Compilers may count on it that a float32 lies where one belongs.
-    assert with_rows(unaligned).flags.aligned
+    assert with_contiguous_rows(unaligned).flags.aligned
     for view in views:
         view.setflags(write=False)
         np.testing.assert_array_equal(run(transform, view), expected)

@@ -739,7 +739,7 @@ def test_only_the_region_is_decoded():
 class _Top(T.CenterCrop):
     """The upper left corner."""
 
-    def place(self, geometry, stream):
+    def add_to(self, geometry, stream):
         geometry.crop(0, 0, self.width, self.height)
 
 
