@@ -7,7 +7,7 @@ import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -29,13 +29,11 @@ from imagearchive.errors import (
 )
 from imagearchive.index.concatenate import open_tables
 from imagearchive.storage import deflate
+from imagearchive.storage.closing import Closable
 from imagearchive.storage.local import unknown_kind
 from imagearchive.storage.patterns import ArchivePath, absolute, expand, spelled
 from imagearchive.storage.protocol import Storage, StorageKind
 from imagearchive.storage.slice import SliceStorage
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["Archive", "ArchivePath", "DirEntry", "MemberInfo", "open_archive"]
 
@@ -135,7 +133,7 @@ class DirEntry:
         return f"<DirEntry {self.name!r}>"
 
 
-class Archive(Mapping[str, bytes]):
+class Archive(Closable, Mapping[str, bytes]):
     """One archive, or several read as one: a mapping of name to bytes.
 
     Positions number the members in archive order; names are paths with ``/``. Iteration yields
@@ -196,7 +194,6 @@ class Archive(Mapping[str, bytes]):
         self._pool = StoragePool(self.table, storage, max_open)
         if storage == "memory":
             self._pool.open_every()
-        self._closed = False
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -505,24 +502,8 @@ class Archive(Mapping[str, bytes]):
 
     def close(self) -> None:
         """Close all files. Views returned before stay valid; a second call does nothing."""
-        self._closed = True
+        super().close()
         self._pool.close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
-
-    def __enter__(self) -> Archive:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (type(self), absolute(self.path), self._options, self.table.token())

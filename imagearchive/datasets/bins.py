@@ -1,16 +1,13 @@
-"""`SplitDataLoader`: packets of bytes out of split bins, by index or bin after bin."""
+"""`SplitDataLoader`: the packets of split bins, by index or bin after bin."""
 
 from __future__ import annotations
 
 import contextlib
-import operator
 import os
 import random
 import sys
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -19,13 +16,12 @@ import numpy.typing as npt
 from imagearchive.archive.archive import Archive, check_same
 from imagearchive.archive.file_pool import check_unchanged
 from imagearchive.containers.bins import scan as split
+from imagearchive.datasets.base import LazyDataset, resolve_index
+from imagearchive.datasets.cache import SampleCache
 from imagearchive.datasets.permutation import Permutation
 from imagearchive.errors import (
     ArchiveNotFoundError,
-    ClosedError,
     OptionError,
-    OptionTypeError,
-    SampleIndexError,
     UnsupportedArchiveError,
 )
 from imagearchive.storage.local import PreadStorage
@@ -35,12 +31,29 @@ __all__ = ["SplitDataLoader"]
 
 # Open bins; each takes a file descriptor, of which a process may have 1,024 by default.
 _MAX_OPEN: Final = 512
-# Small packets are read together, in pieces that stay in the processor's cache.
+# Packets smaller than _LARGE are read together, in pieces that fit the processor's cache.
 _WINDOW: Final = 1 << 19
 _LARGE: Final = 1 << 14
 
+Reader = Callable[[int, int], "bytes | memoryview"]
 
-class SplitDataLoader:
+
+@dataclass(frozen=True)
+class SplitDataLoaderOptions:
+    """What a `SplitDataLoader` is made of; the constructor documents each field.
+
+    `folder` is `data_dir` as an absolute path, so that it still holds after a change of directory.
+    """
+
+    data_dir: str
+    folder: str
+    ipath: str | None
+    cache_size: int
+    storage: StorageKind
+    strict: bool
+
+
+class SplitDataLoader(LazyDataset[SplitDataLoaderOptions, Archive]):
     """The packets that `write_split_data` wrote, as a sequence of `bytes`.
 
     The files are those of the package `splitdataloader`. ``loader[i]`` is one positional read;
@@ -51,16 +64,16 @@ class SplitDataLoader:
     data_dir : path-like
         Directory of the bins.
     ipath : path-like, optional
-        The index table to use, or to create; by default ``data_dir`` with ``.idx.npy``, beside it.
+        The index file to use, or to create; by default ``data_dir`` with ``.idx.npy`` appended.
     cache_size : int
-        How many packets to keep in memory, those used last.
+        How many packets to keep in memory, those used most recently.
     open_after_fork : bool
-        Open nothing before `worker_open_archive` is called, or a packet is asked for.
+        Open the files in `worker_open_archive`, or at the first read.
     storage : {"auto", "mmap", "pread", "memory"}
         How packets are read; see `imagearchive.storage.local.open_storage`.
     strict : bool
-        Whether damage is an error when the set is opened; otherwise the packets before the first
-        damaged one are served, and the loss is logged.
+        Raise an error if the set is damaged. Otherwise serve the packets before the first damaged
+        one and log the loss.
 
     Raises
     ------
@@ -69,7 +82,7 @@ class SplitDataLoader:
     CorruptArchiveError
         A bin is missing or too short, or the lengths in bin and index differ.
     StaleIndexError
-        The set was changed by someone since the loader was opened, or since it was pickled.
+        The set has changed since the loader was opened or pickled.
 
     Notes
     -----
@@ -93,69 +106,73 @@ class SplitDataLoader:
         storage: StorageKind = "auto",
         strict: bool = True,
     ) -> None:
-        if isinstance(cache_size, bool) or not isinstance(cache_size, int) or cache_size < 0:
-            raise OptionError(f"cache_size={cache_size!r}: a number of packets, 0 for none")
-        self.data_dir = os.fsdecode(data_dir)
-        self.cache_size = cache_size
-        # Absolute, so that it does not matter where the process stands when it opens them.
-        self._folder = os.path.abspath(self.data_dir)
-        self._options: dict[str, Any] = {
-            "ipath": None if ipath is None else os.path.abspath(os.fsdecode(ipath)),
-            "storage": storage,
-            "strict": strict,
-        }
-        self._closed = False
-        self._token: str | None = None
-        self._reset()
+        shown = os.fsdecode(data_dir)
+        self._start(
+            SplitDataLoaderOptions(
+                data_dir=shown,
+                folder=os.path.abspath(shown),
+                ipath=None if ipath is None else os.path.abspath(os.fsdecode(ipath)),
+                cache_size=cache_size,
+                storage=storage,
+                strict=strict,
+            )
+        )
         if not open_after_fork:
             self._open()
 
-    def _reset(self) -> None:
-        self._archive: Archive | None = None
-        self._count = 0
+    def _set_up(self, options: SplitDataLoaderOptions, overwrite_index: bool) -> None:
+        super()._set_up(options, overwrite_index)
+        self.data_dir = options.data_dir
+        self._cache = SampleCache(options.cache_size)
+        self.cache_size = self._cache.size
+        self._length = 0
         self._row: Any = None
-        # The bound `read` of each bin's storage; empty where there are too many bins to keep open.
-        self._readers: list[Any] = []
-        self._lock = threading.Lock()
-        self._cache: OrderedDict[int, bytes] = OrderedDict()
+        # The bound `read` of each bin's storage; empty if there are too many bins to keep open.
+        self._readers: list[Reader | None] = []
 
-    def _open(self) -> Archive:
-        with self._lock:
-            if self._closed:
-                raise ClosedError(f"{self.data_dir}: the loader is closed; make another")
-            if self._archive is None:
-                archive = self._opened()
-                self._row = archive.table.lookup.row
-                files = len(archive.table.files)
-                self._readers = [None] * files if files <= _MAX_OPEN else []
-                self._count = len(archive)
-                self._archive = archive
-            return self._archive
+    def _name(self) -> str:
+        return self.data_dir
 
-    def _opened(self) -> Archive:
-        if not os.path.exists(os.path.join(self._folder, split.INDEX_NAME)):
+    def _open_source(self) -> Archive:
+        options = self._options
+        if not os.path.exists(os.path.join(options.folder, split.INDEX_NAME)):
             raise ArchiveNotFoundError(
-                f"{self.data_dir}: holds no {split.INDEX_NAME}; either it is no directory of split "
-                f"bins, or writing it was interrupted"
+                f"{self.data_dir}: no {split.INDEX_NAME} in it; either it is not a directory of "
+                f"split bins, or writing it was interrupted"
             )
-        archive = Archive(self._folder, max_open=_MAX_OPEN, **self._options)
+        archive = Archive(
+            options.folder,
+            options.ipath,
+            storage=options.storage,
+            strict=options.strict,
+            max_open=_MAX_OPEN,
+        )
         if archive.table.scanner != split.NAME:
             archive.close()
-            # Says what is missing, if anything is.
-            split.scan_path(self._folder)
+            # Raises an error that says what is missing, if anything is.
+            split.scan_path(options.folder)
             raise UnsupportedArchiveError(
-                f"{self.data_dir}: an empty {split.INDEX_NAME} among other files is no set of bins"
+                f"{self.data_dir}: not a set of bins: {split.INDEX_NAME} is empty and there are "
+                f"other files"
             )
-        if self._token is not None:
-            check_same(archive, self._token)
+        if self._pickled_fingerprint is not None:
+            check_same(archive, self._pickled_fingerprint)
+        self._row = archive.table.lookup.row
+        files = len(archive.table.files)
+        self._readers = [None] * files if files <= _MAX_OPEN else []
+        self._length = len(archive)
         return archive
+
+    def _fingerprint(self) -> str | None:
+        archive = self._source
+        return self._pickled_fingerprint if archive is None else archive.table.token()
 
     # --- by index ---------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        if self._archive is None:
+        if self._source is None:
             self._open()
-        return self._count
+        return self._length
 
     def __getitem__(self, index: int) -> bytes:
         """Return a packet; negative indices count from the end.
@@ -165,17 +182,17 @@ class SplitDataLoader:
         SampleIndexError
             There is no such packet.
         """
-        archive = self._archive
-        if archive is None:
-            archive = self._archive or self._open()
-        if index.__class__ is not int or not 0 <= index < self._count:
-            index = self._index(index)
+        if self._source is None:
+            self._open()
+        if index.__class__ is not int or not 0 <= index < self._length:
+            index = self._packet(index)
         if self.cache_size:
-            return self._cached(archive, index)
-        return bytes(self._read(archive, index))
+            packet: bytes = self._cache.get(index, self._load)
+            return packet
+        return bytes(self._read(index))
 
     def read(self, index: int) -> bytes | memoryview:
-        """Return a packet as ``loader[index]`` does, but without a copy where bins are mapped.
+        """Return a packet as ``loader[index]`` does, but without a copy if its bin is mapped.
 
         Returns
         -------
@@ -183,58 +200,32 @@ class SplitDataLoader:
             A read-only view of the page cache with ``storage="mmap"``; it stays valid after
             `close`.
         """
-        archive = self._archive or self._open()
-        return self._read(archive, self._index(index))
+        return self._read(self._packet(index))
 
-    def _read(self, archive: Archive, index: int) -> bytes | memoryview:
-        if not self._readers:
-            return archive.read(index)
+    def _packet(self, index: Any) -> int:
+        return resolve_index(index, len(self), self.data_dir, noun="packet")
+
+    def _read(self, index: int) -> bytes | memoryview:
+        readers = self._readers
+        if not readers:
+            return self._open().read(index)
+        shard: int
         shard, offset, size, *_ = self._row(index)
-        data: bytes | memoryview = (self._readers[shard] or self._reader(archive, shard))(
-            offset, size
-        )
-        return data
+        read = readers[shard]
+        if read is None:
+            read = readers[shard] = self._open().storage(shard).read
+        return read(offset, size)
 
-    def _reader(self, archive: Archive, shard: int) -> Any:
-        read = self._readers[shard] = archive.storage(shard).read
-        return read
-
-    def _index(self, index: Any) -> int:
-        try:
-            position = operator.index(index)
-        except TypeError:
-            raise OptionTypeError(
-                f"a packet has an integer index, not {type(index).__name__}"
-            ) from None
-        if not -self._count <= position < self._count:
-            raise SampleIndexError(f"{self.data_dir}: packet {position} of {self._count}")
-        return position % self._count
-
-    def _cached(self, archive: Archive, index: int) -> bytes:
-        with self._lock:
-            data = self._cache.get(index)
-            if data is not None:
-                self._cache.move_to_end(index)
-                return data
-        data = bytes(archive.read(index))
-        with self._lock:
-            self._cache[index] = data
-            while len(self._cache) > self.cache_size:
-                self._cache.popitem(last=False)
-        return data
+    def _load(self, index: int) -> bytes:
+        return bytes(self._open().read(index))
 
     def __getitems__(self, indices: Sequence[int]) -> list[bytes]:
-        """Return several packets in the order asked for, read in the order of the bins."""
-        archive = self._archive or self._open()
-        wanted = [self._index(index) for index in indices]
+        """Return several packets in the order asked for; they are read in the order of the bins."""
+        archive = self._open()
+        numbers = [self._packet(index) for index in indices]
         if self.cache_size:
-            return [self._cached(archive, index) for index in wanted]
-        return [bytes(data) for data in archive.read_many(wanted)]
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Iterate over the packets by index, which is the order in which they were written."""
-        for index in range(len(self)):
-            yield self[index]
+            return [self._cache.get(number, self._load) for number in numbers]
+        return [bytes(data) for data in archive.read_many(numbers)]
 
     # --- by bin -----------------------------------------------------------------------------
 
@@ -252,17 +243,17 @@ class SplitDataLoader:
         Parameters
         ----------
         shuffle : bool
-            Take the bins in random order, and the packets of each in random order; one bin is in
-            memory at a time. Otherwise bins in ascending order, and packets as they lie in them.
+            Take the bins in random order, and the packets of each bin in random order; one bin is
+            in memory at a time. Otherwise take bins in ascending order, and packets as stored.
         seed : int, optional
-            Makes the order repeatable. It depends on nothing but `seed`, `epoch` and the data.
+            Makes the order repeatable. It depends only on `seed`, `epoch` and the data.
         epoch : int
-            Gives every epoch an order of its own under one seed.
+            Gives each epoch its own order under one seed.
         worker, num_workers : int, optional
-            Take only every `num_workers`-th bin, beginning with bin `worker`. The workers' parts
-            are disjoint and together complete, whatever the seed. By default, inside a worker of
-            `torch.utils.data.DataLoader`, that worker's part, otherwise everything; pass
-            ``worker=0, num_workers=1`` for everything in any case.
+            Take only every `num_workers`-th bin, starting with bin `worker`. The workers' parts
+            are disjoint and together complete, whatever the seed. By default, a worker process of
+            `torch.utils.data.DataLoader` takes its own part, and any other process takes
+            everything; pass ``worker=0, num_workers=1`` to always take everything.
 
         Raises
         ------
@@ -271,11 +262,11 @@ class SplitDataLoader:
 
         Notes
         -----
-        Workers get equal numbers of bins but for one, not of packets: as many bins as a multiple
-        of the workers keeps them even.
+        The workers' numbers of bins differ by at most one; their numbers of packets may differ
+        more. A number of bins that is a multiple of the number of workers keeps the parts even.
         """
         worker, num_workers = _share(worker, num_workers)
-        archive = self._archive or self._open()
+        archive = self._open()
         if seed is None:
             seed = random.getrandbits(63)
         return self._binwise(archive, shuffle, seed, epoch, worker, num_workers)
@@ -297,65 +288,36 @@ class SplitDataLoader:
             with self._sequence(archive, int(bins[number])) as storage:
                 packets = _sequential(storage, starts, stops)
                 if shuffle:
-                    # Which bin it is enters the key, so that no two share an order.
+                    # The key contains the number of the bin, so that no two bins share an order.
                     inner = Permutation(len(rows), seed, (epoch << 64) + number + 1)
                     packets = _shuffled(packets, inner)
                 yield from packets
 
     @contextlib.contextmanager
     def _sequence(self, archive: Archive, shard: int) -> Iterator[Storage]:
-        """Open a bin that is going to be read from front to end."""
-        if self._options["storage"] == "memory":
+        """Open a bin to read it from front to end."""
+        if self._options.storage == "memory":
             yield archive.storage(shard)
             return
-        # Reads ahead on its own, and takes no address space.
+        # The kernel reads ahead for sequential `pread`, and no address space is needed.
         with PreadStorage(archive.table.files[shard]) as storage:
             check_unchanged(archive.table, storage)
             yield storage
 
     # --- life -------------------------------------------------------------------------------
 
-    def worker_open_archive(self, worker_id: int = 0) -> None:
-        """Open the set in this process; for ``worker_init_fn``, never required."""
-        self._open()
-
     def close(self) -> None:
         """Close all files; a second call does nothing."""
-        with self._lock:
-            self._closed = True
-            archive, self._archive = self._archive, None
-            self._readers = []
-            self._cache.clear()
-        if archive is not None:
-            archive.close()
-
-    def __enter__(self) -> SplitDataLoader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        kept = ("data_dir", "cache_size", "_folder", "_options", "_closed")
-        archive = self._archive
-        token = self._token if archive is None else archive.table.token()
-        return {"_token": token, **{name: self.__dict__[name] for name in kept}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._reset()
+        super().close()
+        self._readers = []
+        self._cache.clear()
 
     def __repr__(self) -> str:
         return f"SplitDataLoader({self.data_dir!r})"
 
 
 def _share(worker: int | None, num_workers: int | None) -> tuple[int, int]:
-    """Return which part of how many to read."""
+    """Return the part to read and the number of parts."""
     if worker is None and num_workers is None:
         torch_data = sys.modules.get("torch.utils.data")
         info = torch_data.get_worker_info() if torch_data is not None else None
@@ -376,7 +338,7 @@ def _shuffled(packets: Iterator[bytes], order: Permutation) -> Iterator[bytes]:
 def _sequential(
     storage: Storage, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
 ) -> Iterator[bytes]:
-    """Read packets in the order of their positions: small ones many at a time."""
+    """Read packets in the order of their offsets, small ones many at a time."""
     low = 0
     while low < len(starts):
         start = int(starts[low])
@@ -385,7 +347,7 @@ def _sequential(
             low += 1
             continue
         high = low + max(1, int(np.searchsorted(stops[low:], start + _WINDOW, "right")))
-        # Packets may overlap in what someone else wrote, so the last need not end last.
+        # Packets may overlap in a set from another program, so the last one need not end last.
         data = bytes(storage.read(start, int(stops[low:high].max()) - start))
         for begin, end in zip(
             (starts[low:high] - start).tolist(), (stops[low:high] - start).tolist()

@@ -1,46 +1,41 @@
-"""A bounded cache of decoded samples that nobody can corrupt."""
+"""A bounded cache of decoded samples that callers cannot modify."""
 
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from imagearchive.errors import OptionError
+from imagearchive.errors.arguments import check_integer
+from imagearchive.storage.lru import LRUCache
 
 __all__ = ["SampleCache", "private_copy"]
 
+_MISSING: Final = object()
+
 
 class SampleCache:
-    """The samples used last, at most `size` of them; 0 keeps none.
+    """The samples used most recently, at most `size` of them; 0 keeps none.
 
-    What goes in and what comes out are copies, so a caller may change what it got. Safe for
-    threads, without a lock that a fork could leave locked.
+    Callers get copies, which they may change. Safe for threads and after a fork, as `LRUCache` is.
     """
 
     def __init__(self, size: int) -> None:
-        if not isinstance(size, int) or size < 0:
-            raise OptionError(f"cache_size={size!r}: a number of samples from 0 is wanted")
-        self.size = size
-        self._samples: OrderedDict[int, Any] = OrderedDict()
+        self.size = check_integer("cache_size", size, 0)
+        self._samples = LRUCache[int, Any](self.size)
 
     def get(self, index: int, load: Callable[[int], Any]) -> Any:
         """Return a copy of the cached sample, or load it."""
         if not self.size:
             return load(index)
-        try:
-            sample = self._samples[index]
-            self._samples.move_to_end(index)
-        except KeyError:
-            sample = load(index)
-            self._samples[index] = private_copy(sample)
-            while len(self._samples) > self.size:
-                self._samples.popitem(last=False)
-            return sample
-        return private_copy(sample)
+        sample = self._samples.get(index, _MISSING)
+        if sample is not _MISSING:
+            return private_copy(sample)
+        sample = load(index)
+        self._samples.setdefault(index, private_copy(sample))
+        return sample
 
     def clear(self) -> None:
         """Forget all samples."""
@@ -54,12 +49,12 @@ def private_copy(value: Any) -> Any:
     if isinstance(value, (str, bytes, int, float, bool, type(None))):
         return value
     if type(value) is dict:
-        # Only samples: a dictionary in one may hold others many times over, or itself.
+        # Dictionaries inside a sample may be shared or contain themselves; deepcopy handles both.
         return {
             key: copy.deepcopy(item) if type(item) is dict else private_copy(item)
             for key, item in value.items()
         }
-    # Pillow's images copy themselves, and load first where they have to.
+    # A Pillow image copies itself, and loads its pixels first if necessary.
     own = getattr(value, "copy", None)
     if callable(own) and hasattr(value, "getbands"):
         return own()

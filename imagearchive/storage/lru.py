@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 __all__ = ["LRUCache"]
 
@@ -38,14 +38,13 @@ class LRUCache(Generic[Key, Value]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: Key) -> Value | None:
-        """Return the value of a key and mark it as used, or return None."""
-        value = self._entries.get(key)
-        if value is not None:
-            try:
-                self._entries.move_to_end(key)
-            except KeyError:  # another thread has just dropped it
-                pass
+    def get(self, key: Key, default: Any = None) -> Value | Any:
+        """Return the value of a key and mark it as used; `default` if there is none."""
+        try:
+            value = self._entries[key]
+            self._entries.move_to_end(key)
+        except KeyError:
+            return default
         return value
 
     def setdefault(self, key: Key, value: Value) -> Value:

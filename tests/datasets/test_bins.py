@@ -596,8 +596,10 @@ def test_cached_packets_cost_no_read(written, monkeypatch):
     loader = SplitDataLoader(folder, cache_size=2)
     assert (loader[0], loader[1]) == (data[0], data[1])
     reads = []
-    read = loader._archive.read
-    monkeypatch.setattr(loader._archive, "read", lambda i: reads.append(i) or read(i))
+    read = imagearchive.Archive.read
+    monkeypatch.setattr(
+        imagearchive.Archive, "read", lambda self, i: reads.append(i) or read(self, i)
+    )
     assert (loader[1], loader[0], loader[2], loader[0], loader[1]) == tuple(
         data[i] for i in (1, 0, 2, 0, 1)
     )
@@ -608,12 +610,11 @@ def test_cached_packets_cost_no_read(written, monkeypatch):
 
 def test_opened_late(written):
     folder, data = written
-    loader = SplitDataLoader(folder, open_after_fork=True)
-    assert loader._archive is None
-    assert loader[4] == data[4]
-    missing = SplitDataLoader(folder + "-missing", open_after_fork=True)
+    loader = SplitDataLoader(folder + "-later", open_after_fork=True)
     with pytest.raises(ArchiveNotFoundError):
-        missing[0]
+        loader[0]
+    write_split_data(folder + "-later", data)
+    assert loader[4] == data[4]
 
 
 def test_sets_that_grew_or_were_replaced(written):

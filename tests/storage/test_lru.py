@@ -18,6 +18,14 @@ def test_lru_get_returns_kept_value_or_none() -> None:
     assert len(cache) == 1
 
 
+def test_lru_get_tells_kept_none_from_default() -> None:
+    cache = LRUCache[int, None](2)
+    missing = object()
+    assert cache.get(1, missing) is missing
+    cache.setdefault(1, None)
+    assert cache.get(1, missing) is None
+
+
 def test_lru_setdefault_of_known_key_keeps_first_value() -> None:
     cache = LRUCache[str, str](2)
     cache.setdefault("k", "first")
