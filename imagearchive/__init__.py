@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from imagearchive.archive.extract import extract as extract
     from imagearchive.archive.pack import pack as pack
     from imagearchive.archive.verify import verify as verify
+    from imagearchive.codecs.codec_registry import register_codec as register_codec
     from imagearchive.codecs.view import DecodedView as DecodedView
-    from imagearchive.codecs.view import register_codec as register_codec
     from imagearchive.containers.bins.writer import write_split_data as write_split_data
     from imagearchive.containers.npz.writer import NpzWriter as NpzWriter
     from imagearchive.containers.tar.writer import TarWriter as TarWriter
@@ -74,7 +74,7 @@ _HOME = {
     "open": "archive.archive",
     "pack": "archive.pack",
     "pil_loader": "datasets.image_archive",
-    "register_codec": "codecs.view",
+    "register_codec": "codecs.codec_registry",
     "verify": "archive.verify",
     "write_split_data": "containers.bins.writer",
 }

@@ -13,7 +13,8 @@ import numpy as np
 
 from imagearchive.archive.checked_read import WINDOW, pieces
 from imagearchive.archive.threads import Chunks, in_threads
-from imagearchive.codecs.view import DecodedView, NpzArrays
+from imagearchive.codecs.npz_arrays import NpzArrays
+from imagearchive.codecs.view import DecodedView
 from imagearchive.errors import (
     CorruptArchiveError,
     ImageArchiveError,

@@ -30,7 +30,7 @@ from imagearchive.cli.output import (
 )
 from imagearchive.cli.values import SizeTest
 from imagearchive.cli.wording import in_options
-from imagearchive.codecs.view import extension_of
+from imagearchive.codecs import extension_of
 from imagearchive.index.names import normalise
 
 __all__ = ["cat", "find", "info", "ls", "tree"]

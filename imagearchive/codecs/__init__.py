@@ -1,21 +1,7 @@
-"""Members to objects and back, by extension; `DecodedView` does so for a whole archive."""
+"""Decodes members to objects and encodes objects to members, by the extension of a name."""
 
-from imagearchive.codecs.view import (
-    DecodedView,
-    NpzArrays,
-    decode,
-    encode,
-    extension_of,
-    register_codec,
-)
-from imagearchive.storage.limits import Limits
+from imagearchive.codecs.codec_registry import decode, encode, extension_of, register_codec
+from imagearchive.codecs.npz_arrays import NpzArrays
+from imagearchive.codecs.view import DecodedView
 
-__all__ = [
-    "DecodedView",
-    "Limits",
-    "NpzArrays",
-    "decode",
-    "encode",
-    "extension_of",
-    "register_codec",
-]
+__all__ = ["DecodedView", "NpzArrays", "decode", "encode", "extension_of", "register_codec"]

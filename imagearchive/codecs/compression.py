@@ -1,7 +1,7 @@
-"""Whole members decompressed in memory, with a bound on what they may grow to.
+"""Decompresses whole members in memory, with a bound on their decompressed size.
 
-A few kilobytes of gzip, xz, bzip2 or Zstandard can stand for terabytes. Every decompressor here
-is fed step by step and stopped as soon as its output passes what the `Limits` allow.
+A few kilobytes of gzip, xz, bzip2 or Zstandard can decompress to terabytes. Every decompressor here
+is fed step by step and stopped as soon as its output exceeds what the `Limits` allow.
 """
 
 from __future__ import annotations
@@ -12,25 +12,27 @@ import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from imagearchive.codecs.codec import Codec, DecodeOptions
 from imagearchive.errors import DecodeError, LimitError, MissingDependencyError
 from imagearchive.storage.limits import Limits
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["COMPRESSIONS", "compress", "decompress"]
+__all__ = ["COMPRESSIONS", "CompressionCodec", "compress", "decompress"]
 
-# An xz file says how large a dictionary its decoder must allocate, up to 4 GiB. The presets stop
-# at 64 MiB, for which a decoder needs 65 MiB.
-XZ_MEMORY: Final = 128 << 20
-ZSTD_WINDOW: Final = 1 << 27
-ZSTD_FEED: Final = 1 << 12
-STEP: Final = 1 << 20
-FIRST_FEED: Final = 1 << 10
+# An xz file states how large a dictionary its decoder must allocate, up to 4 GiB. The largest
+# preset uses 64 MiB, for which a decoder needs 65 MiB.
+_XZ_MEMORY: Final = 128 << 20
+_ZSTD_WINDOW: Final = 1 << 27
+# Bytes that are fed to a decompressor at a time.
+_ZSTD_FEED: Final = 1 << 12
+_FIRST_FEED: Final = 1 << 10
+_STEP: Final = 1 << 20
 
 
 class _Stream(Protocol):
-    """What the decompressors of `bz2` and `lzma` have in common."""
+    """The interface that the decompressors of `bz2` and `lzma` share."""
 
     @property
     def eof(self) -> bool: ...
@@ -42,7 +44,7 @@ class _Stream(Protocol):
 
 
 class _Gzip:
-    """The one of `zlib` made like theirs."""
+    """The decompressor of `zlib` with the same interface."""
 
     def __init__(self) -> None:
         self._object = zlib.decompressobj(31)
@@ -63,72 +65,74 @@ class _Gzip:
         return self._object.decompress(self._object.unconsumed_tail or data, max_length)
 
 
-def _streams(data: memoryview, new: Callable[[], _Stream], limits: Limits, stored: int) -> bytes:
-    """Decompress concatenated streams; zero bytes may follow the last, as tapes leave them."""
-    allowed = limits.allowed(stored)
+def _decompress_streams(
+    data: memoryview, new: Callable[[], _Stream], limits: Limits, stored_size: int
+) -> bytes:
+    """Decompress concatenated streams. Zero bytes may follow the last one, as on tapes."""
+    allowed = limits.allowed(stored_size)
     parts: list[bytes] = []
     total = position = 0
     while position < len(data):
         stream = new()
-        # What is fed beyond the end of a stream is copied back, so short streams get little.
-        feed = FIRST_FEED
+        # Input beyond the end of a stream is copied back, so the first feed is small.
+        feed = _FIRST_FEED
         while not stream.eof:
             chunk = data[position : position + feed] if stream.needs_input else b""
             position += len(chunk)
-            feed = min(2 * feed, STEP)
-            part = stream.decompress(chunk, STEP)
+            feed = min(2 * feed, _STEP)
+            part = stream.decompress(chunk, _STEP)
             if not part and not stream.eof and position == len(data):
                 raise DecodeError("the compressed data ends early; the member is truncated")
             total += len(part)
             if total > allowed:
-                raise limits.exceeded(stored)
+                raise limits.exceeded(stored_size)
             parts.append(part)
-        position = _behind_zeros(data, position - len(stream.unused_data))
+        position = _skip_zeros(data, position - len(stream.unused_data))
     return b"".join(parts)
 
 
-def _behind_zeros(data: memoryview, position: int) -> int:
+def _skip_zeros(data: memoryview, position: int) -> int:
     while position < len(data) and not data[position]:
-        # In pieces, as there may be gigabytes of them.
-        piece = bytes(data[position : position + STEP])
-        position += len(piece) - len(piece.lstrip(b"\0"))
+        # In chunks, because there may be gigabytes of zeros.
+        chunk = bytes(data[position : position + _STEP])
+        position += len(chunk) - len(chunk.lstrip(b"\0"))
     return position
 
 
-def _gunzip(data: memoryview, limits: Limits, stored: int) -> bytes:
-    return _streams(data, _Gzip, limits, stored)
+def _gunzip(data: memoryview, limits: Limits, stored_size: int) -> bytes:
+    return _decompress_streams(data, _Gzip, limits, stored_size)
 
 
-def _bunzip2(data: memoryview, limits: Limits, stored: int) -> bytes:
-    return _streams(data, bz2.BZ2Decompressor, limits, stored)
+def _bunzip2(data: memoryview, limits: Limits, stored_size: int) -> bytes:
+    return _decompress_streams(data, bz2.BZ2Decompressor, limits, stored_size)
 
 
-def _unxz(data: memoryview, limits: Limits, stored: int) -> bytes:
+def _unxz(data: memoryview, limits: Limits, stored_size: int) -> bytes:
     def new() -> _Stream:
-        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
 
-    return _streams(data, new, limits, stored)
+    return _decompress_streams(data, new, limits, stored_size)
 
 
-def _unzstd(data: memoryview, limits: Limits, stored: int) -> bytes:
+def _unzstd(data: memoryview, limits: Limits, stored_size: int) -> bytes:
     zstandard = _zstandard()
-    allowed = limits.allowed(stored)
-    decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
+    allowed = limits.allowed(stored_size)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
     parts: list[bytes] = []
     total = position = 0
     while position < len(data):
-        # One frame after the other: the reader alone would not say that the last is cut.
+        # Frame by frame: zstandard's stream reader does not report that the last one is cut.
         frame = decompressor.decompressobj()
         while not frame.eof:
             if position >= len(data):
                 raise DecodeError("the compressed data ends early; the member is truncated")
-            # A block of Zstandard holds at most 128 KiB, so little input gives bounded output.
-            chunk = data[position : position + ZSTD_FEED]
+            # A Zstandard block has at most 128 KiB, so the output of a small input is bounded.
+            chunk = data[position : position + _ZSTD_FEED]
             position += len(chunk)
             part = frame.decompress(chunk)
             total += len(part)
             if total > allowed:
-                raise limits.exceeded(stored)
+                raise limits.exceeded(stored_size)
             parts.append(part)
         position -= len(frame.unused_data)
     return b"".join(parts)
@@ -139,7 +143,7 @@ def _zstandard() -> Any:
         import zstandard
     except ImportError:
         raise MissingDependencyError(
-            "Zstandard needs a package: pip install 'imagearchive[compressed]'"
+            "Zstandard needs another package: pip install 'imagearchive[compressed]'"
         ) from None
     return zstandard
 
@@ -150,7 +154,7 @@ def _zstd(data: bytes) -> bytes:
 
 
 def _gzip(data: bytes) -> bytes:
-    # No time stamp: the same input gives the same bytes.
+    # zlib writes no time stamp, so the same input gives the same bytes.
     packer = zlib.compressobj(6, zlib.DEFLATED, 31)
     return packer.compress(data) + packer.flush()
 
@@ -171,7 +175,7 @@ _COMPRESSORS: Final[dict[str, Callable[[bytes], bytes]]] = {
 COMPRESSIONS: Final = frozenset(_DECOMPRESSORS)
 
 
-def decompress(kind: str, data: Buffer, limits: Limits, stored: int | None = None) -> bytes:
+def decompress(kind: str, data: Buffer, limits: Limits, stored_size: int | None = None) -> bytes:
     """Decompress a whole member.
 
     Parameters
@@ -180,28 +184,28 @@ def decompress(kind: str, data: Buffer, limits: Limits, stored: int | None = Non
     data : bytes-like
         One or more whole compressed streams.
     limits : Limits
-    stored : int, optional
-        Size to which the ratio refers, where `data` is itself the outcome of decompression.
+    stored_size : int, optional
+        Size to which ``limits.max_ratio`` refers, if `data` has been decompressed before.
 
     Raises
     ------
     DecodeError
         The data is damaged or cut short.
     LimitError
-        The output would pass the limits.
+        The output would exceed the limits.
     MissingDependencyError
         ``zst`` without the ``zstandard`` package.
     """
     raw = memoryview(data).cast("B")
     if not raw:
-        raise DecodeError(f"an empty member is no {kind} data")
+        raise DecodeError(f"the member is empty, which is not valid {kind} data")
     try:
-        return _DECOMPRESSORS[kind](raw, limits, len(raw) if stored is None else stored)
+        return _DECOMPRESSORS[kind](raw, limits, len(raw) if stored_size is None else stored_size)
     except lzma.LZMAError as error:
         if "Memory usage limit" in str(error):
             raise LimitError(
-                f"this xz data asks for more than {XZ_MEMORY >> 20} MiB of dictionary; "
-                f"recompress it with a preset (xz -9 or less)"
+                f"the xz data needs a dictionary of more than {_XZ_MEMORY >> 20} MiB; recompress "
+                f"it with a preset (xz -9 or lower)"
             ) from error
         raise DecodeError(f"not valid {kind} data: {error}") from error
     except (zlib.error, OSError, EOFError, ValueError) as error:
@@ -209,14 +213,14 @@ def decompress(kind: str, data: Buffer, limits: Limits, stored: int | None = Non
             raise
         raise DecodeError(f"not valid {kind} data: {error}") from error
     except Exception as error:
-        # zstandard.ZstdError derives from Exception alone, and may not be importable here.
+        # zstandard.ZstdError derives from Exception, and the package may not be installed.
         if type(error).__name__ != "ZstdError":
             raise
         raise DecodeError(f"not valid {kind} data: {error}") from error
 
 
 def compress(kind: str, data: Buffer) -> bytes:
-    """Compress a whole member; the same input gives the same bytes.
+    """Compress a whole member. The same input gives the same bytes.
 
     Raises
     ------
@@ -224,3 +228,23 @@ def compress(kind: str, data: Buffer) -> bytes:
         ``zst`` without the ``zstandard`` package.
     """
     return _COMPRESSORS[kind](memoryview(data).tobytes())
+
+
+class CompressionCodec(Codec):
+    """A compressed member: bytes, which the extension before it may decode."""
+
+    stackable = True
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def decode(self, data: Buffer, options: DecodeOptions, stored_size: int) -> bytes:
+        """Decompress within the limits."""
+        return decompress(self._kind, data, options.limits, stored_size)
+
+    def encode(self, value: Any, allow_pickle: bool) -> bytes:
+        """Compress bytes-like data."""
+        try:
+            return compress(self._kind, value)
+        except TypeError as error:
+            raise DecodeError(f"{self._kind} needs bytes, got {type(value).__name__}") from error

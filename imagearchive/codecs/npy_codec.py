@@ -1,0 +1,82 @@
+"""``.npy`` arrays, without `pickle` unless it is allowed."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from imagearchive.arrays.npy import NpyHeader, parse_header
+from imagearchive.arrays.objects.array import ObjectArray
+from imagearchive.codecs.codec import Codec, DecodeOptions, unsafe_pickle
+from imagearchive.errors import DecodeError, LimitError, UnsafePickleError
+from imagearchive.storage.limits import Limits
+from imagearchive.storage.local import MemoryStorage
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["NpyCodec", "check_objects", "decode_npy"]
+
+
+class NpyCodec(Codec):
+    """Arrays. Those of plain Python objects are decoded without `pickle`."""
+
+    def decode(self, data: Buffer, options: DecodeOptions, stored_size: int) -> npt.NDArray[Any]:
+        """Return the array: writable, with memory of its own."""
+        return decode_npy(data, options.limits, options.allow_pickle)
+
+    def encode(self, value: Any, allow_pickle: bool) -> bytes:
+        """Write what `numpy.asarray` makes of the value."""
+        array = np.asarray(value)
+        check_objects(array, allow_pickle)
+        target = io.BytesIO()
+        np.save(target, array, allow_pickle=allow_pickle)
+        return target.getvalue()
+
+
+def decode_npy(data: Buffer, limits: Limits, allow_pickle: bool) -> npt.NDArray[Any]:
+    """Decode a whole ``.npy``."""
+    header = parse_header(data, where="npy array")
+    if header.has_objects:
+        return _decode_objects(data, header, allow_pickle)
+    order: Literal["C", "F"] = "F" if header.fortran_order else "C"
+    if not header.nbytes:
+        return _empty(header, limits)
+    flat = np.frombuffer(memoryview(data), header.dtype, header.count, header.data_offset)
+    # A copy: the caller may write to it, and it does not keep a mapped archive open.
+    return np.array(flat.reshape(header.shape, order=order))
+
+
+def _decode_objects(data: Buffer, header: NpyHeader, allow_pickle: bool) -> npt.NDArray[Any]:
+    if allow_pickle:
+        array: npt.NDArray[Any] = np.load(io.BytesIO(bytes(data)), allow_pickle=True)
+        return array
+    if header.dtype != object:
+        raise unsafe_pickle("an array of records with Python objects")
+    storage = MemoryStorage(data, "npy array")
+    try:
+        return ObjectArray(storage, header.data_offset, header.shape, "its objects").whole()
+    except UnsafePickleError as error:
+        raise UnsafePickleError(f"{error}. {unsafe_pickle('Such an array')}") from error
+
+
+def _empty(header: NpyHeader, limits: Limits) -> npt.NDArray[Any]:
+    # NumPy allocates memory even for elements of zero bytes, and the header may claim any number.
+    if header.count > limits.allowed(0):
+        raise LimitError(f"too many elements of zero bytes: shape {header.shape}")
+    try:
+        return np.zeros(header.shape, header.dtype)
+    except ValueError as error:
+        raise DecodeError(f"NumPy cannot make an array of shape {header.shape}: {error}") from error
+
+
+def check_objects(array: npt.NDArray[Any], allow_pickle: bool) -> None:
+    """Refuse to write an array of Python objects unless pickles are allowed."""
+    if array.dtype.hasobject and not allow_pickle:
+        raise UnsafePickleError(
+            "an array of Python objects can only be written as a pickle, which readers refuse by "
+            "default; store numbers or fixed-width strings, or pass allow_pickle=True"
+        )
