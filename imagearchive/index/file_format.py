@@ -6,11 +6,9 @@ mean is the business of `imagearchive.index.table`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import mmap
 import os
-import secrets
 import zlib
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +18,7 @@ import numpy.typing as npt
 from imagearchive.arrays import npy
 from imagearchive.errors import CorruptArchiveError, CorruptIndexError, UnsupportedMemberError
 from imagearchive.errors.os_errors import naming
+from imagearchive.storage.atomic import AtomicFile
 from imagearchive.storage.local import MemoryStorage
 
 if TYPE_CHECKING:
@@ -57,26 +56,9 @@ def save(path: str, sections: Mapping[str, npt.NDArray[Any]], meta: Mapping[str,
         "sections": [{"name": name, "crc32": checksum(array)} for name, array in sections.items()],
     }
     text = json.dumps(described, sort_keys=True, ensure_ascii=True).encode()
-    folder, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
-        with open(temporary, "xb") as file:
-            for array in [*sections.values(), np.frombuffer(text, np.uint8)]:
-                npy.write_array(file, array)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    # The rename itself must survive a power cut; some file systems refuse to synchronise a folder.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with AtomicFile(path, check=False) as target, naming(path):
+        for array in [*sections.values(), np.frombuffer(text, np.uint8)]:
+            npy.write_array(target.file, array)
 
 
 def load(path: str) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:

@@ -6,19 +6,16 @@ decoded is therefore written at once and in order, and nothing is held in memory
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import math
 import os
 import queue
-import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -38,6 +35,7 @@ from imagearchive.errors import (
 from imagearchive.processing.annotations import Annotations, Problem, read_annotations
 from imagearchive.processing.process_pool import WorkerPool
 from imagearchive.processing.tasks import BoxFormat, Decoded, Job, Kind, decode_task, job_of
+from imagearchive.storage.atomic import StagedFiles
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -309,8 +307,8 @@ class DataProcessor:
             side: [jobs[i] for i in indices] for side, indices in sides.items() if len(indices)
         }
         names: dict[Side, str] = {side: f"{side}_{kind}.npz" for side in sides}
-        with _Workplace(self.output_dir, kind) as workplace:
-            places = {side: workplace.path(names[side]) for side in chosen}
+        with StagedFiles(self.output_dir, f".processing_{kind}.") as staged:
+            places = {side: staged.path(names[side]) for side in chosen}
             written = self._write(kind, chosen, places, executor, skipped)
             paths = {side: os.path.join(self.output_dir, names[side]) for side in chosen}
             report = ProcessReport(
@@ -323,10 +321,10 @@ class DataProcessor:
                 time.monotonic() - started,
             )
             summary = f"report_{kind}.json"
-            with open(workplace.path(summary), "w", encoding="utf-8") as file:
+            with open(staged.path(summary), "w", encoding="utf-8") as file:
                 json.dump(asdict(report), file, indent=1)
                 file.write("\n")
-            workplace.publish(
+            staged.publish(
                 [*(names[side] for side in chosen), summary],
                 [names[side] for side in sides if side not in chosen],
             )
@@ -549,87 +547,6 @@ class _Background:
             # An iterator that has met the end stays there, so this never waits for another.
             for _ in groups:
                 pass
-
-
-class _Workplace:
-    """A hidden folder in the output folder, in which files become whole.
-
-    Every run has its own, locked while the run lives. Those of runs that died are removed.
-    """
-
-    def __init__(self, folder: str, kind: Kind) -> None:
-        self._folder = folder
-        self._prefix = f".processing_{kind}."
-        self._clear()
-        new = tempfile.mkdtemp(prefix=f".new_{kind}.", dir=folder)
-        self._lock = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        _try_lock(self._lock)
-        # Under the name by which others would clear it away, it is locked already.
-        self._path = os.path.join(folder, self._prefix + new.rsplit(".", 1)[1])
-        os.rename(new, self._path)
-
-    def path(self, name: str) -> str:
-        """Where a file of that name is made."""
-        return os.path.join(self._path, name)
-
-    def publish(self, names: Sequence[str], obsolete: Iterable[str]) -> None:
-        """Move files to the output folder, and remove those that no longer belong there."""
-        for name in names:
-            descriptor = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        # Between two renames the run may be killed. Then a file is missing, which is noticed;
-        # a new one beside an old one could share samples with it, which is not.
-        for name in (*obsolete, *names[1:]):
-            _remove(os.path.join(self._folder, name))
-        for name in names:
-            os.replace(self.path(name), os.path.join(self._folder, name))
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def __enter__(self) -> _Workplace:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)
-        os.close(self._lock)
-
-    def _clear(self) -> None:
-        for entry in list(os.scandir(self._folder)):
-            if entry.name.startswith(self._prefix) and entry.is_dir(follow_symlinks=False):
-                descriptor = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    if _try_lock(descriptor):
-                        logger.info("%s: removing what an interrupted run left", entry.path)
-                        shutil.rmtree(entry.path, ignore_errors=True)
-                finally:
-                    os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        # Held by a run that lives, or the file system has no locks: leave it alone.
-        return False
-    return True
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 # --------------------------------------------------------------------------------------------

@@ -497,7 +497,7 @@ def test_a_failed_write_is_final(path, monkeypatch):
 def test_a_forked_child_leaves_the_file_alone(path):
     writer = NpzWriter(path)
     writer.append(a=1)
-    assert _in_child(writer.__del__) == 0
+    assert _in_child(writer.abort) == 0
     writer.append(a=2)
     writer.close()
     assert load(path)["a"].tolist() == [1, 2]

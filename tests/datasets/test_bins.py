@@ -275,7 +275,7 @@ def test_errors_of_the_disk_name_the_file(tmp_path):
     try:
         with pytest.raises(OSError, match=r"File too large: '.*bin00000001\.dat'"):
             write_split_data(tmp_path / "x", [b"", b"a" * 60_000], splits=2)
-        with pytest.raises(OSError, match=r"File too large: '.*index'"):
+        with pytest.raises(OSError, match=r"File too large: '.*index\.dat'"):
             write_split_data(tmp_path / "x", [b""] * 6000, splits=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -34,6 +34,7 @@ from imagearchive.processing import process_pool as pool_module
 from imagearchive.processing import processor as module
 from imagearchive.processing.process_pool import WorkerPool
 from imagearchive.processing.processor import DataProcessor
+from imagearchive.storage.atomic import StagedFiles
 
 COCO = "_annotations.coco.json"
 
@@ -588,9 +589,9 @@ def test_a_run_leaves_a_living_one_alone(tmp_path):
     make_detector(tmp_path / "raw", 6)
     out = tmp_path / "out"
     out.mkdir()
-    with module._Workplace(str(out), "detector") as other:
+    with StagedFiles(str(out), ".processing_detector.") as other:
         process(tmp_path / "raw", out, image_size=8).process_detector()
-        assert os.path.isdir(other.path(""))
+        assert os.path.isdir(os.path.dirname(other.path("x")))
     assert len(os.listdir(out)) == 3
 
 

@@ -9,9 +9,7 @@ import os
 import random
 import shutil
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -25,6 +23,8 @@ from imagearchive.containers.bins.scan import (
     is_bin_name,
 )
 from imagearchive.errors import CorruptArchiveError, LimitError, OptionError, OptionTypeError
+from imagearchive.errors.os_errors import naming
+from imagearchive.storage.atomic import StagedFiles, sync_files
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -40,7 +40,6 @@ _STAGING_PREFIX: Final = ".writing-"
 # Left for the data source and whatever else the program opens while the bins are open.
 _SPARE_DESCRIPTORS: Final = 64
 _INDEX_BUFFER: Final = 1 << 20
-_SYNC_THREADS: Final = 16
 
 
 def write_split_data(
@@ -215,9 +214,8 @@ class _Set:
         self.existing = 0
         self._folder = folder
         self._extend = extend
-        self._staging = tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=folder)
-        self._index_path = os.path.join(self._staging, "index")
-        self._bins: _Bins | None = None
+        self._staged = StagedFiles(folder, _STAGING_PREFIX)
+        self._index_path = self._staged.path(INDEX_NAME)
         try:
             ends: dict[int, int] = {}
             if extend:
@@ -225,9 +223,9 @@ class _Set:
             self._index: BinaryIO = open(  # noqa: SIM115 - closed by publish or __exit__
                 self._index_path, "ab", buffering=_INDEX_BUFFER
             )
-            self._bins = _Bins(folder if extend else self._staging, ends, extend)
+            self._bins = _Bins(folder, None if extend else self._staged, ends)
         except BaseException:
-            self._discard()
+            self._staged.discard()
             raise
 
     def _take_over(self) -> dict[int, int]:
@@ -254,15 +252,14 @@ class _Set:
 
     def add(self, where: int, data: memoryview, number: int) -> LimitError | None:
         """Write one packet; return the error if its place cannot be expressed."""
-        bins = self._bins
-        position = bins.end(where)  # type: ignore[union-attr]
+        position = self._bins.end(where)
         if position > _U32_MAX or len(data) > _U32_MAX:
             return LimitError(
                 f"{self._folder}: packet {number} of {len(data)} bytes would start at {position} "
                 f"of {bin_name(where)}; the format ends at {_U32_MAX}. The {number} packets before "
                 f"it are a valid set; write the rest with more splits, or to another directory"
             )
-        bins.write(where, data)  # type: ignore[union-attr]
+        self._bins.write(where, data)
         try:
             self._index.write(_TRIPLET.pack(where, position, len(data)))
         except OSError as error:
@@ -271,38 +268,15 @@ class _Set:
 
     def publish(self) -> None:
         """Put everything on disk, then under its name, the index last."""
-        self._bins.sync()  # type: ignore[union-attr]
-        with _naming(self._index_path):
-            self._index.flush()
-            os.fsync(self._index.fileno())
+        self._bins.close_files()
+        with naming(self._index_path):
             self._index.close()
-        try:
-            self._rename()
-        except KeyboardInterrupt:
-            # Half of it done is neither the old set nor the new one.
-            self._rename()
-            raise
-
-    def _rename(self) -> None:
-        """Give everything its name; goes on where an earlier call was interrupted."""
-        index = os.path.join(self._folder, INDEX_NAME)
-        bins = self._bins
-        if not self._extend and os.path.exists(self._index_path):
-            # From here to the last line there is no index, so that no mixture looks whole.
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(index)
-            _sync(self._folder)
-            new = {bin_name(number): bins.path(number) for number in bins.numbers()}  # type: ignore[union-attr]
-            for name, path in new.items():
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(path, os.path.join(self._folder, name))
-            for name in _bins(self._folder):
-                if name not in new:
-                    os.unlink(os.path.join(self._folder, name))
-            _sync(self._folder)
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(self._index_path, index)
-        _sync(self._folder)
+        if self._extend:
+            sync_files(self._bins.paths())
+            self._staged.publish([INDEX_NAME])
+            return
+        names = [*map(bin_name, self._bins.numbers()), INDEX_NAME]
+        self._staged.publish(names, set(_bins(self._folder)).difference(names))
 
     def __enter__(self) -> _Set:
         return self
@@ -315,34 +289,18 @@ class _Set:
     ) -> None:
         with contextlib.suppress(OSError):
             self._index.close()
-        if self._bins is not None:
-            # An index that has left is in force, whatever happened after that.
-            self._bins.close(undo=os.path.exists(self._index_path))
-        self._discard()
-        if not self._extend:
-            # What killed writers left.
-            for name in os.listdir(self._folder):
-                if name.startswith(_STAGING_PREFIX):
-                    shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
-
-    def _discard(self) -> None:
-        """Remove the staging directory; takes no descriptor, of which there may be none left."""
-        paths = [self._index_path]
-        if self._bins is not None and not self._extend:
-            paths += map(self._bins.path, self._bins.numbers())
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-        os.rmdir(self._staging)
+        # An index that has left is in force, whatever happened after that.
+        self._bins.close(undo=os.path.exists(self._index_path))
+        self._staged.discard()
 
 
 class _Bins:
     """Bins open for appending, as many at a time as the limit of open files allows."""
 
-    def __init__(self, folder: str, ends: dict[int, int], extend: bool) -> None:
+    def __init__(self, folder: str, staged: StagedFiles | None, ends: dict[int, int]) -> None:
         self._folder = folder
+        self._staged = staged
         self._ends = ends
-        self._extend = extend
         self._open: dict[int, int] = {}
         self._most = _descriptors_left()
         # What the bins were before, to undo an append.
@@ -350,8 +308,12 @@ class _Bins:
 
     def path(self, number: int) -> str:
         """Return where a bin is while it is written."""
-        # Not a bin's name unless it is one: the original looks for bins below the directory, too.
-        return os.path.join(self._folder, ("" if self._extend else "new-") + bin_name(number))
+        name = bin_name(number)
+        return self._staged.path(name) if self._staged else os.path.join(self._folder, name)
+
+    def paths(self) -> Iterator[str]:
+        """Return where the bins are that were written to."""
+        return map(self.path, self._before)
 
     def end(self, number: int) -> int:
         """Return the position at which the next packet of a bin starts."""
@@ -408,7 +370,7 @@ class _Bins:
 
     def _prepare(self, number: int, path: str) -> None:
         """Cut off what an interrupted append left, and remember how to undo this one."""
-        if not self._extend:
+        if self._staged:
             self._before[number] = None
             return
         indexed = self.end(number)
@@ -429,26 +391,15 @@ class _Bins:
             logger.warning("%s: cutting off %d bytes that no index knows", path, size - indexed)
             os.truncate(path, indexed)
 
-    def sync(self) -> None:
-        """Put every bin that was written to on disk."""
-        # Side by side: a file system writes one journal entry for all that wait for it.
-        with ThreadPoolExecutor(_SYNC_THREADS) as pool:
-            for _ in pool.map(self._sync_one, self._before):
-                pass
-
-    def _sync_one(self, number: int) -> None:
-        fd = self._open.get(number)
-        if fd is None:
-            _sync(self.path(number))
-            return
-        with _naming(self.path(number)):
-            os.fsync(fd)
+    def close_files(self) -> None:
+        """Close the bins that are open."""
+        while self._open:
+            os.close(self._open.popitem()[1])
 
     def close(self, undo: bool) -> None:
         """Close every bin; with `undo`, make an existing set what it was."""
-        while self._open:
-            os.close(self._open.popitem()[1])
-        if not undo or not self._extend:
+        self.close_files()
+        if not undo or self._staged:
             return
         for number, size in self._before.items():
             path = self.path(number)
@@ -473,24 +424,6 @@ def _descriptors_left() -> int:
     return max(1, limit - taken - _SPARE_DESCRIPTORS)
 
 
-def _sync(path: str) -> None:
-    """Put a file or directory on disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with _naming(path):
-            os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _named(error: OSError, path: str) -> OSError:
     """Return an error that says which file it is about; calls by descriptor do not."""
     return error if error.filename else type(error)(error.errno, error.strerror, path)
-
-
-@contextlib.contextmanager
-def _naming(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _named(error, path) from None

@@ -25,7 +25,6 @@ import os
 import struct
 import zlib
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
 from itertools import chain
 from types import TracebackType
 from typing import Any, BinaryIO, Final, cast
@@ -36,6 +35,7 @@ from imagearchive.arrays.npy import ALIGNMENT, build_header
 from imagearchive.arrays.ragged import BYTES, OFFSETS, SHAPES, UTF8, VALUES
 from imagearchive.containers.npz.column_writer import CHUNK, Chunks, Column, Part, Prepared, Sink
 from imagearchive.errors import ClosedError, OptionError, OptionTypeError
+from imagearchive.storage.atomic import AtomicFile
 
 __all__ = ["NpzWriter"]
 
@@ -103,15 +103,14 @@ class NpzWriter:
         if not 1 <= level <= 9:
             raise OptionError(f"level={level}: choose 1 (fast) to 9 (small)")
         self.path = os.fspath(path)
-        self._part = f"{self.path}.part"
         self._level = level if compress else None
         self._ragged = frozenset([ragged] if isinstance(ragged, str) else ragged)
         self._columns: dict[str, Column] = {}
         self._directory: list[bytes] = []
         self._rows = 0
         self._failed = False
-        self._pid = os.getpid()
-        self._file: BinaryIO | None = _new_file(self._part)
+        self._target = AtomicFile(self.path, overwrite=True, takeover=True, buffering=CHUNK)
+        self._file: BinaryIO | None = self._target.file
 
     def __len__(self) -> int:
         """Return the number of samples so far."""
@@ -179,45 +178,18 @@ class NpzWriter:
             raise ClosedError(f"{self.path}: a write failed before, so the file is discarded")
         try:
             self._finish(self._file)
-            self._publish(self._file)
         except BaseException:
             self.abort()
             raise
         self._file = None
         self._forget()
-        _sync_folder(self.path)
+        self._target.publish()
 
     def abort(self) -> None:
         """Discard what was written; an existing file of that name stays as it is."""
-        file, self._file = self._file, None
+        self._file = None
         self._forget()
-        if file is None:
-            return
-        try:
-            if self._has_name(file):
-                os.unlink(self._part)
-        finally:
-            # What is still in the buffer goes nowhere, and need not.
-            with suppress(OSError):
-                file.close()
-
-    def _publish(self, file: BinaryIO) -> None:
-        file.flush()
-        os.fsync(file.fileno())
-        if not self._has_name(file):
-            raise ClosedError(
-                f"{self.path}: another writer has begun to write this file, so this one is "
-                f"discarded; let one process write it"
-            )
-        os.replace(self._part, self.path)
-        file.close()
-
-    def _has_name(self, file: BinaryIO) -> bool:
-        """Whether the temporary name is still that of our file, not of another writer's."""
-        try:
-            return os.path.samestat(os.fstat(file.fileno()), os.stat(self._part))
-        except FileNotFoundError:
-            return False
+        self._target.abort()
 
     def __enter__(self) -> NpzWriter:
         return self
@@ -231,10 +203,6 @@ class NpzWriter:
         if kind is None:
             self.close()
         else:
-            self.abort()
-
-    def __del__(self) -> None:
-        if getattr(self, "_file", None) is not None and self._pid == os.getpid():
             self.abort()
 
     def _forget(self) -> None:
@@ -309,15 +277,6 @@ class NpzWriter:
             file.write(_END64.pack(*end64, b"PK\x06\x07", 0, start + size, 1))
         count = min(count, 0xFFFF)
         file.write(_END.pack(b"PK\x05\x06", 0, 0, count, count, _field(size), _field(start), 0))
-
-
-def _new_file(path: str) -> BinaryIO:
-    """Make a new file; one of that name, perhaps another writer's, goes on without a name."""
-    while True:
-        with suppress(FileNotFoundError):
-            os.unlink(path)
-        with suppress(FileExistsError):
-            return open(path, "x+b", buffering=CHUNK)
 
 
 class _Direct(Sink):
@@ -488,14 +447,3 @@ def _product(a: int, b: int) -> int:
             product ^= b
         b = b >> 1 ^ (0xEDB88320 if b & 1 else 0)
     return product
-
-
-def _sync_folder(path: str) -> None:
-    """Make the new name last, where a folder can be synchronised at all."""
-    descriptor = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass  # Some network file systems refuse; the file itself is safe.
-    finally:
-        os.close(descriptor)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import secrets
 import stat
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from imagearchive.errors import (
@@ -19,6 +18,7 @@ from imagearchive.errors import (
     UnsupportedMemberError,
 )
 from imagearchive.errors.os_errors import naming
+from imagearchive.storage.atomic import AtomicFile, file_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer, Self
 
-__all__ = ["TarWriter", "check_free", "drop_index", "header", "open_new"]
+__all__ = ["TarWriter", "drop_index", "header"]
 
 BLOCK: Final = 512
 # The two zero blocks at the end, then up to a whole record, as every tar program writes it.
@@ -36,7 +36,6 @@ BUFFER: Final = 1 << 20
 MAX_OCTAL: Final = 8**11 - 1
 
 _OPEN_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-_OPEN_WRITE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 # Of a header: owner and group 0, and what follows the checksum of a regular file.
 _OWNER: Final = b"0000000\0" * 2
@@ -44,57 +43,6 @@ _TAIL: Final = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2
 _END: Final = bytes(12)
 # The checksum counts its own field as eight blanks.
 _CONSTANT_SUM: Final = sum(_OWNER) + sum(_TAIL) + 8 * ord(" ")
-
-
-def open_new(part: str, path: str) -> int:
-    """Create the temporary file of an archive for reading and writing.
-
-    Parameters
-    ----------
-    part : str
-        The temporary file, which does not exist.
-    path : str
-        What it is going to be called, in the same directory; errors speak of this one.
-
-    Returns
-    -------
-    int
-        Its descriptor.
-
-    Raises
-    ------
-    FileNotFoundError
-        The directory does not exist.
-    OSError
-        The file cannot be created.
-    """
-    try:
-        return os.open(part, _OPEN_WRITE, 0o666)
-    except OSError as error:
-        folder = os.path.dirname(path) or "."
-        if isinstance(error, FileNotFoundError) and not os.path.exists(folder):
-            what = f"no such directory to write {os.path.basename(path)!r} to"
-            raise FileNotFoundError(errno.ENOENT, what, folder) from None
-        error.filename = path
-        raise
-
-
-def check_free(path: str, overwrite: bool) -> None:
-    """Refuse to write an archive where something is that shall not be replaced.
-
-    Raises
-    ------
-    OptionError
-        Something is there and `overwrite` is false, or it is neither a file nor a link.
-    """
-    try:
-        mode = os.lstat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-        raise OptionError(f"{path} is {_kind(mode)}, which no archive replaces; name a file")
-    if not overwrite:
-        raise OptionError(f"{path} exists; pass overwrite=True to replace it")
 
 
 def header(name: bytes, size: int, mtime: int = 0, mode: int = 0o644) -> bytes:
@@ -209,8 +157,8 @@ class TarWriter:
 
     Raises
     ------
-    OptionError
-        `path` exists and `overwrite` was not given, or it is no file.
+    TargetExistsError
+        `path` exists and `overwrite` was not given, or it is not a file.
     OSError
         The directory cannot be written.
 
@@ -231,22 +179,22 @@ class TarWriter:
         sync: bool = True,
     ) -> None:
         self.path = os.fspath(path)
-        self._overwrite = overwrite
-        check_free(self.path, overwrite)
         self._mtime = mtime
         self._mode = mode
         self._index = index
-        self._sync = sync
         self._buffer = memoryview(bytearray(BUFFER))
         self._used = 0
         self._flushed = 0
         self._count = 0
-        self._fd = -1
-        # Known before it exists: an interrupt may come at any moment.
-        self._part = f"{self.path}.{secrets.token_hex(8)}.part"
-        self._fd = open_new(self._part, self.path)
-        self._status = os.fstat(self._fd)
-        self._published = self._replaces = self._failed = False
+        self._failed = False
+        self._target = AtomicFile(
+            self.path,
+            overwrite=overwrite,
+            sync=sync,
+            before_replace=partial(drop_index, self.path),
+            buffering=0,
+        )
+        self._fd = self._target.file.fileno()
 
     @property
     def size(self) -> int:
@@ -382,7 +330,7 @@ class TarWriter:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise UnsupportedMemberError(
-                    f"{shown}: {_kind(status.st_mode)}, and only files are packed"
+                    f"{shown}: {file_kind(status.st_mode)}, and only files are packed"
                 )
             size = status.st_size
             if keep_mtime:
@@ -520,7 +468,7 @@ class TarWriter:
 
     def _fail(self) -> None:
         """Give the archive up: nothing can follow on a part of a member."""
-        if self._part:
+        if self._target.part:
             self.abort()
             self._failed = True
 
@@ -538,14 +486,11 @@ class TarWriter:
             end = 2 * BLOCK
             self._write(bytes(end + -(self.size + end) % RECORD))
             self._flush()
-            if self._sync:
-                with naming(self.path):
-                    os.fsync(self._fd)
+            self._target.complete()
         except BaseException:
             self.abort()
             raise
-        fd, self._fd = self._fd, -1
-        os.close(fd)
+        self._fd = -1
 
     def publish(self) -> None:
         """Complete the archive and give it its name; again does nothing.
@@ -554,52 +499,35 @@ class TarWriter:
         ------
         ClosedError
             Adding a member has failed, so there is no whole archive.
-        OptionError
+        TargetExistsError
             An archive of that name has appeared in the meantime.
         OSError
             The disk is full, for example; the temporary file is removed.
         """
         if self._failed:
             raise self._closed()
-        if not self._part:
-            return
-        self.finish()
-        try:
-            # Renaming would replace what has appeared since the first check.
-            check_free(self.path, self._overwrite)
-            self._replaces = os.path.lexists(self.path)
-            if self._replaces:
-                drop_index(self.path)
-            os.replace(self._part, self.path)
-            self._part = ""
-            self._published = True
-        except BaseException:
-            self.abort()
-            raise
-        if self._sync:
-            _sync_directory(self.path)
+        if self._target.part:
+            self.finish()
+            self._target.publish()
 
     def withdraw(self) -> None:
         """Remove the archive even after `publish`, unless it has replaced another one.
 
         For a set of archives that is to appear as a whole or not at all.
         """
-        self.abort()
-        # It is told by its inode: an interrupt may have come right after the renaming.
-        with contextlib.suppress(FileNotFoundError):
-            if not self._replaces and os.path.samestat(os.lstat(self.path), self._status):
-                os.unlink(self.path)
+        self._fd = -1
+        self._target.withdraw()
 
     def close(self) -> None:
         """Complete the archive, give it its name and build its index; again does nothing.
 
         Raises
         ------
-        ClosedError, OptionError, OSError
+        ClosedError, TargetExistsError, OSError
             As `publish`.
         """
         self.publish()
-        if self._published and self._index:
+        if self._target.published and self._index:
             # Once only.
             self._index = False
             from imagearchive.index.table import IndexTable
@@ -608,14 +536,8 @@ class TarWriter:
 
     def abort(self) -> None:
         """Remove the temporary file; what was at the target stays as it was."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-        part, self._part = self._part, ""
-        if part:
-            # What cannot be removed was never made, or lies where nothing can be written.
-            with contextlib.suppress(OSError):
-                os.unlink(part)
+        self._fd = -1
+        self._target.abort()
 
     def __enter__(self) -> Self:
         return self
@@ -629,10 +551,6 @@ class TarWriter:
         if kind is None:
             self.close()
         else:
-            self.abort()
-
-    def __del__(self) -> None:
-        if getattr(self, "_part", ""):
             self.abort()
 
 
@@ -656,22 +574,3 @@ def drop_index(path: str) -> None:
     except (FileNotFoundError, CorruptIndexError):
         # A damaged one is built anew at the next open.
         pass
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _kind(mode: int) -> str:
-    for test, what in (
-        (stat.S_ISDIR, "a directory"),
-        (stat.S_ISFIFO, "a FIFO"),
-        (stat.S_ISSOCK, "a socket"),
-    ):
-        if test(mode):
-            return what
-    return "a device"

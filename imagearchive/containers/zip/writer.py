@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import time
 import zipfile
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from imagearchive.containers.tar.writer import check_free, drop_index, open_new
+from imagearchive.containers.tar.writer import drop_index
 from imagearchive.errors import ClosedError, UnsafePathError
 from imagearchive.errors.os_errors import naming
+from imagearchive.storage.atomic import AtomicFile
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -57,23 +57,22 @@ class ZipWriter:
 
     Raises
     ------
-    OptionError
-        `path` exists and `overwrite` was not given, or it is no file.
+    TargetExistsError
+        `path` exists and `overwrite` was not given, or it is not a file.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], *, overwrite: bool = False, sync: bool = True
     ) -> None:
         self.path = os.fspath(path)
-        self._overwrite = overwrite
-        check_free(self.path, overwrite)
-        self._sync = sync
         self._failed = False
-        self._stack = contextlib.ExitStack()
-        # Known before it exists: an interrupt may come at any moment.
-        self._part = f"{self.path}.{secrets.token_hex(8)}.part"
-        fd = open_new(self._part, self.path)
-        self._file = self._stack.enter_context(os.fdopen(fd, "wb+"))
+        self._target = AtomicFile(
+            self.path,
+            overwrite=overwrite,
+            sync=sync,
+            before_replace=partial(drop_index, self.path),
+        )
+        self._file = self._target.file
         self._zip = _Zip(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
 
     def add(
@@ -100,7 +99,7 @@ class ZipWriter:
             The writer is closed. It is after an earlier error, too: whatever `chunks` raises
             leaves half a member, so the archive is given up.
         """
-        if not self._part:
+        if not self._target.part:
             raise self._closed()
         encoded = self._checked(name)
         info = zipfile.ZipInfo(name, _date(mtime))
@@ -150,45 +149,26 @@ class ZipWriter:
         ------
         ClosedError
             Adding a member has failed, so there is no whole archive.
-        OptionError
+        TargetExistsError
             An archive of that name has appeared in the meantime.
         OSError
             The disk is full, for example; the temporary file is removed.
         """
         if self._failed:
             raise self._closed()
-        if not self._part:
+        if not self._target.part:
             return
         try:
             with naming(self.path):
                 self._zip.close()
-                self._file.flush()
-                if self._sync:
-                    os.fsync(self._file.fileno())
-                self._stack.close()
-            check_free(self.path, self._overwrite)
-            if os.path.lexists(self.path):
-                drop_index(self.path)
-            os.replace(self._part, self.path)
-            self._part = ""
         except BaseException:
             self.abort()
             raise
+        self._target.publish()
 
     def abort(self) -> None:
         """Remove the temporary file; what was at the target stays as it was."""
-        with contextlib.suppress(OSError):
-            # What is still buffered may not fit on the disk, and is not wanted.
-            self._stack.close()
-        part, self._part = self._part, ""
-        if part:
-            # What cannot be removed was never made, or lies where nothing can be written.
-            with contextlib.suppress(OSError):
-                os.unlink(part)
-
-    def __del__(self) -> None:
-        if getattr(self, "_part", ""):
-            self.abort()
+        self._target.abort()
 
     def __enter__(self) -> Self:
         return self

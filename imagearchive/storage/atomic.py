@@ -1,0 +1,578 @@
+"""Files that appear under their names only when they are whole.
+
+A file is written under a temporary name beside its target, put on disk, and renamed. Readers see
+the old file or the new one, and a failure or an interrupt leaves the old one. A process that is
+killed leaves the temporary file, which nothing takes for the target.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
+
+from imagearchive.errors import ClosedError, TargetExistsError
+from imagearchive.errors.hints import Hint
+from imagearchive.errors.os_errors import naming
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+__all__ = [
+    "AtomicFile",
+    "StagedFiles",
+    "check_target",
+    "file_kind",
+    "new_directory",
+    "publish_together",
+    "sync_files",
+    "sync_folder",
+]
+
+logger = logging.getLogger(__name__)
+
+# The longest name of a file on the file systems in use, and what a temporary name adds to one.
+NAME_MAX: Final = 255
+SUFFIX_LENGTH: Final = len(".0123456789abcdef.part")
+SYNC_THREADS: Final = 16
+
+# How file systems say that they cannot sync a folder, or that we may not open it for that.
+_CANNOT_SYNC: Final = frozenset(
+    {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM}
+)
+
+
+class AtomicFile:
+    """A file that appears under its name when it is whole, or not at all.
+
+    Write to `file`, then call `publish`. As a context manager it publishes at the end of the
+    block, or removes the temporary file if the block raises. For one thread; a forked child
+    leaves the file to its parent.
+
+    Parameters
+    ----------
+    path : path-like
+        The target.
+    overwrite : bool
+        Replace a file, or a symbolic link itself, that has the name.
+    check : bool
+        Refuse a target that must not be replaced. Without, `publish` replaces whatever
+        `os.replace` can replace, and `overwrite` means nothing.
+    sync : bool
+        Put the file on disk before it gets its name, and then the name. Without, a power failure
+        can leave the name with missing content.
+    takeover : bool
+        Use the temporary name ``PATH.part`` instead of a random one. A new writer then replaces
+        what a killed one left, and what a living one has begun: that one cannot publish.
+    before_replace : callable, optional
+        Called just before another file is replaced.
+    buffering : int
+        As in `open`.
+    mode : int
+        Permission bits, to which the umask is applied.
+    dir_fd : int, optional
+        Directory that a relative `path` starts from.
+
+    Attributes
+    ----------
+    path : str
+    part : str
+        The temporary name; empty when the file is published or given up.
+    published : bool
+    file : BinaryIO
+        Open for reading and writing, until the file is complete or given up.
+
+    Raises
+    ------
+    TargetExistsError
+        The target exists and `overwrite` is false, or it is not a file.
+    FileNotFoundError
+        The directory does not exist.
+    OSError
+        The temporary file cannot be created.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        check: bool = True,
+        sync: bool = True,
+        takeover: bool = False,
+        before_replace: Callable[[], object] | None = None,
+        buffering: int = -1,
+        mode: int = 0o666,
+        dir_fd: int | None = None,
+    ) -> None:
+        self.path = os.fspath(path)
+        self._file: BinaryIO | None = None
+        self.published = False
+        self._overwrite = overwrite
+        self._check = check
+        self._sync = sync
+        self._takeover = takeover
+        self._before_replace = before_replace
+        self._mode = mode
+        self._dir_fd = dir_fd
+        self._replaced = False
+        self._pid = os.getpid()
+        self._check_target()
+        # Set before the file exists, since an interrupt may come at any moment.
+        self.part = f"{self.path}.part" if takeover else temporary_name(self.path)
+        self._file = self._open(buffering)
+        self._status = os.fstat(self._file.fileno())
+
+    @property
+    def file(self) -> BinaryIO:
+        """The temporary file."""
+        if self._file is None:
+            raise ClosedError(f"{self.path}: {'complete' if self.part else 'closed'} already")
+        return self._file
+
+    def _open(self, buffering: int) -> BinaryIO:
+        try:
+            while True:
+                if self._takeover:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(self.part, dir_fd=self._dir_fd)
+                try:
+                    return open(self.part, "x+b", buffering, opener=self._create)
+                except FileExistsError:
+                    # With a random name this is not another writer of the same target.
+                    if not self._takeover:
+                        raise
+        except OSError as error:
+            folder = os.path.dirname(self.path) or "."
+            if (
+                isinstance(error, FileNotFoundError)
+                and self._dir_fd is None
+                and not os.path.exists(folder)
+            ):
+                name = os.path.basename(self.path)
+                what = f"no such directory to write {name!r} to"
+                raise FileNotFoundError(errno.ENOENT, what, folder) from None
+            error.filename = self.path
+            raise
+
+    def _create(self, name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, self._mode, dir_fd=self._dir_fd)
+
+    def _check_target(self) -> None:
+        if self._check:
+            check_target(self.path, self._overwrite, dir_fd=self._dir_fd)
+
+    def complete(self) -> None:
+        """Flush the temporary file, put it on disk and close it; a second call does nothing.
+
+        Raises
+        ------
+        OSError
+            The disk is full, for example. The temporary file is removed.
+        """
+        if self._file is None:
+            return
+        try:
+            with naming(self.path):
+                self._file.flush()
+                if self._sync:
+                    os.fsync(self._file.fileno())
+                # No other file has its inode number while it is open; see `_is_ours`.
+                if not self._takeover:
+                    self._file.close()
+                    self._file = None
+        except BaseException:
+            self.abort()
+            raise
+
+    def publish(self) -> None:
+        """Complete the file and give it its name; a second call does nothing.
+
+        Raises
+        ------
+        ClosedError
+            The file was given up, or another writer has taken over.
+        TargetExistsError
+            A file of that name has appeared in the meantime.
+        OSError
+            The disk is full, for example. The temporary file is removed.
+        """
+        if self.published:
+            return
+        if not self.part:
+            raise ClosedError(f"{self.path}: the file was given up")
+        self.complete()
+        try:
+            self._check_part()
+            # Renaming would replace what has appeared since the first check.
+            self._check_target()
+            self._replaced = _exists(self.path, self._dir_fd)
+            if self._replaced and self._before_replace is not None:
+                self._before_replace()
+            with _name_target(self.path):
+                os.replace(self.part, self.path, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
+            self.part = ""
+            self.published = True
+        except BaseException:
+            self.abort()
+            raise
+        self._close()
+        if self._sync:
+            sync_folder(os.path.dirname(self.path) or ".", dir_fd=self._dir_fd)
+
+    def abort(self) -> None:
+        """Remove the temporary file; what has the name of the target stays as it was."""
+        part, self.part = self.part, ""
+        ours = part and self._pid == os.getpid() and (not self._takeover or self._is_ours(part))
+        self._close()
+        if ours:
+            # What cannot be removed was never made, or is where nothing can be written.
+            with contextlib.suppress(OSError):
+                os.unlink(part, dir_fd=self._dir_fd)
+
+    def withdraw(self) -> None:
+        """Remove the file even after `publish`, unless it has replaced another one."""
+        self.abort()
+        # Identified by its inode: an interrupt may have come right after the renaming.
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(self.path, dir_fd=self._dir_fd, follow_symlinks=False)
+            if not self._replaced and os.path.samestat(status, self._status):
+                os.unlink(self.path, dir_fd=self._dir_fd)
+
+    def _is_ours(self, part: str) -> bool:
+        """Whether the temporary name is still that of our file, not of another writer's."""
+        if self._file is None:
+            return False
+        try:
+            status = os.stat(part, dir_fd=self._dir_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(status, self._status)
+
+    def _check_part(self) -> None:
+        if self._takeover and not self._is_ours(self.part):
+            raise ClosedError(
+                f"{self.path}: another writer has begun to write this file, so this one is "
+                f"discarded; let one process write it"
+            )
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            # What is still buffered is not needed. It may not fit on the disk, and a forked child
+            # must not write what its parent is going to write.
+            with contextlib.suppress(OSError):
+                cast("BinaryIO", getattr(file, "raw", file)).close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.publish()
+        else:
+            self.abort()
+
+    def __del__(self) -> None:
+        if getattr(self, "part", ""):
+            self.abort()
+
+
+def check_target(path: str, overwrite: bool, *, dir_fd: int | None = None) -> None:
+    """Refuse to write where something is that must not be replaced.
+
+    Raises
+    ------
+    TargetExistsError
+        A file is there and `overwrite` is false, or what is there is neither a file nor a link.
+    """
+    try:
+        mode = os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise TargetExistsError(f"{path} is {file_kind(mode)}; refusing to overwrite it")
+    if not overwrite:
+        raise TargetExistsError(f"{path} exists", hints=[Hint("overwrite=True", "to replace it")])
+
+
+def file_kind(mode: int) -> str:
+    """Describe what is not a regular file: ``a directory``."""
+    for test, what in (
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+    ):
+        if test(mode):
+            return what
+    return "a device"
+
+
+def temporary_name(path: str) -> str:
+    """Return a random name in the folder of `path`, short enough for any file system."""
+    folder, name = os.path.split(path)
+    token = secrets.token_hex(8)
+    if len(os.fsencode(name)) + SUFFIX_LENGTH > NAME_MAX:
+        return os.path.join(folder, f".{token}.part")
+    return f"{path}.{token}.part"
+
+
+# ---------------------------------------------------------------- several files
+
+
+def publish_together(files: Sequence[AtomicFile]) -> None:
+    """Publish several files, or none of them.
+
+    Each is completed before the first gets its name. If one fails, those that have their names
+    already are removed again, but for those that replaced another file.
+    """
+    try:
+        for file in files:
+            file.complete()
+        for file in files:
+            file.publish()
+    except BaseException:
+        for file in files:
+            file.withdraw()
+        raise
+
+
+class StagedFiles:
+    """Files that are made in a hidden directory and then get their names together.
+
+    The directory is in the folder of the targets and locked while its process lives; those that
+    killed processes left are removed. At the end of the block it vanishes with all that was not
+    published.
+
+    Parameters
+    ----------
+    folder : str
+        Where the files are going to be.
+    prefix : str
+        Beginning of the directory's name; runs that use the same one remove each other's remains.
+    """
+
+    def __init__(self, folder: str, prefix: str) -> None:
+        self._folder = folder
+        self._prefix = prefix
+        self._names: set[str] = set()
+        self._lock = -1
+        self._clear()
+        # Under this name nobody removes it before it is locked.
+        self._staging = tempfile.mkdtemp(prefix=f".new{prefix}", dir=folder)
+        try:
+            self._lock = os.open(self._staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            _try_lock(self._lock)
+            staging = os.path.join(folder, prefix + os.path.basename(self._staging)[4:])
+            os.rename(self._staging, staging)
+            self._staging = staging
+        except BaseException:
+            self.discard()
+            raise
+
+    def path(self, name: str) -> str:
+        """Return where to make the file that is going to have this name."""
+        self._names.add(name)
+        return self._path(name)
+
+    def _path(self, name: str) -> str:
+        # Whoever looks for the targets below the folder does not find it under this name.
+        return os.path.join(self._staging, f"new-{name}")
+
+    def publish(self, names: Sequence[str], obsolete: Collection[str] = ()) -> None:
+        """Put the files on disk, then move them to the folder in this order.
+
+        A reader that goes by the last of the names never sees a mixture: where there are several
+        files, or obsolete ones, the last name vanishes first and appears again last. A single
+        file replaces its predecessor at once. An interrupt waits until all is done.
+
+        Parameters
+        ----------
+        names : sequence of str
+            The files, all of which have been made.
+        obsolete : collection of str
+            Files of the folder that do not belong to the new ones. They need not exist.
+        """
+        sync_files(self._path(name) for name in names)
+        try:
+            self._move(names, obsolete)
+        except KeyboardInterrupt:
+            # Half of it done would be neither the old files nor the new ones.
+            self._move(names, obsolete)
+            raise
+
+    def _move(self, names: Sequence[str], obsolete: Collection[str]) -> None:
+        """Move the files; goes on where an earlier call was interrupted."""
+        staged = [name for name in names if os.path.lexists(self._path(name))]
+        if staged and (len(names) > 1 or obsolete):
+            self._remove([names[-1]])
+            sync_folder(self._folder)
+            # The first one is replaced; the others would be beside files of another set.
+            self._remove([*obsolete, *(name for name in staged if name != names[0])])
+        for name in staged:
+            if name == names[-1] and len(names) > 1:
+                sync_folder(self._folder)
+            os.replace(self._path(name), os.path.join(self._folder, name))
+        sync_folder(self._folder)
+
+    def _remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._folder, name))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove the directory. Takes no descriptor unless there is something unexpected in it."""
+        for name in self._names:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path(name))
+        try:
+            os.rmdir(self._staging)
+        except OSError:
+            shutil.rmtree(self._staging, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _clear(self) -> None:
+        """Remove the directories of processes that were killed."""
+        with os.scandir(self._folder) as entries:
+            found = [
+                entry.path
+                for entry in entries
+                if entry.name.startswith(self._prefix) and entry.is_dir(follow_symlinks=False)
+            ]
+        for path in found:
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if _try_lock(lock):
+                    logger.info("%s: removing what an interrupted run left", path)
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+@contextlib.contextmanager
+def new_directory(path: str) -> Iterator[str]:
+    """Make a directory that gets its name at the end of the block.
+
+    If the block raises, the directory gets its name if there is a file in it, and is removed if
+    there is none.
+
+    Yields
+    ------
+    str
+        Its temporary name. Whoever writes below it need not do so by temporary names.
+    """
+    target = path.rstrip("/")
+    part = temporary_name(target)
+    whole = False
+    try:
+        with _name_target(path):
+            os.makedirs(part)
+        yield part
+        whole = True
+    finally:
+        if whole or any(files for _, _, files in os.walk(part)):
+            os.rename(part, target)
+        else:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- on disk
+
+
+def sync_files(paths: Iterable[str]) -> None:
+    """Put files on disk.
+
+    Raises
+    ------
+    OSError
+        One of them cannot be written; the error names it.
+    """
+    # Side by side: a file system writes one journal entry for all that wait for it.
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:
+        for _ in pool.map(_sync_file, paths):
+            pass
+
+
+def sync_folder(path: str, *, dir_fd: int | None = None) -> None:
+    """Put the names in a folder on disk, where the file system can do that.
+
+    Raises
+    ------
+    OSError
+        The disk has failed.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
+        try:
+            with naming(path):
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+
+
+def _sync_file(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with naming(path):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _name_target(path: str) -> Iterator[None]:
+    """Have errors name the target instead of the temporary file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = path, None
+        raise
+
+
+def _exists(path: str, dir_fd: int | None) -> bool:
+    try:
+        os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        # Held by a process that lives, or the file system has no locks: leave it alone.
+        return False
+    return True

@@ -1,0 +1,655 @@
+"""Files appear under their names when they are whole, or not at all."""
+
+import errno
+import multiprocessing
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from imagearchive.errors import ClosedError, ImageArchiveError, TargetExistsError
+from imagearchive.storage.atomic import (
+    AtomicFile,
+    StagedFiles,
+    check_target,
+    new_directory,
+    publish_together,
+    sync_files,
+    sync_folder,
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "a.bin"
+
+
+def write(path, data, **options):
+    with AtomicFile(path, **options) as target:
+        target.file.write(data)
+
+
+def in_child(function):
+    """Run a function in a forked child; return its exit code."""
+    process = multiprocessing.get_context("fork").Process(target=function)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def descriptors():
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+# ---------------------------------------------------------------- one file
+
+
+@pytest.mark.parametrize("options", [{}, {"takeover": True}, {"sync": False}, {"buffering": 0}])
+def test_atomic_file_appears_when_published(path, options):
+    target = AtomicFile(path, **options)
+    target.file.write(b"data")
+    assert os.listdir(path.parent) == [os.path.basename(target.part)]
+    target.complete()
+    target.complete()
+    assert not path.exists()
+    target.publish()
+    target.publish()
+    assert target.published
+    assert path.read_bytes() == b"data"
+    assert os.listdir(path.parent) == ["a.bin"]
+    with pytest.raises(ClosedError, match="closed already"):
+        target.file.write(b"more")
+
+
+def test_atomic_file_permissions_follow_the_umask(path):
+    before = os.umask(0o027)
+    try:
+        write(path, b"")
+        write(path, b"", overwrite=True, mode=0o755)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o750
+
+
+def test_atomic_file_relative_to_a_descriptor(tmp_path):
+    (tmp_path / "folder").mkdir()
+    folder = os.open(tmp_path / "folder", os.O_RDONLY)
+    try:
+        write("x", b"data", dir_fd=folder)
+        with pytest.raises(TargetExistsError):
+            AtomicFile("x", dir_fd=folder)
+        write("x", b"new", dir_fd=folder, overwrite=True)
+        with pytest.raises(ZeroDivisionError), AtomicFile("y", dir_fd=folder):
+            raise ZeroDivisionError
+    finally:
+        os.close(folder)
+    assert os.listdir(tmp_path / "folder") == ["x"]
+    assert (tmp_path / "folder" / "x").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("length", [200, 234, 255])
+def test_atomic_file_takes_names_of_any_length(tmp_path, length):
+    write(tmp_path / ("x" * length), b"data")
+    assert os.listdir(tmp_path) == ["x" * length]
+
+
+def test_atomic_file_fails_in_a_missing_folder(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"no such directory to write 'a\.bin' to"
+    ) as caught:
+        AtomicFile(tmp_path / "missing" / "a.bin")
+    assert caught.value.filename == str(tmp_path / "missing")
+
+
+def test_atomic_file_names_the_target_in_errors_of_creation(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as caught:
+        AtomicFile(tmp_path / "file" / "a.bin")
+    assert caught.value.filename == str(tmp_path / "file" / "a.bin")
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("takeover", [False, True])
+def test_atomic_file_left_by_an_exception_leaves_the_old_file(path, error, takeover):
+    path.write_bytes(b"old")
+    before = descriptors()
+    with (
+        pytest.raises(error),
+        AtomicFile(path, overwrite=True, takeover=takeover) as target,
+    ):
+        target.file.write(bytes(100_000))
+        raise error
+    assert path.read_bytes() == b"old"
+    assert os.listdir(path.parent) == ["a.bin"]
+    assert descriptors() == before
+
+
+def test_atomic_file_that_is_forgotten_leaves_nothing(path):
+    target = AtomicFile(path)
+    target.file.write(b"data")
+    del target
+    assert os.listdir(path.parent) == []
+
+
+def test_atomic_file_that_was_given_up_cannot_be_published(path):
+    target = AtomicFile(path)
+    target.abort()
+    target.abort()
+    with pytest.raises(ClosedError, match="given up"):
+        target.publish()
+    assert os.listdir(path.parent) == []
+
+
+# Everything that publishing calls, in turn.
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_atomic_file_whose_publication_fails_leaves_the_old_file(path, monkeypatch, step, error):
+    path.write_bytes(b"old")
+    before = descriptors()
+    target = AtomicFile(path, overwrite=True)
+    target.file.write(b"new")
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(type(error)) as caught:
+        target.publish()
+    if isinstance(error, OSError):
+        assert caught.value.filename == str(path)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(path.parent) == ["a.bin"]
+    assert descriptors() == before
+    with pytest.raises(ClosedError):
+        target.publish()
+
+
+def test_atomic_file_on_a_full_disk_names_the_target_and_leaves_nothing(path):
+    def work():
+        # The limit of the file size stands for a full disk; without a handler it would kill.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            write(path, bytes(1800))
+        except OSError as error:
+            os._exit(7 if error.errno == errno.EFBIG and error.filename == str(path) else 8)
+
+    assert in_child(work) == 7
+    assert os.listdir(path.parent) == []
+
+
+def test_atomic_file_interrupted_right_after_the_rename_is_withdrawn(path, monkeypatch):
+    target = AtomicFile(path)
+
+    def interrupted(*args, real=os.replace, **options):
+        real(*args, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        target.publish()
+    assert path.exists()
+    target.withdraw()
+    assert os.listdir(path.parent) == []
+
+
+@pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
+@pytest.mark.parametrize("takeover", [False, True])
+def test_atomic_file_of_a_killed_process_leaves_the_old_file(path, moment, takeover):
+    path.write_bytes(b"old")
+    script = f"""
+import os, signal
+from imagearchive.storage.atomic import AtomicFile
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+with AtomicFile({str(path)!r}, overwrite=True, takeover={takeover}) as target:
+    target.file.write(b"new")
+    os.write = os.{moment} = kill
+    if {moment == "write"}:
+        kill()
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+    (part,) = set(os.listdir(path.parent)) - {"a.bin"}
+    assert part.startswith("a.bin.")
+    assert part.endswith(".part")
+    # The next writer is not in its way; with a fixed name, it clears the remains away.
+    write(path, b"newer", overwrite=True, takeover=takeover)
+    assert path.read_bytes() == b"newer"
+    assert set(os.listdir(path.parent)) == ({"a.bin"} if takeover else {"a.bin", part})
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_atomic_file_of_an_interrupted_process_leaves_nothing(path, signum):
+    script = f"""
+import signal, sys, time
+from imagearchive.storage.atomic import AtomicFile
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+with AtomicFile({str(path)!r}) as target:
+    target.file.write(b"new")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        child.stdout.readline()
+        assert len(os.listdir(path.parent)) == 1
+        child.send_signal(signum)
+        assert child.wait(60) != 0
+    assert os.listdir(path.parent) == []
+
+
+def test_atomic_file_is_left_alone_by_a_forked_child(path):
+    target = AtomicFile(path)
+    target.file.write(b"one ")
+    assert in_child(target.abort) == 0
+    target.file.write(b"two")
+    target.publish()
+    assert path.read_bytes() == b"one two"
+
+
+# ---------------------------------------------------------------- what has the name
+
+
+def test_atomic_file_refuses_an_existing_target(path):
+    path.write_bytes(b"old")
+    with pytest.raises(TargetExistsError, match="exists; pass overwrite=True to replace it"):
+        AtomicFile(path)
+    assert issubclass(TargetExistsError, FileExistsError)
+    assert issubclass(TargetExistsError, ImageArchiveError)
+    assert os.listdir(path.parent) == ["a.bin"]
+    write(path, b"new", overwrite=True)
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("make", "what"), [(os.mkfifo, "a FIFO"), (os.mkdir, "a directory")], ids=["fifo", "folder"]
+)
+def test_atomic_file_refuses_what_is_not_a_file(path, make, what, overwrite):
+    make(path)
+    with pytest.raises(TargetExistsError, match=f"is {what}; refusing to overwrite it"):
+        AtomicFile(path, overwrite=overwrite)
+    assert os.listdir(path.parent) == ["a.bin"]
+
+
+def test_check_target_refuses_a_device():
+    with pytest.raises(TargetExistsError, match="/dev/null is a device"):
+        check_target("/dev/null", overwrite=True)
+
+
+def test_atomic_file_refuses_a_target_that_appears_meanwhile(path):
+    for make in (path.touch, lambda: os.mkfifo(path)):
+        target = AtomicFile(path)
+        make()
+        with pytest.raises(TargetExistsError):
+            target.publish()
+        assert os.listdir(path.parent) == ["a.bin"]
+        path.unlink()
+
+
+def test_atomic_file_without_check_replaces_anything_but_a_directory(path):
+    os.mkfifo(path)
+    write(path, b"new", check=False)
+    assert path.read_bytes() == b"new"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write(path, b"new", check=False)
+    assert caught.value.filename == str(path)
+    assert os.listdir(path.parent) == ["a.bin"]
+
+
+def test_atomic_file_replaces_a_link_and_not_its_target(tmp_path, path):
+    (tmp_path / "file").write_bytes(b"old")
+    path.symlink_to("file")
+    write(path, b"new", overwrite=True)
+    assert not path.is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_atomic_file_tells_before_it_replaces(path):
+    calls = []
+    write(path, b"1", overwrite=True, before_replace=lambda: calls.append("first"))
+    write(path, b"2", overwrite=True, before_replace=lambda: calls.append(path.read_bytes()))
+    assert calls == [b"1"]
+
+    def fail():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write(path, b"3", overwrite=True, before_replace=fail)
+    assert path.read_bytes() == b"2"
+    assert os.listdir(path.parent) == ["a.bin"]
+
+
+# ---------------------------------------------------------------- two writers
+
+
+def test_two_atomic_files_of_one_path_do_not_mix(path):
+    first, second = AtomicFile(path), AtomicFile(path)
+    first.file.write(b"first")
+    second.file.write(b"second")
+    first.publish()
+    with pytest.raises(TargetExistsError):
+        second.publish()
+    assert path.read_bytes() == b"first"
+    assert os.listdir(path.parent) == ["a.bin"]
+
+
+def test_two_atomic_files_that_overwrite_leave_the_last(path):
+    first, second = AtomicFile(path, overwrite=True), AtomicFile(path, overwrite=True)
+    first.file.write(b"first")
+    second.file.write(b"second")
+    second.publish()
+    first.publish()
+    assert path.read_bytes() == b"first"
+    assert os.listdir(path.parent) == ["a.bin"]
+
+
+def test_atomic_file_is_taken_over_by_the_next_writer(path):
+    path.write_bytes(b"old")
+    first = AtomicFile(path, overwrite=True, takeover=True)
+    first.file.write(b"first")
+    second = AtomicFile(path, overwrite=True, takeover=True)
+    second.file.write(b"second")
+    with pytest.raises(ClosedError, match="another writer has begun to write this file"):
+        first.publish()
+    assert path.read_bytes() == b"old"
+    third = AtomicFile(path, overwrite=True, takeover=True)
+    # What was taken over is not removed by the one that lost it.
+    second.abort()
+    third.file.write(b"third")
+    third.publish()
+    assert path.read_bytes() == b"third"
+    assert os.listdir(path.parent) == ["a.bin"]
+
+
+def test_atomic_file_replaces_a_stale_part(path):
+    stale = path.with_name("a.bin.part")
+    stale.write_bytes(b"stale")
+    write(path, b"new")
+    assert stale.read_bytes() == b"stale"
+    write(path, b"newer", overwrite=True, takeover=True)
+    assert path.read_bytes() == b"newer"
+    assert os.listdir(path.parent) == ["a.bin"]
+
+
+def test_atomic_file_does_not_follow_a_link_at_its_part(tmp_path, path):
+    (tmp_path / "victim").write_bytes(b"theirs")
+    (tmp_path / "a.bin.part").symlink_to("victim")
+    write(path, b"new", takeover=True)
+    assert (tmp_path / "victim").read_bytes() == b"theirs"
+    assert sorted(os.listdir(tmp_path)) == ["a.bin", "victim"]
+
+
+# ---------------------------------------------------------------- several files
+
+
+def test_publish_together_publishes_all(tmp_path):
+    files = [AtomicFile(tmp_path / name) for name in "abc"]
+    for file in files:
+        file.file.write(b"data")
+    publish_together(files)
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("when", range(3))
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EIO, "Input/output error")])
+def test_publish_together_takes_all_back_after_a_failure(tmp_path, monkeypatch, when, done, error):
+    (tmp_path / "a").write_bytes(b"old")
+    files = [AtomicFile(tmp_path / name, overwrite=True, sync=False) for name in "abc"]
+    calls = []
+
+    def failing(*args, real=os.replace, **options):
+        calls.append(args)
+        if len(calls) - 1 < when or done:
+            real(*args, **options)
+        if len(calls) - 1 == when:
+            raise error
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(type(error)):
+        publish_together(files)
+    # What has replaced another file cannot be taken back.
+    assert os.listdir(tmp_path) == ["a"]
+    replaced = when > 0 or done
+    assert (tmp_path / "a").read_bytes() == (b"" if replaced else b"old")
+
+
+def test_publish_together_names_no_file_before_all_are_complete(tmp_path, monkeypatch):
+    files = [AtomicFile(tmp_path / name) for name in "ab"]
+
+    def fail(descriptor, real=os.fsync, left=[1]):  # noqa: B006 - counts the calls
+        if not left[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left[0] -= 1
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left") as caught:
+        publish_together(files)
+    assert caught.value.filename == str(tmp_path / "b")
+    assert os.listdir(tmp_path) == []
+
+
+def stage(folder, content, names, obsolete=(), prefix=".staging-"):
+    with StagedFiles(str(folder), prefix) as staged:
+        for name in names:
+            with open(staged.path(name), "w") as file:
+                file.write(content)
+        staged.publish(names, obsolete)
+
+
+def read(folder):
+    return {name: (folder / name).read_text() for name in os.listdir(folder)}
+
+
+def test_staged_files_appear_when_published(tmp_path):
+    (tmp_path / "other").write_text("mine")
+    with StagedFiles(str(tmp_path), ".staging-") as staged:
+        for name in "ab":
+            with open(staged.path(name), "w") as file:
+                file.write(name)
+        assert [name for name in os.listdir(tmp_path) if not name.startswith(".")] == ["other"]
+        staged.publish(["a", "b"])
+    assert read(tmp_path) == {"a": "a", "b": "b", "other": "mine"}
+    stage(tmp_path, "new", ["a", "c"], ["b", "missing"])
+    assert read(tmp_path) == {"a": "new", "c": "new", "other": "mine"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_staged_files_left_by_an_exception_leave_the_old_files(tmp_path, error):
+    stage(tmp_path, "old", ["a", "b"])
+    with (
+        pytest.raises(error),
+        StagedFiles(str(tmp_path), ".staging-") as staged,
+        open(staged.path("a"), "w"),
+    ):
+        raise error
+    assert read(tmp_path) == {"a": "old", "b": "old"}
+
+
+def test_staged_files_remove_whatever_else_was_made(tmp_path):
+    with StagedFiles(str(tmp_path), ".staging-") as staged:
+        folder = os.path.dirname(staged.path("a"))
+        os.makedirs(os.path.join(folder, "x", "y"))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("when", range(12))
+def test_staged_files_interrupted_while_they_move_finish(tmp_path, monkeypatch, when):
+    stage(tmp_path, "old", ["a", "b", "c", "d"])
+    calls = []
+
+    def interrupting(name):
+        real = getattr(os, name)
+
+        def call(*args, **options):
+            # Before and after each of the calls that change the folder.
+            calls.append(name)
+            if len(calls) == when + 1:
+                raise KeyboardInterrupt
+            real(*args, **options)
+            calls.append(name)
+            if len(calls) == when + 1:
+                raise KeyboardInterrupt
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "replace"):
+            patch.setattr(os, name, interrupting(name))
+        with pytest.raises(KeyboardInterrupt):
+            stage(tmp_path, "new", ["a", "b", "e"], ["c", "d"])
+    assert read(tmp_path) == {"a": "new", "b": "new", "e": "new"}
+
+
+@pytest.mark.parametrize("obsolete", [[], ["d"]])
+def test_staged_files_never_look_whole_while_they_move(tmp_path, monkeypatch, obsolete):
+    """A reader that goes by the last name sees the old files or the new ones."""
+    names = ["a", "b", "last"]
+    stage(tmp_path, "old", [*obsolete, *names])
+    seen = []
+
+    def watching(name):
+        real = getattr(os, name)
+
+        def call(*args, **options):
+            real(*args, **options)
+            found = read_visible()
+            seen.append(found)
+            if "last" in found:
+                assert len(set(found.values())) == 1
+                assert set(found) == set(names)
+
+        return call
+
+    def read_visible():
+        return {
+            name: (tmp_path / name).read_text()
+            for name in os.listdir(tmp_path)
+            if not name.startswith(".")
+        }
+
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "replace"):
+            patch.setattr(os, name, watching(name))
+        stage(tmp_path, "new", names, obsolete)
+    assert len(seen) >= 5
+
+
+def test_staged_file_alone_replaces_its_predecessor_at_once(tmp_path, monkeypatch):
+    stage(tmp_path, "old", ["a"])
+
+    def replace(*args, real=os.replace):
+        assert (tmp_path / "a").read_text() == "old"
+        real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        stage(tmp_path, "new", ["a"])
+    assert read(tmp_path) == {"a": "new"}
+
+
+def test_staged_files_clear_what_killed_processes_left(tmp_path):
+    script = f"""
+import os, signal
+from imagearchive.storage.atomic import StagedFiles
+staged = StagedFiles({str(tmp_path)!r}, ".staging-")
+open(staged.path("a"), "w").close()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = os.listdir(tmp_path)
+    # Another prefix is another user of the folder.
+    stage(tmp_path, "x", ["x"], prefix=".other-")
+    assert sorted(os.listdir(tmp_path)) == [left, "x"]
+    stage(tmp_path, "new", ["a"])
+    assert sorted(os.listdir(tmp_path)) == ["a", "x"]
+
+
+def test_staged_files_leave_those_of_a_living_process(tmp_path):
+    with StagedFiles(str(tmp_path), ".staging-") as first:
+        with open(first.path("a"), "w") as file:
+            file.write("first")
+        stage(tmp_path, "second", ["b"])
+        first.publish(["a"])
+    assert read(tmp_path) == {"a": "first", "b": "second"}
+
+
+# ---------------------------------------------------------------- directories
+
+
+def test_new_directory_gets_its_name_at_the_end(tmp_path):
+    target = tmp_path / "folder"
+    with new_directory(f"{target}/") as part:
+        with open(os.path.join(part, "a"), "w"):
+            pass
+        assert not target.exists()
+    assert os.listdir(tmp_path) == ["folder"]
+    assert os.listdir(target) == ["a"]
+
+
+def test_new_directory_is_kept_after_a_failure_if_it_holds_a_file(tmp_path):
+    with pytest.raises(ZeroDivisionError), new_directory(str(tmp_path / "empty")) as part:
+        os.mkdir(os.path.join(part, "below"))
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(KeyboardInterrupt), new_directory(str(tmp_path / "kept")) as part:
+        os.mkdir(os.path.join(part, "below"))
+        with open(os.path.join(part, "below", "a"), "w"):
+            raise KeyboardInterrupt
+    assert os.listdir(tmp_path / "kept" / "below") == ["a"]
+
+
+def test_new_directory_names_the_target_in_errors(tmp_path):
+    (tmp_path / "file").touch()
+    path = str(tmp_path / "file" / "folder")
+    with pytest.raises(NotADirectoryError) as caught, new_directory(path):
+        pass
+    assert caught.value.filename == path
+
+
+# ---------------------------------------------------------------- on disk
+
+
+def test_sync_files_names_the_file_that_fails(tmp_path, monkeypatch):
+    paths = [str(tmp_path / name) for name in "abc"]
+    for path in paths:
+        with open(path, "w"):
+            pass
+    sync_files(paths)
+
+    def fail(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output") as caught:
+        sync_files(paths)
+    assert caught.value.filename == paths[0]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_sync_folder_forgives_only_file_systems_that_cannot(tmp_path, monkeypatch, code):
+    before = descriptors()
+
+    def fail(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    if code == errno.EIO:
+        with pytest.raises(OSError, match="Input/output") as caught:
+            sync_folder(str(tmp_path))
+        assert caught.value.filename == str(tmp_path)
+    else:
+        sync_folder(str(tmp_path))
+    assert descriptors() == before
