@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, NoReturn
@@ -18,12 +16,13 @@ from imagearchive.errors import (
     OptionError,
 )
 from imagearchive.images.render import Decoder
+from imagearchive.loader.buffers import Buffers
 from imagearchive.loader.order import EpochOrder
 from imagearchive.loader.sources import BROKEN, Source, is_damage
 from imagearchive.transforms import Key, Pipeline
 from imagearchive.transforms.base import is_tensor
 
-__all__ = ["BadSample", "Buffers", "Epoch", "Options"]
+__all__ = ["BadSample", "Epoch", "Options"]
 
 MAX_REPLACEMENTS: Final = 1000
 
@@ -60,52 +59,6 @@ class Options:
     collate_fn: Callable[[list[Any]], Any] | None
     on_error: Literal["raise", "skip", "replace"]
     part_size: int
-
-
-class Buffers:
-    """Memory of earlier batches, reused once nobody refers to it.
-
-    Fresh memory costs a page fault for every 4 KiB, which for normalised batches is as much time
-    as a tenth of the decoding. A buffer is owned by one base array; whatever the consumer keeps
-    of a batch (views, slices, tensors) refers to that base, so its reference count says whether
-    it may be overwritten.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._owners: deque[_Array] = deque()
-
-    def take(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> _Array:
-        """Return an array that nobody else refers to, with any content."""
-        for _ in range(len(self._owners)):
-            try:
-                owner = self._owners.popleft()
-            except IndexError:
-                break
-            if _references(owner) <= _ALONE and owner.shape == shape and owner.dtype == dtype:
-                return owner
-            if owner.shape == shape and owner.dtype == dtype:
-                self._owners.append(owner)
-        return np.empty(shape, dtype)
-
-    def give(self, owner: _Array) -> None:
-        """Offer an array for reuse as soon as its views are gone."""
-        if len(self._owners) < self._limit:
-            self._owners.append(owner)
-
-
-def _references(owner: _Array) -> int:
-    return sys.getrefcount(owner)
-
-
-def _of_one_variable() -> int:
-    owner = np.empty(0)
-    return _references(owner)
-
-
-# How many references an array has that only one local variable of the caller refers to. Not the
-# same in all releases of Python: some count what is on the stack, some do not.
-_ALONE: Final = _of_one_variable()
 
 
 class Epoch:
@@ -340,10 +293,9 @@ class TensorJob(BatchJob):
         if epoch.options.pin_memory:
             # Torch reuses pinned memory only when copies to the device have ended.
             self.pinned = _pinned((self.size, *shape), dtype)
-            self.owner = self.pinned.numpy()
+            self.images = self.pinned.numpy()
         else:
-            self.owner = epoch.buffers.take(full, dtype)
-        self.images = self.owner[: self.size]
+            self.images = epoch.buffers.take(full, dtype)[: self.size]
 
     def load(self, first: int, indices: list[int], tools: Decoder) -> None:
         chunk, slots = self.epoch.source.chunk(indices), slice(first, first + len(indices))
@@ -360,10 +312,7 @@ class TensorJob(BatchJob):
         elif self.pinned is not None:
             images = self.pinned
         images = as_output(images, self.epoch.options)
-        batch = self.delivered(_assembled(images, self.kept_of(self.labels), self))
-        if self.pinned is None:
-            self.epoch.buffers.give(self.owner)
-        return batch
+        return self.delivered(_assembled(images, self.kept_of(self.labels), self))
 
 
 def _assembled(images: Any, labels: list[Any], job: BatchJob) -> tuple[Any, ...]:

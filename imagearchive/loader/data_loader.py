@@ -17,7 +17,8 @@ import numpy as np
 from imagearchive.errors import ClosedError, MissingDependencyError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_callable, check_choice, check_integer
 from imagearchive.images.render import Decoder
-from imagearchive.loader.batches import BadSample, Buffers, Epoch, Options
+from imagearchive.loader.batches import BadSample, Epoch, Options
+from imagearchive.loader.buffers import Buffers
 from imagearchive.loader.open_source import open_source
 from imagearchive.loader.order import (
     MAX_BATCH,

@@ -37,7 +37,6 @@ from imagearchive.errors import (
 from imagearchive.images.render import HAVE_JPEG
 from imagearchive.loader import batches
 from imagearchive.loader.array_sources import image_array
-from imagearchive.loader.batches import Buffers
 from imagearchive.loader.data_loader import DataLoader
 from imagearchive.loader.order import EpochOrder, ShardedSampler
 from imagearchive.transforms import (
@@ -948,18 +947,6 @@ def test_an_iterator_in_a_cycle_is_collected_with_its_threads():
     assert threads() == []
 
 
-def test_a_batch_that_is_kept_is_never_overwritten():
-    loader = DataLoader(Numbers(251), 8, image_size=(5, 4), num_workers=3, shuffle=True)
-    kept = []
-    for _ in range(3):
-        for images, labels in loader:
-            # Views, slices and single images keep the memory too.
-            kept.append((images[1:, 0, 0, 0], labels[1:]))
-            time.sleep(0)
-    for values, labels in kept:
-        assert values.tolist() == labels.tolist()
-
-
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_batch_that_is_dropped_is_kept_by_nobody(num_workers):
     loader = DataLoader(Numbers(8), 4, num_workers=num_workers)
@@ -973,26 +960,6 @@ def test_a_batch_that_is_dropped_is_kept_by_nobody(num_workers):
         time.sleep(0.01)
     assert not any(image() is not None for image in images)
     iterator.close()
-
-
-@pytest.mark.parametrize("uncounted", [0, 1])
-def test_buffers_are_reused_only_when_free(monkeypatch, uncounted):
-    # Python 3.14 does not count what a call borrows from a local variable.
-    real = sys.getrefcount
-    monkeypatch.setattr(sys, "getrefcount", lambda thing: real(thing) - 1 - uncounted)
-    monkeypatch.setattr(batches, "_ALONE", batches._of_one_variable())
-    buffers = Buffers(2)
-    first = buffers.take((4, 3), np.float32)
-    view = first[1:]
-    buffers.give(first)
-    known = weakref.ref(first)
-    del first
-    assert not np.shares_memory(buffers.take((4, 3), np.float32), view)
-    del view
-    taken = buffers.take((4, 3), np.float32)
-    assert taken is known()
-    other = buffers.take((4, 2), np.float32)
-    assert other.shape == (4, 2)
 
 
 def test_concurrent_iterators_in_many_threads_of_two_loaders():
