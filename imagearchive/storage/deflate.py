@@ -153,6 +153,8 @@ class DeflatedStorage(Closable):
     without the GIL. A forked child goes on with its own copy of its thread's decoder.
     """
 
+    zero_copy = False
+
     def __init__(
         self,
         storage: Storage,
@@ -222,6 +224,14 @@ class DeflatedStorage(Closable):
         checkpoints = self._converted(index.getbuffer())
         self._use(checkpoints)
         return checkpoints
+
+    def verify(self) -> None:
+        """Check the member by building its checkpoints, unless it has some.
+
+        A member that is small enough to be inflated whole is checked at its first read.
+        """
+        if self._checkpoints is None and self.size > WHOLE:
+            self.build_checkpoints()
 
     def read(self, offset: int, size: int) -> memoryview:
         """Return exactly `size` inflated bytes from `offset`, as a read-only view.

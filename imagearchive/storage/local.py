@@ -57,6 +57,8 @@ class MemoryStorage(Closable):
     pickle the path instead.
     """
 
+    zero_copy = True
+
     def __init__(self, data: Buffer, path: str = "<memory>", mtime_ns: int = 0) -> None:
         self._view: memoryview | None = memoryview(data).toreadonly().cast("B")
         self.path = path
@@ -162,6 +164,8 @@ class PreadStorage(Closable):
     Safe for threads and after fork, since `os.pread` has no position to share. Where another
     thread closes the storage, a read that has begun ends as if it had not.
     """
+
+    zero_copy = False
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["FileStorage", "Storage", "StorageKind"]
+__all__ = ["FileStorage", "SelfCheckingStorage", "Storage", "StorageKind"]
 
 StorageKind = Literal["auto", "mmap", "pread", "memory"]
 
@@ -27,6 +27,11 @@ class Storage(Protocol):
     path: str
     size: int
 
+    @property
+    def zero_copy(self) -> bool:
+        """Whether `read` returns views of memory, and neither reads nor copies."""
+        ...
+
     def read(self, offset: int, size: int) -> bytes | memoryview:
         """Return exactly `size` bytes from `offset`; read-only, and a copy only if need be.
 
@@ -45,6 +50,21 @@ class Storage(Protocol):
 
     def close(self) -> None:
         """Release the file; views returned before stay valid. A second call does nothing."""
+        ...
+
+
+@runtime_checkable
+class SelfCheckingStorage(Storage, Protocol):
+    """A storage that compares its content with a checksum, whatever part of it is read."""
+
+    def verify(self) -> None:
+        """Check all of it now, unless that was done before.
+
+        Raises
+        ------
+        CorruptArchiveError
+            The content does not match its checksum.
+        """
         ...
 
 

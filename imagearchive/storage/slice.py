@@ -29,6 +29,11 @@ class SliceStorage(Closable):
         self.size = size
         self.path = path
 
+    @property
+    def zero_copy(self) -> bool:
+        """Whether the other storage returns views of memory."""
+        return self._storage.zero_copy
+
     def read(self, offset: int, size: int) -> bytes | memoryview:
         """Return a range of the member."""
         if offset < 0 or size < 0 or offset + size > self.size:

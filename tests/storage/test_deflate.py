@@ -23,7 +23,7 @@ from imagearchive.errors import (
 from imagearchive.storage import deflate
 from imagearchive.storage.deflate import SPACING, DeflatedStorage, inflate
 from imagearchive.storage.local import MemoryStorage, PreadStorage
-from imagearchive.storage.protocol import Storage
+from imagearchive.storage.protocol import SelfCheckingStorage, Storage
 
 FRONT = b"what comes before"
 
@@ -88,6 +88,8 @@ def test_any_range(name, known, built):
     data, stream = MEMBERS[name]
     one = member(data, stream, built[name] if known else None)
     assert isinstance(one, Storage)
+    assert isinstance(one, SelfCheckingStorage)
+    assert not one.zero_copy
     for offset, size in ranges(len(data)):
         view = one.read(offset, size)
         assert view.readonly

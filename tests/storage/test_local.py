@@ -27,6 +27,7 @@ from imagearchive.storage.local import (
     storage_kind,
 )
 from imagearchive.storage.protocol import Storage
+from imagearchive.storage.slice import SliceStorage
 
 DATA = np.random.default_rng(0).bytes(100_003)
 
@@ -49,6 +50,13 @@ def test_follows_the_protocol(storage, path):
     assert isinstance(storage, Storage)
     assert storage.size == len(DATA)
     assert storage.path == path
+
+
+def test_zero_copy_tells_views_from_copies(storage):
+    assert storage.zero_copy == isinstance(storage.read(10, 10), memoryview)
+    part = SliceStorage(storage, 5, 100, "part")
+    assert isinstance(part, Storage)
+    assert part.zero_copy == storage.zero_copy
 
 
 @given(offset=st.integers(0, len(DATA)), size=st.integers(0, len(DATA)))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from imagearchive.containers.tar.scan import read_member
 from imagearchive.errors import ClosedError, CorruptArchiveError
+from imagearchive.storage.closing import Closable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,7 +175,7 @@ def _printable(name: bytes) -> str:
     return repr(name[:200].decode("utf-8", "backslashreplace"))
 
 
-class SparseStorage:
+class SparseStorage(Closable):
     """A sparse member as position-addressable bytes; its holes read as zeros.
 
     It borrows the archive's storage and does not close it. Safe for threads and after fork where
@@ -202,6 +203,8 @@ class SparseStorage:
     CorruptArchiveError
         As `sparse_map`.
     """
+
+    zero_copy = False
 
     def __init__(self, storage: Storage, header_offset: int, path: str) -> None:
         self.path = path
@@ -240,7 +243,8 @@ class SparseStorage:
         return len(target)
 
     def close(self) -> None:
-        """Let go of the archive's storage, which stays open."""
+        """Release the archive's storage, which stays open."""
+        super().close()
         self._storage = None
 
     def _open(self, offset: int, size: int) -> Storage:
