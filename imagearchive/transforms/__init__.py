@@ -34,16 +34,8 @@ from imagearchive.images.random import Stream
 from imagearchive.transforms.augment import RandAugment, RandomErasing, TrivialAugmentWide
 from imagearchive.transforms.base import GeometricTransform, Transform
 from imagearchive.transforms.compose import Compose, Lambda
-from imagearchive.transforms.geometric import (
-    CenterCrop,
-    Pad,
-    RandomCrop,
-    RandomHorizontalFlip,
-    RandomResizedCrop,
-    RandomRotation,
-    RandomVerticalFlip,
-    Resize,
-)
+from imagearchive.transforms.crop import CenterCrop, Pad, RandomCrop
+from imagearchive.transforms.flip import RandomHorizontalFlip, RandomVerticalFlip
 from imagearchive.transforms.photometric import (
     ColorJitter,
     GaussianBlur,
@@ -55,6 +47,7 @@ from imagearchive.transforms.photometric import (
 )
 from imagearchive.transforms.pipeline import Pipeline, compile_pipeline
 from imagearchive.transforms.random_keys import Key
+from imagearchive.transforms.resize import RandomResizedCrop, Resize
 from imagearchive.transforms.values import (
     ImageNetNormalize,
     Normalize,
@@ -62,6 +55,7 @@ from imagearchive.transforms.values import (
     ToDtype,
     ToTensor,
 )
+from imagearchive.transforms.warp import RandomRotation
 
 __all__ = [
     "CenterCrop",

@@ -13,19 +13,18 @@ from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_choice, check_integer
 from imagearchive.images.random import Stream
 from imagearchive.transforms.base import Array, Layout, Transform, require_stream
-from imagearchive.transforms.geometric import ROTATIONS
 from imagearchive.transforms.image_arguments import (
     MAX_SIDE,
+    Fill,
     check_channel_values,
     check_interval,
     check_probability,
     expand_channels,
     round_to_bytes,
 )
+from imagearchive.transforms.warp import WARP_FILTERS
 
 __all__ = ["RandAugment", "RandomErasing", "TrivialAugmentWide"]
-
-Fill = float | Sequence[float]
 
 
 class RandomErasing(Transform):
@@ -110,7 +109,7 @@ class _Policy(Transform):
 
     def __init__(self, interpolation: str, fill: Fill, seed: int | None) -> None:
         super().__init__(seed=seed)
-        self.interpolation = check_choice("interpolation", interpolation, ROTATIONS)
+        self.interpolation = check_choice("interpolation", interpolation, WARP_FILTERS)
         self.fill = check_channel_values("fill", fill)
 
     def _steps(self, width: int, height: int, stream: Stream) -> list[tuple[str, float]]:

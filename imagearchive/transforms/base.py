@@ -305,10 +305,10 @@ class GeometricTransform(Transform):
             raise OptionError(f"{self!r}: the image has {channels} channels, fill has fewer")
         geometry = Geometry(width, height)
         self.add_to(geometry, stream)
-        return render(array, geometry), layout
+        return apply_geometry(array, geometry), layout
 
 
-def render(array: Array, geometry: Geometry, decoder: Decoder | None = None) -> Array:
+def apply_geometry(array: Array, geometry: Geometry, decoder: Decoder | None = None) -> Array:
     """A new array from an (H, W, C) one."""
     out = np.empty((geometry.height, geometry.width, array.shape[2]), array.dtype)
     output_format = FLOAT32_FORMAT if array.dtype == np.float32 else UINT8_FORMAT

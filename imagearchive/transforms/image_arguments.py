@@ -12,6 +12,7 @@ from imagearchive.errors.arguments import check_integer, check_number, check_seq
 __all__ = [
     "MAX_SIDE",
     "ChannelValues",
+    "Fill",
     "check_channel_values",
     "check_interval",
     "check_margins",
@@ -22,8 +23,9 @@ __all__ = [
     "round_to_bytes",
 ]
 
-#: One number for all channels, or one for each.
+#: One number for all channels, or one for each: as checked, and as the caller passes it.
 ChannelValues = float | tuple[float, ...]
+Fill = float | Sequence[float]
 
 #: The longest side in pixels that the native code can count; see `Geometry`.
 MAX_SIDE = (1 << 24) - 1

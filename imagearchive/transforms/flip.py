@@ -1,0 +1,57 @@
+"""Mirroring."""
+
+from __future__ import annotations
+
+from imagearchive.images.geometry import Geometry
+from imagearchive.images.random import Stream
+from imagearchive.transforms.base import GeometricTransform, require_stream
+from imagearchive.transforms.image_arguments import check_probability
+
+__all__ = ["RandomHorizontalFlip", "RandomVerticalFlip"]
+
+
+class _Flip(GeometricTransform):
+    is_random = True
+    flips = True
+    arguments = ("p",)
+
+    def __init__(self, p: float = 0.5, *, seed: int | None = None) -> None:
+        super().__init__(seed=seed)
+        self.p = check_probability("p", p)
+
+    def _flips(self, stream: Stream | None) -> bool:
+        return require_stream(stream).random() < self.p
+
+
+class RandomHorizontalFlip(_Flip):
+    """Mirror left to right with probability `p`.
+
+    Parameters
+    ----------
+    p : float
+        Probability.
+    seed : int, optional
+        Makes calls without a key repeatable.
+    """
+
+    def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
+        """Add this transform to a step."""
+        if self._flips(stream):
+            geometry.flip_x()
+
+
+class RandomVerticalFlip(_Flip):
+    """Mirror top to bottom with probability `p`.
+
+    Parameters
+    ----------
+    p : float
+        Probability.
+    seed : int, optional
+        Makes calls without a key repeatable.
+    """
+
+    def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
+        """Add this transform to a step."""
+        if self._flips(stream):
+            geometry.flip_y()
