@@ -232,7 +232,7 @@ class Archive(Closable, Mapping[str, bytes]):
         if hollow and size > MAX_HOLLOW_READ and size > HOLLOW_RATIO * stored:
             raise LimitError(
                 f"{self._where(position)}: {size} bytes, of which the archive holds {stored}, are "
-                f"not read into memory at once; read parts of it with open() or member()"
+                f"not read into memory at once; read the member in parts"
             )
         if kind == KIND_FILE and method == DEFLATED:
             crc = int(self.table.entries["crc"][position])

@@ -89,8 +89,10 @@ def convert(
 
     Raises
     ------
+    TargetExistsError
+        The target exists, and `overwrite` is false.
     OptionError
-        The target exists, or a member cannot go into an NPZ.
+        A member cannot go into an NPZ.
     UnsafePathError
         A member's name leads out of the archive.
     CorruptArchiveError, UnsupportedMemberError

@@ -22,7 +22,8 @@ from imagearchive.archive.small_files import spill
 from imagearchive.archive.threads import Chunks, in_threads
 from imagearchive.containers import registry as containers
 from imagearchive.containers.rows import KIND_FILE, KIND_HARDLINK, KIND_OTHER, KIND_SYMLINK
-from imagearchive.errors import OptionError, UnsafePathError
+from imagearchive.errors import OptionError, TargetExistsError, UnsafePathError
+from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import naming
 from imagearchive.index.names import normalise
 from imagearchive.storage.local import MemoryStorage
@@ -113,8 +114,8 @@ def extract(
     ------
     UnsafePathError
         A member is refused, before anything is written; or a symbolic link stands in the way.
-    OptionError
-        A file exists already.
+    TargetExistsError
+        A file exists, and `existing` is ``"error"``.
     CorruptArchiveError, UnsupportedMemberError
         A member cannot be read, or differs from the checksum that a ZIP or NPZ has of it.
     OSError
@@ -126,7 +127,9 @@ def extract(
     if members is None:
         refused = [*refused_members(archive), *refused]
     if refused and not skip_unsafe:
-        raise UnsafePathError(_describe(refused))
+        raise UnsafePathError(
+            _describe(refused), hints=[Hint("skip_unsafe=True", "to extract the others")]
+        )
     barred = {item.name for item in refused}
     path = os.fspath(target)
     if not path:
@@ -242,10 +245,7 @@ def refused_members(archive: Archive) -> list[Refused]:
 def _describe(refused: list[Refused]) -> str:
     shown = "; ".join(f"{item.name[:200]!r}: {item.reason}" for item in refused[:5])
     more = f"; and {len(refused) - 5} more" if len(refused) > 5 else ""
-    return (
-        f"{len(refused)} members cannot be extracted ({shown}{more}); nothing was written. "
-        f"skip_unsafe=True extracts the others"
-    )
+    return f"{len(refused)} members cannot be extracted ({shown}{more}); nothing was written"
 
 
 # ---------------------------------------------------------------- names
@@ -494,8 +494,12 @@ class _Run:
         if self._existing != "replace" and _is_there(base, directory):
             if self._existing == "skip":
                 return False
-            raise OptionError(
-                f"{self._show(name)} exists; pass existing='replace' or existing='skip'"
+            raise TargetExistsError(
+                f"{self._show(name)} exists",
+                hints=[
+                    Hint("existing='replace'", "to replace it"),
+                    Hint("existing='skip'", "to keep it"),
+                ],
             )
         try:
             fd = os.open(part, _CREATE, mode, dir_fd=directory)

@@ -106,7 +106,7 @@ class NameTree:
 
     def _missing(self, path: str) -> str:
         if self.isdir(path):
-            return f"{_shown(path)} is a directory; list it with listdir()"
+            return f"{_shown(path)} is a directory; name a file in it"
         closest = self._closest(normalise(encode(path)), directories=False)
         hint = f"; did you mean {decode(closest)!r}?" if closest else ""
         return f"no member {_shown(path)}{hint}"

@@ -22,6 +22,7 @@ from imagearchive.errors import (
     UnsafePathError,
     UnsupportedMemberError,
 )
+from imagearchive.errors.hints import Hint
 
 __all__ = ["pack", "shard_path"]
 
@@ -367,8 +368,8 @@ def _listed(path: bytes, root: bytes) -> _Source:
     name = os.path.relpath(os.path.abspath(os.path.join(root, path)), os.path.abspath(root))
     if name in (b".", b"..") or name.startswith(b"../"):
         raise UnsafePathError(
-            f"{os.fsdecode(path)} lies outside {os.fsdecode(root)}; say with root= what the names "
-            f"in the archive are relative to"
+            f"{os.fsdecode(path)} is outside {os.fsdecode(root)}",
+            hints=[Hint("root", "to name the directory that the paths are relative to")],
         )
     return _Source(name, os.path.join(root, path), None)
 

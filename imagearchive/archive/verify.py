@@ -20,7 +20,9 @@ from imagearchive.errors import (
     ImageArchiveError,
     UnsafePickleError,
 )
+from imagearchive.errors.hints import Hint, with_hints
 from imagearchive.errors.os_errors import naming
+from imagearchive.index.freshness import REBUILD
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.limits import Limits
 from imagearchive.storage.patterns import expand
@@ -36,12 +38,29 @@ FATAL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Failure(NamedTuple):
-    """Something wrong with an archive."""
+    """Something wrong with an archive.
+
+    Attributes
+    ----------
+    position : int
+        Position of the member; -1 for the archive or its index as a whole.
+    name : str
+        The member, archive or index file.
+    message : str
+        What is wrong with it.
+    hints : tuple of Hint
+        Which argument helps.
+    """
 
     position: int
-    """Position of the member; -1 where the archive or its index as a whole is meant."""
     name: str
-    reason: str
+    message: str
+    hints: tuple[Hint, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """The message and the hints."""
+        return with_hints(self.message, self.hints)
 
 
 @dataclass
@@ -124,13 +143,13 @@ def _headers(archive: Archive, failures: list[Failure]) -> list[str]:
         with naming(place):
             table.check()
     except (ImageArchiveError, OSError) as error:
-        failures.append(Failure(-1, place, _reason(error, place)))
+        failures.append(_failure(error, -1, place, place))
     for path in expand(archive.path):
         try:
             with naming(path):
                 fresh = IndexTable.build(path)
         except CorruptArchiveError as error:
-            failures.append(Failure(-1, path, _reason(error, path)))
+            failures.append(_failure(error, -1, path, path))
             fresh = IndexTable.build(path, strict=False)
         scanners += [fresh.scanner] * len(fresh.files)
         ours = table.entries[start : start + len(fresh)]
@@ -141,27 +160,29 @@ def _headers(archive: Archive, failures: list[Failure]) -> list[str]:
         end = start + len(fresh)
         low, high = (int(table.name_offsets[min(row, len(table))]) for row in (start, end))
         if not same or not np.array_equal(table.names[low:high], fresh.names):
-            reason = "its index does not describe it; build it again with overwrite_index=True"
-            failures.append(Failure(-1, path, reason))
+            failures.append(Failure(-1, path, "its index does not describe it", (REBUILD,)))
         start = end
     if start != len(table):
         failures.append(Failure(-1, str(archive.path), f"{len(table)} members instead of {start}"))
     return scanners
 
 
-def _reason(error: Exception, *where: str) -> str:
-    """Say what is wrong, without the place, which a `Failure` names by itself."""
+def _failure(error: Exception, position: int, name: str, *where: str) -> Failure:
+    """Describe an error, without the prefixes `where`, as a `Failure` names the place itself."""
     if isinstance(error, OSError) and error.errno is not None:
         if error.errno in FATAL:
             error.filename = error.filename or where[0]
             raise error
-        return error.strerror or str(error)
+        return Failure(position, name, error.strerror or str(error))
     if isinstance(error, MemoryError):
-        return "not enough memory for it"
-    reason = str(error)
+        return Failure(position, name, "not enough memory for it")
+    if isinstance(error, ImageArchiveError):
+        message, hints = error.message, error.hints
+    else:
+        message, hints = str(error), ()
     for place in where:
-        reason = reason.removeprefix(f"{place}: ")
-    return reason
+        message = message.removeprefix(f"{place}: ")
+    return Failure(position, name, message, hints)
 
 
 class _Run:
@@ -194,8 +215,7 @@ class _Run:
                     self._member(position, name, part, chunks)
                 except (ImageArchiveError, OSError, MemoryError) as error:
                     file = self._archive.info(position).archive
-                    reason = _reason(error, file, repr(name))
-                    part.failures.append(Failure(position, name, reason))
+                    part.failures.append(_failure(error, position, name, file, repr(name)))
                 part.files += 1
             with self._lock:
                 result = self._result

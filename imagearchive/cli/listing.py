@@ -29,7 +29,6 @@ from imagearchive.cli.output import (
     write_json,
 )
 from imagearchive.cli.values import SizeTest
-from imagearchive.cli.wording import in_options
 from imagearchive.codecs import extension_of
 from imagearchive.index.names import normalise
 
@@ -334,7 +333,7 @@ def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
             "index size": index_size(table.path),
         }
         if table.meta.get("damage"):
-            facts["damage"] = in_options(table.meta["damage"])
+            facts["damage"] = table.meta["damage"]
         return facts
 
 

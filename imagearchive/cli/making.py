@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from imagearchive.cli.messages import print_error, with_options
 from imagearchive.cli.output import (
-    complain,
     counted,
     escape,
     format_size,
@@ -20,7 +20,6 @@ from imagearchive.cli.output import (
     write,
     write_json,
 )
-from imagearchive.cli.wording import in_options
 from imagearchive.errors import ArchiveNotFoundError, OptionError, UnsupportedArchiveError
 
 if TYPE_CHECKING:
@@ -80,7 +79,10 @@ def verify(arguments: argparse.Namespace) -> int:
             threads=arguments.threads,
             progress=step,
         )
-    failures = [failure._replace(reason=in_options(failure.reason)) for failure in found.failures]
+    failures = [
+        (failure.position, failure.name, with_options(failure.message, failure.hints))
+        for failure in found.failures
+    ]
     if arguments.json:
         write_json(
             {
@@ -88,11 +90,11 @@ def verify(arguments: argparse.Namespace) -> int:
                 "bytes": found.bytes,
                 "checksums": found.checked,
                 "decoded": found.decoded,
-                "failures": [failure._asdict() for failure in failures],
+                "failures": [dict(zip(("position", "name", "reason"), row)) for row in failures],
             }
         )
     else:
-        write(f"{text(failure.name)}: {escape(failure.reason)}" for failure in failures)
+        write(f"{text(name)}: {escape(reason)}" for _, name, reason in failures)
         if not arguments.quiet:
             write(
                 [
@@ -134,7 +136,7 @@ def extract(arguments: argparse.Namespace) -> int:
                 progress=step,
             )
     for item in done.refused:
-        complain(f"not extracted: {item.name[:200]}: {item.reason}")
+        print_error(f"not extracted: {item.name[:200]}: {item.reason}")
     if arguments.json:
         write_json({**done._asdict(), "refused": [item._asdict() for item in done.refused]})
     elif not arguments.quiet:

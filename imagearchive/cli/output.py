@@ -16,7 +16,6 @@ from typing import Any, BinaryIO, Final
 from imagearchive.errors.os_errors import naming
 
 __all__ = [
-    "complain",
     "counted",
     "escape",
     "format_size",
@@ -68,14 +67,6 @@ def _escaped(character: str, backslash: str) -> str:
     if code < 0x80:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def complain(message: str) -> None:
-    """Print what went wrong, or may do so, on one line of standard error."""
-    # Where nobody listens there is nothing left to say.
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError):
-            print(f"imagearchive: {escape(message)}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

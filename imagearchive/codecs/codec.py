@@ -114,4 +114,4 @@ def with_name(name: str, error: ImageArchiveError) -> ImageArchiveError:
     kinds = (CorruptArchiveError, UnsupportedArchiveError)
     kind = DecodeError if isinstance(error, kinds) else type(error)
     shown = name if name.isprintable() and len(name) <= 400 else ascii(name[:400])
-    return kind(f"{shown}: {error}")
+    return kind(f"{shown}: {error.message}", hints=error.hints)

@@ -102,7 +102,7 @@ def _tolerant(
     except CorruptArchiveError as error:
         if strict:
             raise
-        damage = str(error)
+        damage = error.message
         rows, files = scanner(False)
     entries = rows.entries[: rows.rows]
     ends = np.zeros(len(files), np.uint64)

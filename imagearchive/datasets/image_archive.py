@@ -376,7 +376,8 @@ class ImageArchive:
         except Exception as error:
             where = self._described(position)
             if self.loader is pil_loader and isinstance(error, ImageArchiveError):
-                raise type(error)(f"{where}: {error}") from error
+                # Its hints are not for this class, which has no such arguments.
+                raise type(error)(f"{where}: {error.message}") from error
             if hasattr(error, "add_note"):
                 error.add_note(f"raised by the loader for {where}")
             raise

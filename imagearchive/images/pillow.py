@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from imagearchive.errors import DecodeError, ImageArchiveError, LimitError, OptionError
+from imagearchive.errors.hints import Hint
 from imagearchive.storage.limits import Limits
 
 if TYPE_CHECKING:
@@ -188,8 +189,13 @@ def _open(data: Buffer, limits: Limits) -> Image.Image:
         width, height = image.size
         if width * height > limits.max_pixels:
             raise LimitError(
-                f"an image of {width}x{height} pixels; if the archive can be trusted, raise "
-                f"max_pixels (now {limits.max_pixels})"
+                f"an image of {width}x{height} pixels",
+                hints=[
+                    Hint(
+                        "max_pixels",
+                        f"to raise the limit (now {limits.max_pixels}) if you trust the archive",
+                    )
+                ],
             )
         return image
     raise DecodeError(

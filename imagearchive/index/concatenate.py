@@ -19,7 +19,7 @@ from imagearchive.errors import (
     StaleIndexError,
 )
 from imagearchive.index import file_format as index_file
-from imagearchive.index.freshness import Signature, signatures
+from imagearchive.index.freshness import READ_PARTLY, REBUILD, Signature, signatures
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.names import sort_names
 from imagearchive.index.table import IndexTable, cache_path, directory_labels
@@ -128,11 +128,13 @@ def _load(
         same = table.meta.get("joined_paths") == _digest(paths, [None] * len(paths), strict)
         reason = "one of them changed since" if same else "it was built for other ones"
         raise StaleIndexError(
-            f"{place}: it does not fit the {len(paths)} archives from {paths[0]} on: {reason}; "
-            f"build it again with overwrite_index=True, or delete it"
+            f"{place}: it does not fit the {len(paths)} archives from {paths[0]} on: {reason}",
+            hints=[REBUILD],
         )
     if strict and table.meta.get("damage"):
-        raise CorruptArchiveError(f"{table.meta['damage']} (as found when {place} was built)")
+        raise CorruptArchiveError(
+            f"{table.meta['damage']} (as found when {place} was built)", hints=[READ_PARTLY]
+        )
     table.files = list(paths)
     table.verified = {path: one for path, one in zip(paths, seen) if one is not None}
     return table

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.errors.hints import Hint
 from imagearchive.storage.local import PreadStorage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Signature", "difference", "fingerprints", "signatures"]
+__all__ = ["READ_PARTLY", "REBUILD", "Signature", "difference", "fingerprints", "signatures"]
+
+REBUILD: Final = Hint("overwrite_index=True", "to build it again, or delete it")
+READ_PARTLY: Final = Hint("strict=False", "to read the members before it")
 
 #: Size in bytes and modification time in nanoseconds.
 Signature = tuple[int, int]

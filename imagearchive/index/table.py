@@ -25,7 +25,14 @@ from imagearchive.errors import (
 )
 from imagearchive.index import file_format as index_file
 from imagearchive.index.class_directories import class_directories
-from imagearchive.index.freshness import Signature, difference, fingerprints, signatures
+from imagearchive.index.freshness import (
+    READ_PARTLY,
+    REBUILD,
+    Signature,
+    difference,
+    fingerprints,
+    signatures,
+)
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.resolve import resolve
 
@@ -222,7 +229,7 @@ class IndexTable:
                 failures.append(f"{place}: {error.strerror}")
         warnings.warn(
             f"{apath}: the index cannot be saved ({'; '.join(failures) or 'no cache directory'}), "
-            f"so every process scans the archive anew; pass ipath= to say where it may lie",
+            f"so every process scans the archive anew; name another place with ipath",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -232,14 +239,17 @@ class IndexTable:
     def _open_given(cls, apath: str, ipath: str, overwrite: bool, strict: bool) -> IndexTable:
         if os.path.exists(ipath):
             if os.path.isdir(ipath) or os.path.samefile(apath, ipath):
-                raise OptionError(f"ipath={ipath!r} is {apath!r} or a directory: name another file")
+                raise OptionError(
+                    f"{ipath}: cannot be the index, as it is the archive or a directory; "
+                    f"name another file"
+                )
             try:
                 table = cls.load(ipath, apath)
             except index_file.NotAnIndexError as error:
                 if not overwrite:
                     raise
                 # Whatever it is, it was not written to be overwritten.
-                raise OptionError(f"ipath={ipath!r}: {error}; it is not overwritten") from error
+                raise OptionError(f"{error}; refusing to overwrite it") from error
             except CorruptIndexError:
                 if not overwrite:
                     raise
@@ -254,18 +264,17 @@ class IndexTable:
         try:
             return table.saved(ipath)
         except OSError as error:
-            raise OptionError(f"ipath={ipath!r} cannot be written: {error.strerror}") from error
+            raise OptionError(f"{ipath}: cannot write the index: {error.strerror}") from error
 
     def _trusted(self, apath: str, strict: bool) -> IndexTable:
         """Return the table where it fits the archive, else raise."""
         reason = self.staleness(apath)
         if reason is not None:
-            raise StaleIndexError(
-                f"{self.path}: {reason}; build it again with overwrite_index=True, or delete it"
-            )
+            raise StaleIndexError(f"{self.path}: {reason}", hints=[REBUILD])
         if strict and self.meta.get("damage"):
             raise CorruptArchiveError(
-                f"{self.meta['damage']} (as found when {self.path} was built)"
+                f"{self.meta['damage']} (as found when {self.path} was built)",
+                hints=[READ_PARTLY],
             )
         return self
 
@@ -542,8 +551,8 @@ def _original(
     """Read the 2-D numeric array of the original ImageArchive."""
     if rows.ndim != 2 or rows.shape[1] < 3 or rows.dtype.kind not in "iuf" or apath is None:
         raise index_file.NotAnIndexError(
-            f"{ipath}: an array of {rows.dtype} {rows.shape} is no index; delete it, or name "
-            f"another file with ipath="
+            f"{ipath}: an array of {rows.dtype} {rows.shape} is not an index; delete it, or name "
+            f"another file"
         )
     count = len(rows)
     entries = np.zeros(count, ENTRY_DTYPE)

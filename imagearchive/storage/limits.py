@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from imagearchive.errors import LimitError, OptionError
+from imagearchive.errors.hints import Hint
 
 __all__ = ["RATIO_FLOOR", "Limits"]
 
@@ -57,6 +58,11 @@ class Limits:
         allowed = self.allowed(stored)
         which = "max_size" if allowed == self.max_size else "max_ratio"
         return LimitError(
-            f"{stored} bytes decompress to more than {allowed:.0f}; if the archive can be trusted, "
-            f"raise {which} (now {getattr(self, which)})"
+            f"{stored} bytes decompress to more than {allowed:.0f}",
+            hints=[
+                Hint(
+                    which,
+                    f"to raise the limit (now {getattr(self, which)}) if you trust the archive",
+                )
+            ],
         )

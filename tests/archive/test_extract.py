@@ -34,6 +34,7 @@ from imagearchive.errors import (
     CorruptArchiveError,
     MemberNotFoundError,
     OptionError,
+    TargetExistsError,
     UnsafePathError,
 )
 from imagearchive.errors.os_errors import naming
@@ -223,7 +224,7 @@ def test_a_link_at_the_place_of_a_file_is_replaced_not_followed(tmp_path):
     (out / "x").symlink_to(tmp_path / "precious")
     path = make_tar(tmp_path / "a.tar", {"x": b"new"})
     with imagearchive.open(path) as archive:
-        with pytest.raises(OptionError, match="exists"):
+        with pytest.raises(TargetExistsError, match="exists"):
             extract(archive, out)
         extract(archive, out, existing="replace")
     assert (tmp_path / "precious").read_bytes() == b"precious"
@@ -280,7 +281,7 @@ def test_what_exists_is_an_error_kept_or_replaced(tmp_path):
     out.mkdir()
     (out / "x").write_bytes(b"old")
     with imagearchive.open(path) as archive:
-        with pytest.raises(OptionError, match=r"out/x exists"):
+        with pytest.raises(TargetExistsError, match=r"out/x exists"):
             extract(archive, out)
         done = extract(archive, out, existing="skip")
         assert (done.files, done.skipped) == (1, 1)
@@ -569,7 +570,7 @@ def test_reasons_do_not_repeat_the_name(tmp_path):
             assert failure.name not in failure.reason
             assert "a.tar" not in failure.reason
             assert " at 0x" not in failure.reason
-        assert "max_pixels (now 1999)" in found.failures[1].reason
+        assert "pass max_pixels to raise the limit (now 1999)" in found.failures[1].reason
         found = verify(archive, decode=True, limits=Limits(max_pixels=2000))
         assert found.failures[1].name == "x.json"
     with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as packed:

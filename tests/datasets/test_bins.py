@@ -38,6 +38,7 @@ from imagearchive.errors import (
     OptionTypeError,
     SampleIndexError,
     StaleIndexError,
+    TargetExistsError,
 )
 
 
@@ -167,12 +168,12 @@ def test_wrong_options(tmp_path):
 def test_an_existing_set_is_not_touched_unless_asked(written):
     folder, _ = written
     before = content(folder)
-    with pytest.raises(OptionError, match=r"already holds a set.*start_clean.*append"):
+    with pytest.raises(TargetExistsError, match=r"already holds a set.*start_clean.*append"):
         write_split_data(folder, [b"new"])
     os.unlink(os.path.join(folder, "index.dat"))
-    with pytest.raises(OptionError, match="interrupted write"):
+    with pytest.raises(TargetExistsError, match="interrupted write"):
         write_split_data(folder, [b"new"])
-    with pytest.raises(OptionError, match=r"no index\.dat to append to"):
+    with pytest.raises(TargetExistsError, match=r"no index\.dat to append to"):
         write_split_data(folder, [b"new"], append=True)
     del before["index.dat"]
     assert content(folder) == before

@@ -22,7 +22,14 @@ from imagearchive.containers.bins.scan import (
     bin_name,
     is_bin_name,
 )
-from imagearchive.errors import CorruptArchiveError, LimitError, OptionError, OptionTypeError
+from imagearchive.errors import (
+    CorruptArchiveError,
+    LimitError,
+    OptionError,
+    OptionTypeError,
+    TargetExistsError,
+)
+from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import naming
 from imagearchive.storage.atomic import StagedFiles, sync_files
 
@@ -81,9 +88,11 @@ def write_split_data(
 
     Raises
     ------
+    TargetExistsError
+        The directory holds a set, or the remains of one, and neither `start_clean` nor `append`
+        is given.
     OptionError
-        The directory holds a set, or remains of one, and neither `start_clean` nor `append` says
-        what shall become of it; or an option has a value that cannot be used.
+        An option has an invalid value.
     OptionTypeError
         A packet is not bytes-like, or the source cannot be iterated over; nothing is written.
     LimitError
@@ -157,14 +166,14 @@ def _write(
     whole = os.path.exists(os.path.join(folder, INDEX_NAME))
     if (whole or remains) and not (start_clean or append):
         what = "already holds a set" if whole else "holds bins of an interrupted write"
-        raise OptionError(
-            f"{folder}: {what}; pass start_clean=True to replace it"
-            + (" or append=True to add to it" if whole else "")
-        )
+        hints = [Hint("start_clean=True", "to replace it")]
+        if whole:
+            hints.append(Hint("append=True", "to add to it"))
+        raise TargetExistsError(f"{folder}: {what}", hints=hints)
     if append and remains and not whole:
-        raise OptionError(
-            f"{folder}: holds bins but no {INDEX_NAME} to append to; pass start_clean=True to "
-            f"replace them"
+        raise TargetExistsError(
+            f"{folder}: holds bins but no {INDEX_NAME} to append to",
+            hints=[Hint("start_clean=True", "to replace them")],
         )
     order: Sequence[int] = range(splits)
     if rng is not None:

@@ -20,6 +20,7 @@ import os
 
 from imagearchive.containers.rows import RowBuffer
 from imagearchive.errors import CorruptArchiveError, UnsupportedArchiveError
+from imagearchive.errors.hints import Hint
 
 NAME = "tar"
 VERSION = 1
@@ -163,18 +164,16 @@ cdef void grow(Cursor cursor, object rows) except *:
     rows.reserve(more, text)
 
 
-cdef object trouble(Cursor cursor, str path, int code, str advice):
+cdef object trouble(Cursor cursor, str path, int code, str advice, tuple hints=()):
     cdef State* s = &cursor.state
     if code == SYSTEM_ERROR:
         return OSError(<int> s.fault, os.strerror(<int> s.fault), path)
-    return CorruptArchiveError(f"{path}: offset {s.fault}: {messages[code]}. {advice}")
+    return CorruptArchiveError(f"{path}: offset {s.fault}: {messages[code]}. {advice}",
+                               hints=hints)
 
 
-cdef str use_rest(Cursor cursor):
-    return (
-        f"Fetch the archive again, or pass strict=False to use the {cursor.state.rows} members "
-        f"before this place"
-    )
+cdef tuple use_rest(Cursor cursor):
+    return Hint("strict=False", f"to read the {cursor.state.rows} members before this place"),
 
 
 def scan_window(window, start, rows, Cursor cursor not None, path="<memory>"):
@@ -203,7 +202,7 @@ def scan_window(window, start, rows, Cursor cursor not None, path="<memory>"):
         raise ValueError("the window must lie inside the file")
     code = step_window(cursor, rows, window, start)
     if code != DONE and code != MORE:
-        raise trouble(cursor, path, code, use_rest(cursor))
+        raise trouble(cursor, path, code, "Fetch the archive again", use_rest(cursor))
 
 
 def scan(storage, strict=True):
@@ -242,12 +241,12 @@ def scan(storage, strict=True):
     else:
         code = scan_storage(cursor, rows, storage)
     if code == SYSTEM_ERROR:
-        raise trouble(cursor, path, code, use_rest(cursor))
+        raise trouble(cursor, path, code, "Fetch the archive again", use_rest(cursor))
     if not s.file_size:
         code = NOT_TAR
     if code != DONE:
         if strict:
-            raise trouble(cursor, path, code, use_rest(cursor))
+            raise trouble(cursor, path, code, "Fetch the archive again", use_rest(cursor))
         logger.warning(
             "%s: offset %d: %s; the %d members before this place are served, what follows is lost",
             path, s.fault, messages[code], s.rows,

@@ -1,0 +1,97 @@
+"""What commands print to standard error: errors and warnings, one line each."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from imagearchive.cli.output import escape
+from imagearchive.errors.hints import Hint
+
+__all__ = ["describe_system_error", "print_error", "print_warnings", "with_options"]
+
+#: The options that do what the arguments of the library do. A hint about any other argument is
+#: left out.
+OPTIONS: Final = {
+    "existing='replace'": "--overwrite",
+    "existing='skip'": "--skip-existing",
+    "max_pixels": "--max-pixels",
+    "max_ratio": "--max-ratio",
+    "max_size": "--max-size",
+    "overwrite=True": "--overwrite",
+    "overwrite_index=True": "'imagearchive index --overwrite'",
+    "root": "--root",
+    "skip_unsafe=True": "--skip-unsafe",
+    "start_clean=True": "--overwrite",
+    "strict=False": "--partial",
+}
+
+
+def with_options(message: str, hints: Iterable[Hint]) -> str:
+    """Return a message followed by its hints, for somebody who types commands."""
+    advice = " or ".join(
+        f"{OPTIONS[hint.argument]} {hint.effect}" for hint in hints if hint.argument in OPTIONS
+    )
+    return f"{message}; use {advice}" if advice else message
+
+
+def print_error(message: str) -> None:
+    """Print an error or a warning on one line of standard error."""
+    # Where standard error is closed, nobody can be told.
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"imagearchive: {escape(message)}", file=sys.stderr, flush=True)
+
+
+def describe_system_error(error: OSError) -> str:
+    """Return what the system reports, after the files that it is about."""
+    if error.strerror is None:
+        return str(error)
+    names = [error.filename, error.filename2]
+    shown = " -> ".join(os.fsdecode(name) for name in names if isinstance(name, str | bytes))
+    return f"{shown}: {error.strerror}" if shown else error.strerror
+
+
+class _PrintingHandler(logging.Handler):
+    """Prints the warnings that the library logs, each message once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._seen: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        message = record.getMessage()
+        if message not in self._seen:
+            self._seen.add(message)
+            print_error(f"warning: {message}")
+
+
+@contextlib.contextmanager
+def print_warnings() -> Iterator[None]:
+    """Print warnings, and what is logged as one, as messages of the command."""
+    logger = logging.getLogger("imagearchive")
+    handler = _PrintingHandler()
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: str | None = None,
+) -> None:
+    print_error(f"warning: {message}")
