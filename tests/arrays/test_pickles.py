@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from imagearchive.arrays import npy
 from imagearchive.arrays.objects.allowed import GLOBALS
 from imagearchive.arrays.objects.array import ObjectArray
-from imagearchive.arrays.objects.indexer import LOOKAHEAD, Locator
+from imagearchive.arrays.objects.indexer import LOOKAHEAD, PickleIndexer
 from imagearchive.arrays.objects.symbols import is_allowed
 from imagearchive.errors import (
     CorruptIndexError,
@@ -216,7 +216,7 @@ def test_values_that_hold_themselves(protocol):
 def test_an_array_that_holds_itself_is_refused():
     array = np.empty(2, object)
     array[0] = array
-    with pytest.raises(DecodeError, match="before it is whole"):
+    with pytest.raises(DecodeError, match="before it is complete"):
         opened_array(array, 4).element(0)
 
 
@@ -261,12 +261,12 @@ def test_windows_of_any_size_find_the_same():
     stream = pickle.dumps(objects(values), protocol=4)
     tables = []
     for size in (LOOKAHEAD, LOOKAHEAD + 1, 4096, len(stream)):
-        locator = Locator(len(stream), len(values))
+        indexer = PickleIndexer(len(stream), len(values))
         outcome = "more"
         while outcome == "more":
-            outcome = locator.feed(stream[locator.position : locator.position + size])
+            outcome = indexer.feed(stream[indexer.position : indexer.position + size])
         assert outcome == ""
-        tables.append([table.tolist() for table in locator.tables()])
+        tables.append([table.tolist() for table in indexer.tables()])
     assert all(table == tables[0] for table in tables)
 
 
@@ -490,7 +490,7 @@ def test_crafted_streams_end_in_our_error(name):
 
 def test_a_value_changed_by_a_later_element_is_refused():
     # Element 1 appends to the list that is element 0: NumPy would show it in both.
-    with pytest.raises(DecodeError, match="changes a value"):
+    with pytest.raises(DecodeError, match="changes a complete value"):
         opened(crafted(b"]\x94h\x13K\x05a", 2), (2,))
 
 
@@ -540,7 +540,7 @@ def test_a_shape_too_long_to_print():
         b"K\x03\x85", b"\x8b" + (5000).to_bytes(4, "little") + b"\x7f" * 5000 + b"\x85"
     )
     assert lie != stream
-    with pytest.raises(DecodeError, match="not of an array of shape"):
+    with pytest.raises(DecodeError, match="not that of an object array of shape"):
         opened(lie, (3,))
 
 

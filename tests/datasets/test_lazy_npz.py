@@ -361,7 +361,7 @@ def test_located_objects_are_kept_in_the_index(tmp_path, monkeypatch):
     np.savez(tmp_path / "x.npz", values=objects(values))
     LazyNPZDataset(tmp_path / "x.npz").prepare()
     monkeypatch.setattr(
-        "imagearchive.arrays.objects.array.ObjectArray._locate",
+        "imagearchive.arrays.objects.array.ObjectArray._build_tables",
         lambda *_: pytest.fail("walked again"),
     )
     found = LazyNPZDataset(tmp_path / "x.npz")

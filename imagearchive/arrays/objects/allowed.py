@@ -1,11 +1,12 @@
-"""What a pickled array may be made of: plain Python values and NumPy arrays, scalars and dtypes.
+"""The globals that a pickled array may use: plain Python types, NumPy arrays, scalars and dtypes.
 
-Each handler takes the arguments that a pickle gives for one allowed name, checks every one of
-them, and makes the value itself. None calls what a pickle chose.
+Each handler takes the arguments that a pickle passes to one allowed global, checks all of them, and
+makes the value itself. No handler calls anything that a pickle chose.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,9 +21,9 @@ __all__ = [
     "GLOBALS",
     "NDARRAY",
     "RECONSTRUCT",
-    "array_of",
+    "array_from_state",
     "check_keys",
-    "dtype_of",
+    "dtype_from_state",
 ]
 
 _CODE: Final = re.compile(r"[|<>=]?([biufcSUVOMm?])([0-9]{0,9})\Z")
@@ -33,49 +34,51 @@ _MAX_NESTING: Final = 256
 _LATIN: Final = ("latin1", "latin-1")
 
 
-def array_of(
+def array_from_state(
     version: object, shape: object, dtype: object, fortran: object, data: object
 ) -> npt.NDArray[Any]:
-    """Make the array of an ``ndarray.__setstate__`` state: a new, aligned, writable one.
+    """Make a new, aligned, writable array from an ``ndarray.__setstate__`` state.
 
     Raises
     ------
     ValueError
-        The parts do not fit one another.
+        The parts do not match.
     """
     if version != 1:
         raise ValueError(f"array state of version {version!r:.40}")
-    dimensions = _shape(shape)
+    dimensions = _check_shape(shape)
     if not isinstance(dtype, np.dtype):
         raise TypeError("an array without a dtype")
     order: Any = "F" if fortran else "C"
     if dtype.hasobject:
         if dtype != np.dtype(object) or type(data) is not list:
             raise ValueError(f"an array of dtype {dtype} holds objects in fields")
-        if len(data) != _product(dimensions):
+        if len(data) != math.prod(dimensions):
             raise ValueError(f"{len(data)} objects for an array of shape {dimensions}")
         return np.fromiter(data, object, len(data)).reshape(dimensions).copy(order)
     if type(data) is str:
         data = data.encode("latin1")
-    array = _content(data, dtype, dimensions, order)
+    array = _array_from_bytes(data, dtype, dimensions, order)
     if not dtype.isnative and dtype.names is None:
-        # As NumPy does: arrays come out of this state in the byte order of the machine.
+        # NumPy, too, converts arrays from this state to the byte order of the machine.
         native = dtype.newbyteorder("=")
-        return array.astype(native) if array.nbytes else _content(b"", native, dimensions, order)
+        if not array.nbytes:
+            return _array_from_bytes(b"", native, dimensions, order)
+        return array.astype(native)
     return array
 
 
 def frombuffer(
     data: object, dtype: object, shape: object, order: object, axes: object = None
 ) -> npt.NDArray[Any]:
-    """Make the array of a protocol 5 pickle, as NumPy's function of that name: a new one."""
+    """Make a new array from a protocol 5 pickle, as NumPy's function of that name does."""
     if not isinstance(dtype, np.dtype) or dtype.hasobject:
         raise TypeError("a buffer without a dtype of plain items")
-    dimensions = _shape(shape)
+    dimensions = _check_shape(shape)
     if order not in ("C", "F", "K", "A"):
         raise ValueError("an array in an unknown order")
-    array = _content(data, dtype, dimensions, "F" if order == "F" else "C")
-    return array if axes is None else array.transpose(_shape(axes))
+    array = _array_from_bytes(data, dtype, dimensions, "F" if order == "F" else "C")
+    return array if axes is None else array.transpose(_check_shape(axes))
 
 
 def scalar(dtype: object, data: object) -> Any:
@@ -84,10 +87,10 @@ def scalar(dtype: object, data: object) -> Any:
         raise TypeError("a scalar without a plain dtype")
     if type(data) is str:
         data = data.encode("latin1")
-    return _content(data, dtype, (), "C")[()]
+    return _array_from_bytes(data, dtype, (), "C")[()]
 
 
-def dtype_of(
+def dtype_from_state(
     code: str,
     version: object,
     endian: object,
@@ -99,7 +102,7 @@ def dtype_of(
     flags: object,
     metadata: object = None,
 ) -> np.dtype[Any]:
-    """Make the dtype of a code and a ``dtype.__setstate__`` state; its user metadata is dropped."""
+    """Make a dtype from its code and a ``dtype.__setstate__`` state. User metadata is dropped."""
     match = _CODE.match(code)
     if match is None:
         raise ValueError(f"dtype code {code!r:.40}")
@@ -116,11 +119,11 @@ def dtype_of(
         base, shape = subdtype
         if not isinstance(base, np.dtype):
             raise TypeError("dtype of an array without base")
-        result = np.dtype((base, _shape(shape)))
+        result = np.dtype((base, _check_shape(shape)))
     elif names is not None:
-        result = _structured(names, fields, itemsize, bool(flags & _ALIGNED_STRUCT))
+        result = _structured_dtype(names, fields, itemsize, bool(flags & _ALIGNED_STRUCT))
     elif kind in "Mm":
-        result = np.dtype(f"{prefix}{kind}8{_unit(metadata)}")
+        result = np.dtype(f"{prefix}{kind}8{_datetime_unit(metadata)}")
     else:
         result = np.dtype(f"{prefix}{kind}{digits}")
     if itemsize not in (-1, result.itemsize):
@@ -129,32 +132,32 @@ def dtype_of(
 
 
 def check_keys(items: list[Any]) -> list[Any]:
-    """Refuse keys that would take for ever to hash, or overflow the stack.
+    """Refuse keys that would take forever to hash, or overflow the stack.
 
-    Tuples share their items, so a short stream can make one that hashes 2**n values.
+    Tuples share their items, so a short stream can make a tuple whose hash visits 2**n values.
 
     Raises
     ------
     ValueError
-        A key holds more than 100,000 values, or nests more than 256 deep.
+        A key contains more than 100,000 values, or is nested more than 256 levels deep.
     """
     for item in items:
         if type(item) is tuple or type(item) is frozenset:
-            _weigh(item, _MAX_KEY, 0)
+            _count_values(item, _MAX_KEY, 0)
     return items
 
 
-def _weigh(value: object, left: int, depth: int) -> int:
+def _count_values(value: object, left: int, depth: int) -> int:
     if left <= 0 or depth > _MAX_NESTING:
-        raise ValueError("a key of too many values")
+        raise ValueError("a key with too many values")
     left -= 1
     if isinstance(value, (tuple, frozenset)):
         for item in value:
-            left = _weigh(item, left, depth + 1)
+            left = _count_values(item, left, depth + 1)
     return left
 
 
-def _structured(names: object, fields: object, itemsize: int, align: bool) -> np.dtype[Any]:
+def _structured_dtype(names: object, fields: object, itemsize: int, align: bool) -> np.dtype[Any]:
     if type(names) is not tuple or type(fields) is not dict:
         raise TypeError("structured dtype without fields")
     formats, offsets, titles = [], [], []
@@ -175,24 +178,24 @@ def _structured(names: object, fields: object, itemsize: int, align: bool) -> np
     }
     if any(title is not None for title in titles):
         spec["titles"] = titles
-    make: Any = np.dtype  # its stub knows neither titles nor the key itemsize here
+    make: Any = np.dtype  # its stub lacks titles and itemsize
     result: np.dtype[Any] = make(spec, align=align)
     return result
 
 
-def _unit(metadata: object) -> str:
+def _datetime_unit(metadata: object) -> str:
     unit = metadata[1] if type(metadata) is tuple and len(metadata) == 2 else None
     if type(unit) is not tuple or len(unit) != 4 or type(unit[1]) is not int:
-        raise ValueError("date dtype without its unit")
+        raise ValueError("date dtype without a unit")
     name = unit[0].decode("ascii", "replace") if type(unit[0]) is bytes else unit[0]
     if name == "generic":
         return ""
     if name not in _UNITS or not 0 < unit[1] < 2**31:
-        raise ValueError(f"date dtype of the unit {name!r:.40}")
+        raise ValueError(f"date dtype with the unit {name!r:.40}")
     return f"[{unit[1]}{name}]"
 
 
-def _shape(shape: object) -> tuple[int, ...]:
+def _check_shape(shape: object) -> tuple[int, ...]:
     if type(shape) is not tuple or len(shape) > 64:
         raise TypeError("an array without a shape")
     for length in shape:
@@ -201,44 +204,37 @@ def _shape(shape: object) -> tuple[int, ...]:
     return shape
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for length in shape:
-        total *= length
-    return total
-
-
-def _content(
+def _array_from_bytes(
     data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any
 ) -> npt.NDArray[Any]:
     if type(data) not in (bytes, bytearray, memoryview):
-        raise TypeError(f"array content of type {type(data).__name__}")
-    if len(data) != _product(shape) * dtype.itemsize:
+        raise TypeError(f"array data of type {type(data).__name__}")
+    if len(data) != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{len(data)} bytes for an array of shape {shape} and dtype {dtype}")
     if not len(data):
-        # Not np.empty, which makes strings of length 0 longer.
+        # np.empty would give strings of length 0 a longer dtype.
         return np.ndarray(shape, dtype, order=order)
-    # A view that may be unaligned and read-only, then the one copy.
+    # A view, which may be unaligned and read-only, and then the only copy.
     return np.ndarray(shape, dtype, data, order=order).copy("K")
 
 
 def _encode(text: object, encoding: object) -> bytes:
     if type(text) is not str or encoding not in _LATIN:
-        raise ValueError("text to encode otherwise than as Latin-1")
+        raise ValueError("text with an encoding other than Latin-1")
     return text.encode("latin1")
 
 
 def _set(items: object = ()) -> set[Any]:
-    return set(_items(items))
+    return set(_set_items(items))
 
 
 def _frozenset(items: object = ()) -> frozenset[Any]:
-    return frozenset(_items(items))
+    return frozenset(_set_items(items))
 
 
-def _items(items: object) -> list[Any]:
+def _set_items(items: object) -> list[Any]:
     if type(items) is not list:
-        raise TypeError("a set of what is no list")
+        raise TypeError("a set whose items are not a list")
     return check_keys(items)
 
 
@@ -246,7 +242,7 @@ def _bytearray(data: object = b"", encoding: object = None) -> bytearray:
     if type(data) is str:
         data = _encode(data, encoding)
     if type(data) is not bytes:
-        raise TypeError("a bytearray of what is no bytes")
+        raise TypeError("a bytearray that is not made from bytes")
     return bytearray(data)
 
 
@@ -256,11 +252,11 @@ def _bytes() -> bytes:
 
 def _complex(real: object, imaginary: object) -> complex:
     if type(real) is not float or type(imaginary) is not float:
-        raise TypeError("a complex number of what are no floats")
+        raise TypeError("a complex number that is not made from floats")
     return complex(real, imaginary)
 
 
-def _ordered() -> OrderedDict[Any, Any]:
+def _ordered_dict() -> OrderedDict[Any, Any]:
     return OrderedDict()
 
 
@@ -269,7 +265,7 @@ DTYPE: Final = "dtype"
 RECONSTRUCT: Final = "reconstruct"
 FROMBUFFER: Final = frombuffer
 
-#: The names that a stream may use, and nothing else, with what stands for them.
+#: The only globals that a stream may use, with their handlers.
 GLOBALS: Final[dict[tuple[str, str], str | Callable[..., Any]]] = {
     ("numpy", "ndarray"): NDARRAY,
     ("numpy", "dtype"): DTYPE,
@@ -290,5 +286,5 @@ GLOBALS: Final[dict[tuple[str, str], str | Callable[..., Any]]] = {
     ("__builtin__", "bytes"): _bytes,
     ("builtins", "complex"): _complex,
     ("__builtin__", "complex"): _complex,
-    ("collections", "OrderedDict"): _ordered,
+    ("collections", "OrderedDict"): _ordered_dict,
 }

@@ -1,8 +1,8 @@
-"""Arrays of Python objects in ``.npy`` form, read one element at a time and without `pickle`.
+"""Reads ``.npy`` arrays of Python objects one element at a time, without `pickle`.
 
-``np.save`` writes such an array as one pickle. `ObjectArray` finds where each element lies in one
-native pass that decodes nothing, and decodes an element when it is asked for. Plain values and
-NumPy arrays, scalars and dtypes are understood; anything else is refused by name.
+``np.save`` writes such an array as one pickle. `ObjectArray` finds where each element begins in one
+native pass that decodes nothing, and decodes an element on access. It supports plain values and
+NumPy arrays, scalars and dtypes; anything else is refused with an error that names it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.arrays.objects.indexer import LOOKAHEAD, Locator
-from imagearchive.arrays.objects.unpickler import Machine
+from imagearchive.arrays.objects.indexer import LOOKAHEAD, PickleIndexer
+from imagearchive.arrays.objects.unpickler import PlainUnpickler
 from imagearchive.errors import (
     CorruptIndexError,
     DecodeError,
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 _WINDOW_MIN: Final = 1 << 12
 _WINDOW_MAX: Final = 1 << 20
-#: The columns of the location table, in the order in which `Locator.tables` returns them.
+#: The tables, in the order in which `PickleIndexer.tables` returns them.
 _COLUMNS: Final = {
     "starts": np.uint64,
     "bases": np.uint32,
@@ -46,20 +46,20 @@ _COLUMNS: Final = {
 _WRONG: Final = {
     "truncated": "ends early",
     "underflow": "takes more values than there are",
-    "no mark": "closes what it did not open",
+    "no mark": "closes a container that it did not open",
     "memo unset": "refers to a memo entry that is not set",
-    "memo twice": "remembers a value twice",
-    "borrowed": "changes a value after it was made",
+    "memo twice": "stores a value in the memo twice",
+    "borrowed": "changes a complete value",
     "unknown opcode": "has an unknown opcode",
-    "no callable": "calls what is no name",
-    "not array": "is not that of an array of objects",
-    "too many": "has another number of elements than its header says",
-    "bad protocol": "has a protocol other than 2 to 5",
+    "no callable": "calls something that is not a global",
+    "not array": "is not that of an object array",
+    "too many": "does not have as many elements as the header says",
+    "bad protocol": "uses a protocol other than 2 to 5",
 }
 _LIMITS: Final = {
-    "nested": "nests deeper than 256",
+    "nested": "is nested more than 256 levels deep",
     "stack limit": "has a tuple of more than 4 million items",
-    "memo limit": "numbers its memo entries out of order, or has more than 134 million",
+    "memo limit": "has memo entries out of order, or more than 134 million of them",
 }
 _OPCODES: Final = {
     0x81: "NEWOBJ",
@@ -77,12 +77,12 @@ _OPCODES: Final = {
 
 
 class FileRange(Protocol):
-    """A storage that is a range of an open file, from byte `offset` on."""
+    """A storage that is a range of an open file, starting at byte `offset`."""
 
     offset: int
 
     def fileno(self) -> int:
-        """The open descriptor."""
+        """Return the file descriptor."""
         ...
 
 
@@ -92,18 +92,18 @@ class ObjectArray:
     Parameters
     ----------
     storage : Storage
-        The ``.npy`` file: a file of its own, or a member of an archive.
+        The ``.npy``: a file, or a member of an archive.
     offset : int
-        Where its pickle begins.
+        Start of its pickle.
     shape : tuple of int
         From its header.
     where : str
-        What to call it in messages.
+        Name of the array in messages.
     tables : mapping of str to ndarray, optional
-        `tables` of an earlier instance over the same bytes; without it the stream is walked once.
+        `tables` of an earlier instance for the same bytes. Without it, the stream is indexed.
     file : FileRange, optional
-        The same bytes as a range of an open file, for that walk alone: hopping over large
-        elements, reads are cheaper than page faults.
+        The same bytes as a range of an open file, used only for indexing: to skip large elements,
+        reads are cheaper than page faults.
 
     Attributes
     ----------
@@ -114,18 +114,18 @@ class ObjectArray:
     Raises
     ------
     UnsafePickleError
-        The pickle asks for more than plain data. Nothing of it is executed.
+        The pickle contains more than plain data. Nothing is executed.
     DecodeError
-        It is damaged, or not the pickle of an array of objects.
+        The pickle is damaged, or is not that of an object array.
     LimitError
-        It nests too deeply, or is otherwise too large to be walked in bounded memory.
+        The pickle is nested too deeply, or indexing it would take too much memory.
 
     Notes
     -----
-    Read-only and position-independent: threads and forked processes may share one. A row that
-    another refers to (the same list twice in one array) is decoded into a copy for each of them.
-    Of an array with more axes, only where ``array[i]`` begins is kept, so that an array of ten
-    million numbers saved as objects takes no more memory than the file.
+    Read-only and position-independent: threads and forked processes may share an instance. If two
+    elements are the same object (a list that is twice in one array), each is decoded into its own
+    copy. For an array with several axes, only the start of each ``array[i]`` is kept, so that the
+    tables of ten million numbers saved as objects take no more memory than the file.
     """
 
     def __init__(
@@ -145,10 +145,10 @@ class ObjectArray:
         self._storage = storage
         self._offset = offset
         self._where = where
-        self.tables = self._locate(file) if tables is None else self._checked(tables)
+        self.tables = self._build_tables(file) if tables is None else self._check_tables(tables)
         self._starts = self.tables["starts"]
         self._bases = self.tables["bases"]
-        self._machine = Machine(
+        self._unpickler = PlainUnpickler(
             self._read, where, *(self.tables[name] for name in _COLUMNS if name[:4] == "memo")
         )
         if tables is None:
@@ -174,17 +174,19 @@ class ObjectArray:
             A new object at every call; arrays are writable and own their memory.
         """
         if not 0 <= index < self.size:
-            raise SampleIndexError(f"{self._where}: element {index} of {self.size}")
+            raise SampleIndexError(
+                f"{self._where}: element {index} is out of range for {self.size} elements"
+            )
         return self._values(index // self._stride)[index % self._stride]
 
     def _values(self, row: int) -> list[Any]:
         start, end, base = self._starts[row], self._starts[row + 1], self._bases[row]
         if self._stride == 1:
-            return [self._machine.value(start, end, base)]
-        return self._machine.values(start, end, base, self._stride)
+            return [self._unpickler.value(start, end, base)]
+        return self._unpickler.values(start, end, base, self._stride)
 
     def row(self, index: int) -> Any:
-        """Decode what ``array[index]`` is: an element, or an array of objects if it has more axes.
+        """Decode ``array[index]``: an element, or an object array if there are several axes.
 
         Parameters
         ----------
@@ -194,7 +196,9 @@ class ObjectArray:
         if len(self.shape) == 1:
             return self.element(index)
         if not self.shape or not 0 <= index < self.shape[0]:
-            raise SampleIndexError(f"{self._where}: row {index} of shape {self.shape}")
+            raise SampleIndexError(
+                f"{self._where}: row {index} is out of range for shape {self.shape}"
+            )
         values = self._values(index) if self.size else []
         return np.fromiter(values, object, len(values)).reshape(self.shape[1:])
 
@@ -203,33 +207,33 @@ class ObjectArray:
         values = (value for row in range(self.size // self._stride) for value in self._values(row))
         return np.fromiter(values, object, self.size).reshape(self.shape)
 
-    def _locate(self, file: FileRange | None) -> dict[str, npt.NDArray[Any]]:
+    def _build_tables(self, file: FileRange | None) -> dict[str, npt.NDArray[Any]]:
         size = self._storage.size - self._offset
-        locator = Locator(size, self.size, self._stride)
+        indexer = PickleIndexer(size, self.size, self._stride)
         if file is not None:
-            outcome = locator.walk_file(file.fileno(), file.offset + self._offset)
+            outcome = indexer.walk_file(file.fileno(), file.offset + self._offset)
         else:
-            outcome = self._walk_windows(locator, size)
+            outcome = self._walk_windows(indexer, size)
         if outcome:
-            raise self._refusal(outcome, locator)
-        self._list_start = locator.list_start
-        logger.debug("%s: located %d elements in %d bytes", self._where, self.size, size)
-        return dict(zip(_COLUMNS, locator.tables()))
+            raise self._refusal(outcome, indexer)
+        self._list_start = indexer.list_start
+        logger.debug("%s: indexed %d elements in %d bytes", self._where, self.size, size)
+        return dict(zip(_COLUMNS, indexer.tables()))
 
-    def _walk_windows(self, locator: Locator, size: int) -> str:
+    def _walk_windows(self, indexer: PickleIndexer, size: int) -> str:
         window = LOOKAHEAD
         while True:
-            position = locator.position
+            position = indexer.position
             length = min(window, size - position)
-            outcome = locator.feed(self._read(position, length))
+            outcome = indexer.feed(self._read(position, length))
             if outcome != "more":
                 return outcome
-            # Payloads that are skipped make windows short; small objects fill them.
-            gone = locator.position - position > length
-            window = _WINDOW_MIN if gone else min(2 * window, _WINDOW_MAX)
+            # After a skipped payload, a short window suffices; small objects need longer ones.
+            skipped = indexer.position - position > length
+            window = _WINDOW_MIN if skipped else min(2 * window, _WINDOW_MAX)
 
-    def _refusal(self, outcome: str, locator: Locator) -> Exception:
-        position = locator.position
+    def _refusal(self, outcome: str, indexer: PickleIndexer) -> Exception:
+        position = indexer.position
         text = f"{self._where}: the pickle %s at offset {position}"
         if outcome in _LIMITS:
             return LimitError(text % _LIMITS[outcome])
@@ -237,23 +241,23 @@ class ObjectArray:
             return DecodeError(text % _WRONG[outcome] + "; the file is damaged")
         if outcome == "old opcode":
             return DecodeError(
-                text % "has opcodes of protocol 0" + "; load and save it again with NumPy"
+                text % "has opcodes of protocol 0" + "; load it with NumPy and save it again"
             )
-        what = "asks for more than plain data"
+        what = "contains more than plain data"
         if outcome == "unsafe global":
-            what = f"names {self._global_name(locator)}, which is not plain data,"
+            what = f"names {self._global_name(indexer)}, which is not plain data,"
         elif outcome == "unsafe opcode":
             what = f"makes an object that is not plain data ({self._opcode_name(position)})"
         return UnsafePickleError(
             text % what + "; nothing was executed. Save the array without such objects"
         )
 
-    def _global_name(self, locator: Locator) -> str:
-        """The name that was refused: two lines behind the opcode, or two strings on the stack."""
-        position = locator.position
+    def _global_name(self, indexer: PickleIndexer) -> str:
+        """Return the refused global: two lines after the opcode, or two strings on the stack."""
+        position = indexer.position
         if bytes(self._read(position, 1)) == b"c":
             return self._lines(position + 1)
-        module, name = locator.top(1), locator.top(0)
+        module, name = indexer.top(1), indexer.top(0)
         return f"{self._string(module)}.{self._string(name)}"
 
     def _lines(self, offset: int) -> str:
@@ -276,14 +280,14 @@ class ObjectArray:
         return f"{name} {self._lines(position + 1)}" if name == "INST" else name
 
     def _check_preamble(self) -> None:
-        version, shape, dtype, _ = self._machine.preamble(self._list_start)
+        version, shape, dtype, _ = self._unpickler.preamble(self._list_start)
         if version != 1 or dtype != np.dtype(object) or shape != self.shape:
             raise DecodeError(
-                f"{self._where}: the pickle is not of an array of shape {self.shape} and dtype "
-                f"object, as its header says; the file is damaged"
+                f"{self._where}: the pickle is not that of an object array of shape {self.shape}, "
+                f"as the header says; the file is damaged"
             )
 
-    def _checked(self, tables: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    def _check_tables(self, tables: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         checked = {name: np.asarray(tables[name]) for name in _COLUMNS}
         memos = len(checked["memo_ids"])
         for name, dtype in _COLUMNS.items():
@@ -291,6 +295,7 @@ class ObjectArray:
             length = memos if name.startswith("memo") else rows + (name == "starts")
             if checked[name].dtype != dtype or checked[name].shape != (length,):
                 raise CorruptIndexError(
-                    f"{self._where}: the saved table {name!r} does not fit; delete the index file"
+                    f"{self._where}: the index does not match the array (table {name!r}); delete "
+                    f"the index file"
                 )
         return checked

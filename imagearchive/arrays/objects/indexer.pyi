@@ -2,16 +2,16 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
-__all__ = ["LOOKAHEAD", "Locator"]
+__all__ = ["LOOKAHEAD", "PickleIndexer"]
 
 LOOKAHEAD: int
 OUTCOMES: tuple[str, ...]
 
-class Locator:
+class PickleIndexer:
     position: int
     size: int
     list_start: int
-    def __new__(cls, size: int, expected: int, stride: int = 1) -> Locator: ...
+    def __new__(cls, size: int, expected: int, stride: int = 1) -> PickleIndexer: ...
     def feed(self, window: Buffer) -> str: ...
     def walk_file(self, descriptor: int, offset: int) -> str: ...
     def top(self, below: int) -> int: ...

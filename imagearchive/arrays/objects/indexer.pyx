@@ -1,10 +1,10 @@
-"""Where each element of a pickled object array lies, found without decoding any of them.
+"""Finds where each element of a pickled object array begins, without decoding any of them.
 
 ``np.save`` writes an array of objects as one pickle: a preamble that names the array's type, shape
-and dtype, and a list of all elements. The locator walks the opcodes with a stack that holds, for
-each value, only where its opcodes begin. What it keeps is where each element begins, and where
-the values lie that other parts of the stream refer to through pickle's memo. Nothing is decoded,
-imported or called.
+and dtype, and a list of all elements. The indexer walks the opcodes with a stack that holds, for
+each value, only where its opcodes begin. It records where each element begins, and where the values
+are that other parts of the stream refer to through pickle's memo. Nothing is decoded, imported or
+called.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -15,16 +15,16 @@ from posix.types cimport off_t
 from posix.unistd cimport pread
 
 from imagearchive.arrays.objects.little cimport u32, u64
-from imagearchive.arrays.objects.symbols cimport allowed, word_of
+from imagearchive.arrays.objects.symbols cimport allowed, symbol_id
 from imagearchive.arrays.objects.slots cimport *
 
 import numpy as np
 
-__all__ = ["LOOKAHEAD", "Locator"]
+__all__ = ["LOOKAHEAD", "PickleIndexer"]
 
 LOOKAHEAD = HEAD
 
-# What `feed` calls them, in the order of `Code`.
+# What `feed` returns, in the order of `Code`.
 OUTCOMES = (
     "", "more", "no memory", "no read", "truncated", "underflow", "no mark", "nested",
     "stack limit", "memo limit", "memo unset", "memo twice", "borrowed", "unknown opcode",
@@ -33,7 +33,15 @@ OUTCOMES = (
 )
 
 
-cdef class Locator:
+cdef int resize(void** block, uint64_t size) noexcept nogil:
+    cdef void* larger = realloc(block[0], size)
+    if larger == NULL:
+        return NO_MEMORY
+    block[0] = larger
+    return OK
+
+
+cdef class PickleIndexer:
     """Walks one pickle stream, window by window.
 
     Parameters
@@ -43,7 +51,7 @@ cdef class Locator:
     expected : int
         How many elements the array has, from its header.
     stride : int
-        How many of them make one row, whose first element alone is noted.
+        How many of them make one row. Only the first element of a row is recorded.
 
     Attributes
     ----------
@@ -71,7 +79,7 @@ cdef class Locator:
 
     def __cinit__(self, uint64_t size, uint64_t expected, uint64_t stride=1):
         if stride == 0 or expected % stride:
-            raise ValueError("the elements make no whole rows")
+            raise ValueError(f"{expected} elements cannot be divided into rows of {stride}")
         self.size = size
         self.expected = expected
         self.stride = stride
@@ -89,13 +97,13 @@ cdef class Locator:
         -------
         str or None
             ``"more"``: feed a window from `position` on, with at least `LOOKAHEAD` bytes unless
-            the stream ends before; ``""``: the stream is walked; else the name of what is wrong at
+            the stream ends earlier. ``""``: the walk is complete. Anything else names the error at
             `position`.
         """
         cdef int code
         cdef uint64_t length = <uint64_t>window.shape[0]
         if length > self.size - self.position:
-            raise ValueError("the window reaches beyond the stream")
+            raise ValueError("the window extends beyond the stream")
         cdef const uint8_t* data = &window[0] if length else NULL
         with nogil:
             code = self._walk(data, length)
@@ -104,12 +112,12 @@ cdef class Locator:
         return OUTCOMES[code]
 
     def walk_file(self, int descriptor, uint64_t offset):
-        """Walk the whole stream, which begins at an offset of an open file.
+        """Walk the whole stream, which begins at `offset` of an open file.
 
         Returns
         -------
         str
-            As `feed`, but for ``"more"``.
+            As from `feed`, without ``"more"``.
 
         Raises
         ------
@@ -144,7 +152,7 @@ cdef class Locator:
                     continue
                 return NO_READ
             if <uint64_t>got < size:
-                # The file is shorter than it was: what is there is walked, then there is no more.
+                # The file has become shorter: walk what is there, which then is truncated.
                 self.size = here + <uint64_t>got
             code = self._walk(window, <uint64_t>got)
             if code != MORE:
@@ -152,25 +160,26 @@ cdef class Locator:
             length = min(2 * length, <uint64_t>WINDOW_MAX) if self.position <= here + size else WINDOW_MIN
 
     def top(self, uint32_t below):
-        """Return where the value begins that lies `below` values under the top of the stack."""
+        """Return the start of the value that is `below` values under the top of the stack."""
         if below >= self.height:
             return self.position
         cdef Slot* slot = &self.stack[self.height - 1 - below]
         return self.memo[slot.memo - 1].start if slot.memo else slot.start
 
     def tables(self):
-        """Return what was found, once the stream is walked.
+        """Return what was found, after a complete walk.
 
         Returns
         -------
         starts : ndarray of uint64, shape (N + 1,)
             Where each row begins, and where the last ends.
         bases : ndarray of uint32, shape (N,)
-            How many memo entries precede each row.
+            The number of memo entries before each row.
         memo_ids, memo_bases : ndarray of uint32, shape (M,)
-            Memo entries that are referred to, in ascending order, and the entries before each.
+            Memo entries that are referred to, in ascending order, and the number of entries before
+            each.
         memo_starts, memo_ends : ndarray of uint64, shape (M,)
-            The bytes of the opcodes that make each of them.
+            The range of the opcodes that make each of them.
         """
         cdef uint64_t i, used = 0, at = 0
         for i in range(self.memo_room):
@@ -196,19 +205,15 @@ cdef class Locator:
 
     cdef int _grow(self) noexcept nogil:
         cdef uint32_t room = 2 * self.stack_room if self.stack_room else 256
-        cdef void* larger
         if room > MAX_STACK:
             return STACK_LIMIT
-        larger = realloc(self.stack, room * sizeof(Slot))
-        if larger == NULL:
+        if resize(<void**>&self.stack, room * sizeof(Slot)) != OK:
             return NO_MEMORY
-        self.stack = <Slot*>larger
         self.stack_room = room
         return OK
 
     cdef int _memoize(self, uint64_t id, uint64_t end) noexcept nogil:
         cdef Slot* top
-        cdef void* larger
         cdef uint64_t room
         if self.height <= self._floor():
             return UNDERFLOW
@@ -217,16 +222,14 @@ cdef class Locator:
             return MEMO_LIMIT
         if id >= self.memo_room:
             room = max(max(id + 1, 2 * self.memo_room), <uint64_t>256)
-            larger = realloc(self.memo, room * sizeof(Memo))
-            if larger == NULL:
+            if resize(<void**>&self.memo, room * sizeof(Memo)) != OK:
                 return NO_MEMORY
-            self.memo = <Memo*>larger
             memset(&self.memo[self.memo_room], 0, (room - self.memo_room) * sizeof(Memo))
             self.memo_room = room
         if top.memo or self.memo[id].state:
             return MEMO_TWICE
         self.memo[id] = Memo(
-            top.start, end, top.base, top.depth, top.word, 1 | (4 if top.kind == GLOBAL else 0)
+            top.start, end, top.base, top.depth, top.symbol, 1 | (4 if top.kind == GLOBAL else 0)
         )
         top.memo = <uint32_t>id + 1
         self.memo_count += 1
@@ -239,7 +242,7 @@ cdef class Locator:
         memo = &self.memo[id]
         memo.state |= 2
         self.stack[self.height] = Slot(
-            start, <uint32_t>self.memo_count, <uint32_t>id + 1, memo.depth, memo.word,
+            start, <uint32_t>self.memo_count, <uint32_t>id + 1, memo.depth, memo.symbol,
             GLOBAL if memo.state & 4 else BORROW,
         )
         self.height += 1
@@ -264,7 +267,7 @@ cdef class Locator:
         return OK
 
     cdef int _mutate(self, uint32_t target, uint64_t end) noexcept nogil:
-        """Put the slots above `target` into it, and drop them."""
+        """Put the slots above `target` into it, and remove them."""
         cdef uint32_t i
         cdef uint16_t depth = 0
         cdef Slot* slot = &self.stack[target]
@@ -275,7 +278,7 @@ cdef class Locator:
         if depth >= MAX_NESTING:
             return NESTED
         slot.depth = max(slot.depth, <uint16_t>(depth + 1))
-        slot.word = 0
+        slot.symbol = 0
         if slot.memo:
             self.memo[slot.memo - 1].end = end
             self.memo[slot.memo - 1].depth = slot.depth
@@ -283,23 +286,18 @@ cdef class Locator:
         return OK
 
     cdef int _record(self) noexcept nogil:
-        """Take the slots above the list of elements as elements, and note where rows begin."""
+        """Count the slots above the list as elements, and record where rows begin."""
         cdef uint32_t i
         cdef uint64_t room, total = self.count + self.height - LIST_SLOT - 1
-        cdef void* larger
         if total > self.expected:
             return TOO_MANY
         total = (total + self.stride - 1) // self.stride
         if total > self.room:
             room = min(max(total, 2 * self.room), self.expected // self.stride)
-            larger = realloc(self.starts, room * sizeof(uint64_t))
-            if larger == NULL:
+            if resize(<void**>&self.starts, room * sizeof(uint64_t)) != OK:
                 return NO_MEMORY
-            self.starts = <uint64_t*>larger
-            larger = realloc(self.bases, room * sizeof(uint32_t))
-            if larger == NULL:
+            if resize(<void**>&self.bases, room * sizeof(uint32_t)) != OK:
                 return NO_MEMORY
-            self.bases = <uint32_t*>larger
             self.room = room
         for i in range(LIST_SLOT + 1, self.height):
             if self.count % self.stride == 0:
@@ -311,10 +309,10 @@ cdef class Locator:
 
     cdef int _walk(self, const uint8_t* data, uint64_t length) noexcept nogil:
         cdef const uint8_t* p
-        cdef uint64_t first = self.position, at, here, left, head, payload, line
+        cdef uint64_t first = self.position, at, here, left, head, payload, line, id
         cdef uint32_t floor, target
         cdef int code
-        cdef uint8_t op, word, other
+        cdef uint8_t op, symbol, name
         cdef bint final = first + length == self.size
         while True:
             here = self.position
@@ -337,7 +335,7 @@ cdef class Locator:
             if self.built and op not in (b'q', b'r', 0x94, 0x95, b'.'):
                 return NOT_ARRAY
 
-            # Values: a fixed head, then bytes that are only skipped.
+            # Values: a fixed head, then a payload that is only skipped.
             if op in (b'K', b'U', b'C', 0x8a, 0x8c):
                 head = 2
             elif op == b'M':
@@ -351,7 +349,7 @@ cdef class Locator:
             ):
                 if left < head:
                     return TRUNCATED
-                word = 0
+                symbol = 0
                 if op in (b'U', b'C', 0x8a, 0x8c):
                     payload = p[1]
                 elif op in (b'X', b'B', b'T', 0x8b):
@@ -362,31 +360,25 @@ cdef class Locator:
                     return TRUNCATED
                 if op == b'X' or op == 0x8c:
                     if payload + head <= left:
-                        word = word_of(p + head, payload)
+                        symbol = symbol_id(p + head, payload)
                 elif op == b']' and not self.listed and self.mark_count == 1:
                     if self.marks[0].height == 1 and self.height == LIST_SLOT:
                         self.listed = True
                         self.list_start = here
                 self.stack[self.height] = Slot(
-                    here, <uint32_t>self.memo_count, 0, op in (b']', b'}', 0x8f), word, PLAIN
+                    here, <uint32_t>self.memo_count, 0, op in (b']', b'}', 0x8f), symbol, PLAIN
                 )
                 self.height += 1
 
             # The memo.
             elif op == 0x94:
                 code = self._memoize(self.memo_count, here)
-            elif op == b'q' or op == b'h':
-                head = 2
+            elif op in (b'q', b'h', b'r', b'j'):
+                head = 2 if op == b'q' or op == b'h' else 5
                 if left < head:
                     return TRUNCATED
-                code = self._memoize(p[1], here) if op == b'q' else self._fetch(p[1], here)
-            elif op == b'r' or op == b'j':
-                head = 5
-                if left < head:
-                    return TRUNCATED
-                code = (
-                    self._memoize(u32(p + 1), here) if op == b'r' else self._fetch(u32(p + 1), here)
-                )
+                id = p[1] if head == 2 else u32(p + 1)
+                code = self._memoize(id, here) if op in (b'q', b'r') else self._fetch(id, here)
 
             # Containers.
             elif op == b'(':
@@ -413,7 +405,7 @@ cdef class Locator:
                         code = self._mutate(target, here + 1)
                 else:
                     if self.listed and self.mark_count == 0:
-                        # Only the array's state closes the first mark once the list is open.
+                        # Once the list is open, only the array's state closes the first mark.
                         if op != b't' or self.height != LIST_SLOT + 1 or target != 1:
                             return NOT_ARRAY
                     code = self._collapse(
@@ -428,9 +420,9 @@ cdef class Locator:
                 target = self.height - target
                 if op == b'R' and self.stack[target].kind != GLOBAL:
                     return NO_CALLABLE
-                word = self.stack[target].word
-                other = self.stack[self.height - 1].word
-                if op == 0x93 and not allowed(word, other):
+                symbol = self.stack[target].symbol
+                name = self.stack[self.height - 1].symbol
+                if op == 0x93 and not allowed(symbol, name):
                     return UNSAFE_GLOBAL
                 code = self._collapse(target, self.stack[target].start, self.stack[target].base)
                 if op == 0x93 and code == OK:
@@ -469,9 +461,9 @@ cdef class Locator:
                     head += 1
                 if head >= left:
                     return TRUNCATED
-                word = word_of(p + 1, line - 1)
-                other = word_of(p + line + 1, head - line - 1)
-                if p[line] != b'\n' or p[head] != b'\n' or not allowed(word, other):
+                symbol = symbol_id(p + 1, line - 1)
+                name = symbol_id(p + line + 1, head - line - 1)
+                if p[line] != b'\n' or p[head] != b'\n' or not allowed(symbol, name):
                     return UNSAFE_GLOBAL
                 head += 1
                 self.stack[self.height] = Slot(here, <uint32_t>self.memo_count, 0, 0, 0, GLOBAL)

@@ -1,20 +1,20 @@
-"""What may stand on the stack of the machine that decodes pickled arrays."""
+"""Values that exist only on the unpickler's stack, and what it does with them."""
 
-cdef class Internal:
+cdef class StackItem:
     pass
 
-cdef class Global(Internal):
+cdef class Global(StackItem):
     cdef object handler
     cdef str name
 
-cdef class Pending(Internal):
-    cdef object code  # of a dtype; None for an array
-    cdef object id    # its memo entry
+cdef class Pending(StackItem):
+    cdef object code  # that of a dtype; None for an array
+    cdef object id    # memo entry, or None
 
-cdef class Args(Internal):
+cdef class Args(StackItem):
     cdef tuple items
 
-cdef class Span(Internal):
+cdef class Span(StackItem):
     cdef object owner
     cdef Py_ssize_t offset, size
     cdef object view(self)

@@ -1,4 +1,4 @@
-"""Numbers as a pickle stream writes them."""
+"""Reads the numbers of a pickle stream."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 

@@ -2,5 +2,5 @@
 
 from libc.stdint cimport uint8_t, uint64_t
 
-cdef uint8_t word_of(const uint8_t* p, uint64_t size) noexcept nogil
+cdef uint8_t symbol_id(const uint8_t* p, uint64_t size) noexcept nogil
 cdef bint allowed(uint8_t module, uint8_t name) noexcept nogil

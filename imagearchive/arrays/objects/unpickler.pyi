@@ -5,9 +5,9 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
-__all__ = ["Machine"]
+__all__ = ["PlainUnpickler"]
 
-class Machine:
+class PlainUnpickler:
     where: str
     def __init__(
         self,

@@ -1,8 +1,7 @@
-"""One element of a pickled object array, decoded by a machine that knows plain data only.
+"""Decodes one element of a pickled object array, if it is plain data.
 
-The machine reads pickle opcodes itself: it looks nothing up by name, imports nothing and calls
-nothing that a stream could choose. A global is a name in a fixed table, which selects one of the
-handlers of `plain_types`; every other name is refused.
+The unpickler reads pickle opcodes itself. It imports nothing and calls nothing that a stream could
+choose. A global selects one of the handlers in `allowed`; any other global is refused.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -13,9 +12,9 @@ from numpy import dtype
 from imagearchive.arrays.objects.little cimport u32, u64, u64_big
 from imagearchive.arrays.objects.items cimport (
     Global,
-    Internal,
     Pending,
     Span,
+    StackItem,
     build,
     check_plain,
     pack,
@@ -28,14 +27,14 @@ from imagearchive.arrays.objects.items import BadPickleError, RefusedPickleError
 from imagearchive.arrays.objects.allowed import GLOBALS, check_keys
 from imagearchive.errors import DecodeError, UnsafePickleError
 
-__all__ = ["Machine"]
+__all__ = ["PlainUnpickler"]
 
 cdef enum:
     MAX_NESTING = 256
     NAME_LIMIT = 250
-    # A memo entry may need others, which may need others: more than this is no honest stream.
+    # How many memo entries may depend on one another; NumPy's pickles need fewer.
     MAX_HOPS = 40
-    # Payloads of at least this many bytes go straight from the stream into their array.
+    # Payloads of at least this size are copied directly from the stream into their array.
     SPAN_MIN = 512
 
 cdef dict REFUSED = {
@@ -48,15 +47,15 @@ cdef dict REFUSED = {
     0x84: "names an extension (EXT4)",
     ord(b"P"): "names a persistent object (PERSID)",
     ord(b"Q"): "names a persistent object (BINPERSID)",
-    0x97: "needs a buffer from outside (NEXT_BUFFER)",
-    0x98: "needs a buffer from outside (READONLY_BUFFER)",
+    0x97: "needs an out-of-band buffer (NEXT_BUFFER)",
+    0x98: "needs an out-of-band buffer (READONLY_BUFFER)",
 }
 
 cdef object _MISSING = object()
-cdef object BUSY = Internal()
+cdef object BUSY = StackItem()
 
 
-cdef class Machine:
+cdef class PlainUnpickler:
     """Decodes byte ranges of one pickle stream.
 
     Parameters
@@ -67,11 +66,11 @@ cdef class Machine:
         What to call the stream in messages.
     memo_ids, memo_bases : ndarray of uint32, shape (M,)
     memo_starts, memo_ends : ndarray of uint64, shape (M,)
-        The memo entries that other parts refer to, as `Locator.tables` gives them.
+        The memo entries that other parts refer to, as `PickleIndexer.tables` returns them.
 
     Notes
     -----
-    Threads may share one: each call has its own stack and memo.
+    Threads may share an instance: each call has its own stack and memo.
     """
 
     cdef object _read
@@ -97,16 +96,16 @@ cdef class Machine:
         Parameters
         ----------
         start, end : int
-            The range; opcodes behind the value that belong to the list around it are left alone.
+            The range. Opcodes after the value, which belong to the list around it, are ignored.
         base : int
-            How many memo entries precede the range.
+            The number of memo entries before the range.
         """
         cdef list stack = []
         self._run(start, end, base, {}, stack, 0, 0)
         return self._only(stack, start)
 
     def values(self, uint64_t start, uint64_t end, uint64_t base, Py_ssize_t count):
-        """Decode the first values of a range, elements of the list around them.
+        """Decode the first values of a range, which are elements of the list around them.
 
         Parameters
         ----------
@@ -120,35 +119,35 @@ cdef class Machine:
         if len(stack) != count:
             raise self._wrong(f"holds {len(stack)} values instead of {count}", start)
         for value in stack:
-            if isinstance(value, Internal):
+            if isinstance(value, StackItem):
                 self._only([value], start)
         return stack
 
     def preamble(self, uint64_t end):
-        """Decode what precedes the list of elements.
+        """Decode what comes before the list of elements.
 
         Returns
         -------
         list
-            The array's state so far: version, shape, dtype, whether it is in Fortran order.
+            The state of the array so far: version, shape, dtype, and whether it is in Fortran order.
         """
         cdef list stack = []
         self._run(0, end, 0, {}, stack, 0, 0)
         if len(stack) != 5 or type(stack[0]) is not Pending or (<Pending>stack[0]).code is not None:
-            raise DecodeError(f"{self.where}: the pickle does not begin as that of an array")
+            raise DecodeError(f"{self.where}: the pickle does not begin like that of an array")
         return stack[1:]
 
     cdef object _only(self, list stack, uint64_t start):
         if len(stack) != 1:
-            raise self._wrong("holds no single value", start)
+            raise self._wrong("does not hold a single value", start)
         value = stack[0]
         if type(value) is Global:
             raise UnsafePickleError(
-                f"{self.where}: the pickle holds {(<Global>value).name} itself as data at offset {start}; "
-                f"only plain values are read; nothing was executed"
+                f"{self.where}: the pickle has {(<Global>value).name} as a value at offset {start}; "
+                f"only plain values are decoded; nothing was executed"
             )
-        if isinstance(value, Internal):
-            raise self._wrong("has an unfinished value", start)
+        if isinstance(value, StackItem):
+            raise self._wrong("has an incomplete value", start)
         return value
 
     cdef object _wrong(self, str what, uint64_t offset):
@@ -190,24 +189,24 @@ cdef class Machine:
                 self._starts[low], self._ends[low], self._bases[low], memo, stack, hops + 1, 0
             )
             if len(stack) != 1:
-                raise self._wrong(f"has no single value for memo entry {id}", offset)
+                raise self._wrong(f"does not have a single value for memo entry {id}", offset)
             value = memo[id] = stack[0]
             if type(value) is str or type(value) is Global or isinstance(value, dtype):
-                # Immutable, and wanted by every element: the dtype, the names.
+                # Immutable, and used by every element: the dtype and the globals.
                 if len(self._shared) >= 1024:
                     self._shared.clear()
                 self._shared[id] = value
         if type(value) is Span:
             value = memo[id] = bytes((<Span>value).view())
-        elif isinstance(value, Internal) and type(value) is not Global:
-            raise self._wrong("uses a value before it is whole", offset)
+        elif isinstance(value, StackItem) and type(value) is not Global:
+            raise self._wrong("uses a value before it is complete", offset)
         return value
 
     cdef int _run(
         self, uint64_t start, uint64_t end, uint64_t base, dict memo, list stack, int hops,
         Py_ssize_t wanted,
     ) except -1:
-        """Run the opcodes of a range on `stack`: those of one value, or of `wanted` elements."""
+        """Run the opcodes of one value, or of `wanted` elements, on `stack`."""
         if end < start:
             raise self._wrong("has a range that ends before it begins", start)
         cdef object window = self._read(start, end - start)
@@ -228,7 +227,7 @@ cdef class Machine:
         except (TypeError, ValueError, OverflowError, UnicodeError) as error:
             if isinstance(error, (DecodeError, UnsafePickleError)):
                 raise
-            raise self._wrong(f"holds a value that cannot be made ({error})", start + at) from error
+            raise self._wrong(f"has an invalid value ({error})", start + at) from error
         return 0
 
     cdef int _steps(
@@ -254,7 +253,7 @@ cdef class Machine:
             floor = marks[mark_count - 1] if mark_count else 0
             head = 1
             size = 0
-            # pickle appends elements in batches, "( ... e", and a last single one by "a".
+            # pickle appends elements in batches, "( ... e", and a single last one by "a".
             if between and op != 0x95:
                 between = False
                 alone = height
@@ -262,7 +261,7 @@ cdef class Machine:
                     at += 1
                     continue
 
-            # A fixed head, then a payload whose length the head may tell.
+            # A fixed head, then a payload whose length may be in the head.
             if op in (b'K', b'h', b'q', b'U', b'C', 0x80, 0x8a, 0x8c):
                 head = 2
             elif op == b'M':
@@ -312,7 +311,7 @@ cdef class Machine:
                 else:
                     stack.append(payload[:size])
             elif op == b'T' or op == b'U':
-                # What Python 2 called str: text where it is ASCII.
+                # The str of Python 2: text if it is ASCII.
                 value = payload[:size]
                 stack.append(value.decode("ascii") if value.isascii() else value)
             elif op == b']':
@@ -327,7 +326,7 @@ cdef class Machine:
             # The memo.
             elif op in (0x94, b'q', b'r'):
                 if height <= floor:
-                    raise BadPickleError("remembers nothing")
+                    raise BadPickleError("stores nothing in the memo")
                 bits = count if op == 0x94 else p[1] if op == b'q' else u32(p + 1)
                 count += 1
                 value = stack[height - 1]
@@ -347,12 +346,12 @@ cdef class Machine:
             elif op in (b't', b'l', b'd', 0x91, b'u', 0x90, b'e', b'1'):
                 if mark_count == 0:
                     if op == b'e':
-                        # The list around this element goes on.
+                        # The list around this element continues.
                         if height >= wanted:
                             return 0
                         between = True
                         continue
-                    raise BadPickleError("closes what it did not open")
+                    raise BadPickleError("closes a container that it did not open")
                 mark_count -= 1
                 items = stack[floor:]
                 del stack[floor:]
@@ -369,7 +368,7 @@ cdef class Machine:
                     stack.append(frozenset(check_keys(items)))
                 elif op != b'1':
                     if floor <= (marks[mark_count - 1] if mark_count else 0):
-                        raise BadPickleError("adds to nothing")
+                        raise BadPickleError("adds items to nothing")
                     value = stack[floor - 1]
                     if op == b'u':
                         set_items(value, items)
@@ -427,7 +426,7 @@ cdef class Machine:
                 size = min(length, at + 2 * NAME_LIMIT)
                 value = (<const char*>data)[at:size].split(b"\n", 2)
                 if len(value) < 3:
-                    raise BadPickleError("has an endless name")
+                    raise BadPickleError("has a global without an end")
                 at += len(value[0]) + len(value[1]) + 2
                 value = [part.decode("utf-8", "replace") for part in value[:2]]
                 stack.append(self._name(value[0], value[1], start + progress[0]))
