@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from imagearchive.archive.extract import extract as extract
     from imagearchive.archive.pack import pack as pack
     from imagearchive.archive.verify import verify as verify
+    from imagearchive.archive.writers import TarWriter as TarWriter
+    from imagearchive.archive.writers import ZipWriter as ZipWriter
     from imagearchive.codecs.codec_registry import register_codec as register_codec
     from imagearchive.codecs.view import DecodedView as DecodedView
     from imagearchive.containers.bins.writer import write_split_data as write_split_data
     from imagearchive.containers.npz.writer import NpzWriter as NpzWriter
-    from imagearchive.containers.tar.writer import TarWriter as TarWriter
-    from imagearchive.containers.zip.writer import ZipWriter as ZipWriter
     from imagearchive.datasets.bins import SplitDataLoader as SplitDataLoader
     from imagearchive.datasets.combined import CombinedLazyDataset as CombinedLazyDataset
     from imagearchive.datasets.image_archive import ImageArchive as ImageArchive
@@ -65,10 +65,10 @@ _HOME = {
     "Resize": "transforms",
     "ShardedSampler": "loader.order",
     "SplitDataLoader": "datasets.bins",
-    "TarWriter": "containers.tar.writer",
+    "TarWriter": "archive.writers",
     "TensorFormat": "transforms",
     "ToTensor": "transforms",
-    "ZipWriter": "containers.zip.writer",
+    "ZipWriter": "archive.writers",
     "convert": "archive.convert",
     "extract": "archive.extract",
     "open": "archive.archive",

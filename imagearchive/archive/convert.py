@@ -107,7 +107,7 @@ def convert(
     if chosen == "bins":
         _to_bins(archive, path, positions, splits, overwrite, step)
     elif chosen == "tar":
-        from imagearchive.containers.tar.writer import TarWriter
+        from imagearchive.archive.writers import TarWriter
 
         with TarWriter(path, overwrite=overwrite, index=index, sync=sync) as tar:
             for position in positions:
@@ -123,7 +123,7 @@ def convert(
                 step(1)
         return len(positions)
     else:
-        from imagearchive.containers.zip.writer import ZipWriter
+        from imagearchive.archive.writers import ZipWriter
 
         with ZipWriter(path, overwrite=overwrite, sync=sync) as packed:
             for position in positions:

@@ -15,7 +15,8 @@ from itertools import groupby, islice
 from typing import Final, NamedTuple
 
 from imagearchive.archive.small_files import fill
-from imagearchive.containers.tar.writer import BLOCK, RECORD, TarWriter, header
+from imagearchive.archive.writers import TarWriter
+from imagearchive.containers.tar.writer import BLOCK, RECORD, header
 from imagearchive.errors import (
     ArchiveNotFoundError,
     OptionError,
@@ -23,6 +24,7 @@ from imagearchive.errors import (
     UnsupportedMemberError,
 )
 from imagearchive.errors.hints import Hint
+from imagearchive.storage.atomic import publish_together
 
 __all__ = ["pack", "shard_path"]
 
@@ -150,7 +152,7 @@ def pack(
                 group = list(sample)
                 if cut(group) or not started:
                     if started:
-                        started[-1].finish()
+                        started[-1].complete()
                     start(shard_path(path, len(started)))
                 for item in group:
                     _add(started[-1], item, top, keep)
@@ -158,15 +160,7 @@ def pack(
             if not started:
                 # No files make an archive without members here, too.
                 start(shard_path(path, 0))
-        for tar in started:
-            tar.finish()
-        try:
-            for tar in started:
-                tar.publish()
-        except BaseException:
-            for tar in started:
-                tar.withdraw()
-            raise
+        publish_together(started)
         for tar in started:
             tar.close()
         if cut is not None and os.path.lexists(beyond := shard_path(path, len(started))):

@@ -27,7 +27,7 @@ _NEEDS: Final = {
         "imagearchive.cli.opening",
         "imagearchive.archive.convert",
         "imagearchive.containers.bins.writer",
-        "imagearchive.containers.zip.writer",
+        "imagearchive.archive.writers",
     ),
     "process": ("imagearchive.processing.processor",),
 }

@@ -17,7 +17,7 @@ import shutil
 import stat
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
 
 from imagearchive.errors import ClosedError, TargetExistsError
 from imagearchive.errors.hints import Hint
@@ -336,7 +336,20 @@ def temporary_name(path: str) -> str:
 # ---------------------------------------------------------------- several files
 
 
-def publish_together(files: Sequence[AtomicFile]) -> None:
+class Publishable(Protocol):
+    """An `AtomicFile`, or a writer of one."""
+
+    def complete(self) -> None:
+        """Complete the temporary file, without giving it its name."""
+
+    def publish(self) -> None:
+        """Give it its name."""
+
+    def withdraw(self) -> None:
+        """Remove the temporary file, or what was published unless it replaced another one."""
+
+
+def publish_together(files: Sequence[Publishable]) -> None:
     """Publish several files, or none of them.
 
     Each is completed before the first gets its name. If one fails, those that have their names

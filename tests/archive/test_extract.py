@@ -27,8 +27,8 @@ from imagearchive.archive.extract import extract, select
 from imagearchive.archive.small_files import spill
 from imagearchive.archive.threads import Chunks, in_threads
 from imagearchive.archive.verify import verify
+from imagearchive.archive.writers import TarWriter
 from imagearchive.codecs import encode
-from imagearchive.containers.tar.writer import TarWriter
 from imagearchive.errors import (
     ArchiveNotFoundError,
     CorruptArchiveError,

@@ -33,10 +33,10 @@ from support.paths import ROOT
 
 import imagearchive
 from imagearchive.archive.verify import verify
+from imagearchive.archive.writers import TarWriter
 from imagearchive.cli import main
 from imagearchive.cli.output import escape, format_size, format_time, permissions, text
 from imagearchive.cli.values import parse_size
-from imagearchive.containers.tar.writer import TarWriter
 from imagearchive.storage.limits import Limits
 
 PAGE = ROOT / "docs" / "guides" / "cli.md"
@@ -614,11 +614,11 @@ def test_closed_standard_streams(work, archive):
         import os
         from imagearchive import cli
         from imagearchive.archive import pack
-        real = pack.TarWriter.finish
+        real = pack.TarWriter.complete
         def finish(self):
             os.write(2, b"as a library in C complains")
             real(self)
-        pack.TarWriter.finish = finish
+        pack.TarWriter.complete = finish
         raise SystemExit(cli.main(["pack", "photos", "r.tar"]))
     """)
     tool = [sys.executable, "-c", noisy]

@@ -25,8 +25,8 @@ from imagearchive.archive import pack as packing
 from imagearchive.archive.convert import convert, kind_of
 from imagearchive.archive.pack import pack, shard_path
 from imagearchive.archive.small_files import fill as fill_buffer
-from imagearchive.containers.tar.writer import TarWriter, header
-from imagearchive.containers.zip.writer import ZipWriter
+from imagearchive.archive.writers import TarWriter, ZipWriter
+from imagearchive.containers.tar.writer import header
 from imagearchive.errors import (
     ArchiveNotFoundError,
     ClosedError,

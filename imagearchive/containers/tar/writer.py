@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from imagearchive.errors import (
     ClosedError,
     CorruptArchiveError,
-    CorruptIndexError,
     OptionError,
     OptionTypeError,
     UnsafePathError,
@@ -21,12 +18,12 @@ from imagearchive.errors.os_errors import naming
 from imagearchive.storage.atomic import AtomicFile, file_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
     from typing_extensions import Buffer, Self
 
-__all__ = ["TarWriter", "drop_index", "header"]
+__all__ = ["BareTarWriter", "header"]
 
 BLOCK: Final = 512
 # The two zero blocks at the end, then up to a whole record, as every tar program writes it.
@@ -132,40 +129,15 @@ def _is_utf8(name: bytes) -> bool:
     return True
 
 
-class TarWriter:
-    """Writes one TAR archive, which appears under its name only when it is whole.
-
-    Until `close` the bytes lie in a temporary file beside the target; leaving the ``with`` block
-    by an exception removes it. The same members give the same bytes: owner, group and, unless
-    given, time and permissions are constants. For one thread.
+class BareTarWriter:
+    """Writes one TAR archive and no index; `imagearchive.TarWriter` says what is promised.
 
     Parameters
     ----------
-    path : path-like
-        The archive to be.
-    overwrite : bool
-        Replace an archive of that name, when the new one is whole.
-    mtime : int
-        Modification time of members that are added without one, seconds since 1970.
-    mode : int
-        Permission bits of members that are added without any.
-    index : bool
-        Build the index table beside the archive as well.
-    sync : bool
-        Have the archive on disk before it gets its name. Without, a power failure can leave a
-        name with missing content.
-
-    Raises
-    ------
-    TargetExistsError
-        `path` exists and `overwrite` was not given, or it is not a file.
-    OSError
-        The directory cannot be written.
-
-    Examples
-    --------
-    >>> with TarWriter("train.tar") as tar:
-    ...     tar.add("cat/0001.txt", b"a cat")
+    path, overwrite, mtime, mode, sync
+        As in `imagearchive.TarWriter`.
+    before_replace : callable, optional
+        Called just before another archive is replaced.
     """
 
     def __init__(
@@ -175,13 +147,12 @@ class TarWriter:
         overwrite: bool = False,
         mtime: int = 0,
         mode: int = 0o644,
-        index: bool = True,
         sync: bool = True,
+        before_replace: Callable[[], object] | None = None,
     ) -> None:
         self.path = os.fspath(path)
         self._mtime = mtime
         self._mode = mode
-        self._index = index
         self._buffer = memoryview(bytearray(BUFFER))
         self._used = 0
         self._flushed = 0
@@ -191,10 +162,15 @@ class TarWriter:
             self.path,
             overwrite=overwrite,
             sync=sync,
-            before_replace=partial(drop_index, self.path),
+            before_replace=before_replace,
             buffering=0,
         )
         self._fd = self._target.file.fileno()
+
+    @property
+    def published(self) -> bool:
+        """Whether the archive has its name."""
+        return self._target.published
 
     @property
     def size(self) -> int:
@@ -478,7 +454,7 @@ class TarWriter:
 
     # --- the end ----------------------------------------------------------------------------
 
-    def finish(self) -> None:
+    def complete(self) -> None:
         """Complete the temporary file without giving it its name yet."""
         if self._fd < 0:
             return
@@ -507,7 +483,7 @@ class TarWriter:
         if self._failed:
             raise self._closed()
         if self._target.part:
-            self.finish()
+            self.complete()
             self._target.publish()
 
     def withdraw(self) -> None:
@@ -519,7 +495,7 @@ class TarWriter:
         self._target.withdraw()
 
     def close(self) -> None:
-        """Complete the archive, give it its name and build its index; again does nothing.
+        """Complete the archive and give it its name; again does nothing.
 
         Raises
         ------
@@ -527,12 +503,6 @@ class TarWriter:
             As `publish`.
         """
         self.publish()
-        if self._target.published and self._index:
-            # Once only.
-            self._index = False
-            from imagearchive.index.table import IndexTable
-
-            IndexTable.open(self.path, overwrite=True)
 
     def abort(self) -> None:
         """Remove the temporary file; what was at the target stays as it was."""
@@ -552,25 +522,3 @@ class TarWriter:
             self.close()
         else:
             self.abort()
-
-
-def drop_index(path: str) -> None:
-    """Remove the index of the archive that is about to be replaced.
-
-    The index of another archive, as of ``data.zip`` beside ``data.tar``, stays; so does what is
-    no index.
-    """
-    from imagearchive.index.table import IndexTable, cache_path, default_path
-
-    apath = os.path.abspath(path)
-    cached = cache_path([apath], apath)
-    if cached is not None:
-        with contextlib.suppress(OSError):
-            os.unlink(cached)
-    place = default_path(apath)
-    try:
-        if IndexTable.load(place).files == [apath]:
-            os.unlink(place)
-    except (FileNotFoundError, CorruptIndexError):
-        # A damaged one is built anew at the next open.
-        pass

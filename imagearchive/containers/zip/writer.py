@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import time
 import zipfile
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from imagearchive.containers.tar.writer import drop_index
 from imagearchive.errors import ClosedError, UnsafePathError
 from imagearchive.errors.os_errors import naming
 from imagearchive.storage.atomic import AtomicFile
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer, Self
 
-__all__ = ["ZipWriter"]
+__all__ = ["BareZipWriter"]
 
 # What a ZIP can say: the first and last years of its time stamps.
 FIRST_YEAR: Final = 1980
@@ -38,31 +36,24 @@ class _Zip(zipfile.ZipFile):
         pass
 
 
-class ZipWriter:
-    """Writes one ZIP archive without compression, so that any member can be read in place.
-
-    The data of each member start at a multiple of 64 bytes, which lets arrays be used where they
-    are mapped; an NPZ is such an archive, too. Until `close` the bytes lie in a temporary file
-    beside the target; leaving the ``with`` block by an exception removes it. The same members
-    give the same bytes. For one thread.
+class BareZipWriter:
+    """Writes one ZIP archive and no index; `imagearchive.ZipWriter` says what is promised.
 
     Parameters
     ----------
-    path : path-like
-        The archive to be.
-    overwrite : bool
-        Replace an archive of that name, when the new one is whole.
-    sync : bool
-        Have the archive on disk before it gets its name.
-
-    Raises
-    ------
-    TargetExistsError
-        `path` exists and `overwrite` was not given, or it is not a file.
+    path, overwrite, sync
+        As in `imagearchive.ZipWriter`.
+    before_replace : callable, optional
+        Called just before another archive is replaced.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, overwrite: bool = False, sync: bool = True
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        sync: bool = True,
+        before_replace: Callable[[], object] | None = None,
     ) -> None:
         self.path = os.fspath(path)
         self._failed = False
@@ -70,7 +61,7 @@ class ZipWriter:
             self.path,
             overwrite=overwrite,
             sync=sync,
-            before_replace=partial(drop_index, self.path),
+            before_replace=before_replace,
         )
         self._file = self._target.file
         self._zip = _Zip(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
