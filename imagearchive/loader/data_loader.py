@@ -60,8 +60,9 @@ class DataLoader:
     Parameters
     ----------
     source : path-like, ImageArchive, LazyNPZDataset or any object with ``len`` and ``[i]``
-        A path or pattern is opened as `ImageArchive`, or as `LazyNPZDataset` where it ends in
-        ``.npz``. Samples of other objects are ``(image, label)`` pairs, dicts, or images.
+        A path, a pattern or a list of them is opened as `LazyNPZDataset` where the files are NPZ or
+        ``.npy`` by their content, otherwise as `ImageArchive`. Samples of other objects are
+        ``(image, label)`` pairs, dicts, or images.
     batch_size : int
         Samples per batch (of this rank).
     shuffle : bool

@@ -11,6 +11,7 @@ from typing import Any
 from imagearchive.errors import ArchiveNotFoundError, OptionError, OptionTypeError
 from imagearchive.loader.array_sources import SampleSource
 from imagearchive.loader.sources import ConcatenatedSource, EncodedSource, Source, SubsetSource
+from imagearchive.storage.patterns import expand
 
 __all__ = ["open_source"]
 
@@ -25,44 +26,51 @@ def open_source(
     """
     if columns is not None and (not isinstance(columns, (tuple, list)) or len(columns) != 2):
         raise OptionError(f"columns must be a pair of names, (image, label), got {columns!r}")
-    if isinstance(source, (str, bytes, os.PathLike)):
-        dataset = _open_paths([os.fsdecode(source)], copy=not transformed)
-    elif _are_paths(source):
-        dataset = _open_paths([os.fsdecode(path) for path in source], copy=not transformed)
-    else:
+    paths = _paths(source)
+    if paths is None:
         return _wrap(source, columns, exif_transpose), False
-    return _wrap(dataset, columns, exif_transpose), True
+    return _wrap(_open_paths(_expand(paths), not transformed), columns, exif_transpose), True
 
 
-def _are_paths(source: Any) -> bool:
-    return (
-        isinstance(source, (list, tuple))
-        and len(source) > 0
-        and all(isinstance(path, (str, os.PathLike)) for path in source)
-    )
+def _paths(source: Any) -> list[str] | None:
+    """Return the paths or patterns that a source consists of, or None if it is a dataset."""
+    if isinstance(source, (str, bytes, os.PathLike)):
+        return [os.fsdecode(source)]
+    if not isinstance(source, (list, tuple)) or not source:
+        return None
+    if not all(isinstance(path, (str, os.PathLike)) for path in source):
+        return None
+    return [os.fsdecode(path) for path in source]
+
+
+def _expand(patterns: list[str]) -> list[str]:
+    """Return the paths that patterns with wildcards or braces name."""
+    paths: list[str] = []
+    for pattern in patterns:
+        if not glob.has_magic(pattern) or os.path.exists(pattern):
+            paths += expand(pattern)
+            continue
+        matches = sorted(glob.glob(pattern))
+        if not matches:
+            raise ArchiveNotFoundError(f"{pattern}: no file matches this pattern")
+        paths += matches
+    return paths
 
 
 def _open_paths(paths: list[str], copy: bool) -> Any:
-    found: list[str] = []
-    for path in paths:
-        if not glob.has_magic(path) or os.path.exists(path):
-            found.append(path)
-            continue
-        several = sorted(glob.glob(path))
-        if not several:
-            raise ArchiveNotFoundError(f"{path}: no file matches this pattern")
-        found += several
-    # Imported here, since a loader of other data sets needs none of these.
-    if not all(path.endswith((".npz", ".npy")) for path in found):
+    """Open files of one kind; `copy` says whether rows of arrays are copied."""
+    # Imported here, since a loader of other datasets needs none of these.
+    from imagearchive.datasets.npz.detect import holds_arrays
+
+    if not holds_arrays(paths[0]):
         from imagearchive.datasets.image_archive import ImageArchive
 
-        return ImageArchive(found if len(found) > 1 else found[0])
+        return ImageArchive(paths if len(paths) > 1 else paths[0])
     from imagearchive.datasets.combined import CombinedLazyDataset
     from imagearchive.datasets.npz.dataset import LazyNPZDataset
 
-    if len(found) == 1:
-        return LazyNPZDataset(found[0], copy=copy)
-    return CombinedLazyDataset([LazyNPZDataset(name, copy=copy) for name in found])
+    parts = [LazyNPZDataset(path, copy=copy) for path in paths]
+    return CombinedLazyDataset(parts) if len(parts) > 1 else parts[0]
 
 
 def _wrap(dataset: Any, columns: tuple[str, str | None] | None, exif_transpose: bool) -> Source:

@@ -1,9 +1,13 @@
 """`open_source`: which datasets are read natively, and which are asked for their samples."""
 
+import shutil
+import zipfile
+
 import numpy as np
 import pytest
 
 from imagearchive import CombinedLazyDataset, ImageArchive, LazyNPZDataset
+from imagearchive.errors import ArchiveNotFoundError, ImageArchiveError, UnsupportedArchiveError
 from imagearchive.loader.data_loader import DataLoader
 from imagearchive.transforms import Compose, Resize, ToTensor
 
@@ -166,3 +170,77 @@ def test_open_source_of_arrays_fills_the_memory_of_the_loader(kind, npz):
         assert images.base is not None
         assert images.shape == (4, 3, 8, 8)
         assert len(labels) == 4
+
+
+@pytest.mark.parametrize("name", ["arrays.npz", "arrays.zip", "arrays", "arrays.tar"])
+def test_open_source_of_an_npz_of_any_name_reads_arrays(name, npz, tmp_path):
+    path = tmp_path / "renamed" / name
+    path.parent.mkdir()
+    shutil.copy(npz, path)
+    with DataLoader(path, 12, transform=TRANSFORM) as loader:
+        assert isinstance(loader.dataset, LazyNPZDataset)
+        ((_, labels),) = loader
+    assert labels.tolist() == list(range(12))
+
+
+@pytest.mark.parametrize("name", ["images.npy", "images.dat"])
+def test_open_source_of_a_lone_npy_of_any_name_reads_rows(name, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (12, 9, 7, 3), np.uint8)
+    with open(tmp_path / name, "wb") as file:
+        np.save(file, images)
+    columns = (name.removesuffix(".npy"), None)
+    with DataLoader(
+        tmp_path / name, 12, transform=ToTensor(), output="numpy", columns=columns
+    ) as loader:
+        ((got, _),) = loader
+    assert np.array_equal(got, images.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("name", ["images.npz", "images.npy", "images.zip"])
+def test_open_source_of_a_zip_of_images_of_any_name_reads_images(name, pictures, tmp_path):
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        for member, data in pictures.items():
+            archive.writestr(member, data)
+    with DataLoader(tmp_path / name, 12, image_size=8) as loader:
+        assert isinstance(loader.dataset, ImageArchive)
+        assert len(loader.dataset) == len(pictures)
+
+
+def test_open_source_of_a_zip_of_arrays_and_images_reads_images(pictures, tmp_path):
+    with zipfile.ZipFile(tmp_path / "mixed.npz", "w") as archive:
+        archive.writestr("a.npy", b"array")
+        for member, data in pictures.items():
+            archive.writestr(member, data)
+    with DataLoader(tmp_path / "mixed.npz") as loader:
+        assert isinstance(loader.dataset, ImageArchive)
+
+
+def test_open_source_of_damaged_files_names_them(tmp_path):
+    for name in ("empty.npz", "text.npz"):
+        (tmp_path / name).write_bytes(b"" if "empty" in name else b"plain text" * 99)
+        with pytest.raises(UnsupportedArchiveError, match=name):
+            DataLoader(tmp_path / name)
+    (tmp_path / "cut.npz").write_bytes(b"PK\3\4" + bytes(999))
+    with pytest.raises(ImageArchiveError, match=r"cut\.npz"):
+        DataLoader(tmp_path / "cut.npz")
+
+
+@pytest.mark.parametrize("pattern", ["part-*.npz", "part-{0..1}.npz", "part-[01].npz"])
+def test_open_source_of_a_pattern_of_npz_reads_all_of_them(pattern, npz, tmp_path):
+    for number in range(2):
+        shutil.copy(npz, tmp_path / f"part-{number}.npz")
+    assert labels_of(str(tmp_path / pattern)) == [*range(12)] * 2
+
+
+@pytest.mark.parametrize("pattern", ["part-*.tar", "part-{0..1}.tar", "part-[01].tar"])
+def test_open_source_of_a_pattern_of_tars_reads_all_of_them(pattern, image_tar, tmp_path):
+    for number in range(2):
+        shutil.copy(image_tar, tmp_path / f"part-{number}.tar")
+    archive = ImageArchive(image_tar)
+    assert labels_of(str(tmp_path / pattern)) == [archive.label(index) for index in range(12)] * 2
+
+
+@pytest.mark.parametrize("pattern", ["none-*.tar", "none-*.npz", "none.tar", "none-{0..1}.npz"])
+def test_open_source_of_nothing_raises_not_found(pattern, tmp_path):
+    with pytest.raises(ArchiveNotFoundError, match="none"):
+        DataLoader(str(tmp_path / pattern))
