@@ -7,8 +7,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from imagearchive.errors import OptionError
+from imagearchive.errors import TransformError
 from imagearchive.errors.arguments import check_choice, check_flag, is_number
+from imagearchive.errors.hints import Hint
 from imagearchive.images.geometry import Geometry
 from imagearchive.images.random import Stream
 from imagearchive.transforms.base import (
@@ -67,9 +68,9 @@ class _Crop(GeometricTransform):
         if not (short_x or short_y):
             return
         if not self.pad_if_needed:
-            raise OptionError(
-                f"{self!r}: the image has only {geometry.width} x {geometry.height} pixels; "
-                f"resize it first, or pass pad_if_needed=True"
+            raise TransformError(
+                f"{self!r}: the image has only {geometry.width} x {geometry.height} pixels",
+                hints=[Hint("pad_if_needed=True", "to pad it, or resize it first")],
             )
         geometry.pad(
             short_x // 2, short_y // 2, short_x - short_x // 2, short_y - short_y // 2, self._fill
@@ -99,7 +100,7 @@ class RandomCrop(_Crop):
 
     Raises
     ------
-    OptionError
+    TransformError
         On use, where the padded image is smaller than the part and `pad_if_needed` is false.
     """
 
@@ -150,7 +151,7 @@ class CenterCrop(_Crop):
 
     Raises
     ------
-    OptionError
+    TransformError
         On use, where the image is smaller than the part and `pad_if_needed` is false.
     """
 

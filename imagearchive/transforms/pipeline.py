@@ -160,8 +160,10 @@ class Pipeline:
             The image is truncated or damaged.
         LimitError
             It has more pixels than the decoder accepts.
+        TransformError
+            A crop is larger than the image.
         OptionError
-            A crop is larger than the image, or the result does not have the shape of `out`.
+            The result does not have the shape of `out`.
         """
         self._render_encoded(encoded, key, out, decoder or local_decoder())
 
