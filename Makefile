@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-HANDWRITTEN_C := $(addprefix imagearchive/images/,color.c jpeg.c resample.c pixels.h)
+HANDWRITTEN_C := $(wildcard imagearchive/images/native/*)
 NATIVE := setup.py $(HANDWRITTEN_C) $(shell find imagearchive -name '*.pyx' -o -name '*.pxd')
 
 # As modules, since they share `benchmarks.harness`, which is no benchmark.

@@ -23,12 +23,13 @@ SANITIZE = os.environ.get("IMAGEARCHIVE_SANITIZE", "")
 JPEG = os.environ.get("IMAGEARCHIVE_JPEG", "")
 
 PACKAGE = Path("imagearchive")
-# The one extension that is made of a .pyx and of hand-written C files beside it.
+# The one extension with hand-written C, and where that is.
 RENDER = "imagearchive.images.render"
+NATIVE = PACKAGE / "images" / "native"
 C_SOURCES = {
     path.with_suffix("").as_posix().replace("/", "."): [] for path in PACKAGE.rglob("*.pyx")
 }
-C_SOURCES[RENDER] = [f"imagearchive/images/{name}.c" for name in ("color", "jpeg", "resample")]
+C_SOURCES[RENDER] = sorted(path.as_posix() for path in NATIVE.glob("*.c"))
 DIRECTIVES = {
     "language_level": 3,
     "embedsignature": True,
@@ -102,6 +103,8 @@ extensions = [
     Extension(
         name,
         [name.replace(".", "/") + ".pyx", *sources],
+        include_dirs=[NATIVE.as_posix()],
+        depends=[path.as_posix() for path in NATIVE.glob("*.h")],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
         define_macros=[("CYTHON_CLINE_IN_TRACEBACK", "0")],

@@ -43,12 +43,14 @@ cdef extern from "pixels.h" nogil:
     int px_render_float(px_work *, const px_geometry *, const float *, int64_t, int, float *)
     void px_convert_array(const px_output_format *, const uint8_t *, int64_t, int64_t, int64_t, int,
                          void *)
-    int px_simd(int)
     void px_blend_value(uint8_t *, size_t, double, int)
     void px_blend_grey(uint8_t *, size_t, double)
     void px_shift_hue(uint8_t *, size_t, int)
     int px_mean_grey(const uint8_t *, size_t)
     void px_grey(const uint8_t *, size_t, uint8_t *)
+
+cdef extern from "simd.h" nogil:
+    int px_simd(int)
 
 # Once, before there are threads; each function would otherwise do so at its first call.
 px_simd(1)

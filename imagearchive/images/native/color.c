@@ -1,5 +1,6 @@
 /* Colour of 8-bit RGB pixels, with the roundings of Pillow's ImageEnhance and HSV conversion. */
 #include "pixels.h"
+#include "simd.h"
 
 /* No code asks for floating-point traps; without them choices need no branches. */
 #if defined(__GNUC__) && !defined(__clang__)
@@ -28,7 +29,6 @@ void px_blend_value(uint8_t *pixels, size_t count, double factor, int value)
 /* The loops over pixels run on planes of a chunk, so that compilers make vectors of them; each is
  * compiled twice where the processor may have wider ones. */
 #define CHUNK 512
-#define INLINE static inline __attribute__((always_inline))
 #if defined(__x86_64__) && defined(__GNUC__)
 #define TWICE(name, parameters, arguments)                                                        \
     __attribute__((target("avx2"))) static void name##_avx2 parameters { name##_body arguments; } \

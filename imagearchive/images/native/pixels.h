@@ -1,5 +1,5 @@
-/* Shared by the C files of _pixels. Nothing here knows of Python; every function may run without
- * the GIL, on one px_work or px_decoder per thread. */
+/* Shared by the C files of images. Nothing here knows Python. Every function may run without the
+ * GIL; a px_work or a px_decoder serves one thread at a time. */
 #ifndef IMAGEARCHIVE_PIXELS_H
 #define IMAGEARCHIVE_PIXELS_H
 
@@ -84,21 +84,29 @@ int px_render_array(px_work *work, const px_geometry *g, const px_output_format 
                     const uint8_t *pixels, int64_t row_stride, int channels, void *out);
 int px_render_float(px_work *work, const px_geometry *g, const float *pixels, int64_t row_stride,
                     int channels, float *out);
-/* Normalise, lay out and cast an (H, W, C) array without geometry. */
-void px_convert_array(const px_output_format *format, const uint8_t *pixels, int64_t row_stride,
-                     int64_t width, int64_t height, int channels, void *out);
-/* Choose the vector kernels; px_simd_now tells whether they are in use. */
-int px_simd(int wanted);
-int px_simd_now(void);
 
-/* Colour (pixels_color.c); rows of `channels` = 3 bytes, contiguous, in place. */
+/* Output (output.c). A plane holds one channel; planes are `plane` bytes apart. */
+size_t px_item_size(int dtype);
+/* Pixels of `channels` bytes to 4-byte pixels, and 4-byte pixels to planes. */
+void px_widen(const uint8_t *in, int64_t n, int channels, uint8_t *out);
+void px_split(const uint8_t *pixels, int64_t n, uint8_t *out, int64_t plane, int channels);
+/* One row: channel `c` to a planar output, or all planes to an interleaved one. */
+void px_write_plane(const px_output_format *format, int c, const uint8_t *in, int64_t n,
+                    uint8_t *out);
+void px_write_interleaved(const px_output_format *format, const uint8_t *in, int64_t plane,
+                          int64_t n, int channels, uint8_t *out);
+/* Normalize, lay out and cast an (H, W, C) array without geometry. */
+void px_convert_array(const px_output_format *format, const uint8_t *pixels, int64_t row_stride,
+                      int64_t width, int64_t height, int channels, void *out);
+
+/* Color (color.c), in place; pixels are 3 bytes, contiguous. */
 void px_blend_value(uint8_t *pixels, size_t count, double factor, int value);
 void px_blend_grey(uint8_t *pixels, size_t pixel_count, double factor);
 void px_shift_hue(uint8_t *pixels, size_t pixel_count, int shift);
 int px_mean_grey(const uint8_t *pixels, size_t pixel_count);
 void px_grey(const uint8_t *pixels, size_t pixel_count, uint8_t *out);
 
-/* JPEG (pixels_jpeg.c). */
+/* JPEG (jpeg.c). */
 typedef struct px_decoder px_decoder;
 
 typedef struct {
