@@ -1,8 +1,8 @@
-"""The header of a ``.npy`` array: bytes to dtype, shape, order and data offset, and back.
+"""Reads and writes the headers of ``.npy`` arrays.
 
 A header is a Python literal inside the file. It is read with a length limit, checked token by
-token, and only then evaluated by `ast.literal_eval`, so no header can run code, nest the parser
-to death or ask for more memory than its own bytes justify.
+token, and only then evaluated by `ast.literal_eval`. So a header cannot run code, crash the parser
+by deep nesting, or take much more memory than its own length.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ast
 import contextlib
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -31,22 +32,22 @@ __all__ = ["ALIGNMENT", "MAX_HEADER", "NpyHeader", "build_header", "parse_header
 
 MAGIC: Final = b"\x93NUMPY"
 
-#: Data written by this module start at a multiple of this many bytes of the file: a cache line,
-#: and more than any dtype or vector instruction asks for.
+#: Data written by this module begins at a multiple of this many bytes in the file: one cache line,
+#: which is enough for every dtype and vector instruction.
 ALIGNMENT: Final = 64
 
 #: Longest header that is read, in bytes. NumPy stops at 10,000 characters, because its parser
-#: slows down and may crash on hostile text, and tells users to allow pickles instead; but a table
-#: of 500 named columns is longer than that. The token check makes longer headers safe, and
-#: 128 KiB holds five thousand columns, while the most hostile text of that length takes 65 MB.
+#: becomes slow and may crash on hostile text, and tells users to allow pickles instead; but the
+#: header of a table with 500 named columns is longer. The check of tokens makes longer headers
+#: safe. 128 KiB is enough for 5,000 columns, and parsing the worst text of that length takes 65 MB.
 MAX_HEADER: Final = 1 << 17
 
-# Deepest nesting of brackets: each nested dtype takes three.
+# Deepest nesting of brackets. Each nested dtype takes three.
 _MAX_DEPTH: Final = 48
 _MAX_DIMENSIONS: Final = 64
 _ATTEMPTS: Final = 20
 _MAX_BYTES: Final = 2**63 - 1
-# Enough for the header of nearly every array, so that one read suffices.
+# Enough for nearly every header, so that one read suffices.
 _FIRST_READ: Final = 256
 
 _STRING = r"""[uU]?(?:'(?:[^'\\\n]|\\[^\n])*'|"(?:[^"\\\n]|\\[^\n])*")"""
@@ -58,7 +59,7 @@ _LEAF: Final = re.compile(r"[<>=|]?[?A-Za-z][0-9A-Za-z_]*(?:\[[0-9A-Za-z/]*\])?"
 
 
 class _Source(Protocol):
-    """What `parse_header` needs of a storage."""
+    """The part of a storage that `parse_header` needs."""
 
     @property
     def size(self) -> int: ...
@@ -68,24 +69,24 @@ class _Source(Protocol):
 
 @dataclass(frozen=True)
 class NpyHeader:
-    """What a ``.npy`` header says.
+    """The contents of a ``.npy`` header.
 
     Attributes
     ----------
     dtype : numpy.dtype
-        Type of one element, with its byte order.
+        Type of an element, including its byte order.
     shape : tuple of int
         Empty for a 0-d array.
     fortran_order : bool
         Whether the first index varies fastest in the data.
     data_offset : int
-        Bytes from the start of the ``.npy`` to its data.
+        Number of bytes from the start of the ``.npy`` to its data.
     version : tuple of int
         Version of the header format: (1, 0), (2, 0) or (3, 0).
     itemsize : int
-        Bytes of one element. An object array stores a pickle instead, of any length.
+        Size of an element in bytes. An object array stores a pickle of any length instead.
     row_size : int
-        Bytes of ``array[i]``; of the whole array where it is 0-d.
+        Size of ``array[i]`` in bytes, or of the whole array if it is 0-d.
     count : int
         Number of elements.
     """
@@ -101,31 +102,31 @@ class NpyHeader:
 
     @property
     def has_objects(self) -> bool:
-        """Whether the data are a pickle instead of elements of a fixed size."""
+        """Whether the data is a pickle instead of elements of a fixed size."""
         return self.dtype.hasobject
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the data; meaningless where `has_objects`."""
+        """Size of the data in bytes; meaningless if `has_objects`."""
         return self.itemsize * self.count
 
 
 def parse_header(
     source: Buffer | _Source, offset: int = 0, member_size: int | None = None, *, where: str
 ) -> NpyHeader:
-    """Read and check the header of one ``.npy``.
+    """Read and check the header of a ``.npy``.
 
     Parameters
     ----------
     source : bytes-like or Storage
-        What holds the array.
+        The bytes or file that contains the array.
     offset : int
-        Position of the first byte of the ``.npy`` in `source`.
+        Start of the ``.npy`` in `source`.
     member_size : int, optional
-        Length of the ``.npy`` in bytes; up to the end of `source` by default. The data that the
-        header promises must lie inside it; bytes behind them are allowed, as in `numpy.load`.
+        Length of the ``.npy`` in bytes; by default it extends to the end of `source`. The data that
+        the header describes must fit in it. Bytes after the data are allowed, as by `numpy.load`.
     where : str
-        What to call the array in messages: file and member.
+        Name of the array in messages: file and member.
 
     Returns
     -------
@@ -134,20 +135,20 @@ def parse_header(
     Raises
     ------
     CorruptArchiveError
-        The bytes are no ``.npy`` header, or promise more data than there are.
+        The bytes are not a ``.npy`` header, or the header describes more data than there is.
     UnsupportedMemberError
-        The header is of a version, length or dtype that is not read here.
+        The header has a version, length or dtype that is not supported.
 
     Notes
     -----
-    Safe for threads and processes as far as `source` is.
+    Threads and processes can call it at once if they can share `source`.
     """
     read, available = _reader(source)
     size = available - offset if member_size is None else member_size
     if offset < 0 or size < 0 or offset + size > available:
         raise CorruptArchiveError(
-            f"{where}: {size} bytes at offset {offset} do not lie inside the {available} bytes of "
-            f"the file; it is truncated, or its index belongs to another file"
+            f"{where}: {size} bytes at offset {offset} exceed the file of {available} bytes; it is "
+            f"truncated, or its index belongs to another file"
         )
     head = read(offset, min(size, _FIRST_READ))
     start, length, version = _measure(head, size, where, offset)
@@ -179,39 +180,42 @@ def build_header(
     at: int = 0,
     size: int | None = None,
 ) -> bytes:
-    """Make a ``.npy`` header whose data start on an aligned position of the file.
+    """Make a ``.npy`` header whose data begins at an aligned position in the file.
 
     Parameters
     ----------
     dtype : dtype-like
-        Type of one element, without objects.
+        Type of an element, without objects.
     shape : tuple of int
         Shape of the array.
     fortran_order : bool
         Whether the first index varies fastest in the data.
     align : int
-        The data start at a multiple of this many bytes of the file.
+        The data begins at a multiple of this many bytes in the file.
     at : int
-        Position in the file at which the header is going to stand.
+        Position of the header in the file.
     size : int, optional
-        Length of the header in bytes; it overrides `align`. For a header that is replaced when
-        the shape is known.
+        Length of the header in bytes, instead of `align`. Use it for a header that is overwritten
+        when the shape is known.
 
     Returns
     -------
     bytes
-        Magic, version, length, literal, and blanks up to the aligned position. `numpy.load`
-        reads it.
+        Magic, version, length, literal, and spaces up to the aligned position. `numpy.load` can
+        read it.
 
     Raises
     ------
     OptionTypeError
-        The dtype holds objects, or has overlapping fields, which the format cannot express.
+        The dtype contains objects, or overlapping fields, which the format cannot express.
     OptionError
-        `align`, `at` or `shape` is negative, or the header does not fit `size`.
+        `align`, `at` or `shape` is negative, or the header is longer than `size`.
     """
     if align < 1 or at < 0 or any(length < 0 for length in shape):
-        raise OptionError(f"align={align}, at={at}, shape={shape}: none of them may be negative")
+        raise OptionError(
+            f"align must be at least 1, and at and shape at least 0; got align={align}, at={at}, "
+            f"shape={shape}"
+        )
     literal = _literal(np.dtype(dtype), tuple(int(length) for length in shape), fortran_order)
     try:
         text = literal.encode("latin-1")
@@ -224,12 +228,14 @@ def build_header(
         needed = prefix + len(text) + 1
         total = needed + -(at + needed) % align if size is None else size
         if total < needed:
-            raise OptionError(f"size={size}: a header of {dtype} {shape} needs {needed} bytes")
+            raise OptionError(
+                f"size={size} is too small: the header of {dtype} {shape} needs {needed} bytes"
+            )
         length = total - prefix
         if length < 1 << 8 * width:
             start = MAGIC + bytes([version, 0]) + length.to_bytes(width, "little")
             return start + text + b" " * (total - needed) + b"\n"
-    raise OptionError(f"{dtype}: its header of {len(text)} bytes is longer than the format allows")
+    raise OptionError(f"{dtype}: the header of {len(text)} bytes is longer than the format allows")
 
 
 class _Target(Protocol):
@@ -239,40 +245,40 @@ class _Target(Protocol):
 
 
 def write_array(file: _Target, array: npt.NDArray[Any], align: int = ALIGNMENT) -> int:
-    """Write one array as ``.npy`` at the position of a binary file, its data aligned.
+    """Write an array as ``.npy`` at the current position of a binary file, its data aligned.
 
     Parameters
     ----------
     file : binary file
-        Its ``tell()`` is where the header starts; several arrays may follow one another.
+        The header begins at ``file.tell()``; several arrays may be written in sequence.
     array : ndarray
         Any dtype without objects. An array that is contiguous in neither order is copied in
-        pieces of about 1 MiB.
+        chunks of about 1 MiB.
     align : int
-        The data start at a multiple of this many bytes of the file.
+        The data begins at a multiple of this many bytes in the file.
 
     Returns
     -------
     int
-        Bytes written.
+        Number of bytes written.
 
     Raises
     ------
     OptionTypeError
-        The array holds objects.
+        The array contains objects.
     """
     fortran_order = array.flags.f_contiguous and not array.flags.c_contiguous
     header = build_header(array.dtype, array.shape, fortran_order, align, file.tell())
     file.write(header)
     if array.nbytes:
         ordered = array.T if fortran_order else array
-        for piece in _pieces(ordered):
-            file.write(piece.reshape(-1).view(np.uint8).data)
+        for chunk in _contiguous_chunks(ordered):
+            file.write(chunk.reshape(-1).view(np.uint8).data)
     return len(header) + array.nbytes
 
 
-def _pieces(array: npt.NDArray[Any]) -> list[npt.NDArray[Any]] | Any:
-    """C-contiguous arrays that make up `array` one after the other."""
+def _contiguous_chunks(array: npt.NDArray[Any]) -> Iterable[npt.NDArray[Any]]:
+    """Return C-contiguous arrays that make up `array` when they are concatenated."""
     if array.flags.c_contiguous:
         return [array]
     if not array.ndim or array.nbytes <= 1 << 20:
@@ -291,28 +297,28 @@ def _reader(source: Any) -> tuple[Any, int]:
 def _measure(
     head: bytes | memoryview, size: int, where: str, offset: int
 ) -> tuple[int, int, tuple[int, int]]:
-    """Find start and length of the literal, and the version."""
+    """Return the start and length of the literal, and the version."""
     if bytes(head[:6]) != MAGIC or len(head) < 10:
         raise CorruptArchiveError(
-            f"{where}: no .npy array at offset {offset}: it starts with {bytes(head[:6])!r}"
+            f"{where}: not a .npy array at offset {offset}: it begins with {bytes(head[:6])!r}"
         )
     version = (head[6], head[7])
     if version not in {(1, 0), (2, 0), (3, 0)}:
         raise UnsupportedMemberError(
-            f"{where}: .npy header of version {version[0]}.{version[1]} at offset {offset}; "
-            f"versions 1.0, 2.0 and 3.0 are known: the file is damaged or newer than this reader"
+            f"{where}: the .npy header at offset {offset} has version {version[0]}.{version[1]}, "
+            f"but only 1.0, 2.0 and 3.0 are supported; the file is damaged or has a newer format"
         )
     start = 10 if version == (1, 0) else 12
     length = int.from_bytes(head[8:start], "little")
     if start + length > size or len(head) < start:
         raise CorruptArchiveError(
-            f"{where}: the .npy header at offset {offset} claims {length} bytes of the "
-            f"{size} that the array has; the file is truncated or damaged"
+            f"{where}: the .npy header at offset {offset} claims {length} bytes, but the array has "
+            f"only {size}; the file is truncated or damaged"
         )
     if length > MAX_HEADER:
         raise UnsupportedMemberError(
-            f"{where}: .npy header of {length} bytes at offset {offset}; at most {MAX_HEADER} are "
-            f"read: the file is damaged, or its dtype has too many fields"
+            f"{where}: the .npy header at offset {offset} has {length} bytes, but at most "
+            f"{MAX_HEADER} are read; the file is damaged, or its dtype has too many fields"
         )
     return start, length, version
 
@@ -321,7 +327,7 @@ def _evaluate(
     raw: bytes | memoryview, encoding: str, where: str
 ) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
     try:
-        value = _literal_value(_checked(str(raw, encoding), where))
+        value = _literal_value(_check_tokens(str(raw, encoding), where))
     except CorruptArchiveError:
         raise
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
@@ -336,17 +342,17 @@ def _evaluate(
         or len(shape) > _MAX_DIMENSIONS
         or any(type(length) is not int for length in shape)
     ):
-        raise CorruptArchiveError(f"{where}: the .npy header has no valid shape: {shape!r:.200}")
+        raise CorruptArchiveError(f"{where}: the .npy header has an invalid shape: {shape!r:.200}")
     if type(fortran_order) is not bool:
-        raise CorruptArchiveError(f"{where}: the .npy header has no valid fortran_order")
+        raise CorruptArchiveError(f"{where}: the .npy header has an invalid fortran_order")
     return _dtype(value["descr"], where), shape, fortran_order
 
 
 def _literal_value(text: str) -> Any:
-    """Evaluate a literal, again where another thread was in the parser at the same moment.
+    """Evaluate a literal; try again if another thread was in the parser at the same moment.
 
-    The counter of nesting that CPython 3.11's ``ast`` keeps is shared by all threads, and makes
-    it raise SystemError on good input.
+    The nesting counter of CPython 3.11's ``ast`` is shared by all threads, which makes it raise
+    SystemError for valid input.
     """
     for _ in range(_ATTEMPTS):
         with contextlib.suppress(SystemError):
@@ -354,8 +360,8 @@ def _literal_value(text: str) -> Any:
     return ast.literal_eval(text)
 
 
-def _checked(text: str, where: str) -> str:
-    """Drop Python 2's ``L``; refuse unknown tokens and deep nesting."""
+def _check_tokens(text: str, where: str) -> str:
+    """Remove Python 2's ``L``; refuse unknown tokens and deep nesting."""
     parts = []
     position = depth = 0
     while position < len(text):
@@ -367,9 +373,11 @@ def _checked(text: str, where: str) -> str:
                 f"{where}: unexpected text in the .npy header at character {position}: "
                 f"{text[position : position + 20]!r}"
             )
-        # Leading zeros are no Python 3 literal, and long numbers are no shape.
+        # No length has more than 20 digits, and Python refuses to convert very long numbers.
         if kind == "number" and len(match["number"]) > 20:
-            raise CorruptArchiveError(f"{where}: the .npy header holds {match['number']:.30}...")
+            raise CorruptArchiveError(
+                f"{where}: the .npy header has the number {match['number']:.30}..."
+            )
         parts.append(match["number"] if kind == "number" else match[0])
         position = match.end()
     return "".join(parts).strip()
@@ -378,19 +386,19 @@ def _checked(text: str, where: str) -> str:
 def _dtype(descr: Any, where: str) -> np.dtype[Any]:
     _check_descr(descr, where)
     try:
-        # Typed for strings and lists of fields only, though it takes sub-arrays as well.
+        # Annotated for strings and lists of fields only, but it accepts sub-arrays as well.
         dtype: np.dtype[Any] = np.lib.format.descr_to_dtype(descr)
     except (TypeError, ValueError, KeyError, IndexError, MemoryError, OverflowError) as error:
         raise CorruptArchiveError(
-            f"{where}: the .npy header has no valid dtype: {descr!r:.200}"
+            f"{where}: the .npy header has an invalid dtype: {descr!r:.200}"
         ) from error
     return dtype
 
 
 def _check_descr(descr: Any, where: str) -> None:
-    """Let through only names of types, lists of fields and sub-arrays."""
+    """Accept only names of types, lists of fields and sub-arrays."""
     if isinstance(descr, str):
-        # The deprecated letter "a" for "S" would warn.
+        # NumPy warns about the deprecated letter "a" for "S".
         valid = _LEAF.fullmatch(descr) is not None and descr.lstrip("<>=|")[:1] != "a"
     elif isinstance(descr, tuple):
         valid = len(descr) == 2 and _is_shape(descr[1])
@@ -410,7 +418,7 @@ def _check_descr(descr: Any, where: str) -> None:
     else:
         valid = False
     if not valid:
-        raise CorruptArchiveError(f"{where}: the .npy header has no valid dtype: {descr!r:.200}")
+        raise CorruptArchiveError(f"{where}: the .npy header has an invalid dtype: {descr!r:.200}")
 
 
 def _is_shape(value: Any) -> bool:
@@ -425,29 +433,31 @@ def _is_name(value: Any) -> bool:
 
 
 def _check_extent(dtype: np.dtype[Any], shape: tuple[int, ...], payload: int, where: str) -> None:
-    # NumPy, too, refuses a shape whose non-zero lengths overflow.
+    # NumPy, too, refuses a shape if the product of its non-zero lengths overflows.
     if any(length < 0 for length in shape) or (
         math.prod(length for length in shape if length) * max(dtype.itemsize, 1) > _MAX_BYTES
     ):
-        raise CorruptArchiveError(f"{where}: the .npy header has no valid shape: {shape}")
+        raise CorruptArchiveError(f"{where}: the .npy header has an invalid shape: {shape}")
     count = math.prod(shape)
-    # In a pickle every element takes at least one byte.
+    # In a pickle, each element takes at least one byte.
     needed = count if dtype.hasobject else count * dtype.itemsize
     if needed > payload:
         raise CorruptArchiveError(
-            f"{where}: an array of {dtype} {shape} needs {needed} bytes, but {payload} follow its "
-            f"header; the file is truncated or damaged"
+            f"{where}: an array of {dtype} {shape} needs {needed} bytes, but only {payload} follow "
+            f"its header; the file is truncated or damaged"
         )
 
 
 def _literal(dtype: np.dtype[Any], shape: tuple[int, ...], fortran_order: bool) -> str:
     if dtype.hasobject:
         raise OptionTypeError(
-            f"{dtype}: object arrays cannot be written without a pickle; convert the values to "
-            f"numbers or strings"
+            f"{dtype}: arrays of objects can only be written as a pickle; convert the values "
+            f"to numbers or strings"
         )
     try:
         descr = np.lib.format.dtype_to_descr(dtype)
     except ValueError as error:
-        raise OptionTypeError(f"{dtype}: the .npy format cannot express it: {error}") from error
+        raise OptionTypeError(
+            f"{dtype}: the .npy format cannot express this dtype: {error}"
+        ) from error
     return f"{{'descr': {descr!r}, 'fortran_order': {fortran_order}, 'shape': {shape!r}, }}"

@@ -1,27 +1,27 @@
-"""How a column whose rows differ in length or shape lies in an NPZ: the convention, in one place.
+"""How a column whose rows differ in length or shape is stored in an NPZ.
 
-An NPZ is a set of named arrays. A column whose rows all have one shape is one array named as the
-column, its first dimension counting the rows. Any other column is several plain arrays, whose
-names are that of the column and a suffix:
+An NPZ is a set of named arrays. A column whose rows all have the same shape is one array with the
+name of the column; its first dimension is the number of rows. Any other column is several plain
+arrays, named after the column with a suffix:
 
 ====================  ==================  ========================================================
 array                 dtype, shape        meaning
 ====================  ==================  ========================================================
-``NAME.values``       any, (total, ...)   the rows of a numeric column one after the other
-``NAME.utf8``         uint8, (total,)     the rows of a column of strings, encoded as UTF-8 (with
-                                          lone surrogates passed through, as "surrogatepass" does)
+``NAME.values``       any, (total, ...)   the rows of a numeric column, concatenated
+``NAME.utf8``         uint8, (total,)     the rows of a column of strings, encoded as UTF-8 (lone
+                                          surrogates as by the error handler "surrogatepass")
 ``NAME.bytes``        uint8, (total,)     the rows of a column of byte strings
 ``NAME.offsets``      <i8, (n + 1,)       row ``i`` is ``data[offsets[i]:offsets[i + 1]]``;
-                                          ``offsets[0]`` is 0, and no offset is below the last
-``NAME.shapes``       <i8, (n, ndim)      optional, beside ``values`` alone: ``values`` is then
-                                          flat, offsets count elements, and row ``i`` is the
-                                          slice in C order as ``shapes[i]``
+                                          ``offsets[0]`` is 0, and offsets never decrease
+``NAME.shapes``       <i8, (n, ndim)      optional, only with ``values``: ``values`` is then
+                                          flat, offsets count elements, and row ``i`` is its
+                                          slice, reshaped in C order to ``shapes[i]``
 ====================  ==================  ========================================================
 
-A column is ragged only where exactly one of the first three and ``offsets`` are there and the
-file has no array called ``NAME``; every other array is a plain column, whatever dots its name has.
-Without ``shapes``, offsets count entries of the first dimension of ``values``: for boxes that
-number differently from image to image, ``values`` is (total, 4) and a row is (k, 4).
+A column is ragged only if the file has ``offsets`` and exactly one of the first three, and no array
+called ``NAME``. Every other array is a plain column, even if its name contains dots. Without
+``shapes``, offsets count entries of the first dimension of ``values``: if images have different
+numbers of boxes, ``values`` is (total, 4) and a row is (k, 4).
 
 Plain NumPy reads it in one line::
 
@@ -73,13 +73,13 @@ class Column:
     name : str
         Name of the column.
     kind : {"array", "values", "utf8", "bytes"}
-        What a row is: ``array[i]``, or a slice of the data: an array, a str, or bytes.
+        A row is ``array[i]``, or a slice of the data: an array, a str or bytes.
     data : str
-        Key of the array that holds the elements.
+        Key of the array with the elements.
     offsets : str or None
         Key of the offsets; None for kind "array".
     shapes : str or None
-        Key of the shapes, where rows differ beyond their first dimension.
+        Key of the shapes, if rows differ in more than their first dimension.
     """
 
     name: str
@@ -100,9 +100,9 @@ def columns(keys: Iterable[str]) -> dict[str, Column]:
     Returns
     -------
     dict of str to Column
-        By name of the column, in the order in which their first array comes.
+        By the name of the column, in the order of their first arrays.
     """
-    # A dict keeps the order of the file, which a set would lose.
+    # A dict, unlike a set, keeps the order of the file.
     names = dict.fromkeys(keys)
     found: dict[str, Column] = {}
     owner: dict[str, str] = {}
@@ -126,23 +126,23 @@ def columns(keys: Iterable[str]) -> dict[str, Column]:
 def row_range(
     offsets: npt.NDArray[Any], row: int, length: int, where: str = "<array>"
 ) -> tuple[int, int]:
-    """Start and end of a row in the data of a ragged column.
+    """Return the start and end of a row in the data of a ragged column.
 
     Parameters
     ----------
     offsets : ndarray of int, shape (n + 1,)
         Offsets of the column; two of them are read.
     row : int
-        Number of the row, ``0 <= row < n``.
+        Index of the row, ``0 <= row < n``.
     length : int
         First dimension of the data.
     where : str
-        What to call the column in messages.
+        Name of the column in messages.
 
     Raises
     ------
     CorruptArchiveError
-        The offsets do not lie in order inside the data.
+        The offsets decrease or exceed the data.
     """
     start, end = int(offsets[row]), int(offsets[row + 1])
     if not 0 <= start <= end <= length:
@@ -155,7 +155,7 @@ def row_range(
 def row_shape(
     shapes: npt.NDArray[Any], row: int, count: int, where: str = "<array>"
 ) -> tuple[int, ...]:
-    """Shape of a row of a column with ``shapes``, checked against its number of elements.
+    """Return the shape of a row of a column with ``shapes``.
 
     Raises
     ------
