@@ -18,9 +18,10 @@ from hypothesis.extra import numpy as hnp
 
 from imagearchive.arrays.npy import parse_header
 from imagearchive.arrays.ragged import columns, row_range, row_shape
-from imagearchive.containers.npz import writer as npz
+from imagearchive.containers.npz.direct_column import crc32_combine
 from imagearchive.containers.npz.writer import NpzWriter
 from imagearchive.containers.zip import scan as scanner
+from imagearchive.containers.zip import stream
 from imagearchive.errors import ClosedError, OptionError, OptionTypeError
 from imagearchive.storage.local import MemoryStorage
 
@@ -359,7 +360,7 @@ def test_bytes_depend_on_the_samples_alone(tmp_path, compress):
 @BOTH
 def test_zip64_fields(path, compress, monkeypatch):
     samples = [{"a": np.arange(500), "b": "x" * 400} for _ in range(3)]
-    monkeypatch.setattr(npz, "_LARGE", 300)
+    monkeypatch.setattr(stream, "ZIP64_LIMIT", 300)
     _, rows = write(path, samples, compress=compress)
     assert b"PK\6\6" in path.read_bytes()
     assert np.array_equal(rows["a"], [sample["a"] for sample in samples])
@@ -403,7 +404,7 @@ def test_crc32_combine():
     rng = random.Random(4)
     for size in (0, 1, 2, 5, 1000, 65537):
         first, second = rng.randbytes(17), rng.randbytes(size)
-        combined = npz.crc32_combine(zlib.crc32(first), zlib.crc32(second), size)
+        combined = crc32_combine(zlib.crc32(first), zlib.crc32(second), size)
         assert combined == zlib.crc32(first + second)
 
 

@@ -27,6 +27,7 @@ from imagearchive.archive.pack import pack, shard_path
 from imagearchive.archive.small_files import fill as fill_buffer
 from imagearchive.archive.writers import TarWriter, ZipWriter
 from imagearchive.containers.tar.writer import header
+from imagearchive.containers.zip import stream
 from imagearchive.errors import (
     ArchiveNotFoundError,
     ClosedError,
@@ -868,3 +869,25 @@ def test_time_stamps_beyond_those_of_zip(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert [info.date_time[0] for info in archive.infolist()] == [1980, 2107]
     assert time.gmtime(4_354_819_200)[0] == 2108
+
+
+def test_zip_writer_uses_zip64_fields_beyond_their_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "ZIP64_LIMIT", 1000)
+    content = {f"{number}": bytes([number]) * size for number, size in enumerate((10, 2000, 999))}
+    with ZipWriter(tmp_path / "a.zip") as packed:
+        for name, data in content.items():
+            packed.add(name, [data])
+    assert b"PK\6\6" in (tmp_path / "a.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.testzip() is None
+        assert {name: archive.read(name) for name in archive.namelist()} == content
+    with imagearchive.open(tmp_path / "a.zip") as archive:
+        assert dict(archive) == content
+
+
+def test_zip_writer_stores_more_members_than_a_directory_without_zip64_counts(tmp_path):
+    with ZipWriter(tmp_path / "a.zip", sync=False) as packed:
+        for number in range(65_536):
+            packed.add(f"{number}", [])
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert len(archive.namelist()) == 65_536

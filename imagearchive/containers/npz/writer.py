@@ -22,39 +22,21 @@ in at the end; the others wait in unnamed temporary files beside it.
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from collections.abc import Collection, Iterable, Sequence
-from itertools import chain
 from types import TracebackType
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, cast
 
 import numpy as np
 
 from imagearchive.arrays.npy import ALIGNMENT, build_header
 from imagearchive.arrays.ragged import BYTES, OFFSETS, SHAPES, UTF8, VALUES
-from imagearchive.containers.npz.column_writer import CHUNK, Chunks, Column, Part, Prepared, Sink
+from imagearchive.containers.npz.column_writer import CHUNK, Chunks, Column, Part, Prepared
+from imagearchive.containers.npz.direct_column import DirectColumn, member_name
+from imagearchive.containers.zip.stream import ZipStream
 from imagearchive.errors import ClosedError, OptionError, OptionTypeError
 from imagearchive.storage.atomic import AtomicFile
 
 __all__ = ["NpzWriter"]
-
-_LOCAL: Final = struct.Struct("<4s5H3L2H")
-_CENTRAL: Final = struct.Struct("<4s6H3L5H2L")
-_END64: Final = struct.Struct("<4sQ2H2L4Q4sLQL")
-_END: Final = struct.Struct("<4s4H2LH")
-_ZIP64_SIZES: Final = struct.Struct("<2H2Q")
-_FULL: Final = 0xFFFFFFFF
-# From here on a value does not fit its field, and stands in a ZIP64 field.
-_LARGE = 0xFFFFFFFF
-# 1980-01-01, the first day that ZIP knows.
-_DATE: Final = 33
-_UNIX: Final = 3
-_MODE: Final = 0o100644
-# The id under which Android's zipalign pads local headers; readers skip what they do not know.
-_PADDING_ID: Final = 0xD935
-# A stored block of a deflate stream: five bytes in front of at most this many.
-_BLOCK: Final = 0xFFFF
 
 
 class NpzWriter:
@@ -106,11 +88,11 @@ class NpzWriter:
         self._level = level if compress else None
         self._ragged = frozenset([ragged] if isinstance(ragged, str) else ragged)
         self._columns: dict[str, Column] = {}
-        self._directory: list[bytes] = []
         self._rows = 0
         self._failed = False
         self._target = AtomicFile(self.path, overwrite=True, takeover=True, buffering=CHUNK)
-        self._file: BinaryIO | None = self._target.file
+        self._zip = ZipStream(self._target.file)
+        self._closed = False
 
     def __len__(self) -> int:
         """Return the number of samples so far."""
@@ -171,23 +153,23 @@ class NpzWriter:
         OSError
             The file cannot be written; it is discarded.
         """
-        if self._file is None:
+        if self._closed:
             return
         if self._failed:
             self.abort()
             raise ClosedError(f"{self.path}: a write failed before, so the file is discarded")
         try:
-            self._finish(self._file)
+            self._finish()
         except BaseException:
             self.abort()
             raise
-        self._file = None
+        self._closed = True
         self._forget()
         self._target.publish()
 
     def abort(self) -> None:
         """Discard what was written; an existing file of that name stays as it is."""
-        self._file = None
+        self._closed = True
         self._forget()
         self._target.abort()
 
@@ -211,7 +193,7 @@ class NpzWriter:
         self._columns = {}
 
     def _add(self, rows: dict[str, tuple[Sequence[Any], bool]], count: int) -> None:
-        if self._file is None or self._failed:
+        if self._closed or self._failed:
             raise ClosedError(f"{self.path}: closed or failed; open a new writer")
         columns = self._columns or self._new_columns(rows)
         if rows.keys() != columns.keys():
@@ -247,7 +229,7 @@ class NpzWriter:
         """Let the column with the largest first row write into the file at once."""
         sizes = {name: one.nbytes for name, one in prepared.items() if one.kind != "utf8"}
         name = max(sizes, key=sizes.__getitem__, default="")
-        if not sizes.get(name) or self._file is None:
+        if not sizes.get(name):
             return
         one = prepared[name]
         if one.kind == "bytes":
@@ -256,194 +238,23 @@ class NpzWriter:
         else:
             longest = (10**19, *one.shape[1:], 10**10)
             dtype = one.dtype
-        self._columns[name].redirect(_Direct(self._file, name, dtype, longest, self._level))
+        self._columns[name].redirect(
+            DirectColumn(self._zip.file, name, dtype, longest, self._level)
+        )
 
-    def _finish(self, file: BinaryIO) -> None:
+    def _finish(self) -> None:
         parts = [part for column in self._columns.values() for part in column.parts()]
         for part in parts:
-            if isinstance(part.data, _Direct):
-                self._directory.append(part.data.finish(part))
-        file.seek(0, os.SEEK_END)
+            if isinstance(part.data, DirectColumn):
+                self._zip.add_record(part.data.finish(part))
+        self._zip.file.seek(0, os.SEEK_END)
         for part in parts:
-            if not isinstance(part.data, _Direct):
-                self._directory.append(_write_member(file, part, self._level))
-        start = file.tell()
-        for record in self._directory:
-            file.write(record)
-        size = file.tell() - start
-        count = len(self._directory)
-        if count >= 0xFFFF or start >= _LARGE or size >= _LARGE:
-            end64 = (b"PK\x06\x06", 44, _UNIX << 8 | 45, 45, 0, 0, count, count, size, start)
-            file.write(_END64.pack(*end64, b"PK\x06\x07", 0, start + size, 1))
-        count = min(count, 0xFFFF)
-        file.write(_END.pack(b"PK\x05\x06", 0, 0, count, count, _field(size), _field(start), 0))
+            if not isinstance(part.data, DirectColumn):
+                self._zip.add(member_name(part.name), self._npy(part), level=self._level)
+        self._zip.finish()
 
-
-class _Direct(Sink):
-    """The first member of the file, written while its header is unknown.
-
-    In front of the data is room for the longest header; the name, which depends on whether the
-    column turns out ragged, is padded by an extra field. In a deflated member the ``.npy`` header
-    stands in stored blocks, which have one length whatever they hold.
-    """
-
-    def __init__(
-        self,
-        file: BinaryIO,
-        name: str,
-        dtype: np.dtype[Any],
-        longest: tuple[int, ...],
-        level: int | None,
-    ) -> None:
-        self._file = file
-        self._level = level
-        self._name_room = len(_encoded(name + VALUES)[0])
-        self._header_at = _LOCAL.size + self._name_room + _ZIP64_SIZES.size + 4
-        self._header_size = len(build_header(dtype, longest, at=self._header_at))
-        blocks = len(_stored_blocks(bytes(self._header_size))) if level else self._header_size
-        self._start = self._header_at + blocks
-        self._compressor = _compressor(level)
-        self._crc = 0
-        self.size = 0
-        file.write(bytes(self._start))
-
-    def write(self, data: memoryview) -> None:
-        self._crc = zlib.crc32(data, self._crc)
-        self.size += len(data)
-        self._file.write(self._compressor.compress(data) if self._compressor else data)
-
-    def chunks(self) -> Chunks:
-        """Read everything back and leave the file empty, for a column that must be converted."""
-        file = self._file
-        if self._compressor:
-            file.write(self._compressor.flush())
-        file.seek(self._start)
-        decoder = zlib.decompressobj(-zlib.MAX_WBITS) if self._compressor else None
-        left = self.size
-        while left:
-            data = file.read(min(CHUNK, left) if decoder is None else CHUNK)
-            while left and data:
-                piece = decoder.decompress(data, CHUNK) if decoder else data
-                data = decoder.unconsumed_tail if decoder else b""
-                left -= len(piece)
-                yield piece
-        file.seek(0)
-        file.truncate()
-
-    def finish(self, part: Part) -> bytes:
-        """Write the headers; return the record for the central directory."""
-        file = self._file
-        if self._compressor:
-            file.write(self._compressor.flush())
-        stored = file.tell() - self._header_at
-        header = build_header(part.dtype, part.shape, size=self._header_size)
-        crc = crc32_combine(zlib.crc32(header), self._crc, self.size)
-        name, flags = _encoded(part.name)
-        member = _Member(name, flags, self._level is not None, 0)
-        member.crc, member.size, member.stored = crc, len(header) + self.size, stored
-        file.seek(0)
-        file.write(member.local(self._name_room - len(name)))
-        file.write(_stored_blocks(header) if self._level else header)
-        return member.central()
-
-    def close(self) -> None:
-        pass
-
-
-class _Member:
-    """The two headers of a member."""
-
-    def __init__(self, name: bytes, flags: int, deflated: bool, offset: int) -> None:
-        self.name, self.flags, self.offset = name, flags, offset
-        self.method = 8 if deflated else 0
-        self.crc = self.size = self.stored = 0
-
-    def local(self, padding: int | None = None) -> bytes:
-        """Local header; its ZIP64 field holds the sizes whatever they are, so it has one length."""
-        extra = _ZIP64_SIZES.pack(1, 16, self.size, self.stored)
-        if padding is not None:
-            extra += struct.pack("<2H", _PADDING_ID, padding) + bytes(padding)
-        fields = (45, self.flags, self.method, 0, _DATE, self.crc, _FULL, _FULL)
-        return _LOCAL.pack(b"PK\x03\x04", *fields, len(self.name), len(extra)) + self.name + extra
-
-    def central(self) -> bytes:
-        large = [value for value in (self.size, self.stored, self.offset) if value >= _LARGE]
-        extra = struct.pack(f"<2H{len(large)}Q", 1, 8 * len(large), *large) if large else b""
-        return (
-            _CENTRAL.pack(
-                b"PK\x01\x02", _UNIX << 8 | 45, 45, self.flags, self.method, 0, _DATE,
-                self.crc, _field(self.stored), _field(self.size),
-                len(self.name), len(extra), 0, 0, 0, _MODE << 16, _field(self.offset),
-            )
-            + self.name
-            + extra
-        )  # fmt: skip
-
-
-def _write_member(file: BinaryIO, part: Part, level: int | None) -> bytes:
-    """Write a member at the end of the file; return its record for the central directory."""
-    name, flags = _encoded(part.name)
-    member = _Member(name, flags, level is not None, file.tell())
-    file.write(member.local())
-    start = file.tell()
-    compressor = _compressor(level)
-    header = build_header(part.dtype, part.shape, align=ALIGNMENT, at=start)
-    for piece in chain([header], cast("Chunks", part.data)):
-        member.crc = zlib.crc32(piece, member.crc)
-        member.size += len(piece)
-        file.write(compressor.compress(piece) if compressor else piece)
-    if compressor:
-        file.write(compressor.flush())
-    end = file.tell()
-    member.stored = end - start
-    file.seek(member.offset)
-    file.write(member.local())
-    file.seek(end)
-    return member.central()
-
-
-def _field(value: int) -> int:
-    return _FULL if value >= _LARGE else value
-
-
-def _compressor(level: int | None) -> Any:
-    return None if level is None else zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
-
-
-def _stored_blocks(data: bytes) -> bytes:
-    """Wrap bytes in stored blocks of a deflate stream, none of them the last (RFC 1951, 3.2.4)."""
-    blocks = []
-    for start in range(0, len(data), _BLOCK):
-        block = data[start : start + _BLOCK]
-        blocks.append(struct.pack("<BHH", 0, len(block), len(block) ^ _BLOCK) + block)
-    return b"".join(blocks)
-
-
-def _encoded(name: str) -> tuple[bytes, int]:
-    encoded = f"{name}.npy".encode("utf-8", "surrogatepass")
-    return encoded, 0 if encoded.isascii() else 0x800
-
-
-def crc32_combine(first: int, second: int, length: int) -> int:
-    """CRC-32 of two byte strings one after the other, from theirs and the second's length.
-
-    Appending a byte multiplies the CRC by x^8 in GF(2)[x] modulo the CRC's polynomial, so it is
-    ``first * x^(8 * length) + second``. In the reflected form, 1 << 31 is the polynomial 1.
-    """
-    power, square = 1 << 31, 1 << 23  # x^0 and x^8
-    while length:
-        if length & 1:
-            power = _product(power, square)
-        square = _product(square, square)
-        length >>= 1
-    return _product(power, first) ^ second
-
-
-def _product(a: int, b: int) -> int:
-    """Product of two polynomials modulo that of CRC-32, all reflected."""
-    product = 0
-    for bit in range(31, -1, -1):
-        if a >> bit & 1:
-            product ^= b
-        b = b >> 1 ^ (0xEDB88320 if b & 1 else 0)
-    return product
+    def _npy(self, part: Part) -> Chunks:
+        # The header pads itself, so that the array is aligned in the file.
+        at = self._zip.file.tell()
+        yield build_header(part.dtype, part.shape, align=ALIGNMENT, at=at)
+        yield from cast("Chunks", part.data)

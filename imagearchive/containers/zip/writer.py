@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-import zipfile
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
+from imagearchive.containers.zip.stream import ZipStream
 from imagearchive.errors import ClosedError, UnsafePathError
 from imagearchive.errors.os_errors import naming
 from imagearchive.storage.atomic import AtomicFile
@@ -19,21 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BareZipWriter"]
 
-# What a ZIP can say: the first and last years of its time stamps.
-FIRST_YEAR: Final = 1980
-LAST_YEAR: Final = 2107
-ALIGNMENT: Final = 64
-LOCAL_HEADER: Final = 30
-# The local header of a member that may be of any size has this extra field for its sizes.
-ZIP64_EXTRA: Final = 20
-PADDING_ID: Final = b"\x35\xd9"
-
-
-class _Zip(zipfile.ZipFile):
-    """Ended by its writer alone: one that is given up has no archive to complete."""
-
-    def __del__(self) -> None:
-        pass
+# What a ZIP can say: from the beginning of 1980 to the end of 2107, in seconds since 1970.
+FIRST_SECOND: Final = 315_532_800
+LAST_SECOND: Final = 4_354_819_199
 
 
 class BareZipWriter:
@@ -63,8 +51,7 @@ class BareZipWriter:
             sync=sync,
             before_replace=before_replace,
         )
-        self._file = self._target.file
-        self._zip = _Zip(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
+        self._zip = ZipStream(self._target.file)
 
     def add(
         self, name: str, chunks: Iterable[Buffer], *, mtime: int = 0, mode: int = 0o644
@@ -93,21 +80,13 @@ class BareZipWriter:
         if not self._target.part:
             raise self._closed()
         encoded = self._checked(name)
-        info = zipfile.ZipInfo(name, _date(mtime))
-        info.external_attr = (0o100000 | mode & 0o777) << 16
-        info.create_system = 3
-        start = self._file.tell() + LOCAL_HEADER + len(encoded) + ZIP64_EXTRA + 4
-        info.extra = PADDING_ID + (pad := -start % ALIGNMENT).to_bytes(2, "little") + bytes(pad)
         try:
-            with naming(self.path), self._zip.open(info, "w", force_zip64=True) as member:
-                for chunk in chunks:
-                    member.write(chunk)
+            with naming(self.path):
+                self._zip.add(encoded, chunks, align=True, moment=_moment(mtime), mode=mode)
         except BaseException:
             self.abort()
             self._failed = True
             raise
-        # The padding has done its work in the local header.
-        info.extra = b""
 
     def _closed(self) -> ClosedError:
         why = "it was given up when a member failed" if self._failed else "the writer is closed"
@@ -151,7 +130,7 @@ class BareZipWriter:
             return
         try:
             with naming(self.path):
-                self._zip.close()
+                self._zip.finish()
         except BaseException:
             self.abort()
             raise
@@ -176,11 +155,8 @@ class BareZipWriter:
             self.abort()
 
 
-def _date(mtime: int) -> tuple[int, int, int, int, int, int]:
-    first, last = (FIRST_YEAR, 1, 1, 0, 0, 0), (LAST_YEAR, 12, 31, 23, 59, 58)
-    # From 1980-01-01 to the end of 2107, in seconds since 1970.
-    if mtime < 315_532_800:
-        return first
-    if mtime >= 4_354_819_200:
-        return last
-    return time.gmtime(mtime)[:6]
+def _moment(mtime: int) -> tuple[int, int]:
+    """Return a time in seconds since 1970 as the date and time of a ZIP, in UTC."""
+    t = time.gmtime(min(max(mtime, FIRST_SECOND), LAST_SECOND))
+    date = t.tm_year - 1980 << 9 | t.tm_mon << 5 | t.tm_mday
+    return date, t.tm_hour << 11 | t.tm_min << 5 | t.tm_sec // 2
