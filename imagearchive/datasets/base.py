@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from imagearchive.errors import ClosedError, OptionTypeError, SampleIndexError
 from imagearchive.storage.closing import Closable
@@ -14,7 +17,7 @@ from imagearchive.storage.fork_lock import ForkSafeLock
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["Dataset", "LazyDataset", "OptionsDataset", "resolve_index"]
+__all__ = ["Dataset", "LazyDataset", "OptionsDataset", "resolve_index", "resolve_indices"]
 
 # A frozen dataclass.
 Options = TypeVar("Options", bound="DataclassInstance")
@@ -58,6 +61,35 @@ def resolve_index(
     return position + length if position < 0 else position
 
 
+def resolve_indices(indices: Iterable[int], length: int, where: str) -> npt.NDArray[np.intp]:
+    """Return several indices as numbers from 0 to ``length - 1``; parameters as `resolve_index`.
+
+    Raises
+    ------
+    OptionTypeError
+        They are not a flat list of integers.
+    SampleIndexError
+        One of the samples does not exist.
+    """
+    if not isinstance(indices, Iterable):
+        raise OptionTypeError(
+            f"the indices of a batch must be a list of integers, got {type(indices).__name__}"
+        )
+    rows = np.asarray(indices if isinstance(indices, (np.ndarray, range)) else list(indices))
+    if not rows.size:
+        return np.zeros(0, np.intp)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise OptionTypeError(
+            f"the indices of a batch must be a list of integers, got {rows.dtype} of shape "
+            f"{rows.shape}"
+        )
+    low, high = int(rows.min()), int(rows.max())
+    for index in (low, high):
+        resolve_index(index, length, where)
+    rows = rows.astype(np.intp, copy=False)
+    return np.where(rows < 0, rows + length, rows) if low < 0 else rows
+
+
 class Dataset(Closable):
     """A sequence of samples: base of all datasets, as PyTorch's map-style datasets.
 
@@ -94,12 +126,16 @@ class Dataset(Closable):
 class OptionsDataset(Dataset, Generic[Options]):
     """A dataset that is pickled as its options and opened anew where it is unpickled.
 
-    A subclass turns its arguments into `options` and calls `_start`. Classes derived from that
-    may take other arguments: the attributes that they set are pickled too.
+    A subclass turns its arguments into `options` and calls `_start`. It declares its attributes
+    with annotations in the class body. Users may derive classes with other arguments: attributes
+    that the classes of this package do not declare are pickled too.
     """
 
     #: Attributes that users may set later. Each overrides the option of that name in a pickle.
     _settable: ClassVar[tuple[str, ...]] = ()
+
+    _options: Options
+    _pickled_fingerprint: str | None
 
     def _start(
         self, options: Options, *, overwrite_index: bool = False, fingerprint: str | None = None
@@ -108,31 +144,34 @@ class OptionsDataset(Dataset, Generic[Options]):
         self._options = options
         self._pickled_fingerprint = fingerprint
         self._set_up(options, overwrite_index)
-        # Whatever is set from here on belongs to a derived class or to the user.
-        self._own_attributes = frozenset({*self.__dict__, "_own_attributes", "_closed"})
 
     def _set_up(self, options: Options, overwrite_index: bool) -> None:
         """Set all attributes; open the files too, unless they are opened at first use."""
         raise NotImplementedError
 
     def _fingerprint(self) -> str | None:
-        """Return what differs when the archive does; None where it is not known."""
+        """Return what differs when the archive does; None if it is not known."""
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
         settable = {name: getattr(self, name) for name in self._settable}
         options = dataclasses.replace(self._options, **settable)
-        own = self._own_attributes
-        later = {name: value for name, value in self.__dict__.items() if name not in own}
-        return _reopen, (type(self), options, self._fingerprint()), later or None
+        declared = _declared_attributes(type(self))
+        # Only here, since attributes are slower to read once an object has made its __dict__.
+        own = {name: value for name, value in self.__dict__.items() if name not in declared}
+        return _reopen, (type(self), options, self._fingerprint()), own or None
 
 
 class LazyDataset(OptionsDataset[Options], Generic[Options, Source]):
     """A dataset whose archive is opened at first use, once, in each process that uses it."""
 
+    _overwrite_index: bool
+    _source: Source | None
+    _lock: ForkSafeLock
+
     def _set_up(self, options: Options, overwrite_index: bool) -> None:
         self._overwrite_index = overwrite_index
-        self._source: Source | None = None
+        self._source = None
         self._lock = ForkSafeLock()
 
     def _open(self) -> Source:
@@ -167,6 +206,13 @@ class LazyDataset(OptionsDataset[Options], Generic[Options, Source]):
             source, self._source = self._source, None
         if source is not None:
             source.close()
+
+
+def _declared_attributes(kind: type) -> set[str]:
+    """Return the attributes that classes of this package declare."""
+    package = __name__.partition(".")[0]
+    ours = (base for base in kind.__mro__ if base.__module__.partition(".")[0] == package)
+    return {name for base in ours for name in getattr(base, "__annotations__", ())}
 
 
 def _reopen(kind: type[OptionsDataset[Any]], options: Any, fingerprint: str | None) -> Any:

@@ -96,6 +96,15 @@ class SplitDataLoader(LazyDataset[SplitDataLoaderOptions, Archive]):
     (10, b'9')
     """
 
+    data_dir: str
+    cache_size: int
+    _cache: SampleCache
+    _length: int
+    # From the index of a packet to its row in the index table.
+    _row: Any
+    # The bound `read` of each bin's storage; empty if there are too many bins to keep open.
+    _readers: list[Reader | None]
+
     def __init__(
         self,
         data_dir: str | os.PathLike[str],
@@ -126,9 +135,8 @@ class SplitDataLoader(LazyDataset[SplitDataLoaderOptions, Archive]):
         self._cache = SampleCache(options.cache_size)
         self.cache_size = self._cache.size
         self._length = 0
-        self._row: Any = None
-        # The bound `read` of each bin's storage; empty if there are too many bins to keep open.
-        self._readers: list[Reader | None] = []
+        self._row = None
+        self._readers = []
 
     def _name(self) -> str:
         return self.data_dir

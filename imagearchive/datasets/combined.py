@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.datasets.npz.dataset import PLURALS, row_numbers
-from imagearchive.errors import OptionError, OptionTypeError, SampleIndexError
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from imagearchive.datasets.base import Dataset, resolve_index, resolve_indices
+from imagearchive.datasets.npz.columns import PLURALS
+from imagearchive.errors import OptionError, OptionTypeError
 
 __all__ = ["CombinedLazyDataset"]
 
 
-class CombinedLazyDataset:
+class CombinedLazyDataset(Dataset):
     """Several datasets as one: first all samples of the first, then those of the second, and so on.
 
     Parameters
@@ -65,17 +62,8 @@ class CombinedLazyDataset:
 
     def _locate(self, index: Any) -> tuple[int, int]:
         """Return the part that holds a sample, and its number in it."""
-        try:
-            position = operator.index(index)
-        except TypeError:
-            raise OptionTypeError(
-                f"a sample has an integer index, not {type(index).__name__}"
-            ) from None
         ends = self._bounds()
-        length = int(ends[-1])
-        if not -length <= position < length:
-            raise SampleIndexError(f"sample {position} of {length} in {len(ends)} datasets")
-        position %= length
+        position = resolve_index(index, int(ends[-1]), f"{len(ends)} datasets")
         part = int(np.searchsorted(ends, position, "right"))
         return part, position - (int(ends[part - 1]) if part else 0)
 
@@ -141,7 +129,7 @@ class CombinedLazyDataset:
             The parts asked have different columns.
         """
         ends = self._bounds()
-        rows = row_numbers(indices, int(ends[-1]), f"{len(ends)} datasets")
+        rows = resolve_indices(indices, int(ends[-1]), f"{len(ends)} datasets")
         parts = np.searchsorted(ends, rows, "right")
         starts = np.concatenate([[0], ends[:-1]]).astype(np.intp)
         asked = np.unique(parts).tolist() or [0]
@@ -178,21 +166,11 @@ class CombinedLazyDataset:
 
     def close(self) -> None:
         """Close every part that can be closed."""
+        super().close()
         for part in self.datasets:
             closer = getattr(part, "close", None)
             if callable(closer):
                 closer()
-
-    def __enter__(self) -> CombinedLazyDataset:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"CombinedLazyDataset({self.datasets!r})"

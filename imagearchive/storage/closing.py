@@ -16,7 +16,7 @@ class Closable:
     A subclass extends `close` by what it releases, in such a way that a second call does nothing.
     """
 
-    _closed = False
+    _closed: bool = False
 
     def close(self) -> None:
         """Release what is held; a second call does nothing."""

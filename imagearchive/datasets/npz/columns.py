@@ -1,29 +1,51 @@
-"""The columns of an NPZ: row by row out of stored, deflated, ragged and pickled arrays."""
+"""The columns of an NPZ: rows of stored, deflated, ragged and pickled arrays."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from imagearchive.arrays import npy, ragged
-from imagearchive.arrays.objects.array import ObjectArray
+from imagearchive.arrays.objects.array import FileRange, ObjectArray
 from imagearchive.datasets.npz.collate import varying
 from imagearchive.errors import CorruptArchiveError, CorruptIndexError, UnsupportedMemberError
 
 if TYPE_CHECKING:
-    from imagearchive.datasets.npz.file import NpzMember
+    from imagearchive.datasets.npz.member import ArraySource
 
-__all__ = ["ArrayColumn", "Column", "ObjectColumn", "RaggedColumn", "open_column", "open_whole"]
+__all__ = [
+    "PLURALS",
+    "ArrayColumn",
+    "Column",
+    "ObjectColumn",
+    "RaggedColumn",
+    "open_column",
+    "open_whole",
+    "sample_name",
+]
 
 logger = logging.getLogger(__name__)
 
-# Where this many elements lie is worth a file write: finding them again takes every process a
-# millisecond for each thousand, and more where the file is not in memory.
+#: What a value is called in a sample, if that differs from the name of its array.
+SINGULARS: Final = {"images": "image", "image_paths": "image_path"}
+PLURALS: Final = {sample: array for array, sample in SINGULARS.items()}
+
+# From this many elements on, their offsets are saved in the index file. Locating them again takes
+# every process a millisecond per thousand, and more if the file is not in memory.
 _WORTH_SAVING: Final = 1000
+# Bytes of an array from which loading it whole is logged.
+_MUCH_MEMORY: Final = 256 << 20
+
+Rows = npt.NDArray[np.intp]
+
+
+def sample_name(name: str) -> str:
+    """Return what a column is called in a sample."""
+    return SINGULARS.get(name, name)
 
 
 class Column(Protocol):
@@ -33,14 +55,18 @@ class Column(Protocol):
     ----------
     length : int
         Number of rows.
-    row : callable
-        From a row number, ``0 <= i < length``, to its value.
     """
 
     length: int
-    row: Callable[[int], Any]
 
-    def batch(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    def reader(self) -> Callable[[int], Any]:
+        """Do what reading needs, and return a function from a row number to its value.
+
+        The function takes ``0 <= i < length``; nothing is checked.
+        """
+        ...
+
+    def batch(self, rows: Rows) -> npt.NDArray[Any]:
         """Return the values of several rows in the order asked for, along the first axis."""
         ...
 
@@ -48,73 +74,72 @@ class Column(Protocol):
         """Return all rows, as `numpy.load` would."""
         ...
 
-    def prepare(self) -> None:
-        """Build what the first read would build."""
-        ...
-
 
 class ArrayColumn:
     """An array whose items have a fixed size; a row is ``array[i]``.
 
-    Where the file is mapped and the member stored, rows are slices of the mapping. Otherwise a row
-    is one positional read, but an array in Fortran order, whose rows lie scattered, is loaded
-    whole at the first read.
+    If the file is mapped and the member stored, rows are slices of the mapping. Otherwise a row is
+    one positional read, except that an array in Fortran order, whose rows are scattered, is loaded
+    whole first.
 
     Parameters
     ----------
-    member : NpzMember
+    source : ArraySource
     header : NpyHeader
     copy : bool
         Whether rows are copies: native, aligned, contiguous and writable. Otherwise they are
-        read-only, and views of the mapping where there is one.
+        read-only, and views of the mapping if there is one.
     """
 
-    def __init__(self, member: NpzMember, header: npy.NpyHeader, copy: bool) -> None:
+    def __init__(self, source: ArraySource, header: npy.NpyHeader, copy: bool) -> None:
         if header.has_objects:
             raise UnsupportedMemberError(
-                f"{member.where}: records with fields that are objects ({header.dtype}) are not "
-                f"read; save the fields as arrays of their own"
+                f"{source.where}: records with object fields ({header.dtype}) cannot be read; save "
+                f"each field as its own array"
             )
         self.header = header
         self.length = header.shape[0] if header.shape else 0
-        self._member = member
+        self._source = source
         self._copy = copy
         self._native = header.dtype.newbyteorder("=")
         # Not dtype.isnative, which overlooks swapped sub-arrays in fields.
         self._swapped = header.dtype != self._native
-        # Native rows of the whole array, or a view of the mapping; None where rows are read.
+        # Native rows of the whole array, or a view of the mapping; None if rows are read.
         self._array: npt.NDArray[Any] | None = None
-        # The mapping again, as rows of bytes: aligned in any case.
+        # The mapping again, as rows of bytes, which are aligned whatever the dtype.
         self._bytes: npt.NDArray[np.uint8] | None = None
-        self.row: Callable[[int], Any] = self._first_row
+        self._prepared = False
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Map the array, or load it if it has to be loaded."""
-        if self.row != self._first_row:
+        if self._prepared:
             return
-        header, member = self.header, self._member
-        member.prepare()
-        storage = member.storage
-        if member.mapped:
-            view = storage.read(header.data_offset, header.nbytes)
+        header, source = self.header, self._source
+        source.verify()
+        if source.storage.zero_copy:
+            view = source.storage.read(header.data_offset, header.nbytes)
             order: Any = "F" if header.fortran_order else "C"
-            self._array = np.ndarray(header.shape, header.dtype, view, order=order)
             if order == "C" and header.row_size:
                 self._bytes = np.ndarray((self.length, header.row_size), np.uint8, view)
+            self._array = np.ndarray(header.shape, header.dtype, view, order=order)
         elif header.fortran_order and len(header.shape) > 1:
-            if header.nbytes > 256 << 20:
+            if header.nbytes > _MUCH_MEMORY:
                 logger.warning(
-                    "%s: %d MB in Fortran order are loaded into memory, since its rows lie "
-                    "scattered; map the file (storage='mmap', saved without compression) or save "
-                    "the array in C order",
-                    member.where,
+                    "%s: loading %d MB into memory, because the array is in Fortran order and its "
+                    "rows are scattered; save it in C order, or without compression and open it "
+                    "with storage='mmap'",
+                    source.where,
                     header.nbytes >> 20,
                 )
-            self._array = np.ascontiguousarray(self.whole())
-            self._array.flags.writeable = False
-        self.row = self._chosen_row()
+            array = np.ascontiguousarray(self.whole())
+            array.flags.writeable = False
+            self._array = array
+        # Last, since other threads test it.
+        self._prepared = True
 
-    def _chosen_row(self) -> Callable[[int], Any]:
+    def reader(self) -> Callable[[int], Any]:
+        """Map the array, or load it if necessary, and return how its rows are read."""
+        self._prepare()
         if self._array is None:
             return self._read_row
         if len(self.header.shape) == 1:
@@ -122,10 +147,6 @@ class ArrayColumn:
         if not self._copy:
             return self._array.__getitem__
         return self._native_row if self._swapped else self._copied_row
-
-    def _first_row(self, index: int) -> Any:
-        self.prepare()
-        return self.row(index)
 
     def _copied_row(self, index: int) -> Any:
         return self._array[index].copy()  # type: ignore[index]
@@ -148,9 +169,9 @@ class ArrayColumn:
         row.flags.writeable = self._copy
         return row
 
-    def batch(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    def batch(self, rows: Rows) -> npt.NDArray[Any]:
         """Return ``array[rows]`` as a new array in native byte order."""
-        self.prepare()
+        self._prepare()
         if self._array is None:
             return self._read(rows)
         if self._bytes is None:
@@ -161,14 +182,14 @@ class ArrayColumn:
 
     def slice(self, start: int, end: int) -> npt.NDArray[Any]:
         """Return ``array[start:end]``, a copy or a view as rows are."""
-        self.prepare()
+        self._prepare()
         if self._array is not None:
             part = self._array[start:end]
             return np.array(part, self._native, order="C") if self._copy else part
         size = self.header.row_size
         data = np.empty((end - start, size), np.uint8)
         if data.size:
-            self._member.storage.readinto(
+            self._source.storage.readinto(
                 self.header.data_offset + start * size, data.reshape(-1).data
             )
         part = self._shaped(data, end - start)
@@ -180,7 +201,7 @@ class ArrayColumn:
         array = np.ndarray(shape, self.header.dtype, data)
         return array.astype(self._native) if self._swapped else array
 
-    def _read(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    def _read(self, rows: Rows) -> npt.NDArray[Any]:
         """Read rows in the order of the file, neighbours at once."""
         size = self.header.row_size
         data = np.empty((len(rows), size), np.uint8)
@@ -190,7 +211,7 @@ class ArrayColumn:
             for run in np.split(order, breaks):
                 start = self.header.data_offset + int(rows[run[0]]) * size
                 part = data[run[0] : run[0] + len(run)]
-                self._member.storage.readinto(start, part.reshape(-1).data)
+                self._source.storage.readinto(start, part.reshape(-1).data)
         return self._shaped(data, len(rows))
 
     def whole(self) -> npt.NDArray[Any]:
@@ -198,7 +219,7 @@ class ArrayColumn:
         header = self.header
         data = np.empty(header.nbytes, np.uint8)
         if data.size:
-            self._member.storage.readinto(header.data_offset, data.data)
+            self._source.storage.readinto(header.data_offset, data.data)
         order: Any = "F" if header.fortran_order else "C"
         return np.ndarray(header.shape, header.dtype, data, order=order)
 
@@ -208,66 +229,59 @@ class ObjectColumn:
 
     Parameters
     ----------
-    member : NpzMember
+    source : ArraySource
     header : NpyHeader
     stack : bool
         Whether torch may stack rows that are arrays.
     """
 
-    def __init__(self, member: NpzMember, header: npy.NpyHeader, stack: bool) -> None:
+    def __init__(self, source: ArraySource, header: npy.NpyHeader, stack: bool) -> None:
         self.length = header.shape[0] if header.shape else 0
-        self._member = member
+        self._source = source
         self._header = header
         self._stack = stack
-        self._objects: ObjectArray | None = None
-        self.row: Callable[[int], Any] = self._first_row
+        self._located: ObjectArray | None = None
 
-    def prepare(self) -> None:
-        """Locate the elements."""
-        self._opened()
+    def reader(self) -> Callable[[int], Any]:
+        """Locate the elements, and return how rows are decoded for a sample."""
+        row, stack = self._objects().row, self._stack
+        return lambda index: varying(row(index), stack)
 
-    def _opened(self) -> ObjectArray:
-        if self._objects is None:
-            member = self._member
-            member.prepare()
-            tables = member.load("objects")
-            if tables:
-                try:
-                    self._objects = self._array(tables)
-                except CorruptIndexError as error:
-                    logger.warning("%s; located again", error)
-            if self._objects is None:
-                self._objects = self._array(None)
-                if self._header.count >= _WORTH_SAVING:
-                    member.save("objects", self._objects.tables)
-            self.row = self._object_row
-        return self._objects
+    def _objects(self) -> ObjectArray:
+        if self._located is None:
+            self._located = self._locate()
+        return self._located
 
-    def _array(self, tables: Any) -> ObjectArray:
-        header, member = self._header, self._member
-        place = (member.storage, header.data_offset, header.shape, member.where)
-        file = member.descriptor() if tables is None else None
+    def _locate(self) -> ObjectArray:
+        source = self._source
+        source.verify()
+        tables = source.load_tables("objects")
+        if tables:
+            try:
+                return self._array(tables, None)
+            except CorruptIndexError as error:
+                logger.warning("%s; locating the elements again", error)
+        file = source.open_range()
         try:
-            return ObjectArray(*place, tables, file)
+            objects = self._array(None, file)
         finally:
             if file is not None:
                 file.close()
+        if self._header.count >= _WORTH_SAVING:
+            source.save_tables("objects", objects.tables)
+        return objects
 
-    def _first_row(self, index: int) -> Any:
-        self._opened()
-        return self.row(index)
+    def _array(
+        self, tables: Mapping[str, npt.NDArray[Any]] | None, file: FileRange | None
+    ) -> ObjectArray:
+        header, source = self._header, self._source
+        return ObjectArray(
+            source.storage, header.data_offset, header.shape, source.where, tables, file
+        )
 
-    def _object_row(self, index: int) -> Any:
-        return varying(self._objects.row(index), self._stack)  # type: ignore[union-attr]
-
-    def plain(self, index: int) -> Any:
-        """Return a row as it was saved."""
-        return self._opened().row(index)
-
-    def batch(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    def batch(self, rows: Rows) -> npt.NDArray[Any]:
         """Return an array of objects of shape (n,), or ``(n, *shape[1:])``."""
-        row = self._opened().row
-        values = _listed(row, rows)
+        values = _read_rows(self._objects().row, rows)
         if len(self._header.shape) > 1:
             if not values:
                 return np.empty((0, *self._header.shape[1:]), object)
@@ -276,11 +290,11 @@ class ObjectColumn:
 
     def whole(self) -> npt.NDArray[Any]:
         """Decode the whole array."""
-        return self._opened().whole()
+        return self._objects().whole()
 
 
 class RaggedColumn:
-    """Rows of different lengths, as `imagearchive.arrays.ragged` lays them out.
+    """Rows of different lengths, in the layout of `imagearchive.arrays.ragged`.
 
     Parameters
     ----------
@@ -288,8 +302,7 @@ class RaggedColumn:
     values, offsets, shapes : ArrayColumn
         Its arrays; `shapes` may be None.
     where : str
-    copy : bool
-        As for `ArrayColumn`.
+        Names the column in messages.
     stack : bool
         Whether torch may stack rows.
     """
@@ -301,16 +314,15 @@ class RaggedColumn:
         offsets: ArrayColumn,
         shapes: ArrayColumn | None,
         where: str,
-        copy: bool,
         stack: bool,
     ) -> None:
         texts = column.kind in ("utf8", "bytes")
         if len(offsets.header.shape) != 1 or offsets.header.dtype.kind not in "iu":
-            raise CorruptArchiveError(f"{where}: its offsets are no list of integers")
+            raise CorruptArchiveError(f"{where}: its offsets are not a list of integers")
         if offsets.length < 1 or not values.header.shape:
             raise CorruptArchiveError(f"{where}: it has no offsets or no values")
         if texts and (values.header.dtype != np.uint8 or len(values.header.shape) != 1):
-            raise CorruptArchiveError(f"{where}: its text is no list of bytes")
+            raise CorruptArchiveError(f"{where}: its text is not a list of bytes")
         if shapes is not None and (
             len(shapes.header.shape) != 2
             or shapes.header.dtype.kind not in "iu"
@@ -324,18 +336,16 @@ class RaggedColumn:
         self._offsets = offsets
         self._shapes = shapes
         self._where = where
-        self._copy = copy
         self._stack = stack
-        self.row: Callable[[int], Any] = self._ragged_row
 
-    def prepare(self) -> None:
-        """Map the arrays."""
-        self._values.prepare()
-        self._offsets.prepare()
-        if self._shapes is not None:
-            self._shapes.prepare()
+    def reader(self) -> Callable[[int], Any]:
+        """Map or load the arrays, and return how rows are read for a sample."""
+        for part in (self._values, self._offsets, self._shapes):
+            if part is not None:
+                part.reader()
+        return lambda index: varying(self._row(index), self._stack)
 
-    def plain(self, index: int) -> Any:
+    def _row(self, index: int) -> Any:
         """Return a row as a plain array, str or bytes."""
         pair = self._offsets.batch(np.array([index, index + 1]))
         start, end = ragged.row_range(pair, 0, self._values.length, self._where)
@@ -345,7 +355,7 @@ class RaggedColumn:
                 return data.tobytes().decode("utf-8", "surrogatepass")
             except UnicodeDecodeError as error:
                 raise CorruptArchiveError(
-                    f"{self._where}: row {index} is no UTF-8 ({error}); the file is damaged"
+                    f"{self._where}: row {index} is not UTF-8 ({error}); the file is damaged"
                 ) from error
         if self._kind == "bytes":
             return data.tobytes()
@@ -354,12 +364,9 @@ class RaggedColumn:
         shape = self._shapes.batch(np.array([index]))
         return data.reshape(ragged.row_shape(shape, 0, end - start, self._where))
 
-    def _ragged_row(self, index: int) -> Any:
-        return varying(self.plain(index), self._stack)
-
-    def batch(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    def batch(self, rows: Rows) -> npt.NDArray[Any]:
         """Return an array of objects of shape (n,)."""
-        values = _listed(self.plain, rows)
+        values = _read_rows(self._row, rows)
         return np.fromiter(values, object, len(values))
 
     def whole(self) -> npt.NDArray[Any]:
@@ -367,28 +374,28 @@ class RaggedColumn:
         return self.batch(np.arange(self.length))
 
 
-def _listed(row: Callable[[int], Any], rows: npt.NDArray[np.intp]) -> list[Any]:
-    """Values of rows, read in the order of the file."""
+def _read_rows(read: Callable[[int], Any], rows: Rows) -> list[Any]:
+    """Return the values of rows, read in the order of the file."""
     values: list[Any] = [None] * len(rows)
     for place in np.argsort(rows, kind="stable").tolist():
-        values[place] = row(int(rows[place]))
+        values[place] = read(int(rows[place]))
     return values
 
 
 def open_column(
-    column: ragged.Column, member: Callable[[str], NpzMember], copy: bool, stack: bool
+    column: ragged.Column, source: Callable[[str], ArraySource], copy: bool, stack: bool
 ) -> Column | None:
-    """Open a column; None where it is a single value, which has no rows.
+    """Open a column; return None for a single value, which has no rows.
 
     Parameters
     ----------
     column : ragged.Column
-    member : callable
-        From the name of an array to its member.
+    source : callable
+        From the name of an array to its bytes.
     copy, stack : bool
         As for `ArrayColumn` and `RaggedColumn`.
     """
-    data = member(column.data)
+    data = source(column.data)
     header = data.header()
     if column.offsets is None:
         if not header.shape:
@@ -396,24 +403,25 @@ def open_column(
         if header.dtype == object:
             return ObjectColumn(data, header, stack)
         return ArrayColumn(data, header, copy)
-    others = [
-        ArrayColumn(part, part.header(), True) if part is not None else None
-        for part in (
-            member(column.offsets),
-            None if column.shapes is None else member(column.shapes),
-        )
-    ]
-    offsets, shapes = others
-    values = ArrayColumn(data, header, copy)
-    if offsets is None:
-        raise CorruptArchiveError(f"{data.where}: it has no offsets")
-    return RaggedColumn(column, values, offsets, shapes, data.where, copy, stack)
+
+    def open_index(name: str) -> ArrayColumn:
+        part = source(name)
+        return ArrayColumn(part, part.header(), True)
+
+    return RaggedColumn(
+        column,
+        ArrayColumn(data, header, copy),
+        open_index(column.offsets),
+        None if column.shapes is None else open_index(column.shapes),
+        data.where,
+        stack,
+    )
 
 
-def open_whole(member: NpzMember) -> npt.NDArray[Any]:
+def open_whole(source: ArraySource) -> npt.NDArray[Any]:
     """Read a whole array into memory."""
-    header = member.header()
-    member.prepare()
+    header = source.header()
+    source.verify()
     if header.dtype == object:
-        return ObjectColumn(member, header, False).whole()
-    return ArrayColumn(member, header, True).whole()
+        return ObjectColumn(source, header, False).whole()
+    return ArrayColumn(source, header, True).whole()

@@ -1,50 +1,48 @@
-"""`LazyNPZDataset`: rows of an NPZ as samples, read one by one where they lie in the file."""
+"""`LazyNPZDataset`: the rows of an NPZ as samples, read one by one in place."""
 
 from __future__ import annotations
 
-import logging
-import operator
 import os
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.arrays import ragged
+from imagearchive.datasets.base import LazyDataset, resolve_index, resolve_indices
 from imagearchive.datasets.cache import SampleCache
 from imagearchive.datasets.npz.collate import register
-from imagearchive.datasets.npz.columns import ArrayColumn, Column, open_column
+from imagearchive.datasets.npz.column_choice import choose_columns
+from imagearchive.datasets.npz.columns import ArrayColumn, Column, sample_name
 from imagearchive.datasets.npz.file import NpzFile
-from imagearchive.errors import (
-    ClosedError,
-    MemberNotFoundError,
-    OptionError,
-    OptionTypeError,
-    SampleIndexError,
-    UnsupportedArchiveError,
-    UnsupportedMemberError,
-)
+from imagearchive.errors.arguments import check_sequence
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from imagearchive.storage.protocol import StorageKind
 
-__all__ = ["PLURALS", "LazyNPZDataset", "row_numbers", "sample_name"]
-
-logger = logging.getLogger(__name__)
-
-#: What a value is called in a sample, where that differs from the name of its array.
-SINGULARS: Final = {"images": "image", "image_paths": "image_path"}
-PLURALS: Final = {sample: array for array, sample in SINGULARS.items()}
+__all__ = ["LazyNPZDataset"]
 
 Kind = Literal["detector", "landmarker", "teacher"]
 
 
-class LazyNPZDataset:
+@dataclass(frozen=True)
+class LazyNPZOptions:
+    """What a `LazyNPZDataset` is made of; its constructor documents each field."""
+
+    npz_path: str
+    cache_size: int
+    keys: tuple[str, ...] | None
+    prefix: str
+    copy: bool
+    transform: Callable[[dict[str, Any]], Any] | None
+    open_after_fork: bool
+    storage: StorageKind
+    ipath: str | None
+    verify: bool
+
+
+class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
     """The rows of an NPZ as samples: dictionaries with one value of each column.
 
     Opening costs the same for every size of file; a sample is read when it is asked for, from
@@ -119,6 +117,18 @@ class LazyNPZDataset:
     dict_keys(['image', 'bboxes', 'image_path'])
     """
 
+    npz_path: str
+    cache_size: int
+    transform: Callable[[dict[str, Any]], Any] | None
+    _cache: SampleCache
+    _length: int
+    _columns: dict[str, Column]
+    # The names of the values in a sample, each with the function that reads one. Made at the first
+    # read.
+    _readers: dict[str, Callable[[int], Any]]
+
+    _settable: ClassVar[tuple[str, ...]] = ("transform",)
+
     def __init__(
         self,
         npz_path: str | os.PathLike[str],
@@ -134,151 +144,82 @@ class LazyNPZDataset:
         verify: bool = False,
         overwrite_index: bool = False,
     ) -> None:
-        if isinstance(keys, str):
-            raise OptionTypeError(f"keys={keys!r}: a sequence of names is wanted, not one name")
-        self._options: dict[str, Any] = {
-            "npz_path": os.fspath(npz_path),
-            "cache_size": cache_size,
-            "keys": None if keys is None else list(keys),
-            "prefix": prefix,
-            "copy": copy,
-            "transform": transform,
-            "open_after_fork": open_after_fork,
-            "storage": storage,
-            "ipath": ipath,
-            "verify": verify,
-        }
-        self.npz_path = os.fspath(npz_path)
-        self.cache_size = cache_size
-        self.transform = transform
-        self._cache = SampleCache(cache_size)
-        self._overwrite_index = overwrite_index
-        self._closed = False
-        self._lock = (os.getpid(), threading.Lock())
-        self._file: NpzFile | None = None
-        self._columns: dict[str, Column] = {}
-        # Name in a sample and how a row is read, for each column.
-        self._rows: list[tuple[str, Column]] = []
-        self._length = 0
-        if not open_after_fork:
-            self._open()
+        options = LazyNPZOptions(
+            npz_path=os.fspath(npz_path),
+            cache_size=cache_size,
+            keys=None if keys is None else check_sequence("keys", keys, "a sequence of names"),
+            prefix=prefix,
+            copy=copy,
+            transform=transform,
+            open_after_fork=open_after_fork,
+            storage=storage,
+            ipath=None if ipath is None else os.fspath(ipath),
+            verify=verify,
+        )
+        self._start(options, overwrite_index=overwrite_index)
 
     # --- opening ----------------------------------------------------------------------------
 
-    def _open(self) -> NpzFile:
-        if self._file is not None:
-            return self._file
-        pid, lock = self._lock
-        if pid != os.getpid():
-            # Another thread of the parent may have held it at the fork.
-            lock = threading.Lock()
-            self._lock = (os.getpid(), lock)
-        with lock:
-            return self._opened() if self._file is None else self._file
+    def _set_up(self, options: LazyNPZOptions, overwrite_index: bool) -> None:
+        super()._set_up(options, overwrite_index)
+        self.npz_path = options.npz_path
+        self.transform = options.transform
+        self._cache = SampleCache(options.cache_size)
+        self.cache_size = self._cache.size
+        self._columns = {}
+        self._readers = {}
+        self._length = 0
+        if not options.open_after_fork:
+            self._open()
 
-    def _opened(self) -> NpzFile:
-        if self._closed:
-            raise ClosedError(f"{self.npz_path}: the dataset is closed; make another")
+    def _name(self) -> str:
+        return self.npz_path
+
+    def _open_source(self) -> NpzFile:
+        options = self._options
         file = NpzFile(
-            self.npz_path,
-            self._options["ipath"],
-            storage=self._options["storage"],
-            verify=self._options["verify"],
+            options.npz_path,
+            options.ipath,
+            storage=options.storage,
+            verify=options.verify,
             overwrite_index=self._overwrite_index,
         )
-        columns = self._selected(file)
+        try:
+            if self._pickled_fingerprint is not None:
+                file.check_fingerprint(self._pickled_fingerprint)
+            columns = choose_columns(file, options.keys, options.prefix, options.copy)
+        except BaseException:
+            file.close()
+            raise
         register()
         self._length = next(iter(columns.values())).length
-        self._rows = [(sample_name(name), column) for name, column in columns.items()]
         self._columns = columns
-        # Last, since other threads look at it.
-        self._file = file
         return file
 
-    def _selected(self, file: NpzFile) -> dict[str, Column]:
-        prefix, copy = self._options["prefix"], self._options["copy"]
-        names = [name for name in file if name.startswith(prefix)]
-        layout = {name[len(prefix) :]: column for name, column in ragged.columns(names).items()}
-        wanted = self._wanted(layout)
-        columns: dict[str, Column] = {}
-        refused: dict[str, UnsupportedMemberError] = {}
-        for name in layout if wanted is None else wanted:
-            try:
-                column = open_column(layout[name], file.member, copy, name == "images")
-            except UnsupportedMemberError as error:
-                if wanted is not None:
-                    raise
-                refused[name] = error
-                continue
-            if column is not None:
-                columns[name] = column
-            elif wanted is not None:
-                raise OptionError(
-                    f"{self.npz_path}: {prefix + name!r} in keys= is a single value without rows; "
-                    f"it is in dataset.arrays"
-                )
-        if wanted is None:
-            columns = _sharing_rows(columns)
-        lengths = {name: column.length for name, column in columns.items()}
-        if len(set(lengths.values())) > 1:
-            raise OptionError(
-                f"{self.npz_path}: keys= names arrays of different lengths: {lengths}"
-            )
-        if not columns:
-            reason = f"; {next(iter(refused.values()))}" if refused else ""
-            raise UnsupportedArchiveError(
-                f"{self.npz_path}: no arrays with rows among {', '.join(file)[:500] or 'none'}"
-                + (f" whose name begins with {prefix!r}" if prefix else "")
-                + reason
-            )
-        for name, reason_of in refused.items():
-            logger.warning("%s: column %r is left out: %s", self.npz_path, name, reason_of)
-        return columns
-
-    def _wanted(self, layout: Mapping[str, ragged.Column]) -> list[str] | None:
-        keys = self._options["keys"]
-        if keys is None:
-            return None
-        wanted = []
-        for key in keys:
-            name = key if key in layout else PLURALS.get(key, key)
-            if name not in layout:
-                raise MemberNotFoundError(
-                    f"{self.npz_path}: no column {key!r}; there are {', '.join(layout)[:500]}"
-                )
-            wanted.append(name)
-        return wanted
-
-    def worker_open_archive(self, worker_id: int | None = None) -> None:
-        """Open the file in this process, if it is not open; for ``worker_init_fn``.
-
-        Parameters
-        ----------
-        worker_id : int, optional
-            Number of the worker. Nothing depends on it.
-        """
-        self._open()
+    def _fingerprint(self) -> str | None:
+        file = self._source
+        return self._pickled_fingerprint if file is None else file.fingerprint()
 
     def prepare(self) -> LazyNPZDataset:
         """Do now what the first reads would do: build checkpoints, locate objects, verify.
 
-        Worth calling before worker processes start, which otherwise each do it on their own. The
+        Call it before worker processes start, each of which would otherwise do it on its own. The
         result is kept in the index file.
 
         Returns
         -------
         LazyNPZDataset
-            Itself.
+            The dataset itself.
         """
         self._open()
         for column in self._columns.values():
-            column.prepare()
+            column.reader()
         return self
 
     # --- samples ----------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        if self._file is None:
+        if self._source is None:
             self._open()
         return self._length
 
@@ -292,15 +233,16 @@ class LazyNPZDataset:
 
         Returns
         -------
-        dict of str to object, or what `transform` makes of it
-            Rows of arrays are arrays, of one-dimensional arrays scalars, of string arrays str.
+        dict of str to object, or the result of `transform`
+            A row of an array is an array, of a one-dimensional array a scalar, of an array of
+            strings a str.
 
         Raises
         ------
         SampleIndexError
             There is no such sample.
         """
-        if self._file is None:
+        if self._source is None:
             self._open()
         if index.__class__ is not int or not 0 <= index < self._length:
             index = self._index(index)
@@ -308,32 +250,26 @@ class LazyNPZDataset:
         return sample if self.transform is None else self.transform(sample)
 
     def _load(self, index: int) -> dict[str, Any]:
-        return {name: column.row(index) for name, column in self._rows}
+        readers = self._readers or self._open_readers()
+        return {name: read(index) for name, read in readers.items()}
+
+    def _open_readers(self) -> dict[str, Callable[[int], Any]]:
+        self._open()
+        readers = {sample_name(name): column.reader() for name, column in self._columns.items()}
+        self._readers = readers
+        return readers
 
     def _index(self, index: Any) -> int:
-        try:
-            position = operator.index(index)
-        except TypeError:
-            raise OptionTypeError(
-                f"a sample has an integer index, not {type(index).__name__}; several at once are "
-                f"what get_batch() is for"
-            ) from None
-        if not -self._length <= position < self._length:
-            raise SampleIndexError(f"{self.npz_path}: sample {position} of {self._length}")
-        return position % self._length
+        hint = "for several samples use get_batch()"
+        return resolve_index(index, len(self), self.npz_path, hint=hint)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """Return several samples, read in the order of the file."""
-        self._open()
-        wanted = [self._index(index) for index in indices]
-        samples: list[Any] = [None] * len(wanted)
-        for place in sorted(range(len(wanted)), key=wanted.__getitem__):
-            samples[place] = self[wanted[place]]
+        """Return several samples in the order asked for; they are read in the order of the file."""
+        rows = [self._index(index) for index in indices]
+        samples: list[Any] = [None] * len(rows)
+        for place in sorted(range(len(rows)), key=rows.__getitem__):
+            samples[place] = self[rows[place]]
         return samples
-
-    def __iter__(self) -> Iterator[Any]:
-        for index in range(len(self)):
-            yield self[index]
 
     def get_batch(self, indices: Iterable[int]) -> dict[str, npt.NDArray[Any]]:
         """Return several rows of every column, in the order asked for.
@@ -347,19 +283,19 @@ class LazyNPZDataset:
         -------
         dict of str to ndarray
             By the names in the file, less the prefix. An array of shape ``(n, *row)`` for each
-            column, in the byte order of the machine; for columns whose rows differ an array of
-            objects of shape ``(n,)``. `transform` is not applied, and the cache is not used.
+            column, in the byte order of the machine; for columns whose rows differ in length an
+            array of objects of shape ``(n,)``. `transform` is not applied, and the cache is not
+            used.
 
         Raises
         ------
         SampleIndexError
-            One of them is no sample.
+            One of the samples does not exist.
         """
-        self._open()
-        rows = row_numbers(indices, self._length, self.npz_path)
+        rows = resolve_indices(indices, len(self), self.npz_path)
         return {name: column.batch(rows) for name, column in self._columns.items()}
 
-    # --- what it is -------------------------------------------------------------------------
+    # --- description ------------------------------------------------------------------------
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -380,97 +316,35 @@ class LazyNPZDataset:
         if "images" not in columns:
             return None
         if "bboxes" in columns:
-            return "teacher" if _single_boxes(columns["bboxes"]) else "detector"
+            return "teacher" if _is_one_box_per_row(columns["bboxes"]) else "detector"
         return "landmarker" if "keypoints" in columns else None
 
     # --- life -------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close the file. Rows returned before stay valid; a second call does nothing."""
-        self._closed = True
-        file, self._file = self._file, None
-        self._columns, self._rows = {}, []
+        super().close()
+        self._columns, self._readers = {}, {}
         self._cache.clear()
-        if file is not None:
-            file.close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
-
-    def __enter__(self) -> LazyNPZDataset:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (type(self), self._options)
 
     def __repr__(self) -> str:
         if self._closed:
-            return f"{type(self).__name__}({self.npz_path!r}, closed)"
-        if self._file is None:
-            return f"{type(self).__name__}({self.npz_path!r}, not open yet)"
-        return (
-            f"{type(self).__name__}({self.npz_path!r}, {self._length} samples of "
-            f"{', '.join(name for name, _ in self._rows)})"
-        )
+            state = "closed"
+        elif self._source is None:
+            state = "not open yet"
+        else:
+            names = ", ".join(sample_name(name) for name in self._columns)
+            state = f"{self._length} samples of {names}"
+        return f"{type(self).__name__}({self.npz_path!r}, {state})"
 
 
-def _reopen(kind: type[LazyNPZDataset], options: dict[str, Any]) -> LazyNPZDataset:
-    return kind(**options)
-
-
-def sample_name(name: str) -> str:
-    """Return what a column is called in a sample."""
-    return SINGULARS.get(name, name)
-
-
-def row_numbers(indices: Iterable[int], length: int, where: str) -> npt.NDArray[np.intp]:
-    """Return indices as row numbers from 0; raises `SampleIndexError` and `OptionTypeError`."""
-    if not isinstance(indices, Iterable):
-        raise OptionTypeError(
-            f"a batch is asked for by a list of integers, not by {type(indices).__name__}"
-        )
-    rows = np.asarray(indices if isinstance(indices, (np.ndarray, range)) else list(indices))
-    if not rows.size:
-        return np.zeros(0, np.intp)
-    if rows.ndim != 1 or rows.dtype.kind not in "iu":
-        raise OptionTypeError(
-            f"a batch is asked for by a list of integers, not by {rows.dtype} of shape {rows.shape}"
-        )
-    low, high = int(rows.min()), int(rows.max())
-    if low < -length or high >= length:
-        raise SampleIndexError(f"{where}: sample {high if high >= length else low} of {length}")
-    rows = rows.astype(np.intp, copy=False)
-    return np.where(rows < 0, rows + length, rows) if low < 0 else rows
-
-
-def _sharing_rows(columns: dict[str, Column]) -> dict[str, Column]:
-    """Those that share their first dimension with ``images``, or else with most others."""
-    if not columns:
-        return {}
-    if "images" in columns:
-        length = columns["images"].length
-    else:
-        counts = Counter(column.length for column in columns.values())
-        length = max(counts, key=lambda length: (counts[length], length))
-    return {name: column for name, column in columns.items() if column.length == length}
-
-
-def _single_boxes(column: Column) -> bool:
-    """Whether a row is one box, not a list of them; empty rows do not tell."""
+def _is_one_box_per_row(column: Column) -> bool:
+    """Whether a row is one box rather than a list of boxes; empty rows do not tell."""
     if isinstance(column, ArrayColumn):
         return len(column.header.shape) == 2
+    read = column.reader()
     for index in range(min(column.length, 100)):
-        row = column.row(index)
+        row = read(index)
         if isinstance(row, (list, tuple, np.ndarray)) and len(row):
             return np.ndim(row[0]) == 0
     return False
