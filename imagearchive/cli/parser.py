@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
-from imagearchive.cli import values
+from imagearchive.cli import argument_types
 from imagearchive.cli.output import escape
 
 __all__ = ["SEVERAL", "build_parser", "parse"]
@@ -19,12 +19,12 @@ _MINUS: Final = re.compile(r"-[0-9.]+[a-z]*", re.IGNORECASE)
 
 # What commands use beside the module that they are in; loaded before they start.
 _NEEDS: Final = {
-    "index": ("imagearchive.cli.opening",),
-    "verify": ("imagearchive.cli.opening", "imagearchive.archive.verify"),
-    "extract": ("imagearchive.cli.opening", "imagearchive.archive.extract"),
+    "index": ("imagearchive.cli.archive_argument",),
+    "verify": ("imagearchive.cli.archive_argument", "imagearchive.archive.verify"),
+    "extract": ("imagearchive.cli.archive_argument", "imagearchive.archive.extract"),
     "pack": ("imagearchive.archive.pack",),
     "convert": (
-        "imagearchive.cli.opening",
+        "imagearchive.cli.archive_argument",
         "imagearchive.archive.convert",
         "imagearchive.containers.bins.writer",
         "imagearchive.archive.writers",
@@ -136,11 +136,14 @@ def _archive(
         "archive",
         metavar="ARCHIVE",
         nargs="?" if optional else None,
-        type=values.archive,
+        type=argument_types.archive,
         help="what to open",
     )
     parser.add_argument(
-        "--ipath", metavar="FILE", type=values.path, help="the index file to use, or to create"
+        "--ipath",
+        metavar="FILE",
+        type=argument_types.path,
+        help="the index file to use, or to create",
     )
     if partial:
         _partial(parser)
@@ -169,7 +172,9 @@ def _quiet(parser: argparse.ArgumentParser) -> None:
 
 
 def _threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=values.count, metavar="N", help="by default 4 at most")
+    parser.add_argument(
+        "--threads", type=argument_types.count, metavar="N", help="by default 4 at most"
+    )
 
 
 def _overwrite(parser: argparse._ActionsContainer, what: str) -> None:
@@ -177,12 +182,15 @@ def _overwrite(parser: argparse._ActionsContainer, what: str) -> None:
 
 
 def _add_index(commands: Any) -> None:
-    parser = _command(commands, "index", "build the index of archives", "making:index")
+    parser = _command(commands, "index", "build the index of archives", "write_commands:index")
     parser.add_argument(
-        "archives", metavar="ARCHIVE", nargs="+", type=values.archive, help="what to index"
+        "archives", metavar="ARCHIVE", nargs="+", type=argument_types.archive, help="what to index"
     )
     parser.add_argument(
-        "--ipath", metavar="FILE", type=values.path, help="where to write it, for one archive"
+        "--ipath",
+        metavar="FILE",
+        type=argument_types.path,
+        help="where to write it, for one archive",
     )
     _partial(parser)
     _overwrite(parser, "an index that is still good, too")
@@ -190,7 +198,9 @@ def _add_index(commands: Any) -> None:
 
 
 def _add_ls(commands: Any) -> None:
-    parser = _command(commands, "ls", "list files and directories", "listing:ls", human=True)
+    parser = _command(
+        commands, "ls", "list files and directories", "inspect_commands:ls", human=True
+    )
     _archive(parser)
     parser.add_argument(
         "paths",
@@ -209,15 +219,19 @@ def _add_ls(commands: Any) -> None:
 
 
 def _add_tree(commands: Any) -> None:
-    parser = _command(commands, "tree", "draw the directories", "listing:tree", human=True)
+    parser = _command(commands, "tree", "draw the directories", "inspect_commands:tree", human=True)
     _archive(parser)
     parser.add_argument("path", metavar="PATH", nargs="?", default="", help="where to start")
-    parser.add_argument("-L", "--level", type=values.count, metavar="N", help="how deep to go")
+    parser.add_argument(
+        "-L", "--level", type=argument_types.count, metavar="N", help="how deep to go"
+    )
     parser.add_argument("-d", "--directories", action="store_true", help="leave out the files")
 
 
 def _add_find(commands: Any) -> None:
-    parser = _command(commands, "find", "find files by name and size", "listing:find", human=True)
+    parser = _command(
+        commands, "find", "find files by name and size", "inspect_commands:find", human=True
+    )
     _archive(parser)
     parser.add_argument("path", metavar="PATH", nargs="?", default="", help="where to start")
     # The spellings of find(1) work, too.
@@ -231,7 +245,7 @@ def _add_find(commands: Any) -> None:
         "--size",
         "-size",
         metavar="[+-]N[kMG]",
-        type=values.SizeTest,
+        type=argument_types.SizeTest,
         action="append",
         default=[],
         help="larger (+), smaller (-) or exactly as large; more than one for a range",
@@ -245,7 +259,7 @@ def _add_find(commands: Any) -> None:
 
 
 def _add_cat(commands: Any) -> None:
-    parser = _command(commands, "cat", "write members to standard output", "listing:cat")
+    parser = _command(commands, "cat", "write members to standard output", "inspect_commands:cat")
     _archive(parser)
     parser.add_argument(
         "members", metavar="MEMBER", nargs="+", help="names in the archive, or patterns"
@@ -254,7 +268,7 @@ def _add_cat(commands: Any) -> None:
 
 def _add_info(commands: Any) -> None:
     parser = _command(
-        commands, "info", "tell what an archive is and holds", "listing:info", human=True
+        commands, "info", "tell what an archive is and holds", "inspect_commands:info", human=True
     )
     _archive(parser, optional=True, partial=False)
     parser.add_argument(
@@ -264,26 +278,26 @@ def _add_info(commands: Any) -> None:
 
 
 def _add_verify(commands: Any) -> None:
-    parser = _command(commands, "verify", "read and check every member", "making:verify")
+    parser = _command(commands, "verify", "read and check every member", "write_commands:verify")
     _archive(parser, partial=False)
     parser.add_argument(
         "--decode", action="store_true", help="decode images, arrays and so on, too"
     )
     parser.add_argument(
         "--max-pixels",
-        type=values.count,
+        type=argument_types.count,
         metavar="N",
         help="of an image to decode; default 134217728",
     )
     parser.add_argument(
         "--max-size",
-        type=values.parse_size,
+        type=argument_types.parse_size,
         metavar="SIZE",
         help="of what a compressed file may decode to; default 1GiB",
     )
     parser.add_argument(
         "--max-ratio",
-        type=values.ratio,
+        type=argument_types.ratio,
         metavar="N",
         help="how many times larger that may be, beyond 64 MiB; default 1000",
     )
@@ -293,9 +307,11 @@ def _add_verify(commands: Any) -> None:
 
 
 def _add_extract(commands: Any) -> None:
-    parser = _command(commands, "extract", "extract into a directory", "making:extract")
+    parser = _command(commands, "extract", "extract into a directory", "write_commands:extract")
     _archive(parser)
-    parser.add_argument("target", metavar="DIR", type=values.output, help="made if it is missing")
+    parser.add_argument(
+        "target", metavar="DIR", type=argument_types.output, help="made if it is missing"
+    )
     parser.add_argument(
         "members",
         metavar="MEMBER",
@@ -315,31 +331,31 @@ def _add_extract(commands: Any) -> None:
 
 
 def _add_pack(commands: Any) -> None:
-    parser = _command(commands, "pack", "pack files into TAR archives", "making:pack")
+    parser = _command(commands, "pack", "pack files into TAR archives", "write_commands:pack")
     parser.add_argument(
         "source",
         metavar="DIR|LIST",
-        type=values.path,
+        type=argument_types.path,
         help="a directory, or a file with a path per line; - is stdin",
     )
     parser.add_argument(
         "target",
         metavar="TARGET.tar",
-        type=values.tar_path,
+        type=argument_types.tar_path,
         help="shards are called TARGET-000000.tar and so on",
     )
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--shards", type=values.count, metavar="N", help="as many archives")
+    group.add_argument("--shards", type=argument_types.count, metavar="N", help="as many archives")
     group.add_argument(
         "--shard-size",
-        type=values.parse_size,
+        type=argument_types.parse_size,
         metavar="SIZE",
         help="archives of at most that size: 1GiB",
     )
     parser.add_argument(
         "--root",
         metavar="DIR",
-        type=values.path,
+        type=argument_types.path,
         default=".",
         help="what listed paths are relative to",
     )
@@ -349,7 +365,7 @@ def _add_pack(commands: Any) -> None:
     parser.add_argument(
         "--mtime",
         default=0,
-        type=values.mtime,
+        type=argument_types.mtime,
         metavar="SECONDS|keep",
         help="time of all members, or that of each file; default 0",
     )
@@ -363,17 +379,19 @@ def _add_pack(commands: Any) -> None:
 
 
 def _add_convert(commands: Any) -> None:
-    parser = _command(commands, "convert", "write as another kind of archive", "making:convert")
+    parser = _command(
+        commands, "convert", "write as another kind of archive", "write_commands:convert"
+    )
     _archive(parser)
     parser.add_argument(
         "target",
         metavar="TARGET",
-        type=values.output,
+        type=argument_types.output,
         help=".tar, .zip, .npz, or a directory of bins",
     )
     parser.add_argument("--to", choices=KINDS, help="where the name does not tell")
     parser.add_argument(
-        "--splits", type=values.count, default=128, metavar="N", help="number of bins"
+        "--splits", type=argument_types.count, default=128, metavar="N", help="number of bins"
     )
     parser.add_argument("--no-index", action="store_true", help="do not build the index")
     _overwrite(parser, "what is there")
@@ -383,7 +401,10 @@ def _add_convert(commands: Any) -> None:
 
 def _add_process(commands: Any) -> None:
     parser = _command(
-        commands, "process", "turn folders of annotated images into NPZ files", "making:process"
+        commands,
+        "process",
+        "turn folders of annotated images into NPZ files",
+        "write_commands:process",
     )
     which = parser.add_argument_group("which data")
     which.add_argument("--all", action="store_true", help="all kinds that are there")
@@ -391,23 +412,31 @@ def _add_process(commands: Any) -> None:
     which.add_argument("--landmarker", action="store_true", help="images and keypoints")
     which.add_argument("--teacher", action="store_true", help="images cropped to their box")
     parser.add_argument(
-        "--raw-dir", type=values.path, default="data/raw", metavar="DIR", help="where to read"
+        "--raw-dir",
+        type=argument_types.path,
+        default="data/raw",
+        metavar="DIR",
+        help="where to read",
     )
     parser.add_argument(
         "--output-dir",
-        type=values.path,
+        type=argument_types.path,
         default="data/preprocessed",
         metavar="DIR",
         help="where to write",
     )
-    parser.add_argument("--batch-size", type=values.count, default=500, metavar="N")
-    parser.add_argument("--workers", type=values.number, default=8, metavar="N", help="0 for none")
-    parser.add_argument("--flush-every", type=values.count, default=5, metavar="N", help="batches")
-    parser.add_argument("--train-split", type=values.share, default=0.8, metavar="SHARE")
-    parser.add_argument("--seed", type=values.seed, default=0, metavar="N")
+    parser.add_argument("--batch-size", type=argument_types.count, default=500, metavar="N")
+    parser.add_argument(
+        "--workers", type=argument_types.number, default=8, metavar="N", help="0 for none"
+    )
+    parser.add_argument(
+        "--flush-every", type=argument_types.count, default=5, metavar="N", help="batches"
+    )
+    parser.add_argument("--train-split", type=argument_types.share, default=0.8, metavar="SHARE")
+    parser.add_argument("--seed", type=argument_types.seed, default=0, metavar="N")
     parser.add_argument(
         "--image-size",
-        type=values.image_size,
+        type=argument_types.image_size,
         default=224,
         metavar="N|WxH|keep",
         help="stretch images to that size; keep leaves them as they are",

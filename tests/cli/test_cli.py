@@ -35,8 +35,8 @@ import imagearchive
 from imagearchive.archive.verify import verify
 from imagearchive.archive.writers import TarWriter
 from imagearchive.cli import main
+from imagearchive.cli.argument_types import parse_size
 from imagearchive.cli.output import escape, format_size, format_time, permissions, text
-from imagearchive.cli.values import parse_size
 from imagearchive.storage.limits import Limits
 
 PAGE = ROOT / "docs" / "guides" / "cli.md"
@@ -571,7 +571,7 @@ def test_errors_of_the_system_are_explained(run, work, archive, monkeypatch):
     def fail(*arguments, **options):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("imagearchive.cli.opening.open_archive", fail)
+    monkeypatch.setattr("imagearchive.cli.archive_argument.open_archive", fail)
     assert run("ls", archive)[2] == f"imagearchive: {archive}: Input/output error\n"
 
 
@@ -719,16 +719,16 @@ def test_limits_of_decoding_can_be_raised(run, work):
 def test_warnings_are_one_line(run, archive, monkeypatch):
     import warnings
 
-    from imagearchive.cli import listing
+    from imagearchive.cli import inspect_commands
 
-    real = listing.open_given
+    real = inspect_commands.open_given
 
     def warned(*arguments, **options):
         warnings.simplefilter("always")
         warnings.warn("mind\nthe gap", RuntimeWarning, stacklevel=1)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(listing, "open_given", warned)
+    monkeypatch.setattr(inspect_commands, "open_given", warned)
     assert run("ls", archive)[2] == "imagearchive: warning: mind\\nthe gap\n"
 
     def logged(*arguments, **options):
@@ -736,7 +736,7 @@ def test_warnings_are_one_line(run, archive, monkeypatch):
             logging.getLogger("imagearchive.any").warning("\x1b[31m%s", "red")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(listing, "open_given", logged)
+    monkeypatch.setattr(inspect_commands, "open_given", logged)
     for _ in range(2):
         assert run("ls", archive)[2] == "imagearchive: warning: \\x1b[31mred\n"
     assert not logging.getLogger("imagearchive").handlers
@@ -909,7 +909,7 @@ def test_progress_only_on_a_terminal(work):
 def test_start_is_light():
     code = (
         "import sys; from imagearchive.cli.parser import build_parser; build_parser(); "
-        "from imagearchive.cli import listing, making; "
+        "from imagearchive.cli import inspect_commands, write_commands; "
         "print([name for name in ('torch', 'matplotlib', 'tqdm', 'dask') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

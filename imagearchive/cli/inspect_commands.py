@@ -14,7 +14,8 @@ from imagearchive.archive.archive import Archive
 from imagearchive.archive.checked_read import pieces
 from imagearchive.archive.extract import matching
 from imagearchive.archive.name_tree import decode, encode
-from imagearchive.cli.opening import open_given
+from imagearchive.cli.archive_argument import open_given
+from imagearchive.cli.argument_types import SizeTest
 from imagearchive.cli.output import (
     counted,
     format_size,
@@ -28,7 +29,6 @@ from imagearchive.cli.output import (
     write,
     write_json,
 )
-from imagearchive.cli.values import SizeTest
 from imagearchive.codecs import extension_of
 from imagearchive.index.names import normalise
 

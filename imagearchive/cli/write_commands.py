@@ -33,7 +33,7 @@ FAILED = 1
 
 def index(arguments: argparse.Namespace) -> int:
     """Build the index of archives."""
-    from imagearchive.cli.opening import resolve
+    from imagearchive.cli.archive_argument import resolve
     from imagearchive.index.table import IndexTable
 
     paths = [path for given in arguments.archives for path in resolve(given)]
@@ -60,7 +60,7 @@ def index(arguments: argparse.Namespace) -> int:
 def verify(arguments: argparse.Namespace) -> int:
     """Read and check every member."""
     from imagearchive.archive.verify import verify as check
-    from imagearchive.cli.opening import open_given
+    from imagearchive.cli.archive_argument import open_given
     from imagearchive.storage.limits import Limits
 
     limits = Limits(
@@ -110,7 +110,7 @@ def extract(arguments: argparse.Namespace) -> int:
     """Extract into a directory."""
     from imagearchive.archive.extract import extract as write_files
     from imagearchive.archive.extract import select
-    from imagearchive.cli.opening import open_given
+    from imagearchive.cli.archive_argument import open_given
     from imagearchive.cli.parser import SEVERAL
 
     if os.path.isfile(arguments.target):
@@ -197,7 +197,7 @@ def convert(arguments: argparse.Namespace) -> int:
     """Write as another kind of archive."""
     from imagearchive.archive.convert import convert as write_archive
     from imagearchive.archive.convert import kind_of
-    from imagearchive.cli.opening import open_given
+    from imagearchive.cli.archive_argument import open_given
 
     if arguments.to is None:
         try:
