@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,13 @@ from imagearchive.errors import (
 )
 from imagearchive.images.render import Decoder
 from imagearchive.loader.buffers import Buffers
+from imagearchive.loader.options import BatchOptions
 from imagearchive.loader.order import EpochOrder
 from imagearchive.loader.sources import BROKEN, Source, is_damage
 from imagearchive.transforms import Key, Pipeline
 from imagearchive.transforms.base import is_tensor
 
-__all__ = ["BadSample", "Epoch", "Options"]
+__all__ = ["BadSample", "Epoch"]
 
 MAX_REPLACEMENTS: Final = 1000
 
@@ -47,20 +48,6 @@ class BadSample(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
-class Options:
-    """What shapes a batch, apart from the order."""
-
-    output: Literal["torch", "numpy"]
-    dtype: Literal["float32", "float16", "uint8"] | None
-    channels_last: bool
-    pin_memory: bool
-    return_indices: bool
-    collate_fn: Callable[[list[Any]], Any] | None
-    on_error: Literal["raise", "skip", "replace"]
-    part_size: int
-
-
 class Epoch:
     """Makes the jobs of one epoch; shared by its threads, and without state but the cursor.
 
@@ -69,7 +56,7 @@ class Epoch:
     source, pipeline
         Where samples come from; the pipeline is None for sample dicts.
     order : EpochOrder
-    options : Options
+    options : BatchOptions
     buffers : Buffers
     first : int
         Batch to begin at.
@@ -80,7 +67,7 @@ class Epoch:
         source: Source,
         pipeline: Pipeline | None,
         order: EpochOrder,
-        options: Options,
+        options: BatchOptions,
         buffers: Buffers,
         first: int = 0,
     ) -> None:
@@ -329,7 +316,7 @@ def _assembled(images: Any, labels: list[Any], job: BatchJob) -> tuple[Any, ...]
     return (*batch, _pin(as_output(indices, options), options))
 
 
-def labels_as_output(labels: list[Any], options: Options) -> Any:
+def labels_as_output(labels: list[Any], options: BatchOptions) -> Any:
     """Return labels as one array: int64 where all are integers, else of their own type.
 
     Labels of different shapes, and those that are no numbers, stay a list; arrays in it become
@@ -350,7 +337,7 @@ def labels_as_output(labels: list[Any], options: Options) -> Any:
     return _as_numbers(stacked, options, labels)
 
 
-def _as_numbers(value: Any, options: Options, otherwise: Any) -> Any:
+def _as_numbers(value: Any, options: BatchOptions, otherwise: Any) -> Any:
     """Return an array of numbers as a batch has it, integers as int64; `otherwise` of all else."""
     if not isinstance(value, np.ndarray):
         return otherwise
@@ -375,7 +362,7 @@ def _stacked(images: list[Any]) -> Any:
     return torch.stack(images)
 
 
-def as_image(value: Any, options: Options) -> Any:
+def as_image(value: Any, options: BatchOptions) -> Any:
     """Bring what a function of the user's returned into the type and layout of the batch."""
     if isinstance(value, np.ndarray):
         # The pipeline has done the rest.
@@ -396,7 +383,7 @@ def as_image(value: Any, options: Options) -> Any:
     return value.detach().cpu().numpy() if options.output == "numpy" else value
 
 
-def as_output(value: Any, options: Options) -> Any:
+def as_output(value: Any, options: BatchOptions) -> Any:
     """Return an array as a torch tensor that shares its memory, where tensors are wanted."""
     if options.output == "numpy" or not isinstance(value, np.ndarray):
         return value
@@ -405,7 +392,7 @@ def as_output(value: Any, options: Options) -> Any:
     return torch.from_numpy(value if value.flags.writeable else value.copy())
 
 
-def _pin(value: Any, options: Options) -> Any:
+def _pin(value: Any, options: BatchOptions) -> Any:
     return value.pin_memory() if options.pin_memory and hasattr(value, "pin_memory") else value
 
 

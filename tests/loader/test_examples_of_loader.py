@@ -137,7 +137,7 @@ def test_the_learning_rate_is_that_of_the_samples_seen(archives, tmp_path, insid
         ((), "the following arguments are required: train"),
         (("{train}", "--batch-size", "0"), "argument --batch-size: 0 is less than 1"),
         (("{train}", "--batch-size", "999"), "fewer images than one batch"),
-        (("{train}", "--workers", "-1"), "OptionError: num_workers=-1"),
+        (("{train}", "--workers", "-1"), "OptionError: num_workers must be at least 0, got -1"),
         (("{train}", "--val", "none.tar"), "ArchiveNotFoundError"),
         (("{train}", "--val", "{other}"), "only one of the two archives has class_1, class_2"),
         (("{flat}",), "no image lies in a directory"),

@@ -35,7 +35,6 @@ from imagearchive.errors import (
     WorkerError,
 )
 from imagearchive.images.render import HAVE_JPEG
-from imagearchive.loader import batches
 from imagearchive.loader.array_sources import image_array
 from imagearchive.loader.data_loader import DataLoader
 from imagearchive.loader.order import EpochOrder, ShardedSampler
@@ -273,16 +272,19 @@ def test_all_of_a_batch_is_pinned(monkeypatch, transform, on_error, channels_las
         pinned.add(tensor.data_ptr())
         return tensor
 
-    def empty(shape, dtype):
-        return pin(torch.empty(shape, dtype=getattr(torch, np.dtype(dtype).name)))
+    new = torch.empty
+
+    def empty(*shape, pin_memory=False, **options):
+        tensor = new(*shape, **options)
+        return pin(tensor) if pin_memory else tensor
 
     options = {
         "transform": transform, "on_error": on_error, "channels_last": channels_last,
         "return_indices": True, "num_workers": 2,
     }  # fmt: skip
     expected = list(DataLoader(Encoded(damaged()), 10, **options))
-    monkeypatch.setattr("imagearchive.loader.data_loader._can_pin", lambda: True)
-    monkeypatch.setattr(batches, "_pinned", empty)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", empty)
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     got = list(DataLoader(Encoded(damaged()), 10, **options, pin_memory=True))
     assert same(got, expected)

@@ -1,0 +1,106 @@
+"""The iterator of a loader: one pass over an epoch."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from imagearchive.loader.batches import BadSample
+from imagearchive.loader.epoch_counter import EpochCounter, Progress
+from imagearchive.loader.thread_pool import PATIENCE, Pool
+
+__all__ = ["BatchIterator"]
+
+
+class BatchIterator(Iterator[Any]):
+    """One pass over an epoch, which begins when the first batch is asked for.
+
+    Its threads do not refer to it, so dropping it stops them.
+
+    Parameters
+    ----------
+    epochs : EpochCounter
+    start_threads : callable
+        Starts the threads that make the batches still to come.
+    report : callable
+        Called with every broken sample of a batch that is received.
+    """
+
+    def __init__(
+        self,
+        epochs: EpochCounter,
+        start_threads: Callable[[Progress], Pool],
+        report: Callable[[BadSample], None],
+    ) -> None:
+        self._epochs = epochs
+        self._start_threads = start_threads
+        self._report = report
+        self._progress: Progress | None = None
+        self._pool: Pool | None = None
+        self._closed = False
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+
+    def _running(self) -> tuple[Pool, Progress]:
+        """Return the threads, which are started for the first batch, and again after a fork."""
+        pool, progress = self._pool, self._progress
+        if progress is None:
+            begun = self._epochs.begin()
+            try:
+                pool = self._start_threads(begun)
+            except BaseException:
+                self._epochs.give_back(begun)
+                raise
+            progress = self._progress = begun
+        elif pool is None:
+            pool = self._start_threads(progress)
+        self._pool = pool
+        if self._closed:
+            # Another thread has closed it meanwhile, and not seen the pool.
+            self.close()
+        return pool, progress
+
+    def __iter__(self) -> BatchIterator:
+        return self
+
+    def __next__(self) -> Any:
+        if self._pid != os.getpid():
+            # The fork left the threads, and whoever held the lock, in the parent.
+            self._pid, self._lock, self._pool = os.getpid(), threading.Lock(), None
+        if self._closed:
+            raise StopIteration
+        try:
+            with self._lock:
+                # Another thread may have come to the end while this one waited.
+                while not self._closed:
+                    pool, progress = self._running()
+                    more, batch = pool.take()
+                    if not more:
+                        progress.ended = not self._closed
+                        break
+                    progress.received += 1
+                    for bad in batch.bad:
+                        self._report(bad)
+                    if not batch.empty:
+                        return batch.value
+        except BaseException:
+            # The traceback keeps this frame alive, in notebooks for long.
+            self.close(PATIENCE)
+            raise
+        self.close()
+        raise StopIteration
+
+    def close(self, patience: float | None = None) -> None:
+        """Stop the threads, and end the iteration; see `Pool.close`."""
+        self._closed = True
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close(patience)
+
+    def __del__(self) -> None:
+        pool = getattr(self, "_pool", None)
+        if pool is not None:
+            # The garbage collector may run in a thread that holds what the workers wait for.
+            pool.close(PATIENCE)

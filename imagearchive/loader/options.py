@@ -1,0 +1,206 @@
+"""The arguments of `DataLoader`, checked."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+
+from imagearchive.errors import MissingDependencyError, OptionError, OptionTypeError
+from imagearchive.errors.arguments import check_callable, check_choice, check_integer
+from imagearchive.loader.order import MAX_BATCH, find_rank
+from imagearchive.transforms import Compose, Resize, ToTensor
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "BatchOptions",
+    "DTypeName",
+    "LoaderOptions",
+    "OnError",
+    "Output",
+    "choose_transform",
+    "usable_cpus",
+]
+
+logger = logging.getLogger(__name__)
+
+Output = Literal["torch", "numpy"]
+OnError = Literal["raise", "skip", "replace"]
+DTypeName = Literal["float32", "float16", "uint8"]
+
+DEFAULT_MAX_PIXELS: Final = 178_956_970
+MAX_WORKERS: Final = 1024
+_FLAGS: Final = (
+    "shuffle",
+    "channels_last",
+    "pin_memory",
+    "return_indices",
+    "drop_last",
+    "enable_distributed",
+    "exif_transpose",
+    "split_torch_workers",
+)
+# Large enough parts save hand-overs between threads.
+MAX_PART: Final = 16
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How a batch is made, apart from the order of the samples."""
+
+    output: Output
+    dtype: DTypeName | None
+    channels_last: bool
+    pin_memory: bool
+    return_indices: bool
+    collate_fn: Callable[[list[Any]], Any] | None
+    on_error: OnError
+    part_size: int
+    """Samples that a thread loads at a time."""
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """The arguments of `DataLoader` but for the source; see there.
+
+    Integers become Python's own, since saved states and pickles hold them.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        An argument cannot be used.
+    """
+
+    batch_size: int
+    shuffle: bool
+    num_workers: int
+    transform: Callable[[Any], Any] | None
+    output: Output | None
+    dtype: DTypeName | None
+    channels_last: bool
+    pin_memory: bool
+    return_indices: bool
+    drop_last: bool
+    seed: int
+    prefetch_batches: int
+    collate_fn: Callable[[list[Any]], Any] | None
+    enable_distributed: bool
+    rank: int | None
+    world_size: int | None
+    on_error: OnError
+    exif_transpose: bool
+    max_pixels: int
+    columns: tuple[str, str | None] | None
+    split_torch_workers: bool
+
+    def __post_init__(self) -> None:
+        dtype = _dtype_name(self.dtype)
+        checked = {
+            "num_workers": check_integer("num_workers", self.num_workers, 0, MAX_WORKERS),
+            "prefetch_batches": check_integer(
+                "prefetch_batches", self.prefetch_batches, 1, 1 << 16
+            ),
+            "max_pixels": check_integer("max_pixels", self.max_pixels, 1, 1 << 62),
+            "batch_size": check_integer("batch_size", self.batch_size, 1, MAX_BATCH),
+            "seed": check_integer("seed", self.seed),
+            "output": check_choice("output", self.output, (None, *get_args(Output))),
+            "dtype": check_choice("dtype", dtype, (None, *get_args(DTypeName))),
+            "on_error": check_choice("on_error", self.on_error, get_args(OnError)),
+        }
+        checked |= {name: bool(getattr(self, name)) for name in _FLAGS}
+        for name, value in checked.items():
+            # How a frozen dataclass sets its own fields.
+            object.__setattr__(self, name, value)
+        if self.collate_fn is not None:
+            check_callable("collate_fn", self.collate_fn)
+        if self.rank is not None or self.world_size is not None:
+            find_rank(self.rank, self.world_size)
+
+    def for_batches(self) -> BatchOptions:
+        """Return what the threads need, for this machine: whether torch and CUDA are there."""
+        output = self._choose_output()
+        # Small parts share a batch evenly among the threads.
+        share = -(-self.batch_size // (2 * max(1, self.num_workers)))
+        return BatchOptions(
+            output=output,
+            dtype=self.dtype,
+            channels_last=self.channels_last,
+            pin_memory=self.pin_memory and output == "torch" and can_pin(),
+            return_indices=self.return_indices,
+            collate_fn=self.collate_fn,
+            on_error=self.on_error,
+            part_size=max(1, min(MAX_PART, share)),
+        )
+
+    def _choose_output(self) -> Output:
+        if self.transform is None:
+            return "numpy"
+        # The import system tells what is imported already for free, and knows stand-ins.
+        installed = "torch" in sys.modules or importlib.util.find_spec("torch") is not None
+        if self.output == "torch" and not installed:
+            raise MissingDependencyError(
+                "output='torch' needs torch: pip install 'imagearchive[torch]', or pass "
+                "output='numpy'"
+            )
+        chosen: Output = self.output or ("torch" if installed else "numpy")
+        if chosen == "torch":
+            # Here, since the threads would meet a module that is only half imported.
+            import torch  # noqa: F401
+        return chosen
+
+
+def choose_transform(
+    transform: Callable[[Any], Any] | None, image_size: int | tuple[int, int] | None
+) -> Callable[[Any], Any] | None:
+    """Return the transform that `transform` or `image_size` asks for."""
+    if image_size is None:
+        if transform is not None and (not callable(transform) or isinstance(transform, type)):
+            raise OptionTypeError(
+                f"transform must be a Compose([...]) or a function of an array, got {transform!r}"
+            )
+        return transform
+    if transform is not None:
+        raise OptionError("image_size and transform exclude each other; pass one of them")
+    if isinstance(image_size, (int, np.integer)):
+        return Compose([Resize(image_size, image_size), ToTensor()])
+    if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:
+        raise OptionTypeError(
+            f"image_size must be an integer or a pair (width, height), got {image_size!r}"
+        )
+    return Compose([Resize(*image_size), ToTensor()])
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def can_pin() -> bool:
+    """Whether torch can page-lock memory; logs a message where it cannot."""
+    import torch
+
+    if torch.cuda.is_available():
+        return True
+    logger.info("pin_memory=True has no effect: torch finds no CUDA device")
+    return False
+
+
+def _dtype_name(dtype: Any) -> Any:
+    """Return the name of a dtype of NumPy or torch, and anything else unchanged."""
+    text = str(dtype)
+    if text.startswith("torch."):
+        return text.removeprefix("torch.")
+    if isinstance(dtype, (type, np.dtype)):
+        try:
+            return np.dtype(dtype).name
+        except TypeError:
+            pass
+    return dtype
