@@ -2,8 +2,9 @@
 
 `concurrent.futures.ProcessPoolExecutor` either forks, which is unsafe beside threads, or starts
 fresh interpreters that import the caller's ``__main__``: a script without the customary guard
-then starts itself again and fails. These workers are fresh interpreters that import nothing but
-the library. They end when their connection does, so none outlives a parent that was killed.
+then starts itself again and fails. Its workers also outlive a parent that is killed. These
+workers are fresh interpreters that import nothing but the library, and end when their connection
+does.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import os
 import pickle
 import queue
 import socket
-import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from multiprocessing.spawn import get_executable
 from typing import Any, Final, TypeVar
 
+from imagearchive.arrays.messages import MessageReader, dump, send_message
 from imagearchive.errors import WorkerError
+from imagearchive.errors.transport import dump_exception, load_exception
 
 __all__ = ["WorkerPool", "serve"]
 
@@ -40,10 +42,9 @@ _ENVIRONMENT: Final = {
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
     "OPENBLAS_NUM_THREADS": "1",
 }
-# How long a worker that was told to end may take before it is killed.
-_PATIENCE: Final = 5.0
-
-_Task = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+# Seconds that a worker may take to end before it is killed.
+_EXIT_TIMEOUT: Final = 5.0
+_RESULT, _ERROR = b"R", b"E"
 
 
 class WorkerPool(Executor):
@@ -52,8 +53,9 @@ class WorkerPool(Executor):
     Functions and arguments are pickled, as in `ProcessPoolExecutor`, but functions must be
     importable in a fresh interpreter: what a script defines in its own ``__main__`` is not.
 
-    Every worker is served by one thread of this process, so `submit` may be called from any
-    thread. A pool does not survive a fork: the child must make its own.
+    `submit` may be called from any thread. A pool does not survive a fork: the child must create
+    its own. Once a worker has died, every task that is not done fails, because fewer workers
+    would only be slower and die as well.
 
     Parameters
     ----------
@@ -62,10 +64,7 @@ class WorkerPool(Executor):
     """
 
     def __init__(self, num_workers: int) -> None:
-        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._closed = False
-        self._failure: WorkerError | None = None
+        self._failure: str | None = None
         self._workers: list[_Worker] = []
         try:
             for _ in range(num_workers):
@@ -74,14 +73,11 @@ class WorkerPool(Executor):
             for worker in self._workers:
                 worker.kill()
             raise
-        self._threads = [
-            threading.Thread(
-                target=self._attend, args=(worker,), name=f"worker-{worker.pid}", daemon=True
-            )
-            for worker in self._workers
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+        # One for each worker, so that whoever has a thread finds an idle worker.
+        self._threads = ThreadPoolExecutor(num_workers, "imagearchive-worker")
 
     @property
     def pids(self) -> list[int]:
@@ -94,95 +90,43 @@ class WorkerPool(Executor):
         Raises
         ------
         WorkerError
-            A worker died before, or the pool is shut down.
+            A worker has died, or the pool is shut down.
         """
-        future: Future[T] = Future()
-        with self._lock:
-            if self._failure is not None:
-                raise self._failure
-            if self._closed:
-                raise WorkerError("the worker pool is shut down; make another")
-            self._tasks.put((future, fn, args, kwargs))
-        return future
+        if self._failure is not None:
+            raise WorkerError(self._failure)
+        try:
+            return self._threads.submit(self._call, fn, args, kwargs)
+        except RuntimeError as error:
+            raise WorkerError(
+                f"the worker pool is shut down or cannot start a thread: {error}"
+            ) from error
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the workers once the tasks submitted before are done, or cancelled."""
-        with self._lock:
-            first, self._closed = not self._closed, True
-        if cancel_futures:
-            self._drain(None)
-        if first:
-            for _ in self._threads:
-                self._tasks.put(None)
+        self._threads.shutdown(wait, cancel_futures=cancel_futures)
         if wait:
-            for thread in self._threads:
-                thread.join()
+            for worker in self._workers:
+                worker.end()
+        else:
+            threading.Thread(target=self.shutdown, name="imagearchive-shutdown").start()
 
-    def _attend(self, worker: _Worker) -> None:
-        """Feed one worker until the pool is shut down or the worker dies."""
-        while (task := self._tasks.get()) is not None:
-            future, function, args, kwargs = task
-            if self._failure is not None:
-                future.set_exception(self._failure)
-            elif future.set_running_or_notify_cancel():
-                try:
-                    message = pickle.dumps((function, args, kwargs), pickle.HIGHEST_PROTOCOL)
-                except Exception as error:  # noqa: BLE001 - whatever pickling raises is the answer
-                    future.set_exception(error)
-                    continue
-                try:
-                    head, *buffers = worker.call(message)
-                except (EOFError, OSError):
-                    self._fail(worker, future)
-                    return
-                _settle(future, head, buffers)
-                del message, head, buffers
-            # Neither task nor result is held while this thread waits for the next.
-            del task, future, function, args, kwargs
-        worker.end()
-
-    def _fail(self, worker: _Worker, future: Future[Any]) -> None:
-        status = worker.end()
-        how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-        failure = WorkerError(
-            f"worker process {worker.pid} died ({how}); if the system ended it for want of "
-            f"memory, use fewer workers"
-        )
-        with self._lock:
-            self._failure = self._failure or failure
-        future.set_exception(self._failure)
-        # What waits would be done by fewer workers, slower and slower: better to say so at once.
-        self._drain(self._failure)
-
-    def _drain(self, failure: WorkerError | None) -> None:
-        ends = 0
-        while True:
-            try:
-                task = self._tasks.get_nowait()
-            except queue.Empty:
-                break
-            if task is None:
-                ends += 1
-            elif failure is None:
-                task[0].cancel()
-                task[0].set_running_or_notify_cancel()
-            elif task[0].set_running_or_notify_cancel():
-                task[0].set_exception(failure)
-        for _ in range(ends):
-            self._tasks.put(None)
-
-
-def _settle(future: Future[Any], head: bytearray, buffers: list[bytearray]) -> None:
-    """Give a future what a worker answered."""
-    try:
-        result, failed = pickle.loads(head, buffers=buffers)
-    except Exception as error:  # noqa: BLE001 - foreign code decides what it raises
-        future.set_exception(error)
-        return
-    if failed:
-        future.set_exception(result)
-    else:
-        future.set_result(result)
+    def _call(self, function: Callable[..., T], args: Any, kwargs: Any) -> T:
+        """Call the function in an idle worker and return its result; runs in a thread."""
+        if self._failure is not None:
+            raise WorkerError(self._failure)
+        message = pickle.dumps((function, args, kwargs), 5)
+        worker = self._idle.get()
+        try:
+            kind, head, *buffers = worker.call(message)
+        except (EOFError, OSError):
+            self._failure = self._failure or worker.describe_death()
+            raise WorkerError(self._failure) from None
+        finally:
+            self._idle.put(worker)
+        if kind == _ERROR:
+            raise load_exception(head, getattr(function, "__qualname__", repr(function)))
+        result: T = pickle.loads(head, buffers=buffers)
+        return result
 
 
 class _Worker:
@@ -190,6 +134,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self._connection, theirs = socket.socketpair()
+        self._reader = MessageReader(self._connection)
         with theirs:
             descriptor = theirs.fileno()
             code = _START.format(path=sys.path, descriptor=descriptor)
@@ -207,27 +152,36 @@ class _Worker:
         self.pid = self._process.pid
 
     def call(self, message: bytes) -> list[bytearray]:
-        """Send a task and wait for its result: a pickle, and what stays out of it."""
-        _send(self._connection, [message])
-        return _receive(self._connection)
+        """Send a task and wait for the answer: its kind, a pickle, and the pickle's buffers."""
+        send_message(self._connection, message)
+        return self._reader.read()
 
     def end(self) -> int:
         """Close the connection, at which the process ends, and return its exit status."""
         self._connection.close()
         try:
-            return self._process.wait(_PATIENCE)
+            return self._process.wait(_EXIT_TIMEOUT)
         except subprocess.TimeoutExpired:
             return self.kill()
 
     def kill(self) -> int:
-        """End the process at once."""
+        """Kill the process and return its exit status."""
         self._connection.close()
         self._process.kill()
         return self._process.wait()
 
+    def describe_death(self) -> str:
+        """Say how the process ended, once its connection is broken."""
+        status = self.end()
+        how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+        return (
+            f"worker process {self.pid} died ({how}); if the system killed it for lack of memory, "
+            f"use fewer workers"
+        )
+
 
 def serve(descriptor: int) -> None:
-    """Run tasks from a connection until it ends. What the worker processes do.
+    """Run tasks from a connection until it is closed; the main function of a worker process.
 
     Parameters
     ----------
@@ -235,63 +189,20 @@ def serve(descriptor: int) -> None:
         The worker's end of a socket pair.
     """
     connection = socket.socket(fileno=descriptor)
-    while True:
-        try:
-            (message,) = _receive(connection)
-        except (EOFError, OSError, KeyboardInterrupt):
-            # The parent is done, or gone; an interrupt at the terminal reaches both.
-            return
-        buffers: list[pickle.PickleBuffer] = []
-        answer: Any = None
-        try:
-            function, args, kwargs = pickle.loads(message)
-            answer = function(*args, **kwargs), False
-            head = pickle.dumps(answer, 5, buffer_callback=buffers.append)
-        except KeyboardInterrupt:
-            return
-        except Exception as error:  # noqa: BLE001 - handed to the caller, whatever it is
-            buffers.clear()
-            head = _pickled(error)
-        try:
-            _send(connection, [head, *(buffer.raw() for buffer in buffers)])
-        except (BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
-            return
-        # A result is not kept while waiting for the next task.
-        answer = function = args = kwargs = None
-        del buffers, head, message
-
-
-def _send(connection: socket.socket, parts: Sequence[bytes | memoryview]) -> None:
-    """Send parts behind their number and their lengths, all 64-bit."""
-    lengths = [len(parts), *(memoryview(part).nbytes for part in parts)]
-    connection.sendall(struct.pack(f"<{len(lengths)}Q", *lengths))
-    for part in parts:
-        connection.sendall(part)
-
-
-def _receive(connection: socket.socket) -> list[bytearray]:
-    (count,) = struct.unpack("<Q", _exactly(connection, 8))
-    lengths = struct.unpack(f"<{count}Q", _exactly(connection, 8 * count))
-    return [_exactly(connection, length) for length in lengths]
-
-
-def _exactly(connection: socket.socket, length: int) -> bytearray:
-    # Large numbers of bytes come straight into the memory in which the result will lie.
-    buffer = bytearray(length)
-    view = memoryview(buffer)
-    while view:
-        count = connection.recv_into(view)
-        if not count:
-            raise EOFError
-        view = view[count:]
-    return buffer
-
-
-def _pickled(error: Exception) -> bytes:
+    reader = MessageReader(connection)
     try:
-        head = pickle.dumps((error, True), 5)
-        # Some exceptions pickle, but cannot be made again from their arguments.
-        pickle.loads(head)
-    except Exception:  # noqa: BLE001 - then its text has to do
-        head = pickle.dumps((WorkerError(f"{type(error).__name__}: {error}"), True), 5)
-    return head
+        while True:
+            send_message(connection, *_run(*reader.read()))
+    except (EOFError, OSError, KeyboardInterrupt):
+        # The parent is done or gone; Ctrl-C at the terminal reaches the workers, too.
+        return
+
+
+def _run(message: bytearray) -> list[bytes | memoryview]:
+    """Run one task and return the answer."""
+    try:
+        function, args, kwargs = pickle.loads(message)
+        head, buffers = dump(function(*args, **kwargs))
+    except Exception as error:  # noqa: BLE001 - raised again by the parent
+        return [_ERROR, dump_exception(error)]
+    return [_RESULT, head, *buffers]

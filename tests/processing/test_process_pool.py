@@ -1,12 +1,18 @@
-"""Worker processes: what they answer that cannot be used, and what is left of them."""
+"""`WorkerPool`: results, exceptions, and what is left of the processes."""
 
 import gc
 import os
+import signal
+import subprocess
 import sys
+import time
+import traceback
 
+import numpy as np
 import psutil
 import pytest
 from support.archives import files_left
+from support.scripts import script, wait_until_gone
 
 from imagearchive.errors import WorkerError
 from imagearchive.processing.process_pool import WorkerPool
@@ -33,6 +39,13 @@ def unpicklable():
     return lambda: None
 
 
+def raise_local():
+    class LocalError(Exception):
+        pass
+
+    raise LocalError("what")
+
+
 def leave():
     os._exit(3)
 """
@@ -48,7 +61,39 @@ def answers(tmp_path, monkeypatch):
     del sys.modules["answers"]
 
 
-def test_answers_that_cannot_be_used_are_errors_and_not_silence(answers):
+def test_pool_map_returns_results_in_order():
+    with WorkerPool(2) as pool:
+        assert list(pool.map(divmod, [7, 8, 9], [2, 2, 2])) == [(3, 1), (4, 0), (4, 1)]
+        assert pool.submit(os.getpid).result(10) in pool.pids
+
+
+def test_pool_returns_writable_arrays():
+    with WorkerPool(1) as pool:
+        array = pool.submit(np.full, (3, 1000, 1000), 7, np.uint8).result(10)
+        array += 1
+        assert array.min() == array.max() == 8
+        assert pool.submit(np.empty, (0, 4)).result(10).shape == (0, 4)
+
+
+def test_pool_exception_has_its_type_and_the_traceback_of_the_worker():
+    with WorkerPool(1) as pool, pytest.raises(ZeroDivisionError) as caught:
+        pool.submit(divmod, 1, 0).result(10)
+    assert "in the child process of divmod" in "".join(traceback.format_exception(caught.value))
+
+
+def test_pool_exception_that_cannot_be_pickled_becomes_worker_error(answers):
+    with WorkerPool(1) as pool, pytest.raises(WorkerError, match="LocalError: what"):
+        pool.submit(answers.raise_local).result(10)
+
+
+def test_pool_function_that_cannot_be_pickled_fails():
+    with WorkerPool(1) as pool:
+        with pytest.raises(Exception, match="pickle"):
+            pool.submit(lambda: 1).result(10)
+        assert pool.submit(os.getpid).result(10) == pool.pids[0]
+
+
+def test_pool_result_that_cannot_be_pickled_or_unpickled_fails(answers):
     with WorkerPool(1) as pool:
         with pytest.raises(LookupError, match="not here"):
             pool.submit(answers.picky).result(10)
@@ -58,7 +103,33 @@ def test_answers_that_cannot_be_used_are_errors_and_not_silence(answers):
         assert pool.submit(os.getpid).result(10) == pool.pids[0]
 
 
-def test_nothing_is_left_of_a_pool_that_could_not_start():
+def test_pool_submit_after_shutdown_fails():
+    with WorkerPool(1) as pool:
+        pass
+    with pytest.raises(WorkerError, match="shut down"):
+        pool.submit(os.getpid)
+
+
+def test_pool_shutdown_cancels_futures():
+    pool = WorkerPool(1)
+    first = pool.submit(time.sleep, 0.2)
+    others = [pool.submit(os.getpid) for _ in range(5)]
+    time.sleep(0.05)
+    pool.shutdown(cancel_futures=True)
+    assert first.result(10) is None
+    assert all(future.cancelled() for future in others)
+
+
+def test_pool_shutdown_without_waiting_ends_the_workers_later():
+    pool = WorkerPool(2)
+    future = pool.submit(time.sleep, 0.2)
+    pool.shutdown(wait=False)
+    assert future.result(10) is None
+    for pid in pool.pids:
+        wait_until_gone(pid)
+
+
+def test_pool_start_that_fails_leaves_nothing_behind():
     with WorkerPool(1) as pool:
         pool.submit(os.getpid).result(10)
     before = len(os.listdir("/dev/fd"))
@@ -72,14 +143,74 @@ def test_nothing_is_left_of_a_pool_that_could_not_start():
     assert {child.pid for child in psutil.Process().children()} == children
 
 
-def test_what_was_cancelled_does_not_disturb_a_pool_whose_worker_is_gone(answers):
+def test_pool_killed_worker_fails_its_task_and_the_next():
+    with WorkerPool(2) as pool:
+        running = pool.submit(time.sleep, 60)
+        for pid in pool.pids:
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(WorkerError, match="killed by signal 9"):
+            running.result(10)
+        with pytest.raises(WorkerError, match="killed by signal 9"):
+            pool.submit(os.getpid)
+
+
+def test_pool_dead_worker_fails_waiting_tasks_but_not_cancelled_ones(answers):
     with WorkerPool(1) as pool:
         gone = pool.submit(answers.leave)
         waiting = [pool.submit(os.getpid) for _ in range(5)]
         waiting[0].cancel()
-        with pytest.raises(WorkerError):
+        with pytest.raises(WorkerError, match="exit status 3"):
             gone.result(10)
         for future in waiting[1:]:
             with pytest.raises(WorkerError):
                 future.result(10)
         assert waiting[0].cancelled()
+
+
+def test_pool_workers_end_when_the_parent_is_killed(tmp_path):
+    code = """
+        import os, time
+        from imagearchive.processing.process_pool import WorkerPool
+        pool = WorkerPool(2)
+        pool.submit(os.getpid).result()
+        print(*pool.pids, flush=True)
+        time.sleep(60)
+    """
+    with subprocess.Popen(script(tmp_path, code), stdout=subprocess.PIPE, text=True) as child:
+        pids = [int(pid) for pid in child.stdout.readline().split()]
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        child.kill()
+    for pid in pids:
+        wait_until_gone(pid)
+
+
+def test_pool_interrupt_ends_parent_and_workers_quietly(tmp_path):
+    code = """
+        import os, signal, time
+        from imagearchive.processing.process_pool import WorkerPool
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with WorkerPool(2) as pool:
+                # Both are up.
+                list(pool.map(time.sleep, [0.1, 0.1]))
+                pool.submit(time.sleep, 60)
+                print(*pool.pids, flush=True)
+                time.sleep(60)
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    command = script(tmp_path, code)
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as child:
+        pids = [int(pid) for pid in child.stdout.readline().split()]
+        # As a terminal does: to every process in the foreground.
+        os.killpg(child.pid, signal.SIGINT)
+        out, err = child.communicate(timeout=30)
+    assert (out, err) == ("interrupted\n", "")
+    for pid in pids:
+        wait_until_gone(pid)

@@ -7,20 +7,17 @@ import hashlib
 import itertools
 import json
 import os
-import pickle
 import random
 import signal
 import subprocess
-import sys
-import textwrap
 import threading
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
+from support.scripts import script
 
 from imagearchive.arrays import ragged
 from imagearchive.errors import (
@@ -30,7 +27,6 @@ from imagearchive.errors import (
     OptionError,
     WorkerError,
 )
-from imagearchive.processing import process_pool as pool_module
 from imagearchive.processing import processor as module
 from imagearchive.processing.process_pool import WorkerPool
 from imagearchive.processing.processor import DataProcessor
@@ -469,12 +465,6 @@ def test_a_worker_that_is_killed_stops_the_run(tmp_path, kind):
     assert len(os.listdir(out)) == 3
 
 
-def script(tmp_path, code):
-    path = tmp_path / "script.py"
-    path.write_text(textwrap.dedent(code))
-    return [sys.executable, str(path)]
-
-
 def test_a_full_disk_stops_the_run(tmp_path):
     """The limit on the size of a file stands for the disk: writing fails in the same way."""
     raw, out = tmp_path / "raw", tmp_path / "out"
@@ -597,73 +587,6 @@ def test_a_run_leaves_a_living_one_alone(tmp_path):
 
 # --------------------------------------------------------------------------------------------
 # Executors
-
-
-def test_worker_pool():
-    with WorkerPool(2) as pool:
-        assert list(pool.map(divmod, [7, 8, 9], [2, 2, 2])) == [(3, 1), (4, 0), (4, 1)]
-        array = pool.submit(np.full, (3, 1000, 1000), 7, np.uint8).result()
-        array += 1
-        assert array.min() == array.max() == 8
-        assert pool.submit(np.empty, (0, 4)).result().shape == (0, 4)
-        with pytest.raises(ZeroDivisionError):
-            pool.submit(divmod, 1, 0).result()
-        with pytest.raises(Exception, match="pickle"):
-            pool.submit(lambda: 1).result()
-        assert pool.submit(os.getpid).result() in pool.pids
-    with pytest.raises(WorkerError, match="shut down"):
-        pool.submit(os.getpid)
-
-
-def test_an_exception_that_cannot_be_pickled_is_told():
-    class Local(Exception):
-        pass
-
-    class Picky(ImageArchiveError):
-        def __init__(self, first, second):
-            super().__init__(f"{first} and {second}")
-
-    for error, text in [(Local("what"), "Local: what"), (Picky(1, 2), "Picky: 1 and 2")]:
-        answer, failed = pickle.loads(pool_module._pickled(error))
-        assert failed
-        assert (type(answer), str(answer)) == (WorkerError, text)
-
-
-def test_worker_pool_drops_what_is_cancelled():
-    pool = WorkerPool(1)
-    first = pool.submit(time.sleep, 0.2)
-    others = [pool.submit(os.getpid) for _ in range(5)]
-    time.sleep(0.05)
-    pool.shutdown(cancel_futures=True)
-    assert first.result() is None
-    assert all(future.cancelled() for future in others)
-
-
-def test_workers_end_with_their_parent(tmp_path):
-    code = """
-        import os, time
-        from imagearchive.processing.process_pool import WorkerPool
-        pool = WorkerPool(2)
-        pool.submit(os.getpid).result()
-        print(*pool.pids, flush=True)
-        time.sleep(60)
-    """
-    with subprocess.Popen(script(tmp_path, code), stdout=subprocess.PIPE, text=True) as child:
-        pids = [int(pid) for pid in child.stdout.readline().split()]
-        assert all(alive(pid) for pid in pids)
-        child.kill()
-    deadline = time.monotonic() + 10
-    while any(alive(pid) for pid in pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def alive(pid):
-    try:
-        # Nobody may be there to collect an orphan's exit status.
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_on_a_dask_cluster(tmp_path):
