@@ -147,8 +147,8 @@ def parse_header(
     size = available - offset if member_size is None else member_size
     if offset < 0 or size < 0 or offset + size > available:
         raise CorruptArchiveError(
-            f"{where}: {size} bytes at offset {offset} exceed the file of {available} bytes; it is "
-            f"truncated, or its index belongs to another file"
+            f"{where}: {size} bytes at offset {offset} are not within the {available} bytes of "
+            f"the file; it is truncated, or its index belongs to another file"
         )
     head = read(offset, min(size, _FIRST_READ))
     start, length, version = _measure(head, size, where, offset)

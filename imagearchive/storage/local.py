@@ -327,6 +327,6 @@ def _closed(path: str) -> ClosedError:
 
 def _outside(path: str, offset: int, size: int, file_size: int) -> CorruptArchiveError:
     return CorruptArchiveError(
-        f"{path}: {size} bytes at offset {offset} do not lie inside the file of {file_size} bytes; "
+        f"{path}: {size} bytes at offset {offset} are not within the file of {file_size} bytes; "
         f"it is truncated, or its index belongs to another file"
     )

@@ -21,7 +21,7 @@ class SliceStorage(Closable):
     def __init__(self, storage: Storage, offset: int, size: int, path: str) -> None:
         if offset + size > storage.size:
             raise CorruptArchiveError(
-                f"{path}: {size} bytes at offset {offset} do not lie inside the file of "
+                f"{path}: {size} bytes at offset {offset} are not within the file of "
                 f"{storage.size} bytes; it is truncated, or its index belongs to another file"
             )
         self._storage = storage
@@ -38,7 +38,7 @@ class SliceStorage(Closable):
         """Return a range of the member."""
         if offset < 0 or size < 0 or offset + size > self.size:
             raise CorruptArchiveError(
-                f"{self.path}: {size} bytes at offset {offset} do not lie inside its {self.size}"
+                f"{self.path}: {size} bytes at offset {offset} are not within its {self.size}"
             )
         return self._storage.read(self._offset + offset, size)
 
@@ -47,6 +47,6 @@ class SliceStorage(Closable):
         length = memoryview(buffer).nbytes
         if offset < 0 or offset + length > self.size:
             raise CorruptArchiveError(
-                f"{self.path}: {length} bytes at offset {offset} do not lie inside its {self.size}"
+                f"{self.path}: {length} bytes at offset {offset} are not within its {self.size}"
             )
         return self._storage.readinto(self._offset + offset, buffer)

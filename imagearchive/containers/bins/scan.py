@@ -160,7 +160,7 @@ def _check_bin(
     worst = bad[rows[bad].argmin()]
     row, position, length = int(rows[worst]), int(positions[worst]), int(triplets["length"][worst])
     if outside[worst]:
-        what = f"{length} bytes do not lie inside the file of {size} bytes: it was truncated"
+        what = f"{length} bytes are not within the file of {size} bytes: it was truncated"
     else:
         what = f"the length there is {stored[worst]}, but {length} in the index"
     return row, f"{path}: packet {row} at offset {position}: {what}"

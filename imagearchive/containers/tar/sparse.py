@@ -252,7 +252,7 @@ class SparseStorage(Closable):
             raise ClosedError(f"{self.path}: closed; open the archive again to read from it")
         if offset < 0 or size < 0 or offset + size > self.size:
             raise CorruptArchiveError(
-                f"{self.path}: {size} bytes at offset {offset} do not lie inside the sparse member "
+                f"{self.path}: {size} bytes at offset {offset} are not within the sparse member "
                 f"of {self.size} bytes"
             )
         return self._storage
