@@ -1,9 +1,9 @@
-"""Finds the number of loader threads that feeds a training loop fastest.
+"""Measure how many images per second the loader yields with different numbers of threads.
 
     python examples/benchmark_workers.py train.tar
 
-More threads than CPUs rarely help: they decode, they do not wait. Count the CPUs that this process
-may use, and leave those out that the training loop itself keeps busy.
+More threads than CPUs rarely help, because threads decode most of the time and do not wait. Leave
+a CPU for the training loop if it needs one.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from imagearchive.transforms import (
 
 
 def main() -> None:
-    """Time every number of threads."""
+    """Time each number of threads."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("archive")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--images", type=int, default=10_000, help="to load, at most, per number")
+    parser.add_argument("--images", type=int, default=10_000, help="images to load for each number of threads")
     options = parser.parse_args()
     transform = Compose(
         [RandomResizedCrop(options.size), RandomHorizontalFlip(), ImageNetNormalize(), ToTensor()]
     )
-    # The first pass does not count: it reads from the disk, and imports torch.
+    # The first pass is not counted: it reads from disk and imports torch.
     for number, workers in enumerate([max(options.workers), *options.workers]):
         loader = DataLoader(
             options.archive,

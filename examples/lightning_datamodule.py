@@ -1,11 +1,11 @@
-"""A Lightning data module over archives; `DataLoader` stands where Lightning expects a loader.
+"""A Lightning data module whose loaders are `imagearchive.DataLoader` objects.
 
     python examples/lightning_datamodule.py train.tar val.tar
 
 Lightning asks the module for its loaders after it has set up the process group, so each process
-gets its part of every epoch from ``enable_distributed=True``. Pass
-``use_distributed_sampler=False`` to the ``Trainer``: the loader has no sampler that Lightning could
-replace, and needs none.
+gets its part of every epoch with ``enable_distributed=True``. Pass
+``use_distributed_sampler=False`` to the ``Trainer``, because the loader has no sampler that Lightning
+could replace.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ except ImportError:
 
 
 class ArchiveDataModule(pl.LightningDataModule):
-    """Training and validation loaders over two archives.
+    """Training and validation loaders for two archives.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class ArchiveDataModule(pl.LightningDataModule):
         self._state: dict[str, Any] | None = None
 
     def train_dataloader(self) -> DataLoader:
-        """Return the training loader, continued where a checkpoint was loaded."""
+        """Return the training loader; it resumes from the checkpoint if one was loaded."""
         self.train_loader = DataLoader(
             self.paths[0],
             transform=Compose(
@@ -106,16 +106,16 @@ class ArchiveDataModule(pl.LightningDataModule):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what goes into Lightning's checkpoint."""
+        """Return the state for Lightning's checkpoint."""
         return {} if self.train_loader is None else {"loader": self.train_loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take what came out of Lightning's checkpoint."""
+        """Restore the state from Lightning's checkpoint."""
         self._state = state_dict.get("loader")
 
 
 def main() -> None:
-    """Show the first batch of either loader."""
+    """Print the shape of the first batch of each loader."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("train")
     parser.add_argument("val")

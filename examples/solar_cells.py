@@ -1,9 +1,9 @@
-"""Predict defects of solar cells: real photographs, labels that are floats, one TAR.
+"""Predict defects of solar cells from photographs in a TAR archive, with labels from a text file.
 
 The ``elpv-dataset`` package (``pip install elpv-dataset``) holds 2,624 electroluminescence images
 of solar cells, each with a defect probability (0, 1/3, 2/3 or 1) and a type: mono- or
-polycrystalline. This example packs the images into a TAR, writes their labels into a text file,
-and trains a regression on the two together.
+polycrystalline. This example packs the images into a TAR archive, writes their labels to a text
+file, and trains a regression model on them.
 
 Sources: Deitsch et al., "Automatic classification of defective photovoltaic module cells in
 electroluminescence images", Solar Energy 185 (2019); Buerhop-Lutz et al. (2018).
@@ -28,10 +28,10 @@ TYPES = {"mono": 0, "poly": 1}
 
 
 def pack(folder, limit=None):
-    """Write cells.tar and cells.txt into `folder`, as the package's own files and labels.csv."""
+    """Write the images to cells.tar and their labels to cells.txt in `folder`."""
     spec = find_spec("elpv_dataset")
     if spec is None:
-        raise SystemExit("the photographs come from a package: pip install elpv-dataset")
+        raise SystemExit("this example needs the elpv-dataset package: pip install elpv-dataset")
     data = Path(spec.submodule_search_locations[0]) / "data"
     lines = (data / "labels.csv").read_text().splitlines()[:limit]
     archive, labels = folder / "cells.tar", folder / "cells.txt"
@@ -44,9 +44,9 @@ def pack(folder, limit=None):
 
 
 def to_tensor(image):
-    """Grey levels about zero, (1, 96, 96)."""
-    grey = image.convert("L").resize((96, 96), 2)
-    return torch.from_numpy(np.asarray(grey, np.float32) / 128 - 1).unsqueeze(0)
+    """Return gray levels centered on zero, shape (1, 96, 96)."""
+    gray = image.convert("L").resize((96, 96), 2)
+    return torch.from_numpy(np.asarray(gray, np.float32) / 128 - 1).unsqueeze(0)
 
 
 def network():
@@ -97,8 +97,8 @@ def main(arguments=None):
     for epoch in range(options.epochs):
         model.train()
         for images, values in tqdm(loader(train, True), desc=f"epoch {epoch + 1}", unit="batch"):
-            wanted = values[:, :1].float()
-            loss = nn.functional.binary_cross_entropy_with_logits(model(images), wanted)
+            target = values[:, :1].float()
+            loss = nn.functional.binary_cross_entropy_with_logits(model(images), target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -112,7 +112,7 @@ def main(arguments=None):
             errors.append((model(images).sigmoid() - values[:, :1]).abs())
     error = torch.cat(errors).mean().item()
     baseline = float(np.abs(test.targets[:, 0] - train.targets[:, 0].mean()).mean())
-    print(f"mean error of the defect probability: {error:.3f} (always the mean: {baseline:.3f})")
+    print(f"mean error of the defect probability: {error:.3f} (predicting the mean: {baseline:.3f})")
     return error, baseline
 
 
@@ -120,5 +120,5 @@ if __name__ == "__main__":
     try:
         main()
     except (ImageArchiveError, ValueError) as error:
-        # Torch's loader says by ValueError what is wrong with a batch size.
+        # PyTorch's loader raises ValueError for an invalid batch size.
         sys.exit(f"{type(error).__name__}: {error}")

@@ -1,17 +1,17 @@
-"""Trains an image classifier from an archive: a complete recipe.
+"""Train an image classifier from an archive: a complete recipe.
 
-One process::
+With one process::
 
     python examples/train_classifier.py train.tar --val val.tar
 
-Two, each with its part of every epoch::
+With two processes, each with its part of every epoch::
 
     torchrun --nproc-per-node 2 examples/train_classifier.py train.tar --val val.tar
 
-The checkpoint holds the loader's state as well, so a run that was stopped in the middle of an
-epoch goes on with the samples that it has not seen, on any number of processes; on as many as
-before it ends with the very weights that it would have had without the stop. (On a GPU, add
-``torch.use_deterministic_algorithms(True)`` for that.)
+The checkpoint includes the state of the loader. A run that was stopped in the middle of an epoch
+resumes with the samples it has not seen, on any number of processes. With the same number of
+processes, it ends with exactly the weights of a run that was not stopped. (On a GPU, that needs
+``torch.use_deterministic_algorithms(True)``.)
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from imagearchive.transforms import (
 
 
 class SmallNet(nn.Module):
-    """A small residual network; any network of torchvision or timm takes its place."""
+    """A small residual network; replace it with any network from torchvision or timm."""
 
     def __init__(self, classes: int, width: int = 32) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class SmallNet(nn.Module):
 
 
 def count(text: str) -> int:
-    """Read a number of at least 1."""
+    """Parse an integer of at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
@@ -82,22 +82,22 @@ def count(text: str) -> int:
 
 
 def parse() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("train", help="archive of images in one directory per class")
-    parser.add_argument("--val", help="the same for validation")
-    parser.add_argument("--out", type=Path, default=Path("run"), help="folder of the checkpoint")
+    parser.add_argument("--val", help="archive for validation")
+    parser.add_argument("--out", type=Path, default=Path("run"), help="directory for the checkpoint")
     parser.add_argument("--epochs", type=count, default=90)
     parser.add_argument("--batch-size", type=count, default=256, help="per process")
-    parser.add_argument("--size", type=count, default=224, help="side of the training images")
-    parser.add_argument("--lr", type=float, default=0.1, help="for 256 images in all")
+    parser.add_argument("--size", type=count, default=224, help="width and height of the training images")
+    parser.add_argument("--lr", type=float, default=0.1, help="learning rate for a total batch size of 256")
     parser.add_argument("--warmup", type=float, default=5, help="epochs")
     parser.add_argument("--workers", type=int, default=None, help="loader threads per process")
     parser.add_argument(
         "--amp",
         choices=["off", "bfloat16", "float16"],
         default="bfloat16" if torch.cuda.is_available() else "off",
-        help="type of mixed precision; bfloat16 works on CPUs too",
+        help="mixed precision; bfloat16 also works on CPUs",
     )
     parser.add_argument("--checkpoint-every", type=count, default=500, help="steps")
     parser.add_argument("--max-steps", type=count, default=None, help="stop early, as if killed")
@@ -106,26 +106,26 @@ def parse() -> argparse.Namespace:
 
 
 def same_classes(train: ImageArchive, val: ImageArchive) -> None:
-    """Refuse archives whose class numbers mean different things."""
+    """Raise an error if the two archives number their classes differently."""
     if not train.classes:
-        raise SystemExit(f"{train}: no image lies in a directory, whose name would be its class")
+        raise SystemExit(f"{train}: no class directories found")
     if train.classes != val.classes:
         other = sorted(set(train.classes) ^ set(val.classes))
         raise SystemExit(
-            f"labels would mean different classes in training and validation: only one of the two "
-            f"archives has {', '.join(other[:5])}{', …' * (len(other) > 5)}"
+            f"the training and validation archives have different classes: only one of them has "
+            f"{', '.join(other[:5])}{', …' * (len(other) > 5)}"
         )
 
 
 class Run:
-    """The state of a training run: model, optimiser, loaders, checkpoint."""
+    """The state of a training run: model, optimizer, loaders, checkpoint."""
 
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         self.options = options
         self.device = device
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.ranks = dist.get_world_size() if dist.is_initialized() else 1
-        normalise = [ImageNetNormalize(), ToTensor()]
+        normalize = [ImageNetNormalize(), ToTensor()]
         size = options.size
         common: dict[str, Any] = {
             "batch_size": options.batch_size,
@@ -144,22 +144,22 @@ class Run:
                     RandomResizedCrop(size),
                     RandomHorizontalFlip(),
                     ColorJitter(0.2, 0.2, 0.2, 0.1),
-                    *normalise,
+                    *normalize,
                 ]
             ),
             shuffle=True,
-            drop_last=True,  # equally many batches on every rank
+            drop_last=True,  # the same number of batches on every rank
             seed=options.seed,
-            on_error="replace",  # one broken image does not end the run
+            on_error="replace",  # a broken image does not end the run
             **common,
         )
         if not len(self.loader):
-            raise SystemExit(f"{options.train}: fewer images than one batch of all processes")
+            raise SystemExit(f"{options.train}: not enough images for one batch per process")
         self.val_loader = None
         if val is not None:
             self.val_loader = DataLoader(
                 val,
-                transform=Compose([Resize(size * 8 // 7), CenterCrop(size, size), *normalise]),
+                transform=Compose([Resize(size * 8 // 7), CenterCrop(size, size), *normalize]),
                 **common,
             )
         torch.manual_seed(options.seed)
@@ -178,7 +178,7 @@ class Run:
         self.path = options.out / "checkpoint.pt"
 
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint to a temporary file, then rename it."""
         if self.rank:
             return
         self.options.out.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ class Run:
         part.replace(self.path)
 
     def load(self) -> None:
-        """Continue from the checkpoint, if there is one."""
+        """Load the checkpoint if there is one."""
         if not self.path.exists():
             return
         state = torch.load(self.path, map_location=self.device, weights_only=True)
@@ -207,9 +207,9 @@ class Run:
             print(f"resumed at step {self.step}, epoch {self.loader.epoch}")
 
     def learning_rate(self) -> float:
-        """Return the rate for the batch just received: a linear rise, then half a cosine.
+        """Return the learning rate for the current batch: linear warmup, then cosine decay.
 
-        A function of the samples seen, so that it fits whatever the number of processes was.
+        It depends on the number of samples seen, so it does not depend on the number of processes.
         """
         options, state = self.options, self.loader.state_dict()
         done = state["epoch"] + state["position"] / state["n"]
@@ -220,7 +220,7 @@ class Run:
         return peak * (1 + math.cos(math.pi * min((done - options.warmup) / rest, 1))) / 2
 
     def train_epoch(self, writer: Any, stop: list[bool]) -> bool:
-        """Train until the epoch ends; return False where the run is to stop before."""
+        """Train for the rest of the epoch; return False if the run has to stop."""
         epoch, options = self.loader.epoch, self.options
         self.model.train()
         start, seen = time.perf_counter(), 0
@@ -255,7 +255,7 @@ class Run:
         return True
 
     def agree(self, stop: bool) -> bool:
-        """Whether any process was told to stop; all must leave the loop after the same step."""
+        """Return whether any process has to stop; all must leave the loop after the same step."""
         if not dist.is_initialized():
             return stop
         flag = torch.tensor(int(stop), device=self.device)
@@ -264,7 +264,7 @@ class Run:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Return the share of validation images that are classified right, over all ranks."""
+        """Return the accuracy on the validation images, over all ranks."""
         self.model.eval()
         counts = torch.zeros(2, dtype=torch.float64, device=self.device)
         for images, labels in self.val_loader:
@@ -272,14 +272,14 @@ class Run:
             right = scores.argmax(1) == labels.to(self.device)
             counts += torch.tensor([right.sum(), len(labels)], device=self.device)
         if dist.is_initialized():
-            # No sample came twice, so this is the accuracy itself, not an estimate.
+            # Every sample was used exactly once, so this accuracy is exact.
             dist.all_reduce(counts)
         return float(counts[0] / counts[1])
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[torch.device]:
-    """Join the other processes where torchrun started several; yield the device to use."""
+    """Join the process group if torchrun started several processes; yield the device to use."""
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -296,7 +296,7 @@ def process_group() -> Iterator[torch.device]:
 
 
 def board(folder: Path, rank: int) -> Any:
-    """Return a TensorBoard writer, or None where TensorBoard is not installed."""
+    """Return a TensorBoard writer, or None if TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -305,10 +305,10 @@ def board(folder: Path, rank: int) -> Any:
 
 
 def main() -> None:
-    """Train until the last epoch, or until told to stop."""
+    """Train until the last epoch, or until the run has to stop."""
     options = parse()
     stop = [False]
-    # Schedulers of clusters announce the end; what was trained is kept.
+    # Cluster schedulers send SIGTERM before they kill a job; save a checkpoint then.
     signal.signal(signal.SIGTERM, lambda *_: stop.__setitem__(0, True))
     with process_group() as device:
         run = Run(options, device)

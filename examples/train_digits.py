@@ -1,6 +1,6 @@
-"""Train a small CNN on images straight from a TAR, and print how well it does on held-out ones.
+"""Train a small CNN on images from a TAR archive and print its accuracy on held-out images.
 
-Run ``python examples/train_digits.py [ARCHIVE]``; the archive has one directory a class.
+Run ``python examples/train_digits.py [ARCHIVE]``. The archive has one directory per class.
 """
 
 import argparse
@@ -21,12 +21,12 @@ DIGITS = Path(__file__).parent / "data" / "digits.tar"
 
 
 def to_tensor(image):
-    """Grey levels from 0 to 1, (1, H, W)."""
+    """Return gray levels from 0 to 1, shape (1, H, W)."""
     return torch.from_numpy(np.asarray(image.convert("L"), np.float32) / 255).unsqueeze(0)
 
 
 def network(classes):
-    """A CNN for 8x8 pictures."""
+    """Build a CNN for images of 8 x 8 pixels."""
     return nn.Sequential(
         nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
         nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
@@ -88,17 +88,17 @@ def main(arguments=None):
     print(f"trained on {options.epochs * len(train) / seconds:,.0f} samples/s")
 
     model.eval()
-    right = 0
+    correct = 0
     with torch.no_grad():
         for images, labels in loader(test, shuffle=False):
-            right += int((model(images).argmax(1) == labels).sum())
-    print(f"held-out accuracy: {right / len(test):.2%}")
-    return right / len(test)
+            correct += int((model(images).argmax(1) == labels).sum())
+    print(f"held-out accuracy: {correct / len(test):.2%}")
+    return correct / len(test)
 
 
 if __name__ == "__main__":
     try:
         main()
     except (ImageArchiveError, ValueError) as error:
-        # Torch's loader says by ValueError what is wrong with a batch size.
+        # PyTorch's loader raises ValueError for an invalid batch size.
         sys.exit(f"{type(error).__name__}: {error}")

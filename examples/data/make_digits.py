@@ -1,6 +1,6 @@
-"""Write examples/data/digits.tar: scikit-learn's 1,797 handwritten digits as PNG in class folders.
+"""Write digits.tar: the 1,797 handwritten digits of scikit-learn as PNG files in class directories.
 
-Needs scikit-learn. The result is deterministic, so running it again changes nothing.
+This needs scikit-learn. The result is deterministic, so running it again changes nothing.
 """
 
 import io
@@ -12,12 +12,11 @@ from sklearn.datasets import load_digits
 
 from imagearchive import TarWriter
 
-TARGET = Path(__file__).parent / "data" / "digits.tar"
+TARGET = Path(__file__).parent / "digits.tar"
 
 
 def main() -> None:
     digits = load_digits()
-    TARGET.parent.mkdir(exist_ok=True)
     with TarWriter(TARGET, overwrite=True) as archive:
         for number, (pixels, label) in enumerate(zip(digits.images, digits.target)):
             image = Image.fromarray(np.rint(pixels * (255 / 16)).astype(np.uint8))
