@@ -30,7 +30,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--images", type=int, default=10_000, help="images to load for each number of threads")
+    parser.add_argument(
+        "--images", type=int, default=10_000, help="images to load for each number of threads"
+    )
     options = parser.parse_args()
     transform = Compose(
         [RandomResizedCrop(options.size), RandomHorizontalFlip(), ImageNetNormalize(), ToTensor()]

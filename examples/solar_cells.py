@@ -112,7 +112,9 @@ def main(arguments=None):
             errors.append((model(images).sigmoid() - values[:, :1]).abs())
     error = torch.cat(errors).mean().item()
     baseline = float(np.abs(test.targets[:, 0] - train.targets[:, 0].mean()).mean())
-    print(f"mean error of the defect probability: {error:.3f} (predicting the mean: {baseline:.3f})")
+    print(
+        f"mean error of the defect probability: {error:.3f} (predicting the mean: {baseline:.3f})"
+    )
     return error, baseline
 
 

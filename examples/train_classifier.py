@@ -86,11 +86,17 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("train", help="archive of images in one directory per class")
     parser.add_argument("--val", help="archive for validation")
-    parser.add_argument("--out", type=Path, default=Path("run"), help="directory for the checkpoint")
+    parser.add_argument(
+        "--out", type=Path, default=Path("run"), help="directory for the checkpoint"
+    )
     parser.add_argument("--epochs", type=count, default=90)
     parser.add_argument("--batch-size", type=count, default=256, help="per process")
-    parser.add_argument("--size", type=count, default=224, help="width and height of the training images")
-    parser.add_argument("--lr", type=float, default=0.1, help="learning rate for a total batch size of 256")
+    parser.add_argument(
+        "--size", type=count, default=224, help="width and height of the training images"
+    )
+    parser.add_argument(
+        "--lr", type=float, default=0.1, help="learning rate for a total batch size of 256"
+    )
     parser.add_argument("--warmup", type=float, default=5, help="epochs")
     parser.add_argument("--workers", type=int, default=None, help="loader threads per process")
     parser.add_argument(
