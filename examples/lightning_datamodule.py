@@ -4,8 +4,8 @@
 
 Lightning asks the module for its loaders after it has set up the process group, so each process
 gets its part of every epoch with ``enable_distributed=True``. Pass
-``use_distributed_sampler=False`` to the ``Trainer``, because the loader has no sampler that Lightning
-could replace.
+``use_distributed_sampler=False`` to the ``Trainer``, because the loader has no sampler that
+Lightning could replace.
 """
 
 from __future__ import annotations

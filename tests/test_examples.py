@@ -141,7 +141,7 @@ def test_train_classifier_learning_rate_depends_on_samples_seen(archives, tmp_pa
         ((), "the following arguments are required: train"),
         (("{train}", "--batch-size", "0"), "argument --batch-size: 0 is less than 1"),
         (("{train}", "--batch-size", "999"), "not enough images for one batch"),
-        (("{train}", "--workers", "-1"), "OptionError: num_workers=-1"),
+        (("{train}", "--workers", "-1"), "num_workers must be at least 0, got -1"),
         (("{train}", "--val", "none.tar"), "ArchiveNotFoundError"),
         (("{train}", "--val", "{other}"), "only one of them has class_1, class_2"),
         (("{flat}",), "no class directories found"),
