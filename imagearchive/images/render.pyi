@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -50,6 +50,13 @@ def convert_array(
 ) -> None: ...
 def convert_arrays(
     arrays: Iterable[npt.NDArray[np.uint8]], output_format: OutputFormat, out: npt.NDArray[Any]
+) -> None: ...
+def warp_array(
+    array: npt.NDArray[Any],
+    coefficients: Sequence[float],
+    filter: str,
+    fill: Sequence[float],
+    out: npt.NDArray[Any],
 ) -> None: ...
 def blend_value(pixels: npt.NDArray[np.uint8], factor: float, value: int) -> None: ...
 def blend_grey(pixels: npt.NDArray[np.uint8], factor: float) -> None: ...

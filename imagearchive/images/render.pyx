@@ -17,6 +17,7 @@ import numpy as np
 
 from imagearchive.images.geometry cimport MAX_SIDE, OutputFormat, Geometry, px_output_format, px_geometry
 from imagearchive.errors import DecodeError, LimitError, OptionError, OptionTypeError
+from imagearchive.images.geometry import FILTERS
 
 cdef extern from "pixels.h" nogil:
     int HAVE_JPEG_ "HAVE_JPEG"
@@ -43,6 +44,8 @@ cdef extern from "pixels.h" nogil:
     int px_render_float(px_work *, const px_geometry *, const float *, int64_t, int, float *)
     void px_convert_array(const px_output_format *, const uint8_t *, int64_t, int64_t, int64_t, int,
                          void *)
+    int px_warp(const void *, int64_t, int64_t, int64_t, int, int, const double *, int,
+                const float *, int64_t, int64_t, void *)
     void px_blend_value(uint8_t *, size_t, double, int)
     void px_blend_grey(uint8_t *, size_t, double)
     void px_shift_hue(uint8_t *, size_t, int)
@@ -328,6 +331,38 @@ def convert_arrays(arrays, OutputFormat output_format not None, out):
             px_convert_array(&output_format.f, <const uint8_t *> run.views[i].buf,
                             run.views[i].strides[0], run.views[i].shape[1],
                             run.views[i].shape[0], run.channels, run.target(i))
+
+
+def warp_array(array, coefficients, str filter, fill, out):
+    """Sample an (H, W, C) array of uint8 or float32 by a homography into `out`, of any size.
+
+    The pixel of `out` with center (x, y) is taken from ``((a*x + b*y + c) / w, (d*x + e*y + f) /
+    w)`` with ``w = g*x + h*y + 1``, as by Pillow's ``Image.transform(..., PERSPECTIVE)``; it is
+    `fill` where that is outside. Alpha is premultiplied for all filters but "nearest".
+    """
+    cdef Run run = Run((array,), out[None], False)
+    cdef double[8] a
+    cdef float[4] color
+    cdef int i, code, number
+    cdef int64_t height = out.shape[0], width = out.shape[1]
+    if out.dtype != array.dtype or out.shape[2:] != array.shape[2:]:
+        raise OptionError(f"the output must be {array.dtype} with {run.channels} channels, got "
+                          f"{out.dtype} {out.shape}")
+    if filter not in ("nearest", "bilinear", "bicubic"):
+        raise OptionError(f"filter must be 'nearest', 'bilinear' or 'bicubic', got {filter!r}")
+    number = FILTERS.index(filter)
+    if len(coefficients) != 8 or len(fill) != run.channels:
+        raise OptionError("warp_array needs 8 coefficients and one fill value per channel")
+    for i in range(8):
+        a[i] = coefficients[i]
+    for i in range(run.channels):
+        color[i] = fill[i]
+    with nogil:
+        code = px_warp(run.views[0].buf, run.views[0].strides[0], run.views[0].shape[1],
+                       run.views[0].shape[0], run.channels, run.floats, a, number, color,
+                       width, height, run.target(0))
+    if code:
+        raise MemoryError("no memory to warp an image")
 
 
 def blend_value(uint8_t[:, :, ::1] pixels not None, double factor, int value):

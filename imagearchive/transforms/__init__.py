@@ -55,7 +55,7 @@ from imagearchive.transforms.values import (
     ToDtype,
     ToTensor,
 )
-from imagearchive.transforms.warp import RandomRotation
+from imagearchive.transforms.warp import RandomPerspective, RandomRotation
 
 __all__ = [
     "CenterCrop",
@@ -74,6 +74,7 @@ __all__ = [
     "RandomCrop",
     "RandomErasing",
     "RandomHorizontalFlip",
+    "RandomPerspective",
     "RandomResizedCrop",
     "RandomRotation",
     "RandomVerticalFlip",

@@ -27,6 +27,7 @@ MOST = [
     T.Pad(2, fill=9),
     T.ColorJitter(0.4, 0.4, 0.4, 0.2),
     T.RandomRotation(30, "bilinear", fill=2),
+    T.RandomPerspective(0.5, 1.0, fill=2),
     T.RandomErasing(1.0),
     T.GaussianBlur(3, 1.0),
     T.Grayscale(),

@@ -67,6 +67,7 @@ ALL = [
     T.ColorJitter(0.4, 0.4, 0.4, 0.1),
     T.RandomRotation(30),
     T.RandomRotation((10, 20), interpolation="bilinear", expand=True, fill=7),
+    T.RandomPerspective(0.4, 1.0),
     T.RandomErasing(1.0),
     T.RandomErasing(p=0.9, value="random"),
     T.GaussianBlur(5),
@@ -109,7 +110,7 @@ def test_every_transform(transform):
         np.testing.assert_array_equal(tensor.numpy(), expected)
 
 
-@pytest.mark.parametrize("transform", ALL[:29], ids=lambda t: type(t).__name__)
+@pytest.mark.parametrize("transform", ALL[:30], ids=lambda t: type(t).__name__)
 def test_repr_can_be_evaluated(transform):
     names = {**vars(T)}
     again = eval(repr(transform), names)

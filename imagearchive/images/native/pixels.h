@@ -1,5 +1,8 @@
-/* Shared by the C files of images. Nothing here knows Python. Every function may run without the
- * GIL; a px_work or a px_decoder serves one thread at a time. */
+/* Shared by the C files of this folder. Nothing here knows Python. Every function may run without
+ * the GIL; a px_work or a px_decoder serves one thread at a time.
+ *
+ * To add a function: declare it here, and in the `cdef extern` block of render.pyx; wrap it there,
+ * and describe the wrapper in render.pyi. The build takes every .c file of this folder. */
 #ifndef IMAGEARCHIVE_PIXELS_H
 #define IMAGEARCHIVE_PIXELS_H
 
@@ -98,6 +101,13 @@ void px_write_interleaved(const px_output_format *format, const uint8_t *in, int
 /* Normalize, lay out and cast an (H, W, C) array without geometry. */
 void px_convert_array(const px_output_format *format, const uint8_t *pixels, int64_t row_stride,
                       int64_t width, int64_t height, int channels, void *out);
+
+/* Perspective warps (warp.c) of (H, W, C) uint8 or float32. The output pixel with center (x, y) is
+ * the input at ((a0 x + a1 y + a2) / w, (a3 x + a4 y + a5) / w), w = a6 x + a7 y + 1, and `fill`
+ * if that is outside. `filter` is nearest, bilinear or bicubic. */
+int px_warp(const void *pixels, int64_t row_stride, int64_t width, int64_t height, int channels,
+            int floats, const double *coefficients, int filter, const float *fill,
+            int64_t out_width, int64_t out_height, void *out);
 
 /* Color (color.c), in place; pixels are 3 bytes, contiguous. */
 void px_blend_value(uint8_t *pixels, size_t count, double factor, int value);
