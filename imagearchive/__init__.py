@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from imagearchive.index.table import IndexTable as IndexTable
     from imagearchive.loader.data_loader import DataLoader as DataLoader
     from imagearchive.loader.generator_process import MpQItr as MpQItr
-    from imagearchive.loader.order import ShardedSampler as ShardedSampler
+    from imagearchive.loader.sharded_sampler import ShardedSampler as ShardedSampler
     from imagearchive.processing.processor import DataProcessor as DataProcessor
     from imagearchive.transforms import CenterCrop as CenterCrop
     from imagearchive.transforms import ColorJitter as ColorJitter
@@ -63,7 +63,7 @@ _HOME = {
     "RandomHorizontalFlip": "transforms",
     "RandomResizedCrop": "transforms",
     "Resize": "transforms",
-    "ShardedSampler": "loader.order",
+    "ShardedSampler": "loader.sharded_sampler",
     "SplitDataLoader": "datasets.bins",
     "TarWriter": "archive.writers",
     "TensorFormat": "transforms",

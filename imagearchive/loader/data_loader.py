@@ -44,82 +44,83 @@ STATE_HINTS: Final = {
 
 
 class DataLoader:
-    """Yields batches of images and labels from an archive or data set.
+    """Yields batches of images and labels from an archive or a dataset.
 
-    Without a transform a batch is a list of sample dicts; with one, ``(images, labels)``. Reading,
-    decoding, transforming and collating happen in threads of this process, which release the GIL
-    while they work; where the transform can be compiled, a JPEG is decoded only where its crop
-    needs it and written, normalised, into its place in the batch.
+    Without a transform, a batch is a list of sample dicts; with one, it is ``(images, labels)``.
+    Threads of this process read, decode, transform, and collate, and release the GIL while they
+    work. If the transform can be compiled, only the part of a JPEG that its crop needs is decoded,
+    and the normalised pixels are written straight into the batch.
 
     Parameters
     ----------
     source : path-like, ImageArchive, LazyNPZDataset or any object with ``len`` and ``[i]``
-        A path, a pattern or a list of them is opened as `LazyNPZDataset` where the files are NPZ or
-        ``.npy`` by their content, otherwise as `ImageArchive`. Samples of other objects are
+        A path, a pattern, or a list of them is opened as `LazyNPZDataset` if the content of the
+        files is NPZ or ``.npy``, otherwise as `ImageArchive`. Samples of other objects may be
         ``(image, label)`` pairs, dicts, or images.
     batch_size : int
-        Samples per batch (of this rank).
+        Samples per batch of this rank.
     shuffle : bool
-        A new order in every epoch, a function of (seed, epoch) alone.
+        Whether each epoch has an order of its own, which depends on seed and epoch only.
     num_workers : int, optional
-        Threads. Default: as many as this process may use CPUs. 0: the calling thread does the
-        work, when it asks for a batch. The batches are the same for any number.
+        Number of threads. By default as many as the CPUs that this process may use. With 0 the
+        calling thread does the work when it asks for a batch. The batches are the same for any
+        number.
     transform : callable, optional
-        A `Compose` or any function of an (H, W, 3) uint8 array.
+        A `Compose`, or any function of an (H, W, 3) uint8 array.
     image_size : int or (width, height), optional
         Short for ``transform=Compose([Resize(width, height), ToTensor()])``.
     output : {"torch", "numpy"}, optional
-        What images and labels are. Default: torch tensors where torch is installed. Sample dicts
-        hold arrays always.
-    dtype : {"float32", "float16", "uint8"}, optional
-        Type of the images; values are converted, never scaled. None keeps the transform's.
+        Type of images and labels. By default torch tensors if torch is installed. Sample dicts
+        always hold arrays.
+    dtype : {"float32", "float16", "uint8"} or dtype of NumPy or torch, optional
+        Type of the images. Values are converted, never scaled. None keeps the type that the
+        transform returns.
     channels_last : bool
-        Tensors in torch's channels-last memory format, of shape (N, C, H, W) as always; arrays
-        of shape (N, H, W, C).
+        Return tensors of shape (N, C, H, W) in torch's channels-last memory format, and arrays of
+        shape (N, H, W, C).
     pin_memory : bool
-        Batches in page-locked memory, for ``.to(device, non_blocking=True)``, but for what a
-        `collate_fn` returns. Ignored, with a log message, where torch finds no such device.
+        Put batches in page-locked memory, for ``.to(device, non_blocking=True)``, except for what
+        `collate_fn` returns. Ignored, with a log message, if torch finds no CUDA device.
     return_indices : bool
-        Batches are ``(images, labels, indices)``, the last int64.
+        Make batches ``(images, labels, indices)``, with int64 indices.
     drop_last : bool
-        Whole batches only, equally many on every rank.
+        Yield full batches only, the same number on every rank.
     seed : int
-        Chooses the orders and everything random in the transforms.
+        Determines the orders and everything random in the transforms.
     prefetch_batches : int
-        Batches prepared ahead of the one that the consumer has.
+        Number of batches to prepare ahead.
     collate_fn : callable, optional
-        Called, in a worker thread, with the list of sample dicts, or of ``(image, label)`` pairs
-        where there is a transform, ``(image, label, index)`` with `return_indices`; its result is
+        Called in a worker thread with a list of sample dicts, or with a transform, of
+        ``(image, label)`` pairs, or ``(image, label, index)`` with `return_indices`. Its result is
         the batch.
     enable_distributed : bool
-        This rank's part of every epoch: `rank` and `world_size` as `find_rank` finds them when
-        the iteration begins.
+        Yield this rank's part of every epoch. `find_rank` finds the rank when an iteration begins.
     rank, world_size : int, optional
-        The same, said explicitly.
+        Use these instead.
     on_error : {"raise", "skip", "replace"}
-        What to do about a sample that cannot be read or decoded: end with an error that names
-        it; leave it out; or take the next one of the epoch's order, which keeps the size of the
-        batch. `errors` lists them.
+        For a sample that cannot be read or decoded: raise an error that names it, leave it out, or
+        take the next sample in the order of the epoch, which keeps the size of the batch. `errors`
+        lists these samples.
     exif_transpose : bool
-        Turn images as their EXIF orientation says. Off, as in torchvision.
+        Whether to rotate and flip images as their EXIF orientation says. Off, as in torchvision.
     max_pixels : int
-        Images of more pixels are refused as broken, before memory is taken for them.
+        Images with more pixels count as broken, and no memory is allocated for them.
     columns : (str, str or None), optional
-        Which entries of dict samples, or columns of arrays, are image and label. Default: the
-        first of ``image``, ``images``, ``img``, ``x``; of ``label``, ``labels``, ``target``,
-        ``targets``, ``y``, ``bboxes``, ``boxes``, ``keypoints``, ``landmarks``.
+        Names of the image and the label in dict samples, or of their columns in an NPZ. By default
+        the first of ``image``, ``images``, ``img``, ``x``, and the first of ``label``, ``labels``,
+        ``target``, ``targets``, ``y``, ``bboxes``, ``boxes``, ``keypoints``, ``landmarks``.
     split_torch_workers : bool
-        Inside a worker process of torch's ``DataLoader``, yield only that worker's part of the
-        epoch, so that an ``IterableDataset`` around this loader gives every sample once.
+        In a worker process of torch's ``DataLoader``, yield only that worker's part of the epoch,
+        so that an ``IterableDataset`` around this loader yields every sample once.
 
     Attributes
     ----------
     dataset : object
-        What is read from.
+        The dataset that is read.
     epoch : int
-        The epoch that the next iteration will be.
+        The number of the epoch that the next iteration begins.
     errors : list of BadSample
-        The broken samples met so far, once each: (index, member, reason).
+        The broken samples found so far, each once, as (index, member, reason).
 
     Raises
     ------
@@ -128,14 +129,15 @@ class DataLoader:
 
     Notes
     -----
-    Every iteration is the next epoch, from its first batch on. Iterators are independent: several
-    may run at once, in any threads. Leaving one early (``break``, an exception) stops its threads;
-    `close` stops all.
-    A loader that is forked, even while it iterates, works in parent and child; a pickle holds
-    the data set's pickle and the options.
+    Every iteration takes the next epoch when its first batch is asked for. Iterators are
+    independent: several may run at once, in any threads. Leaving a loop early, by ``break`` or an
+    exception, stops the iterator's threads; `close` stops those of all iterators.
 
-    A batch belongs to who received it. Its memory is used again only when no array, tensor or
-    view of it is left.
+    A loader that is forked, even during an iteration, works in parent and child. A pickle holds the
+    options and the pickle of the dataset.
+
+    A batch belongs to the consumer. Its memory is used again only when no array, tensor, or view of
+    it is left.
     """
 
     def __init__(

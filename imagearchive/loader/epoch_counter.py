@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from imagearchive.loader.order import EpochOrder
 from imagearchive.storage.fork_lock import ForkSafeLock
@@ -22,7 +23,7 @@ class Progress:
 
 
 class EpochCounter:
-    """Counts the epochs of a loader.
+    """Counts the epochs of a loader or a sampler.
 
     Parameters
     ----------
@@ -65,17 +66,30 @@ class EpochCounter:
         """Return the epoch and the position at which the next iteration begins."""
         return self.next_epoch, self._start
 
-    def position(self) -> tuple[int, int]:
+    def position(self, received: int | None = None) -> tuple[int, int]:
         """Return the epoch and the position of the first sample that was not received yet.
 
         Of several iterators, the one begun last counts. The result is the same on all ranks that
         have received equally many batches, or have all come to the end of the epoch.
+
+        Parameters
+        ----------
+        received : int, optional
+            Batches received, if not as many as were handed out.
         """
         progress = self._progress
         if progress is not None:
             order = progress.order
-            after = order.position_after(progress.received)
-            # Where other ranks have one batch more, this one may be through before the position.
-            if after < order.end and not progress.ended:
+            after = order.position_after(progress.received if received is None else received)
+            # A rank that has one batch less than others is at its end before that position.
+            ended = progress.ended and received is None
+            if after < order.end and not ended:
                 return order.epoch, after
         return self.next_start()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = ForkSafeLock(reentrant=True)

@@ -37,7 +37,8 @@ from imagearchive.errors import (
 from imagearchive.images.render import HAVE_JPEG
 from imagearchive.loader.array_sources import image_array
 from imagearchive.loader.data_loader import DataLoader
-from imagearchive.loader.order import EpochOrder, ShardedSampler
+from imagearchive.loader.order import EpochOrder
+from imagearchive.loader.sharded_sampler import ShardedSampler
 from imagearchive.transforms import (
     CenterCrop,
     ColorJitter,
