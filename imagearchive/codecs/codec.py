@@ -14,6 +14,7 @@ from imagearchive.errors import (
     UnsafePickleError,
     UnsupportedArchiveError,
 )
+from imagearchive.errors.hints import Hint
 from imagearchive.images.pillow import ImageOptions
 from imagearchive.storage.limits import Limits
 
@@ -103,8 +104,8 @@ class UserCodec(Codec):
 def unsafe_pickle(what: str) -> UnsafePickleError:
     """Return the error for content that only `pickle` can load."""
     return UnsafePickleError(
-        f"{what} can run arbitrary code when it is loaded, so nothing was loaded; if you trust the "
-        f"source of the archive, pass allow_pickle=True"
+        f"{what} can run arbitrary code when it is loaded, so it was not loaded",
+        hints=[Hint("allow_pickle=True", "to load it, if you trust the source of the archive")],
     )
 
 

@@ -22,9 +22,9 @@ from imagearchive.errors import (
     LimitError,
     MissingDependencyError,
     OptionError,
-    OptionTypeError,
     UnsupportedMemberError,
 )
+from imagearchive.errors.arguments import check_callable
 from imagearchive.images.pillow import FORMATS, ImageMode, ImageOptions
 from imagearchive.storage.limits import Limits
 
@@ -112,10 +112,8 @@ def add_codec(
                 f"decoded one by one"
             )
     for which, function in (("encoder", encoder), ("decoder", decoder)):
-        if function is not None and not callable(function):
-            raise OptionTypeError(
-                f"{which} must be a function or None, got {type(function).__name__}"
-            )
+        if function is not None:
+            check_callable(which, function)
     for name in cleaned:
         table[name] = UserCodec(encoder, decoder, stackable)
 

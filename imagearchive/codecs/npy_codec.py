@@ -12,6 +12,7 @@ from imagearchive.arrays.npy import NpyHeader, parse_header
 from imagearchive.arrays.objects.array import ObjectArray
 from imagearchive.codecs.codec import Codec, DecodeOptions, unsafe_pickle
 from imagearchive.errors import DecodeError, LimitError, UnsafePickleError
+from imagearchive.errors.hints import Hint
 from imagearchive.storage.limits import Limits
 from imagearchive.storage.local import MemoryStorage
 
@@ -60,7 +61,10 @@ def _decode_objects(data: Buffer, header: NpyHeader, allow_pickle: bool) -> npt.
     try:
         return ObjectArray(storage, header.data_offset, header.shape, "its objects").whole()
     except UnsafePickleError as error:
-        raise UnsafePickleError(f"{error}. {unsafe_pickle('Such an array')}") from error
+        refused = unsafe_pickle("such an array")
+        raise UnsafePickleError(
+            f"{error.message}; {refused.message}", hints=refused.hints
+        ) from error
 
 
 def _empty(header: NpyHeader, limits: Limits) -> npt.NDArray[Any]:
@@ -78,5 +82,6 @@ def check_objects(array: npt.NDArray[Any], allow_pickle: bool) -> None:
     if array.dtype.hasobject and not allow_pickle:
         raise UnsafePickleError(
             "an array of Python objects can only be written as a pickle, which readers refuse by "
-            "default; store numbers or fixed-width strings, or pass allow_pickle=True"
+            "default; store numbers or fixed-width strings",
+            hints=[Hint("allow_pickle=True", "to write it all the same")],
         )

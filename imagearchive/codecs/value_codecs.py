@@ -11,6 +11,7 @@ import numpy as np
 
 from imagearchive.codecs.codec import Codec, DecodeOptions, unsafe_pickle
 from imagearchive.errors import DecodeError, MissingDependencyError, UnsafePickleError
+from imagearchive.errors.hints import Hint
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -128,7 +129,7 @@ class PickleCodec(Codec):
         """Pickle the object."""
         if not allow_pickle:
             raise UnsafePickleError(
-                "readers refuse pickles by default; write json, msgpack or npy instead, or pass "
-                "allow_pickle=True"
+                "readers refuse pickles by default; write json, msgpack or npy instead",
+                hints=[Hint("allow_pickle=True", "to write a pickle all the same")],
             )
         return pickle.dumps(value)

@@ -1,32 +1,35 @@
-"""What decoding one member may take: bounds against files made to exhaust memory."""
+"""`Limits`: bounds on decoding a member, against files made to exhaust memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-from imagearchive.errors import LimitError, OptionError
+from imagearchive.errors import LimitError
+from imagearchive.errors.arguments import check_number
 from imagearchive.errors.hints import Hint
 
 __all__ = ["RATIO_FLOOR", "Limits"]
 
-# Output that is harmless whatever it was compressed from: small inputs reach high ratios.
+# Up to this many bytes of output are harmless at any ratio: small inputs reach high ratios.
 RATIO_FLOOR: Final = 64 << 20
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What decoding one member may take; guards against files made to exhaust memory.
+    """Bounds on decoding a member, against files made to exhaust memory.
+
+    ``inf`` turns a limit off.
 
     Attributes
     ----------
     max_size : float
-        Bytes that a member may have after decompression. Of all three, ``inf`` is no limit.
+        Largest size of a decompressed member in bytes.
     max_ratio : float
-        How many times its stored size a member may grow to, once it is beyond 64 MiB. Counted
-        over all layers of ``x.json.gz.xz`` together.
+        Largest ratio of decompressed to stored size of a member that exceeds 64 MiB. All layers of
+        ``x.json.gz.xz`` count together.
     max_pixels : float
-        Width times height of an image.
+        Largest width times height of an image.
     """
 
     max_size: float = 1 << 30
@@ -35,34 +38,28 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("max_size", "max_ratio", "max_pixels"):
-            value = getattr(self, name)
-            if isinstance(value, str | bytes | bool) or not value > 0:
-                raise OptionError(f"{name}={value!r}: a number above 0, or inf for no limit")
+            check_number(name, getattr(self, name), above=0, finite=False)
 
-    def allowed(self, stored: int) -> float:
-        """Bytes that a member of `stored` bytes may become; infinite without limits."""
-        return min(self.max_size, max(RATIO_FLOOR, stored * self.max_ratio))
+    def allowed(self, stored_size: int) -> float:
+        """Return the largest decompressed size of a member of `stored_size` bytes."""
+        return min(self.max_size, max(RATIO_FLOOR, stored_size * self.max_ratio))
 
-    def check(self, size: int, stored: int) -> None:
-        """Refuse a member that says it will have `size` bytes.
+    def check(self, size: int, stored_size: int) -> None:
+        """Refuse a member that claims to decompress to `size` bytes, if that is too much.
 
         Raises
         ------
         LimitError
         """
-        if size > self.allowed(stored):
-            raise self.exceeded(stored)
+        if size > self.allowed(stored_size):
+            raise self.exceeded(stored_size)
 
-    def exceeded(self, stored: int) -> LimitError:
-        """Return the error for a member of `stored` bytes that grew beyond what is allowed."""
-        allowed = self.allowed(stored)
-        which = "max_size" if allowed == self.max_size else "max_ratio"
+    def exceeded(self, stored_size: int) -> LimitError:
+        """Return the error for a member of `stored_size` bytes that exceeds the limits."""
+        allowed = self.allowed(stored_size)
+        name = "max_size" if allowed == self.max_size else "max_ratio"
+        limit = getattr(self, name)
         return LimitError(
-            f"{stored} bytes decompress to more than {allowed:.0f}",
-            hints=[
-                Hint(
-                    which,
-                    f"to raise the limit (now {getattr(self, which)}) if you trust the archive",
-                )
-            ],
+            f"{stored_size} bytes decompress to more than {allowed:.0f}",
+            hints=[Hint(name, f"to raise the limit (now {limit}) if you trust the archive")],
         )

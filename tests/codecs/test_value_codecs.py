@@ -1,0 +1,89 @@
+"""JSON, MessagePack, text, class numbers and pickles."""
+
+import gzip
+import json
+import pickle
+
+import msgpack
+import numpy as np
+import pytest
+from support.codecs import Danger
+
+from imagearchive.codecs import decode, encode
+from imagearchive.errors import (
+    DecodeError,
+    UnsafePickleError,
+)
+
+
+@pytest.mark.parametrize("value", [{"a": [1, 2.5, None]}, [], "ä", 7, True])
+def test_json_and_msgpack_round_trip(value):
+    assert decode("x.json", json.dumps(value).encode()) == value
+    assert decode("x.msgpack", msgpack.packb(value)) == value
+    for name in ("x.json", "x.msgpack"):
+        assert decode(name, encode(name, value)) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("x.json", b"{"),
+        ("x.json", b"\xff\xfe\xff"),
+        ("x.json", b"[" * 100_000),
+        ("x.msgpack", b"\x92\x01"),
+        ("x.msgpack", b"\xc1"),
+        ("x.msgpack", b"\x01\x02"),
+        ("x.msgpack", b"\xdd\xff\xff\xff\xff"),
+        ("x.msgpack", b"\x91" * 100_000),
+        ("x.txt", b"\xff"),
+        ("x.cls", b"1.5"),
+        ("x.cls", b""),
+        ("x.cls", b"1_000"),
+        ("x.cls", b"9" * 5000),
+        ("x.gz", b""),
+        ("x.gz", b"plain"),
+        ("x.bz2", b"BZh9 no"),
+        ("x.xz", b"\xfd7zXZ\0 no"),
+        ("x.zst", b"\x28\xb5\x2f\xfd no"),
+    ],
+)
+def test_decode_damaged_member_is_named(name, data):
+    with pytest.raises(DecodeError, match=rf"^{name}: "):
+        decode(name, data)
+
+
+def test_text_and_class_round_trip():
+    assert decode("x.txt", "größe\n".encode()) == "größe\n"
+    assert decode("x.cls", b" 17\n") == 17
+    assert decode("x.cls", b"-1") == -1
+    assert encode("x.cls", np.int64(5)) == b"5"
+    assert encode("x.txt", "ä") == "ä".encode()
+    assert decode("x.cls", encode("x.cls", -(10**18) + 1)) == -(10**18) + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("x.cls", "5"), ("x.cls", 10**18), ("x.txt", b"raw"), ("x.txt", "\ud800"),
+        ("x.json", {1, 2}), ("x.json", "\ud800"), ("x.npz", [1]), ("x.gz", 5), ("x.xz", "text"),
+        ("x.bz2", [1, 2]), ("x.zst", None),
+    ],
+)  # fmt: skip
+def test_encode_unsupported_value_is_refused(name, value):
+    with pytest.raises(DecodeError, match=rf"^{name}: "):
+        encode(name, value)
+
+
+@pytest.mark.parametrize("name", ["x.pkl", "x.pickle", "x.pkl.gz"])
+def test_pickle_needs_allow_pickle(name):
+    data = pickle.dumps(Danger())
+    data = gzip.compress(data) if name.endswith("gz") else data
+    with pytest.raises(UnsafePickleError, match=rf"{name}: .*allow_pickle=True"):
+        decode(name, data)
+    assert not Danger.ran
+    plain = encode("x.pkl", {"a": 1}, allow_pickle=True)
+    assert decode("x.pkl", plain, allow_pickle=True) == {"a": 1}
+    with pytest.raises(UnsafePickleError):
+        encode("x.pkl", 1)
+    with pytest.raises(DecodeError):
+        decode("x.pkl", b"no pickle", allow_pickle=True)
