@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from imagearchive.datasets.bins import SplitDataLoader as SplitDataLoader
     from imagearchive.datasets.combined import CombinedLazyDataset as CombinedLazyDataset
     from imagearchive.datasets.image_archive import ImageArchive as ImageArchive
-    from imagearchive.datasets.image_archive import pil_loader as pil_loader
     from imagearchive.datasets.npz.dataset import LazyNPZDataset as LazyNPZDataset
+    from imagearchive.datasets.pil_loader import pil_loader as pil_loader
     from imagearchive.index.table import IndexTable as IndexTable
     from imagearchive.loader.data_loader import DataLoader as DataLoader
     from imagearchive.loader.generator_process import MpQItr as MpQItr
@@ -73,7 +73,7 @@ _HOME = {
     "extract": "archive.extract",
     "open": "archive.archive",
     "pack": "archive.pack",
-    "pil_loader": "datasets.image_archive",
+    "pil_loader": "datasets.pil_loader",
     "register_codec": "codecs.codec_registry",
     "verify": "archive.verify",
     "write_split_data": "containers.bins.writer",

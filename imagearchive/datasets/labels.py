@@ -1,222 +1,185 @@
-"""Label and index files: lines of text that number the images of an archive and label them."""
+"""The labels of an `ImageArchive`: of class directories, of a label file, or beside the images."""
 
 from __future__ import annotations
 
 import logging
-import operator
-import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.archive.name_tree import encode
+from imagearchive.archive.name_tree import decode
+from imagearchive.archive.samples import Samples
+from imagearchive.datasets.label_files import LabelParser, read_label_file
+from imagearchive.datasets.ragged_labels import RaggedLabels
+from imagearchive.datasets.selection import find_classes
 from imagearchive.errors import LabelError
-from imagearchive.index.names import normalise
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
+    from imagearchive.datasets.selection import Selection
 
-__all__ = [
-    "LabelParser",
-    "RaggedLabels",
-    "inner_position",
-    "parse_label_line",
-    "read_index_file",
-    "read_label_file",
-]
+__all__ = ["NO_CLASS", "Labels", "find_labels"]
 
 logger = logging.getLogger(__name__)
 
-#: A line of a label file -> the image it speaks of (its number or its path) and its values.
-LabelParser = Callable[[str], "tuple[int | str, Sequence[float]] | None"]
+NO_CLASS: Final = -1
 
 
-class RaggedLabels:
-    """A list of floats for each sample, in two flat arrays.
+class Labels(Protocol):
+    """The labels of all samples.
 
     Attributes
     ----------
-    values : ndarray of float64
-    offsets : ndarray of uint64, shape (N + 1,)
-        Sample ``i`` has ``values[offsets[i]:offsets[i + 1]]``.
+    classes : list of str
+        Names of the classes; empty if labels are not classes.
     """
 
-    def __init__(self, values: npt.NDArray[np.float64], offsets: npt.NDArray[np.uint64]) -> None:
-        self.values = values
-        self.offsets = offsets
+    classes: list[str]
 
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
+    def label(self, sample: int) -> Any:
+        """Return the label that a sample of the dataset has."""
+        ...
 
-    def __getitem__(self, index: int) -> npt.NDArray[np.float64]:
-        return self.values[int(self.offsets[index]) : int(self.offsets[index + 1])]
+    def values(self, sample: int) -> npt.NDArray[np.float64]:
+        """Return the label as a new float64 array of shape (k,)."""
+        ...
 
-    def number(self, index: int, missing: int) -> int:
-        """Return the one label of a sample as a whole number, or `missing` where it has none."""
-        place = int(self.offsets[index])
-        return int(self.values[place]) if place < self.offsets[index + 1] else missing
+    def targets(self) -> npt.NDArray[Any]:
+        """Return the labels of all samples as a new array; see `ImageArchive.targets`."""
+        ...
 
-    def select(self, rows: npt.NDArray[np.int64]) -> RaggedLabels:
-        """Return the labels of some rows."""
-        starts = self.offsets[rows]
-        counts = self.offsets[rows + 1] - starts
-        offsets = np.zeros(len(rows) + 1, np.uint64)
-        np.cumsum(counts, out=offsets[1:])
-        places = np.repeat(starts - offsets[:-1], counts.astype(np.int64))
-        places = places + np.arange(len(places), dtype=np.uint64)
-        return RaggedLabels(self.values[places], offsets)
-
-    def as_array(self) -> npt.NDArray[np.float64] | npt.NDArray[np.object_]:
-        """Return all labels: (N,) of one each, (N, k) of k each, else (N,) of arrays."""
-        counts = np.diff(self.offsets)
-        if len(counts) and (counts == counts[0]).all() and counts[0]:
-            width = int(counts[0])
-            flat = self.values[int(self.offsets[0]) : int(self.offsets[-1])]
-            return np.array(flat) if width == 1 else flat.reshape(-1, width).copy()
-        rows = np.empty(len(self), object)
-        for i in range(len(self)):
-            rows[i] = self[i]
-        return rows
+    def select(self, rows: npt.NDArray[np.int64]) -> Labels:
+        """Return the labels of some of the samples."""
+        ...
 
 
-def parse_label_line(line: str) -> tuple[int | str, Sequence[float]]:
-    """Parse ``image value value …``, where `image` is the number or the path of an image.
+class ClassLabels:
+    """Numbers of classes, as `int`; samples outside of any class have `NO_CLASS`."""
 
-    Raises
-    ------
-    ValueError
-        A value is no number.
+    def __init__(self, classes: list[str], numbers: RaggedLabels) -> None:
+        self.classes = classes
+        self._numbers = numbers
+
+    def label(self, sample: int) -> int:
+        return self._numbers.number(sample, NO_CLASS)
+
+    def values(self, sample: int) -> npt.NDArray[np.float64]:
+        return self._numbers[sample].copy()
+
+    def targets(self) -> npt.NDArray[np.int64]:
+        return self._numbers.values.astype(np.int64)
+
+    def select(self, rows: npt.NDArray[np.int64]) -> ClassLabels:
+        return ClassLabels(self.classes, self._numbers.select(rows))
+
+
+class ListedLabels:
+    """Lists of numbers from a label file."""
+
+    def __init__(self, labels: RaggedLabels) -> None:
+        self.classes: list[str] = []
+        self._labels = labels
+
+    def label(self, sample: int) -> npt.NDArray[np.float64]:
+        return self.values(sample)
+
+    def values(self, sample: int) -> npt.NDArray[np.float64]:
+        return self._labels[sample].copy()
+
+    def targets(self) -> npt.NDArray[Any]:
+        return self._labels.as_array()
+
+    def select(self, rows: npt.NDArray[np.int64]) -> ListedLabels:
+        return ListedLabels(self._labels.select(rows))
+
+
+class SiblingLabels:
+    """Numbers in members beside the images: ``0001.cls`` beside ``0001.jpg``.
+
+    They are read when they are asked for.
     """
-    first, *values = line.split()
-    key: int | str = int(first) if first.lstrip("-").isdecimal() else first
-    return key, [float(value) for value in values]
+
+    def __init__(self, archive: Archive, selection: Selection, extension: str) -> None:
+        self.classes: list[str] = []
+        self._archive = archive
+        self._selection = selection
+        self._samples = Samples(archive, (extension,))
+        self._choices = [extension.lower().lstrip(".")]
+
+    def label(self, sample: int) -> int | npt.NDArray[np.float64]:
+        values = self.values(sample)
+        is_integer = len(values) == 1 and float(values[0]).is_integer()
+        return int(values[0]) if is_integer else values
+
+    def values(self, sample: int) -> npt.NDArray[np.float64]:
+        archive = self._archive
+        position = self._samples.find(self._selection.position(sample), self._choices)
+        text = bytes(archive.read(position)).decode("utf-8", "replace")
+        try:
+            return np.array([float(value) for value in text.split()], np.float64)
+        except ValueError:
+            raise LabelError(
+                f"{archive.path}: member {archive.name(position)!r} must contain numbers, got "
+                f"{text[:80]!r}"
+            ) from None
+
+    def targets(self) -> npt.NDArray[Any]:
+        labels = [self.values(sample) for sample in range(len(self._selection))]
+        offsets = np.cumsum([0, *(len(values) for values in labels)]).astype(np.uint64)
+        found = RaggedLabels(np.concatenate([np.zeros(0), *labels]), offsets).as_array()
+        are_integers = found.dtype == np.float64 and (found == np.floor(found)).all()
+        return found.astype(np.int64) if are_integers else found
+
+    def select(self, rows: npt.NDArray[np.int64]) -> SiblingLabels:
+        # The selection, which is narrowed at the same time, says which members they are.
+        return self
 
 
-def read_index_file(archive: Archive, path: str) -> Iterator[tuple[int, str, str]]:
-    """Yield ``(number, path, where)`` for each line ``number path`` of an index file."""
-    for line, where in _lines(archive, path):
-        number, _, name = line.replace("\t", " ", 1).partition(" ")
-        if not (number.isascii() and number.isdecimal() and len(number) < 19 and name.strip()):
-            raise LabelError(f"{where}: expected 'number path', found {line[:80]!r}")
-        yield int(number), name.strip(), where
-
-
-def read_label_file(
+def find_labels(
     archive: Archive,
-    path: str,
-    count: int,
-    resolve: Callable[[int | str], int],
-    parser: LabelParser = parse_label_line,
-) -> RaggedLabels:
-    """Read the labels of `count` samples.
+    selection: Selection,
+    label_file: str | None,
+    label_parser: LabelParser,
+    label_extension: str | None,
+) -> Labels:
+    """Return the labels of the samples of a dataset; the arguments are those of `ImageArchive`.
 
-    Several lines for one image append their values. How many samples no line speaks of is logged.
-
-    Parameters
-    ----------
-    archive : Archive
-        Where the file may lie inside.
-    path : str
-        On disk, or inside the archive as ``archive.tar/inner/path``.
-    count : int
-        How many samples there are.
-    resolve : callable
-        From what a line calls an image to the number of its sample, -1 where it is none; raises
-        `LabelError` where no such image is in the archive.
-    parser : callable
-        See `LabelParser`; None for a line means that it says nothing.
-
-    Raises
-    ------
-    LabelError
-        The file cannot be found or parsed, in which case the message names file and line, or it
-        speaks of no sample at all.
+    If the labels are classes, files outside of the class directories are removed from `selection`.
     """
-    samples: list[int] = []
-    sizes: list[int] = []
-    values: list[float] = []
-    for line, where in _lines(archive, path):
-        try:
-            parsed = parser(line)
-            if parsed is None:
-                continue
-            key, found = parsed
-            if not isinstance(key, str):
-                key = operator.index(key)
-            numbers = [float(value) for value in found]
-        except (ValueError, TypeError, IndexError, KeyError) as error:
-            raise LabelError(
-                f"{where}: {line[:80]!r} is not 'image value value …' ({error}); pass "
-                f"label_parser= for lines of another form"
-            ) from error
-        try:
-            sample = resolve(key)
-        except LabelError as error:
-            raise LabelError(f"{where}: {error}") from None
-        if sample >= 0:
-            samples.append(sample)
-            sizes.append(len(numbers))
-            values.extend(numbers)
-    owners = np.array(samples, np.int64)
-    bare = count - len(np.unique(owners))
-    if bare == count and count:
-        raise LabelError(f"{path}: no line speaks of any of the {count} samples")
-    if bare:
-        logger.warning("%s: %d of %d samples have no line, and so no labels", path, bare, count)
-    return _grouped(owners, np.array(sizes, np.int64), values, count)
+    if label_file is not None:
+        return ListedLabels(
+            read_label_file(archive, label_file, len(selection), selection.resolver(), label_parser)
+        )
+    if label_extension is not None:
+        return SiblingLabels(archive, selection, label_extension)
+    if not archive.table.meta:
+        # An index of the original ImageArchive: it has labels but no names.
+        table = archive.table
+        labels = RaggedLabels(table.label_values, table.label_offsets)
+        chosen = selection.positions
+        return ListedLabels(labels if chosen is None else labels.select(chosen))
+    return _find_class_labels(archive, selection)
 
 
-def _grouped(
-    samples: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], values: list[float], count: int
-) -> RaggedLabels:
-    """Bring the values of each sample together, in the order of their lines."""
-    owners = np.repeat(samples, sizes)
-    order = np.argsort(owners, kind="stable")
-    offsets = np.zeros(count + 1, np.uint64)
-    np.cumsum(np.bincount(owners, minlength=count), out=offsets[1:])
-    return RaggedLabels(np.array(values, np.float64)[order], offsets)
-
-
-def _lines(archive: Archive, path: str) -> Iterator[tuple[str, str]]:
-    """Yield the lines of a file that are not blank, each with what to call it in a message."""
-    text = _text(archive, path)
-    # Not splitlines(), which also ends a line at characters that names may have.
-    for number, line in enumerate(text.split("\n"), 1):
-        stripped = line.strip()
-        if stripped:
-            yield stripped, f"{path}: line {number}"
-
-
-def inner_position(archive: Archive, path: str) -> int:
-    """Return the position of the member that ``archive.tar/inner/path`` names; -1 if none.
-
-    Parameters
-    ----------
-    path : str
-        Absolute.
-    """
-    for own in archive.paths:
-        if path.startswith(own + "/"):
-            position = archive.table.lookup.find(normalise(encode(path[len(own) + 1 :])))
-            if position >= 0:
-                return position
-    return -1
-
-
-def _text(archive: Archive, path: str) -> str:
-    if os.path.isfile(path):
-        with open(path, "rb") as file:
-            data = file.read()
-    else:
-        position = inner_position(archive, path)
-        if position < 0:
-            raise LabelError(
-                f"{path}: no such file, neither on disk nor, as ARCHIVE/inner/path, in the archive"
-            )
-        data = bytes(archive.read(position))
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LabelError(f"{path}: not UTF-8 text (byte {error.start}); convert it") from None
+def _find_class_labels(archive: Archive, selection: Selection) -> ClassLabels:
+    table = archive.table
+    first = selection.first_positions()
+    if first is None and not selection.prefix and len(table.label_values) == len(table):
+        # Every member is in a class directory, and the index has its number.
+        directories = table.lookup.children(0, len(table), 0)[0].tolist()
+        names = [table.lookup.sorted_name(place) for place in directories]
+        classes = [decode(name) for name in sorted(name[: name.index(b"/")] for name in names)]
+        return ClassLabels(classes, RaggedLabels(table.label_values, table.label_offsets))
+    classes, numbers = find_classes(table, selection.prefix, first)
+    inside = numbers >= 0
+    if classes and not inside.all() and selection.numbers is None:
+        logger.info(
+            "%s: %d files outside the class directories are not samples",
+            archive.path,
+            int((~inside).sum()),
+        )
+        selection.keep(np.flatnonzero(inside))
+        numbers = numbers[inside]
+    offsets = np.arange(len(numbers) + 1, dtype=np.uint64)
+    return ClassLabels(classes, RaggedLabels(numbers.astype(np.float64), offsets))

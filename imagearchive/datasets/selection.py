@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.archive.name_tree import decode, encode
-from imagearchive.datasets.labels import inner_position, read_index_file
+from imagearchive.datasets.label_files import inner_position, read_index_file
 from imagearchive.errors import LabelError, MemberNotFoundError, OptionError, OptionTypeError
 from imagearchive.index.class_directories import class_directories
 from imagearchive.index.names import ends_with, normalise

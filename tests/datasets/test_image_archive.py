@@ -87,7 +87,9 @@ def test_indices(image_tar):
     assert np.array_equal(pixels(dataset, np.int64(3)), pixels(dataset, 3))
     for index in (12, -13):
         for access in (dataset.__getitem__, dataset.read, dataset.label, dataset.name):
-            with pytest.raises(SampleIndexError, match=r"of 12 in .*images\.tar"):
+            with pytest.raises(
+                SampleIndexError, match=r"images\.tar: no sample -?1[23]; there are 12"
+            ):
                 access(index)
     assert len(list(dataset)) == 12
     assert [label for _, label in dataset.__getitems__([11, 0, 5])] == [1, 2, 0]
@@ -355,9 +357,9 @@ def test_label_files_on_disk(image_tar, tmp_path, caplog):
     assert dataset.labels(4).tolist() == [0.5]
     assert dataset.labels(3).tolist() == [1, 2]
     assert dataset.labels(0).tolist() == []
-    assert "10 of 12 samples have no line" in caplog.text
+    assert "10 of 12 samples are not labelled" in caplog.text
     labels.write_text("")
-    with pytest.raises(LabelError, match="no line speaks of any of the 12 samples"):
+    with pytest.raises(LabelError, match="none of the 12 samples is labelled"):
         ImageArchive(image_tar, label_file=labels)
 
     def parser(line):
@@ -374,7 +376,7 @@ def test_label_files_on_disk(image_tar, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0 1\n1 one\n", r"labels\.txt: line 2: '1 one'"),
+        ("0 1\n1 one\n", r"labels\.txt: line 2: .* got '1 one'"),
         ("12 1\n", r"labels\.txt: line 1: image 12: there are 12"),
         ("\n\ncat/9.png 1\n", r"labels\.txt: line 3: no member 'cat/9\.png'"),
     ],
@@ -553,7 +555,6 @@ def test_pickles_keep_what_was_set(image_tar, tmp_path, monkeypatch):
     assert list(again.samples) == list(dataset.samples)
     assert torch.equal(again[1][0], dataset[1][0])
     assert again.note == "set later"
-    assert again._options.keys() == dataset._options.keys()
     assert copy.deepcopy(dataset)[0][1] == dataset[0][1]
     widened = pickle.loads(pickle.dumps(Widened(str(tmp_path), 10)))
     assert widened[0][1] == 20
@@ -570,7 +571,7 @@ def test_a_pickle_of_a_changed_archive_is_refused(image_tar):
 
 @pytest.mark.parametrize("index", [slice(0, 2), "x", 2.0, None])
 def test_other_indices(image_tar, index):
-    with pytest.raises(TypeError, match="number"):
+    with pytest.raises(TypeError, match="index of a sample must be an integer"):
         ImageArchive(image_tar)[index]
 
 
@@ -578,7 +579,7 @@ def test_wrong_options(image_tar):
     for options, message in [
         ({"split_mask": [4, 3, 2, 1, 0]}, "true or false"),
         ({"extensions": ".webp"}, "none of its 12 members"),
-        ({"loader": None}, "function"),
+        ({"loader": None}, "loader must be callable"),
         ({"cache_size": None}, "cache_size"),
         ({"storage": "mmpa"}, "mmpa"),
     ]:

@@ -1,0 +1,31 @@
+"""`SampleNames`: the name and the label of every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+__all__ = ["SampleNames"]
+
+
+class _Labelled(Protocol):
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str: ...
+
+    def label(self, index: int) -> Any: ...
+
+
+class SampleNames(Sequence[tuple[str, Any]]):
+    """``(name, label)`` of every sample of a dataset, made when it is asked for."""
+
+    def __init__(self, dataset: _Labelled) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._dataset.name(index), self._dataset.label(index)
