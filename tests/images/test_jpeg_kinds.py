@@ -1,10 +1,12 @@
-"""Rarer kinds of JPEG: the compiled path, the plain path and Pillow see the same."""
+"""Rare kinds of JPEG: compiled pipelines, plain transforms and Pillow give the same pixels."""
 
 import io
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.images import decode_by_pillow, encode, photo
+from support.rendering import needs_jpeg
 
 from imagearchive import transforms as T
 from imagearchive.errors import DecodeError, LimitError
@@ -12,30 +14,11 @@ from imagearchive.images.render import HAVE_JPEG, jpeg_info
 from imagearchive.transforms import Compose, Key, compile_pipeline, decode_image
 
 TRAIN = Compose([T.RandomResizedCrop(20, (0.05, 1)), T.RandomHorizontalFlip(), T.ToTensor()])
-needs_jpeg = pytest.mark.skipif(not HAVE_JPEG, reason="built without libjpeg-turbo")
-
-
-def photo(width, height, seed=0):
-    rng = np.random.default_rng(seed)
-    small = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), np.uint8)
-    image = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(image)
-
-
-def encode(array, mode="RGB", **options):
-    buffer = io.BytesIO()
-    Image.fromarray(array).convert(mode).save(buffer, "JPEG", **options)
-    return buffer.getvalue()
-
-
-def by_pillow(data):
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def ycck():
     """CMYK whose marker of Adobe's says that it is stored as YCCK."""
-    data = bytearray(encode(photo(61, 47), "CMYK"))
+    data = bytearray(encode(photo(61, 47), mode="CMYK"))
     data[data.index(b"Adobe") + 11] = 2
     return bytes(data)
 
@@ -47,7 +30,7 @@ def without_adobe(data):
 
 KINDS = {
     "YCCK": ycck,
-    "CMYK without a marker": lambda: without_adobe(encode(photo(61, 47), "CMYK")),
+    "CMYK without a marker": lambda: without_adobe(encode(photo(61, 47), mode="CMYK")),
     "two files in a row": lambda: encode(photo(61, 47)) + encode(photo(9, 8)),
     "rubbish behind": lambda: encode(photo(61, 47)) + b"\0rubbish\xff" * 99,
     "very wide": lambda: encode(photo(65500, 2)),
@@ -60,10 +43,10 @@ KINDS = {
 
 
 @pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
-def test_all_paths_see_the_same(make):
+def test_pipeline_equals_plain_transform(make):
     data = make()
     whole = decode_image(data)
-    np.testing.assert_array_equal(whole, by_pillow(data))
+    np.testing.assert_array_equal(whole, decode_by_pillow(data))
     pipeline = compile_pipeline(TRAIN)
     assert pipeline.compiled
     for index in range(40):
@@ -72,7 +55,7 @@ def test_all_paths_see_the_same(make):
 
 
 @pytest.mark.parametrize("marker", [0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF])
-def test_processes_that_nobody_decodes_are_errors(marker):
+def test_unsupported_process_raises(marker):
     data = bytearray(encode(photo(61, 47)))
     data[data.index(b"\xff\xc0") + 1] = marker
     with pytest.raises(DecodeError):
@@ -81,14 +64,14 @@ def test_processes_that_nobody_decodes_are_errors(marker):
         compile_pipeline(TRAIN).render(bytes(data), Key(0))
 
 
-def test_12_bits_are_an_error_that_says_so():
+def test_12_bits_raises():
     data = bytearray(encode(photo(61, 47)))
     data[data.index(b"\xff\xc0") + 4] = 12
     with pytest.raises(DecodeError, match="precision 12" if HAVE_JPEG else None):
         compile_pipeline(TRAIN).render(bytes(data), Key(0))
 
 
-def test_a_header_that_claims_the_largest_size_allocates_nothing():
+def test_header_of_the_largest_size_allocates_nothing():
     data = bytearray(encode(photo(61, 47)))
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = b"\xff\xdc\xff\xdc"
@@ -99,7 +82,7 @@ def test_a_header_that_claims_the_largest_size_allocates_nothing():
 
 @needs_jpeg
 @pytest.mark.parametrize("kind", ["4:2:0", "4:4:4", "L", "CMYK", "progressive", "restarts"])
-def test_a_small_file_cut_at_any_byte_is_an_error(kind):
+def test_file_cut_at_any_byte_raises(kind):
     options = {
         "4:2:0": {"subsampling": "4:2:0"},
         "4:4:4": {"subsampling": "4:4:4"},
@@ -135,7 +118,7 @@ def entry(order, kind, value, count=1):
 
 @pytest.mark.parametrize("order", ["little", "big"])
 @pytest.mark.parametrize("kind", [3, 4], ids=["SHORT", "LONG"])
-def test_orientation_is_found_as_pillow_finds_it(order, kind):
+def test_orientation_equals_pillow(order, kind):
     data = encode(photo(20, 10))
     for value in (0, 1, 3, 6, 8, 9, 0xFFFF):
         turned = with_exif(data, entry(order, kind, value))

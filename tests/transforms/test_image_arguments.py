@@ -1,13 +1,12 @@
-"""Arguments of transforms: what is refused, by what error, and what NumPy's numbers become."""
+"""Arguments of transforms: what is refused, with which error, and how NumPy scalars count."""
 
 import math
 
 import numpy as np
 import pytest
-import torch
 
 from imagearchive import transforms as T
-from imagearchive.errors import ImageArchiveError, LimitError, OptionError, OptionTypeError
+from imagearchive.errors import ImageArchiveError, OptionError, OptionTypeError
 from imagearchive.transforms import Compose, Key, compile_pipeline
 
 INF, NAN = math.inf, math.nan
@@ -15,9 +14,10 @@ IMAGE = np.zeros((10, 12, 3), np.uint8)
 
 WRONG_TYPE = {
     "size as text": lambda: T.RandomResizedCrop("224"),
+    "width of a fraction": lambda: T.Resize(2.5),
     "size as a fraction": lambda: T.RandomResizedCrop(224.0),
-    "no size": lambda: T.RandomResizedCrop(None),
-    "a truth value": lambda: T.RandomResizedCrop(True),
+    "None for a size": lambda: T.RandomResizedCrop(None),
+    "a boolean for a size": lambda: T.RandomResizedCrop(True),
     "one bound": lambda: T.RandomResizedCrop(5, scale=0.5),
     "bounds as text": lambda: T.RandomResizedCrop(5, scale="ab"),
     "seed as text": lambda: T.RandomCrop(5, seed="x"),
@@ -25,44 +25,43 @@ WRONG_TYPE = {
     "width as text": lambda: T.Resize("3"),
     "a pair for a width": lambda: T.Resize((224, 224)),
     "crop of a fraction": lambda: T.CenterCrop(5.0),
-    "no list": lambda: Compose(T.Resize(3)),
+    "a transform for a list": lambda: Compose(T.Resize(3)),
     "None for a list": lambda: Compose(None),
     "a class": lambda: Compose([int]),
     "a transform's class": lambda: Compose([T.Resize]),
     "a number for a function": lambda: Compose([3]),
     "a text for a list": lambda: Compose("abc"),
-    "no function": lambda: T.Lambda(3),
+    "a number for Lambda": lambda: T.Lambda(3),
     "a class to compile": lambda: compile_pipeline(T.Resize),
     "a number to compile": lambda: compile_pipeline(3),
     "mean as text": lambda: T.Normalize("abc", "abc"),
-    "no mean": lambda: T.Normalize(None, None),
+    "None for a mean": lambda: T.Normalize(None, None),
     "probability as text": lambda: T.RandomHorizontalFlip("0.5"),
-    "no probability": lambda: T.RandomHorizontalFlip(None),
+    "None for a probability": lambda: T.RandomHorizontalFlip(None),
     "factor as text": lambda: T.ColorJitter("a"),
-    "no factor": lambda: T.ColorJitter(None),
-    "a dtype that is none": lambda: T.ToDtype("int7"),
-    "torch's dtype": lambda: T.ToDtype(torch.float32),
+    "None for a factor": lambda: T.ColorJitter(None),
+    "an unknown dtype": lambda: T.ToDtype("int7"),
     "kernel as text": lambda: T.GaussianBlur("5"),
     "kernel of a fraction": lambda: T.GaussianBlur(5.0),
     "two kernels": lambda: T.GaussianBlur((5, 5)),
-    "a truth value as kernel": lambda: T.GaussianBlur(True),
+    "a boolean for a kernel": lambda: T.GaussianBlur(True),
     "sigma as text": lambda: T.GaussianBlur(3, "a"),
     "padding as text": lambda: T.Pad("12"),
     "padding of a fraction": lambda: T.Pad(1.5),
     "paddings of fractions": lambda: T.Pad((1.5, 2)),
-    "no padding": lambda: T.Pad(None),
+    "None for padding": lambda: T.Pad(None),
     "fill as text": lambda: T.Pad(1, fill="abc"),
-    "no fill": lambda: T.Pad(1, fill=None),
+    "None for fill": lambda: T.Pad(1, fill=None),
     "fill of a rotation as text": lambda: T.RandomRotation(30, fill="a"),
     "degrees as text": lambda: T.RandomRotation("30"),
-    "no value": lambda: T.RandomErasing(1, value=None),
+    "None for a value": lambda: T.RandomErasing(1, value=None),
     "operations as text": lambda: T.RandAugment("2"),
     "operations of a fraction": lambda: T.RandAugment(2.5),
     "magnitude of a fraction": lambda: T.RandAugment(2, 9.5),
     "bins as text": lambda: T.RandAugment(2, num_magnitude_bins="a"),
     "bins of a fraction": lambda: T.TrivialAugmentWide(2.5),
-    "a key that is none": lambda: T.RandomCrop(5)(IMAGE, 3),
-    "a key that is none, composed": lambda: Compose([T.RandomCrop(5)])(IMAGE, (1, 2, 3, 0)),
+    "a number for a key": lambda: T.RandomCrop(5)(IMAGE, 3),
+    "a tuple for a key": lambda: Compose([T.RandomCrop(5)])(IMAGE, (1, 2, 3, 0)),
     "a key of fractions": lambda: T.RandomCrop(5)(IMAGE, Key(1.5)),
     "a factor as text": lambda: T.adjust_brightness(IMAGE, "1"),
     "expand as text": lambda: T.RandomRotation(5, expand="no"),
@@ -73,63 +72,67 @@ WRONG_TYPE = {
 }
 
 WRONG_VALUE = {
-    "no size at all": lambda: T.RandomResizedCrop(()),
+    "empty size": lambda: T.RandomResizedCrop(()),
     "half a size": lambda: T.RandomResizedCrop((224,)),
-    "endless area": lambda: T.RandomResizedCrop(5, scale=(0.5, INF)),
+    "infinite area": lambda: T.RandomResizedCrop(5, scale=(0.5, INF)),
     "NaN area": lambda: T.RandomResizedCrop(5, scale=(NAN, 1)),
-    "endless ratio": lambda: T.RandomResizedCrop(5, ratio=(1, INF)),
-    "no ratio": lambda: T.RandomResizedCrop(5, ratio=(0, 1)),
+    "infinite ratio": lambda: T.RandomResizedCrop(5, ratio=(1, INF)),
+    "ratio of 0": lambda: T.RandomResizedCrop(5, ratio=(0, 1)),
     "zero": lambda: T.Resize(0),
     "negative": lambda: T.Resize(-1),
+    "negative height": lambda: T.Resize(5, -1),
+    "unknown interpolation": lambda: T.Resize(5, interpolation="sinc"),
+    "interpolation of resizing": lambda: T.RandomRotation(5, interpolation="box"),
+    "descending area": lambda: T.RandomResizedCrop(5, scale=(0.5, 0.1)),
     "huge": lambda: T.Resize(2**70),
     "an interpolation by number": lambda: T.Resize(5, interpolation=2),
     "interpolations": lambda: T.Resize(5, interpolation=["bilinear"]),
     "other lengths": lambda: T.Normalize([0.5], [0.5] * 3),
     "two channels": lambda: T.Normalize([0.5] * 2, [0.5] * 2),
-    "no deviation": lambda: T.Normalize([0.5], [0.0]),
+    "deviation of 0": lambda: T.Normalize([0.5], [0.0]),
     "NaN deviation": lambda: T.Normalize([0.5], [NAN]),
-    "endless deviation": lambda: T.Normalize([0.5], [INF]),
+    "infinite deviation": lambda: T.Normalize([0.5], [INF]),
     "NaN mean": lambda: T.Normalize([NAN], [1.0]),
     "probability of 2": lambda: T.RandomHorizontalFlip(2),
     "probability of NaN": lambda: T.RandomHorizontalFlip(NAN),
     "negative factor": lambda: T.ColorJitter(brightness=-1),
-    "endless factor": lambda: T.ColorJitter(INF),
-    "endless bound": lambda: T.ColorJitter((0.5, INF)),
+    "infinite factor": lambda: T.ColorJitter(INF),
+    "infinite bound": lambda: T.ColorJitter((0.5, INF)),
     "half a bound": lambda: T.ColorJitter((0.5,)),
     "hue over half a circle": lambda: T.ColorJitter(hue=0.6),
     "negative hue": lambda: T.ColorJitter(hue=-0.1),
     "hue bounds over half a circle": lambda: T.ColorJitter(hue=(-0.6, 0.1)),
     "another dtype": lambda: T.ToDtype("int64"),
-    "no dtype": lambda: T.ToDtype(None),
+    "None for a dtype": lambda: T.ToDtype(None),
     "another layout": lambda: T.ToTensor("NCHW"),
     "even kernel": lambda: T.GaussianBlur(4),
-    "no kernel": lambda: T.GaussianBlur(0),
-    "no sigma": lambda: T.GaussianBlur(3, 0),
+    "kernel of 0": lambda: T.GaussianBlur(0),
+    "sigma of 0": lambda: T.GaussianBlur(3, 0),
     "sigma that underflows": lambda: T.GaussianBlur(3, 1e-200),
-    "endless sigma": lambda: T.GaussianBlur(3, INF),
+    "infinite sigma": lambda: T.GaussianBlur(3, INF),
     "NaN sigma": lambda: T.GaussianBlur(3, NAN),
-    "two greys": lambda: T.Grayscale(2),
-    "greys as text": lambda: T.Grayscale("3"),
+    "two gray channels": lambda: T.Grayscale(2),
+    "gray channels as text": lambda: T.Grayscale("3"),
     "negative padding": lambda: T.Pad(-1),
     "three paddings": lambda: T.Pad((1, 2, 3)),
-    "no paddings": lambda: T.Pad(()),
+    "empty padding": lambda: T.Pad(()),
     "huge padding": lambda: T.Pad(2**70),
     "another mode": lambda: T.Pad(1, mode="wrap"),
-    "no fills": lambda: T.Pad(1, fill=()),
+    "empty fill": lambda: T.Pad(1, fill=()),
     "two fills": lambda: T.Pad(1, fill=(1, 2)),
     "NaN fill": lambda: T.Pad(1, fill=NAN),
-    "no fills of a crop": lambda: T.RandomCrop(5, padding=1, fill=()),
+    "empty fill of a crop": lambda: T.RandomCrop(5, padding=1, fill=()),
     "three paddings of a crop": lambda: T.RandomCrop(5, padding=(1, 2, 3)),
-    "endless rotation": lambda: T.RandomRotation(INF),
+    "infinite rotation": lambda: T.RandomRotation(INF),
     "one bound of a rotation": lambda: T.RandomRotation((1,)),
-    "bounds turned round": lambda: T.RandomRotation((5, 1)),
+    "descending bounds of a rotation": lambda: T.RandomRotation((5, 1)),
     "two values": lambda: T.RandomErasing(1, value=(1, 2)),
     "NaN value": lambda: T.RandomErasing(1, value=NAN),
-    "more than all": lambda: T.RandomErasing(1, scale=(0, 2)),
-    "endless rectangle": lambda: T.RandomErasing(1, ratio=(1, INF)),
+    "area of more than 1": lambda: T.RandomErasing(1, scale=(0, 2)),
+    "infinite rectangle": lambda: T.RandomErasing(1, ratio=(1, INF)),
     "a word": lambda: T.RandomErasing(1, value="noise"),
-    "no bins": lambda: T.TrivialAugmentWide(0),
-    "magnitude beyond": lambda: T.RandAugment(magnitude=31),
+    "bins of 0": lambda: T.TrivialAugmentWide(0),
+    "magnitude beyond the bins": lambda: T.RandAugment(magnitude=31),
     "negative operations": lambda: T.RandAugment(-1),
     "NaN factor": lambda: T.adjust_contrast(IMAGE, NAN),
     "negative adjustment": lambda: T.adjust_saturation(IMAGE, -0.1),
@@ -138,20 +141,20 @@ WRONG_VALUE = {
 
 
 @pytest.mark.parametrize("call", WRONG_TYPE.values(), ids=WRONG_TYPE.keys())
-def test_wrong_types_are_ours_and_type_errors(call):
+def test_wrong_type_raises_option_type_error(call):
     with pytest.raises(OptionTypeError) as caught:
         call()
     assert isinstance(caught.value, TypeError)
 
 
 @pytest.mark.parametrize("call", WRONG_VALUE.values(), ids=WRONG_VALUE.keys())
-def test_wrong_values_are_ours_and_value_errors(call):
+def test_wrong_value_raises_option_error(call):
     with pytest.raises(OptionError) as caught:
         call()
     assert isinstance(caught.value, ValueError)
 
 
-def test_messages_name_the_argument_and_say_what_is_right():
+def test_message_names_the_argument_and_what_is_allowed():
     for call, words in (
         (
             lambda: T.RandomResizedCrop("224"),
@@ -177,7 +180,7 @@ def test_messages_name_the_argument_and_say_what_is_right():
             assert word in str(caught.value)
 
 
-def test_numpys_numbers_are_numbers():
+def test_numpy_scalars_count_as_numbers():
     for ours, plain in (
         (T.Resize(np.int32(5), np.int64(4)), T.Resize(5, 4)),
         (T.RandomResizedCrop((np.int64(5), 4), np.array([0.5, 1])), None),
@@ -206,7 +209,7 @@ def ramp():
     return np.arange(120, dtype=np.uint8).reshape(10, 12, 1)
 
 
-def test_arguments_that_are_lists_are_copied():
+def test_list_arguments_are_copied():
     fill = [1, 2, 3]
     pad = T.Pad(2, fill)
     fill[:] = [9, 9, 9]
@@ -214,7 +217,7 @@ def test_arguments_that_are_lists_are_copied():
     assert "fill=(1, 2, 3)" in repr(pad)
 
 
-def test_values_are_rounded_and_clipped_for_bytes():
+def test_fill_is_rounded_and_clipped_for_uint8():
     image = np.full((20, 20, 3), 77, np.uint8)
     erasing = lambda value: T.RandomErasing(1.0, value=value)(image, Key(1))  # noqa: E731
     assert set(np.unique(erasing(300))) == {77, 255}
@@ -242,12 +245,3 @@ def test_fill_needs_a_number_for_each_channel():
     # Grey images take the first.
     assert T.Pad(1, fill=(1, 2, 3))(grey)[0, 0].tolist() == [1]
     assert T.RandAugment(1, 30, fill=(1, 2, 3))(grey, Key(1)).shape == grey.shape
-
-
-def test_a_line_does_not_become_a_huge_image():
-    line = np.zeros((65500, 1, 3), np.uint8)
-    with pytest.raises(LimitError, match="1 x 65500 pixels would become"):
-        T.Resize(224)(line)
-    # Where the user says how large, it is that large.
-    assert T.Resize(4, 8)(line).shape == (8, 4, 3)
-    assert T.Resize(1)(line).shape == line.shape
