@@ -1,23 +1,16 @@
 """`MpQItr`: a generator that runs in a child process while its items are used in this one.
 
-How items cross: the child pickles each (protocol 5) and writes it to a socket. The contents of
-NumPy arrays and PyTorch tensors stay out of the pickle; large ones are copied once, into a shared
-memory segment that this process maps and rebuilds the arrays on, without a second copy. When the
-arrays are gone the segment goes back to the child for the next item, its pages already mapped on
-both sides. A segment is an anonymous file passed as a descriptor: it has no name, so that nothing
-is left behind however either process ends.
+The child pickles each item and writes it to a socket. The contents of NumPy arrays and PyTorch
+tensors stay out of the pickle; large ones are copied once, into shared memory that this process
+makes the arrays of.
 
-The socket carries credits in the other direction. The child stops when `qsize` items are waiting,
-so memory stays constant however fast the generator is.
+This process answers with credits: how many items were taken, and which shared memory is free
+again. The child stops when `qsize` items are waiting, so memory stays bounded however fast the
+generator is.
 """
 
 from __future__ import annotations
 
-import array
-import collections
-import functools
-import io
-import mmap
 import multiprocessing
 import multiprocessing.util
 import os
@@ -28,39 +21,34 @@ import socket
 import struct
 import sys
 import threading
-import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.context import BaseContext
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
-import numpy as np
-
-from imagearchive.errors import ClosedError, OptionError, OptionTypeError, WorkerError
+from imagearchive.arrays.messages import MessageReader, dump, send_message
+from imagearchive.errors import ClosedError, OptionTypeError, WorkerError
+from imagearchive.errors.arguments import check_callable, check_choice, check_integer
+from imagearchive.errors.transport import dump_exception, load_exception
+from imagearchive.loader.shared_arena import SharedArena
 
 __all__ = ["MpQItr"]
 
 T_co = TypeVar("T_co", covariant=True)
 
-# Child to parent: kind, segment, buffers, bytes of pickle.
-_HEADER: Final = struct.Struct("<IIIxxxxQ")
-_ITEM, _END, _ERROR = 0, 1, 2
-_INLINE: Final = 0xFFFFFFFF
-# The segment is new, and its descriptor comes with the header.
-_WITH_DESCRIPTOR: Final = 0x80000000
-# Parent to child: kind and value.
-_NOTE: Final = struct.Struct("<II")
-_TAKEN, _FREE = 0, 1
+# The first part of a message to the parent. After it come, for an item, the pickle and its
+# buffers; for one in shared memory, the pickle and where the buffers are; for an error, that.
+_ITEM, _SHARED_ITEM, _ERROR, _END = b"I", b"S", b"X", b"E"
+# To the child: minus the number of items taken, or the start of a free block.
+_CREDIT: Final = struct.Struct("<q")
 
-# Below this many bytes a trip through the socket costs less than handing a segment back and forth.
-_SEGMENT_MINIMUM: Final = 1 << 15
-_ALIGNMENT: Final = 64
-_READ_SIZE: Final = 1 << 16
-_DESCRIPTORS_PER_READ: Final = 8
-# How long a generator may take to run its `finally` blocks before its process is killed.
-_GRACE_SECONDS: Final = 2.0
-# A process that inherited the child's socket can hide its death, so it is also looked after.
-_LOOK_SECONDS: Final = 1.0
+# Fewer bytes than this cross the socket faster than they are handed over in shared memory.
+_SHARED_MINIMUM: Final = 1 << 15
+# Seconds that a generator may take to run its `finally` blocks before its process is killed.
+_EXIT_TIMEOUT: Final = 2.0
+# Other processes may have inherited the child's socket, which then stays open when the child
+# dies. So it is also checked every so many seconds.
+_CHECK_SECONDS: Final = 1.0
 
 
 class MpQItr(Generic[T_co]):
@@ -127,24 +115,16 @@ class MpQItr(Generic[T_co]):
         mp_context: str | BaseContext | None = None,
         **kwargs: Any,
     ) -> None:
-        if not callable(generator_function):
-            raise OptionTypeError(
-                f"generator_function is {type(generator_function).__name__}, not callable; pass "
-                f"the function itself and its arguments after it"
-            )
-        if not isinstance(qsize, int) or qsize < 1 or qsize >= _WITH_DESCRIPTOR:
-            raise OptionError(f"qsize={qsize!r}: at least one item must be able to wait")
-        if isinstance(mp_context, BaseContext):
-            mp_context = mp_context.get_start_method()
-        if mp_context not in (None, *multiprocessing.get_all_start_methods()):
-            raise OptionError(
-                f"mp_context={mp_context!r}: choose one of "
-                f"{', '.join(multiprocessing.get_all_start_methods())}"
-            )
-        self._function = generator_function
+        self._function = check_callable("generator_function", generator_function)
         self._args = args
         self._kwargs = kwargs
-        self._qsize = qsize
+        self._qsize = check_integer("qsize", qsize, 1)
+        if isinstance(mp_context, BaseContext):
+            mp_context = mp_context.get_start_method()
+        if mp_context is not None:
+            mp_context = check_choice(
+                "mp_context", mp_context, multiprocessing.get_all_start_methods()
+            )
         self._start_method = mp_context
         self._closed = False
         self._runs: weakref.WeakSet[_Run[T_co]] = weakref.WeakSet()
@@ -193,41 +173,45 @@ class _Run(Generic[T_co]):
         # Reentrant: what ends the iteration closes it.
         self._lock = threading.RLock()
         self._received = 0
-        self._unconfirmed = 0
+        self._taken = 0
         self._confirm_at = max(1, qsize // 2)
-        self._finished: str | None = None
-        self._mappings: dict[int, mmap.mmap] = {}
-        self._leases: dict[int, weakref.ref[Any]] = {}
-        self._freed: collections.deque[int] = collections.deque()
-
-        ours, theirs = socket.socketpair()
-        self._socket = ours
-        self._inlet = _Inlet(ours)
+        # Why there are no more items; empty after the last one, None while there may be more.
+        self._end_reason: str | None = None
+        # The child has said that it is done, and exits by itself.
+        self._child_done = threading.Event()
+        self._arena = SharedArena.create()
+        self._socket, theirs = socket.socketpair()
+        self._reader = MessageReader(self._socket)
         # A forked child has a copy of our end, which would hide from it that we closed ours.
-        inherited = ours if context.get_start_method() == "fork" else None
+        inherited = self._socket if context.get_start_method() == "fork" else None
         self._process = context.Process(  # type: ignore[attr-defined]
             target=_serve,
-            args=(theirs, inherited, function, args, kwargs, qsize),
+            args=(theirs, inherited, self._arena, function, args, kwargs, qsize),
             name=f"MpQItr({self._name})",
             daemon=False,
         )
         try:
             self._process.start()
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            ours.close()
+            self._socket.close()
             raise OptionTypeError(
                 f"{self._name} or its arguments cannot be pickled for the start method "
                 f"{context.get_start_method()!r}: {error}; define the function at the top level "
                 f'of a module, or use mp_context="fork"'
             ) from error
         except BaseException:
-            ours.close()
+            self._socket.close()
             raise
         finally:
             theirs.close()
+            if self._arena is not None:
+                self._arena.close_descriptor()
         # Unlike `__del__`, also called before multiprocessing waits for children at exit.
-        self._end = multiprocessing.util.Finalize(
-            self, _end_child, (self._process, ours, self._inlet), exitpriority=100
+        self._terminate = multiprocessing.util.Finalize(
+            self,
+            _terminate,
+            (self._process, self._socket, self._child_done),
+            exitpriority=100,
         )
 
     def __iter__(self) -> _Run[T_co]:
@@ -240,88 +224,68 @@ class _Run(Generic[T_co]):
     def _next(self) -> T_co:
         if os.getpid() != self._pid:
             raise WorkerError(
-                f"this iterator over {self._name} belongs to the process {self._pid} that started "
+                f"this iterator over {self._name} belongs to process {self._pid}, which started "
                 f"it; iterate over the MpQItr again in this process"
             )
-        # Waiting may be interrupted (Ctrl-C) and taken up again; a message cut in two may not.
-        while self._finished is None and not self._inlet.ready(_LOOK_SECONDS):
-            if not self._process.is_alive() and not self._inlet.ready(0):
-                self._died()
-        if self._finished is not None:
-            if self._finished:
-                raise ClosedError(self._finished)
+        # Ctrl-C while waiting loses nothing; in the middle of a message it does.
+        while self._end_reason is None and not self._reader.ready(_CHECK_SECONDS):
+            if not self._process.is_alive() and not self._reader.ready(0):
+                self._raise_death()
+        if self._end_reason is not None:
+            if self._end_reason:
+                raise ClosedError(self._end_reason)
             raise StopIteration
         try:
             return self._receive()
         except EOFError:
-            if self._finished is None:
-                self._died()
-            raise ClosedError(self._finished) from None
+            if self._end_reason is None:
+                self._raise_death()
+            raise ClosedError(self._end_reason) from None
         except BaseException:
-            if self._finished is None:
+            if self._end_reason is None:
                 self.close("an item was lost when the loop was interrupted; iterate again")
             raise
 
     def _receive(self) -> T_co:
-        kind, segment, buffers, size = _HEADER.unpack(self._inlet.read(_HEADER.size))
-        body = self._inlet.read(size)
-        if kind != _ITEM:
-            self._inlet.ended = True
+        kind, *parts = self._reader.read()
+        if kind in (_END, _ERROR):
+            self._child_done.set()
             self.close("")
-        if kind == _END:
-            raise StopIteration
-        if kind == _ERROR:
-            raise _rebuild_exception(self._name, body)
-        lengths = struct.unpack(f"<{buffers}Q", self._inlet.read(8 * buffers)) if buffers else ()
-        if segment == _INLINE:
-            views: list[Any] = [self._inlet.read(length) for length in lengths]
-        else:
-            views = self._views(segment, lengths)
-        self._confirm(segment != _INLINE)
+            if kind == _END:
+                raise StopIteration
+            raise load_exception(parts[0], self._name)
+        head, *buffers = parts
+        views: list[Any] = buffers
+        if kind == _SHARED_ITEM and self._arena is not None:
+            views = self._arena.views(buffers[0])
+        self._confirm(at_once=kind == _SHARED_ITEM)
         self._received += 1
         try:
-            return cast(T_co, pickle.loads(body, buffers=views))
+            return cast(T_co, pickle.loads(head, buffers=views))
         except Exception as error:
-            self.close(f"item {self._received - 1} of {self._name} could not be rebuilt")
+            self.close(f"item {self._received - 1} of {self._name} could not be unpickled")
             raise WorkerError(
-                f"item {self._received - 1} of {self._name} was pickled in the child but cannot "
-                f"be rebuilt here: {error!r}"
+                f"item {self._received - 1} of {self._name} was pickled in the child process but "
+                f"cannot be unpickled here: {error!r}"
             ) from error
 
-    def _views(self, segment: int, lengths: tuple[int, ...]) -> list[memoryview]:
-        number = segment & ~_WITH_DESCRIPTOR
-        if segment & _WITH_DESCRIPTOR:
-            fd = self._inlet.descriptor()
-            try:
-                self._mappings[number] = mmap.mmap(fd, 0)
-            finally:
-                os.close(fd)
-        # Every array of the item keeps the owner alive; when it goes, the segment is free.
-        owner = np.frombuffer(self._mappings[number], np.uint8)
-        freed = self._freed
-        self._leases[number] = weakref.ref(owner, lambda _: freed.append(number))
-        whole = memoryview(cast(Any, owner))
-        views = []
-        for start, length in zip(_offsets(lengths), lengths):
-            views.append(whole[start : start + length])
-        return views
-
     def _confirm(self, at_once: bool) -> None:
-        self._unconfirmed += 1
-        if not at_once and self._unconfirmed < self._confirm_at:
+        """Tell the child what was taken and what is free, now and then or at once."""
+        self._taken += 1
+        if not at_once and self._taken < self._confirm_at:
             return
-        notes = [_NOTE.pack(_TAKEN, self._unconfirmed)]
-        while self._freed:
-            notes.append(_NOTE.pack(_FREE, self._freed.popleft()))
-        self._unconfirmed = 0
+        credits = [-self._taken]
+        if self._arena is not None:
+            credits += self._arena.take_released()
+        self._taken = 0
         try:
-            self._socket.sendall(b"".join(notes))
+            self._socket.sendall(b"".join(map(_CREDIT.pack, credits)))
         except (BrokenPipeError, ConnectionResetError):
             # The child is done; what it sent is still to be read.
             pass
 
-    def _died(self) -> NoReturn:
-        self._process.join(_GRACE_SECONDS)
+    def _raise_death(self) -> NoReturn:
+        self._process.join(_EXIT_TIMEOUT)
         code = self._process.exitcode
         self.close("")
         if code is None:
@@ -334,7 +298,7 @@ class _Run(Generic[T_co]):
             if code == -signal.SIGKILL:
                 how += " (the kernel does that when memory runs out)"
         else:
-            how = f"left with exit status {code}"
+            how = f"exited with exit status {code}"
         raise WorkerError(
             f"the process that ran {self._name} {how} after {self._received} items, before the "
             f"generator had ended"
@@ -344,123 +308,30 @@ class _Run(Generic[T_co]):
         """End the child; `reason` is what a later ``next()`` reports, empty for a normal end."""
         if os.getpid() != self._pid:
             return
-        if self._finished is None:
-            self._finished = reason
+        if self._end_reason is None:
+            self._end_reason = reason
             # Wakes a thread that waits for an item.
             self._socket.shutdown(socket.SHUT_RDWR)
         with self._lock:
-            self._mappings.clear()
-            self._leases.clear()
             # Does nothing a second time.
-            self._end()
+            self._terminate()
+            arena, self._arena = self._arena, None
+            if arena is not None:
+                arena.retire()
 
 
-def _end_child(process: Any, ours: socket.socket, inlet: _Inlet) -> None:
-    """Close our end and see the child off."""
-    finished = inlet.ended
-    ours.close()
-    inlet.drop_descriptors()
-    if finished:
-        process.join(_GRACE_SECONDS)
+def _terminate(process: Any, connection: socket.socket, child_done: threading.Event) -> None:
+    """Close the connection and end the child process."""
+    connection.close()
+    if child_done.is_set():
+        process.join(_EXIT_TIMEOUT)
     if process.is_alive():
         process.terminate()
-        process.join(_GRACE_SECONDS)
+        process.join(_EXIT_TIMEOUT)
     if process.is_alive():
         process.kill()
     process.join()
     process.close()
-
-
-class _Inlet:
-    """Buffered reading from a socket that descriptors come through as well."""
-
-    def __init__(self, source: socket.socket) -> None:
-        self._socket = source
-        self._buffer = bytearray(_READ_SIZE)
-        self._start = self._stop = 0
-        self._descriptors: collections.deque[int] = collections.deque()
-        self._poll = select.poll()
-        self._poll.register(source, select.POLLIN)
-        self.ended = False
-
-    def ready(self, seconds: float) -> bool:
-        """Wait until something can be read, or the other end is closed."""
-        return self._start < self._stop or bool(self._poll.poll(seconds * 1000))
-
-    def read(self, size: int) -> bytearray:
-        """Return exactly `size` bytes, in memory of their own."""
-        target = bytearray(size)
-        view = memoryview(target)
-        done = min(size, self._stop - self._start)
-        view[:done] = memoryview(self._buffer)[self._start : self._start + done]
-        self._start += done
-        # What is large goes where it belongs; the buffer is for many small items.
-        while size - done >= _READ_SIZE:
-            done += self._receive(view[done:])
-        while done < size:
-            self._stop = self._receive(memoryview(self._buffer))
-            self._start = min(size - done, self._stop)
-            view[done : done + self._start] = memoryview(self._buffer)[: self._start]
-            done += self._start
-        return target
-
-    def _receive(self, view: memoryview) -> int:
-        # Descriptors may come with any bytes: a plain recv would throw them away.
-        try:
-            count, ancillary, flags, _ = self._socket.recvmsg_into(
-                [view],
-                socket.CMSG_SPACE(_DESCRIPTORS_PER_READ * 4),
-                getattr(socket, "MSG_CMSG_CLOEXEC", 0),
-            )
-        except ConnectionResetError:
-            # The other end was closed with notes of ours unread.
-            raise EOFError from None
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                numbers = array.array("i")
-                numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
-                self._descriptors.extend(numbers)
-        if flags & socket.MSG_CTRUNC:
-            raise WorkerError(
-                "this process has too many open files to receive shared memory; raise the limit "
-                "(ulimit -n) or close some"
-            )
-        if not count:
-            self.ended = True
-            raise EOFError
-        return count
-
-    def descriptor(self) -> int:
-        """Return the next descriptor that came; the caller closes it."""
-        return self._descriptors.popleft()
-
-    def drop_descriptors(self) -> None:
-        """Close what came and was not asked for."""
-        while self._descriptors:
-            os.close(self._descriptors.popleft())
-
-
-def _offsets(lengths: Iterable[int]) -> Iterator[int]:
-    """Where each buffer starts in a segment."""
-    start = 0
-    for length in lengths:
-        yield start
-        start += -(-length // _ALIGNMENT) * _ALIGNMENT
-
-
-def _rebuild_exception(name: str, body: bytearray) -> BaseException:
-    pickled, kind, message, trace = pickle.loads(body)
-    cause = WorkerError(f"in the child process of {name}:\n\n{trace}")
-    error: object = None
-    if pickled is not None:
-        try:
-            error = pickle.loads(pickled)
-        except Exception as failure:  # noqa: BLE001 - a foreign constructor may raise anything
-            message += f" ({kind} cannot be rebuilt here: {failure!r})"
-    if not isinstance(error, BaseException):
-        error = WorkerError(f"{name} raised {kind}: {message}")
-    error.__cause__ = cause
-    return error
 
 
 # What follows runs in the child.
@@ -471,8 +342,9 @@ class _ParentGoneError(Exception):
 
 
 def _serve(
-    theirs: socket.socket,
+    connection: socket.socket,
     inherited: socket.socket | None,
+    arena: SharedArena | None,
     function: Callable[..., Iterable[Any]],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -480,227 +352,82 @@ def _serve(
 ) -> None:
     if inherited is not None:
         inherited.close()
-        if "torch" in sys.modules:
+        if torch := sys.modules.get("torch"):
             # The threads of its pool were not forked: an operation that hands them work would
             # wait for ever.
-            _torch().set_num_threads(1)
+            torch.set_num_threads(1)
     # Ctrl-C reaches every process of the terminal; what it means is for the parent to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ending = []
+    terminated = threading.Event()
 
-    def end(*_: object) -> NoReturn:
-        ending.append(True)
+    def terminate(*_: object) -> NoReturn:
+        terminated.set()
         sys.exit(0)
 
-    signal.signal(signal.SIGTERM, end)
-    outlet = _Outlet(theirs, qsize)
+    signal.signal(signal.SIGTERM, terminate)
+    sender = _Sender(connection, arena, qsize)
     try:
         try:
             for item in function(*args, **kwargs):
-                outlet.put(item)
+                sender.put(item)
         except _ParentGoneError:
             return
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised in the parent
-            if ending:
-                return
-            outlet.message(_ERROR, _pickle_exception(error))
+            if not terminated.is_set():
+                sender.send(_ERROR, dump_exception(error))
         else:
-            outlet.message(_END, b"")
+            sender.send(_END)
     except _ParentGoneError:
         pass
     finally:
-        theirs.close()
+        connection.close()
 
 
-def _pickle_exception(error: BaseException) -> bytes:
-    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    pickled: bytes | None = None
-    # SystemExit and KeyboardInterrupt would end the parent, which nobody asked for.
-    if isinstance(error, Exception):
-        try:
-            pickled = pickle.dumps(error)
-            if type(pickle.loads(pickled)) is not type(error):
-                pickled = None
-        except Exception:  # noqa: BLE001 - foreign code decides what it raises
-            pickled = None
-    return pickle.dumps((pickled, type(error).__qualname__, str(error), trace))
+class _Sender:
+    """Sends items to the parent, and waits while enough of them are unread."""
 
-
-class _Segment:
-    """Shared memory without a name."""
-
-    def __init__(self, number: int, capacity: int) -> None:
-        self.number = number
-        self.capacity = capacity
-        self.fd = os.memfd_create("MpQItr", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(self.fd, capacity)
-            self.memory = mmap.mmap(self.fd, capacity)
-        except BaseException:
-            os.close(self.fd)
-            raise
-
-
-class _Outlet:
-    """The sending end: pickles, shares memory, and waits for credit."""
-
-    def __init__(self, target: socket.socket, qsize: int) -> None:
-        self._socket = target
+    def __init__(self, connection: socket.socket, arena: SharedArena | None, qsize: int) -> None:
+        self._socket = connection
+        self._arena = arena
         self._qsize = qsize
-        self._waiting = 0
-        self._segments: dict[int, _Segment] = {}
-        self._free: set[int] = set()
-        # As many as can wait, and some that the loop's body still holds. One that holds on to
-        # more gets them through the socket: their number is bounded, as are descriptors.
-        self._most = min(qsize, 64) + 16 if hasattr(os, "memfd_create") else 0
+        self._unread = 0
+        self._credits = b""
         self._poll = select.poll()
-        self._poll.register(target, select.POLLIN)
-        self._notes = b""
+        self._poll.register(connection, select.POLLIN)
 
     def put(self, item: object) -> None:
-        stream = io.BytesIO()
-        buffers: list[pickle.PickleBuffer] = []
-        _Pickler(stream, 5, buffer_callback=buffers.append).dump(item)
-        raw = [_raw(buffer) for buffer in buffers]
-        while self._waiting >= self._qsize:
-            self._read_notes()
-        lengths = [len(view) for view in raw]
-        table = struct.pack(f"<{len(lengths)}Q", *lengths)
-        total = sum(-(-length // _ALIGNMENT) * _ALIGNMENT for length in lengths)
-        segment, fd = self._segment(total)
-        if segment is None:
-            self.message(_ITEM, stream.getbuffer(), table, raw)
+        head, buffers = dump(item)
+        while self._unread >= self._qsize:
+            self._read_credits()
+        stored: bytes | None = None
+        if self._arena is not None and sum(map(len, buffers)) >= _SHARED_MINIMUM:
+            while self._poll.poll(0):
+                self._read_credits()
+            stored = self._arena.store(buffers)
+        if stored is None:
+            self.send(_ITEM, head, *buffers)
         else:
-            for start, view in zip(_offsets(lengths), raw):
-                segment.memory[start : start + len(view)] = view
-            number = segment.number | (_WITH_DESCRIPTOR if fd is not None else 0)
-            try:
-                self.message(_ITEM, stream.getbuffer(), table, (), number, len(raw), fd)
-            finally:
-                if fd is not None:
-                    os.close(fd)
-        self._waiting += 1
+            self.send(_SHARED_ITEM, head, stored)
+        self._unread += 1
 
-    def _segment(self, size: int) -> tuple[_Segment | None, int | None]:
-        """Find a segment for an item, with its descriptor if the parent has not mapped it yet."""
-        if size < _SEGMENT_MINIMUM or not self._most:
-            return None, None
-        while self._poll.poll(0):
-            self._read_notes()
-        fitting = [n for n in self._free if self._segments[n].capacity >= size]
-        if fitting:
-            number = min(fitting, key=lambda n: self._segments[n].capacity)
-            self._free.discard(number)
-            return self._segments[number], None
-        if len(self._segments) >= self._most:
-            if not self._free:
-                return None, None
-            # Its number is used again, which replaces the parent's mapping.
-            number = min(self._free, key=lambda n: self._segments[n].capacity)
-            self._free.discard(number)
-            self._segments.pop(number).memory.close()
-        else:
-            number = len(self._segments)
-        # Room for items that vary in size; pages that are never touched cost nothing.
-        capacity = -(-(size + size // 4) // mmap.PAGESIZE) * mmap.PAGESIZE
+    def send(self, *parts: bytes | memoryview) -> None:
         try:
-            segment = _Segment(number, capacity)
-        except OSError:
-            self._most = len(self._segments)
-            return None, None
-        self._segments[number] = segment
-        return segment, segment.fd
-
-    def message(
-        self,
-        kind: int,
-        body: bytes | memoryview,
-        table: bytes = b"",
-        raw: Iterable[memoryview] = (),
-        segment: int = _INLINE,
-        buffers: int | None = None,
-        fd: int | None = None,
-    ) -> None:
-        raw = list(raw)
-        count = len(raw) if buffers is None else buffers
-        header = _HEADER.pack(kind, segment, count, len(body))
-        ancillary = (
-            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-            if fd is not None
-            else []
-        )
-        try:
-            # Small items in one call; large ones from where they are.
-            small = b"".join((header, body, table)) if len(body) < _READ_SIZE else header
-            sent = self._socket.sendmsg([small], ancillary)
-            if sent < len(small):
-                self._socket.sendall(memoryview(small)[sent:])
-            if small is header:
-                self._socket.sendall(body)
-                self._socket.sendall(table)
-            for view in raw:
-                self._socket.sendall(view)
+            send_message(self._socket, *parts)
         except (BrokenPipeError, ConnectionResetError):
             raise _ParentGoneError from None
 
-    def _read_notes(self) -> None:
+    def _read_credits(self) -> None:
         try:
-            data = self._socket.recv(_READ_SIZE)
+            data = self._socket.recv(1 << 16)
         except ConnectionResetError:
             data = b""
         if not data:
             raise _ParentGoneError
-        data = self._notes + data
-        whole = len(data) - len(data) % _NOTE.size
-        self._notes = data[whole:]
-        for kind, value in _NOTE.iter_unpack(data[:whole]):
-            if kind == _TAKEN:
-                self._waiting -= value
-            else:
-                self._free.add(value)
-
-
-class _Pickler(pickle.Pickler):
-    """Keeps the contents of arrays and tensors out of the pickle."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        if type(obj) is np.ndarray:
-            # NumPy itself would copy what is not contiguous into the pickle.
-            if obj.dtype.hasobject or obj.flags.forc or not obj.nbytes:
-                return NotImplemented
-            return np.ascontiguousarray(obj).__reduce_ex__(5)
-        torch = sys.modules.get("torch")
-        if torch is not None and type(obj) is torch.Tensor:
-            return _reduce_tensor(torch, obj)
-        return NotImplemented
-
-
-def _reduce_tensor(torch: Any, tensor: Any) -> Any:
-    plain = (
-        tensor.layout is torch.strided
-        and tensor.device.type == "cpu"
-        and tensor.is_leaf
-        and not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
-    )
-    if not plain:
-        return NotImplemented
-    flat = tensor.detach().contiguous().reshape(-1)
-    data = pickle.PickleBuffer(flat.view(torch.uint8).numpy()) if flat.numel() else b""
-    return _rebuild_tensor, (data, tensor.dtype, tuple(tensor.shape), tensor.requires_grad)
-
-
-def _rebuild_tensor(data: Any, dtype: Any, shape: tuple[int, ...], requires_grad: bool) -> Any:
-    torch = _torch()
-    flat = torch.frombuffer(data, dtype=dtype) if len(data) else torch.empty(0, dtype=dtype)
-    return flat.reshape(shape).requires_grad_(requires_grad)
-
-
-@functools.lru_cache(maxsize=1)
-def _torch() -> Any:
-    import torch
-
-    return torch
-
-
-def _raw(buffer: pickle.PickleBuffer) -> memoryview:
-    return buffer.raw()
+        data = self._credits + data
+        whole = len(data) - len(data) % _CREDIT.size
+        self._credits = data[whole:]
+        for (value,) in _CREDIT.iter_unpack(data[:whole]):
+            if value < 0:
+                self._unread += value
+            elif self._arena is not None:
+                self._arena.free(value)

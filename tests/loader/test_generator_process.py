@@ -1,4 +1,4 @@
-"""`MpQItr`: what the child yields arrives, and what befalls the child is told."""
+"""`MpQItr`: items, exceptions and the death of the child all reach the loop."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ import traceback
 from collections.abc import Iterator
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import scripts
 from support.paths import ROOT
+from support.scripts import wait_until_gone
 
 from imagearchive.errors import ClosedError, OptionError, OptionTypeError, WorkerError
 from imagearchive.loader.generator_process import MpQItr
@@ -144,24 +147,9 @@ def nests():
     yield from MpQItr(count, 5)
 
 
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def wait_until_gone(pid, seconds=10):
-    end = time.monotonic() + seconds
-    while alive(pid):
-        assert time.monotonic() < end, f"process {pid} is still there"
-        time.sleep(0.02)
-
-
 @pytest.fixture(autouse=True)
 def importable_by_children(monkeypatch):
-    # What spawn and forkserver pickle is this module's name in the test run: tests.test_prefetch.
+    # spawn and forkserver pickle the name that this module has in the test run.
     monkeypatch.syspath_prepend(str(ROOT))
 
 
@@ -179,13 +167,13 @@ def nothing_left_behind():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_yields_everything_in_order(method):
+def test_mpqitr_yields_every_item_in_order(method):
     assert list(MpQItr(count, 1000, 5, mp_context=method, step=2)) == list(range(5, 2005, 2))
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shape", [(3,), (64, 64, 3), (512, 512, 3)])
-def test_arrays_cross(method, shape):
+def test_mpqitr_arrays_arrive_writable_and_equal(method, shape):
     n = 40 if shape != (3,) else 500
     for number, found in enumerate(MpQItr(arrays, n, shape, mp_context=method)):
         assert found.shape == shape
@@ -195,7 +183,7 @@ def test_arrays_cross(method, shape):
     assert number == n - 1
 
 
-def test_the_users_code():
+def test_mpqitr_seed_example_runs():
     # a tuple, class, or whatever that handles the batch
     class BatchType: ...
 
@@ -221,23 +209,23 @@ def test_the_users_code():
     assert [len(values) for _, values in done] == list(range(7))
 
 
-def test_kept_arrays_keep_their_values():
+def test_mpqitr_kept_arrays_keep_their_values():
     kept = list(MpQItr(arrays, 200, (300, 300)))
     assert [int(array[7, 7]) for array in kept] == [n % 251 for n in range(200)]
     assert all((array == array[0, 0]).all() for array in kept)
 
 
-def test_kept_part_of_an_item_keeps_its_value():
+def test_mpqitr_kept_slices_keep_their_values():
     parts = [array[5:7, ::2] for array in MpQItr(arrays, 100, (300, 300))]
     assert [int(part[0, 0]) for part in parts] == [n % 251 for n in range(100)]
 
 
-def test_memory_is_reused():
+def test_mpqitr_shared_memory_is_reused():
     addresses = {array.ctypes.data for array in MpQItr(arrays, 300, (300, 300), qsize=4)}
     assert len(addresses) < 60
 
 
-def test_items_of_growing_and_shrinking_size():
+def test_mpqitr_items_of_varying_size_arrive():
     sizes = [1 << n for n in (*range(10, 22), *range(21, 9, -1))] * 3
     sizes += list(np.random.default_rng(0).integers(1, 1 << 21, 60))
 
@@ -250,7 +238,7 @@ def test_items_of_growing_and_shrinking_size():
         assert (array == size % 251).all()
 
 
-def test_nested_structures():
+def test_mpqitr_nested_items_arrive():
     import torch
 
     item = Batch(
@@ -285,7 +273,7 @@ ODD_ARRAYS = {
 
 
 @pytest.mark.parametrize("kind", ODD_ARRAYS)
-def test_arrays_of_every_kind(kind):
+def test_mpqitr_array_of_every_kind_arrives(kind):
     array = ODD_ARRAYS[kind]
     (found,) = MpQItr(identity, array, mp_context="fork")
     assert type(found) is type(array)
@@ -320,7 +308,7 @@ TENSORS = (
 
 
 @pytest.mark.parametrize("kind", TENSORS.split())
-def test_tensors_of_every_kind(kind):
+def test_mpqitr_tensor_of_every_kind_arrives(kind):
     import torch
 
     tensor = tensor_of(kind)
@@ -331,7 +319,7 @@ def test_tensors_of_every_kind(kind):
     assert torch.equal(found.to_dense(), tensor.to_dense())
 
 
-def test_tensors_are_writable_and_outlive_the_child():
+def test_mpqitr_tensors_are_writable_and_outlive_the_child():
     import torch
 
     kept = list(MpQItr(identity, torch.zeros(100_000), mp_context="fork"))
@@ -350,14 +338,14 @@ def test_tensors_are_writable_and_outlive_the_child():
     ),
     st.integers(1, 20),
 )
-def test_any_items_any_queue(items, qsize):
+def test_mpqitr_any_items_any_qsize_arrive(items, qsize):
     assert list(MpQItr(iter, items, qsize=qsize, mp_context="fork")) == items
 
 
 # --- the queue --------------------------------------------------------------------------------
 
 
-def test_the_child_stops_when_the_queue_is_full(tmp_path):
+def test_mpqitr_full_queue_stops_the_generator(tmp_path):
     path = tmp_path / "made"
     iterator = iter(MpQItr(counts_in_file, str(path), qsize=5))
     assert next(iterator) == 0
@@ -373,13 +361,74 @@ def test_the_child_stops_when_the_queue_is_full(tmp_path):
     iterator.close()
 
 
+def test_mpqitr_slow_consumer_has_whole_batches_waiting(tmp_path):
+    """Large items wait in shared memory, not in the generator that yields them."""
+
+    def batches(path):
+        with open(path, "ab", buffering=0) as file:
+            for number in range(100):
+                file.write(b".")
+                yield np.full(1 << 20, number, np.uint8)
+
+    path = tmp_path / "made"
+    iterator = iter(MpQItr(batches, str(path), qsize=5, mp_context="fork"))
+    assert next(iterator)[0] == 0
+    deadline = time.monotonic() + 10
+    # One taken, five waiting, one in the making.
+    while path.stat().st_size < 7:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert [int(next(iterator)[0]) for _ in range(6)] == [1, 2, 3, 4, 5, 6]
+    iterator.close()
+
+
+def test_mpqitr_without_shared_memory_yields_the_same(monkeypatch):
+    # As on systems that have no anonymous files.
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    for number, array in enumerate(MpQItr(arrays, 40, (300, 300), mp_context="fork")):
+        assert (array == number).all()
+    assert number == 39
+
+
+def test_mpqitr_file_size_limit_yields_the_same(tmp_path):
+    """A limit on the size of files keeps the shared memory from being made."""
+    code = """
+        import resource
+        import numpy as np
+        from imagearchive import MpQItr
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+        print(sum(int(a[0]) for a in MpQItr(map, np.array, [[1] * 100_000] * 3)))
+    """
+    command = scripts.script(tmp_path, code)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("3\n", "")
+
+
+def test_mpqitr_kept_array_does_not_keep_the_memory_of_the_others():
+    before = psutil.Process().memory_info().shared
+    kept = [array for array in MpQItr(arrays, 20, (4 << 20,), qsize=4) if array.max() == 7]
+    assert (kept[0] == 7).all()
+    # The one that is kept, and what else the process happens to share.
+    assert psutil.Process().memory_info().shared - before < 8 << 20
+
+
+def test_mpqitr_arrays_dropped_after_the_end_give_their_memory_back():
+    before = psutil.Process().memory_info().shared
+    kept = list(MpQItr(arrays, 10, (4 << 20,), qsize=4))
+    assert [int(array.max()) for array in kept] == list(range(10))
+    assert psutil.Process().memory_info().shared - before > 36 << 20
+    del kept[1:]
+    assert psutil.Process().memory_info().shared - before < 8 << 20
+    assert (kept[0] == 0).all()
+
+
 @pytest.mark.parametrize("qsize", [1, 2, 3, 1000])
-def test_queue_sizes(qsize):
+def test_mpqitr_any_qsize_yields_everything(qsize):
     assert list(MpQItr(count, 3000, qsize=qsize)) == list(range(3000))
     assert len(list(MpQItr(arrays, 30, (200, 200), qsize=qsize))) == 30
 
 
-def test_iterating_again_starts_again():
+def test_mpqitr_second_loop_starts_again():
     iterable = MpQItr(count, 3)
     assert [list(iterable), list(iterable)] == [[0, 1, 2], [0, 1, 2]]
     assert [(a, b) for a in iterable for b in iterable] == [
@@ -387,7 +436,7 @@ def test_iterating_again_starts_again():
     ]
 
 
-def test_exhausted_stays_exhausted():
+def test_mpqitr_exhausted_iterator_stays_exhausted():
     iterator = iter(MpQItr(count, 1))
     assert next(iterator) == 0
     for _ in range(3):
@@ -395,7 +444,7 @@ def test_exhausted_stays_exhausted():
             next(iterator)
 
 
-def test_threads_share_an_iterator():
+def test_mpqitr_iterator_shared_by_threads_yields_each_item_once():
     iterator = iter(MpQItr(count, 2000))
     found: list[int] = []
     threads = [threading.Thread(target=lambda: found.extend(iterator)) for _ in range(4)]
@@ -406,7 +455,7 @@ def test_threads_share_an_iterator():
     assert sorted(found) == list(range(2000))
 
 
-def test_pickled_it_starts_afresh():
+def test_mpqitr_pickled_copy_starts_again():
     iterable = MpQItr(functools.partial(count, step=3), 4, qsize=2)
     assert next(iter(iterable)) == 0
     assert list(pickle.loads(pickle.dumps(iterable))) == [0, 3, 6, 9]
@@ -416,7 +465,7 @@ def test_pickled_it_starts_afresh():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_generators_exception_is_raised(method):
+def test_mpqitr_exception_is_raised_with_its_traceback(method):
     iterator = iter(MpQItr(raises, 3, ValueError("bad batch"), mp_context=method))
     assert [next(iterator) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="bad batch") as caught:
@@ -428,25 +477,25 @@ def test_the_generators_exception_is_raised(method):
         next(iterator)
 
 
-def test_the_cause_is_told_too():
+def test_mpqitr_exception_keeps_its_cause_as_text():
     with pytest.raises(OSError, match="No space left") as caught:
         list(MpQItr(raises_from, 2))
     assert caught.value.errno == 28
     assert "inner detail" in str(caught.value.__cause__)
 
 
-def test_an_exception_that_cannot_be_pickled():
+def test_mpqitr_unpicklable_exception_becomes_worker_error():
     with pytest.raises(WorkerError, match="OddError: one and two"):
         list(MpQItr(raises, 2, OddError("one", "two"), mp_context="fork"))
 
 
 @pytest.mark.parametrize("function", [exits, interrupts])
-def test_exits_do_not_end_the_parent(function):
+def test_mpqitr_exit_of_the_generator_becomes_worker_error(function):
     with pytest.raises(WorkerError, match=r"SystemExit: enough|KeyboardInterrupt"):
         list(MpQItr(function, 2))
 
 
-def test_an_item_that_cannot_be_pickled():
+def test_mpqitr_unpicklable_item_raises():
     iterator = iter(MpQItr(unpicklable))
     assert next(iterator) == 1
     with pytest.raises(TypeError, match="pickle"):
@@ -455,7 +504,7 @@ def test_an_item_that_cannot_be_pickled():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_killed_child_is_noticed(method, number):
+def test_mpqitr_killed_child_raises(method, number):
     found = []
     with pytest.raises(WorkerError, match=f"is_killed was killed by {number.name}.*after 20 items"):
         found.extend(MpQItr(is_killed, 20, number, mp_context=method))
@@ -463,12 +512,12 @@ def test_a_killed_child_is_noticed(method, number):
 
 
 @pytest.mark.parametrize("status", [0, 3])
-def test_a_child_that_leaves_is_noticed(status):
+def test_mpqitr_exiting_child_raises(status):
     with pytest.raises(WorkerError, match=f"exit status {status} after 20 items"):
         list(MpQItr(leaves, 20, status))
 
 
-def test_a_child_killed_from_outside_while_waited_for():
+def test_mpqitr_child_killed_while_waiting_raises():
     iterator = iter(MpQItr(sleeps_after_one))
     pid = next(iterator)
     threading.Timer(0.2, os.kill, (pid, signal.SIGKILL)).start()
@@ -476,7 +525,7 @@ def test_a_child_killed_from_outside_while_waited_for():
         next(iterator)
 
 
-def test_a_killed_child_is_noticed_though_its_own_child_lives():
+def test_mpqitr_killed_child_with_living_grandchild_raises():
     def forks():
         if os.fork() == 0:
             time.sleep(4)
@@ -488,19 +537,19 @@ def test_a_killed_child_is_noticed_though_its_own_child_lives():
         list(MpQItr(forks, mp_context="fork"))
 
 
-def test_local_functions_cannot_be_spawned():
+def test_mpqitr_spawn_of_unpicklable_function_raises():
     with pytest.raises(OptionTypeError, match=r"top level of a module, or use mp_context=.fork"):
         iter(MpQItr(lambda: [1], mp_context="spawn"))
     with pytest.raises(OptionTypeError, match="cannot be pickled"):
         iter(MpQItr(identity, threading.Lock(), mp_context="spawn"))
 
 
-def test_wrong_arguments():
-    with pytest.raises(OptionTypeError, match="not callable"):
+def test_mpqitr_wrong_arguments_raise():
+    with pytest.raises(OptionTypeError, match="generator_function must be callable"):
         MpQItr(count(3))
-    with pytest.raises(OptionError, match="qsize=0"):
+    with pytest.raises(OptionError, match="qsize must be at least 1, got 0"):
         MpQItr(count, 3, qsize=0)
-    with pytest.raises(OptionError, match="mp_context='thread'"):
+    with pytest.raises(OptionError, match=r"mp_context must be .*, got 'thread'"):
         MpQItr(count, 3, mp_context="thread")
     with pytest.raises(TypeError, match="positional argument"):
         list(MpQItr(count))
@@ -510,7 +559,7 @@ def test_wrong_arguments():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_leaving_the_loop_ends_the_child(method):
+def test_mpqitr_break_ends_the_child(method):
     pids = []
     for pid in MpQItr(tells_pid, mp_context=method):
         pids.append(pid)
@@ -518,7 +567,7 @@ def test_leaving_the_loop_ends_the_child(method):
     wait_until_gone(*pids)
 
 
-def test_an_exception_in_the_loop_ends_the_child():
+def test_mpqitr_exception_in_the_loop_ends_the_child():
     pids = []
     with pytest.raises(ZeroDivisionError):
         for pid in MpQItr(tells_pid):
@@ -527,7 +576,7 @@ def test_an_exception_in_the_loop_ends_the_child():
     wait_until_gone(*pids)
 
 
-def test_close_and_with_end_the_child():
+def test_mpqitr_close_and_with_end_the_child():
     with MpQItr(tells_pid) as iterable:
         one, two = iter(iterable), iter(iterable)
         pids = [next(one), next(two)]
@@ -544,7 +593,7 @@ def test_close_and_with_end_the_child():
         iter(iterable)
 
 
-def test_close_wakes_a_waiting_thread():
+def test_mpqitr_close_wakes_a_waiting_thread():
     iterator = iter(MpQItr(sleeps_after_one))
     pid = next(iterator)
     threading.Timer(0.2, iterator.close).start()
@@ -553,25 +602,25 @@ def test_close_wakes_a_waiting_thread():
     wait_until_gone(pid)
 
 
-def test_finally_blocks_run(tmp_path):
+def test_mpqitr_close_runs_finally_blocks(tmp_path):
     iterator = iter(MpQItr(cleans_up, str(tmp_path / "done")))
     next(iterator)
     iterator.close()
     assert (tmp_path / "done").read_text() == "cleaned up"
 
 
-def test_a_child_that_will_not_end_is_killed():
+def test_mpqitr_child_ignoring_sigterm_is_killed():
     iterator = iter(MpQItr(ignores_sigterm))
     pid = next(iterator)
     iterator.close()
     wait_until_gone(pid)
 
 
-def test_generators_may_have_children():
+def test_mpqitr_generator_may_have_children():
     assert list(MpQItr(nests)) == [0, 1, 2, 3, 4]
 
 
-def test_not_to_be_used_after_fork():
+def test_mpqitr_forked_copy_raises():
     iterator = iter(MpQItr(count, 10))
     assert next(iterator) == 0
     if (pid := os.fork()) == 0:
@@ -619,7 +668,7 @@ def script(then, method="fork"):
         ("os.kill(os.getpid(), 9)", -9),
     ],
 )
-def test_the_end_of_the_interpreter_ends_the_child(then, status):
+def test_mpqitr_end_of_the_interpreter_ends_the_child(then, status):
     process = script(then)
     out, err = process.communicate(timeout=30)
     assert process.returncode == status
@@ -628,7 +677,7 @@ def test_the_end_of_the_interpreter_ends_the_child(then, status):
     wait_until_gone(int(out))
 
 
-def test_ctrl_c_interrupts_the_loop_and_not_the_child():
+def test_mpqitr_interrupt_ends_the_loop_and_not_the_child():
     then = """
     try:
         print("ready", flush=True)
@@ -648,7 +697,7 @@ def test_ctrl_c_interrupts_the_loop_and_not_the_child():
     wait_until_gone(pid)
 
 
-def test_ctrl_c_while_waiting_can_be_taken_up_again():
+def test_mpqitr_interrupt_while_waiting_loses_no_item():
     def slowly():
         yield 1
         time.sleep(0.6)
