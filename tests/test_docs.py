@@ -180,6 +180,8 @@ REFERENCE = sorted((ROOT / "docs" / "reference").glob("*.md"))
 DIRECTIVE = re.compile(r"^\.\. auto(?:class|exception|function|module):: ([\w.]+)$", re.M)
 SUMMARY = re.compile(r"^\| `([\w.]+)` \| \S.* \|$", re.M)
 DOTTED = re.compile(r"`(imagearchive(?:\.\w+)+)`")
+FOLDERS = "benchmarks|docs(?!/_build)|examples|imagearchive|tests"
+REPOSITORY_PATH = re.compile(rf"`((?:{FOLDERS})/[\w/.]+)`")
 
 
 def resolve(name: str) -> object:
@@ -225,6 +227,25 @@ def test_reference_page_summarizes_what_it_describes(page):
     text = page.read_text()
     summarized = [name.rpartition(".")[2] for name in SUMMARY.findall(text)]
     assert summarized == [name.rpartition(".")[2] for name in DIRECTIVE.findall(text)]
+
+
+def test_architecture_lists_every_module_once():
+    package = ROOT / "imagearchive"
+    modules = {
+        str(path.relative_to(package))
+        for suffix in ("py", "pyx")
+        for path in package.glob(f"*/**/*.{suffix}")
+        if path.name != "__init__.py"
+    }
+    page = (ROOT / "docs" / "development" / "architecture.md").read_text()
+    listed = re.findall(r"^\| `([\w/]+\.pyx?)` \|", page, re.M)
+    assert sorted(listed) == sorted(modules)
+
+
+def test_paths_in_the_documentation_exist():
+    for page in LINKED:
+        for name in REPOSITORY_PATH.findall(page.read_text(encoding="utf-8")):
+            assert (ROOT / name).exists(), f"{page}: {name}"
 
 
 def test_dotted_names_in_the_documentation_can_be_imported():
