@@ -85,7 +85,7 @@ def _run_command(argv: Sequence[str], arguments: argparse.Namespace, interrupts:
             parse(argv, arguments)
             module, _, function = arguments.run.partition(":")
             run = getattr(importlib.import_module(f"imagearchive.cli.{module}"), function)
-            for name in arguments.needs:
+            for name in arguments.modules:
                 importlib.import_module(name)
         status = run(arguments)
     except SystemExit as stop:

@@ -1,4 +1,4 @@
-"""The archives that an argument names."""
+"""The archive that a command reads."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from imagearchive.errors import ArchiveNotFoundError
 from imagearchive.errors.os_errors import naming
 from imagearchive.storage.patterns import expand
 
-__all__ = ["open_given", "resolve"]
+__all__ = ["open_archive_argument", "resolve"]
 
 
-def open_given(arguments: argparse.Namespace) -> Archive:
-    """Open the archive that a command is about."""
+def open_archive_argument(arguments: argparse.Namespace) -> Archive:
+    """Open the archive that a command reads."""
     found = resolve(arguments.archive)
     path = arguments.archive if found == expand(arguments.archive) else found
     with naming(arguments.archive):
@@ -23,9 +23,9 @@ def open_given(arguments: argparse.Namespace) -> Archive:
 
 
 def resolve(given: str) -> list[str]:
-    """Return the archives that an argument stands for: itself, or those that match its wildcards.
+    """Return the paths of the archives that an argument matches.
 
-    Index files match no pattern, so that ``'train-*'`` may stand for ``'train-*.tar'``.
+    Index files are left out, so ``'train-*'`` matches the same archives as ``'train-*.tar'``.
 
     Raises
     ------
@@ -39,6 +39,6 @@ def resolve(given: str) -> list[str]:
             continue
         matches = sorted(one for one in glob.glob(path) if not one.endswith(".idx.npy"))
         if not matches:
-            raise ArchiveNotFoundError(f"{path}: no such archive, and nothing that matches")
+            raise ArchiveNotFoundError(f"{path}: no archive matches this pattern")
         found += matches
     return found

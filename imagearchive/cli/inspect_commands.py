@@ -1,4 +1,4 @@
-"""Commands that look into an archive: ls, tree, find, cat, info."""
+"""Commands that inspect an archive: ls, tree, find, cat, info, verify."""
 
 from __future__ import annotations
 
@@ -6,96 +6,111 @@ import argparse
 import fnmatch
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from imagearchive.archive.archive import Archive
 from imagearchive.archive.checked_read import pieces
 from imagearchive.archive.extract import matching
 from imagearchive.archive.name_tree import decode, encode
-from imagearchive.cli.archive_argument import open_given
-from imagearchive.cli.argument_types import SizeTest
+from imagearchive.cli.archive_argument import open_archive_argument
+from imagearchive.cli.argument_types import SizeCondition
+from imagearchive.cli.messages import with_options
 from imagearchive.cli.output import (
-    counted,
+    escape_message,
+    escape_name,
+    file_size,
+    format_permissions,
     format_size,
     format_time,
-    index_size,
-    permissions,
-    raw,
-    short,
+    pluralize,
+    progress_bar,
+    raw_name,
+    relative_path,
     standard_output,
-    text,
     write,
     write_json,
 )
 from imagearchive.codecs import extension_of
 from imagearchive.index.names import normalise
 
-__all__ = ["cat", "find", "info", "ls", "tree"]
+__all__ = ["cat", "find", "info", "ls", "tree", "verify"]
+
+FAILED: Final = 1
 
 
 # ---------------------------------------------------------------- ls
 
 
+class _Row(NamedTuple):
+    """A file or directory to list."""
+
+    path: str
+    shown: str
+    position: int
+    """-1 for a directory."""
+
+
+class _Group(NamedTuple):
+    """Rows to list under one title; the title of files that were asked for by name is None."""
+
+    title: str | None
+    rows: Callable[[], Iterator[_Row]]
+
+
 def ls(arguments: argparse.Namespace) -> int:
     """List files and directories."""
-    with open_given(arguments) as archive:
+    with open_archive_argument(arguments) as archive:
         groups = list(_groups(archive, arguments.paths or [""], arguments.recursive))
         if arguments.json:
-            rows = (row for _, entries in groups for row in entries())
-            _json_rows(_record(archive, path, position) for path, _, position in rows)
+            rows = (row for group in groups for row in group.rows())
+            _write_json_rows(_record(archive, row.path, row.position) for row in rows)
             return 0
         if arguments.null:
-            rows = (row for _, entries in groups for row in entries())
-            write((raw(path) for path, _, _ in rows), end="\0")
+            rows = (row for group in groups for row in group.rows())
+            write((raw_name(row.path) for row in rows), end="\0")
             return 0
-        headed = len(groups) > 1
-        for number, (title, entries) in enumerate(groups):
-            if headed and title is not None:
-                write([*([""] if number else []), f"{text(title) or '.'}:"])
-            write(_lines(archive, arguments, ((name, position) for _, name, position in entries())))
+        for number, group in enumerate(groups):
+            if len(groups) > 1 and group.title is not None:
+                write([*([""] if number else []), f"{escape_name(group.title) or '.'}:"])
+            write(_lines(archive, arguments, ((row.shown, row.position) for row in group.rows())))
     return 0
 
 
-_Entry = tuple[str, str, int]
-"""A path, how it is shown, and its position; -1 for a directory."""
-
-
-def _groups(
-    archive: Archive, paths: list[str], recursive: bool
-) -> Iterator[tuple[str | None, Callable[[], Iterator[_Entry]]]]:
-    """Split what is to be listed into files and directories; of the latter, each one a group."""
-    files: list[_Entry] = []
+def _groups(archive: Archive, paths: list[str], recursive: bool) -> Iterator[_Group]:
+    """Return the files of what is to be listed as one group, and each directory as another."""
+    files: list[_Row] = []
     folders: list[str] = []
     for path in paths:
         found = [path] if archive.exists(path) or archive.table.find(path) >= 0 else []
         if not found:
             found = archive.glob(path, recursive=True)
         if not found:
-            # Says what the closest name is.
+            # Raises, and names the closest match.
             archive.position(path)
         for match in found:
             if archive.table.find(match) >= 0 or archive.isfile(match):
-                files.append((match, match, archive.position(match)))
+                files.append(_Row(match, match, archive.position(match)))
             else:
                 folders.append(decode(normalise(encode(match))))
     if files:
-        yield None, lambda: iter(files)
+        yield _Group(None, lambda: iter(files))
     for folder in folders:
         if not recursive:
-            yield folder, _folder(archive, folder)
+            yield _Group(folder, _rows_of(archive, folder))
             continue
         for below, _, _ in archive.walk(folder):
-            yield below, _folder(archive, below)
+            yield _Group(below, _rows_of(archive, below))
 
 
-def _folder(archive: Archive, folder: str) -> Callable[[], Iterator[_Entry]]:
-    def entries() -> Iterator[_Entry]:
+def _rows_of(archive: Archive, folder: str) -> Callable[[], Iterator[_Row]]:
+    def rows() -> Iterator[_Row]:
         for entry in archive.scandir(folder):
-            yield entry.path, entry.name, entry.position
+            yield _Row(entry.path, entry.name, entry.position)
 
-    return entries
+    return rows
 
 
 def _lines(
@@ -103,16 +118,16 @@ def _lines(
 ) -> Iterator[str]:
     entries = archive.table.entries
     for name, position in rows:
-        shown = text(name) + ("/" if position < 0 else "")
+        shown = escape_name(name) + ("/" if position < 0 else "")
         if not arguments.long:
             yield shown
         elif position < 0:
-            yield f"{permissions(0o755, True)} {'-':>12} {'-':<19} {shown}"
+            yield f"{format_permissions(0o755, True)} {'-':>12} {'-':<19} {shown}"
         else:
             row = entries[position]
             size = format_size(int(row["size"]), arguments.human_readable)
             mode, mtime = int(row["mode"]), int(row["mtime"])
-            yield f"{permissions(mode)} {size:>12} {format_time(mtime)} {shown}"
+            yield f"{format_permissions(mode)} {size:>12} {format_time(mtime)} {shown}"
 
 
 def _record(archive: Archive, path: str, position: int) -> dict[str, Any]:
@@ -126,15 +141,15 @@ def _record(archive: Archive, path: str, position: int) -> dict[str, Any]:
         "size": info.size,
         "stored": info.stored,
         "offset": info.offset,
-        "archive": short(info.archive),
+        "archive": relative_path(info.archive),
         "mode": info.mode,
         "mtime_ns": info.mtime_ns,
         "crc": info.crc,
     }
 
 
-def _json_rows(records: Iterator[dict[str, Any]]) -> None:
-    """Print a JSON array, an element a line, without holding all of it."""
+def _write_json_rows(records: Iterator[dict[str, Any]]) -> None:
+    """Print a JSON array, one element per line, without holding all of it."""
     import json
 
     def lines() -> Iterator[str]:
@@ -152,15 +167,15 @@ def _json_rows(records: Iterator[dict[str, Any]]) -> None:
 
 def tree(arguments: argparse.Namespace) -> int:
     """Draw the directories."""
-    with open_given(arguments) as archive:
+    with open_archive_argument(arguments) as archive:
         top = decode(normalise(encode(arguments.path)))
-        # Says what the closest name is, before anything is printed.
+        # Raises if there is none, and names the closest match, before anything is printed.
         archive.listdir(top)
         counts = {"directories": 0, "files": 0}
-        write([text(top) or text(str(arguments.archive))])
+        write([escape_name(top) or escape_name(str(arguments.archive))])
         write(_branches(archive, arguments, top, counts))
-        folders = counted(counts["directories"], "directory", "directories")
-        write(["", f"{folders}, {counted(counts['files'], 'file')}"])
+        folders = pluralize(counts["directories"], "directory", "directories")
+        write(["", f"{folders}, {pluralize(counts['files'], 'file')}"])
     return 0
 
 
@@ -171,28 +186,28 @@ def _branches(
         found = list(archive.scandir(folder))
         return [entry for entry in found if entry.is_dir()] if arguments.directories else found
 
-    # A stack, as names may be nested deeper than Python's calls.
+    # A stack, because directories may be nested deeper than Python's recursion limit.
     levels = [("", children(top), 0)]
     while levels:
-        indent, entries, place = levels.pop()
-        if place == len(entries):
+        indent, entries, index = levels.pop()
+        if index == len(entries):
             continue
-        entry = entries[place]
-        levels.append((indent, entries, place + 1))
-        last = place + 1 == len(entries)
+        entry = entries[index]
+        levels.append((indent, entries, index + 1))
+        last = index + 1 == len(entries)
         branch = indent + ("└── " if last else "├── ")
         if entry.is_dir():
             counts["directories"] += 1
-            yield f"{branch}{text(entry.name)}/"
+            yield f"{branch}{escape_name(entry.name)}/"
             if arguments.level is None or len(levels) < arguments.level:
                 levels.append((indent + ("    " if last else "│   "), children(entry.path), 0))
             continue
         counts["files"] += 1
         if arguments.human_readable:
             size = format_size(int(archive.table.entries["size"][entry.position]), True)
-            yield f"{branch}[{size:>5}]  {text(entry.name)}"
+            yield f"{branch}[{size:>5}]  {escape_name(entry.name)}"
         else:
-            yield branch + text(entry.name)
+            yield branch + escape_name(entry.name)
 
 
 # ---------------------------------------------------------------- find
@@ -202,21 +217,21 @@ def find(arguments: argparse.Namespace) -> int:
     """Find files by name and size."""
     if arguments.type == "d" and arguments.size:
         arguments.parser.error("directories have no size: use --size with files")
-    with open_given(arguments) as archive:
+    with open_archive_argument(arguments) as archive:
         if arguments.type == "d":
             matches = _find_directories(archive, arguments)
         else:
             matches = _find_files(archive, arguments)
         if arguments.json:
-            _json_rows(_record(archive, path, position) for path, position in matches)
+            _write_json_rows(_record(archive, path, position) for path, position in matches)
         elif arguments.null:
-            write((raw(path) for path, _ in matches), end="\0")
+            write((raw_name(path) for path, _ in matches), end="\0")
         else:
             write(_lines(archive, arguments, matches))
     return 0
 
 
-def _pattern(pattern: str | None) -> Callable[[str], object]:
+def _matcher(pattern: str | None) -> Callable[[str], object]:
     return (lambda name: True) if pattern is None else re.compile(fnmatch.translate(pattern)).match
 
 
@@ -224,31 +239,31 @@ def _find_files(archive: Archive, arguments: argparse.Namespace) -> Iterator[tup
     table = archive.table
     folder = normalise(encode(arguments.path)) if arguments.path else b""
     if folder and archive.isfile(arguments.path):
-        places = np.array([archive.position(arguments.path)])
+        positions = np.array([archive.position(arguments.path)])
     else:
-        # Says what the closest name is.
+        # Raises if there is no such directory, and names the closest match.
         archive.listdir(arguments.path)
         low, high = table.lookup.bounds(folder + b"/") if folder else (0, len(table))
-        places = table.name_order[low:high]
-    sizes = table.entries["size"][places]
-    keep = np.ones(len(places), bool)
-    for test in arguments.size:
-        keep &= _passes(test, sizes)
-    base, whole = _pattern(arguments.name), _pattern(arguments.whole)
-    for position in places[keep].tolist():
+        positions = table.name_order[low:high]
+    sizes = table.entries["size"][positions]
+    keep = np.ones(len(positions), bool)
+    for condition in arguments.size:
+        keep &= _satisfies(sizes, condition)
+    base, whole = _matcher(arguments.name), _matcher(arguments.whole)
+    for position in positions[keep].tolist():
         name = table.name(position)
         if base(name.rpartition("/")[2]) and whole(name):
             yield name, position
 
 
-def _passes(test: SizeTest, sizes: Any) -> Any:
-    if test.sign == "+":
-        return sizes > test.size
-    return sizes < test.size if test.sign == "-" else sizes == test.size
+def _satisfies(sizes: npt.NDArray[Any], condition: SizeCondition) -> npt.NDArray[np.bool_]:
+    if condition.sign == "+":
+        return sizes > condition.size
+    return sizes < condition.size if condition.sign == "-" else sizes == condition.size
 
 
 def _find_directories(archive: Archive, arguments: argparse.Namespace) -> Iterator[tuple[str, int]]:
-    base, whole = _pattern(arguments.name), _pattern(arguments.whole)
+    base, whole = _matcher(arguments.name), _matcher(arguments.whole)
     for folder, _, _ in archive.walk(arguments.path):
         if folder and base(folder.rpartition("/")[2]) and whole(folder):
             yield folder, -1
@@ -259,17 +274,18 @@ def _find_directories(archive: Archive, arguments: argparse.Namespace) -> Iterat
 
 def cat(arguments: argparse.Namespace) -> int:
     """Write members to standard output."""
-    with open_given(arguments) as archive, standard_output() as out:
+    with open_archive_argument(arguments) as archive, standard_output() as out:
         # All names are looked up before the first byte is written.
-        for position in [place for name in arguments.members for place in _asked(archive, name)]:
+        positions = [one for name in arguments.members for one in _find_members(archive, name)]
+        for position in positions:
             for data in pieces(archive, position):
                 out.write(data)
     return 0
 
 
-def _asked(archive: Archive, name: str) -> list[int]:
+def _find_members(archive: Archive, name: str) -> list[int]:
     found = matching(archive, name)
-    # Says what the closest name is.
+    # If there is none, `position` raises and names the closest match.
     return found or [archive.position(name)]
 
 
@@ -277,11 +293,11 @@ def _asked(archive: Archive, name: str) -> list[int]:
 
 
 def info(arguments: argparse.Namespace) -> int:
-    """Tell what an archive is and holds, or how this installation was built."""
+    """Describe an archive, or how this installation was built."""
     if arguments.build:
         facts = _build_facts()
     elif arguments.archive is None:
-        arguments.parser.error("name an archive, or ask for --build")
+        arguments.parser.error("name an archive, or use --build")
     else:
         facts = _archive_facts(arguments)
     if arguments.json:
@@ -291,22 +307,23 @@ def info(arguments: argparse.Namespace) -> int:
     width = max(map(len, facts)) + 1
     for key, value in facts.items():
         if isinstance(value, dict):
-            shown = ", ".join(f"{text(str(name))} {count}" for name, count in value.items()) or "-"
+            counts = (f"{escape_name(str(name))} {count}" for name, count in value.items())
+            shown = ", ".join(counts) or "-"
         elif isinstance(value, list):
-            shown = ", ".join(text(str(item)) for item in value[:5])
+            shown = ", ".join(escape_name(str(item)) for item in value[:5])
             shown += f", … ({len(value)})" if len(value) > 5 else ""
         elif key in sizes:
             shown = format_size(int(value), arguments.human_readable)
         elif isinstance(value, bool):
             shown = "yes" if value else "no"
         else:
-            shown = text(str(value))
+            shown = escape_name(str(value))
         write([f"{key + ':':<{width}} {shown}"])
     return 0
 
 
 def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
-    with open_given(arguments) as archive:
+    with open_archive_argument(arguments) as archive:
         table = archive.table
         entries = table.entries
         methods = {0: "stored", 8: "deflated"}
@@ -318,7 +335,7 @@ def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
         common = sorted(extensions.items(), key=lambda item: (-item[1], item[0]))[:10]
         facts: dict[str, Any] = {
             "format": table.scanner,
-            "files": [short(path) for path in table.files],
+            "files": [relative_path(path) for path in table.files],
             "members": len(table),
             "directories": sum(1 for _ in archive.dirs()),
             "size": archive.total_size,
@@ -329,8 +346,8 @@ def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
                 for value, count in zip(values.tolist(), counts.tolist())
             },
             "extensions": {f".{name}" if name else "none": count for name, count in common},
-            "index": short(table.path) or "in memory",
-            "index size": index_size(table.path),
+            "index": relative_path(table.path) or "in memory",
+            "index size": file_size(table.path),
         }
         if table.meta.get("damage"):
             facts["damage"] = table.meta["damage"]
@@ -344,29 +361,78 @@ def _build_facts() -> dict[str, Any]:
 
     import PIL
 
-    try:
-        from imagearchive.images.render import HAVE_JPEG
-    except ImportError:
-        jpeg = False
-    else:
-        jpeg = bool(HAVE_JPEG)
+    from imagearchive.images.render import HAVE_JPEG
+
     optional = {
         "torch": "torch",
         "indexed_gzip": "compressed",
         "zstandard": "compressed",
         "msgpack": "msgpack",
         "crc32c": "barecat",
+        "shtab": "completion",
     }
-    there = {name: importlib.util.find_spec(name) is not None for name in optional}
     return {
         "imagearchive": version("imagearchive"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "numpy": np.__version__,
         "pillow": PIL.__version__,
-        "libjpeg-turbo": jpeg,
+        "libjpeg-turbo": bool(HAVE_JPEG),
         "optional packages": {
-            name: "installed" if found else f"missing (imagearchive[{optional[name]}])"
-            for name, found in there.items()
+            name: "installed"
+            if importlib.util.find_spec(name)
+            else f"missing (imagearchive[{extra}])"
+            for name, extra in optional.items()
         },
     }
+
+
+# ---------------------------------------------------------------- verify
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Read and check every member."""
+    from imagearchive.archive.verify import verify as check
+    from imagearchive.storage.limits import Limits
+
+    limits = Limits(
+        arguments.max_size or Limits.max_size,
+        arguments.max_ratio or Limits.max_ratio,
+        arguments.max_pixels or Limits.max_pixels,
+    )
+    with (
+        open_archive_argument(arguments) as archive,
+        progress_bar(len(archive), "members", arguments.quiet) as step,
+    ):
+        found = check(
+            archive,
+            decode=arguments.decode,
+            limits=limits,
+            threads=arguments.threads,
+            progress=step,
+        )
+    failures = [
+        (failure.position, failure.name, with_options(failure.message, failure.hints))
+        for failure in found.failures
+    ]
+    if arguments.json:
+        write_json(
+            {
+                "files": found.files,
+                "bytes": found.bytes,
+                "checksums": found.checked,
+                "decoded": found.decoded,
+                "failures": [dict(zip(("position", "name", "reason"), row)) for row in failures],
+            }
+        )
+    else:
+        write(f"{escape_name(name)}: {escape_message(reason)}" for _, name, reason in failures)
+        if not arguments.quiet:
+            write(
+                [
+                    f"{pluralize(found.files, 'member')} read, "
+                    f"{pluralize(found.checked, 'checksum')} compared, "
+                    f"{found.decoded} decoded, {pluralize(len(failures), 'failure')}"
+                ]
+            )
+    return FAILED if failures else 0

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from imagearchive.cli.output import escape
+from imagearchive.cli.output import escape_message
 from imagearchive.errors.hints import Hint
 
 __all__ = ["describe_system_error", "print_error", "print_warnings", "with_options"]
@@ -45,7 +45,7 @@ def print_error(message: str) -> None:
     # Where standard error is closed, nobody can be told.
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
-            print(f"imagearchive: {escape(message)}", file=sys.stderr, flush=True)
+            print(f"imagearchive: {escape_message(message)}", file=sys.stderr, flush=True)
 
 
 def describe_system_error(error: OSError) -> str:

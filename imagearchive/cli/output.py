@@ -1,4 +1,4 @@
-"""What commands print: names, sizes, times, progress."""
+"""What commands print to standard output: names, sizes, times, and JSON; and progress bars."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ from typing import Any, BinaryIO, Final
 from imagearchive.errors.os_errors import naming
 
 __all__ = [
-    "counted",
-    "escape",
+    "escape_message",
+    "escape_name",
+    "file_size",
+    "format_permissions",
     "format_size",
     "format_time",
-    "permissions",
-    "progress",
-    "raw",
-    "short",
+    "pluralize",
+    "progress_bar",
+    "raw_name",
+    "relative_path",
     "standard_output",
-    "text",
     "write",
     "write_json",
 ]
 
-_NAMED: Final = {"\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+_NAMED_ESCAPES: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
-def text(name: str) -> str:
-    r"""Return a name for one line: control characters and non-UTF-8 as escapes, ``\`` doubled.
+def escape_name(name: str) -> str:
+    r"""Return a name that takes one line and can be recovered.
 
-    The escapes are those of `printf` in a shell, and of Python.
+    Control characters and bytes that are not UTF-8 become escapes, which `printf` and Python
+    understand; ``\`` is doubled.
     """
     if name.isascii() and name.isprintable() and "\\" not in name:
         return name
-    return "".join(_escaped(character, "\\\\") for character in name)
+    return "".join(map(_escape_character, name.replace("\\", "\\\\")))
 
 
-def raw(name: str) -> str:
-    """Return a name to be ended by NUL; one that contains a NUL would be taken for two."""
-    return text(name) if "\0" in name else name
+def raw_name(name: str) -> str:
+    """Return a name that can be followed by NUL; one that contains NUL is escaped."""
+    return escape_name(name) if "\0" in name else name
 
 
-def escape(message: str) -> str:
-    """Return a message without control characters; a backslash stays what it is."""
-    return "".join(_escaped(character, "\\") for character in message)
+def escape_message(message: str) -> str:
+    """Return a message on one line; a backslash stays as it is."""
+    return "".join(map(_escape_character, message))
 
 
-def _escaped(character: str, backslash: str) -> str:
-    if character == "\\":
-        return backslash
+def _escape_character(character: str) -> str:
     if character.isprintable():
         return character
-    if character in _NAMED:
-        return _NAMED[character]
+    if character in _NAMED_ESCAPES:
+        return _NAMED_ESCAPES[character]
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:
-        # A byte that is no UTF-8.
+        # A byte that is not UTF-8.
         return f"\\x{code - 0xDC00:02x}"
     if code < 0x80:
         return f"\\x{code:02x}"
@@ -71,12 +71,12 @@ def _escaped(character: str, backslash: str) -> str:
 
 @contextlib.contextmanager
 def standard_output() -> Iterator[BinaryIO]:
-    """Give standard output for bytes, and flush it in the end.
+    """Return standard output as a binary file, which is flushed at the end of the block.
 
     Raises
     ------
     OSError
-        It is closed, or its disk is full.
+        Standard output is closed, or the disk is full.
     """
     with naming("standard output"):
         if sys.stdout is None:
@@ -87,7 +87,7 @@ def standard_output() -> Iterator[BinaryIO]:
 
 
 def write(lines: Iterable[str], *, end: str = "\n") -> None:
-    """Write lines to standard output as UTF-8, surrogates as the bytes they stand for."""
+    """Write lines to standard output in UTF-8; surrogates become the bytes that they represent."""
     with standard_output() as out:
         for line in lines:
             out.write((line + end).encode("utf-8", "surrogateescape"))
@@ -98,13 +98,13 @@ def write_json(value: Any) -> None:
     write([json.dumps(value, indent=2)])
 
 
-def counted(number: int, one: str, more: str = "") -> str:
+def pluralize(number: int, singular: str, plural: str = "") -> str:
     """Return a number with its noun: ``1 file``, ``2 files``."""
-    return f"{number} {one if number == 1 else more or one + 's'}"
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
 def format_size(size: int, human: bool) -> str:
-    """Return a size in bytes, or as ``1.5K`` as `ls -h` does: rounded up, powers of 1024."""
+    """Return a size in bytes or, like ``ls -h``, as ``1.5K``: rounded up, in powers of 1024."""
     if not human or size < 1024:
         return str(size)
     scaled = size / 1024
@@ -118,7 +118,7 @@ def format_size(size: int, human: bool) -> str:
 
 
 def format_time(nanoseconds: int) -> str:
-    """Return a time in UTC, to the second; a blank where none is recorded."""
+    """Return a time in UTC, to the second; ``-`` if none is recorded."""
     if not nanoseconds:
         return "-".ljust(19)
     try:
@@ -127,14 +127,16 @@ def format_time(nanoseconds: int) -> str:
         return "?".ljust(19)
 
 
-def permissions(mode: int, directory: bool = False) -> str:
+def format_permissions(mode: int, directory: bool = False) -> str:
     """Return permissions as ``-rw-r--r--``."""
     return stat.filemode((stat.S_IFDIR if directory else stat.S_IFREG) | mode & 0o7777)
 
 
 @contextlib.contextmanager
-def progress(total: int | None, unit: str, quiet: bool) -> Iterator[Callable[[int], object] | None]:
-    """Show a progress bar where standard error is a terminal; give the function that moves it."""
+def progress_bar(
+    total: int | None, unit: str, quiet: bool
+) -> Iterator[Callable[[int], object] | None]:
+    """Show a progress bar if standard error is a terminal; return what advances it, or None."""
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
@@ -144,16 +146,16 @@ def progress(total: int | None, unit: str, quiet: bool) -> Iterator[Callable[[in
         yield bar.update
 
 
-def short(path: str | None) -> str | None:
-    """Return a path as seen from the working directory, if it lies in it."""
+def relative_path(path: str | None) -> str | None:
+    """Return a path relative to the working directory, if it is inside."""
     if path is None:
         return None
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative
 
 
-def index_size(path: str | None) -> int:
-    """Return the size of an index file, 0 where there is none."""
+def file_size(path: str | None) -> int:
+    """Return the size of a file, 0 if there is none."""
     try:
         return os.stat(path).st_size if path else 0
     except FileNotFoundError:

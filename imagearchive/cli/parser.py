@@ -1,4 +1,4 @@
-"""The arguments of every command."""
+"""The parser of the command line."""
 
 from __future__ import annotations
 
@@ -8,17 +8,32 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
-from imagearchive.cli import argument_types
-from imagearchive.cli.output import escape
+from imagearchive.cli.argument_types import (
+    SizeCondition,
+    archive_path,
+    byte_size,
+    fraction,
+    image_size,
+    mtime,
+    nonnegative_integer,
+    output_path,
+    path,
+    positive_integer,
+    ratio,
+    seed,
+    tar_path,
+)
+from imagearchive.cli.output import escape_message
 
 __all__ = ["SEVERAL", "build_parser", "parse"]
 
 SHELLS: Final = ("bash", "zsh", "fish")
 KINDS: Final = ("tar", "zip", "npz", "bins")
-_MINUS: Final = re.compile(r"-[0-9.]+[a-z]*", re.IGNORECASE)
+_NEGATIVE_NUMBER: Final = re.compile(r"-[0-9.]+[a-z]*", re.IGNORECASE)
 
-# What commands use beside the module that they are in; loaded before they start.
-_NEEDS: Final = {
+# The modules that a command imports. They are imported before it starts, while interrupts are
+# delayed.
+_MODULES: Final = {
     "index": ("imagearchive.cli.archive_argument",),
     "verify": ("imagearchive.cli.archive_argument", "imagearchive.archive.verify"),
     "extract": ("imagearchive.cli.archive_argument", "imagearchive.archive.extract"),
@@ -33,31 +48,35 @@ _NEEDS: Final = {
 }
 
 SEVERAL: Final = (
-    "to read several archives as one, put their pattern in quotes, as in 'train-*.tar' or "
+    "to read several archives as one, put a pattern in quotes, such as 'train-*.tar' or "
     "'{cats,dogs}.tar'"
 )
 
 
 def parse(argv: Sequence[str], arguments: argparse.Namespace) -> None:
-    """Read the arguments of the process; print what is wrong with them and raise `SystemExit`."""
+    """Parse a command line; if it is wrong, print why and raise `SystemExit`."""
     parser, commands = build_parser()
     command = commands.get(argv[0]) if argv else None
     if command is None:
         parser.parse_args(argv, arguments)
         return
-    # Intermixed, as otherwise an option in the middle would end the list of paths.
-    _, unknown = command.parse_known_intermixed_args(_joined(argv[1:]), arguments)
+    # Intermixed, because otherwise an option in the middle would end the list of paths.
+    _, unknown = command.parse_known_intermixed_args(_join_negative_numbers(argv[1:]), arguments)
     if unknown:
         options = [word for word in unknown if word.startswith("-")]
         hint = f"; {SEVERAL}" if not options and "archive" in arguments else ""
-        command.error(f"{' '.join(options or unknown)}: not understood{hint}")
+        command.error(f"unrecognized arguments: {' '.join(options or unknown)}{hint}")
 
 
-def _joined(words: Sequence[str]) -> list[str]:
-    """Write ``-size -2k`` as one word, since the second would be taken for an option."""
+def _join_negative_numbers(words: Sequence[str]) -> list[str]:
+    """Turn ``-size -2k`` into one word; argparse would take ``-2k`` for an option."""
     joined: list[str] = []
     for word in words:
-        if joined and joined[-1] in ("-size", "--size", "--mtime") and _MINUS.fullmatch(word):
+        if (
+            joined
+            and joined[-1] in ("-size", "--size", "--mtime")
+            and _NEGATIVE_NUMBER.fullmatch(word)
+        ):
             joined[-1] += f"={word}"
         else:
             joined.append(word)
@@ -65,22 +84,22 @@ def _joined(words: Sequence[str]) -> list[str]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Prints the usage that fits, and where to find more."""
+    """Prints the usage of the command with an error, and how to get help."""
 
     def error(self, message: str) -> NoReturn:
-        """Print what is wrong and exit."""
+        """Print an error and exit."""
         self.print_usage(sys.stderr)
-        self.exit(2, f"{self.prog}: {escape(message)}\nTry '{self.prog} --help'.\n")
+        self.exit(2, f"{self.prog}: {escape_message(message)}\nTry '{self.prog} --help'.\n")
 
 
 def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """Build the parser of the whole command line, and those of the commands by name."""
+    """Return the parser of the whole command line, and those of the commands by name."""
     parser = _Parser(
         prog="imagearchive",
-        description="List, read, check, extract, make and convert archives of training data.",
-        epilog="An ARCHIVE is a TAR, ZIP, NPZ or Barecat archive, a directory of split bins, a "
-        "plain directory, or a pattern of several in quotes: 'train-*.tar', "
-        "'train-{0000..0146}.tar'.",
+        description="List, read, check, extract, create, and convert archives of training data.",
+        epilog="ARCHIVE is a TAR, ZIP, NPZ, or Barecat archive, a directory of split bins, or a "
+        "plain directory. To read several archives as one, give a pattern in quotes: "
+        "'train-*.tar' or 'train-{0000..0146}.tar'.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands: Any = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -103,7 +122,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
 
 
 class _Version(argparse.Action):
-    """Looks the version up when it is asked for, as that takes longer than all the rest here."""
+    """Looks up the version only when it is asked for, because the lookup is slow."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
@@ -112,339 +131,402 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _command(
-    commands: Any, name: str, summary: str, run: str, *, human: bool = False
+def _add_command(
+    commands: Any, name: str, summary: str, run: str, *, human_sizes: bool = False
 ) -> argparse.ArgumentParser:
-    """Add a command; with `human`, ``-h`` is about sizes, as in ls and du, and not help."""
+    """Add a command that calls `run`, a ``module:function`` of this package.
+
+    With `human_sizes`, ``-h`` stands for human-readable sizes, as in ls and du, and not for help.
+    """
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=summary[0].upper() + summary[1:] + ".", add_help=not human
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        add_help=not human_sizes,
     )
-    parser.set_defaults(run=run, parser=parser, needs=_NEEDS.get(name, ()))
-    if human:
-        parser.add_argument("--help", action="help", help="show this help and exit")
+    parser.set_defaults(run=run, parser=parser, modules=_MODULES.get(name, ()))
+    if human_sizes:
+        parser.add_argument("--help", action="help", help="show this help message and exit")
         parser.add_argument(
-            "-h", "--human-readable", action="store_true", help="sizes as 1.5K, 23M, 4.0G"
+            "-h", "--human-readable", action="store_true", help="print sizes as 1.5K, 23M, 4.0G"
         )
     return parser
 
 
-def _archive(
+def _add_archive(
     parser: argparse.ArgumentParser, *, optional: bool = False, partial: bool = True
 ) -> None:
-    """Add the archive that a command reads; `partial` where damage would be an error."""
+    """Add the archive to read; without `partial`, a damaged one is always read in part."""
     parser.add_argument(
         "archive",
         metavar="ARCHIVE",
         nargs="?" if optional else None,
-        type=argument_types.archive,
-        help="what to open",
+        type=archive_path,
+        help="the archive to read",
     )
     parser.add_argument(
         "--ipath",
         metavar="FILE",
-        type=argument_types.path,
-        help="the index file to use, or to create",
+        type=path,
+        help="the index file; it is created if it does not exist",
     )
     if partial:
-        _partial(parser)
+        _add_partial(parser)
     else:
         parser.set_defaults(partial=True)
 
 
-def _partial(parser: argparse.ArgumentParser) -> None:
+def _add_partial(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--partial", action="store_true", help="of a damaged archive, take what can be read"
+        "--partial", action="store_true", help="read what can be read of a damaged archive"
     )
 
 
-def _json(parser: argparse.ArgumentParser) -> None:
+def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _null(parser: argparse.ArgumentParser) -> None:
+def _add_null(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-0", "--null", action="store_true", help="end raw names with NUL, without any escaping"
+        "-0", "--null", action="store_true", help="print raw names, each followed by NUL"
     )
 
 
-def _quiet(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
-
-
-def _threads(parser: argparse.ArgumentParser) -> None:
+def _add_long(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threads", type=argument_types.count, metavar="N", help="by default 4 at most"
+        "-l", "--long", action="store_true", help="print permissions, sizes, and times"
     )
 
 
-def _overwrite(parser: argparse._ActionsContainer, what: str) -> None:
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="print no progress bar and no summary"
+    )
+
+
+def _add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threads",
+        type=positive_integer,
+        metavar="N",
+        help="number of threads; by default up to 4",
+    )
+
+
+def _add_overwrite(parser: argparse._ActionsContainer, what: str) -> None:
     parser.add_argument("-f", "--overwrite", action="store_true", help=f"replace {what}")
 
 
-def _add_index(commands: Any) -> None:
-    parser = _command(commands, "index", "build the index of archives", "write_commands:index")
-    parser.add_argument(
-        "archives", metavar="ARCHIVE", nargs="+", type=argument_types.archive, help="what to index"
-    )
-    parser.add_argument(
-        "--ipath",
-        metavar="FILE",
-        type=argument_types.path,
-        help="where to write it, for one archive",
-    )
-    _partial(parser)
-    _overwrite(parser, "an index that is still good, too")
-    _json(parser)
+def _add_no_index(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-index", action="store_true", help="do not build the index")
+
+
+# ---------------------------------------------------------------- commands that inspect archives
 
 
 def _add_ls(commands: Any) -> None:
-    parser = _command(
-        commands, "ls", "list files and directories", "inspect_commands:ls", human=True
+    parser = _add_command(
+        commands, "ls", "list files and directories", "inspect_commands:ls", human_sizes=True
     )
-    _archive(parser)
+    _add_archive(parser)
     parser.add_argument(
         "paths",
         metavar="PATH",
         nargs="*",
         default=[],
-        help="file, directory or pattern in the archive",
+        help="a file, directory, or pattern in the archive",
     )
     parser.add_argument(
-        "-a", "--all", action="store_true", help="no difference: nothing is ever left out"
+        "-a", "--all", action="store_true", help="accepted, but all names are always listed"
     )
-    parser.add_argument("-l", "--long", action="store_true", help="permissions, size and time, too")
-    parser.add_argument("-R", "--recursive", action="store_true", help="all that lies below, too")
-    _json(parser)
-    _null(parser)
+    _add_long(parser)
+    parser.add_argument("-R", "--recursive", action="store_true", help="list subdirectories too")
+    _add_json(parser)
+    _add_null(parser)
 
 
 def _add_tree(commands: Any) -> None:
-    parser = _command(commands, "tree", "draw the directories", "inspect_commands:tree", human=True)
-    _archive(parser)
+    parser = _add_command(
+        commands, "tree", "draw the directory tree", "inspect_commands:tree", human_sizes=True
+    )
+    _add_archive(parser)
     parser.add_argument("path", metavar="PATH", nargs="?", default="", help="where to start")
     parser.add_argument(
-        "-L", "--level", type=argument_types.count, metavar="N", help="how deep to go"
+        "-L", "--level", type=positive_integer, metavar="N", help="descend at most N levels"
     )
-    parser.add_argument("-d", "--directories", action="store_true", help="leave out the files")
+    parser.add_argument("-d", "--directories", action="store_true", help="leave out files")
 
 
 def _add_find(commands: Any) -> None:
-    parser = _command(
-        commands, "find", "find files by name and size", "inspect_commands:find", human=True
+    parser = _add_command(
+        commands, "find", "find files by name and size", "inspect_commands:find", human_sizes=True
     )
-    _archive(parser)
+    _add_archive(parser)
     parser.add_argument("path", metavar="PATH", nargs="?", default="", help="where to start")
-    # The spellings of find(1) work, too.
+    # With one dash too, as find(1) spells them.
     parser.add_argument(
-        "--name", "-name", metavar="PATTERN", help="the last component matches, as in '*.jpg'"
+        "--name", "-name", metavar="PATTERN", help="match the last component, such as '*.jpg'"
     )
     parser.add_argument(
-        "--path", "-path", dest="whole", metavar="PATTERN", help="the whole path matches"
+        "--path", "-path", dest="whole", metavar="PATTERN", help="match the whole path"
     )
     parser.add_argument(
         "--size",
         "-size",
         metavar="[+-]N[kMG]",
-        type=argument_types.SizeTest,
+        type=SizeCondition,
         action="append",
         default=[],
-        help="larger (+), smaller (-) or exactly as large; more than one for a range",
+        help="larger than N (+), smaller (-), or exactly N; give two for a range",
     )
     parser.add_argument(
-        "--type", "-type", choices=("f", "d"), default="f", help="files or directories"
+        "--type", "-type", choices=("f", "d"), default="f", help="find files or directories"
     )
-    parser.add_argument("-l", "--long", action="store_true", help="permissions, size and time, too")
-    _json(parser)
-    _null(parser)
+    _add_long(parser)
+    _add_json(parser)
+    _add_null(parser)
 
 
 def _add_cat(commands: Any) -> None:
-    parser = _command(commands, "cat", "write members to standard output", "inspect_commands:cat")
-    _archive(parser)
+    parser = _add_command(
+        commands, "cat", "write members to standard output", "inspect_commands:cat"
+    )
+    _add_archive(parser)
     parser.add_argument(
-        "members", metavar="MEMBER", nargs="+", help="names in the archive, or patterns"
+        "members", metavar="MEMBER", nargs="+", help="a name in the archive, or a pattern"
     )
 
 
 def _add_info(commands: Any) -> None:
-    parser = _command(
-        commands, "info", "tell what an archive is and holds", "inspect_commands:info", human=True
+    parser = _add_command(
+        commands, "info", "describe an archive", "inspect_commands:info", human_sizes=True
     )
-    _archive(parser, optional=True, partial=False)
+    _add_archive(parser, optional=True, partial=False)
     parser.add_argument(
-        "--build", action="store_true", help="tell how this installation was built, instead"
+        "--build", action="store_true", help="describe this installation instead of an archive"
     )
-    _json(parser)
+    _add_json(parser)
 
 
 def _add_verify(commands: Any) -> None:
-    parser = _command(commands, "verify", "read and check every member", "write_commands:verify")
-    _archive(parser, partial=False)
+    parser = _add_command(
+        commands, "verify", "read and check every member", "inspect_commands:verify"
+    )
+    _add_archive(parser, partial=False)
     parser.add_argument(
-        "--decode", action="store_true", help="decode images, arrays and so on, too"
+        "--decode", action="store_true", help="also decode images, arrays, and other known formats"
     )
     parser.add_argument(
         "--max-pixels",
-        type=argument_types.count,
+        type=positive_integer,
         metavar="N",
-        help="of an image to decode; default 134217728",
+        help="limit for the pixels of an image; default 134217728",
     )
     parser.add_argument(
         "--max-size",
-        type=argument_types.parse_size,
+        type=byte_size,
         metavar="SIZE",
-        help="of what a compressed file may decode to; default 1GiB",
+        help="limit for the decompressed size of a file; default 1GiB",
     )
     parser.add_argument(
         "--max-ratio",
-        type=argument_types.ratio,
+        type=ratio,
         metavar="N",
-        help="how many times larger that may be, beyond 64 MiB; default 1000",
+        help="limit for the decompressed size above 64 MiB, as a multiple of the compressed size; "
+        "default 1000",
     )
-    _threads(parser)
-    _json(parser)
-    _quiet(parser)
+    _add_threads(parser)
+    _add_json(parser)
+    _add_quiet(parser)
+
+
+# ---------------------------------------------------------------- commands that write
+
+
+def _add_index(commands: Any) -> None:
+    parser = _add_command(
+        commands, "index", "build the index files of archives", "write_commands:index"
+    )
+    parser.add_argument(
+        "archives", metavar="ARCHIVE", nargs="+", type=archive_path, help="the archives to index"
+    )
+    parser.add_argument(
+        "--ipath", metavar="FILE", type=path, help="the index file to write, for one archive"
+    )
+    _add_partial(parser)
+    _add_overwrite(parser, "the index even if it is up to date")
+    _add_json(parser)
 
 
 def _add_extract(commands: Any) -> None:
-    parser = _command(commands, "extract", "extract into a directory", "write_commands:extract")
-    _archive(parser)
+    parser = _add_command(
+        commands, "extract", "extract members into a directory", "write_commands:extract"
+    )
+    _add_archive(parser)
     parser.add_argument(
-        "target", metavar="DIR", type=argument_types.output, help="made if it is missing"
+        "target", metavar="DIR", type=output_path, help="created if it does not exist"
     )
     parser.add_argument(
         "members",
         metavar="MEMBER",
         nargs="*",
         default=[],
-        help="names, directories or patterns; default all",
+        help="a name, directory, or pattern in the archive; by default everything",
     )
     group = parser.add_mutually_exclusive_group()
-    _overwrite(group, "files that are there")
-    group.add_argument("--skip-existing", action="store_true", help="keep files that are there")
+    _add_overwrite(group, "existing files")
+    group.add_argument("--skip-existing", action="store_true", help="keep existing files")
     parser.add_argument(
-        "--skip-unsafe", action="store_true", help="extract the rest where members are refused"
+        "--skip-unsafe",
+        action="store_true",
+        help="skip unsafe members instead of extracting nothing",
     )
-    _threads(parser)
-    _json(parser)
-    _quiet(parser)
+    _add_threads(parser)
+    _add_json(parser)
+    _add_quiet(parser)
 
 
 def _add_pack(commands: Any) -> None:
-    parser = _command(commands, "pack", "pack files into TAR archives", "write_commands:pack")
+    parser = _add_command(commands, "pack", "pack files into TAR archives", "write_commands:pack")
     parser.add_argument(
         "source",
         metavar="DIR|LIST",
-        type=argument_types.path,
-        help="a directory, or a file with a path per line; - is stdin",
+        type=path,
+        help="a directory, or a file with one path per line; - is standard input",
     )
     parser.add_argument(
         "target",
         metavar="TARGET.tar",
-        type=argument_types.tar_path,
-        help="shards are called TARGET-000000.tar and so on",
+        type=tar_path,
+        help="the archive to write; shards are named TARGET-000000.tar and so on",
     )
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--shards", type=argument_types.count, metavar="N", help="as many archives")
+    group.add_argument("--shards", type=positive_integer, metavar="N", help="write N archives")
     group.add_argument(
         "--shard-size",
-        type=argument_types.parse_size,
+        type=byte_size,
         metavar="SIZE",
-        help="archives of at most that size: 1GiB",
+        help="write archives of at most this size, such as 1GiB",
     )
     parser.add_argument(
         "--root",
         metavar="DIR",
-        type=argument_types.path,
+        type=path,
         default=".",
-        help="what listed paths are relative to",
+        help="the directory that paths in LIST are relative to",
     )
     parser.add_argument(
-        "-0", "--null", action="store_true", help="paths in LIST end with NUL, not with a line end"
+        "-0", "--null", action="store_true", help="paths in LIST end with NUL, not with a newline"
     )
     parser.add_argument(
         "--mtime",
         default=0,
-        type=argument_types.mtime,
+        type=mtime,
         metavar="SECONDS|keep",
-        help="time of all members, or that of each file; default 0",
+        help="modification time of all members, or keep that of each file; default 0",
     )
-    parser.add_argument("--no-index", action="store_true", help="do not build the index")
+    _add_no_index(parser)
     parser.add_argument(
-        "--no-sync", action="store_true", help="do not wait until the disk has everything"
+        "--no-sync", action="store_true", help="do not wait until the data is on disk"
     )
-    _overwrite(parser, "archives of that name")
-    _json(parser)
-    _quiet(parser)
+    _add_overwrite(parser, "existing archives")
+    _add_json(parser)
+    _add_quiet(parser)
 
 
 def _add_convert(commands: Any) -> None:
-    parser = _command(
-        commands, "convert", "write as another kind of archive", "write_commands:convert"
+    parser = _add_command(
+        commands, "convert", "convert an archive to another format", "write_commands:convert"
     )
-    _archive(parser)
+    _add_archive(parser)
     parser.add_argument(
         "target",
         metavar="TARGET",
-        type=argument_types.output,
-        help=".tar, .zip, .npz, or a directory of bins",
+        type=output_path,
+        help="a .tar, .zip, or .npz file, or a directory for split bins",
     )
-    parser.add_argument("--to", choices=KINDS, help="where the name does not tell")
     parser.add_argument(
-        "--splits", type=argument_types.count, default=128, metavar="N", help="number of bins"
+        "--to", choices=KINDS, help="the format; by default the name of TARGET decides"
     )
-    parser.add_argument("--no-index", action="store_true", help="do not build the index")
-    _overwrite(parser, "what is there")
-    _json(parser)
-    _quiet(parser)
+    parser.add_argument(
+        "--splits", type=positive_integer, default=128, metavar="N", help="number of bins"
+    )
+    _add_no_index(parser)
+    _add_overwrite(parser, "an existing target")
+    _add_json(parser)
+    _add_quiet(parser)
 
 
 def _add_process(commands: Any) -> None:
-    parser = _command(
+    parser = _add_command(
         commands,
         "process",
-        "turn folders of annotated images into NPZ files",
+        "convert directories of annotated images to NPZ files",
         "write_commands:process",
     )
-    which = parser.add_argument_group("which data")
-    which.add_argument("--all", action="store_true", help="all kinds that are there")
+    which = parser.add_argument_group("which data to process")
+    which.add_argument("--all", action="store_true", help="every kind that is present")
     which.add_argument("--detector", action="store_true", help="images and boxes")
     which.add_argument("--landmarker", action="store_true", help="images and keypoints")
-    which.add_argument("--teacher", action="store_true", help="images cropped to their box")
+    which.add_argument("--teacher", action="store_true", help="images cropped to their boxes")
     parser.add_argument(
         "--raw-dir",
-        type=argument_types.path,
+        type=path,
         default="data/raw",
         metavar="DIR",
-        help="where to read",
+        help="the directory to read; default data/raw",
     )
     parser.add_argument(
         "--output-dir",
-        type=argument_types.path,
+        type=path,
         default="data/preprocessed",
         metavar="DIR",
-        help="where to write",
-    )
-    parser.add_argument("--batch-size", type=argument_types.count, default=500, metavar="N")
-    parser.add_argument(
-        "--workers", type=argument_types.number, default=8, metavar="N", help="0 for none"
+        help="the directory to write; default data/preprocessed",
     )
     parser.add_argument(
-        "--flush-every", type=argument_types.count, default=5, metavar="N", help="batches"
+        "--batch-size",
+        type=positive_integer,
+        default=500,
+        metavar="N",
+        help="images per batch; default 500",
     )
-    parser.add_argument("--train-split", type=argument_types.share, default=0.8, metavar="SHARE")
-    parser.add_argument("--seed", type=argument_types.seed, default=0, metavar="N")
+    parser.add_argument(
+        "--workers",
+        type=nonnegative_integer,
+        default=8,
+        metavar="N",
+        help="number of processes; 0 for none, default 8",
+    )
+    parser.add_argument(
+        "--flush-every",
+        type=positive_integer,
+        default=5,
+        metavar="N",
+        help="write to disk after N batches; default 5",
+    )
+    parser.add_argument(
+        "--train-split",
+        type=fraction,
+        default=0.8,
+        metavar="FRACTION",
+        help="fraction of the images to train on; default 0.8",
+    )
+    parser.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="seed of the random split; default 0"
+    )
     parser.add_argument(
         "--image-size",
-        type=argument_types.image_size,
+        type=image_size,
         default=224,
         metavar="N|WxH|keep",
-        help="stretch images to that size; keep leaves them as they are",
+        help="resize images to this size, or keep their sizes; default 224",
     )
-    _json(parser)
-    _quiet(parser)
+    _add_json(parser)
+    _add_quiet(parser)
 
 
 def _add_completion(commands: Any) -> None:
-    parser = _command(commands, "completion", "print a script for your shell", "completion:run")
+    parser = _add_command(
+        commands, "completion", "print the completion script of a shell", "completion:completion"
+    )
     parser.add_argument("shell", choices=SHELLS)

@@ -1,0 +1,163 @@
+"""ls, tree, find, cat, info, and verify."""
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import imagearchive
+from imagearchive import TarWriter
+from imagearchive.storage.limits import Limits
+
+
+def test_ls_lists_files_directories_and_patterns(run, archive):
+    assert run("ls", archive)[1] == b"cat/\ndog.txt\n"
+    assert run("ls", archive, "cat/2.txt")[1] == b"cat/2.txt\n"
+    assert run("ls", archive, "cat", "dog.txt")[1] == b"dog.txt\n\ncat:\n1.jpg\n2.txt\n"
+    assert run("ls", archive, "*.txt")[1] == b"dog.txt\n"
+    assert run("ls", archive, "**/*.txt")[1] == b"dog.txt\ncat/2.txt\n"
+    assert run("ls", "-0", "-R", archive)[1] == b"cat\0dog.txt\0cat/1.jpg\0cat/2.txt\0"
+
+
+def test_ls_long_prints_permissions_sizes_and_times(run, archive):
+    assert run("ls", "-l", archive, "cat")[1].splitlines() == [
+        b"-rw-r--r--         5000 2020-09-13 12:26:40 1.jpg",
+        b"-rwxr-xr-x            1 2020-09-13 12:26:40 2.txt",
+    ]
+    assert b" 4.9K " in run("ls", "-lh", archive, "cat")[1]
+
+
+def test_ls_json_prints_what_info_returns(run, archive):
+    records = json.loads(run("ls", "--json", archive)[1])
+    assert records[0] == {"path": "cat", "type": "directory"}
+    with imagearchive.open(archive) as opened:
+        info = opened.info("dog.txt")
+    assert records[1] == {
+        "path": "dog.txt", "type": "file", "position": 2, "size": 3, "stored": 3,
+        "offset": info.offset, "archive": "a.tar", "mode": 0o644,
+        "mtime_ns": 1_600_000_000 * 10**9, "crc": 0,
+    }  # fmt: skip
+
+
+def test_ls_missing_name_suggests_the_closest(run, archive):
+    status, out, err = run("ls", archive, "dog.tx")
+    assert (status, out) == (1, b"")
+    assert "did you mean 'dog.txt'?" in err
+
+
+def test_tree_draws_directories_to_a_level(run, archive):
+    assert "└── dog.txt".encode() in run("tree", archive)[1]
+    assert run("tree", "-d", archive)[1].endswith(b"1 directory, 0 files\n")
+    assert b"1.jpg" not in run("tree", "-L", "1", archive)[1]
+    assert "├── [ 4.9K]  1.jpg".encode() in run("tree", "-h", archive, "cat")[1]
+    assert run("tree", archive, "nope")[0] == 1
+
+
+def test_find_filters_by_name_path_size_and_type(run, archive):
+    assert run("find", archive)[1] == b"cat/1.jpg\ncat/2.txt\ndog.txt\n"
+    assert run("find", archive, "cat", "--name", "*.txt")[1] == b"cat/2.txt\n"
+    assert run("find", archive, "--path", "cat/*")[1] == b"cat/1.jpg\ncat/2.txt\n"
+    assert run("find", archive, "--size", "+1", "--size=-4")[1] == b"dog.txt\n"
+    assert run("find", archive, "--size", "3")[1] == b"dog.txt\n"
+    assert run("find", archive, "--type", "d", "-0")[1] == b"cat\0"
+    assert json.loads(run("find", archive, "--json", "--size", "3")[1])[0]["path"] == "dog.txt"
+    assert json.loads(run("find", archive, "--json", "--name", "nope")[1]) == []
+    assert run("find", archive, "-lh", "--name", "1.jpg")[1].endswith(b"cat/1.jpg\n")
+    assert run("find", archive, "nope")[0] == 1
+    assert run("find", archive, "cat/2.txt")[1] == b"cat/2.txt\n"
+
+
+def test_find_accepts_options_with_one_dash(run, archive):
+    assert run("find", archive, "-name", "*.txt", "cat", "-type", "f")[1] == b"cat/2.txt\n"
+    assert run("find", archive, "-size", "+1", "-size", "-4k")[1] == b"dog.txt\n"
+    assert run("find", archive, "-path", "cat/*", "-lh")[1].count(b"\n") == 2
+
+
+def test_find_wrong_usage_exits_with_2(run, archive):
+    for wrong in (["--size", "many"], ["--type", "d", "--size", "3"], ["--type", "x"]):
+        status, out, err = run("find", archive, *wrong)
+        assert (status, out) == (2, b"")
+        assert "imagearchive find: " in err
+
+
+def test_cat_writes_members_or_nothing(run, work):
+    data = np.random.default_rng(0).bytes(3 << 20)
+    with TarWriter("b.tar") as tar:
+        tar.add("big", data)
+        tar.add("small", b"end")
+    assert run("cat", "b.tar", "big", "small") == (0, data + b"end", "")
+    status, out, err = run("cat", "b.tar", "small", "nope")
+    assert (status, out) == (1, b"")
+    assert err == "imagearchive: b.tar: no member 'nope'\n"
+
+
+def test_cat_patterns_match_names_that_do_not_exist(run, work):
+    with TarWriter("c.tar") as tar:
+        for name in ("d/2.txt", "d/1.txt", "d/e/3.txt", "[x]", "x"):
+            tar.add(name, name.encode() + b"\n")
+    assert run("cat", "c.tar", "d/*.txt", "x")[1] == b"d/1.txt\nd/2.txt\nx\n"
+    assert run("cat", "c.tar", "**/3.txt")[1] == b"d/e/3.txt\n"
+    assert run("cat", "c.tar", "[x]")[1] == b"[x]\n"
+    assert run("cat", "c.tar", "*.png")[0] == 1
+    err = run("cat", "c.tar", "d")[2]
+    assert err == "imagearchive: c.tar: 'd' is a directory; name a file in it\n"
+
+
+def test_info_describes_archive(run, archive):
+    facts = json.loads(run("info", "--json", archive)[1])
+    assert facts["format"] == "tar"
+    assert facts["members"] == 3
+    assert facts["size"] == 5004
+    assert facts["extensions"] == {".txt": 2, ".jpg": 1}
+    assert b"4.9K" in run("info", "-h", archive)[1]
+    assert run("info")[0] == 2
+
+
+def test_info_build_describes_installation(run):
+    build = json.loads(run("info", "--build", "--json")[1])
+    assert isinstance(build["libjpeg-turbo"], bool)
+    assert build["numpy"] == np.__version__
+
+
+def test_verify_reports_wrong_checksum(run, work):
+    assert run("convert", "photos", "p.zip", "-q")[0] == 0
+    assert run("verify", "p.zip") == (
+        0, b"3 members read, 3 checksums compared, 0 decoded, 0 failures\n", "",
+    )  # fmt: skip
+    raw = bytearray(Path("p.zip").read_bytes())
+    raw[raw.index(b"a dog")] ^= 1
+    Path("p.zip").write_bytes(raw)
+    status, out, _ = run("verify", "-q", "p.zip")
+    assert status == 1
+    assert re.fullmatch(rb"dog/2\.txt: its checksum is \w+ where the archive says \w+\n", out)
+    found = json.loads(run("verify", "--json", "p.zip")[1])
+    assert [failure["name"] for failure in found["failures"]] == ["dog/2.txt"]
+
+
+def test_verify_limits_can_be_raised(run, work):
+    Image.new("L", (50, 40)).save("i.png")
+    Path("z.txt.gz").write_bytes(gzip.compress(bytes(80 << 20)))
+    Path("list").write_text("i.png\nz.txt.gz\n")
+    assert run("pack", "list", "d.tar", "-q")[0] == 0
+    status, out, _ = run(
+        "verify", "d.tar", "--decode", "--max-pixels", "1999", "--max-size", "1M", "-q"
+    )
+    assert status == 1
+    first, second = out.decode().splitlines()
+    assert first.startswith("i.png: an image of 50x40")
+    assert "use --max-pixels to raise the limit (now 1999)" in first
+    assert second.startswith("z.txt.gz: ")
+    assert "use --max-size to raise the limit (now 1048576)" in second
+    out = run("verify", "d.tar", "--decode", "--max-ratio", "2", "-q")[1].decode()
+    assert "use --max-ratio to raise the limit (now 2" in out
+    assert run("verify", "d.tar", "--decode", "--max-ratio", "2000")[0] == 0
+
+
+def test_verify_help_shows_default_limits(run):
+    page = " ".join(run("verify", "--help")[1].decode().split())
+    assert f"default {Limits.max_pixels}" in page
+    assert f"default {Limits.max_size >> 30}GiB" in page
+    assert f"default {Limits.max_ratio:.0f}" in page

@@ -1,0 +1,157 @@
+"""index, extract, pack, convert, and process."""
+
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+import imagearchive
+
+
+def test_index_writes_and_reports_index(run, archive):
+    assert run("index", archive, "--ipath", "other.npy")[1] == b"a.tar: 3 members -> other.npy\n"
+    assert len(np.load("other.npy")) == 3
+    made = json.loads(run("index", "--json", "--overwrite", archive)[1])
+    assert made == [{"archive": "a.tar", "members": 3, "index": "a.idx.npy"}]
+    assert run("index", archive, archive, "--ipath", "x.npy")[0] == 2
+
+
+def test_index_pattern_builds_one_index_per_archive(run, archive):
+    shutil.copy("a.tar", "a-0.tar")
+    shutil.copy("a.tar", "a-1.tar")
+    assert run("index", "a-{0..1}.tar")[1].count(b"3 members") == 2
+    assert run("index", "a-?.tar")[1].count(b"3 members") == 2
+
+
+def test_extract_existing_files_need_an_option(run, archive):
+    assert run("extract", archive, "out") == (0, b"3 files, 4.9K\n", "")
+    status, _, err = run("extract", archive, "out")
+    assert status == 1
+    assert err.startswith("imagearchive: out/")
+    assert err.endswith("exists; use --overwrite to replace it or --skip-existing to keep it\n")
+    assert run("extract", "--skip-existing", archive, "out")[1].endswith(b", 3 skipped\n")
+    assert run("extract", "-f", "-q", archive, "out", "cat") == (0, b"", "")
+    assert run("extract", "-f", "--skip-existing", archive, "out")[0] == 2
+
+
+def test_extract_json_reports_counts(run, archive):
+    assert json.loads(run("extract", archive, "some", "-q", "cat", "--json")[1]) == {
+        "files": 2, "bytes": 5001, "skipped": 0, "refused": [],
+    }  # fmt: skip
+
+
+def test_pack_keeps_mtime_when_asked(run, work):
+    assert run("pack", "photos", "p.tar", "--mtime", "keep")[0] == 0
+    with tarfile.open("p.tar") as packed:
+        assert packed.getmember("cat/1.txt").mtime == int(os.stat("photos/cat/1.txt").st_mtime)
+
+
+def test_pack_replaces_only_with_overwrite(run, work):
+    assert run("pack", "photos", "p.tar", "-q")[0] == 0
+    status, _, err = run("pack", "photos", "p.tar")
+    assert (status, err) == (1, "imagearchive: p.tar exists; use --overwrite to replace it\n")
+    assert run("pack", "-f", "--no-index", "--no-sync", "photos", "p.tar")[0] == 0
+    assert not Path("p.idx.npy").exists()
+
+
+def test_pack_list_keeps_its_order(run, work):
+    Path("list").write_bytes(b"photos/dog/2.txt\0photos/cat/1.txt\0")
+    assert run("pack", "-0", "list", "l.tar")[0] == 0
+    assert run("find", "l.tar")[1] == b"photos/cat/1.txt\nphotos/dog/2.txt\n"
+
+
+def test_pack_shards_are_numbered(run, work):
+    assert run("pack", "photos", "s.tar", "--shard-size", "10k")[1] == b"s-000000.tar\n"
+    assert json.loads(run("pack", "photos", "j.tar", "--shards", "2", "--json")[1]) == [
+        "j-000000.tar", "j-000001.tar",
+    ]  # fmt: skip
+    # The remains of a larger set would be read with the new one.
+    assert run("pack", "photos", "j.tar", "--shards", "1", "-f") == (
+        0,
+        b"j-000000.tar\n",
+        "imagearchive: warning: j-000001.tar: left of a larger set of shards; a pattern matches "
+        "it, too\n",
+    )
+
+
+def test_pack_mtime_may_be_negative_or_large(run, work):
+    for mtime in ("-5", "9000000000"):
+        assert run("pack", "photos", f"t{mtime}.tar", "--mtime", mtime)[0] == 0
+        with tarfile.open(f"t{mtime}.tar") as packed:
+            assert {member.mtime for member in packed} == {int(mtime)}
+
+
+def test_pack_failure_exits_with_1(run, work):
+    Path("list").write_bytes(b"photos/dog/2.txt\0photos/cat/1.txt\0")
+    for wrong, message in (
+        (["nope", "q.tar"], "nope: there is no such directory or list of files"),
+        (["photos", "q.tar", "--shards", "9"], "there are only 3 samples for 9 shards"),
+        (["photos", "photos/q.tar"], "put it elsewhere"),
+        (["list", "q.tar"], "imagearchive convert"),
+    ):
+        status, _, err = run("pack", *wrong)
+        assert status == 1, wrong
+        assert err.startswith("imagearchive: ")
+        assert message in err
+
+
+def test_pack_wrong_usage_exits_with_2(run, work):
+    for wrong in (
+        ["--mtime", "noon"],
+        ["--shards", "0"],
+        ["--shard-size", "big"],
+        ["--shards", "2", "--shard-size", "1M"],
+    ):
+        assert run("pack", "photos", "q.tar", *wrong)[0] == 2
+    for wrong in (["photos", "p.zip"], ["", "q.tar"], ["photos", ""]):
+        assert run("pack", *wrong)[0] == 2
+
+
+def test_convert_writes_each_format(run, archive):
+    assert run("convert", archive, "b.zip")[1] == b"b.zip: 3 members\n"
+    assert run("convert", archive, "folder.d", "--to", "bins", "--splits", "2")[0] == 0
+    assert len(imagearchive.SplitDataLoader("folder.d")) == 3
+    assert json.loads(run("convert", archive, "d.rar", "--to", "tar", "--json")[1]) == {
+        "archive": "d.rar", "members": 3,
+    }  # fmt: skip
+
+
+def test_convert_replaces_only_with_overwrite(run, archive):
+    assert run("convert", archive, "folder.d", "--to", "bins")[0] == 0
+    status, _, err = run("convert", archive, "folder.d", "--to", "bins")
+    assert status == 1
+    assert "use --overwrite" in err
+    assert run("convert", archive, "folder.d", "--to", "bins", "-f", "-q") == (0, b"", "")
+
+
+def test_convert_impossible_target_is_refused(run, archive):
+    assert run("convert", archive, "c.npz")[0] == 1
+    status, _, err = run("convert", archive, "c.rar")
+    assert status == 2
+    assert "--to" in err
+
+
+PROCESS_OPTIONS = ["--raw-dir", "raw", "--output-dir", "done", "--workers", "0", "-q"]
+
+
+def test_process_writes_npz_files(run, work):
+    assert run("process", "--all", "--image-size", "16x12", *PROCESS_OPTIONS)[0] == 0
+    with np.load("done/train_detector.npz") as loaded:
+        assert loaded.files
+    (report,) = json.loads(run("process", "--detector", "--json", *PROCESS_OPTIONS)[1])
+    assert report["kind"] == "detector"
+    assert run("process", "--landmarker", *PROCESS_OPTIONS)[0] == 1
+
+
+def test_process_wrong_usage_exits_with_2(run, work):
+    for wrong in (
+        [], ["--all", "--image-size", "tiny"], ["--all", "--image-size", "0"],
+        ["--all", "--train-split", "2"], ["--all", "--train-split", "most"],
+        ["--all", "--seed", "-1"], ["--all", "--seed", str(2**32)], ["--all", "--workers", "many"],
+    ):  # fmt: skip
+        status, _, err = run("process", *wrong, *PROCESS_OPTIONS)
+        assert status == 2, wrong
+        assert "usage: imagearchive process" in err
