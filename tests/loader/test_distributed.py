@@ -1,4 +1,4 @@
-"""Two real processes under torchrun, joined by gloo, share the epochs of one data set."""
+"""Two processes under torchrun, connected by gloo, share the epochs of one dataset."""
 
 import json
 import os
@@ -7,8 +7,11 @@ import sys
 import textwrap
 
 import pytest
+from support.samples import Numbered
 
 from imagearchive.loader.data_loader import DataLoader
+
+pytest.importorskip("torch")
 
 PROGRAM = """
 import json
@@ -22,7 +25,8 @@ import torch.distributed as dist
 from imagearchive.loader.data_loader import DataLoader
 
 
-class Numbers:
+# Called as in support.samples: the name is part of a saved state.
+class Numbered:
     def __len__(self):
         return 203
 
@@ -32,7 +36,7 @@ class Numbers:
 
 def make(**options):
     return DataLoader(
-        Numbers(), 8, shuffle=True, seed=6, image_size=4, num_workers=2, enable_distributed=True,
+        Numbered(), 8, shuffle=True, seed=6, image_size=4, num_workers=2, enable_distributed=True,
         **options,
     )
 
@@ -42,13 +46,13 @@ dist.init_process_group("gloo")
 rank, world_size = dist.get_rank(), dist.get_world_size()
 result = {"rank": rank, "world_size": world_size}
 
-# Made before the process group was there, it still finds its rank.
+# Made before the process group was initialised, it still finds its rank.
 result["whole"] = [labels.tolist() for _, labels in early]
 dropping = make(drop_last=True)
 result["dropped"] = []
 for _ in range(2):
     for _, labels in dropping:
-        # Ranks that had unequal numbers of batches would wait here for ever.
+        # Ranks with unequal numbers of batches would wait here forever.
         dist.all_reduce(labels.sum())
         result["dropped"].append(labels.tolist())
 
@@ -67,19 +71,9 @@ if rank == 0:
         json.dump(results, file)
 dist.barrier()
 dist.destroy_process_group()
-# Builds of torch abort now and then in their own destructors, when all is done.
+# Some builds of torch abort in their own destructors at the end.
 os._exit(0)
 """
-
-
-class Numbers:
-    def __len__(self):
-        return 203
-
-    def __getitem__(self, index):
-        import numpy as np
-
-        return np.full((4, 4, 3), index, np.uint8), index
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +95,13 @@ def results(tmp_path_factory):
     return json.loads(out.read_text())
 
 
-def test_ranks_see_every_sample_once(results):
+def test_distributed_ranks_together_yield_every_sample_once(results):
     assert [result["rank"] for result in results] == [0, 1]
     seen = [i for result in results for batch in result["whole"] for i in batch]
     assert sorted(seen) == list(range(203))
 
 
-def test_whole_batches_are_equally_many_on_every_rank(results):
+def test_distributed_with_drop_last_has_equally_many_batches_on_every_rank(results):
     counts = [len(result["dropped"]) for result in results]
     assert counts == [2 * (203 // 16)] * 2
     for epoch in range(2):
@@ -117,15 +111,14 @@ def test_whole_batches_are_equally_many_on_every_rank(results):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_an_epoch_that_two_ranks_began_is_finished_by_any_number(results, world_size):
+def test_distributed_epoch_is_resumed_by_any_number_of_ranks(results, world_size):
     seen = [i for result in results for batch in result["before"] for i in batch]
     assert len(seen) == 80
     for rank in range(world_size):
         loader = DataLoader(
-            Numbers(), 5, shuffle=True, seed=6, image_size=4, num_workers=1, rank=rank,
+            Numbered(203), 5, shuffle=True, seed=6, image_size=4, num_workers=1, rank=rank,
             world_size=world_size,
         )  # fmt: skip
-        # The names of classes are part of what tells data sets apart.
         loader.load_state_dict(results[0]["state"])
         seen += [i for _, labels in loader for i in labels.tolist()]
     assert sorted(seen) == list(range(203))

@@ -52,3 +52,11 @@ def test_fork_lock_held_in_parent_is_free_in_child() -> None:
     done.set()
     thread.join()
     assert os.waitstatus_to_exitcode(status) == 7
+
+
+def test_fork_lock_reentrant_can_be_taken_again_by_its_thread() -> None:
+    lock = ForkSafeLock(reentrant=True)
+    with lock, lock:
+        pass
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lock.__enter__).result(60) is None

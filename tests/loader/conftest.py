@@ -1,0 +1,38 @@
+"""Fixtures for the tests of the loader."""
+
+import gc
+
+import numpy as np
+import pytest
+from support.archives import write_tar
+from support.samples import FILES, loader_threads
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    yield
+    gc.collect()
+    assert loader_threads() == []
+
+
+@pytest.fixture
+def tar(tmp_path):
+    """The path of a TAR of FILES in four class directories."""
+    members = {
+        f"class_{index % 4}/{index:03d}.{'png' if index % 5 == 4 else 'jpg'}": data
+        for index, data in enumerate(FILES)
+    }
+    return str(write_tar(tmp_path / "images.tar", members))
+
+
+@pytest.fixture
+def npz(tmp_path):
+    """The path of an NPZ with four columns, its images, and its labels."""
+    path = tmp_path / "arrays.npz"
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 20, 24, 3), np.uint8)
+    labels = rng.integers(0, 10, 40)
+    boxes = np.empty(40, object)
+    boxes[:] = [rng.random((k % 3, 4)) for k in range(40)]
+    np.savez(path, images=images, labels=labels, extra=np.arange(40.0), bboxes=boxes)
+    return str(path), images, labels

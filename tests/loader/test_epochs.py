@@ -1,0 +1,118 @@
+"""The order of epochs, and who takes them."""
+
+import pytest
+from support.samples import (
+    COUNT,
+    MIXED,
+    TRAINING,
+    Encoded,
+    Numbered,
+    labels_of,
+    loader_threads,
+    same_batches,
+)
+
+from imagearchive.errors import (
+    OptionError,
+)
+from imagearchive.loader.data_loader import DataLoader
+from imagearchive.loader.order import EpochOrder
+
+
+@pytest.mark.parametrize("transform", [TRAINING, MIXED], ids=["compiled", "mixed"])
+def test_epoch_with_any_num_workers_has_the_same_batches(transform):
+    def run(num_workers, **options):
+        loader = DataLoader(
+            Encoded(), 8, shuffle=True, seed=5, num_workers=num_workers, transform=transform,
+            **options,
+        )  # fmt: skip
+        return [batch for _ in range(2) for batch in loader]
+
+    expected = run(0)
+    for num_workers in range(1, 5):
+        assert same_batches(run(num_workers), expected)
+    assert same_batches(run(3, prefetch_batches=9), expected)
+    assert not same_batches(expected[:7], expected[7:])
+
+
+def test_epoch_order_differs_and_set_epoch_repeats_it():
+    loader = DataLoader(Numbered(), 8, shuffle=True, seed=3, num_workers=2, image_size=4)
+    epochs = [labels_of(loader) for _ in range(3)]
+    assert epochs[0] != epochs[1] != epochs[2]
+    for epoch in epochs:
+        assert sorted(i for batch in epoch for i in batch) == list(range(COUNT))
+    assert loader.epoch == 3
+    loader.set_epoch(1)
+    assert labels_of(loader) == epochs[1]
+    assert labels_of(loader) == epochs[2]
+    assert labels_of(DataLoader(Numbered(), 8, num_workers=2, image_size=4))[0] == list(range(8))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_epoch_of_an_unused_iterator_is_not_taken(num_workers):
+    def made():
+        return DataLoader(
+            Numbered(), 8, shuffle=True, seed=3, num_workers=num_workers, image_size=4
+        )
+
+    loader = made()
+    expected = [labels_of(loader) for _ in range(3)]
+    loader = made()
+    loader.set_epoch(1)
+    iterator = iter(loader)
+    first = [next(iterator)[1].tolist() for _ in range(3)]
+    other = made()
+    other.load_state_dict(loader.state_dict())
+    unused = [iter(other) for _ in range(3)]
+    assert loader_threads() == [] or num_workers
+    assert other.state_dict() == loader.state_dict()
+    del unused[1]
+    unused[0].close()
+    assert first + labels_of(other) == expected[1]
+    # An epoch is taken when its first batch is asked for, and by one iterator alone.
+    assert [labels.tolist() for _, labels in unused[1]] == expected[2]
+    assert list(unused[0]) == []
+    assert other.epoch == 3
+    iterator.close()
+
+
+def test_enable_distributed_takes_the_rank_from_the_environment(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    loader = DataLoader(Numbered(10), 5, image_size=4, enable_distributed=True, num_workers=0)
+    assert labels_of(loader) == [[1, 3, 5, 7, 9]]
+    assert labels_of(DataLoader(Numbered(10), 10, image_size=4, num_workers=0)) == [list(range(10))]
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(OptionError, match=r"rank must be .* got 2"):
+        DataLoader(Numbered(10), enable_distributed=True)
+    with pytest.raises(OptionError, match=r"rank must be .* got 4"):
+        DataLoader(Numbered(10), rank=4, world_size=4)
+    with pytest.raises(OptionError, match="both"):
+        DataLoader(Numbered(10), rank=0)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_prefetch_of_a_dataset_is_called_for_every_batch(num_workers):
+    class Cold(Encoded):
+        def __init__(self):
+            super().__init__()
+            self.asked, self.unasked = [], []
+
+        def prefetch(self, indices):
+            self.asked.append(list(indices))
+
+        def read(self, index):
+            if not any(index in indices for indices in self.asked):
+                self.unasked.append(index)
+            return super().read(index)
+
+    source = Cold()
+    loader = DataLoader(source, 8, shuffle=True, seed=1, image_size=8, num_workers=num_workers)
+    assert len(labels_of(loader)) == 7
+    assert source.asked == [batch.tolist() for batch in EpochOrder(COUNT, seed=1, batch_size=8)]
+    assert source.unasked == []
+
+    class Other(Numbered):
+        prefetch = 3
+
+    assert len(list(DataLoader(Other(), 8, image_size=4, num_workers=num_workers))) == 7
