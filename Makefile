@@ -1,5 +1,6 @@
-# `make demo` trains on images straight from an archive, `make test` runs the tests. Each sets up
-# what it needs in .venv, from nothing but Python >= 3.10, a C compiler and make.
+# `make demo` trains on images from an archive; it takes less than a minute after installation.
+# `make test` runs the tests; it takes about 5 minutes on two cores. Both install what they need into
+# .venv and require only Python >= 3.10, a C compiler, and make.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 HANDWRITTEN_C := $(wildcard imagearchive/images/native/*)
 NATIVE := setup.py $(HANDWRITTEN_C) $(shell find imagearchive -name '*.pyx' -o -name '*.pxd')
 
-# As modules, since they share `benchmarks.harness`, which is no benchmark.
+# Run as modules, because they share `benchmarks.harness`, which is not a benchmark.
 BENCHMARKS := $(filter-out benchmarks.harness.%,$(subst /,.,$(basename $(wildcard benchmarks/*/*.py))))
 STUBS := $(subst /,.,$(basename $(shell find imagearchive -name '*.pyi')))
 
@@ -18,6 +19,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/train_digits.py
 
 test: $(VENV)/.test
+	@echo "Running all tests; this takes about 5 minutes on two cores."
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
@@ -32,7 +34,7 @@ types: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
-# The sdist must hold all that a build needs, and no generated C.
+# The sdist must contain everything that a build needs, and no generated C.
 sdist: $(VENV)/.dev
 	rm -rf dist build/sdist-env
 	$(BIN)/python -m build --quiet --sdist
@@ -40,7 +42,7 @@ sdist: $(VENV)/.dev
 	build/sdist-env/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/imagearchive-*.tar.gz
 	cd build && sdist-env/bin/imagearchive info --build && sdist-env/bin/imagearchive ls ../examples/data/digits.tar > /dev/null
 
-# Under each other Python that is installed.
+# Tests the compiled modules under every other supported Python that is installed.
 native: $(VENV)/.dev
 	$(BIN)/nox --no-error-on-missing-interpreters -s compiled-3.10 compiled-3.12 compiled-3.13
 
@@ -50,7 +52,7 @@ bench: $(VENV)/.test
 	$(PIP) -e ".[bench]" --no-build-isolation
 	for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python -m $$script || exit 1; done
 
-# Each environment holds the smaller ones. Compiled sources count as a reason to install again.
+# Each environment includes the smaller ones. A change of native sources installs the package again.
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) setuptools setuptools-scm wheel cython numpy

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nox
 
-# pyenv's own commands offer the one version that is active; here every installed one counts.
+# pyenv's own commands offer only the active version; use every installed one.
 PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
 os.environ["PATH"] = os.pathsep.join(
     [*map(str, sorted(PYENV.glob("3.1*/bin"))), os.environ["PATH"]]
@@ -26,11 +26,11 @@ COMPILED = [
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])
 def compiled(session):
     """Install from the source tree, without torch, and run the tests of the compiled parts."""
-    # Several of the pinned releases no longer support the oldest Python.
+    # Several pinned releases do not support the oldest Python.
     pinned = () if session.python == "3.10" else ("-c", "constraints.txt")
     session.install(*pinned, ".")
     session.install(*pinned, "pytest", "hypothesis", "psutil")
-    # From elsewhere, so that neither the tests nor their children find the source tree first.
+    # Run elsewhere, so that the tests and their child processes do not import the source tree.
     root = Path.cwd()
     session.chdir(session.create_tmp())
     tests = [str(root / test) for test in COMPILED]

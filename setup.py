@@ -1,13 +1,14 @@
-"""Compiles the native parts. All metadata stands in pyproject.toml.
+"""Compiles the native parts. All metadata is in pyproject.toml.
 
-Switches, read from the environment:
+Environment variables:
 
 ``IMAGEARCHIVE_SANITIZE``
     A comma-separated list for ``-fsanitize=`` (``address,undefined`` or ``thread``).
 ``IMAGEARCHIVE_DEBUG``
-    ``1`` builds with bounds and overflow checks and without optimisation.
+    ``1`` builds with bounds and overflow checks and without optimization.
 ``IMAGEARCHIVE_JPEG``
-    ``0`` builds without libjpeg-turbo, ``1`` fails where it is not found. Unset: used if found.
+    ``0`` builds without libjpeg-turbo, ``1`` fails if it is not found. By default, it is used if
+    it is found.
 """
 
 import os
@@ -23,7 +24,7 @@ SANITIZE = os.environ.get("IMAGEARCHIVE_SANITIZE", "")
 JPEG = os.environ.get("IMAGEARCHIVE_JPEG", "")
 
 PACKAGE = Path("imagearchive")
-# The one extension with hand-written C, and where that is.
+# The only extension with handwritten C, and the directory of that C.
 RENDER = "imagearchive.images.render"
 NATIVE = PACKAGE / "images" / "native"
 C_SOURCES = {
@@ -56,7 +57,7 @@ int main(void) {
 
 
 class BuildExt(build_ext):
-    """Links libjpeg-turbo to the extensions that ask for it, and compiles side by side."""
+    """Links libjpeg-turbo to the extensions that ask for it, and compiles in parallel."""
 
     def finalize_options(self):
         super().finalize_options()
@@ -85,9 +86,7 @@ class BuildExt(build_ext):
             except Exception as error:
                 if JPEG == "1":
                     raise
-                self.announce(
-                    f"libjpeg-turbo not found, JPEG goes through Pillow: {error}", level=3
-                )
+                self.announce(f"libjpeg-turbo not found, Pillow will decode JPEG: {error}", level=3)
                 return False
         return True
 

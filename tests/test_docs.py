@@ -1,24 +1,23 @@
-"""What the documentation says, runs.
+"""The documentation: its Python blocks run, its links and names exist, its reference is complete.
 
-Every ``python`` block of README.md and docs/ is run, a page at a time as one script, in a
-folder of its own that holds:
+All ``python`` blocks of a page run as one script, in a temporary directory that contains:
 
 ``train.tar``, ``val.tar``
-    Images in the class folders ``bird``, ``cat`` and ``dog``: 24 JPEG and 8 PNG files, at least 24
-    pixels a side.
+    Images in the class directories ``bird``, ``cat``, and ``dog``: 24 JPEG and 8 PNG files, at
+    least 24 pixels wide and high.
 ``train-0000.tar`` to ``train-0002.tar``
-    Such images in three shards, 8 JPEG and 3 PNG files each, numbered through.
+    Such images in three shards, 8 JPEG and 3 PNG files each.
 ``train.npz``, ``val.npz``
-    ``images`` uint8 (16, 32, 32, 3) and ``labels`` int64 (16,), as `numpy.savez` writes them.
+    ``images`` uint8 (16, 32, 32, 3) and ``labels`` int64 (16,), written by `numpy.savez`.
 ``compressed.npz``
-    The same, from `numpy.savez_compressed`.
+    The same, written by `numpy.savez_compressed`.
 ``data/raw/``
     Annotated images as `DataProcessor` reads them: ``detector`` (COCO and CSV) and ``landmarker``
     (PTS), 12 images each.
 ``data/preprocessed/``
-    What `DataProcessor` makes of them: ``train_X.npz`` and ``val_X.npz``.
+    The output of `DataProcessor`: ``train_X.npz`` and ``val_X.npz``.
 
-A block that cannot run there has a comment ``<!-- not run: why -->`` on the line before it.
+A block that cannot run there has the comment ``<!-- not run: why -->`` on the line before it.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ NOT_RUN = re.compile(r"^ *<!-- not run: \S.* -->$")
 
 
 def script_of(page: Path) -> str:
-    """The blocks of a page, each line where it stands in the page, so that tracebacks fit."""
+    """Return the blocks of a page; line numbers match the page, for tracebacks."""
     lines = page.read_text(encoding="utf-8").splitlines()
     result = [""] * len(lines)
     fence = indent = ""
@@ -117,7 +116,7 @@ def write_raw(folder: Path, generator: np.random.Generator) -> None:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
-    """The files that every page finds, made once."""
+    """The files that every page can use, created once."""
     folder = tmp_path_factory.mktemp("files")
     generator = np.random.default_rng(0)
     write_tar(folder / "train.tar", generator, 24, 8)
@@ -142,6 +141,8 @@ RUN = [page for page in PAGES if script_of(page).strip()]
 
 @pytest.mark.parametrize("page", RUN, ids=[str(page.relative_to(ROOT)) for page in RUN])
 def test_page_python_blocks_run(page, files, tmp_path):
+    if re.search(r"^\s*(?:import|from) torch\b", script_of(page), re.M):
+        pytest.importorskip("torch")
     folder = tmp_path / "folder"
     shutil.copytree(files, folder)
     script = tmp_path / page.with_suffix(".py").name
