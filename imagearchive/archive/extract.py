@@ -26,6 +26,7 @@ from imagearchive.errors import OptionError, TargetExistsError, UnsafePathError
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import naming
 from imagearchive.index.names import normalise
+from imagearchive.storage.closing import Closable
 from imagearchive.storage.local import MemoryStorage
 from imagearchive.storage.lru import LRUCache
 
@@ -298,7 +299,7 @@ def _mapped(archive: Archive) -> memoryview | None:
 # ---------------------------------------------------------------- writing
 
 
-class _Directories:
+class _Directories(Closable):
     """Directories below the target, each opened step by step without following a link."""
 
     def __init__(self, root: int, shown: str) -> None:
@@ -350,10 +351,9 @@ class _Directories:
                 ) from error
             raise
 
-    def __enter__(self) -> _Directories:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close all directories but the root."""
+        super().close()
         self._open.clear()
 
 

@@ -31,6 +31,7 @@ from imagearchive.errors import ClosedError, OptionTypeError, WorkerError
 from imagearchive.errors.arguments import check_callable, check_choice, check_integer
 from imagearchive.errors.transport import dump_exception, load_exception
 from imagearchive.loader.shared_arena import SharedArena
+from imagearchive.storage.closing import Closable
 
 __all__ = ["MpQItr"]
 
@@ -51,7 +52,7 @@ _EXIT_TIMEOUT: Final = 2.0
 _CHECK_SECONDS: Final = 1.0
 
 
-class MpQItr(Generic[T_co]):
+class MpQItr(Closable, Generic[T_co]):
     """Run a generator in a child process and iterate over what it yields.
 
     Each ``iter()`` starts a child of its own, from the beginning of the generator; loops over the
@@ -126,7 +127,6 @@ class MpQItr(Generic[T_co]):
                 "mp_context", mp_context, multiprocessing.get_all_start_methods()
             )
         self._start_method = mp_context
-        self._closed = False
         self._runs: weakref.WeakSet[_Run[T_co]] = weakref.WeakSet()
 
     def __iter__(self) -> Iterator[T_co]:
@@ -139,15 +139,9 @@ class MpQItr(Generic[T_co]):
 
     def close(self) -> None:
         """End every child that is still running; a second call does nothing."""
-        self._closed = True
+        super().close()
         for run in list(self._runs):
             run.close()
-
-    def __enter__(self) -> MpQItr[T_co]:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_runs": None}

@@ -1,4 +1,4 @@
-"""`Closable`: what is closed once, by `close` or at the end of a ``with`` block."""
+"""Bases of objects for ``with`` blocks: `Closable` for readers, `Abortable` for writers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Closable"]
+__all__ = ["Abortable", "Closable"]
 
 
 class Closable:
@@ -32,3 +32,24 @@ class Closable:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Abortable:
+    """Base of writers: a ``with`` block completes the file, or discards it after an error."""
+
+    def close(self) -> None:
+        """Complete the file; a second call does nothing."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Discard what was written; a second call does nothing."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Sequence
-from types import TracebackType
 from typing import Any, cast
 
 import numpy as np
@@ -35,11 +34,12 @@ from imagearchive.containers.npz.direct_column import DirectColumn, member_name
 from imagearchive.containers.zip.stream import ZipStream
 from imagearchive.errors import ClosedError, OptionError, OptionTypeError
 from imagearchive.storage.atomic import AtomicFile
+from imagearchive.storage.closing import Abortable
 
 __all__ = ["NpzWriter"]
 
 
-class NpzWriter:
+class NpzWriter(Abortable):
     """Writes one ``.npz`` from samples that come one by one, or in batches.
 
     Parameters
@@ -172,20 +172,6 @@ class NpzWriter:
         self._closed = True
         self._forget()
         self._target.abort()
-
-    def __enter__(self) -> NpzWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
     def _forget(self) -> None:
         for column in self._columns.values():

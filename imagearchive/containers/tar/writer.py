@@ -16,12 +16,12 @@ from imagearchive.errors import (
 )
 from imagearchive.errors.os_errors import naming
 from imagearchive.storage.atomic import AtomicFile, file_kind
+from imagearchive.storage.closing import Abortable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from types import TracebackType
 
-    from typing_extensions import Buffer, Self
+    from typing_extensions import Buffer
 
 __all__ = ["BareTarWriter", "header"]
 
@@ -129,7 +129,7 @@ def _is_utf8(name: bytes) -> bool:
     return True
 
 
-class BareTarWriter:
+class BareTarWriter(Abortable):
     """Writes one TAR archive and no index; `imagearchive.TarWriter` says what is promised.
 
     Parameters
@@ -508,17 +508,3 @@ class BareTarWriter:
         """Remove the temporary file; what was at the target stays as it was."""
         self._fd = -1
         self._target.abort()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()

@@ -11,11 +11,10 @@ from imagearchive.containers.zip.stream import ZipStream
 from imagearchive.errors import ClosedError, UnsafePathError
 from imagearchive.errors.os_errors import naming
 from imagearchive.storage.atomic import AtomicFile
+from imagearchive.storage.closing import Abortable
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from typing_extensions import Buffer, Self
+    from typing_extensions import Buffer
 
 __all__ = ["BareZipWriter"]
 
@@ -24,7 +23,7 @@ FIRST_SECOND: Final = 315_532_800
 LAST_SECOND: Final = 4_354_819_199
 
 
-class BareZipWriter:
+class BareZipWriter(Abortable):
     """Writes one ZIP archive and no index; `imagearchive.ZipWriter` says what is promised.
 
     Parameters
@@ -139,20 +138,6 @@ class BareZipWriter:
     def abort(self) -> None:
         """Remove the temporary file; what was at the target stays as it was."""
         self._target.abort()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
 
 def _moment(mtime: int) -> tuple[int, int]:
