@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from imagearchive.errors import CorruptArchiveError
-from imagearchive.errors.os_errors import naming
+from imagearchive.errors.os_errors import os_errors_for
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -45,7 +45,7 @@ def pieces(archive: Archive, position: int) -> Iterator[bytes | memoryview]:
     if size <= WINDOW:
         yield whole(archive, position)
         return
-    with naming(_file(archive, position)):
+    with os_errors_for(_file(archive, position)):
         member = archive.member(position)
         checksum = 0
         checks = unchecked(archive, position)
@@ -60,7 +60,7 @@ def pieces(archive: Archive, position: int) -> Iterator[bytes | memoryview]:
 
 def whole(archive: Archive, position: int) -> bytes | memoryview:
     """Read a member at once; raises as `pieces`."""
-    with naming(_file(archive, position)):
+    with os_errors_for(_file(archive, position)):
         data = archive.read(position)
     if unchecked(archive, position):
         _compare(archive, position, zlib.crc32(data))

@@ -24,7 +24,7 @@ from imagearchive.containers import registry as containers
 from imagearchive.containers.rows import KIND_FILE, KIND_HARDLINK, KIND_OTHER, KIND_SYMLINK
 from imagearchive.errors import OptionError, TargetExistsError, UnsafePathError
 from imagearchive.errors.hints import Hint
-from imagearchive.errors.os_errors import naming
+from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.index.names import normalise
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.local import MemoryStorage
@@ -227,7 +227,7 @@ def refused_members(archive: Archive) -> list[Refused]:
         return []
     refused = []
     for file in archive.table.files:
-        with naming(file):
+        with os_errors_for(file):
             rows = containers.scan(file, strict=False).rows
         kinds = rows.entries["kind"][: rows.rows]
         special = np.isin(kinds, (KIND_OTHER, KIND_HARDLINK, KIND_SYMLINK))

@@ -21,7 +21,7 @@ from imagearchive.errors import (
     UnsafePickleError,
 )
 from imagearchive.errors.hints import Hint, with_hints
-from imagearchive.errors.os_errors import naming
+from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.index.freshness import REBUILD
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.limits import Limits
@@ -140,13 +140,13 @@ def _headers(archive: Archive, failures: list[Failure]) -> list[str]:
     start = 0
     place = table.path or "index"
     try:
-        with naming(place):
+        with os_errors_for(place):
             table.check()
     except (ImageArchiveError, OSError) as error:
         failures.append(_failure(error, -1, place, place))
     for path in expand(archive.path):
         try:
-            with naming(path):
+            with os_errors_for(path):
                 fresh = IndexTable.build(path)
         except CorruptArchiveError as error:
             failures.append(_failure(error, -1, path, path))

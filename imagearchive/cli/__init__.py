@@ -20,7 +20,7 @@ from imagearchive.cli.messages import (
     with_options,
 )
 from imagearchive.errors import ImageArchiveError, MemberNotFoundError
-from imagearchive.errors.os_errors import naming
+from imagearchive.errors.os_errors import os_errors_for
 
 __all__ = ["main"]
 
@@ -92,7 +92,7 @@ def _run_command(argv: Sequence[str], arguments: argparse.Namespace, interrupts:
         # argparse has printed the help (0) or what is wrong (2).
         status = int(stop.code or 0)
     if sys.stdout is not None:
-        with naming("standard output"):
+        with os_errors_for("standard output"):
             sys.stdout.flush()
     return status
 

@@ -8,7 +8,7 @@ import os
 
 from imagearchive.archive.archive import Archive, open_archive
 from imagearchive.errors import ArchiveNotFoundError
-from imagearchive.errors.os_errors import naming
+from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.patterns import expand
 
 __all__ = ["open_archive_argument", "resolve"]
@@ -18,7 +18,7 @@ def open_archive_argument(arguments: argparse.Namespace) -> Archive:
     """Open the archive that a command reads."""
     found = resolve(arguments.archive)
     path = arguments.archive if found == expand(arguments.archive) else found
-    with naming(arguments.archive):
+    with os_errors_for(arguments.archive):
         return open_archive(path, ipath=arguments.ipath, strict=not arguments.partial)
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Final
 
-from imagearchive.errors.os_errors import naming
+from imagearchive.errors.os_errors import os_errors_for
 
 __all__ = [
     "escape_message",
@@ -78,7 +78,7 @@ def standard_output() -> Iterator[BinaryIO]:
     OSError
         Standard output is closed, or the disk is full.
     """
-    with naming("standard output"):
+    with os_errors_for("standard output"):
         if sys.stdout is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         sys.stdout.flush()

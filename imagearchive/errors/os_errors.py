@@ -1,26 +1,26 @@
-"""Errors of the system that say which file they are about."""
+"""Errors of the operating system that say which file they are about."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["naming"]
+__all__ = ["os_errors_for"]
 
 
 @contextmanager
-def naming(path: str) -> Iterator[None]:
-    """Name the file in an `OSError` that does not do so itself, as those of reads and writes.
+def os_errors_for(path: str) -> Iterator[None]:
+    """Set the file name of an `OSError` that has none, such as one from a read or write.
 
     Parameters
     ----------
     path : str
-        What the statements inside read or write.
+        The file or archive that the block reads or writes.
     """
     try:
         yield
     except OSError as error:
-        # Those without a number are ours, and their message says it all.
+        # An error without a number is one of ours, whose message says everything.
         if error.errno is not None and error.filename is None:
             error.filename = path
         raise

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from imagearchive.arrays import npy
 from imagearchive.errors import CorruptArchiveError, CorruptIndexError, UnsupportedMemberError
-from imagearchive.errors.os_errors import naming
+from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import AtomicFile
 from imagearchive.storage.local import MemoryStorage
 
@@ -56,7 +56,7 @@ def save(path: str, sections: Mapping[str, npt.NDArray[Any]], meta: Mapping[str,
         "sections": [{"name": name, "crc32": checksum(array)} for name, array in sections.items()],
     }
     text = json.dumps(described, sort_keys=True, ensure_ascii=True).encode()
-    with AtomicFile(path, check=False) as target, naming(path):
+    with AtomicFile(path, check=False) as target, os_errors_for(path):
         for array in [*sections.values(), np.frombuffer(text, np.uint8)]:
             npy.write_array(target.file, array)
 
@@ -84,7 +84,7 @@ def load(path: str) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         size = os.fstat(file.fileno()).st_size
         if not size:
             raise CorruptIndexError(f"{path}: the index is empty; delete it")
-        with naming(path):
+        with os_errors_for(path):
             data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
     arrays = list(_arrays(path, data))
     last = arrays[-1]

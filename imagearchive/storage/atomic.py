@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
 
 from imagearchive.errors import ClosedError, TargetExistsError
 from imagearchive.errors.hints import Hint
-from imagearchive.errors.os_errors import naming
+from imagearchive.errors.os_errors import os_errors_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -184,7 +184,7 @@ class AtomicFile:
         if self._file is None:
             return
         try:
-            with naming(self.path):
+            with os_errors_for(self.path):
                 self._file.flush()
                 if self._sync:
                     os.fsync(self._file.fileno())
@@ -546,7 +546,7 @@ def sync_folder(path: str, *, dir_fd: int | None = None) -> None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
         try:
-            with naming(path):
+            with os_errors_for(path):
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -558,7 +558,7 @@ def sync_folder(path: str, *, dir_fd: int | None = None) -> None:
 def _sync_file(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with naming(path):
+        with os_errors_for(path):
             os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -23,7 +23,7 @@ from imagearchive.errors import (
     OptionTypeError,
     UnsupportedArchiveError,
 )
-from imagearchive.errors.os_errors import naming
+from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.protocol import FileStorage, Storage, StorageKind
 
@@ -116,7 +116,7 @@ class MmapStorage(MemoryStorage):
             status = os.fstat(fd)
             size = status.st_size
             # An empty file cannot be mapped.
-            with naming(name):
+            with os_errors_for(name):
                 data: Any = mmap.mmap(fd, size, access=mmap.ACCESS_READ) if size else b""
         finally:
             os.close(fd)
@@ -219,7 +219,7 @@ class PreadStorage(Closable):
 
     def _fill(self, held: _Descriptor, offset: int, target: memoryview, done: int) -> None:
         while done < len(target):
-            with naming(self.path):
+            with os_errors_for(self.path):
                 count = os.preadv(held.number, [target[done:]], offset + done)
             if not count:
                 raise CorruptArchiveError(

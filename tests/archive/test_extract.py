@@ -37,7 +37,7 @@ from imagearchive.errors import (
     TargetExistsError,
     UnsafePathError,
 )
-from imagearchive.errors.os_errors import naming
+from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.limits import Limits
 
 
@@ -754,7 +754,7 @@ def test_the_first_error_ends_the_other_threads():
 
 def test_errors_of_ours_keep_their_message():
     for error in (ArchiveNotFoundError("no such archive"), OSError("plain")):
-        with pytest.raises(OSError, match=r"^(no such archive|plain)$"), naming("elsewhere"):
+        with pytest.raises(OSError, match=r"^(no such archive|plain)$"), os_errors_for("elsewhere"):
             raise error
 
 

@@ -30,7 +30,7 @@ from imagearchive.errors import (
     TargetExistsError,
 )
 from imagearchive.errors.hints import Hint
-from imagearchive.errors.os_errors import naming
+from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import StagedFiles, sync_files
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ class _Set:
     def publish(self) -> None:
         """Put everything on disk, then under its name, the index last."""
         self._bins.close_files()
-        with naming(self._index_path):
+        with os_errors_for(self._index_path):
             self._index.close()
         if self._extend:
             sync_files(self._bins.paths())

@@ -14,7 +14,7 @@ from imagearchive.errors import (
     UnsafePathError,
     UnsupportedMemberError,
 )
-from imagearchive.errors.os_errors import naming
+from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import AtomicFile, file_kind
 from imagearchive.storage.closing import Abortable
 
@@ -331,7 +331,7 @@ class BareTarWriter(Abortable):
             start = self._used + len(head)
             self._buffer[self._used : start] = head
             self._used = start
-            with naming(shown):
+            with os_errors_for(shown):
                 count = os.readv(fd, [self._buffer[start : start + size + 1]])
             self._used += min(count, size)
             if count < size:
@@ -373,13 +373,13 @@ class BareTarWriter(Abortable):
             if self._used == BUFFER:
                 self._flush()
             room = min(BUFFER - self._used, size - done)
-            with naming(shown):
+            with os_errors_for(shown):
                 count = os.readv(fd, [self._buffer[self._used : self._used + room]])
             if not count:
                 return done
             self._used += count
             done += count
-        with naming(shown):
+        with os_errors_for(shown):
             return done + len(os.read(fd, 1))
 
     def _metadata(self, mtime: int | None, mode: int | None) -> tuple[int, int]:
@@ -435,7 +435,7 @@ class BareTarWriter(Abortable):
         if self._fd < 0:
             raise self._closed()
         try:
-            with naming(self.path):
+            with os_errors_for(self.path):
                 while view:
                     view = view[os.write(self._fd, view) :]
         except BaseException:

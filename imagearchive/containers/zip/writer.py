@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from imagearchive.containers.zip.stream import ZipStream
 from imagearchive.errors import ClosedError, UnsafePathError
-from imagearchive.errors.os_errors import naming
+from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import AtomicFile
 from imagearchive.storage.closing import Abortable
 
@@ -80,7 +80,7 @@ class BareZipWriter(Abortable):
             raise self._closed()
         encoded = self._checked(name)
         try:
-            with naming(self.path):
+            with os_errors_for(self.path):
                 self._zip.add(encoded, chunks, align=True, moment=_moment(mtime), mode=mode)
         except BaseException:
             self.abort()
@@ -128,7 +128,7 @@ class BareZipWriter(Abortable):
         if not self._target.part:
             return
         try:
-            with naming(self.path):
+            with os_errors_for(self.path):
                 self._zip.finish()
         except BaseException:
             self.abort()
