@@ -29,8 +29,8 @@ class JsonStream:
     Raises
     ------
     LabelError
-        By every method: the text is no JSON, not UTF-8, nested too deeply, or one value of it is
-        longer than any annotation.
+        By every method: the text is not JSON, not UTF-8, or nested too deeply, or one of its values
+        is longer than any annotation.
     """
 
     def __init__(self, path: str, file: TextIO) -> None:
@@ -39,20 +39,20 @@ class JsonStream:
         self._decoder = json.JSONDecoder()
         self._text = ""
         self._at = 0
-        # The line of the character at `_counted`.
+        # The line of the character at `_line_at`.
         self._line = 1
-        self._counted = 0
+        self._line_at = 0
         self._end = False
 
     def where(self, position: int | None = None) -> str:
         """File and line, for messages."""
-        self._line += self._text.count("\n", self._counted, self._at)
-        self._counted = self._at
+        self._line += self._text.count("\n", self._line_at, self._at)
+        self._line_at = self._at
         beyond = 0 if position is None else self._text.count("\n", self._at, position)
         return f"{self.path}, line {self._line + beyond}"
 
     def peek(self) -> str:
-        """Return the next character that is no blank; empty at the end of the file."""
+        """Return the next character that is not white space; empty at the end of the file."""
         while True:
             text, at = self._text, self._at
             while at < len(text) and text[at] in " \t\r\n":
@@ -79,7 +79,7 @@ class JsonStream:
             raise self._broken("the end of the file")
 
     def elements(self) -> Iterator[tuple[Any, str]]:
-        """Yield the elements of the list that comes next, each with its place."""
+        """Yield the elements of the list that comes next, each with its file and line."""
         self._take("[", "a list")
         if self.peek() == "]":
             self._at += 1
@@ -128,9 +128,10 @@ class JsonStream:
         self._at += 1
 
     def _broken(self, expected: str) -> LabelError:
-        found = repr(self._text[self._at : self._at + 1]) if self.peek() else "the end of the file"
+        char = self.peek()
+        found = repr(char) if char else "the end of the file"
         return LabelError(
-            f"{self.where()}: not valid JSON: {found} where {expected} belongs; the file is broken "
+            f"{self.where()}: not valid JSON: expected {expected}, got {found}; the file is broken "
             f"or incomplete"
         )
 
@@ -138,7 +139,7 @@ class JsonStream:
         if len(self._text) - self._at > MAX_VALUE:
             raise LabelError(
                 f"{self.where()}: one value is longer than {MAX_VALUE} characters; is this "
-                f"the right file?"
+                f"an annotation file?"
             )
         return self._fill(count)
 
@@ -153,7 +154,7 @@ class JsonStream:
             # Positions stay as they are: a caller may hold one.
             self._end = True
             return False
-        self._line += self._text.count("\n", self._counted, self._at)
+        self._line += self._text.count("\n", self._line_at, self._at)
         self._text = self._text[self._at :] + more
-        self._at = self._counted = 0
+        self._at = self._line_at = 0
         return True

@@ -16,7 +16,7 @@ from PIL import Image
 
 from imagearchive.errors import DecodeError, LimitError
 from imagearchive.images.pillow import decode_image
-from imagearchive.processing.annotations import Problem, Record
+from imagearchive.processing.records import Problem, Record
 
 __all__ = ["BoxFormat", "Decoded", "Job", "Kind", "decode_task", "job_of"]
 

@@ -1,4 +1,4 @@
-"""Annotation files: what is read, what is refused, and with which words."""
+"""Annotation files: the records they become, and the messages for malformed ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagearchive.errors import ArchiveNotFoundError, LabelError
-from imagearchive.processing import annotations, json_stream
+from imagearchive.processing import json_stream, pts
 from imagearchive.processing.annotations import read_annotations, read_coco, read_csv, read_pts
 
 COCO = "_annotations.coco.json"
@@ -23,7 +23,7 @@ def touch(folder, *names):
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"an image, for all that the annotations say")
+        path.write_bytes(b"not read by the functions tested here")
 
 
 def coco_file(folder, images, marks, categories=({"id": 1, "name": "ear"},), **more):
@@ -34,7 +34,7 @@ def coco_file(folder, images, marks, categories=({"id": 1, "name": "ear"},), **m
     return path
 
 
-def test_coco(tmp_path):
+def test_read_coco_returns_boxes_labels_and_keypoints(tmp_path):
     touch(tmp_path, "a.jpg", "b.jpg", "c.jpg")
     path = coco_file(
         tmp_path,
@@ -63,7 +63,7 @@ def test_coco(tmp_path):
     assert a.keypoints is None
     np.testing.assert_array_equal(b.boxes, [[0.1, 2, 3.5, 4]])
     assert b.labels == ("ear",)
-    # The person without a labelled point is passed over.
+    # The person without a labelled point is skipped.
     np.testing.assert_array_equal(b.keypoints, [[1, 2, 2], [3, 4, 0]])
     assert c.boxes.shape == (0, 4)
     assert not c.annotated
@@ -71,7 +71,7 @@ def test_coco(tmp_path):
     assert found.problems == []
 
 
-def test_coco_lists_what_it_leaves_out(tmp_path):
+def test_read_coco_lists_problems(tmp_path):
     touch(tmp_path, "a.jpg")
     path = coco_file(
         tmp_path,
@@ -86,14 +86,14 @@ def test_coco_lists_what_it_leaves_out(tmp_path):
     found = read_coco(path)
     assert [record.boxes.tolist() for record in found.records] == [[[0, 0, 4, 5]]]
     reasons = [problem.reason for problem in found.problems]
-    assert reasons[0] == "a box without area was left out"
+    assert reasons[0] == "left out a box without area"
     assert found.problems[0].path.startswith(f"{path}, line ")
     assert reasons[1].startswith("2 annotations refer to images")
     assert found.problems[2].path == str(tmp_path / "gone.jpg")
     assert "no such file" in reasons[2]
 
 
-def test_coco_merges_images_of_one_name(tmp_path):
+def test_read_coco_images_of_one_name_become_one_record(tmp_path):
     touch(tmp_path, "a.jpg")
     path = coco_file(
         tmp_path,
@@ -105,58 +105,65 @@ def test_coco_merges_images_of_one_name(tmp_path):
 
 
 MARK = '{"image_id": 1, "bbox": %s}'
-HOSTILE_COCO = {
+MALFORMED_COCO = {
     "": "line 1: not valid JSON",
-    "[]": "line 1: not valid JSON: '[' where an object belongs",
-    "{": "the end of the file where a quoted key belongs",
-    '{"images": []': "the end of the file where ',' or '}'",
-    '{"images": []}': "no annotations in the file",
-    '{"images": {}, "annotations": []}': "'images' is no list",
+    "[]": "line 1: not valid JSON: expected an object, got '['",
+    "{": "expected a quoted key, got the end of the file",
+    '{"images": []': "expected ',' or '}', got the end of the file",
+    '{"images": []}': "the file has no annotations",
+    '{"images": {}, "annotations": []}': "'images' is not a list",
     '{\n"images": [{"id": 1,\n"file_name": "a.jpg"},\n3], "annotations": []}': (
-        "line 4: an element of 'images' is no object"
+        "line 4: an element of 'images' is not an object"
     ),
     '{"images": [{"id": 1, "file_name": "a.jpg"},\n\n{"id": 1, "file_name": "b.jpg"}]}': (
         "line 3: image id 1 occurs twice"
     ),
-    '{"images": [{"id": true, "file_name": "a.jpg"}]}': "image id is True",
-    '{"images": [{"id": 1.5, "file_name": "a.jpg"}]}': "image id is 1.5",
-    '{"images": [{"id": 1}]}': "file_name is None",
-    '{"images": [{"id": 1, "file_name": ["a"]}]}': "file_name is",
-    '{"images": [], "annotations": [%s]}' % (MARK % "[1, 2, 3]"): "bbox has 3 values",
-    '{"images": [], "annotations": [%s]}' % (MARK % "[1, 2, 3, NaN]"): "no finite number",
-    '{"images": [], "annotations": [%s]}' % (MARK % "[1, 2, 3, 1e999]"): "no finite number",
+    '{"images": [{"id": true, "file_name": "a.jpg"}]}': (
+        "image id must be an integer or a string, got True"
+    ),
+    '{"images": [{"id": 1.5, "file_name": "a.jpg"}]}': (
+        "image id must be an integer or a string, got 1.5"
+    ),
+    '{"images": [{"id": 1}]}': "file_name must be the name of an image, got None",
+    '{"images": [{"id": 1, "file_name": ["a"]}]}': "file_name must be",
+    '{"images": [], "annotations": [%s]}'
+    % (MARK % "[1, 2, 3]"): "bbox must be [x, y, width, height], got 3 values",
+    '{"images": [], "annotations": [%s]}' % (MARK % "[1, 2, 3, NaN]"): "not a finite number",
+    '{"images": [], "annotations": [%s]}' % (MARK % "[1, 2, 3, 1e999]"): "not a finite number",
     '{"images": [], "annotations": [%s]}' % (MARK % ("[1, 2, 3, 1%s]" % ("0" * 400))): (
-        "no finite number"
+        "not a finite number"
     ),
     '{"images": [], "annotations": [%s]}' % (MARK % ("[1, 2, 3, 1%s]" % ("0" * 9000))): (
         "line 1: "
     ),
-    '{"images": [], "annotations": [%s]}' % (MARK % '[1, 2, 3, "4"]'): "is no number",
-    '{"images": [], "annotations": [%s]}' % (MARK % "[1, 2, -3, 4]"): "ends before it begins",
-    '{"images": [], "annotations": [%s]}' % (MARK % '"abcd"'): "bbox is no list",
-    '{"images": [], "annotations": [{"image_id": 1, "keypoints": [1, 2]}]}': "no x, y, v triples",
+    '{"images": [], "annotations": [%s]}' % (MARK % '[1, 2, 3, "4"]'): "is not a number",
+    '{"images": [], "annotations": [%s]}' % (MARK % "[1, 2, -3, 4]"): "is negative",
+    '{"images": [], "annotations": [%s]}' % (MARK % '"abcd"'): "bbox is not a list",
+    '{"images": [], "annotations": [{"image_id": 1, "keypoints": [1, 2]}]}': (
+        "keypoints must be triples"
+    ),
     '{"images": [%s' % ("[" * 100_000): "line 1: ",
-    '{"images": [{"id": 1, "file_name": "../../etc/passwd"}], "annotations": []}': "leads out of",
-    '{"images": [{"id": 1, "file_name": "/etc/passwd"}], "annotations": []}': "leads out of",
-    '{"images": [{"id": 1, "file_name": "..\\\\..\\\\x.jpg"}], "annotations": []}': "leads out of",
-    '{"images": [{"id": 1, "file_name": "a\\u0000.jpg"}], "annotations": []}': "zero byte",
-    '{"images": [], "annotations": []} x': "where the end of the file belongs",
+    '{"images": [{"id": 1, "file_name": "../../etc/passwd"}], "annotations": []}': " is outside ",
+    '{"images": [{"id": 1, "file_name": "/etc/passwd"}], "annotations": []}': " is outside ",
+    '{"images": [{"id": 1, "file_name": "..\\\\..\\\\x.jpg"}], "annotations": []}': " is outside ",
+    '{"images": [{"id": 1, "file_name": "a\\u0000.jpg"}], "annotations": []}': "null character",
+    '{"images": [], "annotations": []} x': "expected the end of the file, got 'x'",
     '{"images": [,], "annotations": []}': "line 1: not valid JSON",
-    '{"images" [], "annotations": []}': "where ':' belongs",
+    '{"images" [], "annotations": []}': "expected ':', got '['",
 }
 
 
-@pytest.mark.parametrize("text", HOSTILE_COCO, ids=range(len(HOSTILE_COCO)))
-def test_hostile_coco(tmp_path, text):
+@pytest.mark.parametrize("text", MALFORMED_COCO, ids=range(len(MALFORMED_COCO)))
+def test_read_coco_malformed_file_raises(tmp_path, text):
     path = tmp_path / COCO
     path.write_text(text)
     with pytest.raises(LabelError) as caught:
         read_coco(path)
-    assert HOSTILE_COCO[text] in str(caught.value)
+    assert MALFORMED_COCO[text] in str(caught.value)
     assert str(path) in str(caught.value)
 
 
-def test_coco_that_is_not_utf8(tmp_path):
+def test_read_coco_not_utf8_raises(tmp_path):
     path = tmp_path / COCO
     path.write_bytes(b'{"images": [{"id": 1, "file_name": "\xff.jpg"}]}')
     with pytest.raises(LabelError, match="not UTF-8"):
@@ -165,8 +172,8 @@ def test_coco_that_is_not_utf8(tmp_path):
 
 @pytest.mark.parametrize("window", [1, 2, 7, 64])
 @pytest.mark.parametrize("indent", [None, 2])
-def test_coco_across_windows(tmp_path, monkeypatch, window, indent):
-    """However the file is cut while it is read, the result is that of reading it whole."""
+def test_read_coco_any_window_returns_the_same(tmp_path, monkeypatch, window, indent):
+    """The result does not depend on where the windows cut the file."""
     images = [{"id": 10**k, "file_name": f"\u00e4{k}.jpg"} for k in range(4)]
     touch(tmp_path, *(image["file_name"] for image in images))
     marks = [{"image_id": 10**k, "bbox": [k, 1e-3, 1e2, 5]} for k in range(4)]
@@ -180,7 +187,7 @@ def test_coco_across_windows(tmp_path, monkeypatch, window, indent):
     ]
 
 
-def test_coco_truncated_everywhere(tmp_path):
+def test_read_coco_truncated_file_raises(tmp_path):
     touch(tmp_path, "a.jpg")
     path = coco_file(
         tmp_path,
@@ -194,7 +201,7 @@ def test_coco_truncated_everywhere(tmp_path):
             read_coco(path)
 
 
-def test_a_value_without_end_is_refused(tmp_path, monkeypatch):
+def test_read_coco_endless_value_raises(tmp_path, monkeypatch):
     monkeypatch.setattr(json_stream, "WINDOW", 64)
     monkeypatch.setattr(json_stream, "MAX_VALUE", 1000)
     path = tmp_path / COCO
@@ -213,7 +220,7 @@ def test_a_value_without_end_is_refused(tmp_path, monkeypatch):
         ("image,left,top,right,bottom,category", "a.jpg,1,2,11,22.5,ear", 0),
     ],
 )
-def test_csv_columns(tmp_path, header, row, box):
+def test_read_csv_column_names(tmp_path, header, row, box):
     touch(tmp_path, "a.jpg")
     path = tmp_path / "x_annotations.csv"
     path.write_text(f"{header}\n{row}\n")
@@ -222,7 +229,7 @@ def test_csv_columns(tmp_path, header, row, box):
     assert record.labels == ("ear",)
 
 
-def test_csv_as_programs_write_it(tmp_path):
+def test_read_csv_quotes_line_ends_and_empty_boxes(tmp_path):
     touch(tmp_path, "a, b.jpg", 'q".jpg', "sub/c.jpg", "negative.jpg", "new\nline.jpg")
     path = tmp_path / "x_annotations.csv"
     path.write_bytes(
@@ -248,37 +255,37 @@ def test_csv_as_programs_write_it(tmp_path):
 
 
 BOX = "filename,xmin,ymin,xmax,ymax\n"
-HOSTILE_CSV = {
+MALFORMED_CSV = {
     "": "the file is empty",
     "a;b;c\n": "line 1: no column image_path or filename",
     "filename;xmin;ymin;xmax;ymax\na.jpg;1;2;3;4\n": "separated by commas",
     "filename,a,b\n": "line 1: no column xmin, ymin, xmax, ymax",
     "filename,x,x,y\n": "line 1: column 'x' occurs twice",
     BOX + "a.jpg,1,2,3\n": "line 2: 4 fields, but the header has 5",
-    BOX + "a.jpg,1,2,3,4\n\na.jpg,1,2,3,x\n": "line 4: 'x' is no number",
-    BOX + "a.jpg,1,2,nan,4\n": "line 2: 'nan' is no finite number",
-    BOX + "a.jpg,1,2,1e999,4\n": "no finite number",
-    BOX + "a.jpg,1,,3,4\n": "line 2: '' is no number",
-    BOX + "a.jpg,3,2,1,4\n": "line 2: a box of -2 by 2 pixels ends before it begins",
-    BOX + ",1,2,3,4\n": "line 2: the image column is ''",
+    BOX + "a.jpg,1,2,3,4\n\na.jpg,1,2,3,x\n": "line 4: 'x' is not a number",
+    BOX + "a.jpg,1,2,nan,4\n": "line 2: 'nan' is not a finite number",
+    BOX + "a.jpg,1,2,1e999,4\n": "not a finite number",
+    BOX + "a.jpg,1,,3,4\n": "line 2: '' is not a number",
+    BOX + "a.jpg,3,2,1,4\n": "line 2: the box is -2 by 2 pixels, which is negative",
+    BOX + ",1,2,3,4\n": "line 2: the image column must be the name of an image, got ''",
     BOX + '"a.jpg,1,2,3,4\n': "line 2: not valid CSV",
     BOX + "../../../../../etc/passwd,1,2,3,4\n": "line 2: ",
-    BOX + "/etc/passwd,1,2,3,4\n": "leads out of",
+    BOX + "/etc/passwd,1,2,3,4\n": " is outside ",
     BOX + "x" * 200_000: "line 2: not valid CSV",
 }
 
 
-@pytest.mark.parametrize("text", HOSTILE_CSV, ids=range(len(HOSTILE_CSV)))
-def test_hostile_csv(tmp_path, text):
+@pytest.mark.parametrize("text", MALFORMED_CSV, ids=range(len(MALFORMED_CSV)))
+def test_read_csv_malformed_file_raises(tmp_path, text):
     path = tmp_path / "x_annotations.csv"
     path.write_text(text)
     with pytest.raises(LabelError) as caught:
         read_csv(path)
-    assert HOSTILE_CSV[text] in str(caught.value)
+    assert MALFORMED_CSV[text] in str(caught.value)
     assert str(path) in str(caught.value)
 
 
-def test_csv_that_is_not_utf8(tmp_path):
+def test_read_csv_not_utf8_raises(tmp_path):
     path = tmp_path / "x_annotations.csv"
     path.write_bytes(BOX.encode() + b"\xff.jpg,1,2,3,4\n")
     with pytest.raises(LabelError, match="not UTF-8"):
@@ -297,8 +304,8 @@ def test_csv_that_is_not_utf8(tmp_path):
         max_size=6,
     )
 )
-def test_csv_names_survive_quoting(rows):
-    """Whatever the names, `csv.writer`'s file is read without an error of another kind."""
+def test_read_csv_any_quoted_name_is_read_back(rows):
+    """Names come back from what `csv.writer` writes."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -311,7 +318,7 @@ def test_csv_names_survive_quoting(rows):
         with open(path, "w", encoding="utf-8", newline="") as file:
             file.write(text.getvalue())
         found = read_csv(path)
-        # None of the images is there, and all of them are said to be missing.
+        # None of the images exists, and each is listed as missing.
         assert found.records == []
         assert {os.path.basename(problem.path) for problem in found.problems} == {
             name.strip() for name, _, _ in rows
@@ -321,7 +328,7 @@ def test_csv_names_survive_quoting(rows):
 PTS = "version: 1\nn_points: 3\n{\n1.5 2\n3 4\n-1 0.25\n}\n"
 
 
-def test_pts(tmp_path):
+def test_read_pts_returns_keypoints(tmp_path):
     touch(tmp_path, "a.png")
     path = tmp_path / "a.pts"
     path.write_bytes(b"\xef\xbb\xbf" + PTS.replace("\n", "\r\n").encode())
@@ -331,7 +338,7 @@ def test_pts(tmp_path):
     assert record.boxes.shape == (0, 4)
 
 
-def test_pts_without_its_image(tmp_path):
+def test_read_pts_missing_image_is_a_problem(tmp_path):
     path = tmp_path / "a.pts"
     path.write_text(PTS)
     found = read_pts(path)
@@ -339,40 +346,40 @@ def test_pts_without_its_image(tmp_path):
     assert "beside it" in found.problems[0].reason
 
 
-HOSTILE_PTS = {
+MALFORMED_PTS = {
     "": "no closing brace",
     "version: 1\nn_points: 2\n{\n1 2\n3 4\n": "line 5: no closing brace",
     "version: 1\nn_points: 2\n{\n1 2\n}": "n_points is 2, but 1 points follow",
     "version: 1\n{\n1 2\n}": "no n_points",
-    "n_points: -1\n{\n}": "line 1: '-1' is no count",
-    "n_points: 99999999999999\n{\n}": "is no count",
-    "n_points: 1\n{\n1 2 3\n}": "line 3: 3 values where 'x y' belongs",
-    "n_points: 1\n{\n1 inf\n}": "no finite number",
-    "n_points: 1\n{\n1 a\n}": "line 3: 'a' is no number",
+    "n_points: -1\n{\n}": "line 1: n_points must be a number of points, got '-1'",
+    "n_points: 99999999999999\n{\n}": "n_points must be a number of points",
+    "n_points: 1\n{\n1 2 3\n}": "line 3: expected 'x y', got 3 values",
+    "n_points: 1\n{\n1 inf\n}": "not a finite number",
+    "n_points: 1\n{\n1 a\n}": "line 3: 'a' is not a number",
     "n_points: 1\n{\n1 2\n}\n1 2\n": "after the closing brace",
-    "1 2\n3 4\n": "line 1: '1 2' where 'key: value'",
+    "1 2\n3 4\n": "line 1: expected 'key: value' or '{', got '1 2'",
 }
 
 
-@pytest.mark.parametrize("text", HOSTILE_PTS, ids=range(len(HOSTILE_PTS)))
-def test_hostile_pts(tmp_path, text):
+@pytest.mark.parametrize("text", MALFORMED_PTS, ids=range(len(MALFORMED_PTS)))
+def test_read_pts_malformed_file_raises(tmp_path, text):
     touch(tmp_path, "a.jpg")
     path = tmp_path / "a.pts"
     path.write_text(text)
     with pytest.raises(LabelError) as caught:
         read_pts(path)
-    assert HOSTILE_PTS[text] in str(caught.value)
+    assert MALFORMED_PTS[text] in str(caught.value)
 
 
-def test_pts_of_impossible_size(tmp_path):
+def test_read_pts_huge_file_raises(tmp_path):
     path = tmp_path / "a.pts"
     with path.open("wb") as file:
-        file.truncate(annotations.MAX_PTS_BYTES + 1)
-    with pytest.raises(LabelError, match="too many"):
+        file.truncate(pts.MAX_BYTES + 1)
+    with pytest.raises(LabelError, match="at most"):
         read_pts(path)
 
 
-def test_a_folder_with_all_kinds(tmp_path):
+def test_read_annotations_reads_all_kinds_in_order(tmp_path):
     root = tmp_path / "raw"
     for split in ("train", "valid", "test", "other"):
         touch(root / "Ears-COCO" / split, "a.jpg")
@@ -402,7 +409,7 @@ def test_a_folder_with_all_kinds(tmp_path):
     assert "describes this image already" in problem.reason
 
 
-def test_links_to_folders_are_followed_once(tmp_path):
+def test_read_annotations_follows_links_once(tmp_path):
     real = tmp_path / "elsewhere"
     touch(real, "a.jpg")
     (real / "a.pts").write_text(PTS)
@@ -415,12 +422,12 @@ def test_links_to_folders_are_followed_once(tmp_path):
     assert record.path == str(raw / "one" / "a.jpg")
 
 
-def test_a_pipe_is_no_image(tmp_path):
+def test_read_annotations_ignores_pipes(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
     (tmp_path / "a.pts").write_text(PTS)
     assert read_annotations(tmp_path).records == []
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_read_annotations_missing_folder_raises(tmp_path):
     with pytest.raises(ArchiveNotFoundError, match="no such folder"):
         read_annotations(tmp_path / "nowhere")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from imagearchive.processing.annotations import Problem, Record
+from imagearchive.processing.records import Problem, Record
 from imagearchive.processing.tasks import Job, _region, decode_task, job_of
 
 NUMBERS = st.floats(-1e4, 1e4) | st.sampled_from([0.0, 1e308, -1e308, math.inf, -math.inf])
@@ -23,7 +23,7 @@ def image(tmp_path):
 
 @given(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS))
 @settings(max_examples=300)
-def test_a_region_is_what_the_box_covers_of_the_image(box):
+def test_region_covers_the_pixels_of_the_box(box):
     x, y, w, h = box
     expected = [
         (column, row)
@@ -49,7 +49,7 @@ def test_a_region_is_what_the_box_covers_of_the_image(box):
         ([[10, 10, 1], [20, 15, 1], [0, 0, 0]], (9, 9, 12, 7)),
     ],
 )
-def test_crops_around_keypoints(image, points, expected):
+def test_decode_task_teacher_crops_around_keypoints(image, points, expected):
     record = Record(image, np.empty((0, 4)), keypoints=np.array(points, np.float64))
     found = decode_task([job_of("teacher", record)], None, "xywh")
     if expected == "outside":
@@ -65,7 +65,7 @@ def test_crops_around_keypoints(image, points, expected):
         )
 
 
-def test_numbers_beyond_float32_are_left_out_and_said(image):
+def test_decode_task_coordinates_beyond_float32_are_problems(image):
     huge = np.array([[1.0, 1.0, 1e300, 5.0]])
     good = np.array([[1.0, 1.0, 4.0, 5.0]])
     jobs = [

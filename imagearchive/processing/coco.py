@@ -1,0 +1,142 @@
+"""COCO annotation files: one JSON object of images, annotations and categories."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from imagearchive.errors import LabelError
+from imagearchive.processing.collect import ImageEntry, check_name, collect_records
+from imagearchive.processing.json_stream import JsonStream
+from imagearchive.processing.records import Annotations, Problem
+
+__all__ = ["read_coco"]
+
+
+def read_coco(
+    path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
+) -> Annotations:
+    """Read a COCO file; the names of images are relative to its folder.
+
+    The file is read as a stream, so its segmentation masks are never in memory all at once.
+    Images that share a file name become one record.
+
+    Parameters
+    ----------
+    path : path-like
+        The JSON file, an object with ``images``, ``annotations`` and ``categories``.
+    root : path-like, optional
+        The folder that no name may lead out of; the file's own by default.
+
+    Raises
+    ------
+    LabelError
+        The file is not valid JSON of that form, an id occurs twice, a value is of the wrong type
+        or not finite, or a name leads out of `root`.
+    """
+    name = os.fspath(path)
+    images: dict[int | str, str] = {}
+    categories: dict[int | str, str] = {}
+    entries: dict[int | str, ImageEntry] = {}
+    problems: list[Problem] = []
+    with open(name, encoding="utf-8-sig") as file:
+        stream = JsonStream(name, file)
+        for key, item, where in _elements(stream):
+            if key == "images":
+                identity = _check_id(item.get("id"), "image id", where)
+                if identity in images:
+                    raise LabelError(f"{where}: image id {identity!r} occurs twice; make it unique")
+                images[identity] = check_name(item.get("file_name"), "file_name", where)
+            elif key == "categories":
+                identity = _check_id(item.get("id"), "category id", where)
+                categories[identity] = str(item.get("name", identity))
+            else:
+                identity = _check_id(item.get("image_id"), "image_id", where)
+                _add_annotation(item, entries.setdefault(identity, ImageEntry()), where, problems)
+    unlisted = sum(entries[identity].annotations for identity in entries.keys() - images.keys())
+    if unlisted:
+        reason = f"{unlisted} annotations refer to images that the file does not list"
+        problems.append(Problem(name, reason))
+    merged: dict[str, ImageEntry] = {}
+    for identity, file_name in images.items():
+        target = merged.setdefault(file_name, ImageEntry())
+        target.extend(entries.get(identity, ImageEntry()))
+    for entry in merged.values():
+        entry.labels = [categories.get(label, str(label)) for label in entry.labels]
+    return collect_records(name, merged, root, problems)
+
+
+def _elements(stream: JsonStream) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield the elements of the three lists that are read, each with its file and line."""
+    missing = {"images", "annotations"}
+    for key in stream.members():
+        is_read = key in ("images", "annotations", "categories")
+        missing.discard(key)
+        if stream.peek() != "[":
+            if is_read:
+                raise LabelError(f"{stream.where()}: {key!r} is not a list; is this a COCO file?")
+            stream.value()
+            continue
+        for item, where in stream.elements():
+            if not is_read:
+                continue
+            if not isinstance(item, dict):
+                raise LabelError(f"{where}: an element of {key!r} is not an object")
+            yield key, item, where
+    if missing:
+        names = " and ".join(sorted(missing))
+        raise LabelError(f"{stream.path}: the file has no {names}; is this a COCO file?")
+
+
+def _add_annotation(
+    item: dict[str, Any], entry: ImageEntry, where: str, problems: list[Problem]
+) -> None:
+    entry.annotations += 1
+    box = item.get("bbox")
+    if box:
+        values = _check_numbers(box, "bbox", where)
+        if len(values) != 4:
+            raise LabelError(
+                f"{where}: bbox must be [x, y, width, height], got {len(values)} values"
+            )
+        x, y, width, height = values
+        entry.add_box((x, y, width, height), item.get("category_id", ""), where, problems)
+    points = item.get("keypoints")
+    if points and entry.keypoints is None:
+        values = _check_numbers(points, "keypoints", where)
+        if len(values) % 3:
+            raise LabelError(
+                f"{where}: keypoints must be triples of x, y and visibility, got {len(values)} "
+                f"values"
+            )
+        array = np.array(values, np.float64).reshape(-1, 3)
+        # COCO lists people without a single labelled point; they have no landmarks to learn.
+        if (array[:, 2] > 0).any():
+            entry.keypoints = array
+
+
+def _check_numbers(values: object, field: str, where: str) -> list[float]:
+    if not isinstance(values, list):
+        raise LabelError(f"{where}: {field} is not a list")
+    result: list[float] = []
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise LabelError(f"{where}: {value!r:.40} in {field} is not a number")
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise LabelError(f"{where}: a value in {field} is not a finite number")
+        result.append(number)
+    return result
+
+
+def _check_id(value: object, field: str, where: str) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise LabelError(f"{where}: {field} must be an integer or a string, got {value!r:.40}")
+    return value
