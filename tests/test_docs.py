@@ -23,6 +23,7 @@ A block that cannot run there has the comment ``<!-- not run: why -->`` on the l
 from __future__ import annotations
 
 import importlib
+import inspect
 import io
 import json
 import os
@@ -253,3 +254,13 @@ def test_dotted_names_in_the_documentation_can_be_imported():
     for page in LINKED:
         for name in DOTTED.findall(page.read_text(encoding="utf-8")):
             assert resolve(name) is not None, f"{page}: {name}"
+
+
+def test_dotted_names_in_public_docstrings_can_be_imported():
+    for page in REFERENCE:
+        for public in DIRECTIVE.findall(page.read_text()):
+            value = resolve(public)
+            members = vars(value).values() if isinstance(value, type) else ()
+            for text in filter(None, map(inspect.getdoc, (value, *members))):
+                for name in DOTTED.findall(text):
+                    assert resolve(name) is not None, f"{public}: {name}"
