@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from imagearchive.errors import ClosedError, OptionError
+from imagearchive.storage.local import MemoryStorage
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from imagearchive.storage.protocol import Storage
 
-__all__ = ["MemberFile"]
+__all__ = ["MemberFile", "open_bytes"]
+
+# Copying fewer bytes is cheaper than reading them through a Python object.
+_COPY_BELOW: Final = 1 << 20
+
+
+def open_bytes(data: bytes | memoryview) -> BinaryIO:
+    """Return bytes in memory as a binary file.
+
+    Up to 1 MiB is copied. A larger view is not: the file keeps its memory alive, such as the
+    mapping of an archive, until it is closed.
+    """
+    if isinstance(data, bytes) or len(data) <= _COPY_BELOW:
+        return io.BytesIO(data)
+    return io.BufferedReader(MemberFile(MemoryStorage(data), "<memory>"))
 
 
 class MemberFile(io.RawIOBase):
@@ -60,6 +75,14 @@ class MemberFile(io.RawIOBase):
             self._storage.readinto(self._place, target[:count])
             self._place += count
         return count
+
+    def readall(self) -> bytes:
+        """Read from the position to the end, with a single copy."""
+        self._check()
+        count = max(0, self._storage.size - self._place)
+        data = bytes(self._storage.read(self._place, count)) if count else b""
+        self._place += count
+        return data
 
     def _check(self) -> None:
         if self.closed:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.archive.archive import Archive, check_same
-from imagearchive.archive.view_file import ViewFile
+from imagearchive.archive.member_file import open_bytes
 from imagearchive.datasets.base import OptionsDataset, resolve_index
 from imagearchive.datasets.cache import SampleCache
 from imagearchive.datasets.image_options import (
@@ -318,7 +318,7 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         return self._load_member(self._selection.position(sample))
 
     def _load_member(self, position: int) -> Any:
-        file: Any = ViewFile(self._read(position))
+        file = open_bytes(self._read(position))
         try:
             return self.loader(file)
         except Exception as error:
