@@ -1,4 +1,4 @@
-"""Samples that come decoded, or in any other form, from objects with ``len`` and ``[i]``."""
+"""Samples of any other form, such as decoded images, from objects with ``len`` and ``[i]``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from PIL import Image
 
 from imagearchive.errors import OptionError
 from imagearchive.images.render import Decoder
-from imagearchive.loader.sources import BROKEN, Chunk, digest, sampled
+from imagearchive.loader.sources import BROKEN, Chunk, make_fingerprint, spread_indices
 from imagearchive.transforms import Key, Pipeline, decode_image
+from imagearchive.transforms.base import is_tensor
 
 __all__ = ["image_array"]
 
@@ -23,10 +24,10 @@ LABEL_NAMES: Final = (
     *("label", "labels", "target", "targets", "y"),
     *("bboxes", "boxes", "keypoints", "landmarks"),
 )
-# Bytes that a thread gathers for one native call: beyond that calls are not what costs, and images
-# that are no views of a mapped file take memory.
-RUN: Final = 1 << 22
-# Stands for the label of a sample that has none, as in `ImageArchive`.
+# Bytes that a thread gathers for one native call. With more, calls no longer cost anything, and
+# images that are not views of a mapped file take memory.
+CALL_BYTES: Final = 1 << 22
+# The label of a sample that has none, as in `ImageArchive`.
 NO_LABEL: Final = -1
 
 CHANNELS: Final = (1, 3, 4)
@@ -58,7 +59,7 @@ class SampleSource:
         return height, width, channels
 
     def image_shape(self) -> tuple[int | None, int | None, int | None]:
-        # Images of a batch must have one shape in the end; the first sample says which.
+        # Images of a batch must have one shape; it is taken from the first sample.
         return self._first_shape
 
     def name(self, index: int) -> str:
@@ -69,33 +70,35 @@ class SampleSource:
         count, kind = len(self), type(self.dataset).__qualname__
         get_batch = getattr(self.dataset, "get_batch", None)
         if get_batch is None or not count:
-            return digest(count, [kind])
-        columns = get_batch(sampled(count)[::8])
-        return digest(count, (f"{name}\0{_content(columns[name])}" for name in sorted(columns)))
+            return make_fingerprint(count, [kind])
+        columns = get_batch(spread_indices(count)[::8])
+        return make_fingerprint(
+            count, (f"{name}\0{_content(columns[name])}" for name in sorted(columns))
+        )
 
     def prefetch(self, indices: Sequence[int]) -> None:
-        # What reading ahead would mean is not known of any object with [i].
+        # An object with [i] has no way to read ahead.
         pass
 
     def pair(self, index: int) -> tuple[Any, Any]:
         """Return the image and the label of one sample."""
         item = self.dataset[index]
         if isinstance(item, Mapping):
-            image, label = self.columns or _columns(item)
+            image, label = self.columns or _guess_columns(item)
             if image not in item:
-                # The names in the file and those in a sample may differ by their number.
+                # A column "images" of a file is "image" in a sample.
                 image = image.removesuffix("s")
             if not image or image not in item:
                 raise OptionError(
-                    f"sample {index} has the entries {', '.join(map(str, item))}: name the image "
-                    f"and its label by columns=(image, label)"
+                    f"sample {index} has the entries {', '.join(map(str, item))}; pass "
+                    f"columns=(image, label) to name the image and its label"
                 )
             if label is None:
                 return item[image], NO_LABEL
             if self.columns and label not in item:
                 raise OptionError(
-                    f"sample {index} has the entries {', '.join(map(str, item))}, not {label!r}: "
-                    f"name its label by columns=(image, label)"
+                    f"sample {index} has the entries {', '.join(map(str, item))}, not {label!r}; "
+                    f"pass columns=(image, label) to name its label"
                 )
             return item[image], item.get(label, NO_LABEL)
         if isinstance(item, (tuple, list)):
@@ -119,7 +122,7 @@ class _SampleChunk:
             images.append(image_array(image))
             labels.append(label)
             waiting += images[-1].nbytes
-            if waiting >= RUN:
+            if waiting >= CALL_BYTES:
                 end = len(labels)
                 pipeline.apply_all_into(images, keys[first:end], out[first:end], decoder)
                 first, waiting, images = end, 0, []
@@ -150,22 +153,22 @@ class _SampleChunk:
 def image_array(image: Any) -> _Array:
     """Return an image of any common kind as (H, W, C) uint8 or float32.
 
-    Pillow images become RGB, encoded ones are decoded; of an array of two dimensions the third is
-    added; a torch tensor, and an array that cannot be otherwise, is taken to be (C, H, W).
+    A Pillow image becomes RGB, and an encoded image is decoded. An (H, W) array gets a third
+    dimension. Torch tensors are taken to be (C, H, W), as are arrays that cannot be (H, W, C).
     """
     if isinstance(image, (bytes, bytearray, memoryview)):
         return decode_image(image)
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
-    if type(image).__module__.partition(".")[0] == "torch":
+    if is_tensor(image):
         array = np.asarray(image)
         return array.transpose(1, 2, 0) if array.ndim == 3 else array[:, :, None]
     array = np.asarray(image)
     if array.ndim not in (2, 3) or array.dtype.kind not in "biuf":
-        kind = f"an array of shape {array.shape}" if array.ndim else f"a {type(image).__name__}"
+        kind = f"an array of shape {array.shape}" if array.ndim else type(image).__name__
         raise OptionError(
-            f"an image of the data set is {kind}: it must be an (H, W) or (H, W, C) array, a "
-            f"tensor, a Pillow image or an encoded one"
+            f"an image of the dataset must be an (H, W) or (H, W, C) array, a tensor, a Pillow "
+            f"image, or an encoded image, got {kind}"
         )
     if array.ndim == 2:
         return array[:, :, None]
@@ -173,7 +176,7 @@ def image_array(image: Any) -> _Array:
     return array.transpose(1, 2, 0) if channels_first else array
 
 
-def _columns(names: Iterable[str]) -> tuple[str, str]:
+def _guess_columns(names: Iterable[str]) -> tuple[str, str]:
     known = set(names)
     image = next((name for name in IMAGE_NAMES if name in known), "")
     label = next((name for name in LABEL_NAMES if name in known), "")
@@ -181,7 +184,7 @@ def _columns(names: Iterable[str]) -> tuple[str, str]:
 
 
 def _content(column: _Array) -> str:
-    """Return a digest of an array, of one of objects only their shapes."""
+    """Return a digest of an array; of an array of objects, only their shapes."""
     if column.dtype != object:
         return hashlib.sha256(np.ascontiguousarray(column).tobytes()).hexdigest()
     return str([np.shape(value) for value in column])

@@ -1,4 +1,4 @@
-"""From indices to batches: the jobs of one epoch, and the memory they write to."""
+"""The jobs that make the batches of an epoch."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class BadSample(NamedTuple):
     Attributes
     ----------
     index : int
-        Its place in the data set.
+        Its index in the dataset.
     member : str
         Its name in the archive.
     reason : str
-        What was wrong with it.
+        Why it could not be read.
     """
 
     index: int  # type: ignore[assignment]  # hides the method of tuples
@@ -49,17 +49,18 @@ class BadSample(NamedTuple):
 
 
 class Epoch:
-    """Makes the jobs of one epoch; shared by its threads, and without state but the cursor.
+    """Hands out the jobs of one epoch, a batch each. All of its threads share it.
 
     Parameters
     ----------
     source, pipeline
-        Where samples come from; the pipeline is None for sample dicts.
+        Where the samples come from, and how they are transformed. Without a pipeline, batches are
+        lists of sample dicts.
     order : EpochOrder
     options : BatchOptions
     buffers : Buffers
     first : int
-        Batch to begin at.
+        Number of the batch to begin at.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Epoch:
         self._numbers = itertools.count(first)
 
     def next_job(self) -> BatchJob | None:
-        """Return the job of the next batch, None after the last."""
+        """Return the job of the next batch, or None after the last."""
         number = next(self._numbers)
         if number >= len(self.order):
             return None
@@ -93,15 +94,14 @@ class Epoch:
             job = PairJob(self, positions, pipeline)
         else:
             job = TensorJob(self, positions, pipeline, self.shape, pipeline.dtype)
-        # What lies on the disk is fetched for the whole batch at once, while threads still work
-        # on the batches before.
+        # Reads the whole batch ahead while the threads still work on the batches before.
         self.source.prefetch(job.indices)
         return job
 
 
 @dataclass
 class Batch:
-    """What a job delivers: the value for the consumer and the samples that were broken."""
+    """The result of a job: the value for the consumer, and the samples that were broken."""
 
     value: Any
     bad: list[BadSample]
@@ -109,7 +109,7 @@ class Batch:
 
 
 class BatchJob:
-    """A batch in the making; subclasses say what one sample becomes."""
+    """A batch being made. Subclasses define what becomes of a sample."""
 
     def __init__(self, epoch: Epoch, positions: npt.NDArray[np.int64]) -> None:
         self.epoch = epoch
@@ -130,7 +130,7 @@ class BatchJob:
         except BROKEN as error:
             if not is_damage(error):
                 raise
-            # Which one it was, and what becomes of it, shows one by one.
+            # Load them one by one to find the broken ones.
             for slot, index in enumerate(indices, first):
                 self._load_or_report(slot, index, tools)
         except Exception as error:
@@ -138,13 +138,13 @@ class BatchJob:
             raise
 
     def _explain(self, error: Exception, first: int, indices: list[int], tools: Decoder) -> None:
-        """Note which sample an error of the user's code is about."""
+        """Add a note to an error in the user's code: which sample it is about."""
         if not hasattr(error, "add_note"):
             return
         for slot, index in enumerate(indices, first):
             try:
                 self.load(slot, [index], tools)
-            except Exception as again:  # noqa: BLE001 - the first is raised
+            except Exception as again:  # noqa: BLE001 - the first one is raised
                 if type(again) is type(error):
                     name = self.epoch.source.name(index)
                     error.add_note(f"raised for sample {index}" + (f" ({name})" if name else ""))
@@ -152,8 +152,8 @@ class BatchJob:
         pipeline = self.epoch.pipeline
         if pipeline is not None and not pipeline.compiled:
             error.add_note(
-                "a function in transform= gets an (H, W, 3) array, not a Pillow image; "
-                "PIL.Image.fromarray makes one of it"
+                "a function passed as transform gets an (H, W, 3) array, not a Pillow image; "
+                "PIL.Image.fromarray makes an image of it"
             )
 
     def _load_or_report(self, slot: int, index: int, tools: Decoder) -> None:
@@ -176,12 +176,12 @@ class BatchJob:
             if on_error == "skip":
                 self.kept[slot] = False
                 return
-            # The next of the epoch's order, whichever rank it belongs to.
+            # The next sample in the order of the epoch, whichever rank it belongs to.
             position = (position + 1) % order.n
             index = int(order.indices(np.array([position]))[0])
         raise DecodeError(
-            f"sample {self.bad[-1].index} and those that follow it in the order of the epoch are "
-            f"all broken: {self.bad[-1].reason}"
+            f"sample {self.bad[-1].index} and all that follow it in the order of the epoch are "
+            f"broken: {self.bad[-1].reason}"
         )
 
     def _raise(self, index: int, error: BaseException) -> NoReturn:
@@ -189,12 +189,12 @@ class BatchJob:
         where = f"sample {index} ({name})" if name else f"sample {index}"
         kind = type(error) if isinstance(error, ImageArchiveError) else DecodeError
         raise kind(
-            f"{where}: {error}; on_error='skip' or 'replace' goes on without such samples, and an "
-            f"ImageArchive with extensions= without files that are no images"
+            f"{where}: {error}; pass on_error='skip' or 'replace' to go on without such samples, "
+            f"or an ImageArchive with extensions=... to leave out files that are not images"
         ) from error
 
     def load(self, first: int, indices: list[int], tools: Decoder) -> None:
-        """Make the samples of these indices, for the slots from `first` on."""
+        """Load the samples of these indices into the slots from `first` on."""
         raise NotImplementedError
 
     def finish(self) -> Batch:
@@ -202,15 +202,15 @@ class BatchJob:
         raise NotImplementedError
 
     def key(self, index: int) -> Key:
-        """Return what all randomness of a sample derives from."""
+        """Return the key that the random numbers of a sample are derived from."""
         return Key(self.epoch.order.seed, self.epoch.order.epoch, index)
 
-    def delivered(self, value: Any) -> Batch:
-        """Return the batch, with what was broken in an order that does not depend on threads."""
+    def make_batch(self, value: Any) -> Batch:
+        """Return the batch, with its broken samples in an order that does not depend on threads."""
         return Batch(value, sorted(set(self.bad)), empty=not any(self.kept))
 
     def kept_of(self, values: Sequence[Any]) -> list[Any]:
-        """Leave out what belongs to skipped samples."""
+        """Return the values of all samples that were not skipped."""
         return list(itertools.compress(values, self.kept))
 
 
@@ -229,11 +229,11 @@ class SampleJob(BatchJob):
     def finish(self) -> Batch:
         samples = self.kept_of(self.samples)
         collate = self.epoch.options.collate_fn
-        return self.delivered(samples if collate is None or not samples else collate(samples))
+        return self.make_batch(samples if collate is None or not samples else collate(samples))
 
 
 class PairJob(BatchJob):
-    """Images whose shape is not known beforehand, or that a function of the user's collates."""
+    """Images of unknown shape, or for a `collate_fn` of the user."""
 
     def __init__(self, epoch: Epoch, positions: npt.NDArray[np.int64], pipeline: Pipeline) -> None:
         super().__init__(epoch, positions)
@@ -251,18 +251,18 @@ class PairJob(BatchJob):
         options = self.epoch.options
         images, labels = self.kept_of(self.images), self.kept_of(self.labels)
         if not images:
-            return self.delivered(None)
+            return self.make_batch(None)
         if options.collate_fn is not None:
             columns = [[as_output(image, options) for image in images], labels]
             if options.return_indices:
                 columns.append(self.kept_of(self.indices))
-            return self.delivered(options.collate_fn(list(zip(*columns))))
-        images = _stacked([as_image(image, options) for image in images])
-        return self.delivered(_assembled(images, labels, self))
+            return self.make_batch(options.collate_fn(list(zip(*columns))))
+        images = _stack([as_image(image, options) for image in images])
+        return self.make_batch(_assemble(images, labels, self))
 
 
 class TensorJob(BatchJob):
-    """Images of one shape, rendered into their slots of one array."""
+    """Images of one known shape, rendered into their slots of one array."""
 
     def __init__(
         self,
@@ -278,8 +278,8 @@ class TensorJob(BatchJob):
         full = (min(epoch.order.batch_size, epoch.order.samples), *shape)
         self.pinned: Any = None
         if epoch.options.pin_memory:
-            # Torch reuses pinned memory only when copies to the device have ended.
-            self.pinned = _pinned((self.size, *shape), dtype)
+            # Torch itself reuses pinned memory, once copies to the device have ended.
+            self.pinned = _empty_pinned((self.size, *shape), dtype)
             self.images = self.pinned.numpy()
         else:
             self.images = epoch.buffers.take(full, dtype)[: self.size]
@@ -295,16 +295,16 @@ class TensorJob(BatchJob):
         if not all(self.kept):
             images = images[np.array(self.kept)]
             if not len(images):
-                return self.delivered(None)
+                return self.make_batch(None)
         elif self.pinned is not None:
             images = self.pinned
         images = as_output(images, self.epoch.options)
-        return self.delivered(_assembled(images, self.kept_of(self.labels), self))
+        return self.make_batch(_assemble(images, self.kept_of(self.labels), self))
 
 
-def _assembled(images: Any, labels: list[Any], job: BatchJob) -> tuple[Any, ...]:
+def _assemble(images: Any, labels: list[Any], job: BatchJob) -> tuple[Any, ...]:
     options = job.epoch.options
-    # Costs nothing where they are in page-locked memory already.
+    # This costs nothing if they are in page-locked memory already.
     images = _pin(images, options)
     if options.channels_last and options.output == "torch" and images.ndim == 4:
         # Stored as (N, H, W, C), seen as (N, C, H, W): torch's channels-last format.
@@ -317,14 +317,14 @@ def _assembled(images: Any, labels: list[Any], job: BatchJob) -> tuple[Any, ...]
 
 
 def labels_as_output(labels: list[Any], options: BatchOptions) -> Any:
-    """Return labels as one array: int64 where all are integers, else of their own type.
+    """Return labels as one array: of int64 if all are integers, otherwise of their own type.
 
-    Labels of different shapes, and those that are no numbers, stay a list; arrays in it become
-    tensors too, where tensors are wanted, so that a loop over the labels of a batch finds the same
-    whether or not they happen to have one shape.
+    Labels of different shapes, and those that are not numbers, stay a list. Arrays in the list
+    become tensors if the output is torch, so that a loop over the labels of a batch finds the same
+    types whether or not they have one shape.
     """
     if type(labels[0]) is int:
-        # By far the commonest, and this is far faster than what follows.
+        # By far the most common case, and much faster than the code below.
         try:
             array = np.array(labels)
         except ValueError:
@@ -338,7 +338,7 @@ def labels_as_output(labels: list[Any], options: BatchOptions) -> Any:
 
 
 def _as_numbers(value: Any, options: BatchOptions, otherwise: Any) -> Any:
-    """Return an array of numbers as a batch has it, integers as int64; `otherwise` of all else."""
+    """Return an array of numbers as a batch holds it, integers as int64; else `otherwise`."""
     if not isinstance(value, np.ndarray):
         return otherwise
     if value.dtype.kind in "iu" and value.dtype != np.uint64:
@@ -348,12 +348,12 @@ def _as_numbers(value: Any, options: BatchOptions, otherwise: Any) -> Any:
     return _pin(as_output(value, options), options)
 
 
-def _stacked(images: list[Any]) -> Any:
+def _stack(images: list[Any]) -> Any:
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:
         raise OptionError(
-            f"the images of a batch have different shapes, {sorted(shapes)[:3]}: end the transform "
-            f"in a Resize or crop of fixed size, or give a collate_fn"
+            f"the images of a batch have different shapes, such as {sorted(shapes)[:3]}: end the "
+            f"transform with a Resize or crop of fixed size, or pass a collate_fn"
         )
     if isinstance(images[0], np.ndarray):
         return np.stack(images)
@@ -363,9 +363,9 @@ def _stacked(images: list[Any]) -> Any:
 
 
 def as_image(value: Any, options: BatchOptions) -> Any:
-    """Bring what a function of the user's returned into the type and layout of the batch."""
+    """Convert the result of the user's function to the type and layout of the batch."""
     if isinstance(value, np.ndarray):
-        # The pipeline has done the rest.
+        # The pipeline has converted it already.
         return as_output(value, options)
     if not is_tensor(value):
         raise OptionError(
@@ -375,7 +375,7 @@ def as_image(value: Any, options: BatchOptions) -> Any:
     if options.dtype is not None and str(value.dtype) != f"torch.{options.dtype}":
         if options.dtype == "uint8":
             raise OptionError(
-                f"the transform gives {value.dtype}, which uint8 would cut; ask for a float dtype"
+                f"the transform returns {value.dtype}, which uint8 would cut; use a float dtype"
             )
         value = value.float() if options.dtype == "float32" else value.half()
     if options.channels_last and value.ndim == 3:
@@ -384,7 +384,7 @@ def as_image(value: Any, options: BatchOptions) -> Any:
 
 
 def as_output(value: Any, options: BatchOptions) -> Any:
-    """Return an array as a torch tensor that shares its memory, where tensors are wanted."""
+    """Return an array, or a torch tensor that shares its memory if the output is torch."""
     if options.output == "numpy" or not isinstance(value, np.ndarray):
         return value
     import torch
@@ -396,9 +396,9 @@ def _pin(value: Any, options: BatchOptions) -> Any:
     return value.pin_memory() if options.pin_memory and hasattr(value, "pin_memory") else value
 
 
-def _pinned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
+def _empty_pinned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
     import torch
 
     kind = getattr(torch, np.dtype(dtype).name)
-    # Said, since the user may have set another default.
+    # The device is passed since the user may have set another default.
     return torch.empty(shape, dtype=kind, device="cpu", pin_memory=True)

@@ -1,4 +1,4 @@
-"""What stands behind a path or a data set, as a source."""
+"""`open_source`: the source for a path or a dataset."""
 
 from __future__ import annotations
 
@@ -19,10 +19,18 @@ __all__ = ["open_source"]
 def open_source(
     source: Any, columns: tuple[str, str | None] | None, exif_transpose: bool, transformed: bool
 ) -> tuple[Source, bool]:
-    """Return the source, and whether it was opened here, from a path or pattern.
+    """Return the source, and whether its dataset was opened here, from a path or pattern.
 
-    With `transformed` samples are read to be transformed and not handed out, so that arrays need
-    not be copied out of a mapped file first.
+    Parameters
+    ----------
+    source : path-like, sequence of path-like, or dataset
+    columns : (str, str or None), optional
+        Names of the image and the label in samples that are dicts.
+    exif_transpose : bool
+        Whether to rotate and flip images as their EXIF orientation says.
+    transformed : bool
+        Whether samples are transformed before they are handed out. Arrays of a mapped file are then
+        not copied first.
     """
     if columns is not None and (not isinstance(columns, (tuple, list)) or len(columns) != 2):
         raise OptionError(f"columns must be a pair of names, (image, label), got {columns!r}")

@@ -1,6 +1,6 @@
-"""What a loader reads from: sources, of which those here hold encoded images.
+"""What a loader reads from. The sources in this module hold encoded images.
 
-A source answers for a few samples at a time with a `Chunk`.
+A source returns a few samples at a time as a `Chunk`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from imagearchive.errors import (
 from imagearchive.images.render import Decoder
 from imagearchive.transforms import Key, Pipeline, decode_image
 
-__all__ = ["BROKEN", "Chunk", "Source", "digest", "is_damage", "sampled"]
+__all__ = ["BROKEN", "Chunk", "Source", "is_damage", "make_fingerprint", "spread_indices"]
 
-# Bytes that a thread gathers for one native call; beyond that calls are not what costs.
-RUN: Final = 1 << 16
-# What broken bytes raise, here and in other data sets' own loaders; everything else is an error
-# of the program and ends the epoch whatever `on_error` says.
+# Bytes that a thread gathers for one native call. With more, calls no longer cost anything.
+CALL_BYTES: Final = 1 << 16
+# The errors that broken bytes raise, here and in other datasets. Any other error is one of the
+# program, and ends the epoch whatever `on_error` is.
 BROKEN: Final = (
     DecodeError,
     CorruptArchiveError,
@@ -43,10 +43,10 @@ _Array = npt.NDArray[Any]
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether an error of `BROKEN` speaks of damaged bytes, and not of the system.
+    """Whether an error of `BROKEN` is about damaged bytes, not about the system.
 
-    A file that is gone, too many open files or a full memory are not the picture's fault: to skip
-    those samples would leave data out in silence.
+    A missing file, too many open files, or a lack of memory does not make an image broken. Skipping
+    the sample would silently leave out good data.
     """
     return not isinstance(error, OSError) or (
         error.errno is None and not isinstance(error, FileNotFoundError)
@@ -59,7 +59,7 @@ class Chunk(Protocol):
     def render_into(
         self, pipeline: Pipeline, keys: Sequence[Key], out: _Array, decoder: Decoder
     ) -> list[Any]:
-        """Put the transformed images of all samples into `out`; return their labels."""
+        """Write the transformed images of all samples to `out`; return their labels."""
         ...
 
     def render(self, k: int, pipeline: Pipeline, key: Key, decoder: Decoder) -> tuple[Any, Any]:
@@ -67,35 +67,35 @@ class Chunk(Protocol):
         ...
 
     def sample(self, k: int, decoder: Decoder) -> dict[str, Any]:
-        """Return the k-th sample as it is, as a dict."""
+        """Return the k-th sample without transforms, as a dict."""
         ...
 
 
 class Source(Protocol):
-    """A data set as the loader sees it. Safe for threads."""
+    """A dataset as the loader sees it. Safe for threads."""
 
     dataset: Any
 
     def __len__(self) -> int: ...
 
     def chunk(self, indices: Sequence[int]) -> Chunk:
-        """Read the samples of these indices, or prepare to."""
+        """Return the samples of these indices. They may be read later, when they are asked for."""
         ...
 
     def image_shape(self) -> tuple[int | None, int | None, int | None]:
-        """Return height, width and channels of all images, None where they may differ."""
+        """Return height, width and channels of the images, None for each that may differ."""
         ...
 
     def name(self, index: int) -> str:
-        """Return what to call a sample in messages and reports."""
+        """Return the name of a sample for messages and reports."""
         ...
 
     def fingerprint(self) -> str:
-        """Return a short text that differs where the data differ, and not where only paths do."""
+        """Return a short text that depends on the data, not on their paths."""
         ...
 
     def prefetch(self, indices: Sequence[int]) -> None:
-        """Have the system read ahead what these samples need, where that is known; returns soon."""
+        """Start reading these samples ahead, if possible; return at once."""
         ...
 
 
@@ -124,8 +124,9 @@ class EncodedSource:
 
     def fingerprint(self) -> str:
         count = len(self)
-        return digest(
-            count, (f"{self.name(i)}\0{self.label(i)}\0{self._size(i)}" for i in sampled(count))
+        return make_fingerprint(
+            count,
+            (f"{self.name(i)}\0{self.label(i)}\0{self._size(i)}" for i in spread_indices(count)),
         )
 
     def _size(self, index: int) -> int:
@@ -151,7 +152,7 @@ class _EncodedChunk:
             images.append(image)
             labels.append(source.label(index))
             waiting += len(image)
-            if waiting >= RUN:
+            if waiting >= CALL_BYTES:
                 end = len(labels)
                 pipeline.render_all_into(images, keys[first:end], out[first:end], decoder)
                 first, waiting, images = end, 0, []
@@ -211,14 +212,14 @@ class ConcatenatedSource:
         return part.name(inner)
 
     def fingerprint(self) -> str:
-        return digest(len(self), (part.fingerprint() for part in self.parts))
+        return make_fingerprint(len(self), (part.fingerprint() for part in self.parts))
 
     def prefetch(self, indices: Sequence[int]) -> None:
-        wanted: dict[int, list[int]] = {}
+        by_part: dict[int, list[int]] = {}
         for index in indices:
             number = bisect.bisect_right(self._ends, index)
-            wanted.setdefault(number, []).append(self._inner(number, index))
-        for number, inner in wanted.items():
+            by_part.setdefault(number, []).append(self._inner(number, index))
+        for number, inner in by_part.items():
             self.parts[number].prefetch(inner)
 
 
@@ -272,8 +273,8 @@ class SubsetSource:
 
     def fingerprint(self) -> str:
         count = len(self)
-        picked = (str(self.inner(index)) for index in sampled(count))
-        return digest(count, itertools.chain([self.whole.fingerprint()], picked))
+        picked = (str(self.inner(index)) for index in spread_indices(count))
+        return make_fingerprint(count, itertools.chain([self.whole.fingerprint()], picked))
 
     def prefetch(self, indices: Sequence[int]) -> None:
         self.whole.prefetch([self.inner(index) for index in indices])
@@ -290,13 +291,13 @@ class _SubsetChunk:
         return {**self._chunk.sample(k, decoder), "index": self._indices[k]}
 
 
-def sampled(count: int) -> list[int]:
-    """Return up to 64 indices, spread evenly."""
+def spread_indices(count: int) -> list[int]:
+    """Return up to 64 evenly spaced indices."""
     return sorted({k * max(count - 1, 0) // 63 for k in range(64)} if count else set())
 
 
-def digest(count: int, parts: Iterable[str]) -> str:
-    """Return what stands for so many samples of which these parts are known."""
+def make_fingerprint(count: int, parts: Iterable[str]) -> str:
+    """Return a fingerprint of a dataset of `count` samples, some of which these parts describe."""
     result = hashlib.sha256(str(count).encode())
     for part in parts:
         result.update(b"\0")
