@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from imagearchive.codecs.codec import Codec, DecodeOptions
-from imagearchive.images.pillow import decode_image, encode_image
+from imagearchive.images.pillow import decode_with_pillow, encode_image
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -23,7 +23,7 @@ class ImageCodec(Codec):
 
     def decode(self, data: Buffer, options: DecodeOptions, stored_size: int) -> npt.NDArray[Any]:
         """Return an array of shape (H, W, C)."""
-        return decode_image(data, options.image, options.limits)
+        return decode_with_pillow(data, options.image, options.limits)
 
     def encode(self, value: Any, allow_pickle: bool) -> bytes:
         """Write an array of shape (H, W) or (H, W, C)."""

@@ -1,1 +1,1 @@
-"""Images: decoding, cropping, resampling and normalising, natively or by Pillow."""
+"""Images: decoding, cropping, resampling and normalizing, natively or by Pillow."""

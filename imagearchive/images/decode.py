@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.images.pillow import ImageOptions
-from imagearchive.images.pillow import decode_image as decode_by_pillow
+from imagearchive.images.pillow import ImageOptions, decode_with_pillow
 from imagearchive.images.render import HAVE_JPEG, Decoder, jpeg_info
 from imagearchive.storage.limits import Limits
 
@@ -40,34 +39,34 @@ def decode_image(
     encoded : buffer
         The bytes of a JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, JPEG 2000 or AVIF file.
     decoder : Decoder, optional
-        For its buffers and its ``max_pixels``; by default one of the calling thread.
+        Holds buffers and ``max_pixels``. By default, the library keeps one for each thread.
     exif_transpose : bool
-        Turn the image as its EXIF orientation says.
+        Rotate the image by its EXIF orientation.
 
     Returns
     -------
     ndarray of uint8, shape (H, W, 3)
-        Grey is repeated, CMYK and palettes are converted, alpha is dropped, all as by Pillow's
-        ``convert("RGB")``; 16-bit grey is reduced to its high byte.
+        Other color spaces are converted and alpha is dropped, as by Pillow's ``convert("RGB")``.
+        16-bit grayscale is reduced to its high byte.
 
     Raises
     ------
     DecodeError
-        It is no image of these formats, truncated or damaged.
+        The data is not an image of these formats, or it is truncated or damaged.
     LimitError
-        It has more pixels than ``decoder.max_pixels``.
+        The image has more pixels than ``decoder.max_pixels``.
     """
     decoder = decoder or local_decoder()
     found = jpeg_info(encoded)
     if found is None:
         return _by_pillow(encoded, decoder, exif_transpose)
-    # Without libjpeg-turbo the orientation is read the same way, so that builds agree.
+    # The orientation is read the same way without libjpeg-turbo, so all builds agree.
     array = decoder.decode(encoded) if HAVE_JPEG else _by_pillow(encoded, decoder, False)
     return oriented(array, found[3]) if exif_transpose else array
 
 
 def oriented(array: Array, orientation: int) -> Array:
-    """Turn an (H, W, C) array as EXIF orientation 1 to 8 says."""
+    """Rotate and mirror an (H, W, C) array by its EXIF orientation, 1 to 8."""
     if orientation in (3, 4, 7):
         array = array[::-1]
     if orientation in (2, 3, 7):
@@ -81,4 +80,4 @@ def oriented(array: Array, orientation: int) -> Array:
 
 def _by_pillow(encoded: Buffer, decoder: Decoder, exif_transpose: bool) -> Array:
     options = ImageOptions(exif_transpose=exif_transpose)
-    return decode_by_pillow(encoded, options, Limits(max_pixels=decoder.max_pixels))
+    return decode_with_pillow(encoded, options, Limits(max_pixels=decoder.max_pixels))

@@ -1,4 +1,4 @@
-"""What becomes of an image: where its pixels go, and how their values are written."""
+"""`Geometry` says where the pixels of an image go, `OutputFormat` how their values are written."""
 
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t
@@ -12,11 +12,14 @@ DTYPES = ("uint8", "float32", "float16")
 
 
 cdef class Geometry:
-    """Crops, one resize, flips and padding, gathered into one step from a source image."""
+    """Crops, one resize, flips and padding, combined into one step.
+
+    Each method acts on the image as the previous ones left it, whose size is `width` x `height`.
+    """
 
     def __cinit__(self, int64_t width, int64_t height):
         if not (0 < width < MAX_SIDE and 0 < height < MAX_SIDE):
-            raise OptionError(f"an image of {width} x {height} pixels cannot be transformed")
+            raise OptionError(f"cannot transform an image of {width} x {height} pixels")
         self.g.source_w = self.g.view_w = self.g.size_w = self.g.win_w = self.g.canvas_w = width
         self.g.source_h = self.g.view_h = self.g.size_h = self.g.win_h = self.g.canvas_h = height
         self.g.box_x1 = <double> width
@@ -34,12 +37,12 @@ cdef class Geometry:
 
     @property
     def fresh(self):
-        """Whether `resize` is still possible: nothing but crops so far."""
+        """Whether `resize` is still possible, that is, only crops were added so far."""
         return not (self.g.resized or self.filled or self.g.flip_x or self.g.flip_y)
 
     @property
     def min_reduction(self):
-        """Scaled JPEG decoding leaves at least this factor to the resampler; 0: never used."""
+        """Decode a JPEG scaled down if resampling still reduces by this factor. 0 never does."""
         return self.g.min_reduction
 
     @min_reduction.setter
@@ -47,7 +50,7 @@ cdef class Geometry:
         self.g.min_reduction = value
 
     def resize(self, int64_t width, int64_t height, box=None, str filter="bilinear"):
-        """Resize `box` (x0, y0, x1, y1 of the present canvas; None: all of it)."""
+        """Resize `box` (x0, y0, x1, y1), by default the whole image."""
         cdef px_geometry *g = &self.g
         cdef double x0 = 0, y0 = 0, x1 = <double> g.canvas_w, y1 = <double> g.canvas_h
         if not self.fresh:
@@ -59,10 +62,10 @@ cdef class Geometry:
             # Written so that NaN fails.
             if not (0 <= x0 < x1 <= g.canvas_w and 0 <= y0 < y1 <= g.canvas_h):
                 raise OptionError(
-                    f"box {box} does not lie inside {g.canvas_w} x {g.canvas_h} pixels"
+                    f"box {box} is not inside an image of {g.canvas_w} x {g.canvas_h} pixels"
                 )
         if filter not in FILTERS:
-            raise OptionError(f"interpolation={filter!r}: choose one of {FILTERS}")
+            raise OptionError(f"interpolation must be one of {FILTERS}, got {filter!r}")
         g.view_x += g.win_x
         g.view_y += g.win_y
         g.view_w = g.canvas_w
@@ -75,12 +78,12 @@ cdef class Geometry:
         g.resized = 1
 
     def crop(self, int64_t x, int64_t y, int64_t width, int64_t height):
-        """Keep `width` x `height` pixels of the canvas from (x, y)."""
+        """Keep `width` x `height` pixels from (x, y) on."""
         cdef px_geometry *g = &self.g
         if not (0 <= x and 0 <= y and 0 < width <= g.canvas_w - x
                 and 0 < height <= g.canvas_h - y):
             raise OptionError(
-                f"a crop of {width} x {height} at ({x}, {y}) does not lie inside "
+                f"a crop of {width} x {height} pixels at ({x}, {y}) is not inside an image of "
                 f"{g.canvas_w} x {g.canvas_h} pixels"
             )
         if g.flip_x:
@@ -91,17 +94,17 @@ cdef class Geometry:
         cut(y, height, &g.win_y, &g.win_h, &g.canvas_h, &g.at_y)
 
     def pad(self, int64_t left, int64_t top, int64_t right, int64_t bottom, fill=(0, 0, 0, 0)):
-        """Add a border of constant colour."""
+        """Add a border of one color."""
         cdef px_geometry *g = &self.g
         cdef int i
-        cdef float[4] colour
+        cdef float[4] color
         if min(left, top, right, bottom) < 0:
-            raise OptionError(f"padding {(left, top, right, bottom)} is negative")
-        # One by one first, for their sum may overflow.
+            raise OptionError(f"padding must be at least 0, got {(left, top, right, bottom)}")
+        # One by one first, because their sum may overflow.
         if max(left, top, right, bottom) >= MAX_SIDE or not (
                 g.canvas_w + left + right < MAX_SIDE and g.canvas_h + top + bottom < MAX_SIDE):
             raise OptionError(f"padding {(left, top, right, bottom)} is too large")
-        spread(fill, colour)
+        four_numbers(fill, color)
         if g.flip_x:
             left, right = right, left
         if g.flip_y:
@@ -111,7 +114,7 @@ cdef class Geometry:
         g.canvas_w += left + right
         g.canvas_h += top + bottom
         for i in range(4):
-            g.fill[i] = colour[i]
+            g.fill[i] = color[i]
         self.filled = True
 
     def flip_x(self):
@@ -125,7 +128,7 @@ cdef class Geometry:
 
 cdef void cut(int64_t start, int64_t length, int64_t *win, int64_t *win_size, int64_t *canvas,
               int64_t *at) noexcept nogil:
-    """One axis of a crop: the window shrinks to what the new canvas still shows of it."""
+    """One axis of a crop: shrink the window to what is visible on the new canvas."""
     cdef int64_t lo = max(start, at[0]), hi = min(start + length, at[0] + win_size[0])
     if hi <= lo:
         lo = hi = at[0]
@@ -138,33 +141,33 @@ cdef void cut(int64_t start, int64_t length, int64_t *win, int64_t *win_size, in
     canvas[0] = length
 
 
-cdef int spread(values, float *out) except -1:
-    """Four finite numbers from one to four, of which the last is repeated."""
+cdef int four_numbers(values, float *out) except -1:
+    """Write four finite numbers; the last of fewer is repeated."""
     cdef tuple given = tuple(values)
     cdef Py_ssize_t i, n = len(given)
     if not 1 <= n <= 4:
-        raise OptionError(f"{given}: needs one to four numbers")
+        raise OptionError(f"needs one to four numbers, got {given}")
     for i in range(4):
         out[i] = given[min(i, n - 1)]
         if not isfinite(out[i]):
-            raise OptionError(f"{given}: needs finite numbers")
+            raise OptionError(f"needs finite numbers, got {given}")
     return 0
 
 
 cdef class OutputFormat:
-    """How bytes become the output: ``value * scale + bias`` per channel, dtype and layout."""
+    """How 8-bit values become the output: ``value * scale + bias`` per channel, dtype, layout."""
 
     def __cinit__(self, str dtype="uint8", bint planar=False, scale=(1.0, 1.0, 1.0, 1.0),
                   bias=(0.0, 0.0, 0.0, 0.0)):
         if dtype not in DTYPES:
-            raise OptionError(f"dtype={dtype!r}: choose one of {DTYPES}")
+            raise OptionError(f"dtype must be one of {DTYPES}, got {dtype!r}")
         self.dtype = np.dtype(dtype)
         self.planar = planar
         self.f.dtype = DTYPES.index(dtype)
         self.f.planar = planar
-        spread(scale, self.f.scale)
-        spread(bias, self.f.bias)
+        four_numbers(scale, self.f.scale)
+        four_numbers(bias, self.f.bias)
 
     def shape(self, height, width, channels):
-        """Shape of the output array."""
+        """Return the shape of the output array."""
         return (channels, height, width) if self.planar else (height, width, channels)

@@ -1,6 +1,6 @@
-"""Encoded images to arrays and back, through Pillow and nothing else.
+"""Decode and encode images with Pillow.
 
-The answer depends on the bytes and the options alone, never on which optional packages are there.
+The result depends only on the bytes and the options, never on optional packages.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from imagearchive.errors import DecodeError, ImageArchiveError, LimitError, OptionError
+from imagearchive.errors.arguments import check_choice, check_integer, check_sequence
 from imagearchive.errors.hints import Hint
 from imagearchive.storage.limits import Limits
 
@@ -28,15 +29,14 @@ __all__ = [
     "FORMATS",
     "ImageMode",
     "ImageOptions",
-    "check_image",
-    "decode_image",
     "decode_pillow",
+    "decode_with_pillow",
     "encode_image",
 ]
 
 ImageMode = Literal["RGB", "L", "RGBA", "unchanged"]
 
-#: Extension -> Pillow's name of the format that is written.
+#: Extension to Pillow's name of the format to write.
 FORMATS: Final = {
     "jpg": "JPEG",
     "jpeg": "JPEG",
@@ -48,11 +48,11 @@ FORMATS: Final = {
     "tiff": "TIFF",
     "ppm": "PPM",
 }
-# Those that a program never has to be started for, as Ghostscript for EPS.
+# Formats that Pillow reads without starting another program, as it does for EPS.
 _READ: Final = (*dict.fromkeys(FORMATS.values()), "JPEG2000", "AVIF")
 
-# What Pillow's plugins let through for damaged files, depending on format and version. Warnings
-# are among them where the program turns warnings into errors.
+# What Pillow's plugins raise for damaged files, depending on format and version. Warnings are
+# included because a program may turn them into errors.
 _PILLOW_ERRORS: Final = (
     ArithmeticError,
     AttributeError,
@@ -76,14 +76,15 @@ class ImageOptions:
     Attributes
     ----------
     mode : {"RGB", "L", "RGBA", "unchanged"}
-        ``RGB`` (3 channels), ``L`` (1), ``RGBA`` (4) are uint8. ``unchanged`` keeps what the file
-        has: uint16 for 16-bit grey, float32 for floating-point TIFF, palette images as colours.
+        ``RGB`` (3 channels), ``L`` (1) and ``RGBA`` (4) give uint8. ``unchanged`` keeps what the
+        file has: uint16 for 16-bit grayscale, float32 for floating-point TIFF; palettes become
+        colors.
     exif_transpose : bool
-        Turn the image as its EXIF orientation says. Off by default, as boxes and labels refer to
-        the pixels as they are stored.
+        Rotate the image by its EXIF orientation. Off by default, because boxes and labels refer to
+        the stored pixels.
     background : sequence of 3 ints, optional
-        Colour (0 to 255) on which transparent pixels are composited. Without it, alpha is dropped
-        and the colours stay as they are stored.
+        Color (0 to 255) to composite transparent pixels on. Without it, alpha is dropped and the
+        stored colors are kept.
     """
 
     mode: ImageMode = "RGB"
@@ -91,39 +92,40 @@ class ImageOptions:
     background: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in get_args(ImageMode):
-            raise OptionError(f"mode={self.mode!r}: choose one of {', '.join(get_args(ImageMode))}")
-        background = self.background
-        if background is not None and (
-            len(background) != 3 or not all(0 <= int(value) <= 255 for value in background)
-        ):
-            raise OptionError(f"background={background!r}: give three numbers from 0 to 255")
+        check_choice("mode", self.mode, get_args(ImageMode))
+        if self.background is not None:
+            color = check_sequence("background", self.background, "three integers")
+            if len(color) != 3:
+                raise OptionError(f"background must be three integers, got {self.background!r}")
+            for value in color:
+                check_integer("background", value, 0, 255)
 
 
-def decode_image(
+def decode_with_pillow(
     data: Buffer, options: ImageOptions | None = None, limits: Limits | None = None
 ) -> npt.NDArray[Any]:
-    """Decode an image, whatever of the known formats its content is.
+    """Decode an image; the format is recognized by its content.
 
-    The first frame of an animation and the first page of a TIFF are taken. 16-bit grey is reduced
-    to its high byte, as Pillow does with 16-bit colour; CMYK and YCCK become RGB without colour
-    profiles.
+    Of an animation, the first frame is decoded; of a TIFF, the first page. 16-bit grayscale is
+    reduced to its high byte, as Pillow does with 16-bit color. CMYK and YCCK become RGB without
+    color profiles.
 
     Returns
     -------
     ndarray, shape (H, W, C)
-        uint8 unless ``mode="unchanged"``; writable, and the caller's own.
+        uint8 unless ``mode="unchanged"``. A new, writable array.
 
     Raises
     ------
     DecodeError
-        No known format, damaged, truncated, or without a meaning in 8 bits.
+        The format is unknown, the data is damaged or truncated, or the values have no fixed range
+        to map to 8 bits.
     LimitError
-        The image has more than ``limits.max_pixels``, or more than Pillow's own limit where a
-        format checks that.
+        The image has more pixels than ``limits.max_pixels``, or than Pillow's own limit if Pillow
+        checks it for the format.
     """
     image = decode_pillow(data, options, limits)
-    with _ours("the image"):
+    with _pillow_errors_as_ours("the image"):
         array = np.array(image)
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("="))
@@ -133,35 +135,27 @@ def decode_image(
 def decode_pillow(
     data: Buffer, options: ImageOptions | None = None, limits: Limits | None = None
 ) -> Image.Image:
-    """Decode an image to Pillow's kind of it; otherwise as `decode_image`."""
+    """Decode to a Pillow image; otherwise the same as `decode_with_pillow`."""
     options = options or ImageOptions()
     image = _open(data, limits or Limits())
-    with _ours(f"the {image.format} image"):
+    with _pillow_errors_as_ours(f"the {image.format} image"):
         image.load()
         if options.exif_transpose:
             image = ImageOps.exif_transpose(image)
         return _in_mode(image, options)
 
 
-def check_image(data: Buffer, limits: Limits | None = None) -> tuple[int, int]:
-    """Decode an image and return its (width, height); raises as `decode_image` does."""
-    image = _open(data, limits or Limits())
-    with _ours(f"the {image.format} image"):
-        image.load()
-    return image.size
-
-
 @contextlib.contextmanager
-def _ours(what: str) -> Iterator[None]:
-    """Raise errors of this library for those of Pillow."""
+def _pillow_errors_as_ours(what: str) -> Iterator[None]:
+    """Turn errors of Pillow into errors of this library."""
     try:
         yield
     except ImageArchiveError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        # Checked by the plugins of GIF, TIFF and WebP, whatever `max_pixels` allows.
+        # The plugins of GIF, TIFF and WebP check this limit, whatever `max_pixels` is.
         raise LimitError(
-            f"{what}: {error} If the archive can be trusted, raise PIL.Image.MAX_IMAGE_PIXELS "
+            f"{what}: {error} If you trust the archive, raise PIL.Image.MAX_IMAGE_PIXELS "
             f"(now {Image.MAX_IMAGE_PIXELS})"
         ) from error
     except _PILLOW_ERRORS as error:
@@ -172,24 +166,24 @@ def _open(data: Buffer, limits: Limits) -> Image.Image:
     raw = data if isinstance(data, bytes) else bytes(data)
     file = io.BytesIO(raw)
     for name in _READ:
-        # Image.open would try plugins that start other programs, and would hold a limit of its
-        # own, one for the whole process, against ours.
+        # Not Image.open: it tries plugins that start other programs, and checks a limit of its
+        # own, one for the whole process.
         if name not in Image.OPEN:
             Image.init()
         if name not in Image.OPEN:
             continue
         factory, accept = Image.OPEN[name]
         answer = accept(raw[:16]) if accept else True
-        # A text says that the format was recognised but is not supported by this Pillow.
+        # A string means that this Pillow recognizes the format but does not support it.
         if not answer or isinstance(answer, str):
             continue
-        with _ours(f"the header of the {name} image"):
+        with _pillow_errors_as_ours(f"the header of the {name} image"):
             file.seek(0)
             image: Image.Image = factory(file, "")
         width, height = image.size
         if width * height > limits.max_pixels:
             raise LimitError(
-                f"an image of {width}x{height} pixels",
+                f"the image has {width} x {height} pixels",
                 hints=[
                     Hint(
                         "max_pixels",
@@ -199,9 +193,9 @@ def _open(data: Buffer, limits: Limits) -> Image.Image:
             )
         return image
     raise DecodeError(
-        f"{len(raw)} bytes that are no image of a known format ({', '.join(_READ)})"
+        f"{len(raw)} bytes are not an image of a known format ({', '.join(_READ)})"
         if raw
-        else "an empty member is no image"
+        else "an empty member is not an image"
     )
 
 
@@ -219,7 +213,7 @@ def _in_mode(image: Image.Image, options: ImageOptions) -> Image.Image:
         red, green, blue = (int(value) for value in options.background)
         image = Image.new("RGBA", image.size, (red, green, blue, 255))
         image.alpha_composite(layer)
-    # A transparent palette entry would make Pillow warn that it is dropped, which is the rule.
+    # Transparency is dropped on purpose; Pillow would warn about a transparent palette entry.
     image.info.pop("transparency", None)
     if image.mode == "PA":
         image = image.convert("RGBA")
@@ -229,13 +223,13 @@ def _in_mode(image: Image.Image, options: ImageOptions) -> Image.Image:
 def _eight_bits(image: Image.Image) -> Image.Image:
     mode = image.mode
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
-        # Pillow's own conversion would clip: everything over 255 would be white.
+        # Pillow's own conversion would clip everything over 255 to white.
         high = np.clip(np.asarray(image).astype(np.int32), 0, 65535) >> 8
         return Image.fromarray(high.astype(np.uint8))
     if mode in ("I", "F"):
         raise DecodeError(
-            f"samples of 32 bits (Pillow's mode {mode}) have no range that could be mapped to 8 "
-            f"bits; decode with mode='unchanged'"
+            f"samples of 32 bits (Pillow's mode {mode}) have no fixed range to map to 8 bits; "
+            f"decode with mode='unchanged'"
         )
     return image
 
@@ -250,9 +244,9 @@ def encode_image(extension: str, array: npt.ArrayLike) -> bytes:
     Parameters
     ----------
     extension : str
-        A key of `FORMATS`. JPEG is written with quality 95, WebP without loss.
+        A key of `FORMATS`. JPEG is written with quality 95, WebP losslessly.
     array : array-like of uint8, shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)
-        Also uint16 of shape (H, W) or (H, W, 1) for PNG, TIFF and PPM.
+        PNG, TIFF and PPM also take uint16 of shape (H, W) or (H, W, 1).
 
     Raises
     ------

@@ -1,6 +1,6 @@
 # cython: overflowcheck=False
 # Philox is defined by multiplication and addition that wrap around.
-"""Random numbers as a function of where they are used: Philox 4x32-10.
+"""Random numbers that depend only on a key and a counter: Philox 4x32-10.
 
 J. Salmon, M. Moraes, R. Dror, D. Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC'11.
 """
@@ -32,7 +32,7 @@ cdef void philox(const uint32_t *counter, uint32_t k0, uint32_t k1,
 
 
 def philox_block(counter, key):
-    """Four 32-bit words for a counter of four words and a key of two."""
+    """Return four 32-bit words for a counter of four words and a key of two."""
     cdef uint32_t c[4]
     cdef uint32_t out[4]
     cdef int i
@@ -43,17 +43,17 @@ def philox_block(counter, key):
 
 
 cdef uint64_t low_bits(value, str name) except? 0xFFFFFFFFFFFFFFFF:
-    """The low 64 bits of a whole number of any kind, negative ones in two's complement."""
+    """Return the low 64 bits of an integer, in two's complement."""
     try:
-        # NumPy's numbers would overflow in the conjunction.
+        # As a Python integer: NumPy's would overflow.
         return operator.index(value) & 0xFFFFFFFFFFFFFFFF
     except TypeError:
-        raise OptionTypeError(f"{name}={value!r}: needs a whole number") from None
+        raise OptionTypeError(f"{name} must be an integer, got {value!r}") from None
 
 
 @final
 cdef class Stream:
-    """The numbers of one transform for one sample; not for several threads at once."""
+    """The random numbers of one transform for one sample. Not thread-safe."""
 
     cdef uint32_t counter[4]
     cdef uint32_t key[2]
@@ -78,7 +78,7 @@ cdef class Stream:
             self.counter[3] += 1
             if not self.counter[3] & 0xFFFF:
                 raise OptionError("a transform drew more than 262,140 numbers for one sample; "
-                                  "take a generator() from its stream instead")
+                                  "use generator() of its stream instead")
             self.used = 0
         value = self.words[self.used]
         self.used += 1
@@ -89,19 +89,19 @@ cdef class Stream:
         return (<double> high * 67108864.0 + <double> low) / 9007199254740992.0
 
     def random(self):
-        """A float in [0, 1) with 53 random bits."""
+        """Return a float in [0, 1) with 53 random bits."""
         return self.unit()
 
     def uniform(self, double low, double high):
-        """A float in [low, high)."""
+        """Return a float in [low, high)."""
         return low + (high - low) * self.unit()
 
     def below(self, n):
-        """An integer in [0, n), without bias."""
+        """Return an integer in [0, n), without bias."""
         cdef uint64_t limit = n, value, rest
         if limit == 0 or limit > 0xFFFFFFFF:
-            raise OptionError(f"below({n}): needs 1 to 2**32 - 1")
-        # Words at and beyond the largest multiple of n would favour small results.
+            raise OptionError(f"n must be from 1 to 2**32 - 1, got {n}")
+        # Words from the largest multiple of n on would favor small results.
         rest = <uint64_t> 0x100000000 % limit
         while True:
             value = self.word()
@@ -109,11 +109,11 @@ cdef class Stream:
                 return value % limit
 
     def normal(self):
-        """A standard normal number (Box and Muller)."""
+        """Return a standard normal number (Box and Muller)."""
         return sqrt(-2.0 * log(1.0 - self.unit())) * cos(2.0 * M_PI * self.unit())
 
     def permutation(self, int n):
-        """The numbers 0 to n - 1 in random order, as a list."""
+        """Return the numbers 0 to n - 1 in random order, as a list."""
         cdef int i, j
         order = list(range(n))
         for i in range(n - 1, 0, -1):
@@ -122,6 +122,6 @@ cdef class Stream:
         return order
 
     def generator(self):
-        """A NumPy generator for arrays of numbers, seeded from this stream."""
+        """Return a NumPy generator, seeded from this stream."""
         seed = [self.word() for _ in range(4)]
         return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))

@@ -1,6 +1,6 @@
-"""Decoding, rendering and colours of images; the loops are in the C files beside this one.
+"""Decode, render, warp and recolor images. The loops are in the C files in ``native``.
 
-All work runs without the GIL. A `Decoder` serves one thread at a time and keeps its buffers.
+All work runs without the GIL.
 """
 
 from cython cimport final
@@ -47,29 +47,29 @@ cdef extern from "pixels.h" nogil:
     int px_warp(const void *, int64_t, int64_t, int64_t, int, int, const double *, int,
                 const float *, int64_t, int64_t, void *)
     void px_blend_value(uint8_t *, size_t, double, int)
-    void px_blend_grey(uint8_t *, size_t, double)
+    void px_blend_gray(uint8_t *, size_t, double)
     void px_shift_hue(uint8_t *, size_t, int)
-    int px_mean_grey(const uint8_t *, size_t)
-    void px_grey(const uint8_t *, size_t, uint8_t *)
+    int px_mean_gray(const uint8_t *, size_t)
+    void px_gray(const uint8_t *, size_t, uint8_t *)
 
 cdef extern from "simd.h" nogil:
     int px_simd(int)
 
-# Once, before there are threads; each function would otherwise do so at its first call.
+# Once, before there are threads.
 px_simd(1)
 HAVE_JPEG = bool(HAVE_JPEG_)
 JPEG_VERSION = px_jpeg_version().decode()
-#: Twice the size at which Pillow warns of a decompression bomb, which is where it refuses.
+#: Above this, Pillow refuses images as decompression bombs.
 MAX_PIXELS = 178_956_970
 
 
 def use_simd(bint wanted):
-    """Choose between the vector kernels and the plain ones; return whether vectors are used."""
+    """Turn the vector kernels on or off; return whether they are in use."""
     return bool(px_simd(wanted))
 
 
 def jpeg_info(const uint8_t[::1] data not None):
-    """Width, height, components and EXIF orientation from the headers of a JPEG."""
+    """Return width, height, components and EXIF orientation of a JPEG, or None if it is not one."""
     cdef px_info info
     cdef int code = PX_UNSUPPORTED
     if data.shape[0]:
@@ -77,13 +77,16 @@ def jpeg_info(const uint8_t[::1] data not None):
     if code == PX_UNSUPPORTED:
         return None
     if code:
-        raise DecodeError("JPEG without a frame header: the file is truncated or damaged")
+        raise DecodeError("the JPEG has no frame header; it is truncated or damaged")
     return info.width, info.height, info.components, info.orientation
 
 
 @final
 cdef class Decoder:
-    """Decodes and renders, for one thread at a time; keeps its buffers between calls."""
+    """Decodes and renders images, and keeps its buffers between calls.
+
+    Serves one thread at a time; another thread that calls it gets an `OptionError`.
+    """
 
     cdef px_decoder *d
     cdef bint busy
@@ -96,12 +99,12 @@ cdef class Decoder:
             self.max_pixels = index(max_pixels)
         except (TypeError, OverflowError):
             raise OptionTypeError(
-                f"max_pixels={max_pixels!r}: needs a whole number from 0, or None"
+                f"max_pixels must be an integer of at least 0 or None, got {max_pixels!r}"
             ) from None
         self.d = px_decoder_new(self.max_pixels)
         if self.d == NULL:
-            raise MemoryError("no memory for a decoder, or libjpeg-turbo is of another version "
-                              "than its headers were at build time")
+            raise MemoryError("out of memory, or libjpeg-turbo has another version than its "
+                              "headers had at build time")
 
     def __dealloc__(self):
         px_decoder_free(self.d)
@@ -111,7 +114,7 @@ cdef class Decoder:
 
     cdef int enter(self) except -1:
         if self.busy:
-            raise OptionError("this Decoder is at work in another thread; give each its own")
+            raise OptionError("another thread is using this Decoder; create one for each thread")
         self.busy = True
         return 0
 
@@ -120,14 +123,14 @@ cdef class Decoder:
         if code == PX_OK:
             return 0
         if code == PX_NO_MEMORY:
-            raise MemoryError("no memory to decode an image")
+            raise MemoryError("out of memory while decoding an image")
         message = px_decoder_message(self.d).decode("utf-8", "replace")
         if code == PX_TOO_LARGE:
             raise LimitError(f"{message}; pass a larger max_pixels if the image is trusted")
         raise DecodeError(message)
 
     def decode(self, data):
-        """The whole JPEG as (H, W, 3) uint8."""
+        """Decode a whole JPEG to (H, W, 3) uint8."""
         cdef Py_buffer source
         cdef uint8_t[:, :, ::1] out
         cdef int64_t width, height
@@ -155,14 +158,14 @@ cdef class Decoder:
         return result
 
     def render(self, data, Geometry geometry not None, OutputFormat output_format not None, out):
-        """Decode of a JPEG what `geometry` needs and write it into `out`."""
+        """Decode the part of a JPEG that `geometry` needs, and render it into `out`."""
         self.render_jpegs((data,), (geometry,), output_format, out[None])
 
     def render_jpegs(self, images, geometries, OutputFormat output_format not None, out):
         """Render many JPEGs into ``out[0]``, ``out[1]``, …
 
-        One call gives up the GIL once, which for small images costs as much as the work. Where
-        one fails, those behind it are not rendered.
+        The GIL is released once, which for small images costs as much as the work. If an image
+        fails, the images after it are not rendered.
         """
         cdef Run run = Run(tuple(images), out, True)
         cdef Py_ssize_t i
@@ -179,16 +182,16 @@ cdef class Decoder:
         self.leave(code)
 
     def render_array(self, array, Geometry geometry not None, OutputFormat output_format not None, out):
-        """The same from an (H, W, C) array of uint8 or, without normalisation, float32."""
+        """Render an (H, W, C) array of uint8, or of float32 without normalization."""
         self.render_arrays((array,), (geometry,), output_format, out[None])
 
     def render_arrays(self, arrays, geometries, OutputFormat output_format not None, out):
-        """Render many arrays, of one dtype and number of channels, as `render_jpegs` does JPEGs."""
+        """Render many arrays of one dtype and number of channels; see `render_jpegs`."""
         cdef Run run = Run(tuple(arrays), out, False)
         cdef Py_ssize_t i
         cdef int code = PX_OK
         if run.floats and (output_format.f.planar or output_format.f.dtype != 1):
-            raise OptionError("float32 arrays are rendered to float32 (H, W, C) only")
+            raise OptionError("float32 arrays can only be rendered to float32 (H, W, C)")
         run.set_geometries(tuple(geometries), output_format)
         self.enter()
         with nogil:
@@ -209,7 +212,7 @@ cdef class Decoder:
 
 @final
 cdef class Run:
-    """The buffers of images and of the array that takes their results, until all are done."""
+    """Holds the buffers of images and of the output while they are rendered."""
 
     cdef Py_buffer *views
     cdef px_geometry *geometries
@@ -224,7 +227,7 @@ cdef class Run:
         if not n:
             raise OptionError("no images to render")
         if len(out) != n:
-            raise OptionError(f"{n} images need as many places in the output, not {len(out)}")
+            raise OptionError(f"{n} images need an output for {n} images, got one for {len(out)}")
         self.result = out
         self.views = <Py_buffer *> PyMem_Calloc(n, sizeof(Py_buffer))
         self.geometries = <px_geometry *> PyMem_Calloc(n, sizeof(px_geometry))
@@ -245,13 +248,13 @@ cdef class Run:
         dtype, shape = arrays[0].dtype, arrays[0].shape
         self.floats = dtype == np.float32
         if not self.floats and dtype != np.uint8:
-            raise OptionTypeError(f"an array of {dtype} is not an image: use uint8, float32")
+            raise OptionTypeError(f"an image must be uint8 or float32, got {dtype}")
         if len(shape) != 3 or shape[2] not in (1, 3, 4):
-            raise OptionError(f"an image is (H, W, C) with 1, 3 or 4 channels, not {shape}")
+            raise OptionError(f"an image must be (H, W, C) with 1, 3 or 4 channels, got {shape}")
         self.channels = shape[2]
         for array in arrays:
             if array.dtype != dtype or array.shape[2:] != shape[2:]:
-                raise OptionError("images that are rendered together have one dtype and as many "
+                raise OptionError("images rendered together must have the same dtype and number of "
                                   "channels")
             open_rows(array, &self.views[self.opened])
             self.opened += 1
@@ -266,28 +269,28 @@ cdef class Run:
         PyMem_Free(self.geometries)
 
     cdef int set_geometries(self, tuple geometries, OutputFormat output_format) except -1:
-        """Take the geometry of each image; all results must fit the output."""
+        """Store the geometry of each image. Every result must fit the output."""
         cdef Geometry geometry
         cdef Py_ssize_t i
         if len(geometries) != self.n:
-            raise OptionError(f"{self.n} images need as many geometries, not {len(geometries)}")
+            raise OptionError(f"{self.n} images need {self.n} geometries, got {len(geometries)}")
         for i in range(self.n):
             if not isinstance(geometries[i], Geometry):
-                raise OptionTypeError(f"a geometry is wanted, not {type(geometries[i]).__name__}")
+                raise OptionTypeError(f"expected a Geometry, got {type(geometries[i]).__name__}")
             geometry = geometries[i]
             if not self.encoded and (self.views[i].shape[0] != geometry.g.source_h
                                      or self.views[i].shape[1] != geometry.g.source_w):
-                raise OptionError(f"the geometry is for another size than "
+                raise OptionError(f"the geometry is for another size than that of the image, "
                                   f"{self.views[i].shape[1]} x {self.views[i].shape[0]}")
             self.check(output_format, geometry.g.canvas_h, geometry.g.canvas_w)
             self.geometries[i] = geometry.g
         return 0
 
     cdef int check(self, OutputFormat output_format, int64_t height, int64_t width) except -1:
-        """Whether an image of this size fits its place in the output."""
+        """Raise unless an image of this size fits its slot of the output."""
         shape = output_format.shape(height, width, self.channels)
         if self.result.shape[1:] != shape or self.result.dtype != output_format.dtype:
-            raise OptionError(f"the output must be {output_format.dtype} {shape}, it is "
+            raise OptionError(f"the output must be {output_format.dtype} {shape}, got "
                               f"{self.result.dtype} {self.result.shape[1:]}")
         return 0
 
@@ -296,12 +299,12 @@ cdef class Run:
 
 
 cdef int open_rows(array, Py_buffer *view) except -1:
-    """A buffer of three axes, the last two without gaps."""
+    """Open a buffer of three axes, the last two without gaps."""
     PyObject_GetBuffer(array, view, PyBUF_STRIDED_RO)
     if view.ndim != 3 or (view.shape[2] > 1 and view.strides[2] != view.itemsize) or (
             view.shape[1] > 1 and view.strides[1] != view.itemsize * view.shape[2]):
         PyBuffer_Release(view)
-        raise OptionError("the pixels of a row must lie side by side: pass a contiguous array")
+        raise OptionError("each row of an image must be contiguous; pass a contiguous array")
     return 0
 
 
@@ -314,16 +317,16 @@ cdef int hold_output(out, Py_buffer *view) except -1:
 
 
 def convert_array(array, OutputFormat output_format not None, out):
-    """Normalise, cast and lay out an (H, W, C) uint8 array into `out`."""
+    """Normalize and cast an (H, W, C) uint8 array into `out`."""
     convert_arrays((array,), output_format, out[None])
 
 
 def convert_arrays(arrays, OutputFormat output_format not None, out):
-    """The same for many arrays, of one number of channels, into ``out[0]``, ``out[1]``, …"""
+    """Convert many arrays with the same number of channels into ``out[0]``, ``out[1]``, …"""
     cdef Run run = Run(tuple(arrays), out, False)
     cdef Py_ssize_t i
     if run.floats:
-        raise OptionTypeError("needs (H, W, C) uint8, not float32")
+        raise OptionTypeError("convert_arrays needs uint8 arrays, got float32")
     for i in range(run.n):
         run.check(output_format, run.views[i].shape[0], run.views[i].shape[1])
     with nogil:
@@ -362,49 +365,49 @@ def warp_array(array, coefficients, str filter, fill, out):
                        run.views[0].shape[0], run.channels, run.floats, a, number, color,
                        width, height, run.target(0))
     if code:
-        raise MemoryError("no memory to warp an image")
+        raise MemoryError("out of memory while warping an image")
 
 
 def blend_value(uint8_t[:, :, ::1] pixels not None, double factor, int value):
-    """``value + factor * (pixel - value)``, truncated and clipped, in place."""
+    """Compute ``value + factor * (pixel - value)`` in place, truncated and clipped."""
     cdef size_t n = pixels.shape[0] * pixels.shape[1] * pixels.shape[2]
     if n:
         with nogil:
             px_blend_value(&pixels[0, 0, 0], n, factor, value)
 
 
-def blend_grey(uint8_t[:, :, ::1] pixels not None, double factor):
-    """The same between each RGB pixel and its grey value, in place."""
+def blend_gray(uint8_t[:, :, ::1] pixels not None, double factor):
+    """Blend each RGB pixel with its gray value in place, as `blend_value` does."""
     cdef size_t n = pixels.shape[0] * pixels.shape[1]
     if n and pixels.shape[2] == 3:
         with nogil:
-            px_blend_grey(&pixels[0, 0, 0], n, factor)
+            px_blend_gray(&pixels[0, 0, 0], n, factor)
 
 
 def shift_hue(uint8_t[:, :, ::1] pixels not None, int shift):
-    """Add `shift` to the hue of RGB pixels, a circle being 256, in place."""
+    """Add `shift`, in 256ths of a circle, to the hue of RGB pixels in place."""
     cdef size_t n = pixels.shape[0] * pixels.shape[1]
     if n and pixels.shape[2] == 3:
         with nogil:
             px_shift_hue(&pixels[0, 0, 0], n, shift)
 
 
-def mean_grey(const uint8_t[:, :, ::1] pixels not None):
-    """The mean grey value of RGB pixels, rounded."""
+def mean_gray(const uint8_t[:, :, ::1] pixels not None):
+    """Return the mean gray value of RGB pixels, rounded."""
     cdef size_t n = pixels.shape[0] * pixels.shape[1]
     cdef int mean = 0
     if n and pixels.shape[2] == 3:
         with nogil:
-            mean = px_mean_grey(&pixels[0, 0, 0], n)
+            mean = px_mean_gray(&pixels[0, 0, 0], n)
     return mean
 
 
-def grey(const uint8_t[:, :, ::1] pixels not None):
-    """RGB to grey, (H, W, 1), by the weights of ITU-R 601."""
+def gray(const uint8_t[:, :, ::1] pixels not None):
+    """Convert RGB to gray, (H, W, 1), with the weights of ITU-R 601."""
     cdef size_t n = pixels.shape[0] * pixels.shape[1]
     result = np.empty((pixels.shape[0], pixels.shape[1], 1), np.uint8)
     cdef uint8_t[:, :, ::1] out = result
     if n and pixels.shape[2] == 3:
         with nogil:
-            px_grey(&pixels[0, 0, 0], n, &out[0, 0, 0])
+            px_gray(&pixels[0, 0, 0], n, &out[0, 0, 0])
     return result

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagearchive.errors import DecodeError, LimitError
-from imagearchive.images.pillow import decode_image
+from imagearchive.images.pillow import decode_with_pillow
 from imagearchive.processing.records import Problem, Record
 
 __all__ = ["BoxFormat", "Decoded", "Job", "Kind", "decode_task", "job_of"]
@@ -134,7 +134,7 @@ def _decode(
 ) -> dict[str, Any] | Problem:
     try:
         with open(job.path, "rb") as file:
-            pixels = decode_image(file.read())
+            pixels = decode_with_pillow(file.read())
     except (OSError, DecodeError, LimitError) as error:
         return Problem(job.path, f"cannot be read: {error}")
     sample: dict[str, Any] = {}

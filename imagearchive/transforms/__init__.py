@@ -1,32 +1,25 @@
 """Transforms of images, plain and compiled.
 
-Every transform is callable and has ``apply(image, key=None)``. Arrays in, arrays out: (H, W, C)
-uint8 or float32; Pillow images are accepted; a torch tensor is taken to be (C, H, W) and comes
-back as one.
+A transform is called with an image and, optionally, a key: ``transform(image, key)``. An image is
+an (H, W, C) array of uint8 or float32, a Pillow image or a (C, H, W) torch tensor. A tensor gives a
+tensor, anything else an array.
 
-Randomness is a function of a `Key` (seed, epoch, sample index) and of the position of the
-transform in its `Compose`. Without a key each instance draws from a stream of its own.
+Random choices depend only on the `Key` (seed, epoch, sample index) and on the position of the
+transform in its `Compose`. Without a key, each instance draws from a stream of its own.
 
-What a loader needs::
+A loader compiles a transform and renders images into its batches::
 
     from imagearchive.images.render import Decoder
-    from imagearchive.transforms import Key, compile_pipeline, decode_image
+    from imagearchive.transforms import Key, compile_pipeline
 
-    pipeline = compile_pipeline(transform, layout="CHW", dtype="float32", exif_transpose=False)
-    pipeline.shape          # (3, 224, 224), or None where it depends on the image or a callable
-    pipeline.dtype          # numpy.dtype of the result, or None where a callable decides
-    pipeline.compiled       # True: nothing but one native pass per image
-    decoder = Decoder(max_pixels=178_956_970)       # one per thread, reused
-    key = Key(seed, epoch, index)
-    pipeline.render_into(encoded, key, out, decoder)    # out: one slot of the batch, `shape`
-    pipeline.render(encoded, key, decoder)              # -> a new array (or what a callable gave)
-    pipeline.apply_into(array, key, out, decoder)       # the same from decoded (H, W, C) arrays
-    pipeline.apply(array, key, decoder)
-    decode_image(encoded, decoder, exif_transpose=False)    # -> (H, W, 3) uint8 RGB
+    pipeline = compile_pipeline(transform, layout="CHW", dtype="float32")
+    batch = np.empty((batch_size, *pipeline.shape), pipeline.dtype)
+    decoder = Decoder()  # one per thread
+    pipeline.render_into(encoded, Key(seed, epoch, index), batch[0], decoder)
 
-``transform`` may be None, any callable or a `Compose`; ``layout`` "CHW" or "HWC" and ``dtype``
-("uint8", "float16", "float32") override what the pipeline ends in, values cast unscaled; None
-keeps it. Undecodable input raises `DecodeError`. The GIL is released around all native work.
+``pipeline.shape`` is None if it depends on the image or a function, ``pipeline.dtype`` if it
+depends on a function. ``pipeline.compiled`` says whether one native pass does everything. Native
+work releases the GIL.
 """
 
 from imagearchive.images.decode import decode_image

@@ -1,4 +1,4 @@
-"""Augmentation policies and erasing."""
+"""Random erasing and published augmentation policies."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class RandomErasing(Transform):
     Parameters
     ----------
     p : float
-        Probability.
+        Probability that the image changes.
     scale : (float, float)
-        Bounds of the rectangle's area, as parts of the image's.
+        Bounds of the rectangle's area, as fractions of the image's.
     ratio : (float, float)
-        Bounds of its height divided by its width.
+        Bounds of the rectangle's height divided by its width.
     value : float, sequence of float or "random"
-        What is written, for all channels or each; "random" draws every value, standard normal for
-        float32 images and uniform for uint8.
+        What to write, one number for all channels or one for each. "random" draws every value,
+        standard normal for float32 images and uniform for uint8.
     seed : int, optional
         Makes calls without a key repeatable.
     """
@@ -103,7 +103,7 @@ class RandomErasing(Transform):
 
 
 class _Policy(Transform):
-    """Operations on 8-bit images, carried out by Pillow."""
+    """Operations on 8-bit images by Pillow."""
 
     is_random = True
 
@@ -122,8 +122,8 @@ class _Policy(Transform):
         stream = require_stream(stream)
         if array.dtype != np.uint8 or array.shape[2] == 4:
             raise OptionTypeError(
-                f"{type(self).__name__} needs a grey or RGB image of uint8, got {array.dtype} with "
-                f"{array.shape[2]} channels; put it before normalisation"
+                f"{type(self).__name__} needs a gray or RGB image of uint8, got {array.dtype} with "
+                f"{array.shape[2]} channels; put it before normalization"
             )
         channels = array.shape[2]
         height, width = array.shape[:2]
@@ -132,19 +132,19 @@ class _Policy(Transform):
         fill = several if channels == 3 else several[0]
         resample = Image.Resampling[self.interpolation.upper()]
         for name, magnitude in self._steps(width, height, stream):
-            image = _operate(image, name, magnitude, resample, fill)
+            image = _apply_operation(image, name, magnitude, resample, fill)
         result = np.array(image)
         return (result[:, :, None] if channels == 1 else result), layout
 
 
-def _operate(
+def _apply_operation(
     image: Image.Image,
     name: str,
     magnitude: float,
     resample: Image.Resampling,
     fill: tuple[int, ...] | int,
 ) -> Image.Image:
-    """One operation; the signs and units of `magnitude` are those of the published policies."""
+    """Apply one operation. `magnitude` has the sign and unit of the published policies."""
     matrix = {
         "ShearX": (1, magnitude, 0, 0, 1, 0),
         "ShearY": (1, 0, 0, magnitude, 1, 0),
@@ -166,7 +166,7 @@ def _operate(
     if name == "Posterize":
         return ImageOps.posterize(image, int(magnitude))
     if name == "Solarize":
-        # Thresholds lie between whole values, too; it inverts from the threshold on.
+        # Thresholds may be fractions. Values from the threshold on are inverted.
         return ImageOps.solarize(image, math.ceil(magnitude))
     if name == "AutoContrast":
         return ImageOps.autocontrast(image)
@@ -175,7 +175,7 @@ def _operate(
     return image
 
 
-#: Name, and whether the sign of the magnitude is drawn.
+#: Name, and whether the sign of the magnitude is random.
 OPERATIONS = (
     ("Identity", False),
     ("ShearX", True),
@@ -197,7 +197,7 @@ OPERATIONS = (
 def _magnitude(
     name: str, bin_: int, bins: int, limits: dict[str, float], posterize_bits: float
 ) -> float:
-    """The magnitude of a bin, linear from 0 to the limit."""
+    """Return the magnitude of a bin, linear from 0 to the limit."""
     part = bin_ / (bins - 1) if bins > 1 else 0.0
     if name == "Posterize":
         return 8 - round(part * posterize_bits)
@@ -207,22 +207,22 @@ def _magnitude(
 
 
 class RandAugment(_Policy):
-    """Several random operations of one strength (Cubuk et al., "RandAugment", 2019).
+    """Apply several random operations of one strength (Cubuk et al., "RandAugment", 2019).
 
-    The operations and their ranges are those that torchvision documents.
+    Operations and ranges are those of torchvision.
 
     Parameters
     ----------
     num_ops : int
-        Operations per image.
+        Number of operations per image.
     magnitude : int
-        Their strength, 0 to `num_magnitude_bins` - 1.
+        Strength of the operations, from 0 to ``num_magnitude_bins - 1``.
     num_magnitude_bins : int
-        Steps of strength.
+        Number of strengths.
     interpolation : {"nearest", "bilinear", "bicubic"}
-        Of the geometric operations.
+        How the geometric operations compute values between pixels.
     fill : float or sequence of float
-        Value outside the image, for all channels or each.
+        Value of pixels outside the image, one number for all channels or one for each.
     seed : int, optional
         Makes calls without a key repeatable.
     """
@@ -259,16 +259,16 @@ class RandAugment(_Policy):
 
 
 class TrivialAugmentWide(_Policy):
-    """One random operation of random strength (Müller and Hutter, "TrivialAugment", 2021).
+    """Apply one random operation of random strength (Müller and Hutter, "TrivialAugment", 2021).
 
     Parameters
     ----------
     num_magnitude_bins : int
-        Steps of strength.
+        Number of strengths.
     interpolation : {"nearest", "bilinear", "bicubic"}
-        Of the geometric operations.
+        How the geometric operations compute values between pixels.
     fill : float or sequence of float
-        Value outside the image, for all channels or each.
+        Value of pixels outside the image, one number for all channels or one for each.
     seed : int, optional
         Makes calls without a key repeatable.
     """

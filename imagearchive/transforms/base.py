@@ -1,4 +1,4 @@
-"""What all transforms share: input of several kinds, layouts, keys, and how they print."""
+"""The base classes of transforms, and the conversion of images to arrays and back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 Layout = Literal["HWC", "CHW"]
-#: Height, width and channels, None where they depend on the image.
+#: Height, width and channels; None if they depend on the image.
 Shape = tuple[int | None, int | None, int | None]
 
 CHANNELS = (1, 3, 4)
@@ -40,22 +40,22 @@ FLOAT32_FORMAT = OutputFormat("float32")
 
 
 def is_tensor(value: object) -> bool:
-    """Whether `value` is a torch tensor; torch is not imported for the question."""
+    """Whether `value` is a torch tensor. Does not import torch."""
     # Another thread may be in the middle of importing torch.
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     return tensor is not None and isinstance(value, tensor)
 
 
 def as_array(image: Any, hint: Layout | None = None) -> tuple[Array, Layout]:
-    """An image of any accepted kind as a three-dimensional array, and its layout.
+    """Return an image of any accepted kind as a three-dimensional array, and its layout.
 
     Parameters
     ----------
     image : ndarray, PIL.Image.Image or torch.Tensor
         Arrays are (H, W, C), (H, W) or, after `ToTensor`, (C, H, W); tensors are (C, H, W).
     hint : {"HWC", "CHW"}, optional
-        Decides where an array's shape fits both layouts, which is (H, W, C) otherwise, and in
-        place of (C, H, W) for a tensor.
+        The layout of an array whose shape fits both, (H, W, C) by default, and of a tensor,
+        (C, H, W) by default.
     """
     if isinstance(image, Image.Image):
         return _from_pillow(image), "HWC"
@@ -66,46 +66,46 @@ def as_array(image: Any, hint: Layout | None = None) -> tuple[Array, Layout]:
         array = image
     else:
         raise OptionTypeError(
-            f"a transform needs an array, a Pillow image or a torch tensor, not {type(image)!r}"
+            f"a transform needs an array, a Pillow image or a torch tensor, got {type(image)!r}"
         )
     if array.dtype == np.float64:
         array = array.astype(np.float32)
     if array.dtype not in (np.uint8, np.float32, np.float16):
-        raise OptionTypeError(f"a transform needs uint8 or float32 values, not {array.dtype}")
+        raise OptionTypeError(f"a transform needs uint8 or float32 values, got {array.dtype}")
     if array.ndim == 2:
         array = array[None] if hint == "CHW" else array[:, :, None]
     if array.ndim != 3 or 0 in array.shape:
         raise OptionError(
-            f"an image is (H, W, C), (H, W) or (C, H, W), none of them 0, not {image.shape}"
+            f"an image must be (H, W, C), (H, W) or (C, H, W) and not empty, got {image.shape}"
         )
     fits_hwc, fits_chw = array.shape[2] in CHANNELS, array.shape[0] in CHANNELS
     if tensor and hint == "CHW" and not fits_chw:
         raise OptionError(
-            f"a tensor is (C, H, W) with 1, 3 or 4 channels, not {tuple(image.shape)}; "
-            f"permute(2, 0, 1) makes it so from (H, W, C)"
+            f"a tensor must be (C, H, W) with 1, 3 or 4 channels, got {tuple(image.shape)}; if it "
+            f"is (H, W, C), use permute(2, 0, 1)"
         )
     if fits_chw and (hint == "CHW" or not fits_hwc):
         return array, "CHW"
     if fits_hwc:
         return array, "HWC"
-    raise OptionError(f"an image has 1, 3 or 4 channels; {array.shape} has them nowhere")
+    raise OptionError(f"an image must have 1, 3 or 4 channels, got shape {array.shape}")
 
 
 def _from_pillow(image: Image.Image) -> Array:
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
-        # Pillow would clip: everything over 255 would be white.
+        # Pillow would clip everything over 255 to white.
         array = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
     elif image.mode == "I":
         raise OptionTypeError(
-            "a Pillow image of mode I has no range that could be mapped to 8 bits; pass an array "
-            "of uint8 or float32"
+            "a Pillow image of mode I has no fixed range to map to 8 bits; pass an array of uint8 "
+            "or float32"
         )
     elif image.mode in ("L", "RGB", "RGBA", "F"):
         array = np.asarray(image)
     elif image.mode == "1":
         array = np.asarray(image.convert("L"))
     else:
-        # Palettes may carry transparency, and premultiplied modes convert to few others.
+        # Palettes may have transparency, and Pillow converts premultiplied modes to few others.
         steps = {"La": ("LA",), "RGBa": ("RGBA",), "P": ("RGBA",), "PA": ("RGBA",)}
         for mode in (*steps.get(image.mode, ()), "RGB"):
             image = image.convert(mode)
@@ -118,7 +118,7 @@ def _from_tensor(tensor: Any) -> Array:
         array: Array = tensor.detach().cpu().numpy()
     except TypeError as error:
         raise OptionTypeError(
-            f"a transform needs uint8 or float32 values, not {tensor.dtype}: {error}"
+            f"a transform needs uint8 or float32 values, got {tensor.dtype}: {error}"
         ) from None
     return array
 
@@ -126,30 +126,30 @@ def _from_tensor(tensor: Any) -> Array:
 def convert_and_apply(
     image: Any,
     hint: Layout | None,
-    change: Callable[[Array, Layout], tuple[Array, Layout]],
+    function: Callable[[Array, Layout], tuple[Array, Layout]],
     any_layout: bool = False,
     any_dtype: bool = False,
 ) -> tuple[Any, Layout]:
-    """Let `apply_array` work on an image of any kind; what comes back is a tensor for a tensor.
+    """Apply a function of arrays to an image of any kind. A tensor becomes a tensor again.
 
     Parameters
     ----------
     image, hint
         As for `as_array`.
-    change : callable
-        As `Transform.apply_array`, without the stream.
+    function : callable
+        `Transform.apply_array` without the stream.
     any_layout, any_dtype : bool
-        Whether it takes (C, H, W) and float16; otherwise it gets (H, W, C) and float32.
+        Whether `function` takes (C, H, W), and float16. Otherwise it gets (H, W, C) and float32.
     """
     array, layout = as_array(image, hint)
     if array.dtype == np.float16 and not any_dtype:
         array = array.astype(np.float32)
     if layout == "CHW" and not any_layout:
         array = np.ascontiguousarray(array.transpose(1, 2, 0))
-        array = change(array, "HWC")[0]
+        array = function(array, "HWC")[0]
         array = np.ascontiguousarray(array.transpose(2, 0, 1))
     else:
-        array, layout = change(array, layout)
+        array, layout = function(array, layout)
     if is_tensor(image):
         plain = np.require(array, requirements=["C", "W"])
         return sys.modules["torch"].from_numpy(plain).to(image.device), layout
@@ -166,27 +166,27 @@ def require_stream(stream: Stream | None) -> Stream:
 def check_key(key: Any) -> Key | None:
     """Check a key."""
     if key is not None and not isinstance(key, Key):
-        raise OptionTypeError(f"key={key!r}: needs a Key(seed, epoch, index) or None")
+        raise OptionTypeError(f"key must be a Key(seed, epoch, index) or None, got {key!r}")
     return key
 
 
 class Transform:
-    """Base of the transforms; derive from it to write one.
+    """The base class of transforms.
 
     A subclass defines `apply_array`. If it changes the shape or the dtype, it also defines
     `output_shape` or `output_dtype`, which let a loader allocate batches beforehand.
 
-    An instance may be used from any number of threads. It can be pickled; the copy draws from
-    other random streams than the original unless a `Key` is passed.
+    Any number of threads may share an instance. It can be pickled; without a `Key`, the copy draws
+    other random numbers than the original.
     """
 
-    #: Names of the constructor's arguments, each also an attribute.
+    #: Names of the constructor's arguments, which are attributes too. `repr` shows them.
     arguments: ClassVar[tuple[str, ...]] = ()
-    #: Whether random numbers are needed.
+    #: Whether it needs random numbers.
     is_random: ClassVar[bool] = False
     #: Whether `apply_array` takes (C, H, W) as well as (H, W, C).
     any_layout: ClassVar[bool] = False
-    #: Whether float16 stays; otherwise it is widened.
+    #: Whether `apply_array` takes float16; otherwise it gets float32.
     any_dtype: ClassVar[bool] = False
     _streams: InstanceStreams
 
@@ -195,11 +195,11 @@ class Transform:
 
     @property
     def seed(self) -> int | None:
-        """What makes calls without a key repeatable, if given."""
+        """The seed of calls without a key, or None."""
         return self._streams.seed
 
     def __call__(self, image: Any, key: Key | None = None) -> Any:
-        """The same as `apply`."""
+        """Same as `apply`."""
         return self.apply(image, key)
 
     def apply(self, image: Any, key: Key | None = None) -> Any:
@@ -208,21 +208,21 @@ class Transform:
         Parameters
         ----------
         image : ndarray, PIL.Image.Image or torch.Tensor
-            (H, W, C) or (H, W) array of uint8 or float32, or the (C, H, W) that `ToTensor` gives;
-            a tensor is (C, H, W). It is not changed.
+            An array of uint8 or float32, (H, W, C), (H, W) or, as `ToTensor` returns it, (C, H,
+            W); a tensor is (C, H, W). It is not modified.
         key : Key, optional
-            What the random choices are a function of; without one, the next of this instance.
+            Identifies the random choices. By default, they come from the instance's own stream.
 
         Returns
         -------
         ndarray or torch.Tensor
-            A tensor for a tensor, an array otherwise. Where nothing had to be changed, it may share
-            the memory of `image`.
+            A tensor for a tensor, otherwise an array. It may share memory with `image` if nothing
+            changed.
         """
         return self.step(image, None, key)[0]
 
     def step(self, image: Any, hint: Layout | None, key: Key | None) -> tuple[Any, Layout]:
-        """`apply` for one of several in a row, which knows the layout and passes it on."""
+        """Do `apply` as one of several steps; `hint` is the layout after the previous step."""
         stream = None
         if self.is_random:
             key = check_key(key)
@@ -238,16 +238,16 @@ class Transform:
     def apply_array(
         self, array: Array, layout: Layout, stream: Stream | None
     ) -> tuple[Array, Layout]:
-        """Transform one array; what a subclass defines.
+        """Transform one array. Every subclass defines this method.
 
         Parameters
         ----------
         array : ndarray of uint8 or float32, shape (H, W, C)
-            Not to be changed in place. With ``any_layout`` it may be (C, H, W).
+            Must not be modified. With ``any_layout`` it may be (C, H, W).
         layout : {"HWC", "CHW"}
-            Which of them it is.
+            The layout of `array`.
         stream : Stream or None
-            Random numbers for this image, where ``is_random`` is true.
+            Random numbers for this image if ``is_random`` is true.
 
         Returns
         -------
@@ -257,11 +257,11 @@ class Transform:
         raise NotImplementedError
 
     def output_shape(self, shape: Shape) -> Shape:
-        """The output's shape for an input's."""
+        """Return the shape of the result for an image of that shape."""
         return shape
 
     def output_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
-        """The output's dtype for an input's."""
+        """Return the dtype of the result for an image of that dtype."""
         return dtype
 
     def __repr__(self) -> str:
@@ -272,28 +272,28 @@ class Transform:
 
 
 class GeometricTransform(Transform):
-    """A transform that only moves pixels or resizes, so that several become one native step."""
+    """A transform that crops, resizes, flips or pads. Several in a row become one native step."""
 
-    #: Whether it resizes, and whether it flips. A resize can follow only crops in one step.
+    #: Whether it resizes, and whether it flips. One step resizes at most once, before it flips.
     resizes: ClassVar[bool] = False
     flips: ClassVar[bool] = False
 
     def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
-        """Add this transform to a step; the canvas of `geometry` is the image that it sees."""
+        """Add this transform to a native step. The size of `geometry` is that of the image."""
         raise NotImplementedError
 
     @property
     def is_native(self) -> bool:
-        """Whether `add_to` can be used with these arguments."""
+        """Whether `add_to` can do what the arguments say."""
         return True
 
     @property
     def fill_value(self) -> tuple[float, ...] | None:
-        """What it pads with, or None where it does not pad."""
+        """The value that it pads with, or None if it does not pad."""
         return None
 
     def fits_channels(self, channels: int) -> bool:
-        """Whether there is a number to pad with for each of as many channels."""
+        """Whether `fill_value` has a number for each channel."""
         return self.fill_value is None or len(self.fill_value) >= channels
 
     def apply_array(
@@ -302,14 +302,14 @@ class GeometricTransform(Transform):
         """Transform one array; see `Transform.apply_array`."""
         height, width, channels = array.shape
         if not self.fits_channels(channels):
-            raise OptionError(f"{self!r}: the image has {channels} channels, fill has fewer")
+            raise OptionError(f"{self!r}: the image has {channels} channels, but fill has fewer")
         geometry = Geometry(width, height)
         self.add_to(geometry, stream)
         return apply_geometry(array, geometry), layout
 
 
 def apply_geometry(array: Array, geometry: Geometry, decoder: Decoder | None = None) -> Array:
-    """A new array from an (H, W, C) one."""
+    """Render an (H, W, C) array into a new one."""
     out = np.empty((geometry.height, geometry.width, array.shape[2]), array.dtype)
     output_format = FLOAT32_FORMAT if array.dtype == np.float32 else UINT8_FORMAT
     (decoder or local_decoder()).render_array(
@@ -319,7 +319,7 @@ def apply_geometry(array: Array, geometry: Geometry, decoder: Decoder | None = N
 
 
 def with_contiguous_rows(array: Array) -> Array:
-    """The array itself where the pixels of a row lie side by side, otherwise a copy."""
+    """Return the array itself if each row is contiguous and aligned, otherwise a copy."""
     _, width, channels = array.shape
     item = array.itemsize
     side_by_side = array.strides[1:] == (channels * item, item) or (width == 1 and channels == 1)

@@ -1,4 +1,4 @@
-"""Transforms in a row, and functions as transforms."""
+"""Several transforms as one, and functions as transforms."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ __all__ = ["Compose", "Lambda", "flat", "run_step"]
 
 
 class Lambda:
-    """Any function of an image as a transform; it decides what comes out.
+    """A function of an image as a transform.
 
-    To be pickled it must wrap a function that can be: one defined in a module, no ``lambda``.
+    It can be pickled if the function can: a function of a module, not a ``lambda``.
 
     Parameters
     ----------
     function : callable
-        Takes the image as the transform before left it.
+        Takes the image as the previous transform returned it.
     """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function = check_callable("function", function)
 
     def __call__(self, image: Any, key: Key | None = None) -> Any:
-        """The same as `apply`."""
+        """Same as `apply`."""
         return self.function(image)
 
     def apply(self, image: Any, key: Key | None = None) -> Any:
-        """Call the function; `key` is not used."""
+        """Call the function. `key` is not used."""
         return self.function(image)
 
     def __repr__(self) -> str:
@@ -44,9 +44,9 @@ class Lambda:
 class Compose:
     """Several transforms, one after the other.
 
-    With a key each transform draws from the stream of its position, counted through nested
-    `Compose`; so do equal transforms at different positions. Without a key each draws from its
-    own streams. A function that is no transform of this package is called with the image alone.
+    With a key, each transform draws from the random stream of its position, so equal transforms at
+    different positions draw differently. Positions count through nested `Compose`. Without a key,
+    each transform draws from its own stream. Functions are called with the image only.
 
     Parameters
     ----------
@@ -62,11 +62,11 @@ class Compose:
             check_transform(transform)
 
     def __call__(self, image: Any, key: Key | None = None) -> Any:
-        """The same as `apply`."""
+        """Same as `apply`."""
         return self.apply(image, key)
 
     def apply(self, image: Any, key: Key | None = None) -> Any:
-        """Transform one image; see `Resize.apply` for what may go in."""
+        """Transform one image; see `Transform.apply` for the kinds of images."""
         steps = flat(self)
         key = check_key(key)
         layout: Layout | None = None
@@ -89,7 +89,7 @@ class Compose:
 
 
 def check_transform(transform: object) -> None:
-    """Refuse what cannot transform: above all a class in place of an instance."""
+    """Raise unless it is an instance of a transform or a function."""
     if isinstance(transform, type):
         raise OptionTypeError(
             f"{transform!r} is a class; pass an instance, {transform.__name__}(...), or wrap the "
@@ -100,7 +100,7 @@ def check_transform(transform: object) -> None:
 
 
 def flat(transform: Callable[..., Any] | None) -> list[Callable[..., Any]]:
-    """The single steps, those of nested `Compose` in place."""
+    """Return the single steps, with those of nested `Compose` in place."""
     if transform is None:
         return []
     if not isinstance(transform, Compose):
@@ -112,10 +112,10 @@ def flat(transform: Callable[..., Any] | None) -> list[Callable[..., Any]]:
 def run_step(
     step: Callable[..., Any], image: Any, layout: Layout | None, key: Key | None, position: int
 ) -> tuple[Any, Layout | None]:
-    """Apply one step; returns the image and its layout, None where only its shape tells."""
+    """Apply one step; return the image and its layout, or None if only the shape tells."""
     if isinstance(step, Transform):
         return step.step(image, layout, None if key is None else key.at(position))
     result = step(image)
-    # A function that keeps the number of axes is taken to keep their order.
+    # We assume that a function which keeps the number of axes keeps their order.
     keeps = isinstance(result, np.ndarray) and result.ndim == getattr(image, "ndim", 0)
     return result, layout if keeps else None

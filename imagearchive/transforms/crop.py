@@ -33,9 +33,9 @@ PadMode = Literal["constant", "edge", "reflect", "symmetric"]
 
 
 def _four_values(fill: ChannelValues) -> tuple[float, ...]:
-    """One number for each of four channels, or as many as were given."""
-    several = fill if isinstance(fill, tuple) else (fill,)
-    return several * 4 if len(several) == 1 else several
+    """Return one number for each of four channels, or as many as the caller passed."""
+    values = fill if isinstance(fill, tuple) else (fill,)
+    return values * 4 if len(values) == 1 else values
 
 
 class _Crop(GeometricTransform):
@@ -58,14 +58,14 @@ class _Crop(GeometricTransform):
 
     @property
     def fill_value(self) -> tuple[float, ...] | None:
-        """What it pads with, or None where it does not pad."""
+        """The value that it pads with, or None if it does not pad."""
         return self._fill if self.pad_if_needed else None
 
     def _fit(self, geometry: Geometry) -> None:
-        """Pad an image that is too small, on all sides alike, or say that it is."""
-        short_x = max(0, self.width - geometry.width)
-        short_y = max(0, self.height - geometry.height)
-        if not (short_x or short_y):
+        """Pad an image that is too small, equally on both sides, or raise."""
+        missing_x = max(0, self.width - geometry.width)
+        missing_y = max(0, self.height - geometry.height)
+        if not (missing_x or missing_y):
             return
         if not self.pad_if_needed:
             raise TransformError(
@@ -73,7 +73,11 @@ class _Crop(GeometricTransform):
                 hints=[Hint("pad_if_needed=True", "to pad it, or resize it first")],
             )
         geometry.pad(
-            short_x // 2, short_y // 2, short_x - short_x // 2, short_y - short_y // 2, self._fill
+            missing_x // 2,
+            missing_y // 2,
+            missing_x - missing_x // 2,
+            missing_y - missing_y // 2,
+            self._fill,
         )
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -82,26 +86,26 @@ class _Crop(GeometricTransform):
 
 
 class RandomCrop(_Crop):
-    """Cut out a part of fixed size at a random place.
+    """Crop a region of fixed size at a random position.
 
     Parameters
     ----------
     width, height : int
-        Of the part in pixels; without `height` it is square.
+        Size of the region in pixels. By default, `height` is `width`.
     padding : int or sequence of int, optional
-        Added first: one number for all sides, (left and right, top and bottom), or (left, top,
-        right, bottom).
+        Padding to add first, in pixels: one number for all sides, (left and right, top and
+        bottom), or (left, top, right, bottom).
     pad_if_needed : bool
-        Pad an image that is smaller than the part, alike on both sides, instead of raising.
+        Pad an image that is smaller than the region, equally on both sides, instead of raising.
     fill : float or sequence of float
-        Value of padded pixels, for all channels or each.
+        Value of padded pixels, one number for all channels or one for each.
     seed : int, optional
         Makes calls without a key repeatable.
 
     Raises
     ------
     TransformError
-        On use, where the padded image is smaller than the part and `pad_if_needed` is false.
+        When called, if the padded image is smaller than the region and `pad_if_needed` is False.
     """
 
     arguments = ("width", "height", "padding", "pad_if_needed", "fill")
@@ -123,11 +127,11 @@ class RandomCrop(_Crop):
 
     @property
     def fill_value(self) -> tuple[float, ...] | None:
-        """What it pads with, or None where it does not pad."""
+        """The value that it pads with, or None if it does not pad."""
         return self._fill if self.pad_if_needed or self._padding is not None else None
 
     def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
-        """Add this transform to a step."""
+        """Add this transform to a native step."""
         stream = require_stream(stream)
         if self._padding is not None:
             geometry.pad(*self._padding, self._fill)
@@ -138,21 +142,21 @@ class RandomCrop(_Crop):
 
 
 class CenterCrop(_Crop):
-    """Cut out the middle.
+    """Crop the center.
 
     Parameters
     ----------
     width, height : int
-        Of the part in pixels; without `height` it is square.
+        Size of the region in pixels. By default, `height` is `width`.
     pad_if_needed : bool
-        Pad an image that is smaller than the part instead of raising.
+        Pad an image that is smaller than the region, equally on both sides, instead of raising.
     fill : float or sequence of float
-        Value of padded pixels, for all channels or each.
+        Value of padded pixels, one number for all channels or one for each.
 
     Raises
     ------
     TransformError
-        On use, where the image is smaller than the part and `pad_if_needed` is false.
+        When called, if the image is smaller than the region and `pad_if_needed` is False.
     """
 
     arguments = ("width", "height", "pad_if_needed", "fill")
@@ -167,7 +171,7 @@ class CenterCrop(_Crop):
         super().__init__(width, height, pad_if_needed, fill, None)
 
     def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
-        """Add this transform to a step."""
+        """Add this transform to a native step."""
         self._fit(geometry)
         x = round((geometry.width - self.width) / 2)
         y = round((geometry.height - self.height) / 2)
@@ -175,7 +179,7 @@ class CenterCrop(_Crop):
 
 
 def _plain_numbers(padding: Any) -> int | tuple[int, ...]:
-    """Checked padding as it was given, in plain numbers."""
+    """Return checked padding as the caller passed it, in Python integers."""
     return int(padding) if is_number(padding) else tuple(int(v) for v in padding)
 
 
@@ -185,12 +189,13 @@ class Pad(GeometricTransform):
     Parameters
     ----------
     padding : int or sequence of int
-        Pixels: one number for all sides, (left and right, top and bottom), or (left, top, right,
-        bottom).
+        Width of the border in pixels: one number for all sides, (left and right, top and bottom),
+        or (left, top, right, bottom).
     fill : float or sequence of float
-        Value of the border, for all channels or each; for `mode` "constant".
+        Value of the border for `mode` "constant", one number for all channels or one for each.
     mode : {"constant", "edge", "reflect", "symmetric"}
-        "edge" repeats the outermost pixels, "reflect" mirrors without and "symmetric" with them.
+        "edge" repeats the outermost pixels, "reflect" mirrors the image without them and
+        "symmetric" with them.
     """
 
     arguments = ("padding", "fill", "mode")
@@ -207,16 +212,16 @@ class Pad(GeometricTransform):
 
     @property
     def is_native(self) -> bool:
-        """Whether it is a border of one colour."""
+        """Whether the border has one color."""
         return self.mode == "constant"
 
     @property
     def fill_value(self) -> tuple[float, ...] | None:
-        """The border's value."""
+        """The value of the border."""
         return self._fill
 
     def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
-        """Add this transform to a step."""
+        """Add this transform to a native step."""
         geometry.pad(*self._padding, self._fill)
 
     def apply_array(

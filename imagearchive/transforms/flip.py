@@ -29,13 +29,13 @@ class RandomHorizontalFlip(_Flip):
     Parameters
     ----------
     p : float
-        Probability.
+        Probability that the image changes.
     seed : int, optional
         Makes calls without a key repeatable.
     """
 
     def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
-        """Add this transform to a step."""
+        """Add this transform to a native step."""
         if self._flips(stream):
             geometry.flip_x()
 
@@ -46,12 +46,12 @@ class RandomVerticalFlip(_Flip):
     Parameters
     ----------
     p : float
-        Probability.
+        Probability that the image changes.
     seed : int, optional
         Makes calls without a key repeatable.
     """
 
     def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
-        """Add this transform to a step."""
+        """Add this transform to a native step."""
         if self._flips(stream):
             geometry.flip_y()

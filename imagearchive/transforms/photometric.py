@@ -1,4 +1,4 @@
-"""Colour and blur."""
+"""Color adjustments, grayscale and blur."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from imagearchive.errors import OptionError
 from imagearchive.errors.arguments import check_choice, check_integer, check_number, is_number
 from imagearchive.images.random import Stream
-from imagearchive.images.render import blend_grey, blend_value, grey, mean_grey, shift_hue
+from imagearchive.images.render import blend_gray, blend_value, gray, mean_gray, shift_hue
 from imagearchive.transforms.base import (
     Array,
     Layout,
@@ -31,15 +31,15 @@ __all__ = [
     "adjust_saturation",
 ]
 
-#: Weights of red, green and blue in grey, ITU-R 601.
-GREY = np.array([0.299, 0.587, 0.114], np.float32)
+#: Weights of red, green and blue in gray, ITU-R 601.
+GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def adjust_brightness(image: Any, factor: float) -> Any:
-    """Blend with black: 0 is black, 1 the image, 2 twice as bright.
+    """Blend with black: 0 gives black, 1 the image, 2 twice the brightness.
 
-    Takes what a transform takes: uint8, as Pillow's ``ImageEnhance.Brightness``, or float32 in
-    [0, 1]. The alpha of RGBA is kept, here and in the other adjustments.
+    The image may be of any kind that a transform accepts, float32 in [0, 1]. uint8 results equal
+    Pillow's ``ImageEnhance.Brightness``. Alpha does not change, here and in the other adjustments.
     """
     factor = _factor(factor)
     return convert_and_apply(
@@ -48,7 +48,7 @@ def adjust_brightness(image: Any, factor: float) -> Any:
 
 
 def adjust_contrast(image: Any, factor: float) -> Any:
-    """Blend with the mean grey of the image, as Pillow's ``ImageEnhance.Contrast``."""
+    """Blend with the mean gray value, as Pillow's ``ImageEnhance.Contrast``."""
     factor = _factor(factor)
     return convert_and_apply(image, None, lambda array, layout: (_contrast(array, factor), layout))[
         0
@@ -56,7 +56,7 @@ def adjust_contrast(image: Any, factor: float) -> Any:
 
 
 def adjust_saturation(image: Any, factor: float) -> Any:
-    """Blend each pixel with its grey value, as Pillow's ``ImageEnhance.Color``."""
+    """Blend each pixel with its gray value, as Pillow's ``ImageEnhance.Color``."""
     factor = _factor(factor)
     return convert_and_apply(
         image, None, lambda array, layout: (_saturation(array, factor), layout)
@@ -64,7 +64,7 @@ def adjust_saturation(image: Any, factor: float) -> Any:
 
 
 def adjust_hue(image: Any, shift: float) -> Any:
-    """Turn the hue by `shift` of a circle, in HSV, [-0.5, 0.5]."""
+    """Rotate the hue in HSV by `shift` of a full circle, from -0.5 to 0.5."""
     shift = float(check_number("shift", shift, -0.5, 0.5))
     return convert_and_apply(image, None, lambda array, layout: (_hue(array, shift), layout))[0]
 
@@ -84,10 +84,10 @@ def _brightness(array: Array, factor: float) -> Array:
 def _contrast(array: Array, factor: float) -> Array:
     color, alpha = _split(array)
     if array.dtype == np.uint8:
-        mean = mean_grey(color) if color.shape[2] == 3 else int(color.mean() + 0.5)
+        mean = mean_gray(color) if color.shape[2] == 3 else int(color.mean() + 0.5)
         blend_value(color, factor, mean)
         return _join(color, alpha)
-    level = np.float32(_grey(color).mean())
+    level = np.float32(_gray(color).mean())
     return _join(_blend(color, level, factor), alpha)
 
 
@@ -96,9 +96,9 @@ def _saturation(array: Array, factor: float) -> Array:
     if color.shape[2] == 1:
         return array
     if array.dtype == np.uint8:
-        blend_grey(color, factor)
+        blend_gray(color, factor)
         return _join(color, alpha)
-    return _join(_blend(color, _grey(color), factor), alpha)
+    return _join(_blend(color, _gray(color), factor), alpha)
 
 
 def _hue(array: Array, shift: float) -> Array:
@@ -112,7 +112,7 @@ def _hue(array: Array, shift: float) -> Array:
 
 
 def _split(array: Array) -> tuple[Array, Array | None]:
-    """A copy of the colour channels, and alpha."""
+    """Return a copy of the color channels, and alpha or None."""
     if array.shape[2] == 4:
         return array[:, :, :3].copy(), array[:, :, 3:]
     return array.copy(), None
@@ -122,8 +122,8 @@ def _join(color: Array, alpha: Array | None) -> Array:
     return color if alpha is None else np.concatenate([color, alpha], axis=2)
 
 
-def _grey(color: Array) -> Array:
-    return color if color.shape[2] == 1 else (color @ GREY)[:, :, None]
+def _gray(color: Array) -> Array:
+    return color if color.shape[2] == 1 else (color @ GRAY)[:, :, None]
 
 
 def _blend(color: Array, other: Array | np.float32, factor: float) -> Array:
@@ -133,7 +133,7 @@ def _blend(color: Array, other: Array | np.float32, factor: float) -> Array:
 
 
 def _shifted(color: Array, shift: float) -> Array:
-    """RGB -> HSV -> RGB for floats, by the usual hexagon."""
+    """Shift the hue of floats: RGB to HSV and back."""
     r, g, b = color[:, :, 0], color[:, :, 1], color[:, :, 2]
     high, low = color.max(axis=2), color.min(axis=2)
     spread = high - low
@@ -144,7 +144,7 @@ def _shifted(color: Array, shift: float) -> Array:
     hue = (hue / 6 + np.float32(shift)) % 1.0 * 6
     channels = []
     for offset in (5, 3, 1):
-        # Distance on the hexagon of this channel's peak: (5, 3, 1) for red, green, blue.
+        # Distance of the hue from the peak of this channel: 5, 3, 1 for red, green, blue.
         k = (offset + hue) % 6
         channels.append(high - spread * np.clip(np.minimum(k, 4 - k), 0, 1))
     return np.stack(channels, axis=2).astype(np.float32)
@@ -153,15 +153,15 @@ def _shifted(color: Array, shift: float) -> Array:
 class ColorJitter(Transform):
     """Change brightness, contrast, saturation and hue by random factors, in random order.
 
-    Draws and formulas are torchvision's on Pillow images; uint8 results equal Pillow's
-    ``ImageEnhance``. float32 images lie in [0, 1].
+    Factors are drawn as in torchvision. uint8 results equal Pillow's ``ImageEnhance``. float32
+    images must be in [0, 1].
 
     Parameters
     ----------
     brightness, contrast, saturation : float or (float, float)
-        The factor is drawn from [max(0, 1 - x), 1 + x], or from the bounds given.
+        The factor is drawn from [max(0, 1 - x), 1 + x], or between the two bounds.
     hue : float or (float, float)
-        The turn is drawn from [-x, x], x at most 0.5, or from the bounds given.
+        The shift is drawn from [-x, x], where x is at most 0.5, or between the two bounds.
     seed : int, optional
         Makes calls without a key repeatable.
     """
@@ -182,7 +182,7 @@ class ColorJitter(Transform):
         self.brightness, *bounds = _factors(brightness, "brightness")
         self.contrast, *more = _factors(contrast, "contrast")
         self.saturation, *most = _factors(saturation, "saturation")
-        self.hue, low, high = _turns(hue)
+        self.hue, low, high = _hue_shifts(hue)
         self._bounds = (bounds, more, most, (low, high))
 
     def apply_array(
@@ -204,7 +204,7 @@ ADJUSTMENTS = (_brightness, _contrast, _saturation)
 
 
 def _factors(value: Any, name: str) -> tuple[Any, float, float]:
-    """What was given, for display, and the bounds that it means."""
+    """Return what the caller passed, for `repr`, and the bounds of the factor."""
     if is_number(value):
         value = check_number(name, value, 0)
         return value, max(0.0, 1.0 - value), 1.0 + value
@@ -212,7 +212,7 @@ def _factors(value: Any, name: str) -> tuple[Any, float, float]:
     return bounds, *bounds
 
 
-def _turns(hue: Any) -> tuple[Any, float, float]:
+def _hue_shifts(hue: Any) -> tuple[Any, float, float]:
     if is_number(hue):
         hue = check_number("hue", hue, 0, 0.5)
         return hue, -hue, hue
@@ -221,12 +221,12 @@ def _turns(hue: Any) -> tuple[Any, float, float]:
 
 
 class Grayscale(Transform):
-    """Grey by the weights of ITU-R 601, as Pillow's ``convert("L")``.
+    """Convert to grayscale with the weights of ITU-R 601, as Pillow's ``convert("L")``.
 
     Parameters
     ----------
     num_output_channels : {1, 3}
-        3 repeats the grey value.
+        1, or 3 to repeat the gray value.
     """
 
     arguments = ("num_output_channels",)
@@ -242,7 +242,7 @@ class Grayscale(Transform):
         """Transform one array; see `Transform.apply_array`."""
         color = np.ascontiguousarray(array[:, :, :3])
         if color.shape[2] == 3:
-            color = grey(color) if color.dtype == np.uint8 else _grey(color)
+            color = gray(color) if color.dtype == np.uint8 else _gray(color)
         return np.repeat(color, self.num_output_channels, axis=2), layout
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -251,12 +251,12 @@ class Grayscale(Transform):
 
 
 class GaussianBlur(Transform):
-    """Blur with a Gaussian of random width; the image is mirrored at its edges.
+    """Blur with a Gaussian kernel of random width. The image is mirrored at its edges.
 
     Parameters
     ----------
     kernel_size : int
-        Pixels that the kernel spans, odd.
+        Width of the kernel in pixels, odd.
     sigma : float or (float, float)
         Standard deviation in pixels, or its bounds.
     seed : int, optional
@@ -283,7 +283,7 @@ class GaussianBlur(Transform):
             self._bounds = float(self.sigma), float(self.sigma)
         else:
             self.sigma = self._bounds = check_interval("sigma", sigma)
-        # Narrower ones than this are no blur, and their square would not be a number.
+        # Anything narrower does not blur, and its square could underflow.
         if self._bounds[0] < 1e-3:
             raise OptionError(f"sigma must be at least 0.001, got {sigma!r}")
 

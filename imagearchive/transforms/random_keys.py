@@ -1,4 +1,4 @@
-"""Where random numbers come from: a key, never a thread, a worker or the time."""
+"""Where random numbers come from: a key, never a thread, a worker or the clock."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ __all__ = ["InstanceStreams", "Key"]
 
 
 class Key(NamedTuple):
-    """What the random choices of a transform for one sample are a function of.
+    """Identifies the random stream of a transform for one sample.
 
     Attributes
     ----------
     seed : int
-        Of the run; its low 64 bits count.
+        The seed of the run. The low 64 bits count.
     epoch : int
-        Its low 32 bits count.
+        The low 32 bits count.
     index : int
-        Of the sample in its dataset; its low 64 bits count.
+        The index of the sample in its dataset. The low 64 bits count.
     position : int
-        Of the transform in its `Compose`; set by the `Compose`. At most 65,535.
+        The position of the transform in its `Compose`, which sets it. At most 65,535.
     """
 
     seed: int
     epoch: int = 0
-    index: int = 0  # type: ignore[assignment]  # hides tuple.index, which nobody needs
+    index: int = 0  # type: ignore[assignment]  # hides tuple.index
     position: int = 0
 
     def at(self, position: int) -> Key:
-        """The same key for the transform at another position."""
+        """Return the same key for the transform at another position."""
         return Key(self.seed, self.epoch, self.index, position)
 
     def stream(self) -> Stream:
-        """The random numbers that belong to this key, from their first."""
+        """Return the random numbers of this key, from the first."""
         return Stream(self.seed, self.epoch, self.index, self.position)
 
 
 class InstanceStreams:
-    """Streams for calls without a key: one instance never repeats another's.
+    """The streams of an instance for calls without a key, one for each call.
 
-    A new stream is handed out per call. Calls from several threads are safe. In a forked child,
-    and in a copy that was unpickled in another process, the streams differ from the parent's.
+    No two instances share a stream. Threads may share an instance. In a forked child, and in a copy
+    that was unpickled in another process, the streams differ from those of the parent.
 
     Parameters
     ----------
     seed : int, optional
-        Makes the streams of the creating process repeatable; otherwise the system's entropy.
+        Makes the streams repeatable in the process that created the instance.
     name : str
-        Of the transform's class: two of different classes draw differently from one seed.
+        Name of the transform's class, so that different classes draw differently from one seed.
     """
 
     def __init__(self, seed: Any = None, name: str = "", *, home: int | None = None) -> None:
@@ -73,10 +73,10 @@ class InstanceStreams:
         self._calls: Iterator[int] = itertools.count()
 
     def next(self) -> Stream:
-        """The stream of the next call."""
+        """Return the stream of the next call."""
         if os.getpid() != self._pid:
             self._start()
-        # Position 65,535 is kept for these, so that they never meet a stream of a Compose.
+        # Position 65,535 is reserved for these, so they differ from every stream of a Compose.
         return Stream(self._base, self._salt, next(self._calls), 0xFFFF)
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -20,19 +20,19 @@ __all__ = ["RandomResizedCrop", "Resize"]
 
 
 class Resize(GeometricTransform):
-    """Resize, antialiased as Pillow's ``Image.resize``.
+    """Resize with antialiasing, as Pillow's ``Image.resize`` does.
 
     Parameters
     ----------
     width : int
-        Of the result in pixels; without `height`, the length of the shorter side, the longer one
-        following the image's proportions.
+        Width of the result in pixels. Without `height`, the length of the shorter side; the other
+        side keeps the proportions.
     height : int, optional
-        Of the result in pixels.
+        Height of the result in pixels.
     interpolation : {"bilinear", "bicubic", "lanczos", "box", "nearest"}
-        The filter. "nearest" alone does not antialias.
+        The filter. Only "nearest" does not antialias.
     size : int, optional
-        The length of the shorter side, in place of `width` and `height`.
+        The length of the shorter side, instead of `width` and `height`.
     """
 
     arguments = ("width", "height", "interpolation")
@@ -56,7 +56,7 @@ class Resize(GeometricTransform):
         self.interpolation = check_choice("interpolation", interpolation, FILTERS)
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height of the result for an image's."""
+        """Return the width and height of the result for an image of that size."""
         if self.height is not None:
             return self.width, self.height
         if width <= height:
@@ -64,13 +64,13 @@ class Resize(GeometricTransform):
         return max(1, int(self.width * width / height)), self.width
 
     def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
-        """Add this transform to a step."""
+        """Add this transform to a native step."""
         width, height = self.size(geometry.width, geometry.height)
         # A file of a few bytes can hold an image of 1 x 65,500 pixels.
         if self.height is None and width * height > MAX_PIXELS:
             raise LimitError(
                 f"{self!r}: an image of {geometry.width} x {geometry.height} pixels would become "
-                f"{width} x {height}; give width and height, or crop it first"
+                f"{width} x {height}; pass width and height, or crop it first"
             )
         geometry.resize(width, height, None, self.interpolation)
 
@@ -85,23 +85,23 @@ class Resize(GeometricTransform):
 
 
 class RandomResizedCrop(GeometricTransform):
-    """Resize a random part of the image to a fixed size.
+    """Crop a random region and resize it to a fixed size.
 
-    The box is drawn as torchvision draws it: an area of `scale` times the image's and a log-uniform
-    `ratio`, ten times; failing that, the largest central box within the ratios. The box is
-    resized as Pillow's ``resize(size, box=box)`` does, which at its edges sees the pixels next to
-    it; torchvision cuts first.
+    The region is drawn as in torchvision: up to ten tries with an area of `scale` times that of the
+    image and a log-uniform `ratio`, then the largest central region within the ratios. It is
+    resized as by Pillow's ``resize(size, box=box)``, whose filter also sees the pixels around the
+    region; torchvision crops first.
 
     Parameters
     ----------
     size : int or (int, int)
-        Side of the square result, or its width and height, in pixels.
+        Both sides of the result, or (width, height), in pixels.
     scale : (float, float)
-        Bounds of the box's area, as parts of the image's.
+        Bounds of the region's area, as fractions of the image's.
     ratio : (float, float)
-        Bounds of the box's width divided by its height.
+        Bounds of the region's width divided by its height.
     interpolation : str
-        As for `Resize`.
+        The filter, as for `Resize`.
     seed : int, optional
         Makes calls without a key repeatable.
     """
@@ -131,7 +131,7 @@ class RandomResizedCrop(GeometricTransform):
         self._log_ratio = (math.log(self.ratio[0]), math.log(self.ratio[1]))
 
     def box(self, width: int, height: int, stream: Stream) -> tuple[int, int, int, int]:
-        """Draw x, y, width and height of the part of an image of that size."""
+        """Draw x, y, width and height of the region for an image of that size."""
         area = width * height
         for _ in range(10):
             target = area * stream.uniform(*self.scale)
@@ -147,7 +147,7 @@ class RandomResizedCrop(GeometricTransform):
         return (width - w) // 2, (height - h) // 2, w, h
 
     def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
-        """Add this transform to a step."""
+        """Add this transform to a native step."""
         stream = require_stream(stream)
         x, y, w, h = self.box(geometry.width, geometry.height, stream)
         geometry.resize(*self.size, (x, y, x + w, y + h), self.interpolation)

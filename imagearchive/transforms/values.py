@@ -1,4 +1,4 @@
-"""Values and layout: normalising, casting, channels first or last."""
+"""Normalization, casts, and the order of axes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FLOAT32: np.dtype[Any] = np.dtype(np.float32)
 
 
 class TensorFormat(enum.Enum):
-    """The order of axes that `ToTensor` gives."""
+    """The order of axes of the result of `ToTensor`."""
 
     #: (C, H, W)
     PYTORCH_CHW = "CHW"
@@ -35,15 +35,15 @@ class TensorFormat(enum.Enum):
 
 
 class Normalize(Transform):
-    """Subtract a mean and divide by a standard deviation, channel by channel; gives float32.
+    """Subtract the mean and divide by the standard deviation of each channel; returns float32.
 
-    uint8 input counts in units of 255: it is scaled to [0, 1] first, as torchvision's `ToTensor`
-    would have done. float32 input is taken as it is.
+    uint8 images are scaled to [0, 1] first, as torchvision's `ToTensor` does. float32 images are
+    not.
 
     Parameters
     ----------
     mean, std : float or sequence of float
-        One for each channel, or one for all.
+        One number for each channel, or one for all.
     """
 
     arguments: ClassVar[tuple[str, ...]] = ("mean", "std")
@@ -61,11 +61,11 @@ class Normalize(Transform):
             raise OptionError(f"std must be greater than 0, got {std!r}")
 
     def scale(self) -> tuple[float, ...]:
-        """What values in [0, 1] are multiplied with."""
+        """The factors of values in [0, 1]."""
         return tuple(1.0 / s for s in self.std)
 
     def bias(self) -> tuple[float, ...]:
-        """What is added afterwards."""
+        """The offsets that are added to the products."""
         return tuple(-m / s for m, s in zip(self.mean, self.std))
 
     def apply_array(
@@ -83,7 +83,7 @@ class Normalize(Transform):
             )
             return out, layout
         along = (1, 1, -1) if layout == "HWC" else (-1, 1, 1)
-        # Divided before it is rounded, as in the native code, so that both agree to the bit.
+        # Divide in double precision, as the native code does, so that both agree to the bit.
         unit = 255.0 if array.dtype == np.uint8 else 1.0
         scale_by = np.array([v / unit for v in self.scale()], np.float32).reshape(along)
         return array * scale_by + np.array(self.bias(), np.float32).reshape(along), layout
@@ -101,8 +101,8 @@ def _per_channel(name: str, value: Any) -> tuple[float, ...]:
 class ImageNetNormalize(Normalize):
     """`Normalize` with the mean and standard deviation of ImageNet.
 
-    uint8 input is scaled to [0, 1] first; then ``mean=(0.485, 0.456, 0.406)`` and
-    ``std=(0.229, 0.224, 0.225)`` apply.
+    ``mean=(0.485, 0.456, 0.406)`` and ``std=(0.229, 0.224, 0.225)``. uint8 images are scaled to
+    [0, 1] first.
     """
 
     arguments: ClassVar[tuple[str, ...]] = ()
@@ -112,15 +112,15 @@ class ImageNetNormalize(Normalize):
 
 
 class ToTensor(Transform):
-    """Change the layout; the values and their dtype stay.
+    """Change the layout. Values and dtype do not change.
 
-    torchvision's transform of this name also divides by 255. Here `Normalize`,
-    `ImageNetNormalize` or ``ToDtype("float32", scale=True)`` do that.
+    torchvision's transform of this name also divides by 255. Use `Normalize`, `ImageNetNormalize`
+    or ``ToDtype("float32", scale=True)`` for that.
 
     Parameters
     ----------
     format : TensorFormat
-        ``PYTORCH_CHW`` or ``TENSORFLOW_HWC``.
+        ``PYTORCH_CHW`` for (C, H, W), ``TENSORFLOW_HWC`` for (H, W, C).
     """
 
     arguments = ("format",)
@@ -147,15 +147,16 @@ class ToTensor(Transform):
 
 
 class ToDtype(Transform):
-    """Cast, and scale where asked.
+    """Cast, and optionally scale.
 
     Parameters
     ----------
     dtype : {"uint8", "float16", "float32"}
-        Of the result. Transforms that follow take uint8 and float32; "float16" comes last.
+        Dtype of the result. Most other transforms take uint8 and float32, so convert to "float16"
+        last.
     scale : bool
-        Map [0, 255] of uint8 to [0, 1] of floats, and back with rounding. Otherwise values are
-        kept; what uint8 cannot hold is clipped and its fraction cut.
+        Map [0, 255] of uint8 to [0, 1] of floats, and back with rounding. Without scaling, a cast
+        to uint8 clips values and drops fractions.
     """
 
     arguments = ("dtype", "scale")

@@ -48,7 +48,7 @@ class RandomRotation(Transform):
     expand : bool
         Enlarge the result to show the whole image; otherwise the size does not change.
     fill : float or sequence of float
-        Value of pixels outside the image, for all channels or each.
+        Value of pixels outside the image, one number for all channels or one for each.
     seed : int, optional
         Makes calls without a key repeatable.
     """
@@ -115,11 +115,11 @@ class RandomPerspective(Transform):
     distortion_scale : float
         How far corners move, from 0 (not at all) to 1 (up to the center).
     p : float
-        Probability.
+        Probability that the image changes.
     interpolation : {"bilinear", "nearest", "bicubic"}
         How values between pixels are computed.
     fill : float or sequence of float
-        Value of pixels outside the image, for all channels or each.
+        Value of pixels outside the image, one number for all channels or one for each.
     seed : int, optional
         Makes calls without a key repeatable.
     """

@@ -147,7 +147,7 @@ def test_verify_limits_can_be_raised(run, work):
     )
     assert status == 1
     first, second = out.decode().splitlines()
-    assert first.startswith("i.png: an image of 50x40")
+    assert first.startswith("i.png: the image has 50 x 40 pixels")
     assert "use --max-pixels to raise the limit (now 1999)" in first
     assert second.startswith("z.txt.gz: ")
     assert "use --max-size to raise the limit (now 1048576)" in second

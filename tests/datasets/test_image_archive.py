@@ -248,7 +248,7 @@ def test_broken_images_say_where(tmp_path):
     path = write_tar(tmp_path / "bad.tar", {"a/ok.png": b"x", "a/no.png": b"not an image"})
     with pytest.raises(DecodeError, match=r"bad\.tar: member 'a/no\.png' at offset 1536"):
         ImageArchive(path)[1]
-    with pytest.raises(ValueError, match=r"'a/ok\.png'.*no image of a known format"):
+    with pytest.raises(ValueError, match=r"'a/ok\.png'.*not an image of a known format"):
         ImageArchive(path)[0]
 
 
@@ -260,7 +260,7 @@ def test_no_program_is_started_to_decode(tmp_path, monkeypatch):
         raise AssertionError(f"started {arguments}")
 
     monkeypatch.setattr(subprocess, "Popen", started)
-    with pytest.raises(DecodeError, match="no image of a known format"):
+    with pytest.raises(DecodeError, match="not an image of a known format"):
         ImageArchive(path)[0]
 
 

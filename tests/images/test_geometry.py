@@ -102,7 +102,7 @@ def test_render_array_strided_input_and_wrong_output():
     for bad in (out[:, :-1], out.astype(np.float32), np.empty((8, 24, 4), np.uint8)):
         with pytest.raises(OptionError, match="output must be"):
             decoder.render_array(view, geometry, UINT8, bad)
-    with pytest.raises(OptionError, match="side by side"):
+    with pytest.raises(OptionError, match="must be contiguous"):
         decoder.render_array(array[:, ::-1], Geometry(30, 20), UINT8, np.empty_like(array))
     with pytest.raises((ValueError, BufferError)):
         decoder.render_array(view, geometry, UINT8, np.empty((24, 8, 3), np.uint8).swapaxes(0, 1))
@@ -147,9 +147,9 @@ def test_render_arrays_refuses_what_does_not_fit():
     arrays, places = [noise(8, 6)] * 2, [Geometry(8, 6)] * 2
     out = np.full((2, 6, 8, 3), 7, np.uint8)
     decoder = Decoder()
-    with pytest.raises(OptionError, match="as many geometries"):
+    with pytest.raises(OptionError, match=r"images need . geometries"):
         decoder.render_arrays(arrays, places[:1], UINT8, out)
-    with pytest.raises(OptionTypeError, match="geometry"):
+    with pytest.raises(OptionTypeError, match="expected a Geometry"):
         decoder.render_arrays(arrays, [None, None], UINT8, out)
     with pytest.raises(OptionError, match="another size"):
         decoder.render_arrays(arrays, [Geometry(8, 6), Geometry(6, 8)], UINT8, out)
@@ -157,7 +157,7 @@ def test_render_arrays_refuses_what_does_not_fit():
         lambda arrays, out: decoder.render_arrays(arrays, places, UINT8, out),
         lambda arrays, out: convert_arrays(arrays, UINT8, out),
     ):
-        with pytest.raises(OptionError, match="as many places"):
+        with pytest.raises(OptionError, match="images need an output"):
             render(arrays, out[:1])
         with pytest.raises(OptionError, match="contiguous and writable"):
             render(arrays, out[:, ::-1])

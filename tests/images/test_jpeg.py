@@ -109,9 +109,9 @@ def test_render_jpegs_equals_render():
         decoder.render(file, geometry, UINT8, out)
     decoder.render_jpegs(files, places, UINT8, many)
     np.testing.assert_array_equal(many, one)
-    with pytest.raises(OptionError, match="as many geometries"):
+    with pytest.raises(OptionError, match=r"images need . geometries"):
         decoder.render_jpegs(files, places[:2], UINT8, many)
-    with pytest.raises(OptionError, match="as many places"):
+    with pytest.raises(OptionError, match="images need an output"):
         decoder.render_jpegs(files[:2], places[:2], UINT8, many)
     with pytest.raises(TypeError):
         decoder.render_jpegs(["a", "b", "c"], places, UINT8, many)
@@ -179,7 +179,7 @@ def test_decode_damaged_raises_or_equals_pillow(progressive):
 
 @needs_jpeg
 def test_decode_premature_end_raises():
-    """Blocks replaced by an early end-of-image: Pillow goes on with grey, we do not."""
+    """Blocks replaced by an early end-of-image: Pillow goes on with gray, we do not."""
     data = encode(photo(200, 150), quality=85)
     cut = data[: len(data) // 2] + b"\xff\xd9"
     with pytest.raises(DecodeError, match="premature end"):

@@ -108,7 +108,7 @@ def test_policies_use_every_operation():
     for policy in (T.RandAugment(1, 30), T.TrivialAugmentWide()):
         results = {policy(image, Key(0, 0, i)).tobytes() for i in range(200)}
         assert len(results) > 15
-    with pytest.raises(OptionTypeError, match="before normalisation"):
+    with pytest.raises(OptionTypeError, match="before normalization"):
         T.RandAugment()(T.ImageNetNormalize()(image))
     assert T.TrivialAugmentWide()(T.Grayscale()(image)).shape == (30, 40, 1)
 

@@ -231,7 +231,7 @@ def test_fill_is_rounded_and_clipped_for_uint8():
 
 
 def test_fill_needs_a_number_for_each_channel():
-    rgba, grey = np.zeros((9, 8, 4), np.uint8), np.zeros((9, 8, 1), np.uint8)
+    rgba, gray = np.zeros((9, 8, 4), np.uint8), np.zeros((9, 8, 1), np.uint8)
     for transform in (
         T.Pad(1, fill=(1, 2, 3)),
         T.RandomCrop(9, padding=4, fill=(1, 2, 3)),
@@ -242,6 +242,6 @@ def test_fill_needs_a_number_for_each_channel():
         with pytest.raises(OptionError, match="4 channels"):
             transform(rgba)
     np.testing.assert_array_equal(T.Pad(1, fill=(1, 2, 3, 4))(rgba)[0, 0], np.uint8([1, 2, 3, 4]))
-    # Grey images take the first.
-    assert T.Pad(1, fill=(1, 2, 3))(grey)[0, 0].tolist() == [1]
-    assert T.RandAugment(1, 30, fill=(1, 2, 3))(grey, Key(1)).shape == grey.shape
+    # Gray images take the first.
+    assert T.Pad(1, fill=(1, 2, 3))(gray)[0, 0].tolist() == [1]
+    assert T.RandAugment(1, 30, fill=(1, 2, 3))(gray, Key(1)).shape == gray.shape

@@ -25,23 +25,23 @@ def test_adjust_equals_image_enhance(make, factor):
         difference = abs(ours(image, factor).astype(int) - expected)
         assert difference.max() <= 1
         assert difference.mean() < 0.01
-        # The same on floats in [0, 1], and in grey.
+        # The same on floats in [0, 1], and in gray.
         floats = ours(image.astype(np.float32) / np.float32(255), factor)
         assert floats.dtype == np.float32
         assert abs(floats * 255 - expected).mean() < 1
-        grey = np.asarray(picture.convert("L"))
-        expected = np.asarray(theirs(Image.fromarray(grey)).enhance(factor)).astype(int)
-        assert abs(ours(grey[:, :, None], factor)[:, :, 0].astype(int) - expected).max() <= 1
+        gray = np.asarray(picture.convert("L"))
+        expected = np.asarray(theirs(Image.fromarray(gray)).enhance(factor)).astype(int)
+        assert abs(ours(gray[:, :, None], factor)[:, :, 0].astype(int) - expected).max() <= 1
 
 
 def test_adjust_of_floats_equals_the_formulas():
     image = np.random.default_rng(0).random((9, 8, 3), np.float32)
-    grey = image @ np.array([0.299, 0.587, 0.114])
+    gray = image @ np.array([0.299, 0.587, 0.114])
     for factor in (0.0, 0.4, 1.0, 1.9):
         for result, other in (
             (T.adjust_brightness(image, factor), 0.0),
-            (T.adjust_contrast(image, factor), grey.mean()),
-            (T.adjust_saturation(image, factor), grey[:, :, None]),
+            (T.adjust_contrast(image, factor), gray.mean()),
+            (T.adjust_saturation(image, factor), gray[:, :, None]),
         ):
             expected = np.clip(factor * image + (1 - factor) * other, 0, 1)
             np.testing.assert_allclose(result, expected, atol=1e-6)
@@ -99,9 +99,9 @@ def test_color_jitter_draws_uniformly():
 
 def test_grayscale_equals_pillow():
     image = noise(50, 40)
-    grey = np.asarray(Image.fromarray(image).convert("L"))
-    np.testing.assert_array_equal(T.Grayscale()(image)[:, :, 0], grey)
-    np.testing.assert_array_equal(T.Grayscale(3)(image), np.stack([grey] * 3, 2))
+    gray = np.asarray(Image.fromarray(image).convert("L"))
+    np.testing.assert_array_equal(T.Grayscale()(image)[:, :, 0], gray)
+    np.testing.assert_array_equal(T.Grayscale(3)(image), np.stack([gray] * 3, 2))
 
 
 def test_gaussian_blur_equals_the_definition():

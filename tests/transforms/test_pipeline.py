@@ -124,10 +124,10 @@ def test_pipeline_of_usual_recipes_is_one_pass():
 def test_pipeline_of_functions_returns_what_they_return():
     data = encode(photo(30, 20))
     assert compile_pipeline(lambda image: image.shape).render(data) == (20, 30, 3)
-    grey = compile_pipeline(lambda image: Image.fromarray(image).convert("L"), layout="HWC")
+    gray = compile_pipeline(lambda image: Image.fromarray(image).convert("L"), layout="HWC")
     out = np.empty((20, 30, 1), np.float32)
-    grey.render_into(data, None, out)
-    np.testing.assert_array_equal(out[:, :, 0], np.asarray(grey.render(data)))
+    gray.render_into(data, None, out)
+    np.testing.assert_array_equal(out[:, :, 0], np.asarray(gray.render(data)))
     with pytest.raises(OptionError, match="collate_fn"):
         compile_pipeline(lambda image: {"a": 1}).render_into(data, None, out)
 
@@ -166,7 +166,7 @@ def test_render_refuses_results_that_uint8_would_cut():
 def test_pipeline_refuses_fill_without_alpha_for_rgba():
     image = np.zeros((4, 5, 4), np.uint8)
     for steps in ([T.Pad(1, fill=(1, 2, 3))], [T.Pad(1, fill=(1, 2, 3)), T.Lambda(np.copy)]):
-        with pytest.raises(OptionError, match="4 channels, fill"):
+        with pytest.raises(OptionError, match="4 channels, but fill"):
             compile_pipeline(Compose(steps)).apply(image)
     np.testing.assert_array_equal(
         compile_pipeline(T.Pad(1, fill=(1, 2, 3, 4))).apply(image)[0, 0], (1, 2, 3, 4)

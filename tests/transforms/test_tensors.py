@@ -56,8 +56,8 @@ def test_tensor_is_channels_first():
     flipped = T.RandomHorizontalFlip(1.0)(both)
     np.testing.assert_array_equal(flipped.numpy(), both.numpy()[:, :, ::-1])
     # Two axes are one channel.
-    grey = T.Resize(4, 3)(torch.zeros(6, 8, dtype=torch.uint8))
-    assert grey.shape == (1, 3, 4)
+    gray = T.Resize(4, 3)(torch.zeros(6, 8, dtype=torch.uint8))
+    assert gray.shape == (1, 3, 4)
     with pytest.raises(OptionError, match=r"permute\(2, 0, 1\)"):
         T.Resize(4, 3)(torch.zeros(50, 60, 3))
     layouts = Compose([T.ToTensor(T.TensorFormat.TENSORFLOW_HWC), T.Normalize(0.5, 0.5)])

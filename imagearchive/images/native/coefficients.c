@@ -104,7 +104,7 @@ static int make_table(px_table *t, int filter, double box0, double box1, int64_t
     double *w = taps <= 64 ? stack : malloc((size_t)taps * sizeof(double));
     if (!w)
         return PX_NO_MEMORY;
-    /* Nearest neighbours step by addition, as Pillow does: at exact ties the last bit decides. */
+    /* Nearest neighbors step by addition, as Pillow does: at exact ties the last bit decides. */
     double step = box0 + scale * 0.5;
     for (int64_t i = 0; filter == PX_NEAREST && i < first; i++)
         step += scale;
@@ -192,7 +192,7 @@ int px_begin(px_work *work, const px_geometry *g, int channels, int divide)
     double d = (double)divide;
     double view_x = (double)g->view_x / d, view_y = (double)g->view_y / d;
     /* The decoder rounds sizes up; a view that is no multiple of it loses its hard edge to the
-     * neighbouring pixel, which is part of what scaled decoding approximates. */
+     * neighboring pixel, which is part of what scaled decoding approximates. */
     int64_t x0 = (int64_t)floor(view_x), y0 = (int64_t)floor(view_y);
     int64_t x1 = (g->view_x + g->view_w + divide - 1) / divide;
     int64_t y1 = (g->view_y + g->view_h + divide - 1) / divide;

@@ -1,4 +1,4 @@
-/* Colour of 8-bit RGB pixels, with the roundings of Pillow's ImageEnhance and HSV conversion. */
+/* Color of 8-bit RGB pixels, with the roundings of Pillow's ImageEnhance and HSV conversion. */
 #include "pixels.h"
 #include "simd.h"
 
@@ -12,7 +12,7 @@ static inline uint8_t clipped(double v)
     return (uint8_t)(v <= 0.0 ? 0 : v >= 255.0 ? 255 : (int)v);
 }
 
-static inline unsigned grey_of(const uint8_t *p)
+static inline unsigned gray_of(const uint8_t *p)
 {
     return (19595u * p[0] + 38470u * p[1] + 7471u * p[2] + 0x8000u) >> 16;
 }
@@ -67,9 +67,9 @@ INLINE void give(const planes *in, int n, uint8_t *pixels)
     }
 }
 
-INLINE uint8_t blended(int grey, int value, float factor)
+INLINE uint8_t blended(int gray, int value, float factor)
 {
-    float v = (float)grey + factor * (float)(value - grey);
+    float v = (float)gray + factor * (float)(value - gray);
     v = v < 0.0f ? 0.0f : v;
     v = v > 255.0f ? 255.0f : v;
     return (uint8_t)(int)v;
@@ -81,35 +81,35 @@ INLINE void blend_body(uint8_t *pixels, int n, float factor)
     take(pixels, n, &p);
     for (int i = 0; i < n; i++) {
         int r = p.r[i], g = p.g[i], b = p.b[i];
-        int grey = (19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16;
-        p.r[i] = blended(grey, r, factor);
-        p.g[i] = blended(grey, g, factor);
-        p.b[i] = blended(grey, b, factor);
+        int gray = (19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16;
+        p.r[i] = blended(gray, r, factor);
+        p.g[i] = blended(gray, g, factor);
+        p.b[i] = blended(gray, b, factor);
     }
     give(&p, n, pixels);
 }
 
 TWICE(blend, (uint8_t *pixels, int n, float factor), (pixels, n, factor))
 
-void px_blend_grey(uint8_t *pixels, size_t pixel_count, double factor)
+void px_blend_gray(uint8_t *pixels, size_t pixel_count, double factor)
 {
     for (size_t i = 0; i < pixel_count; i += CHUNK)
         blend(pixels + 3 * i, (int)(pixel_count - i < CHUNK ? pixel_count - i : CHUNK),
               (float)factor);
 }
 
-int px_mean_grey(const uint8_t *pixels, size_t pixel_count)
+int px_mean_gray(const uint8_t *pixels, size_t pixel_count)
 {
     uint64_t sum = 0;
     for (size_t i = 0; i < pixel_count; i++, pixels += 3)
-        sum += grey_of(pixels);
+        sum += gray_of(pixels);
     return (int)((double)sum / (double)pixel_count + 0.5);
 }
 
-void px_grey(const uint8_t *pixels, size_t pixel_count, uint8_t *out)
+void px_gray(const uint8_t *pixels, size_t pixel_count, uint8_t *out)
 {
     for (size_t i = 0; i < pixel_count; i++, pixels += 3)
-        out[i] = (uint8_t)grey_of(pixels);
+        out[i] = (uint8_t)gray_of(pixels);
 }
 
 /* One channel of HSV -> RGB: how far the hue is from the channel's two sectors of full value.
@@ -135,7 +135,7 @@ INLINE void hue_body(uint8_t *pixels, int n, int shift)
         int high = r > g ? r : g, low = r < g ? r : g;
         high = high > b ? high : b;
         low = low < b ? low : b;
-        /* Greys have no hue; 1 keeps the division defined and their saturation at 0. */
+        /* Grays have no hue; 1 keeps the division defined and their saturation at 0. */
         int range = high - low;
         float divisor = (float)(range + (range == 0));
         int red = r == high, green = (g == high) & ~red, blue = 1 - red - green;

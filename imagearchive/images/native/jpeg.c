@@ -128,7 +128,7 @@ static void fail(px_decoder *d, int code, const char *message)
     longjmp(d->escape, 1);
 }
 
-/* libjpeg goes on after damage and fills in grey; here damage is an error. What is left out of the
+/* libjpeg goes on after damage and fills in gray; here damage is an error. What is left out of the
  * switch harms no pixel: stray bytes between markers, odd version numbers, unusual scan orders. */
 static void emit(j_common_ptr info, int level)
 {

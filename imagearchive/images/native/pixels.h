@@ -80,7 +80,7 @@ int px_begin(px_work *work, const px_geometry *g, int channels, int divide);
 /* Resample one source row horizontally; `row` holds 4-byte pixels from column `first`, and is
  * readable for x.taps pixels past x.hi. */
 void px_row(px_work *work, const px_geometry *g, int64_t y, const uint8_t *row, int64_t first);
-/* Resample vertically, normalise, write. */
+/* Resample vertically, normalize, write. */
 void px_end(px_work *work, const px_geometry *g, const px_output_format *format, void *out);
 
 int px_render_array(px_work *work, const px_geometry *g, const px_output_format *format,
@@ -111,10 +111,10 @@ int px_warp(const void *pixels, int64_t row_stride, int64_t width, int64_t heigh
 
 /* Color (color.c), in place; pixels are 3 bytes, contiguous. */
 void px_blend_value(uint8_t *pixels, size_t count, double factor, int value);
-void px_blend_grey(uint8_t *pixels, size_t pixel_count, double factor);
+void px_blend_gray(uint8_t *pixels, size_t pixel_count, double factor);
 void px_shift_hue(uint8_t *pixels, size_t pixel_count, int shift);
-int px_mean_grey(const uint8_t *pixels, size_t pixel_count);
-void px_grey(const uint8_t *pixels, size_t pixel_count, uint8_t *out);
+int px_mean_gray(const uint8_t *pixels, size_t pixel_count);
+void px_gray(const uint8_t *pixels, size_t pixel_count, uint8_t *out);
 
 /* JPEG (jpeg.c). */
 typedef struct px_decoder px_decoder;

@@ -286,7 +286,7 @@ int px_render_array(px_work *work, const px_geometry *g, const px_output_format 
     return PX_OK;
 }
 
-/* The same for float32 (H, W, C), without normalisation: rows, then columns, sums in double. */
+/* The same for float32 (H, W, C), without normalization: rows, then columns, sums in double. */
 int px_render_float(px_work *work, const px_geometry *g, const float *pixels, int64_t row_stride,
                     int channels, float *out)
 {
