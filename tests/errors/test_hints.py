@@ -7,6 +7,7 @@ import pytest
 
 from imagearchive import errors
 from imagearchive.errors.hints import Hint
+from imagearchive.errors.transport import dump_exception, load_exception
 
 REPLACE = Hint("existing='replace'", "to replace it")
 SKIP = Hint("existing='skip'", "to keep it")
@@ -27,7 +28,15 @@ def test_error_str_appends_hints(kind):
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize("copied", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
+@pytest.mark.parametrize(
+    "copied",
+    [
+        copy.copy,
+        lambda error: pickle.loads(pickle.dumps(error)),
+        lambda error: load_exception(dump_exception(error), "a worker"),
+    ],
+    ids=["copy", "pickle", "transport"],
+)
 def test_error_copy_keeps_hints(kind, copied):
     error = copied(kind("a.tar exists", hints=[SKIP]))
     assert type(error) is kind

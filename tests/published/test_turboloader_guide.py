@@ -1,8 +1,7 @@
-"""The PyTorch integration guide that users of TurboLoader know, block by block.
+"""TurboLoader's PyTorch integration guide, block by block.
 
-Blocks stand as published, but for the import line of the library and the placeholder paths. Names
-of third parties that a test machine lacks (torchvision, pytorch_lightning, CUDA) are stood in for
-by the least that the text needs.
+The blocks are as published, except for the import line of the library and the placeholder paths.
+Minimal stand-ins replace what a test machine lacks: torchvision, pytorch_lightning, and CUDA.
 """
 
 import builtins
@@ -16,11 +15,12 @@ import types
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import nn, optim
 
 from imagearchive.compat import turboloader
+
+torch = pytest.importorskip("torch")
+nn, optim = torch.nn, torch.optim
 
 IMPORT = "from imagearchive.compat import turboloader"
 
@@ -501,7 +501,7 @@ def tar(tmp_path_factory):
 
 
 class Model(nn.Module):
-    """Stands in for a residual network: takes (N, 3, H, W) floats, gives class scores."""
+    """A stand-in for a residual network: takes (N, 3, H, W) floats, returns class scores."""
 
     def __init__(self, num_classes=1000):
         super().__init__()
@@ -514,7 +514,7 @@ class Model(nn.Module):
 
 
 def run(block, tar, **names):
-    """Execute a block with the library's import line and the placeholder paths substituted."""
+    """Execute a block with the import line and the placeholder paths replaced."""
     text = block.replace("import turboloader", IMPORT)
     for placeholder in ("imagenet_train.tar", "imagenet_val.tar", "data.tar"):
         text = text.replace(placeholder, tar)
@@ -541,18 +541,18 @@ def small(batch):
     return torch.stack([torch.from_numpy(resized.apply(s["image"])).float() for s in batch])
 
 
-def test_quick_start(tar):
+def test_guide_quick_start_gives_normalized_images(tar):
     names = run(QUICK_START, tar, model=Model(), criterion=nn.CrossEntropyLoss())
     assert names["images"].shape == (COUNT, 3, 224, 224)
     assert names["images"].dtype == torch.float32
-    # Normalised values, not the few integers that a cast to bytes leaves.
+    # Normalized values, not the few integers that a cast to bytes would leave.
     assert len(names["images"].unique()) > 500
     assert names["images"].min() < -1
     assert sorted(names["labels"].tolist()) == [0] * 5 + [1] * 5
     assert len(names["loader"]) == 1
 
 
-def test_images_are_height_width_colour_bytes(tar):
+def test_guide_images_are_height_width_channel_bytes(tar):
     names = run(CONVERT, tar)
     assert names["image_np"].shape == (16, 20, 3)
     assert names["image_np"].dtype == np.uint8
@@ -560,23 +560,23 @@ def test_images_are_height_width_colour_bytes(tar):
     assert 0 <= names["image_tensor"].min() <= names["image_tensor"].max() <= 1
 
 
-def test_to_tensor_changes_the_layout_and_keeps_the_values(tar):
+def test_guide_to_tensor_changes_only_the_layout(tar):
     names = run(TO_TENSOR, tar, **common(tar))
     image = names["sample"]["image"]
     assert np.array_equal(names["image_chw"], image.transpose(2, 0, 1))
     assert names["image_tensor"].max() <= 1
 
 
-def stand_in(monkeypatch, name, **contents):
+def stub_module(monkeypatch, name, **contents):
     module = types.ModuleType(name)
     vars(module).update(contents)
     monkeypatch.setitem(sys.modules, name, module)
 
 
-def test_complete_training_then_validation(tar, monkeypatch):
-    stand_in(monkeypatch, "torchvision")
-    stand_in(monkeypatch, "torchvision.models", resnet50=Model)
-    # Two epochs of ninety say the same.
+def test_guide_training_and_validation_run(tar, monkeypatch):
+    stub_module(monkeypatch, "torchvision")
+    stub_module(monkeypatch, "torchvision.models", resnet50=Model)
+    # Two epochs show as much as ninety.
     names = run(COMPLETE, tar, range=lambda count: builtins.range(min(count, 2)))
     lines = names["printed"].splitlines()
     assert lines[0].startswith("Epoch 0 [0/1] Loss: ")
@@ -614,7 +614,7 @@ def range(count):
     return builtins.range(min(count, 2))
 
 def leave():
-    # Builds of torch abort now and then in their own destructors, when all is done.
+    # Some builds of torch occasionally abort in their destructors, when everything is done.
     sys.stdout.flush()
     os._exit(0)
 
@@ -631,7 +631,7 @@ class resnet50(nn.Module):
 """
 
 
-def test_distributed_training(tmp_path):
+def test_guide_distributed_training_runs(tmp_path):
     tar = write_tar(tmp_path / "many.tar", 520, (8, 8))
     block = DISTRIBUTED.replace("import turboloader", IMPORT).replace("imagenet_train.tar", tar)
     program = tmp_path / "program.py"
@@ -660,8 +660,8 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def test_lightning_data_module(tar, monkeypatch):
-    stand_in(monkeypatch, "pytorch_lightning", LightningDataModule=object)
+def test_guide_lightning_data_module_yields_every_sample(tar, monkeypatch):
+    stub_module(monkeypatch, "pytorch_lightning", LightningDataModule=object)
     names = run(LIGHTNING, tar)
     module = names["ImageNetDataModule"](tar, tar, batch_size=4, num_workers=2)
     module.setup()
@@ -671,7 +671,7 @@ def test_lightning_data_module(tar, monkeypatch):
         assert all(image.shape == (3, 224, 224) for image, _ in samples)
 
 
-def test_best_practices(tar, monkeypatch):
+def test_guide_best_practices_run(tar, monkeypatch):
     names = run(ORDERING, tar)
     assert names["transforms"].apply(np.zeros((30, 30, 3), np.uint8)).shape == (3, 224, 224)
     if not torch.cuda.is_available():
@@ -682,7 +682,7 @@ def test_best_practices(tar, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:.*torch.cuda.amp.*:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available.*:UserWarning")
-def test_mixed_precision_and_accumulation(tar):
+def test_guide_mixed_precision_and_accumulation_run(tar):
     options = common(tar)
     run(MIXED_PRECISION, tar, process_batch=small, labels=torch.tensor([0] * 4), **options | {
         "loader": turboloader.DataLoader(tar, batch_size=4, num_workers=2, drop_last=True)
@@ -695,7 +695,7 @@ def test_mixed_precision_and_accumulation(tar):
     assert names["batch_idx"] == 2
 
 
-def test_performance_tuning(tar):
+def test_guide_performance_tuning_runs(tar):
     printed = run(WORKER_COUNT, tar)["printed"].splitlines()
     assert [line.split(",")[0] for line in printed] == [f"Workers: {n}" for n in (1, 2, 4, 8, 16)]
     assert run(BATCH_SIZE, tar)["batch_size"] == 512
@@ -705,7 +705,7 @@ def test_performance_tuning(tar):
     assert names["outputs"].shape == (2, 1000)
 
 
-def test_every_promise_about_a_batch(tar):
+def test_guide_shuffling_and_ranks_partition_samples(tar):
     loader = turboloader.DataLoader(tar, batch_size=4, num_workers=2, shuffle=True)
     epochs = [[s["label"] for batch in loader for s in batch] for _ in range(2)]
     assert all(sorted(labels) == [0] * 5 + [1] * 5 for labels in epochs)
