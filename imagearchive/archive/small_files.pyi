@@ -1,6 +1,3 @@
-from typing import Any
-
-import numpy.typing as npt
 from typing_extensions import Buffer
 
 def fill(
@@ -13,14 +10,3 @@ def fill(
     largest: int,
     buffer: Buffer,
 ) -> tuple[int, int, bool]: ...
-def spill(
-    folder: int,
-    part: bytes,
-    names: tuple[bytes, ...],
-    source: Buffer,
-    offsets: npt.NDArray[Any],
-    sizes: npt.NDArray[Any],
-    modes: npt.NDArray[Any],
-    mtimes: npt.NDArray[Any],
-    replace: bool,
-) -> int: ...

@@ -1,42 +1,27 @@
-"""Read or write many small files of one directory, without the interpreter in between."""
+"""Read many small files of one directory as members of a TAR, without Python in between."""
 
-from libc.errno cimport EINTR, ENOENT, errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 cdef extern from "<fcntl.h>" nogil:
     int openat(int folder, const char* path, int flags, ...)
-    int AT_SYMLINK_NOFOLLOW
     int O_CLOEXEC
-    int O_CREAT
-    int O_EXCL
-    int O_NOFOLLOW
     int O_NONBLOCK
     int O_RDONLY
-    int O_WRONLY
 
 cdef extern from "<sys/stat.h>" nogil:
     struct stat_t "stat":
         int st_mode
         int64_t st_size
         int64_t st_mtime
-    struct timespec:
-        int64_t tv_sec
-        long tv_nsec
     int fstat(int file, stat_t* status)
-    int fstatat(int folder, const char* path, stat_t* status, int flags)
-    int futimens(int file, const timespec* times)
     bint S_ISREG(int mode)
-
-cdef extern from "<stdio.h>" nogil:
-    int renameat(int old_folder, const char* old, int new_folder, const char* new)
 
 cdef extern from "<unistd.h>" nogil:
     Py_ssize_t read(int file, void* target, size_t size)
-    Py_ssize_t write(int file, const void* source, size_t size)
     int close(int file)
-    int unlinkat(int folder, const char* path, int flags)
 
 cdef enum:
     BLOCK = 512
@@ -44,8 +29,6 @@ cdef enum:
     SIZE_PLACE = 124
     TIME_PLACE = 136
     CHECKSUM_PLACE = 148
-
-cdef int64_t NANO = 1_000_000_000
 
 cdef struct Text:
     const uint8_t* start
@@ -207,130 +190,3 @@ def fill(
     finally:
         free(texts)
     return i, used, i < count and done < 0
-
-
-cdef bint spill_one(
-    int folder,
-    const char* part,
-    const char* name,
-    const uint8_t* data,
-    uint64_t size,
-    uint32_t mode,
-    int64_t mtime,
-    bint replace,
-) noexcept nogil:
-    """Write one file, under a temporary name first where there is one; whether that worked."""
-    cdef stat_t status
-    cdef timespec times[2]
-    cdef Py_ssize_t count
-    cdef uint64_t done = 0
-    cdef bint good
-    cdef int file
-    cdef bint direct = part[0] == 0
-    cdef const char* path = name if direct else part
-    # Something of that name, a dangling link included, is for the caller to deal with.
-    if not direct and not replace and (
-        fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) == 0 or errno != ENOENT
-    ):
-        return False
-    file = openat(folder, path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode)
-    if file < 0:
-        return False
-    while done < size:
-        count = write(file, data + done, size - done)
-        if count < 0 and errno == EINTR:
-            continue
-        if count <= 0:
-            break
-        done += <uint64_t> count
-    good = done == size
-    if good and mtime != 0:
-        times[0].tv_sec = mtime // NANO - (mtime % NANO < 0)
-        times[0].tv_nsec = <long> (mtime - times[0].tv_sec * NANO)
-        times[1] = times[0]
-        good = futimens(file, times) == 0
-    good = close(file) == 0 and good
-    if good and not direct:
-        good = renameat(folder, part, folder, name) == 0
-    if not good:
-        unlinkat(folder, path, 0)
-    return good
-
-
-def spill(
-    int folder,
-    bytes part not None,
-    tuple names not None,
-    const uint8_t[::1] source not None,
-    const uint64_t[::1] offsets not None,
-    const uint64_t[::1] sizes not None,
-    const uint32_t[::1] modes not None,
-    const int64_t[::1] mtimes not None,
-    bint replace,
-):
-    """Write ranges of a buffer as files of one directory, each whole or not at all.
-
-    Parameters
-    ----------
-    folder : int
-        Descriptor of the directory.
-    part : bytes
-        Name for a file that is not whole yet; no other thread may use it there. Where it is
-        empty, files are created under their own names, and nothing is replaced.
-    names : tuple of bytes
-        The files; plain names, without slash and NUL.
-    source : buffer
-        What holds their content.
-    offsets, sizes : uint64 of shape (n,)
-        Where in it.
-    modes : uint32 of shape (n,)
-        Permission bits, to which the umask is applied.
-    mtimes : int64 of shape (n,)
-        Modification times in nanoseconds; 0 leaves the present time.
-    replace : bool
-        Replace what has one of the names, a symbolic link itself included; needs `part`.
-
-    Returns
-    -------
-    int
-        How many files were written. Where that is less than all, the next one was not, because
-        something is in its way, its range lies outside of `source`, or the system refused.
-
-    Raises
-    ------
-    ValueError
-        The arrays are not as long as `names`.
-    """
-    cdef Py_ssize_t i = 0, count = len(names)
-    cdef uint64_t size = <uint64_t> source.shape[0]
-    cdef const uint8_t* data = &source[0] if size else NULL
-    cdef const char* temporary = part
-    cdef const char** targets
-    cdef bytes name
-    if not (
-        count == offsets.shape[0] == sizes.shape[0] == modes.shape[0] == mtimes.shape[0]
-    ):
-        raise ValueError("there must be an offset, size, mode and time for each name")
-    if count == 0:
-        return 0
-    targets = <const char**> malloc(<size_t> count * sizeof(char*))
-    if targets == NULL:
-        raise MemoryError()
-    try:
-        for i in range(count):
-            name = names[i]
-            targets[i] = name
-        i = 0
-        with nogil:
-            while i < count:
-                if offsets[i] > size or sizes[i] > size - offsets[i]:
-                    break
-                if not spill_one(
-                    folder, temporary, targets[i], data + offsets[i], sizes[i], modes[i],
-                    mtimes[i], replace,
-                ):
-                    break
-                i += 1
-    finally:
-        free(targets)
-    return i

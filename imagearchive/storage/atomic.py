@@ -33,6 +33,7 @@ __all__ = [
     "AtomicFile",
     "StagedFiles",
     "check_target",
+    "create_file",
     "file_kind",
     "new_directory",
     "publish_together",
@@ -47,6 +48,7 @@ NAME_MAX: Final = 255
 SUFFIX_LENGTH: Final = len(".0123456789abcdef.part")
 SYNC_THREADS: Final = 16
 
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # How file systems say that they cannot sync a folder, or that we may not open it for that.
 _CANNOT_SYNC: Final = frozenset(
     {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM}
@@ -79,10 +81,6 @@ class AtomicFile:
         Called just before another file is replaced.
     buffering : int
         As in `open`.
-    mode : int
-        Permission bits, to which the umask is applied.
-    dir_fd : int, optional
-        Directory that a relative `path` starts from.
 
     Attributes
     ----------
@@ -113,8 +111,6 @@ class AtomicFile:
         takeover: bool = False,
         before_replace: Callable[[], object] | None = None,
         buffering: int = -1,
-        mode: int = 0o666,
-        dir_fd: int | None = None,
     ) -> None:
         self.path = os.fspath(path)
         self._file: BinaryIO | None = None
@@ -124,8 +120,6 @@ class AtomicFile:
         self._sync = sync
         self._takeover = takeover
         self._before_replace = before_replace
-        self._mode = mode
-        self._dir_fd = dir_fd
         self._replaced = False
         self._pid = os.getpid()
         self._check_target()
@@ -146,32 +140,25 @@ class AtomicFile:
             while True:
                 if self._takeover:
                     with contextlib.suppress(FileNotFoundError):
-                        os.unlink(self.part, dir_fd=self._dir_fd)
+                        os.unlink(self.part)
                 try:
-                    return open(self.part, "x+b", buffering, opener=self._create)
+                    return open(self.part, "x+b", buffering)
                 except FileExistsError:
                     # With a random name this is not another writer of the same target.
                     if not self._takeover:
                         raise
         except OSError as error:
             folder = os.path.dirname(self.path) or "."
-            if (
-                isinstance(error, FileNotFoundError)
-                and self._dir_fd is None
-                and not os.path.exists(folder)
-            ):
+            if isinstance(error, FileNotFoundError) and not os.path.exists(folder):
                 name = os.path.basename(self.path)
                 what = f"no such directory to write {name!r} to"
                 raise FileNotFoundError(errno.ENOENT, what, folder) from None
             error.filename = self.path
             raise
 
-    def _create(self, name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW, self._mode, dir_fd=self._dir_fd)
-
     def _check_target(self) -> None:
         if self._check:
-            check_target(self.path, self._overwrite, dir_fd=self._dir_fd)
+            check_target(self.path, self._overwrite)
 
     def complete(self) -> None:
         """Flush the temporary file, put it on disk and close it; a second call does nothing.
@@ -217,11 +204,11 @@ class AtomicFile:
             self._check_part()
             # Renaming would replace what has appeared since the first check.
             self._check_target()
-            self._replaced = _exists(self.path, self._dir_fd)
+            self._replaced = os.path.lexists(self.path)
             if self._replaced and self._before_replace is not None:
                 self._before_replace()
             with _name_target(self.path):
-                os.replace(self.part, self.path, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
+                os.replace(self.part, self.path)
             self.part = ""
             self.published = True
         except BaseException:
@@ -229,7 +216,7 @@ class AtomicFile:
             raise
         self._close()
         if self._sync:
-            sync_folder(os.path.dirname(self.path) or ".", dir_fd=self._dir_fd)
+            sync_folder(os.path.dirname(self.path) or ".")
 
     def abort(self) -> None:
         """Remove the temporary file; what has the name of the target stays as it was."""
@@ -239,23 +226,23 @@ class AtomicFile:
         if ours:
             # What cannot be removed was never made, or is where nothing can be written.
             with contextlib.suppress(OSError):
-                os.unlink(part, dir_fd=self._dir_fd)
+                os.unlink(part)
 
     def withdraw(self) -> None:
         """Remove the file even after `publish`, unless it has replaced another one."""
         self.abort()
         # Identified by its inode: an interrupt may have come right after the renaming.
         with contextlib.suppress(FileNotFoundError):
-            status = os.stat(self.path, dir_fd=self._dir_fd, follow_symlinks=False)
+            status = os.lstat(self.path)
             if not self._replaced and os.path.samestat(status, self._status):
-                os.unlink(self.path, dir_fd=self._dir_fd)
+                os.unlink(self.path)
 
     def _is_ours(self, part: str) -> bool:
         """Whether the temporary name is still that of our file, not of another writer's."""
         if self._file is None:
             return False
         try:
-            status = os.stat(part, dir_fd=self._dir_fd, follow_symlinks=False)
+            status = os.lstat(part)
         except FileNotFoundError:
             return False
         return os.path.samestat(status, self._status)
@@ -294,7 +281,46 @@ class AtomicFile:
             self.abort()
 
 
-def check_target(path: str, overwrite: bool, *, dir_fd: int | None = None) -> None:
+def create_file(
+    directory: int, name: bytes, write: Callable[[int], object], mode: int, part: bytes = b""
+) -> None:
+    """Make a file in a directory, whole or not at all, as fast as many small files need it.
+
+    Parameters
+    ----------
+    directory : int
+        Descriptor of the directory.
+    name : bytes
+    write : callable
+        Called with the descriptor of the new file.
+    mode : int
+        Permission bits, to which the umask is applied.
+    part : bytes
+        Temporary name in the directory, which no other thread uses. The file then replaces what
+        has its name, a symbolic link itself included. Without, it is made under its own name,
+        where others can see it before it is whole, and replaces nothing.
+
+    Raises
+    ------
+    OSError
+        The file cannot be made or written; nothing is left of it.
+    """
+    path = part or name
+    descriptor = os.open(path, _CREATE, mode, dir_fd=directory)
+    try:
+        try:
+            write(descriptor)
+        finally:
+            os.close(descriptor)
+        if part:
+            os.rename(part, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path, dir_fd=directory)
+        raise
+
+
+def check_target(path: str, overwrite: bool) -> None:
     """Refuse to write where something is that must not be replaced.
 
     Raises
@@ -303,7 +329,7 @@ def check_target(path: str, overwrite: bool, *, dir_fd: int | None = None) -> No
         A file is there and `overwrite` is false, or what is there is neither a file nor a link.
     """
     try:
-        mode = os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode
+        mode = os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
@@ -535,7 +561,7 @@ def sync_files(paths: Iterable[str]) -> None:
             pass
 
 
-def sync_folder(path: str, *, dir_fd: int | None = None) -> None:
+def sync_folder(path: str) -> None:
     """Put the names in a folder on disk, where the file system can do that.
 
     Raises
@@ -544,7 +570,7 @@ def sync_folder(path: str, *, dir_fd: int | None = None) -> None:
         The disk has failed.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             with os_errors_for(path):
                 os.fsync(descriptor)
@@ -572,14 +598,6 @@ def _name_target(path: str) -> Iterator[None]:
     except OSError as error:
         error.filename, error.filename2 = path, None
         raise
-
-
-def _exists(path: str, dir_fd: int | None) -> bool:
-    try:
-        os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
-    except OSError:
-        return False
-    return True
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -24,7 +24,6 @@ import imagearchive
 from imagearchive.archive.checked_read import WINDOW
 from imagearchive.archive.convert import convert
 from imagearchive.archive.extract import extract, select
-from imagearchive.archive.small_files import spill
 from imagearchive.archive.threads import Chunks, in_threads
 from imagearchive.archive.verify import verify
 from imagearchive.archive.writers import TarWriter
@@ -38,6 +37,7 @@ from imagearchive.errors import (
     UnsafePathError,
 )
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.index import file_format
 from imagearchive.storage.limits import Limits
 
 
@@ -810,76 +810,63 @@ def test_repeated_interrupts_leave_no_thread_at_work():
     keys.join()
 
 
-# ---------------------------------------------------------------- many small files at once
+# ---------------------------------------------------------------- files in their places
 
 
-def spill_all(folder, names, source, offsets, sizes, mode=0o644, mtime=0, replace=False):
-    count = len(names)
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        return spill(
-            fd,
-            b".part",
-            tuple(names),
-            source,
-            np.array(offsets, np.uint64),
-            np.array(sizes, np.uint64),
-            np.full(count, mode, np.uint32),
-            np.full(count, mtime, np.int64),
-            replace,
-        )
-    finally:
-        os.close(fd)
-
-
-def test_ranges_become_files(tmp_path):
-    assert spill_all(tmp_path, [b"a", b"\xff", b"empty"], b"0123456789", [0, 4, 10], [3, 6, 0]) == 3
-    assert tree(tmp_path) == {"a": b"012", "\udcff": b"456789", "empty": b""}
-    assert spill_all(tmp_path, [], b"", [], []) == 0
-    for mtime in (-1, -1_500_000_000, 1_600_000_000_123_456_789):
-        assert spill_all(tmp_path, [b"a"], b"x", [0], [1], mtime=mtime, replace=True) == 1
-        assert os.stat(tmp_path / "a").st_mtime_ns == mtime
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("storage", ["mmap", "pread"])
+def test_extract_keeps_times_of_any_era(tmp_path, storage, exists):
+    times = [-2, -1, 1, 2**31, 2**33]
+    with TarWriter(tmp_path / "a.tar") as tar:
+        for number, seconds in enumerate(times):
+            tar.add(f"{number}", b"x", mtime=seconds)
+    if exists:
+        (tmp_path / "out").mkdir()
+    with imagearchive.open(tmp_path / "a.tar", storage=storage) as archive:
+        extract(archive, tmp_path / "out")
+    found = [os.stat(tmp_path / "out" / f"{number}").st_mtime for number in range(len(times))]
+    assert found == times
 
 
 @pytest.mark.parametrize(
     ("offset", "size"),
-    [(0, 11), (11, 0), (10, 1), (2**64 - 1, 1), (2**64 - 1, 2**64 - 1), (5, 2**63)],
+    [(2048, 11_000), (20_000, 0), (10_240, 1), (2**64 - 1, 1), (2**64 - 1, 2**64 - 1)],
 )
-def test_ranges_outside_are_not_written(tmp_path, offset, size):
-    assert spill_all(tmp_path, [b"a", b"b"], b"0123456789", [0, offset], [1, size]) == 1
-    assert tree(tmp_path) == {"a": b"0"}
+def test_extract_refuses_ranges_outside_of_the_archive(tmp_path, offset, size):
+    """An index that came with the data is never believed."""
+    make_tar(tmp_path / "a.tar", {"a": b"1", "b": b"2"})
+    imagearchive.open(tmp_path / "a.tar").close()
+    sections, meta = file_format.load(str(tmp_path / "a.idx.npy"))
+    entries = sections["entries"].copy()
+    entries["offset"][1], entries["size"][1] = offset, size
+    file_format.save(str(tmp_path / "a.idx.npy"), {**sections, "entries": entries}, meta)
+    with (
+        imagearchive.open(tmp_path / "a.tar", storage="mmap") as archive,
+        pytest.raises(CorruptArchiveError),
+    ):
+        extract(archive, tmp_path / "out")
+    assert tree(tmp_path / "out") == {"a": b"1"}
 
 
-def test_what_is_in_the_way_stays(tmp_path):
-    (tmp_path / "file").write_bytes(b"old")
-    (tmp_path / "link").symlink_to("nowhere")
-    (tmp_path / "folder").mkdir()
-    for name in (b"file", b"link", b"folder"):
-        assert spill_all(tmp_path, [b"new" + name, name], b"x", [0, 0], [1, 1]) == 1
-    assert spill_all(tmp_path, [b"folder"], b"x", [0], [1], replace=True) == 0
-    assert spill_all(tmp_path, [b"file", b"link"], b"x", [0, 0], [1, 1], replace=True) == 2
-    assert not (tmp_path / "link").is_symlink()
-    assert spill_all(tmp_path, [b"n" * 256], b"x", [0], [1]) == 0
-    assert sorted(os.listdir(tmp_path)) == [
-        "file",
-        "folder",
-        "link",
-        "newfile",
-        "newfolder",
-        "newlink",
-    ]
-    # What has the temporary name is somebody else's.
-    (tmp_path / ".part").write_bytes(b"theirs")
-    assert spill_all(tmp_path, [b"again"], b"x", [0], [1]) == 0
-    assert (tmp_path / ".part").read_bytes() == b"theirs"
-
-
-def test_spilling_checks_its_arguments(tmp_path):
-    with pytest.raises(ValueError):
-        spill_all(tmp_path, [b"a"], b"x", [0, 1], [1])
-    with pytest.raises(TypeError):
-        spill_all(tmp_path, ["a"], b"x", [0], [1])
-    assert os.listdir(tmp_path) == []
+def test_extract_replaces_links_and_files_but_no_directories(tmp_path):
+    make_tar(tmp_path / "a.tar", {"file": b"new", "link": b"new"})
+    make_tar(tmp_path / "b.tar", {"folder": b"new"})
+    out = tmp_path / "out"
+    (out / "folder").mkdir(parents=True)
+    (out / "file").write_bytes(b"old")
+    (tmp_path / "victim").write_bytes(b"theirs")
+    (out / "link").symlink_to("../victim")
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        extract(archive, out, existing="replace")
+    with (
+        imagearchive.open(tmp_path / "b.tar") as archive,
+        pytest.raises(IsADirectoryError) as caught,
+    ):
+        extract(archive, out, existing="replace")
+    assert caught.value.filename == str(out / "folder")
+    assert tree(out) == {"file": b"new", "link": b"new"}
+    assert (tmp_path / "victim").read_bytes() == b"theirs"
+    assert sorted(os.listdir(out)) == ["file", "folder", "link"]
 
 
 def test_a_full_disk_leaves_no_half_file(tmp_path):

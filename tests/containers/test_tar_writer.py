@@ -613,9 +613,9 @@ def test_shards_appear_together_or_not_at_all(tmp_path, monkeypatch, replace):
     real = os.replace
     calls = []
 
-    def interrupted(old, new, **options):
+    def interrupted(old, new):
         calls.append(new)
-        real(old, new, **options)
+        real(old, new)
         if len(calls) == 3:
             raise KeyboardInterrupt
 

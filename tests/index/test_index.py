@@ -534,7 +534,7 @@ def test_a_crash_before_the_rename_leaves_the_old_index(tar, monkeypatch):
     table = IndexTable.open(tar)
     before = Path(table.path).read_bytes()
 
-    def crash(*_, **__):
+    def crash(*_):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -549,7 +549,7 @@ def test_a_killed_builder_leaves_no_broken_index(tar, tmp_path):
     code = f"""
 import os, signal
 import imagearchive.index.file_format as f
-os.replace = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
 from imagearchive.index.table import IndexTable
 IndexTable.open({tar!r})
 """

@@ -16,6 +16,7 @@ from imagearchive.storage.atomic import (
     AtomicFile,
     StagedFiles,
     check_target,
+    create_file,
     new_directory,
     publish_together,
     sync_files,
@@ -69,26 +70,9 @@ def test_atomic_file_permissions_follow_the_umask(path):
     before = os.umask(0o027)
     try:
         write(path, b"")
-        write(path, b"", overwrite=True, mode=0o755)
     finally:
         os.umask(before)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o750
-
-
-def test_atomic_file_relative_to_a_descriptor(tmp_path):
-    (tmp_path / "folder").mkdir()
-    folder = os.open(tmp_path / "folder", os.O_RDONLY)
-    try:
-        write("x", b"data", dir_fd=folder)
-        with pytest.raises(TargetExistsError):
-            AtomicFile("x", dir_fd=folder)
-        write("x", b"new", dir_fd=folder, overwrite=True)
-        with pytest.raises(ZeroDivisionError), AtomicFile("y", dir_fd=folder):
-            raise ZeroDivisionError
-    finally:
-        os.close(folder)
-    assert os.listdir(tmp_path / "folder") == ["x"]
-    assert (tmp_path / "folder" / "x").read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 @pytest.mark.parametrize("length", [200, 234, 255])
@@ -185,8 +169,8 @@ def test_atomic_file_on_a_full_disk_names_the_target_and_leaves_nothing(path):
 def test_atomic_file_interrupted_right_after_the_rename_is_withdrawn(path, monkeypatch):
     target = AtomicFile(path)
 
-    def interrupted(*args, real=os.replace, **options):
-        real(*args, **options)
+    def interrupted(*args, real=os.replace):
+        real(*args)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", interrupted)
@@ -408,10 +392,10 @@ def test_publish_together_takes_all_back_after_a_failure(tmp_path, monkeypatch, 
     files = [AtomicFile(tmp_path / name, overwrite=True, sync=False) for name in "abc"]
     calls = []
 
-    def failing(*args, real=os.replace, **options):
+    def failing(*args, real=os.replace):
         calls.append(args)
         if len(calls) - 1 < when or done:
-            real(*args, **options)
+            real(*args)
         if len(calls) - 1 == when:
             raise error
 
@@ -584,6 +568,70 @@ def test_staged_files_leave_those_of_a_living_process(tmp_path):
         stage(tmp_path, "second", ["b"])
         first.publish(["a"])
     assert read(tmp_path) == {"a": "first", "b": "second"}
+
+
+# ---------------------------------------------------------------- many small files
+
+
+@pytest.fixture
+def directory(tmp_path):
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("part", [b"", b".part"])
+def test_create_file_writes_below_a_descriptor(tmp_path, directory, part):
+    before = os.umask(0o027)
+    try:
+        create_file(directory, b"\xff", lambda fd: os.write(fd, b"data"), 0o755, part)
+    finally:
+        os.umask(before)
+    assert os.listdir(os.fsencode(tmp_path)) == [b"\xff"]
+    path = os.path.join(os.fsencode(tmp_path), b"\xff")
+    with open(path, "rb") as file:
+        assert file.read() == b"data"
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o750
+
+
+@pytest.mark.parametrize("part", [b"", b".part"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
+def test_create_file_that_fails_leaves_nothing(tmp_path, directory, part, error):
+    before = descriptors()
+
+    def fail(descriptor):
+        os.write(descriptor, b"half")
+        raise error
+
+    with pytest.raises(type(error)):
+        create_file(directory, b"x", fail, 0o644, part)
+    assert os.listdir(tmp_path) == []
+    assert descriptors() == before
+
+
+def test_create_file_replaces_only_under_a_temporary_name(tmp_path, directory):
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "folder").mkdir()
+
+    def write(descriptor):
+        os.write(descriptor, b"new")
+
+    for name in (b"file", b"link", b"folder"):
+        with pytest.raises(FileExistsError):
+            create_file(directory, name, write, 0o644)
+    assert (tmp_path / "file").read_bytes() == b"old"
+    create_file(directory, b"link", write, 0o644, b".part")
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"old"
+    with pytest.raises(IsADirectoryError):
+        create_file(directory, b"folder", write, 0o644, b".part")
+    # What has the temporary name belongs to somebody else.
+    (tmp_path / ".part").write_bytes(b"theirs")
+    with pytest.raises(FileExistsError):
+        create_file(directory, b"file", write, 0o644, b".part")
+    assert (tmp_path / ".part").read_bytes() == b"theirs"
+    assert sorted(os.listdir(tmp_path)) == [".part", "file", "folder", "link"]
 
 
 # ---------------------------------------------------------------- directories

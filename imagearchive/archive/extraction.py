@@ -1,0 +1,236 @@
+"""Write the members of an archive below a directory, in several threads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+import zlib
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from imagearchive.archive.checked_read import pieces
+from imagearchive.archive.name_tree import decode
+from imagearchive.archive.safe_directories import SafeDirectories
+from imagearchive.archive.threads import Chunks, in_threads
+from imagearchive.containers.rows import KIND_FILE
+from imagearchive.errors import TargetExistsError
+from imagearchive.errors.hints import Hint
+from imagearchive.storage.atomic import create_file
+from imagearchive.storage.local import MemoryStorage
+
+if TYPE_CHECKING:
+    from imagearchive.archive.archive import Archive
+
+__all__ = ["Destination", "Existing", "Extraction"]
+
+Existing = Literal["error", "skip", "replace"]
+
+# Members that a thread takes at a time: enough to stay in one directory, few enough to share.
+CHUNK: Final = 64
+# Larger members are written piece by piece, so that an interrupt does not wait for one of them.
+LARGE: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where an extraction writes.
+
+    Attributes
+    ----------
+    path : str
+        The directory, as errors name it.
+    fd : int
+        Its descriptor.
+    is_new : bool
+        The directory has no name yet, so its files need no temporary ones.
+    existing : {"error", "skip", "replace"}
+        What happens where a file of a member's name is there.
+    """
+
+    path: str
+    fd: int
+    is_new: bool
+    existing: Existing
+
+
+class Extraction:
+    """One extraction, shared by its threads.
+
+    Parameters
+    ----------
+    archive : Archive
+    target : Destination
+    refused : collection of str
+        Names that are not written.
+    progress : callable, optional
+        Called with the number of files done since the last call, from any of the threads.
+
+    Attributes
+    ----------
+    files, bytes, skipped : int
+        Files written, their size, and members that were passed over.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        target: Destination,
+        refused: Collection[str] = (),
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
+        self._archive = archive
+        self._target = target
+        self._refused = frozenset(refused)
+        self._progress = progress
+        # Several archives read as one may share names, of which the last counts.
+        self._several = len(archive.table.files) > 1
+        self._mapped = _mapped(archive)
+        self._lock = threading.Lock()
+        self.files = 0
+        self.bytes = 0
+        self.skipped = 0
+
+    def run(self, positions: npt.NDArray[np.int64], threads: int | None) -> None:
+        """Write the members at these positions."""
+        in_threads(partial(self._work, positions), len(positions), CHUNK, threads)
+
+    def _work(self, positions: npt.NDArray[np.int64], chunks: Chunks) -> None:
+        files = total = skipped = 0
+        part = f".{secrets.token_hex(6)}.part".encode()
+        try:
+            with SafeDirectories(self._target.fd, self._target.path) as folders:
+                for places in chunks:
+                    done, size = self._write_some(
+                        folders, part, chunks, positions[places.start : places.stop]
+                    )
+                    files += done
+                    total += size
+                    skipped += len(places) - done
+                    if self._progress is not None:
+                        self._progress(len(places))
+        finally:
+            with self._lock:
+                self.files += files
+                self.bytes += total
+                self.skipped += skipped
+
+    def _write_some(
+        self,
+        folders: SafeDirectories,
+        part: bytes,
+        chunks: Chunks,
+        positions: npt.NDArray[np.int64],
+    ) -> tuple[int, int]:
+        """Write a few members; return how many and their size."""
+        table = self._archive.table
+        rows = table.entries[positions]
+        sizes = rows["size"].tolist()
+        modes, mtimes = _permissions(rows["mode"]).tolist(), rows["mtime"].tolist()
+        data = self._small_members(rows)
+        done = total = 0
+        for row, position in enumerate(positions.tolist()):
+            name = table.name_bytes(position)
+            if self._refused and decode(name) in self._refused:
+                continue
+            if self._several and table.lookup.find(name) != position:
+                continue
+            small = data[row]
+            content = pieces(self._archive, position) if small is None else (small,)
+            directory = folders.open(name.rpartition(b"/")[0])
+            write = partial(_fill, content, chunks, mtimes[row])
+            if self._write(directory, name, modes[row], write, part):
+                done += 1
+                total += sizes[row]
+        return done, total
+
+    def _small_members(self, rows: npt.NDArray[np.void]) -> list[memoryview | None]:
+        """Return the content of members that only have to be copied, None for the others."""
+        source = self._mapped
+        found: list[memoryview | None] = [None] * len(rows)
+        if source is None:
+            return found
+        simple = (rows["kind"] == KIND_FILE) & (rows["method"] == 0) & (rows["size"] <= LARGE)
+        has_checksum = self._archive.table.scanner == "zip"
+        for row in np.flatnonzero(simple).tolist():
+            start, size = int(rows["offset"][row]), int(rows["size"][row])
+            # Reading a damaged one in the general way says what is wrong.
+            if start + size > len(source):
+                continue
+            data = source[start : start + size]
+            if not has_checksum or zlib.crc32(data) == rows["crc"][row]:
+                found[row] = data
+        return found
+
+    def _write(
+        self, directory: int, name: bytes, mode: int, write: Callable[[int], None], part: bytes
+    ) -> bool:
+        """Write one file, whole or not at all; return whether it was written."""
+        base = name[name.rfind(b"/") + 1 :]
+        try:
+            if self._target.is_new:
+                with contextlib.suppress(FileExistsError):
+                    create_file(directory, base, write, mode)
+                    return True
+            if self._target.existing != "replace" and _is_there(base, directory):
+                if self._target.existing == "skip":
+                    return False
+                raise TargetExistsError(
+                    f"{self._path(name)} exists",
+                    hints=[
+                        Hint("existing='replace'", "to replace it"),
+                        Hint("existing='skip'", "to keep it"),
+                    ],
+                )
+            create_file(directory, base, write, mode, part)
+        except OSError as error:
+            # Errors of reading name the archive.
+            if error.errno and error.filename in (None, base, part):
+                error.filename, error.filename2 = self._path(name), None
+            raise
+        return True
+
+    def _path(self, name: bytes) -> str:
+        return os.path.join(self._target.path, decode(name))
+
+
+def _permissions(modes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Return the permissions that the ``data`` filter leaves; 0o644 where none are recorded."""
+    kept = modes & 0o755 | 0o600
+    kept = np.where(kept & 0o100, kept, kept & ~np.uint32(0o111))
+    return np.where(modes & 0o777, kept, 0o644).astype(np.uint32)
+
+
+def _mapped(archive: Archive) -> memoryview | None:
+    """Return the bytes of an archive that is one file in memory or mapped."""
+    if len(archive.table.files) != 1 or archive.table.scanner not in ("tar", "zip"):
+        return None
+    storage = archive.storage()
+    return storage.read(0, storage.size) if isinstance(storage, MemoryStorage) else None
+
+
+def _is_there(name: bytes, directory: int) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _fill(
+    content: Iterable[bytes | memoryview], chunks: Chunks, mtime: int, descriptor: int
+) -> None:
+    """Write the content of a file and its modification time."""
+    for data in content:
+        chunks.check()
+        done = os.write(descriptor, data)
+        while done < len(data):
+            done += os.write(descriptor, memoryview(data)[done:])
+    if mtime:
+        os.utime(descriptor, ns=(mtime, mtime))
