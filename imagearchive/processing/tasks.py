@@ -1,6 +1,6 @@
-"""From a record to the sample that is stored: what the worker processes run.
+"""From a record to the sample that is stored: the code that worker processes run.
 
-It stands apart so that a worker imports little: NumPy, Pillow and the annotations.
+It is a module of its own so that a worker imports little: NumPy, Pillow and the records.
 """
 
 from __future__ import annotations
@@ -18,21 +18,37 @@ from imagearchive.errors import DecodeError, LimitError
 from imagearchive.images.pillow import decode_with_pillow
 from imagearchive.processing.records import Problem, Record
 
-__all__ = ["BoxFormat", "Decoded", "Job", "Kind", "decode_task", "job_of"]
+__all__ = ["BoxFormat", "DecodeOptions", "Decoded", "Job", "Kind", "decode_task", "job_of"]
 
 Kind = Literal["detector", "landmarker", "teacher"]
 BoxFormat = Literal["xywh", "xyxy"]
 
-# What the box around keypoints gains on each side, as a fraction of its extent.
+# Added to the box around keypoints on each side, as a fraction of its extent.
 KEYPOINT_MARGIN: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What a worker is told of one image.
+class DecodeOptions:
+    """How images are decoded and stored.
 
-    ``boxes`` (K, 4) as ``x, y, width, height`` or ``keypoints`` (N, 3) are stored, and `crop`
-    (4,), if there is one, is cut out first and stored itself.
+    Attributes
+    ----------
+    image_size : (width, height) or None
+        Size to stretch images to; None keeps their own.
+    box_format : {"xywh", "xyxy"}
+        How boxes are stored: as ``x, y, width, height``, or as two corners.
+    """
+
+    image_size: tuple[int, int] | None = None
+    box_format: BoxFormat = "xywh"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One image to decode, and what to store with it.
+
+    The sample gets ``boxes`` (K, 4), as ``x, y, width, height``, or ``keypoints`` (N, 3). If there
+    is a `crop` (4,), the image is cropped to it first, and the sample gets the crop as its box.
     """
 
     path: str
@@ -42,7 +58,7 @@ class Job:
 
 
 def job_of(kind: Kind, record: Record) -> Job | str:
-    """Make the job of a record, or say why it has none.
+    """Return the job for a record, or the reason why there is none.
 
     Parameters
     ----------
@@ -75,7 +91,7 @@ def job_of(kind: Kind, record: Record) -> Job | str:
 def _around(keypoints: NDArray[np.float64]) -> tuple[float, float, float, float]:
     points = keypoints[keypoints[:, 2] > 0, :2]
     low, high = points.min(axis=0), points.max(axis=0)
-    # What is beyond all bounds is cut off at those of the image later.
+    # An infinite box is clipped to the image later.
     with np.errstate(over="ignore", invalid="ignore"):
         margin = KEYPOINT_MARGIN * (high - low)
         x, y = map(float, low - margin)
@@ -103,35 +119,30 @@ class Decoded:
     problems: list[Problem]
 
 
-def decode_task(
-    jobs: Sequence[Job], image_size: tuple[int, int] | None, box_format: BoxFormat
-) -> Decoded:
-    """Decode a few images; what the workers run.
+def decode_task(jobs: Sequence[Job], options: DecodeOptions) -> Decoded:
+    """Decode a few images; this is what the workers run.
 
     Parameters
     ----------
     jobs : sequence of Job
         What to decode.
-    image_size : (width, height) or None
-        Size to stretch images to.
-    box_format : {"xywh", "xyxy"}
-        How boxes are written.
+    options : DecodeOptions
+        The same for all jobs.
     """
-    results = [_decode(job, image_size, box_format) for job in jobs]
+    results = [_decode(job, options) for job in jobs]
     problems = [result for result in results if isinstance(result, Problem)]
     samples = [result for result in results if not isinstance(result, Problem)]
     columns: dict[str, Any] = {
         name: [sample[name] for sample in samples] for name in (samples[0] if samples else ())
     }
     nbytes = sum(sample["images"].nbytes for sample in samples)
-    if samples and image_size is not None:
+    if samples and options.image_size is not None:
         columns["images"] = np.stack(columns["images"])
     return Decoded(columns, len(samples), nbytes, problems)
 
 
-def _decode(
-    job: Job, image_size: tuple[int, int] | None, box_format: BoxFormat
-) -> dict[str, Any] | Problem:
+def _decode(job: Job, options: DecodeOptions) -> dict[str, Any] | Problem:
+    image_size = options.image_size
     try:
         with open(job.path, "rb") as file:
             pixels = decode_with_pillow(file.read())
@@ -142,7 +153,7 @@ def _decode(
     if job.crop is not None:
         region = _region(job.crop, pixels.shape[1], pixels.shape[0])
         if region is None:
-            return Problem(job.path, "the box lies outside the image")
+            return Problem(job.path, "the box is outside the image")
         left, top, right, bottom = region
         pixels = np.ascontiguousarray(pixels[top:bottom, left:right])
         boxes = np.array([[left, top, right - left, bottom - top]], np.float64)
@@ -157,7 +168,7 @@ def _decode(
         if boxes is not None:
             if job.crop is None:
                 boxes = boxes * np.array(scale * 2)
-            if box_format == "xyxy":
+            if options.box_format == "xyxy":
                 boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
             stored = boxes.astype(np.float32)
             sample["bboxes"] = stored if job.crop is None else stored[0]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imagearchive.processing.records import Problem, Record
-from imagearchive.processing.tasks import Job, _region, decode_task, job_of
+from imagearchive.processing.tasks import DecodeOptions, Job, _region, decode_task, job_of
 
 NUMBERS = st.floats(-1e4, 1e4) | st.sampled_from([0.0, 1e308, -1e308, math.inf, -math.inf])
 
@@ -51,7 +51,7 @@ def test_region_covers_the_pixels_of_the_box(box):
 )
 def test_decode_task_teacher_crops_around_keypoints(image, points, expected):
     record = Record(image, np.empty((0, 4)), keypoints=np.array(points, np.float64))
-    found = decode_task([job_of("teacher", record)], None, "xywh")
+    found = decode_task([job_of("teacher", record)], DecodeOptions())
     if expected == "outside":
         assert [problem.path for problem in found.problems] == [image]
         assert "outside" in found.problems[0].reason
@@ -75,10 +75,10 @@ def test_decode_task_coordinates_beyond_float32_are_problems(image):
     ]
     for size in (None, (8, 8)):
         for box_format in ("xywh", "xyxy"):
-            found = decode_task(jobs[:2], size, box_format)
+            found = decode_task(jobs[:2], DecodeOptions(size, box_format))
             assert found.count == 1
             assert found.problems == [
                 Problem(image, "bboxes: a coordinate is larger than float32 can hold")
             ]
-        found = decode_task(jobs[2:], size, "xywh")
+        found = decode_task(jobs[2:], DecodeOptions(size))
         assert "keypoints: " in found.problems[0].reason

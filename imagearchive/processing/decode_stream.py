@@ -1,0 +1,106 @@
+"""Decode a stream of tasks, in this process or by an executor, and yield the results in order."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import CancelledError, Executor, Future
+from typing import Final
+
+from imagearchive.errors import WorkerError
+from imagearchive.processing.tasks import Decoded, DecodeOptions, Job, decode_task
+
+__all__ = ["decode_in_order", "split_tasks"]
+
+# A task is bounded in bytes of its result, not in images, so memory does not depend on
+# batch_size. Larger ones were measured to be no faster.
+TASK_BYTES: Final = 4 << 20
+# What an image is expected to take whose size is not known.
+EXPECTED_BYTES: Final = 3 << 20
+# Tasks in flight for each worker: one that runs, and one that is ready when it is done.
+TASKS_PER_WORKER: Final = 2
+
+
+def split_tasks(
+    jobs: Sequence[Job], batch_size: int, options: DecodeOptions
+) -> Iterator[Sequence[Job]]:
+    """Split each batch into tasks of a bounded size."""
+    size = options.image_size
+    expected = 3 * math.prod(size) if size else EXPECTED_BYTES
+    count = max(1, TASK_BYTES // expected)
+    for start in range(0, len(jobs), batch_size):
+        batch = jobs[start : start + batch_size]
+        for first in range(0, len(batch), count):
+            yield batch[first : first + count]
+
+
+def decode_in_order(
+    tasks: Iterator[Sequence[Job]],
+    options: DecodeOptions,
+    executor: Executor | None,
+    num_workers: int,
+) -> Generator[tuple[int, Decoded]]:
+    """Yield the number of jobs and the result of each task, while the next are in flight.
+
+    Closing the generator cancels the tasks that have not begun.
+
+    Parameters
+    ----------
+    tasks : iterator of sequences of Job
+        Each is submitted as one call.
+    options : DecodeOptions
+        The same for all.
+    executor : Executor, optional
+        Without, each task is run here when its result is asked for.
+    num_workers : int
+        How many workers of the executor to keep busy.
+
+    Raises
+    ------
+    WorkerError
+        A worker died or failed.
+    """
+    if executor is None:
+        for task in tasks:
+            yield len(task), decode_task(task, options)
+        return
+    ahead = TASKS_PER_WORKER * max(1, num_workers)
+    waiting: deque[tuple[Sequence[Job], Future[Decoded]]] = deque()
+    try:
+        for task in tasks:
+            waiting.append((task, _submit(executor, task, options)))
+            if len(waiting) > ahead:
+                first, future = waiting.popleft()
+                yield len(first), _result(first, future)
+        while waiting:
+            first, future = waiting.popleft()
+            yield len(first), _result(first, future)
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+def _submit(executor: Executor, task: Sequence[Job], options: DecodeOptions) -> Future[Decoded]:
+    try:
+        return executor.submit(decode_task, task, options)
+    except WorkerError:
+        raise
+    except RuntimeError as error:
+        # Raised by executors that are broken or shut down.
+        raise WorkerError(f"the executor accepts no more tasks: {error}") from error
+
+
+def _result(task: Sequence[Job], future: Future[Decoded]) -> Decoded:
+    try:
+        error = future.exception()
+    except CancelledError as cancelled:
+        error = cancelled
+    if error is None:
+        return future.result()
+    if isinstance(error, WorkerError):
+        raise error
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    raise WorkerError(
+        f"a worker failed on one of the {len(task)} images from {task[0].path} on: {what}"
+    ) from error
