@@ -36,3 +36,12 @@ def npz(tmp_path):
     boxes[:] = [rng.random((k % 3, 4)) for k in range(40)]
     np.savez(path, images=images, labels=labels, extra=np.arange(40.0), bboxes=boxes)
     return str(path), images, labels
+
+
+@pytest.fixture
+def small_npz(tmp_path):
+    """The path of an NPZ of twelve images, whose labels are their indices."""
+    path = tmp_path / "small.npz"
+    images = np.random.default_rng(0).integers(0, 256, (12, 9, 7, 3), np.uint8)
+    np.savez(path, images=images, labels=np.arange(12))
+    return str(path)

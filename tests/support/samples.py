@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from imagearchive.images.render import HAVE_JPEG
+from imagearchive.loader.data_loader import DataLoader
 from imagearchive.transforms import (
     ColorJitter,
     Compose,
@@ -105,6 +106,11 @@ class Numbered:
 def labels_of(loader):
     """The labels of each batch of an epoch."""
     return [batch[1].tolist() for batch in loader]
+
+
+def all_labels(source):
+    """The labels of an epoch without shuffling."""
+    return [label for batch in labels_of(DataLoader(source, 5, image_size=8)) for label in batch]
 
 
 def same_batches(first, second):
