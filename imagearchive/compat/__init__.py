@@ -1,1 +1,1 @@
-"""Other libraries' names for parts of this one; no logic of their own."""
+"""Other libraries' names for parts of this one, without any logic beyond that."""

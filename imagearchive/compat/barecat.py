@@ -1,10 +1,10 @@
-"""The names of the package `barecat`, for reading: change the import, keep the code.
+"""The reading part of the package `barecat`: change the import and keep the code.
 
-`Barecat` opens whatever `imagearchive.open` opens: Barecat archives, and as well TAR, ZIP, split
-bins and directories. It differs from the original in one place: ``index.iter_all_paths()`` yields
-files only, so that each of its paths can be read. Directories are in ``dirs()``.
+`Barecat` opens whatever `imagearchive.open` opens: Barecat archives, but also TAR, ZIP, split bins,
+and directories. It differs from the original in one way: ``index.iter_all_paths()`` yields only
+files, so that each of its paths can be read. ``dirs()`` yields the directories.
 
-Nothing here writes; `imagearchive.TarWriter` and ``imagearchive convert`` do.
+Nothing here writes archives; use `imagearchive.TarWriter` or ``imagearchive convert``.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ _SHARD: Final = re.compile(r".*-shard-(\d{5,})", re.DOTALL)
 
 @dataclasses.dataclass(frozen=True)
 class BarecatFileInfo:
-    """What is known of a file; `crc32c`, `mode`, and `mtime_ns` are None where nothing is stored.
+    """Metadata of a file; `crc32c`, `mode`, and `mtime_ns` are None if they are not stored.
 
-    `shard` is the number of the shard, in other containers that of the archive file; `offset`
-    counts in it. The original's owner and group are not kept.
+    `shard` is the number of the shard or, in other formats, of the archive file that `offset`
+    refers to. Owner and group, which the original has, are not kept.
     """
 
     path: str
@@ -71,7 +71,7 @@ class BarecatFileInfo:
 
     @property
     def end(self) -> int:
-        """Offset of the first byte behind the file."""
+        """Offset of the first byte after the file."""
         return self.offset + self.size
 
     @property
@@ -80,26 +80,26 @@ class BarecatFileInfo:
         return None if self.mtime_ns is None else datetime.fromtimestamp(self.mtime_ns / 1e9)
 
     def isfile(self) -> bool:
-        """Whether it is a file: yes."""
+        """Return True."""
         return True
 
     def isdir(self) -> bool:
-        """Whether it is a directory: no."""
+        """Return False."""
         return False
 
 
 @dataclasses.dataclass(frozen=True)
 class BarecatDirInfo:
-    """A directory, stored or implied by the paths of files."""
+    """A directory, which is stored or implied by the paths of files."""
 
     path: str
 
     def isfile(self) -> bool:
-        """Whether it is a file: no."""
+        """Return False."""
         return False
 
     def isdir(self) -> bool:
-        """Whether it is a directory: yes."""
+        """Return True."""
         return True
 
 
@@ -107,21 +107,21 @@ Info = BarecatFileInfo | BarecatDirInfo
 
 
 class Barecat(Archive):
-    """An archive under the names of `barecat.Barecat`, read-only.
+    """A read-only archive with the methods of `barecat.Barecat`.
 
     Parameters
     ----------
     path : path-like
-        The archive; of a Barecat archive the path without ``-shard-00000`` or ``-sqlite-index``.
+        The archive; for a Barecat archive without ``-shard-00000`` or ``-sqlite-index``.
     threadsafe : bool
-        Accepted and not needed: threads and processes may always share an archive.
+        Accepted, but not needed: threads and processes may always share an archive.
     verify : bool
-        Compare the CRC-32C of each file of a Barecat archive that is read as a whole, where one is
-        stored; needs the package `crc32c` (``pip install imagearchive[barecat]``).
+        Compare the CRC-32C of each file that is read as a whole, if a Barecat archive stores one.
+        Needs the package `crc32c` (``pip install imagearchive[barecat]``).
     shard_size_limit, exist_ok, allow_writing_symlinked_shard, wal, readonly_is_immutable
-        Accepted; they change nothing in an archive that is only read.
+        Accepted, but without effect on an archive that is only read.
     readonly, overwrite, append_only, auto_codec
-        Anything but the defaults raises `OptionError`.
+        Values other than the defaults raise `OptionError`.
     **options
         As for `imagearchive.Archive`.
 
@@ -149,11 +149,13 @@ class Barecat(Archive):
     ) -> None:
         if not readonly or overwrite or append_only:
             raise OptionError(
-                f"{path}: Barecat archives are only read here; write with the package "
-                f"barecat, or a TAR with imagearchive.TarWriter"
+                f"{path}: archives are only read here; to write one, use the package barecat or "
+                f"imagearchive.TarWriter"
             )
         if auto_codec:
-            raise OptionError("auto_codec=True: wrap the archive in DecodedView instead")
+            raise OptionError(
+                "auto_codec=True is not supported; wrap the archive in DecodedView instead"
+            )
         if isinstance(path, (str, os.PathLike)):
             path = _barecat.index_path(path)
         super().__init__(path, **options)
@@ -171,7 +173,7 @@ class Barecat(Archive):
 
     @property
     def index(self) -> Index:
-        """Look-ups and iteration over everything that the archive holds."""
+        """Lookups and iteration over all files and directories."""
         return Index(self)
 
     # --- reading ----------------------------------------------------------------------------
@@ -179,14 +181,14 @@ class Barecat(Archive):
     def read(
         self, item: BarecatFileInfo | str | int, offset: int = 0, size: int = -1
     ) -> bytes | memoryview:
-        """Return `size` bytes of a file from `offset`, or all that follow.
+        """Return `size` bytes of a file from `offset`, by default all of them.
 
         Raises
         ------
         MemberNotFoundError
             There is no such file.
         CorruptArchiveError
-            With ``verify=True``: the checksum of the whole file differs.
+            With ``verify=True``, the checksum of the whole file differs.
         """
         key = item.position if isinstance(item, BarecatFileInfo) else item
         if offset or size >= 0:
@@ -210,7 +212,7 @@ class Barecat(Archive):
             )
 
     def readinto(self, item: BarecatFileInfo | str | int, buffer: Buffer, offset: int = 0) -> int:
-        """Fill a buffer from a file, until either ends; return the number of bytes."""
+        """Read from a file until it ends or the buffer is full; return the number of bytes."""
         key = item.position if isinstance(item, BarecatFileInfo) else item
         member = self.member(key)
         target = memoryview(buffer).cast("B")
@@ -230,9 +232,11 @@ class Barecat(Archive):
         errors: str | None = None,
         newline: str | None = None,
     ) -> io.BufferedReader | io.TextIOWrapper:
-        """Open a file, as text unless the mode has a ``b``; UTF-8 by default."""
+        """Open a file, as text unless `mode` contains ``b``; the default encoding is UTF-8."""
         if mode.replace("b", "").replace("t", "") != "r":
-            raise OptionError(f"mode={mode!r}: the archive is read-only; 'r' and 'rb' are known")
+            raise OptionError(
+                f"mode must be 'r' or 'rb', as the archive is read-only, got {mode!r}"
+            )
         raw = super().open(item.position if isinstance(item, BarecatFileInfo) else item)
         if "b" in mode:
             return raw
@@ -241,7 +245,7 @@ class Barecat(Archive):
     # --- file system ------------------------------------------------------------------------
 
     def scandir(self, path: str | os.PathLike[str] = "") -> Iterator[Info]:  # type: ignore[override]
-        """Iterate over what a directory holds, as info objects."""
+        """Iterate over the info objects of what a directory contains."""
         for entry in super().scandir(path):
             if entry.is_file():
                 yield self._fileinfo(entry.position)
@@ -256,7 +260,7 @@ class Barecat(Archive):
     def glob(
         self, pattern: str, recursive: bool = False, include_hidden: bool = False
     ) -> list[str]:
-        """Return the files and directories that match, as `glob.glob` would."""
+        """Return the files and directories that match, as `glob.glob` does."""
         return list(self.iglob(pattern, recursive, include_hidden))
 
     def iglob(
@@ -293,7 +297,7 @@ class Barecat(Archive):
         return sum(1 for _ in self.dirs())
 
     def check_crc32c(self, item: BarecatFileInfo | str | int) -> bool:
-        """Whether a file has the checksum that is stored for it, or none is stored."""
+        """Whether the stored checksum of a file is right, or none is stored."""
         key = item.position if isinstance(item, BarecatFileInfo) else item
         if self._has_crc:
             try:
@@ -318,7 +322,7 @@ class Barecat(Archive):
 
 
 class Index:
-    """The part of `barecat.Index` that reads; made by `Barecat.index`."""
+    """The reading part of `barecat.Index`; `Barecat.index` returns one."""
 
     def __init__(self, archive: Barecat) -> None:
         self._archive = archive
@@ -334,7 +338,7 @@ class Index:
     def iter_all_paths(self) -> Iterator[str]:
         """Iterate over the paths of all files.
 
-        The original yields directories as well, which its own guide then tries to read.
+        The original yields directories too, which its guide then tries to read.
         """
         return self._archive.files()
 
@@ -364,7 +368,7 @@ class Index:
     def lookup_dir(self, path: str) -> BarecatDirInfo:
         """Return the info object of a directory; raises `MemberNotFoundError`."""
         if not self._archive.isdir(path):
-            raise MemberNotFoundError(f"{self._archive.path}: there is no directory {path!r}")
+            raise MemberNotFoundError(f"{self._archive.path}: no directory {path!r}")
         return BarecatDirInfo(os.path.normpath("/" + path).lstrip("/"))
 
     def listdir_names(self, path: str) -> list[str]:
@@ -380,15 +384,15 @@ class Index:
         return self._archive.walk(path)
 
     def exists(self, path: str) -> bool:
-        """Whether a file or directory is at the path."""
+        """Whether a file or directory has this path."""
         return self._archive.exists(path)
 
     def isfile(self, path: str) -> bool:
-        """Whether a file is at the path."""
+        """Whether a file has this path."""
         return self._archive.isfile(path)
 
     def isdir(self, path: str) -> bool:
-        """Whether a directory is at the path."""
+        """Whether a directory has this path."""
         return self._archive.isdir(path)
 
     @property

@@ -1,8 +1,8 @@
-"""The names of the package `splitdataloader`: change the import, keep the code.
+"""The names of the package `splitdataloader`: change the import and keep the code.
 
-Differences: `write_split_data` writes 128 bins by default instead of 256, and refuses a directory
-that holds a set unless ``start_clean=True`` or ``append=True`` is given; `MpQItr` raises what its
-generator raises instead of ending early.
+Differences: `write_split_data` writes 128 bins by default instead of 256. It refuses a directory
+that already contains bins unless ``start_clean=True`` or ``append=True`` is given. `MpQItr` raises
+the exception of its generator instead of ending early.
 """
 
 from imagearchive.containers.bins.writer import write_split_data

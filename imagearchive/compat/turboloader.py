@@ -1,7 +1,7 @@
-"""TurboLoader's names for parts of this library, as its PyTorch integration guide uses them.
+"""The names of TurboLoader that its PyTorch integration guide uses.
 
-``from imagearchive.compat import turboloader`` in place of ``import turboloader``. A batch is a
-list of dicts with ``image``, ``label``, ``labels``, ``filename`` and ``index``.
+Replace ``import turboloader`` by ``from imagearchive.compat import turboloader``. A batch is a list
+of dicts with ``image``, ``label``, ``labels``, ``filename``, and ``index``.
 """
 
 from imagearchive.loader.data_loader import DataLoader
