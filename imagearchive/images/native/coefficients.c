@@ -16,7 +16,7 @@ int px_grow(void **buffer, size_t *capacity, size_t count, size_t size)
         return PX_NO_MEMORY;
     if (bytes <= *capacity)
         return PX_OK;
-    /* Contents are never needed again, so no realloc. */
+    /* The old contents are not needed, so no realloc. */
     free(*buffer);
     *capacity = 0;
     *buffer = calloc(bytes, 1);
@@ -104,7 +104,7 @@ static int make_table(px_table *t, int filter, double box0, double box1, int64_t
     double *w = taps <= 64 ? stack : malloc((size_t)taps * sizeof(double));
     if (!w)
         return PX_NO_MEMORY;
-    /* Nearest neighbors step by addition, as Pillow does: at exact ties the last bit decides. */
+    /* For nearest neighbors, add up steps as Pillow does: at exact ties the last bit decides. */
     double step = box0 + scale * 0.5;
     for (int64_t i = 0; filter == PX_NEAREST && i < first; i++)
         step += scale;
@@ -145,7 +145,7 @@ static int make_table(px_table *t, int filter, double box0, double box1, int64_t
     }
     if (w != stack)
         free(w);
-    /* Keep no more columns than are used, so that kernels read little past the end of a row. */
+    /* Drop unused columns, so that kernels read little past the end of a row. */
     int taps_used = (t->used + 3) & ~3;
     if (taps_used < t->taps) {
         for (int64_t i = 1; i < count; i++)
@@ -161,7 +161,7 @@ static int make_table(px_table *t, int filter, double box0, double box1, int64_t
     return PX_OK;
 }
 
-/* Coefficients in the order in which the kernel multiplies: for outputs (i, i + 1) and four taps,
+/* Coefficients in the order that the kernel multiplies them: for outputs (i, i + 1) and four taps,
  * high halves of taps 0 1, then 2 3, then low halves; each pair repeated for four channels. */
 static int make_halves(px_table *t, int64_t count)
 {
@@ -191,8 +191,8 @@ int px_begin(px_work *work, const px_geometry *g, int channels, int divide)
 {
     double d = (double)divide;
     double view_x = (double)g->view_x / d, view_y = (double)g->view_y / d;
-    /* The decoder rounds sizes up; a view that is no multiple of it loses its hard edge to the
-     * neighboring pixel, which is part of what scaled decoding approximates. */
+    /* The decoder rounds sizes up. If `divide` does not divide the view, its edge pixels also have
+     * a part of their neighbors; that is one of the approximations of scaled decoding. */
     int64_t x0 = (int64_t)floor(view_x), y0 = (int64_t)floor(view_y);
     int64_t x1 = (g->view_x + g->view_w + divide - 1) / divide;
     int64_t y1 = (g->view_y + g->view_h + divide - 1) / divide;

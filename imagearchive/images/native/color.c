@@ -1,8 +1,8 @@
-/* Color of 8-bit RGB pixels, with the roundings of Pillow's ImageEnhance and HSV conversion. */
+/* Colors of 8-bit RGB pixels, rounded as by Pillow's ImageEnhance and HSV conversion. */
 #include "pixels.h"
 #include "simd.h"
 
-/* No code asks for floating-point traps; without them choices need no branches. */
+/* Nothing here uses floating-point traps; without them, selections need no branches. */
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("no-trapping-math")
 #endif
@@ -26,8 +26,8 @@ void px_blend_value(uint8_t *pixels, size_t count, double factor, int value)
         pixels[i] = table[pixels[i]];
 }
 
-/* The loops over pixels run on planes of a chunk, so that compilers make vectors of them; each is
- * compiled twice where the processor may have wider ones. */
+/* The loops run over planes of a chunk of pixels, so that compilers vectorize them. Each is compiled
+ * a second time for AVX2. */
 #define CHUNK 512
 #if defined(__x86_64__) && defined(__GNUC__)
 #define TWICE(name, parameters, arguments)                                                        \
@@ -113,7 +113,7 @@ void px_gray(const uint8_t *pixels, size_t pixel_count, uint8_t *out)
 }
 
 /* One channel of HSV -> RGB: how far the hue is from the channel's two sectors of full value.
- * Written with minima alone, since a branch would keep the loop from becoming vectors. */
+ * Uses only minima, because a branch would keep the loop from being vectorized. */
 INLINE uint8_t channel(float offset, float sector, float s, float top)
 {
     float k = offset + sector, w;

@@ -1,7 +1,7 @@
-/* JPEG through libjpeg-turbo: headers, whole images, and regions rendered row by row.
+/* JPEG with libjpeg-turbo: headers, whole images, and regions rendered row by row.
  *
  * longjmp stays inside this file: every entry point sets its own jump target, calls libjpeg only
- * below it, and keeps what must survive in the decoder. */
+ * below it, and keeps in the decoder what must survive a jump. */
 #include "pixels.h"
 
 #include <stdio.h>
@@ -27,7 +27,7 @@ static int exif_orientation(const uint8_t *p, size_t n)
     at += 2;
     for (size_t i = 0; i < entries && at + 12 <= n; i++, at += 12)
         if (U16(at) == 0x0112) {
-            /* A SHORT, says the standard; some write a LONG. */
+            /* The standard says SHORT; some cameras write LONG. */
             uint32_t type = U16(at + 2), value = type == 3 ? U16(at + 8) : U32(at + 8);
             int known = (type == 3 || type == 4) && U32(at + 4) == 1;
             return known && value >= 1 && value <= 8 ? (int)value : 1;
@@ -88,7 +88,7 @@ int px_jpeg_info(const uint8_t *data, size_t size, px_info *info)
 #include <jerror.h>
 
 #define ROWS 16
-/* A progressive file of a few kB can ask for hours of work; real ones have some ten scans. */
+/* A progressive file of a few kB can ask for hours of work; real files have about ten scans. */
 #define MAX_SCANS 500
 #define TEXT_(x) #x
 #define TEXT(x) TEXT_(x)
@@ -128,8 +128,8 @@ static void fail(px_decoder *d, int code, const char *message)
     longjmp(d->escape, 1);
 }
 
-/* libjpeg goes on after damage and fills in gray; here damage is an error. What is left out of the
- * switch harms no pixel: stray bytes between markers, odd version numbers, unusual scan orders. */
+/* libjpeg continues after damage and fills in gray; here, damage is an error. Other warnings do not
+ * affect pixels: stray bytes between markers, odd version numbers, unusual scan orders. */
 static void emit(j_common_ptr info, int level)
 {
     if (level >= 0)
@@ -239,13 +239,13 @@ static void open_jpeg(px_decoder *d, const uint8_t *data, size_t size)
     }
 }
 
-/* After the last row that is needed: whatever follows, the file must have its end. */
+/* Called after the last row that is needed: the file must have an end marker. */
 static void expect_end(px_decoder *d)
 {
     struct jpeg_decompress_struct *j = &d->jpeg;
     const uint8_t *p = d->source.next_input_byte;
     const uint8_t *end = p + d->source.bytes_in_buffer;
-    /* Several scans were all read before the first row. */
+    /* If there are several scans, all were read before the first row. */
     if (j->unread_marker == JPEG_EOI || jpeg_has_multiple_scans(j))
         return;
     while ((p = memchr(p, 0xff, (size_t)(end - p)))) {
@@ -257,7 +257,7 @@ static void expect_end(px_decoder *d)
     no_more(j);
 }
 
-/* CMYK as Adobe writes it, inverted, to RGB by (255 - C) * (255 - K) / 255. */
+/* Convert CMYK, inverted as Adobe writes it, to RGB: (255 - C) * (255 - K) / 255. */
 static void from_cmyk(uint8_t *p, size_t count)
 {
     for (size_t i = 0; i < count; i++, p += 4)
@@ -273,8 +273,8 @@ static int is_cmyk(const struct jpeg_decompress_struct *j)
     return j->jpeg_color_space == JCS_CMYK || j->jpeg_color_space == JCS_YCCK;
 }
 
-/* Whether every coefficient of a progressive file came in full precision. Where not, libjpeg
- * smooths across blocks, which is defined for whole images only. */
+/* Whether every coefficient of a progressive file has full precision. If not, libjpeg smooths across
+ * blocks, which it can only do for whole images. */
 static int complete(const struct jpeg_decompress_struct *j)
 {
     if (!j->progressive_mode || !j->coef_bits)
@@ -343,9 +343,9 @@ static void region(px_decoder *d, const uint8_t *data, size_t size, const px_geo
         fail(d, code, "out of memory");
     jpeg_start_decompress(j);
 
-    /* Where chroma is upsampled by 2, a pixel sees the chroma sample beyond its own, so that the
-     * outermost column of a cut differs from that of the whole image: cut further out. Rows of
-     * less than three chroma samples are upsampled in another way: cut no less than 32 columns. */
+    /* If chroma is upsampled by 2, a pixel depends on the chroma sample next to its own, so the
+     * outermost column of a region would differ from the whole image: decode one more. Rows of fewer
+     * than three chroma samples are upsampled differently: decode at least 32 columns. */
     int64_t margin = j->max_h_samp_factor > 1;
     JDIMENSION first = 0, width = j->output_width;
     int64_t lo = work->x.lo - margin, hi = work->x.hi + margin;

@@ -7,7 +7,7 @@
 /* ---- layouts ------------------------------------------------------------------------------ */
 
 #if PX_X86
-/* Sixteen 4-byte pixels to sixteen bytes of each channel; returns how many pixels are done. */
+/* Split sixteen 4-byte pixels at a time into channels; return the number of pixels done. */
 AVX2 static int64_t split_avx2(const uint8_t *p, int64_t n, uint8_t *out, int64_t plane,
                                int channels)
 {
@@ -34,7 +34,7 @@ AVX2 static int64_t split_avx2(const uint8_t *p, int64_t n, uint8_t *out, int64_
     return i;
 }
 
-/* 3-byte pixels to 4-byte ones, eight a turn, while the loads stay inside the row. */
+/* Widen eight 3-byte pixels at a time to 4 bytes, while the loads stay inside the row. */
 AVX2 static int64_t widen_avx2(const uint8_t *in, int64_t n, uint8_t *out)
 {
     const __m256i spread = _mm256_broadcastsi128_si256(
@@ -50,7 +50,6 @@ AVX2 static int64_t widen_avx2(const uint8_t *in, int64_t n, uint8_t *out)
 }
 #endif
 
-/* 4-byte pixels to planes. */
 void px_split(const uint8_t *p, int64_t n, uint8_t *out, int64_t plane, int channels)
 {
     int64_t i = 0;
@@ -63,7 +62,6 @@ void px_split(const uint8_t *p, int64_t n, uint8_t *out, int64_t plane, int chan
             out[c * plane + i] = p[4 * i + c];
 }
 
-/* Pixels of `channels` bytes to 4-byte pixels. */
 void px_widen(const uint8_t *in, int64_t n, int channels, uint8_t *out)
 {
     int64_t i = 0;
@@ -150,7 +148,6 @@ AVX2 static void halves_avx2(const uint8_t *in, int64_t n, float scale, float bi
 }
 #endif
 
-/* One row of one channel to its place in a planar output. */
 void px_write_plane(const px_output_format *f, int c, const uint8_t *in, int64_t n, uint8_t *out)
 {
     if (f->dtype == PX_UINT8) {
@@ -172,7 +169,6 @@ void px_write_plane(const px_output_format *f, int c, const uint8_t *in, int64_t
         halves_plain(in, n, f->scale[c], f->bias[c], (uint16_t *)out);
 }
 
-/* One row of interleaved output from `channels` rows that are `stride` apart. */
 void px_write_interleaved(const px_output_format *f, const uint8_t *in, int64_t stride, int64_t n,
                                int channels, uint8_t *out)
 {
@@ -212,10 +208,10 @@ size_t px_item_size(int dtype)
 
 /* ---- whole arrays ------------------------------------------------------------------------- */
 
-/* Pixels of a chunk of a row, in three layouts on the stack. */
+/* Pixels of a row that are converted at a time, on the stack. */
 #define CHUNK 4096
-/* Outputs of as many values go past the caches, which are smaller than a batch: without that
- * every line is read from memory before it is written. Halves the time on images of 224 x 224. */
+/* Outputs of at least this many values bypass the caches, which are smaller than a batch. Otherwise
+ * every cache line is read from memory before it is written. Halves the time for 224 x 224 pixels. */
 #define STREAM_FROM 32768
 
 #if PX_X86

@@ -25,20 +25,20 @@ enum px_status {
 enum px_filter { PX_NEAREST = 0, PX_BOX = 1, PX_BILINEAR = 2, PX_BICUBIC = 3, PX_LANCZOS = 4 };
 enum px_dtype { PX_UINT8 = 0, PX_FLOAT32 = 1, PX_FLOAT16 = 2 };
 
-/* How an output image is made from a source image: source -> view -> box -> resized ->
- * window -> flipped -> placed on the canvas. */
+/* How an output image is made: source -> view -> box -> resized -> window -> flipped -> canvas. */
 typedef struct {
     int64_t source_w, source_h;
-    int64_t view_x, view_y, view_w, view_h; /* hard crop: pixels outside are not seen */
+    int64_t view_x, view_y, view_w, view_h; /* hard crop: filters do not see pixels outside */
     double box_x0, box_y0, box_x1, box_y1;  /* what is resized, relative to the view */
     int64_t size_w, size_h;                 /* what the box is resized to */
     int64_t win_x, win_y, win_w, win_h;     /* the part of the resized image that is computed */
     int64_t canvas_w, canvas_h;             /* the output */
-    int64_t at_x, at_y;                     /* where the window lies on the unflipped canvas */
+    int64_t at_x, at_y;                     /* position of the window on the unflipped canvas */
     int flip_x, flip_y;
     int filter;
     int resized;
-    double min_reduction; /* scaled JPEG decoding keeps at least this factor for the resampler; 0: never */
+    /* A JPEG is decoded at 1/2, 1/4 or 1/8 if resampling still reduces by this factor; 0: never. */
+    double min_reduction;
     float fill[4]; /* rounded and clipped for 8-bit pixels */
 } px_geometry;
 
@@ -56,7 +56,7 @@ typedef struct {
     int identity;
     int32_t *start; /* first source position of each output */
     int32_t *k;     /* 22-bit coefficients, `taps` per output */
-    int16_t *halves; /* the same, cut into high and low halves and ordered for the kernel */
+    int16_t *halves; /* the same as high and low halves, in the order of the kernel */
     size_t start_cap, k_cap, halves_cap;
 } px_table;
 
@@ -122,7 +122,7 @@ typedef struct px_decoder px_decoder;
 typedef struct {
     int64_t width, height;
     int components;
-    int orientation; /* of EXIF, 1 to 8; 1 where there is none */
+    int orientation; /* EXIF orientation, 1 to 8; 1 if there is none */
 } px_info;
 
 int px_jpeg_info(const uint8_t *data, size_t size, px_info *info);

@@ -1,6 +1,6 @@
 /* Antialiased resampling of 8-bit pixels in two passes, as Pillow's Image.resize defines it:
  * coefficients of 22 bits, rows first, bytes between the passes. Results are equal bit for bit,
- * which is what makes the fast path and the plain one the same image. */
+ * so compiled pipelines and plain transforms give the same image. */
 #include "resample.h"
 #include "simd.h"
 
@@ -26,8 +26,8 @@ static void row_plain(const px_table *t, int64_t count, const uint8_t *row, int6
 }
 
 #if PX_X86
-/* Two outputs from `pairs` pairs of taps each. The first half of a vector of four pixels is a pair,
- * the second half the next; an odd last pair leaves its second half out. */
+/* Two outputs from `pairs` pairs of taps each. A vector of four pixels holds two pairs, one in each
+ * half; the second half of the last vector is skipped if `pairs` is odd. */
 AVX2 INLINE __m256i two_pixels(const uint8_t *a, const uint8_t *b, const int16_t *k, int pairs)
 {
     const __m256i first = _mm256_broadcastsi128_si256(
@@ -55,7 +55,7 @@ AVX2 INLINE __m256i two_pixels(const uint8_t *a, const uint8_t *b, const int16_t
     return _mm256_srai_epi32(_mm256_add_epi32(_mm256_slli_epi32(high, LOW_BITS), low), BITS);
 }
 
-/* Eight outputs a turn; the planes have room for the last, partial turn. */
+/* Eight outputs at a time; the planes have room for the last, incomplete group. */
 AVX2 INLINE void row_groups(const px_table *t, int64_t count, const uint8_t *base, uint8_t *out,
                             int64_t plane, int channels, int groups, int pairs)
 {
@@ -89,7 +89,7 @@ AVX2 INLINE void row_groups(const px_table *t, int64_t count, const uint8_t *bas
 AVX2 static void row_avx2(const px_table *t, int64_t count, const uint8_t *row, int64_t first,
                           uint8_t *out, int64_t plane, int channels)
 {
-    /* Only ever read from column t->lo on, which lies in the row. */
+    /* Reads start at column t->lo, which is inside the row. */
     const uint8_t *base = (const uint8_t *)((uintptr_t)row - (uintptr_t)(4 * first));
     int pairs = (t->used + 1) / 2;
     if (channels == 3 && pairs == 1)
@@ -286,7 +286,7 @@ int px_render_array(px_work *work, const px_geometry *g, const px_output_format 
     return PX_OK;
 }
 
-/* The same for float32 (H, W, C), without normalization: rows, then columns, sums in double. */
+/* Render float32 (H, W, C) without normalization: rows, then columns, summed in double. */
 int px_render_float(px_work *work, const px_geometry *g, const float *pixels, int64_t row_stride,
                     int channels, float *out)
 {
@@ -310,7 +310,7 @@ int px_render_float(px_work *work, const px_geometry *g, const float *pixels, in
             for (int c = 0; c < channels; c++) {
                 double sum = 0.0;
                 for (int j = 0; j < tx->used; j++)
-                    if (k[j]) /* beyond the row there is nothing to read */
+                    if (k[j]) /* there may be no pixel beyond the row */
                         sum += (double)k[j] * unit * (double)p[j * channels + c];
                 middle[(size_t)y * width + (size_t)(i * channels + c)] = (float)sum;
             }

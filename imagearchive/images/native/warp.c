@@ -13,7 +13,7 @@ typedef struct {
     const float *fill;
 } source;
 
-/* Rounded as Pillow rounds when it premultiplies. */
+/* value * alpha / 255, rounded as by Pillow. */
 INLINE uint8_t times_255th(unsigned value, unsigned alpha)
 {
     unsigned v = value * alpha + 128;
