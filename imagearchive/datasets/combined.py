@@ -16,13 +16,13 @@ __all__ = ["CombinedLazyDataset"]
 
 
 class CombinedLazyDataset(Dataset):
-    """Several datasets as one: first all samples of the first, then those of the second, and so on.
+    """Several datasets as one: all samples of the first, then those of the second, and so on.
 
     Parameters
     ----------
     datasets : iterable of datasets
-        Anything with ``len`` and ``[i]``: `LazyNPZDataset`, other combinations, datasets of torch.
-        None of them is opened or measured before it has to be.
+        Anything with ``len`` and ``[i]``: `LazyNPZDataset`, other combined datasets, datasets of
+        torch. They are opened, and their length is taken, at the first use.
 
     Attributes
     ----------
@@ -31,12 +31,12 @@ class CombinedLazyDataset(Dataset):
     Raises
     ------
     OptionError
-        There is no part.
+        `datasets` is empty.
 
     Notes
     -----
-    As safe for threads, processes and pickling as its parts are. `get_batch` and `keys` need
-    parts that have `get_batch`, or whose samples are dictionaries.
+    As safe for threads, processes and pickling as the datasets are. `get_batch` and `keys` need
+    datasets that have `get_batch`, or whose samples are dictionaries.
 
     Examples
     --------
@@ -47,7 +47,7 @@ class CombinedLazyDataset(Dataset):
     def __init__(self, datasets: Iterable[Any]) -> None:
         self.datasets = list(datasets)
         if not self.datasets:
-            raise OptionError("CombinedLazyDataset of no datasets: at least one is wanted")
+            raise OptionError("datasets must contain at least one dataset, got none")
         self._ends: npt.NDArray[np.intp] | None = None
 
     def _bounds(self) -> npt.NDArray[np.intp]:
@@ -61,7 +61,7 @@ class CombinedLazyDataset(Dataset):
         return int(self._bounds()[-1])
 
     def _locate(self, index: Any) -> tuple[int, int]:
-        """Return the part that holds a sample, and its number in it."""
+        """Return the number of the dataset that contains a sample, and the sample's index in it."""
         ends = self._bounds()
         position = resolve_index(index, int(ends[-1]), f"{len(ends)} datasets")
         part = int(np.searchsorted(ends, position, "right"))
@@ -79,21 +79,21 @@ class CombinedLazyDataset(Dataset):
         return self.datasets[part][inner]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """Return several samples in the order asked for, each part asked once."""
-        places: dict[int, list[tuple[int, int]]] = {}
+        """Return several samples in the order asked for; each dataset is asked once."""
+        requests: dict[int, list[tuple[int, int]]] = {}
         for place, index in enumerate(indices):
             part, inner = self._locate(index)
-            places.setdefault(part, []).append((place, inner))
+            requests.setdefault(part, []).append((place, inner))
         samples: list[Any] = [None] * len(indices)
-        for part, wanted in places.items():
+        for part, request in requests.items():
             dataset = self.datasets[part]
-            numbers = [number for _, number in wanted]
+            inner_indices = [inner for _, inner in request]
             found = (
-                dataset.__getitems__(numbers)
+                dataset.__getitems__(inner_indices)
                 if callable(getattr(dataset, "__getitems__", None))
-                else [dataset[number] for number in numbers]
+                else [dataset[inner] for inner in inner_indices]
             )
-            for (place, _), sample in zip(wanted, found):
+            for (place, _), sample in zip(request, found):
                 samples[place] = sample
         return samples
 
@@ -117,16 +117,16 @@ class CombinedLazyDataset(Dataset):
         Returns
         -------
         dict of str to ndarray
-            As `LazyNPZDataset.get_batch`. A column whose rows have one shape in all parts asked
-            is an array of it, of the dtype that holds all of them; otherwise it is an array of
-            objects of shape ``(n,)``.
+            As `LazyNPZDataset.get_batch` returns. If the rows of a column have the same shape in
+            all datasets that are read, it is an array of that shape and their common dtype;
+            otherwise it is an array of objects of shape ``(n,)``.
 
         Raises
         ------
         SampleIndexError
-            One of them is no sample.
+            One of the samples does not exist.
         OptionError
-            The parts asked have different columns.
+            The datasets that are read have different columns.
         """
         ends = self._bounds()
         rows = resolve_indices(indices, int(ends[-1]), f"{len(ends)} datasets")
@@ -151,21 +151,21 @@ class CombinedLazyDataset(Dataset):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Names of the columns that all parts with columns have, in the order of the first."""
+        """Names of the columns that all datasets with columns have, in the order of the first."""
         columns = [tuple(part.keys) for part in self.datasets if hasattr(part, "keys")]
         if not columns:
             return ()
         return tuple(name for name in columns[0] if all(name in names for names in columns))
 
     def worker_open_archive(self, worker_id: int | None = None) -> None:
-        """Call the method of that name of every part that has one."""
+        """Call the method of this name of every dataset that has one."""
         for part in self.datasets:
             opener = getattr(part, "worker_open_archive", None)
             if callable(opener):
                 opener(worker_id)
 
     def close(self) -> None:
-        """Close every part that can be closed."""
+        """Close every dataset that can be closed."""
         super().close()
         for part in self.datasets:
             closer = getattr(part, "close", None)
@@ -177,14 +177,14 @@ class CombinedLazyDataset(Dataset):
 
 
 def _batch(part: Any, rows: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[Any]]:
-    """Rows of one part by column, from its samples where it has no `get_batch`."""
+    """Return rows of one dataset by column, from its samples if it has no `get_batch`."""
     if callable(getattr(part, "get_batch", None)):
         batch: dict[str, npt.NDArray[Any]] = part.get_batch(rows)
         return batch
     samples = [part[int(row)] for row in rows]
     if not all(isinstance(sample, dict) for sample in samples):
         raise OptionTypeError(
-            f"{type(part).__name__} has no get_batch(), and its samples are no dictionaries"
+            f"{type(part).__name__} has no get_batch(), and its samples are not dictionaries"
         )
     names = list(samples[0]) if samples else []
     return {PLURALS.get(name, name): _stacked([s[name] for s in samples]) for name in names}
@@ -204,9 +204,9 @@ def _stacked(values: list[Any]) -> npt.NDArray[Any]:
 def _merged(
     parts: list[npt.NDArray[Any]], places: list[npt.NDArray[np.intp]], count: int
 ) -> npt.NDArray[Any]:
-    """Put the rows of several parts into one array."""
+    """Put the rows of several datasets into one array."""
     if len(parts) == 1:
-        # The rows are in the order asked for already.
+        # Its rows are already in the order asked for.
         return parts[0]
     merged: npt.NDArray[Any]
     if len({part.shape[1:] for part in parts}) == 1:

@@ -58,7 +58,7 @@ class Permutation:
     n : int
         Number of elements, 0 to 2**62.
     seed, epoch : int
-        Both choose the permutation; any integers.
+        Any integers; together they choose the permutation.
 
     Notes
     -----
@@ -94,7 +94,7 @@ class Permutation:
         return self.n
 
     def __getitem__(self, position: int) -> int:
-        """Return the element at one position; negative counts from the end."""
+        """Return the element at one position; negative ones count from the end."""
         where = operator.index(position)
         if not -self.n <= where < self.n:
             raise SampleIndexError(f"position {where} of a permutation of {self.n} elements")

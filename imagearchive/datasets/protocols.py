@@ -1,7 +1,7 @@
-"""What a dataset may offer so that `DataLoader` need not ask it for one sample after another.
+"""Methods by which `DataLoader` reads a dataset faster than one sample after another.
 
-Where a subclass overrides ``[i]``, `DataLoader` asks for its samples and ignores what the class
-above it offers.
+If a subclass overrides ``[i]``, `DataLoader` asks for its samples and ignores the methods of the
+base class.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class EncodedImages(Protocol):
         ...
 
     def prefetch(self, indices: Sequence[int]) -> None:
-        """Start reading these images ahead, where that is possible; return at once."""
+        """Start to read these images ahead if possible; return at once."""
         ...
 
 
@@ -45,7 +45,7 @@ class EncodedDataset(Protocol):
     """A dataset whose samples are encoded images, decoded and otherwise unchanged."""
 
     def encoded_images(self) -> EncodedImages | None:
-        """Return the images, or None where an option changes them, such as a transform."""
+        """Return the images, or None if an option such as a transform changes them."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Which members of an archive are samples, and of which class."""
+"""Which members of an archive are samples, and their classes."""
 
 from __future__ import annotations
 
@@ -21,43 +21,44 @@ if TYPE_CHECKING:
 
 __all__ = ["IMAGE_EXTENSIONS", "Classes", "Selection", "find_classes"]
 
-#: What counts as an image where members of one sample have to be told apart.
+#: Extensions of images, where the image of a sample has to be told from its other members.
 IMAGE_EXTENSIONS: Final = (
     "bmp", "gif", "jpeg", "jpg", "png", "ppm", "pgm", "pbm", "tif", "tiff", "webp",
 )  # fmt: skip
 
 
 class Classes(NamedTuple):
-    """The class directories below a root."""
+    """The class directories below a root directory."""
 
     names: list[str]
     numbers: npt.NDArray[np.int64]
-    """For each selected member the number of its class, -1 outside of any."""
+    """For each selected member the number of its class, or -1."""
 
 
 class Selection:
-    """The samples of a dataset: members of an archive, or directories of them, in their order.
+    """The samples of a dataset, in order: members of an archive, or directories of them.
 
     Parameters
     ----------
     archive : Archive
     root : str
-        Directory that the samples lie below.
+        Directory that contains the samples.
     extensions, is_valid_file
         As in `ImageArchive`.
     index_file, label_file : str or None
-        Absolute paths. The first lists the samples; the second is none where it lies inside.
+        Absolute paths. `index_file` lists the samples. `label_file`, if it is in the archive, is
+        not a sample.
     multi : bool
-        Whether a sample is a directory of images, its views.
+        Whether a sample is a directory of images, called its views.
 
     Attributes
     ----------
     prefix : bytes
-        What the names below `root` begin with.
+        The common beginning of the names below `root`.
     positions : ndarray of int64 or None
-        Positions in the table, of the samples or of all their views; None where these are all.
+        Positions in the index table of the samples, or of all their views; None for all members.
     numbers : ndarray of int64 or None
-        What the index file calls each sample.
+        The number of each sample in the index file; None without one.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Selection:
         self.prefix = _root_prefix(table, root)
         self.positions: npt.NDArray[np.int64] | None = None
         self.numbers: npt.NDArray[np.int64] | None = None
-        # Sample i has the views of positions[bounds[i]:bounds[i + 1]].
+        # The views of sample i are at positions[bounds[i]:bounds[i + 1]].
         self._bounds: npt.NDArray[np.int64] | None = None
         if index_file is not None:
             self._take_listed(index_file, extensions, is_valid_file, multi)
@@ -89,8 +90,8 @@ class Selection:
         self.positions = chosen
         if chosen is not None and not len(chosen) and len(table):
             raise OptionError(
-                f"{archive.path}: none of its {len(table)} members is left by root={root!r}, "
-                f"extensions={extensions!r} and is_valid_file"
+                f"{archive.path}: root={root!r}, extensions={extensions!r} and is_valid_file "
+                f"select none of its {len(table)} members"
             )
         if multi:
             self._group()
@@ -105,7 +106,7 @@ class Selection:
         listed = list(read_index_file(self._archive, index_file))
         self.numbers = np.array([number for number, _, _ in listed], np.int64)
         if len(np.unique(self.numbers)) < len(listed):
-            raise LabelError(f"{index_file}: an image number appears twice")
+            raise LabelError(f"{index_file}: two lines have the same image number")
         if not multi:
             positions = [self._member(path, where) for _, path, where in listed]
             self.positions = np.array(positions, np.int64)
@@ -134,11 +135,11 @@ class Selection:
         if valid is not None:
             views = views[valid[views]]
         if not len(views):
-            raise LabelError(f"{where}: no images in a directory {path!r} below {self._root!r}")
+            raise LabelError(f"{where}: no images in directory {path!r} below root={self._root!r}")
         return views
 
     def _group(self) -> None:
-        """Make one sample of each directory that holds images, in the order of their names."""
+        """Make one sample of each directory of images, in the order of their names."""
         table = self._archive.table
         rank = np.empty(len(table), np.int64)
         rank[table.name_order] = np.arange(len(table))
@@ -146,7 +147,7 @@ class Selection:
         views: dict[bytes, list[int]] = {}
         for position in positions[np.argsort(rank[positions])].tolist():
             views.setdefault(table.name_bytes(position).rpartition(b"/")[0], []).append(position)
-        # In the table a directory's own files may stand on both sides of a directory inside it.
+        # In the order of names, the files of a directory may surround those of a subdirectory.
         self._join([np.array(views[directory], np.int64) for directory in sorted(views)])
 
     def _join(self, views: list[npt.NDArray[np.int64]]) -> None:
@@ -173,11 +174,11 @@ class Selection:
         return len(self._archive) if self.positions is None else len(self.positions)
 
     def position(self, sample: int) -> int:
-        """Return the position of a sample's member, where a sample has one."""
+        """Return the position of a sample's member; for samples of one member."""
         return sample if self.positions is None else int(self.positions[sample])
 
     def view(self, sample: int) -> list[int]:
-        """Return the positions of a sample's views, where a sample has several."""
+        """Return the positions of a sample's views."""
         if self._bounds is None:
             return [self.position(sample)]
         low, high = int(self._bounds[sample]), int(self._bounds[sample + 1])
@@ -185,18 +186,18 @@ class Selection:
         return found
 
     def directory(self, sample: int) -> str:
-        """Return the directory of a sample's views."""
+        """Return the directory that contains a sample's views."""
         return self._archive.name(self.view(sample)[0]).rpartition("/")[0]
 
     def first_positions(self) -> npt.NDArray[np.int64] | None:
-        """Return the member that stands for each sample; None where these are all members."""
+        """Return the position of the first member of each sample; None for all members."""
         return self.positions if self._bounds is None else self._all()[self._bounds[:-1]]
 
     def resolver(self) -> Callable[[int | str], int]:
-        """Return a function from what a label file calls an image to the number of its sample.
+        """Return a function from the number or path of an image in a label file to its sample.
 
-        It gives -1 for an image that another option left out, and raises `LabelError` for what
-        is none.
+        It returns -1 for an image that another option excludes, and raises `LabelError` if there
+        is no such image.
         """
         count = len(self)
         table = self._archive.table
@@ -219,9 +220,9 @@ class Selection:
             if isinstance(key, int):
                 if key not in by_number:
                     raise LabelError(
-                        f"image {key}: the index file does not list it"
+                        f"image {key}: not in the index file"
                         if self.numbers is not None
-                        else f"image {key}: there are {count}, numbered from 0"
+                        else f"image {key}: there are {count} images, numbered from 0"
                     )
                 return by_number[key]
             path = normalise(self.prefix + encode(key))
@@ -236,12 +237,12 @@ class Selection:
 
 
 def _root_prefix(table: IndexTable, root: str) -> bytes:
-    """Return what the names below `root` begin with.
+    """Return the common beginning of the names below `root`.
 
     Raises
     ------
     MemberNotFoundError
-        No member lies below it.
+        There are no members below it.
     """
     name = normalise(encode(root))
     if not name:
@@ -249,8 +250,7 @@ def _root_prefix(table: IndexTable, root: str) -> bytes:
     low, high = table.lookup.bounds(name + b"/")
     if low == high:
         raise MemberNotFoundError(
-            f"root={root!r}: no member lies in such a directory; list the archive with "
-            f"imagearchive ls"
+            f"root={root!r}: no such directory in the archive; list it with imagearchive ls"
         )
     return name + b"/"
 
@@ -261,7 +261,7 @@ def _select(
     extensions: Sequence[str] | str | None,
     is_valid_file: Callable[[str], bool] | None,
 ) -> npt.NDArray[np.int64] | None:
-    """Return the positions of the members wanted, ascending; None where those are all."""
+    """Return the positions of the selected members, ascending; None for all members."""
     chosen: npt.NDArray[np.int64] | None = None
     if prefix:
         low, high = table.lookup.bounds(prefix)
@@ -269,8 +269,8 @@ def _select(
     if extensions is not None:
         suffixes = [extensions] if isinstance(extensions, str) else list(extensions)
         if not all(isinstance(suffix, str) for suffix in suffixes):
-            raise OptionTypeError(f"extensions={extensions!r}: strings such as '.jpg' are wanted")
-        # An empty string stands for every file, as with str.endswith.
+            raise OptionTypeError(f"extensions must be strings such as '.jpg', got {extensions!r}")
+        # An empty string matches every file, as in str.endswith.
         wanted = [encode(s if s.startswith(".") or not s else "." + s) for s in suffixes]
         mask = ends_with(table.names, table.name_offsets, wanted)
         chosen = np.flatnonzero(mask) if chosen is None else chosen[mask[chosen]]
@@ -282,12 +282,12 @@ def _select(
 
 
 def find_classes(table: IndexTable, prefix: bytes, chosen: npt.NDArray[np.int64] | None) -> Classes:
-    """Number the directories below the root that hold a selected member, sorted by name."""
+    """Number the directories below the root that contain a selected member, sorted by name."""
     directories, numbers = class_directories(table.lookup, table.name_order, prefix)
     selected = numbers if chosen is None else numbers[chosen]
     used = np.unique(selected[selected >= 0])
     if len(used) < len(directories):
-        # The last place stands for -1.
+        # The last entry is for the number -1.
         renumber = np.full(len(directories) + 1, -1, np.int64)
         renumber[used] = np.arange(len(used))
         selected = renumber[selected]

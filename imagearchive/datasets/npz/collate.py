@@ -1,8 +1,8 @@
-"""Values that differ in length from sample to sample, in a form that torch can batch.
+"""Values of different lengths that torch's default collate can batch.
 
-torch's default collate stacks arrays and transposes lists, and raises where lengths differ. It
-looks a value's type up in a table that its documentation invites to extend. `RaggedList` and
-`RaggedArray` are a list and an array in every other respect; a batch of them is a list.
+It stacks arrays and transposes lists, and raises an error if lengths differ. For each type it
+calls the function in a table that users may extend. `RaggedList` and `RaggedArray` are a list and
+an array in every other respect; a batch of them is a list.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, cast
 
 import numpy as np
 
-__all__ = ["LooseArray", "RaggedArray", "RaggedList", "register", "varying"]
+__all__ = ["LooseArray", "RaggedArray", "RaggedList", "batchable", "register"]
 
 
 class RaggedList(list[Any]):
-    """A list that a batch holds as it is: a batch of these is a list of lists."""
+    """A list that is not transposed: a batch of these is a list of lists."""
 
     __slots__ = ()
 
@@ -24,28 +24,28 @@ class RaggedList(list[Any]):
 class RaggedArray(np.ndarray[Any, Any]):
     """An array that is not stacked: a batch of these is a list of tensors.
 
-    Arrays whose items are no numbers stay arrays.
+    Arrays whose items are not numbers stay arrays.
     """
 
     __slots__ = ()
 
 
 class LooseArray(np.ndarray[Any, Any]):
-    """An array that is stacked where all of a batch have one shape, and listed otherwise."""
+    """An array that is stacked if all arrays of a batch have one shape, and listed otherwise."""
 
     __slots__ = ()
 
 
-def varying(value: Any, stack: bool = False) -> Any:
-    """Return a value of a column whose rows differ, as something that can be batched.
+def batchable(value: Any, stack: bool = False) -> Any:
+    """Return a value of a column whose rows differ in length in a type that can be batched.
 
     Parameters
     ----------
     value : object
-        Lists, arrays and what is in dictionaries change their type, and nothing else about them;
-        other values are returned as they are.
+        Lists and arrays, also those in dictionaries, change only their type; other values are
+        returned unchanged.
     stack : bool
-        Whether arrays of one shape are stacked.
+        Whether arrays of one shape may be stacked.
     """
     if not _registered:
         register()
@@ -55,18 +55,18 @@ def varying(value: Any, stack: bool = False) -> Any:
     if kind is np.ndarray:
         return value.view(LooseArray if stack else RaggedArray)
     if kind is dict:
-        return _varying_items(value, stack, {})
+        return _batchable_items(value, stack, {})
     return value
 
 
-def _varying_items(value: dict[Any, Any], stack: bool, seen: dict[int, Any]) -> dict[Any, Any]:
-    """Likewise for a dictionary, which may hold others many times over, and itself."""
+def _batchable_items(value: dict[Any, Any], stack: bool, seen: dict[int, Any]) -> dict[Any, Any]:
+    """Do the same for a dictionary, which may contain others several times, or itself."""
     found = seen.get(id(value))
     if found is None:
         found = seen[id(value)] = {}
         for key, item in value.items():
             nested = type(item) is dict
-            found[key] = _varying_items(item, stack, seen) if nested else varying(item, stack)
+            found[key] = _batchable_items(item, stack, seen) if nested else batchable(item, stack)
     return cast("dict[Any, Any]", found)
 
 
@@ -74,13 +74,13 @@ _registered = False
 
 
 def register() -> None:
-    """Tell torch how to batch these, in this process, if torch is there."""
+    """Tell torch how to batch these types in this process, if it is imported."""
     global _registered  # noqa: PLW0603  once for each process
     torch = sys.modules.get("torch")
     if _registered or torch is None:
         return
     if getattr(torch.__spec__, "_initializing", False):
-        # Another thread imports it just now; a later row comes back here.
+        # Another thread is importing it; the next row calls this again.
         return
     from torch.utils.data._utils.collate import default_collate_fn_map
 
@@ -97,7 +97,7 @@ def _collate_lists(batch: list[Any], **_: Any) -> list[Any]:
 def _collate_arrays(batch: list[Any], **_: Any) -> list[Any]:
     import torch
 
-    # Some rows may be no arrays: what a list of objects holds need not be of one kind.
+    # Some rows may not be arrays, since an array of objects may contain several types.
     return [
         torch.from_numpy(_plain(value))
         if isinstance(value, np.ndarray) and value.dtype.kind in "biufc"
@@ -115,7 +115,7 @@ def _collate_loose(batch: list[Any], **_: Any) -> Any:
 
 
 def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return the array as one that torch can share: native, contiguous and writable."""
+    """Return the array in a form that torch can share: native, contiguous and writable."""
     plain = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).view(np.ndarray)
     plain = plain.reshape(array.shape)
     return plain if plain.flags.writeable else plain.copy()

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from imagearchive.arrays import npy, ragged
 from imagearchive.arrays.objects.array import FileRange, ObjectArray
-from imagearchive.datasets.npz.collate import varying
+from imagearchive.datasets.npz.collate import batchable
 from imagearchive.errors import CorruptArchiveError, CorruptIndexError, UnsupportedMemberError
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ class ObjectColumn:
     def reader(self) -> Callable[[int], Any]:
         """Locate the elements, and return how rows are decoded for a sample."""
         row, stack = self._objects().row, self._stack
-        return lambda index: varying(row(index), stack)
+        return lambda index: batchable(row(index), stack)
 
     def _objects(self) -> ObjectArray:
         if self._located is None:
@@ -343,7 +343,7 @@ class RaggedColumn:
         for part in (self._values, self._offsets, self._shapes):
             if part is not None:
                 part.reader()
-        return lambda index: varying(self._row(index), self._stack)
+        return lambda index: batchable(self._row(index), self._stack)
 
     def _row(self, index: int) -> Any:
         """Return a row as a plain array, str or bytes."""

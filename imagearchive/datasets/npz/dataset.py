@@ -45,51 +45,51 @@ class LazyNPZOptions:
 class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
     """The rows of an NPZ as samples: dictionaries with one value of each column.
 
-    Opening costs the same for every size of file; a sample is read when it is asked for, from
-    files written by `numpy.savez`, by `numpy.savez_compressed`, with arrays of objects, and by
-    `NpzWriter`. No pickle is ever executed.
+    The time to open a file does not depend on its size; a sample is read when it is asked for.
+    Files may come from `numpy.savez`, `numpy.savez_compressed` or `NpzWriter`, and may contain
+    arrays of objects. No pickle is ever executed.
 
-    The columns are the arrays that share their first dimension with ``images``, or, where there
-    is no array of that name, with most others. In a sample, ``images`` is called ``image`` and
+    The columns are the arrays that share their first dimension with ``images``, or, if there is no
+    array of that name, with most others. In a sample, ``images`` is called ``image`` and
     ``image_paths`` is called ``image_path``; other columns keep their name.
 
     Parameters
     ----------
     npz_path : path-like
-        An NPZ, or a single ``.npy``, which makes one column called by the name of the file.
+        An NPZ, or a single ``.npy``, which is one column with the name of the file.
     cache_size : int
-        How many samples to keep, those used last. What comes out of the cache is a copy.
+        How many samples to keep, those used most recently. The dataset returns copies of them.
     keys : sequence of str, optional
-        Which columns to take, by the name of their array or by that in a sample.
+        Which columns to take, by the name of the array or by the name in a sample.
     prefix : str
-        Take only arrays whose name begins so, and drop that from their names: ``"train_"`` for a
-        file with ``train_images``, ``train_labels``, ``test_images`` and so on.
+        Take only arrays whose name begins with it, and remove it from their names: ``"train_"``
+        for a file with ``train_images``, ``train_labels``, ``test_images`` and so on.
     copy : bool
         Whether rows are copies: writable, and in the byte order of the machine. Otherwise they
-        are read-only, and views of the mapped file where possible. Rows of object arrays are
-        new objects in any case.
+        are read-only, and views of the mapped file if possible. Rows of object arrays are always
+        new objects.
     transform : callable, optional
-        From a sample to what ``dataset[i]`` returns. It is applied after the cache.
+        Called with a sample; returns what ``dataset[i]`` returns. It is applied after the cache.
     open_after_fork : bool
-        Open the file in `worker_open_archive`, or at first use.
+        Open the file in `worker_open_archive`, or at the first use.
     storage : {"auto", "mmap", "pread", "memory"}
         How bytes are read; see `imagearchive.storage.local.open_storage`.
     ipath : path-like, optional
-        The index file; ``NPZ_PATH`` with ``.idx.npy`` for its extension by default.
+        The index file. By default ``NPZ_PATH`` with its extension replaced by ``.idx.npy``.
     verify : bool
-        Whether an array is checked against its CRC-32 before its first row is read, which reads
-        all of it. Without it, damage inside the pixels of a stored array goes unnoticed, as in
-        any mapped file; deflated arrays are checked when their checkpoints are built.
+        Compare an array with its CRC-32 before the first row is read, which reads all of it.
+        Otherwise damage inside the pixels of a stored array goes unnoticed, as in any mapped file;
+        deflated arrays are checked when their checkpoints are built.
     overwrite_index : bool
-        Build the index even where a fresh one is there.
+        Build the index even if there is a fresh one.
 
     Attributes
     ----------
     keys : tuple of str
-        Names of the columns, as in the file less the prefix, in the order of the file.
+        Names of the columns, as in the file without the prefix, in the order of the file.
     arrays : mapping of str to ndarray
-        Every array of the file by its full name, read whole when it is asked for: class names,
-        means and what else is no column.
+        Every array of the file by its full name, read whole when it is asked for. It includes
+        arrays that are not columns, such as class names and means.
     kind : str or None
         ``"detector"``: images with lists of boxes; ``"teacher"``: images with one box each;
         ``"landmarker"``: images with keypoints; None for anything else.
@@ -97,15 +97,15 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
     Raises
     ------
     ArchiveNotFoundError, CorruptArchiveError, UnsupportedArchiveError
-        There is no such file, or it is damaged, or holds no arrays with rows.
+        There is no such file, or it is damaged, or it contains no arrays with rows.
     UnsafePickleError
-        On access to an array of objects that are not plain data. Nothing of it is executed.
+        On access to an array of objects that are not plain data. Nothing is executed.
 
     Notes
     -----
-    Values of a column whose rows differ in length (object arrays and ragged columns) are lists
+    The values of a column whose rows differ in length (object arrays and ragged columns) are lists
     and arrays that torch's default collate puts into a list instead of stacking them. ``image``
-    is stacked where the images of a batch have one shape.
+    is stacked if the images of a batch have one shape.
 
     Works unchanged under fork, spawn and forkserver, and in threads: reads are positional. A
     pickle holds the path and the options.
@@ -282,7 +282,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         Returns
         -------
         dict of str to ndarray
-            By the names in the file, less the prefix. An array of shape ``(n, *row)`` for each
+            By the names in the file, without the prefix. An array of shape ``(n, *row)`` for each
             column, in the byte order of the machine; for columns whose rows differ in length an
             array of objects of shape ``(n,)``. `transform` is not applied, and the cache is not
             used.
@@ -299,7 +299,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Names of the columns, as in the file less the prefix."""
+        """Names of the columns, as in the file without the prefix."""
         self._open()
         return tuple(self._columns)
 
