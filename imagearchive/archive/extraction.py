@@ -18,7 +18,7 @@ import numpy.typing as npt
 from imagearchive.archive.checked_read import pieces
 from imagearchive.archive.name_tree import decode
 from imagearchive.archive.safe_directories import SafeDirectories
-from imagearchive.archive.threads import Chunks, in_threads
+from imagearchive.archive.threads import Chunks, run_in_threads
 from imagearchive.containers.rows import KIND_FILE
 from imagearchive.errors import TargetExistsError
 from imagearchive.errors.hints import Hint
@@ -99,7 +99,7 @@ class Extraction:
 
     def run(self, positions: npt.NDArray[np.int64], threads: int | None) -> None:
         """Write the members at these positions."""
-        in_threads(partial(self._work, positions), len(positions), CHUNK, threads)
+        run_in_threads(partial(self._work, positions), len(positions), CHUNK, threads)
 
     def _work(self, positions: npt.NDArray[np.int64], chunks: Chunks) -> None:
         files = total = skipped = 0

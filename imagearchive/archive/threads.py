@@ -1,4 +1,4 @@
-"""Run work over a range of positions in a few threads, and stop all of them at once."""
+"""Divide a range of positions among a few threads, which all stop at the first error."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from imagearchive.errors import OptionError, WorkerError
+from imagearchive.errors import WorkerError
+from imagearchive.errors.arguments import check_integer
 
-__all__ = ["Chunks", "StoppedError", "in_threads"]
+__all__ = ["Chunks", "StoppedError", "run_in_threads"]
 
 logger = logging.getLogger(__name__)
 
-# More threads than this do not make files faster, and an archive on a disk slower.
-MAX_DEFAULT: Final = 4
+# More threads write files no faster, and read an archive on a disk more slowly.
+DEFAULT_THREADS: Final = 4
 
 
 class StoppedError(WorkerError):
-    """Work was given up because another thread failed or the user interrupted."""
+    """A thread gave up its work because another one failed or the user interrupted."""
 
 
 class Chunks(Iterator[range]):
-    """Consecutive ranges below `count`, handed out to any number of threads.
+    """Consecutive ranges below `count`, shared by any number of threads.
 
-    Ends early once `stop` was called.
+    Each range goes to one of them. The iterator ends early after `stop`.
     """
 
     def __init__(self, count: int, chunk: int) -> None:
@@ -43,7 +44,7 @@ class Chunks(Iterator[range]):
         return range(start, min(start + self._chunk, self._count))
 
     def stop(self) -> None:
-        """Hand out nothing more."""
+        """End the iterator in every thread."""
         self._stopped.set()
 
     @property
@@ -52,78 +53,88 @@ class Chunks(Iterator[range]):
         return self._stopped.is_set()
 
     def check(self) -> None:
-        """Raise `StoppedError` if `stop` was called; for the middle of long work."""
+        """Raise `StoppedError` after `stop`; to call in the middle of long work."""
         if self._stopped.is_set():
             raise StoppedError("stopped")
 
 
-def in_threads(work: Callable[[Chunks], None], count: int, chunk: int, threads: int | None) -> None:
+def run_in_threads(
+    work: Callable[[Chunks], None], count: int, chunk: int, threads: int | None
+) -> None:
     """Call ``work(chunks)`` in several threads, which share the chunks.
+
+    Returns or raises only when none of the threads is at work any more, so the caller may close
+    the files that they use.
 
     Parameters
     ----------
     work : callable
-        Goes through the ranges that it is given.
+        Iterates over the `Chunks` that it is given.
     count, chunk : int
         How many positions there are, and how many a thread takes at a time.
     threads : int, optional
-        By default one for each processor, four at most. With one, or where there is one chunk
-        only, `work` runs in the calling thread.
+        By default one for each processor, four at most. With one, or with a single chunk, `work`
+        runs in the calling thread.
 
     Raises
     ------
-    OptionError
-        `threads` is less than one.
+    OptionError, OptionTypeError
+        `threads` is not a positive integer.
     Exception
-        What `work` raised first; the other threads then end after what they are at. So does an
-        interrupt of the calling thread.
+        The first that `work` raised. The other threads stop at their next chunk or `check`, as
+        they do when the calling thread is interrupted.
     """
     if threads is None:
-        threads = min(MAX_DEFAULT, os.cpu_count() or 1)
-    if threads < 1:
-        raise OptionError(f"threads={threads}: at least one is needed")
+        threads = min(DEFAULT_THREADS, os.cpu_count() or 1)
+    check_integer("threads", threads, 1)
     chunks = Chunks(count, chunk)
     threads = min(threads, -(-count // chunk))
     if threads <= 1:
         work(chunks)
         return
 
-    crew = _Crew(work, chunks)
-    members: list[threading.Thread] = []
+    group = _ThreadGroup(work, chunks)
     try:
-        for _ in range(threads):
-            member = threading.Thread(target=crew.run, name="imagearchive")
-            try:
-                member.start()
-            except RuntimeError as error:
-                # The system grants no more of them; the work is done by those that there are.
-                logger.info("%d of %d threads: %s", len(members), threads, error)
-                break
-            members.append(member)
-        if not members:
-            crew.run()
-        for member in members:
-            member.join()
+        started = sum(group.start() for _ in range(threads))
+        if started < threads:
+            logger.info("the system granted %d of %d threads", started, threads)
+        if not started:
+            group.run()
+        group.wait()
     finally:
-        # An interrupt reaches this thread alone, and may do so while it starts another.
-        crew.end()
-    if crew.errors:
+        group.stop()
+    if group.errors:
         # Those that were stopped say nothing about the cause.
-        raise min(crew.errors, key=lambda error: isinstance(error, StoppedError))
+        raise min(group.errors, key=lambda error: isinstance(error, StoppedError))
 
 
-class _Crew:
-    """Threads at work; once `end` has returned, none of them touches anything."""
+class _ThreadGroup:
+    """Threads that do the same work.
+
+    `ThreadPoolExecutor` does not do: an interrupt while it starts a thread leaves that thread
+    running, and neither `shutdown` nor a future knows of it.
+    """
 
     def __init__(self, work: Callable[[Chunks], None], chunks: Chunks) -> None:
         self._work = work
         self._chunks = chunks
+        self._threads: list[threading.Thread] = []
         self._active = 0
         self._changed = threading.Condition()
         self.errors: list[BaseException] = []
 
+    def start(self) -> bool:
+        """Start another thread; return whether the system granted one."""
+        thread = threading.Thread(target=self.run, name="imagearchive")
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
+        self._threads.append(thread)
+        return True
+
     def run(self) -> None:
-        """Work as one of the threads."""
+        """Work in the calling thread."""
         with self._changed:
             if self._chunks.stopped:
                 return
@@ -138,19 +149,24 @@ class _Crew:
                 self._active -= 1
                 self._changed.notify_all()
 
-    def end(self) -> None:
-        """Let nobody begin any more, and wait for those who did, whoever interrupts that."""
-        again = None
+    def wait(self) -> None:
+        """Wait until all threads are done."""
+        for thread in self._threads:
+            thread.join()
+
+    def stop(self) -> None:
+        """Let no thread begin, and wait for those at work, however often that is interrupted."""
+        interrupt = None
         while True:
             try:
                 with self._changed:
                     self._chunks.stop()
                     while self._active:
                         self._changed.wait()
-            except KeyboardInterrupt as interrupt:
+            except KeyboardInterrupt as error:
                 # They write to descriptors that the caller is about to close.
-                again = interrupt
+                interrupt = error
             else:
                 break
-        if again is not None:
-            raise again
+        if interrupt is not None:
+            raise interrupt

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from imagearchive.archive.checked_read import WINDOW, pieces
-from imagearchive.archive.threads import Chunks, in_threads
+from imagearchive.archive.threads import Chunks, run_in_threads
 from imagearchive.codecs.npz_arrays import NpzArrays
 from imagearchive.codecs.view import DecodedView
 from imagearchive.errors import (
@@ -128,7 +128,7 @@ def verify(
     result = Verified()
     view = DecodedView(archive, mode="unchanged", **asdict(limits or Limits())) if decode else None
     run = _Run(archive, view, result, progress, _headers(archive, result.failures))
-    in_threads(run.work, len(archive), CHUNK, threads)
+    run_in_threads(run.work, len(archive), CHUNK, threads)
     result.failures.sort(key=lambda failure: failure.position)
     return result
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from imagearchive.loader.batches import BadSample
 from imagearchive.loader.epoch_counter import EpochCounter, Progress
-from imagearchive.loader.thread_pool import PATIENCE, Pool
+from imagearchive.loader.thread_pool import JOIN_TIMEOUT, Pool
 
 __all__ = ["BatchIterator"]
 
@@ -87,20 +87,20 @@ class BatchIterator(Iterator[Any]):
                         return batch.value
         except BaseException:
             # The traceback keeps this frame alive, in notebooks for long.
-            self.close(PATIENCE)
+            self.close(JOIN_TIMEOUT)
             raise
         self.close()
         raise StopIteration
 
-    def close(self, patience: float | None = None) -> None:
+    def close(self, timeout: float | None = None) -> None:
         """Stop the threads, and end the iteration; see `Pool.close`."""
         self._closed = True
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool.close(patience)
+            pool.close(timeout)
 
     def __del__(self) -> None:
         pool = getattr(self, "_pool", None)
         if pool is not None:
             # The garbage collector may run in a thread that holds what the workers wait for.
-            pool.close(PATIENCE)
+            pool.close(JOIN_TIMEOUT)

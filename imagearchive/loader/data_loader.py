@@ -27,7 +27,7 @@ from imagearchive.loader.options import (
     usable_cpus,
 )
 from imagearchive.loader.order import ORDER_VERSION, EpochOrder, check_state, find_rank
-from imagearchive.loader.thread_pool import PATIENCE, Pool
+from imagearchive.loader.thread_pool import JOIN_TIMEOUT, Pool
 from imagearchive.storage.fork_lock import ForkSafeLock
 from imagearchive.transforms import Pipeline, compile_pipeline
 
@@ -364,12 +364,12 @@ class DataLoader:
         """Stop all iterators, and close the dataset if the loader opened it."""
         self._close(None)
 
-    def _close(self, patience: float | None) -> None:
+    def _close(self, timeout: float | None) -> None:
         with self._lock:
             self._closed = True
             iterators = list(self._iterators)
         for iterator in iterators:
-            iterator.close(patience)
+            iterator.close(timeout)
         if self._owns_dataset:
             self._source.dataset.close()
 
@@ -378,7 +378,7 @@ class DataLoader:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # After Ctrl-C nobody wants to wait for the largest image.
-        self._close(None if kind is None else PATIENCE)
+        self._close(None if kind is None else JOIN_TIMEOUT)
 
     def __getstate__(self) -> dict[str, Any]:
         # The copy begins where the next iteration would begin; `state_dict` tells more.

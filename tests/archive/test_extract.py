@@ -24,19 +24,16 @@ import imagearchive
 from imagearchive.archive.checked_read import WINDOW
 from imagearchive.archive.convert import convert
 from imagearchive.archive.extract import extract, select
-from imagearchive.archive.threads import Chunks, in_threads
 from imagearchive.archive.verify import verify
 from imagearchive.archive.writers import TarWriter
 from imagearchive.codecs import encode
 from imagearchive.errors import (
-    ArchiveNotFoundError,
     CorruptArchiveError,
     MemberNotFoundError,
     OptionError,
     TargetExistsError,
     UnsafePathError,
 )
-from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.index import file_format
 from imagearchive.storage.limits import Limits
 
@@ -290,7 +287,7 @@ def test_what_exists_is_an_error_kept_or_replaced(tmp_path):
         assert tree(out) == {"x": b"new", "y": b"y"}
         with pytest.raises(OptionError, match="choose one of"):
             extract(archive, out, existing="maybe")
-        with pytest.raises(OptionError, match="threads=0"):
+        with pytest.raises(OptionError, match="threads must be at least 1, got 0"):
             extract(archive, out, threads=0, existing="replace")
 
 
@@ -720,94 +717,6 @@ def test_large_members_are_verified_piece_by_piece(tmp_path):
     (tmp_path / "a.zip").write_bytes(raw)
     with imagearchive.open(tmp_path / "a.zip") as archive:
         assert [failure.name for failure in verify(archive).failures] == ["big"]
-
-
-# ---------------------------------------------------------------- threads
-
-
-def test_chunks_cover_every_position_once():
-    for count, chunk, threads in ((0, 5, 3), (1, 5, 3), (99, 7, 4), (64, 64, None), (100, 1, 2)):
-        seen = []
-        in_threads(
-            lambda chunks, seen=seen: [seen.extend(part) for part in chunks], count, chunk, threads
-        )
-        assert sorted(seen) == list(range(count))
-
-
-def test_the_first_error_ends_the_other_threads():
-    started = threading.Barrier(2)
-
-    def work(chunks: Chunks):
-        for part in chunks:
-            started.wait(5)
-            if part.start == 0:
-                raise KeyError("cause")
-            for _ in range(500):
-                chunks.check()
-                time.sleep(0.01)
-
-    begin = time.monotonic()
-    with pytest.raises(KeyError, match="cause"):
-        in_threads(work, 2, 1, 2)
-    assert time.monotonic() - begin < 5
-
-
-def test_errors_of_ours_keep_their_message():
-    for error in (ArchiveNotFoundError("no such archive"), OSError("plain")):
-        with pytest.raises(OSError, match=r"^(no such archive|plain)$"), os_errors_for("elsewhere"):
-            raise error
-
-
-@pytest.mark.parametrize("granted", [0, 1])
-def test_fewer_threads_than_wanted(monkeypatch, granted):
-    real = threading.Thread.start
-    left = [granted]
-    seen = set()
-    done = []
-
-    def start(thread):
-        if not left[0]:
-            raise RuntimeError("can't start new thread")
-        left[0] -= 1
-        real(thread)
-
-    def work(chunks):
-        seen.add(threading.get_ident())
-        for part in chunks:
-            done.extend(part)
-
-    monkeypatch.setattr(threading.Thread, "start", start)
-    in_threads(work, 10, 1, 4)
-    assert sorted(done) == [*range(10)]
-    assert len(seen) == 1
-    assert (seen == {threading.get_ident()}) == (granted == 0)
-
-
-def test_repeated_interrupts_leave_no_thread_at_work():
-    """What the threads write to is closed by the caller."""
-    at_work = threading.Barrier(3)
-    ended = []
-
-    def work(chunks):
-        for _ in chunks:
-            at_work.wait(5)
-            while not chunks.stopped:
-                time.sleep(0.01)
-            time.sleep(0.4)
-        ended.append(1)
-
-    def press():
-        at_work.wait(5)
-        for _ in range(3):
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-            time.sleep(0.1)
-
-    keys = threading.Thread(target=press)
-    keys.start()
-    with pytest.raises(KeyboardInterrupt):
-        in_threads(work, 2, 1, 2)
-    assert len(ended) == 2
-    keys.join()
 
 
 # ---------------------------------------------------------------- files in their places

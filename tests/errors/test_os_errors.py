@@ -1,0 +1,26 @@
+"""`os_errors_for`: which errors get the name of the file."""
+
+import errno
+
+import pytest
+
+from imagearchive.errors import ArchiveNotFoundError
+from imagearchive.errors.os_errors import os_errors_for
+
+
+def test_os_errors_for_sets_the_missing_file_name():
+    with pytest.raises(OSError, match=r"No space left.*a\.tar") as caught, os_errors_for("a.tar"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == "a.tar"
+
+
+def test_os_errors_for_keeps_a_file_name():
+    with pytest.raises(OSError, match=r"b\.tar") as caught, os_errors_for("a.tar"):
+        raise OSError(errno.ENOSPC, "No space left on device", "b.tar")
+    assert caught.value.filename == "b.tar"
+
+
+@pytest.mark.parametrize("error", [ArchiveNotFoundError("no such archive"), OSError("plain")])
+def test_os_errors_for_keeps_a_message_without_number(error):
+    with pytest.raises(OSError, match=r"^(no such archive|plain)$"), os_errors_for("elsewhere"):
+        raise error
