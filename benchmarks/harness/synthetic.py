@@ -44,8 +44,8 @@ def synthetic_index(path: str, count: int) -> None:
     entries = np.zeros(count, ENTRY_DTYPE)
     entries["index"] = np.arange(count)
     entries["offset"] = np.arange(count) * size + 512
-    entries["header"] = np.arange(count) * size
-    entries["size"] = entries["stored"] = 512
+    entries["header_offset"] = np.arange(count) * size
+    entries["size"] = entries["stored_size"] = 512
     width = 20
     digits = np.arange(count, dtype=np.int64)
     names = np.full((count, width), ord("0"), np.uint8)

@@ -36,7 +36,8 @@ def main(rows: int) -> None:
 
 def measure(path: Path, storage: MmapStorage, images: np.ndarray) -> None:
     entry = scanner.scan(storage).entries[0]
-    offset, stored, size, crc = (int(entry[key]) for key in ("offset", "stored", "size", "crc"))
+    columns = ("offset", "stored_size", "size", "crc")
+    offset, stored, size, crc = (int(entry[name]) for name in columns)
     print(f"member of {size / 1e6:.1f} MB, deflated to {stored / 1e6:.1f} MB")
 
     def new(checkpoints: bytes | None = None) -> DeflatedStorage:

@@ -6,18 +6,17 @@ import io
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from imagearchive.archive.file_pool import StoragePool, deflated_member
+from imagearchive.archive.entries import DirEntry, MemberInfo
+from imagearchive.archive.file_pool import StoragePool
 from imagearchive.archive.member_file import MemberFile
 from imagearchive.archive.name_tree import NameTree, decode, encode
 from imagearchive.archive.samples import Samples
-from imagearchive.containers.rows import KIND_ENCRYPTED, KIND_FILE, KIND_SPARSE
-from imagearchive.containers.tar.sparse import SparseStorage
-from imagearchive.containers.zip.scan import METHOD_OTHER_DISK
+from imagearchive.containers.container import Checksum, Container
+from imagearchive.containers.rows import KIND_FILE, METHOD_STORED
 from imagearchive.errors import (
     LimitError,
     MemberNotFoundError,
@@ -25,26 +24,22 @@ from imagearchive.errors import (
     OptionTypeError,
     SampleIndexError,
     StaleIndexError,
-    UnsupportedMemberError,
 )
 from imagearchive.index.concatenate import open_tables
-from imagearchive.storage import deflate
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.local import unknown_kind
-from imagearchive.storage.patterns import ArchivePath, absolute, expand, spelled
+from imagearchive.storage.location import locate
+from imagearchive.storage.patterns import ArchivePath, absolute_paths, as_text, expand_paths
 from imagearchive.storage.protocol import Storage, StorageKind
-from imagearchive.storage.slice import SliceStorage
 
 __all__ = ["Archive", "ArchivePath", "DirEntry", "MemberInfo", "open_archive"]
 
-# Members that lie closer together are read ahead as one: the gap costs less than another wait.
-NEIGHBOURS: Final = 64 << 10
-STORED: Final = 0
-DEFLATED: Final = 8
+# Members closer together than this are read ahead as one: the gap costs less than another wait.
+MAX_GAP: Final = 64 << 10
 # A sparse file takes next to nothing in its archive, whatever size it claims, and so does a
 # deflated one that was made to exhaust memory.
-MAX_HOLLOW_READ: Final = 1 << 32
-HOLLOW_RATIO: Final = 100
+MAX_EXPANDED_READ: Final = 1 << 32
+MAX_EXPANSION: Final = 100
 
 
 def open_archive(path: ArchivePath, **options: Any) -> Archive:
@@ -62,75 +57,6 @@ def open_archive(path: ArchivePath, **options: Any) -> Archive:
     Archive
     """
     return Archive(path, **options)
-
-
-@dataclass(frozen=True)
-class MemberInfo:
-    """What the index knows of a member.
-
-    Attributes
-    ----------
-    name : str
-        Its path in the archive.
-    position : int
-        Its number in archive order.
-    offset : int
-        Where its stored bytes begin in `archive`.
-    size : int
-        Its length in bytes.
-    stored : int
-        The bytes it takes in the archive; less than `size` where it is compressed.
-    mtime_ns : int
-        Modification time in nanoseconds since 1970.
-    mode : int
-        Permission bits.
-    crc : int
-        CRC-32 in a ZIP, CRC-32C in a Barecat archive, otherwise 0.
-    archive : str
-        The file that holds it.
-    """
-
-    name: str
-    position: int
-    offset: int
-    size: int
-    stored: int
-    mtime_ns: int
-    mode: int
-    crc: int
-    archive: str
-
-
-class DirEntry:
-    """An entry of a directory in an archive, as `os.DirEntry`."""
-
-    __slots__ = ("_archive", "name", "path", "position")
-
-    def __init__(self, archive: Archive, name: str, path: str, position: int) -> None:
-        self._archive = archive
-        self.name = name
-        self.path = path
-        self.position = position
-
-    def is_dir(self) -> bool:
-        """Whether it is a directory."""
-        return self.position < 0
-
-    def is_file(self) -> bool:
-        """Whether it is a file."""
-        return self.position >= 0
-
-    def stat(self) -> MemberInfo:
-        """Return what the index knows of the file; raises `MemberNotFoundError` on a directory."""
-        if self.position < 0:
-            raise MemberNotFoundError(f"{self.path!r} is a directory and has no entry of its own")
-        return self._archive.info(self.position)
-
-    def __fspath__(self) -> str:
-        return self.path
-
-    def __repr__(self) -> str:
-        return f"<DirEntry {self.name!r}>"
 
 
 class Archive(Closable, Mapping[str, bytes]):
@@ -179,11 +105,11 @@ class Archive(Closable, Mapping[str, bytes]):
             raise OptionError(f"max_open={max_open}: at least one file has to be open")
         if storage not in ("auto", "mmap", "pread", "memory"):
             raise unknown_kind(storage)
-        self.path = spelled(path)
+        self.path = as_text(path)
         # Absolute, so that nothing depends on where the process stands when it reads.
-        self.paths = expand(self.path)
+        self.paths = expand_paths(self.path)
         self._options: dict[str, Any] = {
-            "ipath": None if ipath is None else os.path.abspath(os.fsdecode(ipath)),
+            "ipath": None if ipath is None else locate(ipath).path,
             "storage": storage,
             "strict": strict,
             "max_open": max_open,
@@ -192,6 +118,8 @@ class Archive(Closable, Mapping[str, bytes]):
         self._lookup = self.table.lookup
         self._tree = NameTree(self._lookup, self.table.directories)
         self._pool = StoragePool(self.table, storage, max_open)
+        containers = self.table.containers
+        self._only_container = containers[0] if len(containers) == 1 else None
         if storage == "memory":
             self._pool.open_every()
 
@@ -220,25 +148,22 @@ class Archive(Closable, Mapping[str, bytes]):
             shard, offset, size, _, method, kind = self._lookup.row(position)
         except OverflowError:
             shard, offset, size, _, method, kind = self._lookup.row(self._position(key))
-        if method == STORED and kind == KIND_FILE:
+        if method == METHOD_STORED and kind == KIND_FILE:
             return self._pool.get(shard, position).read(offset, size)
         return self._read_special(position)
 
     def _read_special(self, position: int) -> bytes | memoryview:
+        """Read a member that is not simply a range of its file."""
         position = self._position(position)
-        shard, offset, size, stored, method, kind = self._lookup.row(position)
+        shard, _, size, stored_size, _, _ = self._lookup.row(position)
         storage = self._pool.get(shard, position)
-        hollow = kind == KIND_SPARSE or (kind == KIND_FILE and method == DEFLATED)
-        if hollow and size > MAX_HOLLOW_READ and size > HOLLOW_RATIO * stored:
+        if size > MAX_EXPANDED_READ and size > MAX_EXPANSION * stored_size:
             raise LimitError(
-                f"{self._where(position)}: {size} bytes, of which the archive holds {stored}, are "
-                f"not read into memory at once; read the member in parts"
+                f"{self._where(position)}: {size} bytes, of which the archive holds {stored_size}, "
+                f"are not read into memory at once; read parts of it with open() or member()"
             )
-        if kind == KIND_FILE and method == DEFLATED:
-            crc = int(self.table.entries["crc"][position])
-            return deflate.inflate(storage, offset, stored, size, crc, self._where(position))
-        member = self.member(position)
-        return member.read(0, member.size)
+        row = self.table.entries[position]
+        return self._container(shard).read_member(storage, row, self._where(position))
 
     def member(self, key: str | int) -> Storage:
         """Return a member as a storage of its own: random access without reading all of it.
@@ -255,28 +180,21 @@ class Archive(Closable, Mapping[str, bytes]):
             the nearest checkpoint; see `imagearchive.storage.deflate`.
         """
         position = self._position(key)
-        shard, offset, size, _, method, kind = self._lookup.row(position)
+        row = self.table.entries[position]
+        shard = int(row["shard"])
         storage = self._pool.get(shard, position)
-        where = self._where(position)
-        if kind == KIND_ENCRYPTED:
-            raise UnsupportedMemberError(
-                f"{where}: encrypted; decrypt the archive (with unzip or 7z) and pack it again"
-            )
-        if kind == KIND_SPARSE:
-            header = int(self.table.entries["header"][position])
-            return SparseStorage(storage, header, where)
-        if method == STORED:
-            return SliceStorage(storage, offset, size, where)
-        if method == DEFLATED:
-            return deflated_member(self.table, position, storage)
-        if method == METHOD_OTHER_DISK:
-            raise UnsupportedMemberError(
-                f"{where}: lies on another part of a split archive; join the parts first: zip -s 0"
-            )
-        raise UnsupportedMemberError(
-            f"{where}: compressed by method {method}; only stored and deflated members are read: "
-            f"unpack the archive and pack it again"
+        return self._container(shard).open_member(
+            storage, row, self._where(position), self.table.checkpoints(position)
         )
+
+    def checksum(self, key: str | int) -> Checksum | None:
+        """Return the checksum that the container has of a member, or None if it has none."""
+        row = self.table.entries[self._position(key)]
+        return self._container(int(row["shard"])).checksum(row)
+
+    def _container(self, shard: int) -> Container:
+        container = self._only_container
+        return self.table.container(shard) if container is None else container
 
     def read_many(self, keys: Iterable[str | int]) -> list[bytes | memoryview]:
         """Return the bytes of several members, in the order asked for.
@@ -310,9 +228,9 @@ class Archive(Closable, Mapping[str, bytes]):
         shards = rows["shard"][order].astype(np.int64)
         starts = rows["offset"][order].astype(np.int64)
         # Of members that overlap, such as links to one file, the end of the last may come first.
-        ends = starts + rows["stored"][order].astype(np.int64)
+        ends = starts + rows["stored_size"][order].astype(np.int64)
         first = np.ones(len(order), np.bool_)
-        first[1:] = (shards[1:] != shards[:-1]) | (starts[1:] - ends[:-1] > NEIGHBOURS)
+        first[1:] = (shards[1:] != shards[:-1]) | (starts[1:] - ends[:-1] > MAX_GAP)
         places = np.flatnonzero(first)
         last = np.maximum.reduceat(ends, places)
         for place, end in zip(places.tolist(), last.tolist()):
@@ -336,6 +254,11 @@ class Archive(Closable, Mapping[str, bytes]):
         if not 0 <= shard < len(self.table.files):
             raise SampleIndexError(f"file {shard} of {len(self.table.files)}")
         return self._pool.get(shard, 0)
+
+    def open_file(self) -> None:
+        """Open the file of an archive that is one file now, and not at the first read."""
+        if len(self.table.files) == 1 and not self._container(0).members_are_files:
+            self.storage()
 
     # --- mapping ----------------------------------------------------------------------------
 
@@ -421,7 +344,7 @@ class Archive(Closable, Mapping[str, bytes]):
         directory, names, positions = self._tree.listing(path)
         prefix = directory + "/" if directory else ""
         for name, position in zip(names, positions):
-            yield DirEntry(self, name, prefix + name, position)
+            yield DirEntry(self.info, name, prefix + name, position)
 
     def walk(self, path: str | os.PathLike[str] = "") -> Iterator[tuple[str, list[str], list[str]]]:
         """Walk the tree as `os.walk` does: ``(directory, directories, files)`` from the top."""
@@ -470,7 +393,7 @@ class Archive(Closable, Mapping[str, bytes]):
             position=position,
             offset=int(entry["offset"]),
             size=int(entry["size"]),
-            stored=int(entry["stored"]),
+            stored_size=int(entry["stored_size"]),
             mtime_ns=int(entry["mtime"]),
             mode=int(entry["mode"]),
             crc=int(entry["crc"]),
@@ -506,7 +429,12 @@ class Archive(Closable, Mapping[str, bytes]):
         self._pool.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (type(self), absolute(self.path), self._options, self.table.token())
+        return _reopen, (
+            type(self),
+            absolute_paths(self.path),
+            self._options,
+            self.table.fingerprint(),
+        )
 
     # A mapping is compared by content, which would read two archives.
     __eq__ = object.__eq__
@@ -526,7 +454,7 @@ def _reopen(kind: type[Archive], path: ArchivePath, options: dict[str, Any], tok
 
 def check_same(archive: Archive, token: str) -> None:
     """Raise where an archive that was opened again is not the one that was pickled."""
-    if archive.table.token() != token:
+    if archive.table.fingerprint() != token:
         raise StaleIndexError(
             f"{archive.path}: the archive changed since it was pickled, so positions and labels "
             f"would not be the same in this process; open it anew in all of them"

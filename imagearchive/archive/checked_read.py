@@ -12,9 +12,8 @@ from imagearchive.errors.os_errors import os_errors_for
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
 
-__all__ = ["WINDOW", "pieces", "unchecked", "whole"]
+__all__ = ["WINDOW", "pieces", "uncompared_checksum", "whole"]
 
-STORED: Final = 0
 WINDOW: Final = 8 << 20
 """Bytes of the largest piece."""
 
@@ -48,38 +47,35 @@ def pieces(archive: Archive, position: int) -> Iterator[bytes | memoryview]:
     with os_errors_for(_file(archive, position)):
         member = archive.member(position)
         checksum = 0
-        checks = unchecked(archive, position)
+        expected = uncompared_checksum(archive, position)
         for offset in range(0, size, WINDOW):
             data = member.read(offset, min(WINDOW, size - offset))
-            if checks:
+            if expected is not None:
                 checksum = zlib.crc32(data, checksum)
             yield data
-    if checks:
-        _compare(archive, position, checksum)
+    if expected is not None:
+        _compare(archive, position, checksum, expected)
 
 
 def whole(archive: Archive, position: int) -> bytes | memoryview:
     """Read a member at once; raises as `pieces`."""
     with os_errors_for(_file(archive, position)):
         data = archive.read(position)
-    if unchecked(archive, position):
-        _compare(archive, position, zlib.crc32(data))
+    expected = uncompared_checksum(archive, position)
+    if expected is not None:
+        _compare(archive, position, zlib.crc32(data), expected)
     return data
 
 
-def unchecked(archive: Archive, position: int) -> bool:
-    """Whether reading leaves the CRC-32 of a member uncompared: a stored one of a ZIP."""
-    table = archive.table
-    # Of several archives read as one, the table does not tell which of them are ZIPs.
-    return (
-        table.scanner == "zip"
-        and len(table.files) == 1
-        and int(table.entries["method"][position]) == STORED
-    )
+def uncompared_checksum(archive: Archive, position: int) -> int | None:
+    """Return the CRC-32 that the container has of a member, unless reading compares it."""
+    checksum = archive.checksum(position)
+    if checksum is None or checksum.compared or checksum.algorithm != "crc32":
+        return None
+    return checksum.value
 
 
-def _compare(archive: Archive, position: int, checksum: int) -> None:
-    expected = int(archive.table.entries["crc"][position])
+def _compare(archive: Archive, position: int, checksum: int, expected: int) -> None:
     if checksum != expected:
         raise CorruptArchiveError(
             f"{_file(archive, position)}: {archive.name(position)!r}: its checksum is "

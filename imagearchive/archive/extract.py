@@ -12,13 +12,13 @@ import numpy as np
 from imagearchive.archive.extraction import Destination, Existing, Extraction
 from imagearchive.archive.name_tree import decode, encode
 from imagearchive.archive.safe_directories import SafeDirectories
-from imagearchive.containers import registry as containers
 from imagearchive.containers.rows import KIND_HARDLINK, KIND_OTHER, KIND_SYMLINK
 from imagearchive.errors import OptionError, UnsafePathError
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.index.names import normalise
 from imagearchive.storage.atomic import new_directory
+from imagearchive.storage.location import locate
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -180,12 +180,13 @@ def refused_members(archive: Archive) -> list[Refused]:
 
     The index leaves them out; this scans the headers again.
     """
-    if archive.table.scanner not in ("tar", "zip"):
-        return []
     refused = []
-    for file in archive.table.files:
+    for shard, file in enumerate(archive.table.files):
+        container = archive.table.container(shard)
+        if not container.has_special_members:
+            continue
         with os_errors_for(file):
-            rows = containers.scan(file, strict=False).rows
+            rows, _ = container.scan_location(locate(file), strict=False)
         kinds = rows.entries["kind"][: rows.rows]
         special = np.isin(kinds, (KIND_OTHER, KIND_HARDLINK, KIND_SYMLINK))
         for row in np.flatnonzero(special).tolist():

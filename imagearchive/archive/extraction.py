@@ -157,7 +157,7 @@ class Extraction:
         if source is None:
             return found
         simple = (rows["kind"] == KIND_FILE) & (rows["method"] == 0) & (rows["size"] <= LARGE)
-        has_checksum = self._archive.table.scanner == "zip"
+        has_checksum = self._archive.table.container(0).checksum_algorithm == "crc32"
         for row in np.flatnonzero(simple).tolist():
             start, size = int(rows["offset"][row]), int(rows["size"][row])
             # Reading a damaged one in the general way says what is wrong.
@@ -209,7 +209,7 @@ def _permissions(modes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
 
 def _mapped(archive: Archive) -> memoryview | None:
     """Return the bytes of an archive that is one file in memory or mapped."""
-    if len(archive.table.files) != 1 or archive.table.scanner not in ("tar", "zip"):
+    if len(archive.table.files) != 1 or archive.table.container(0).members_are_files:
         return None
     storage = archive.storage()
     return storage.read(0, storage.size) if isinstance(storage, MemoryStorage) else None

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,54 +12,18 @@ import numpy as np
 from imagearchive.errors import (
     ClosedError,
     CorruptArchiveError,
-    CorruptIndexError,
     StaleIndexError,
 )
-from imagearchive.storage.deflate import DeflatedStorage
-from imagearchive.storage.local import open_storage
+from imagearchive.storage.location import locate
 from imagearchive.storage.lru import LRUCache
-from imagearchive.storage.protocol import FileStorage, Storage, StorageKind
+from imagearchive.storage.protocol import FileStorage, StorageKind
 
 if TYPE_CHECKING:
     from imagearchive.index.table import IndexTable
 
-__all__ = ["StoragePool", "check_unchanged", "deflated_member"]
+__all__ = ["StoragePool", "check_unchanged"]
 
 logger = logging.getLogger(__name__)
-
-
-class KeptDeflated(DeflatedStorage):
-    """A deflated member whose checkpoints stay in the index file once they are built."""
-
-    keep: Callable[[bytes], None]
-
-    def build_checkpoints(self, progress: Callable[[int, int], object] | None = None) -> bytes:
-        """Build them, as the base class, and keep them."""
-        checkpoints = super().build_checkpoints(progress)
-        self.keep(checkpoints)
-        return checkpoints
-
-
-def deflated_member(table: IndexTable, position: int, storage: Storage) -> DeflatedStorage:
-    """Return a deflated member with the checkpoints that the index has of it."""
-    entry = table.entries[position]
-    arguments = (
-        storage,
-        int(entry["offset"]),
-        int(entry["stored"]),
-        int(entry["size"]),
-        int(entry["crc"]),
-        table.name(position),
-    )
-    section = f"checkpoints/{position}/points"
-    points = table.extra.get(section)
-    try:
-        member = KeptDeflated(*arguments, None if points is None else points.data)
-    except CorruptIndexError as error:
-        logger.warning("%s; they are built again", error)
-        member = KeptDeflated(*arguments)
-    member.keep = lambda built: table.add_extra({section: np.frombuffer(built, np.uint8)})
-    return member
 
 
 def check_unchanged(table: IndexTable, storage: FileStorage) -> None:
@@ -70,10 +32,10 @@ def check_unchanged(table: IndexTable, storage: FileStorage) -> None:
     Raises
     ------
     StaleIndexError
-        The file has another size or modification time.
+        The file has another size or identity.
     """
     expected = table.verified.get(storage.path)
-    if expected is not None and expected != (storage.size, storage.mtime_ns):
+    if expected is not None and expected != (storage.size, storage.identity):
         raise _changed(storage.path)
 
 
@@ -96,11 +58,11 @@ class StoragePool:
         # What is dropped is not closed: another thread may be reading. It goes with its last user.
         self._open = LRUCache[int, FileStorage](limit)
         self._closed = False
-        # Files of a plain directory are found by name, so a shard there is not one file.
+        # Where members are files of their own, a shard is not one file.
         self._directories = {
             shard
-            for shard, archive in enumerate(table.meta.get("archives", []))
-            if archive.get("directory")
+            for shard in range(len(table.files) if _has_directories(table) else 0)
+            if table.container(shard).members_are_files
         }
         # The open file of an archive that has only one: the fast path of `get`.
         self._sole: FileStorage | None = None
@@ -117,9 +79,9 @@ class StoragePool:
                 f"{self._table.path}"
             )
         path = self._table.files[shard]
-        return (
-            os.path.join(path, self._table.name(position)) if shard in self._directories else path
-        )
+        if shard in self._directories:
+            return locate(path).join(self._table.name(position)).path
+        return path
 
     def get(self, shard: int, position: int) -> FileStorage:
         """Return the storage that holds a member.
@@ -167,7 +129,7 @@ class StoragePool:
         """Open a file; with too many open already, in place of the one unused longest."""
         while True:
             try:
-                return open_storage(path, self._kind)
+                return locate(path).open(self._kind)
             except OSError as error:
                 full = error.errno in (errno.EMFILE, errno.ENFILE)
                 if not full or self._open.pop_oldest() is None:
@@ -194,3 +156,7 @@ class StoragePool:
         self._sole = None
         while (storage := self._open.pop_oldest()) is not None:
             storage.close()
+
+
+def _has_directories(table: IndexTable) -> bool:
+    return any(container.members_are_files for container in table.containers)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import threading
-import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -24,8 +23,8 @@ from imagearchive.errors.hints import Hint, with_hints
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.index.freshness import REBUILD
 from imagearchive.index.table import IndexTable
+from imagearchive.storage.checksums import ChecksumFunction, checksum_function
 from imagearchive.storage.limits import Limits
-from imagearchive.storage.patterns import expand
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -127,16 +126,16 @@ def verify(
     """
     result = Verified()
     view = DecodedView(archive, mode="unchanged", **asdict(limits or Limits())) if decode else None
-    run = _Run(archive, view, result, progress, _headers(archive, result.failures))
+    _check_headers(archive, result.failures)
+    run = _Run(archive, view, result, progress)
     run_in_threads(run.work, len(archive), CHUNK, threads)
     result.failures.sort(key=lambda failure: failure.position)
     return result
 
 
-def _headers(archive: Archive, failures: list[Failure]) -> list[str]:
-    """Compare the index with its own checksums and with the archives; return their scanners."""
+def _check_headers(archive: Archive, failures: list[Failure]) -> None:
+    """Compare the index with its own checksums and with the archives."""
     table = archive.table
-    scanners: list[str] = []
     start = 0
     place = table.path or "index"
     try:
@@ -144,18 +143,17 @@ def _headers(archive: Archive, failures: list[Failure]) -> list[str]:
             table.check()
     except (ImageArchiveError, OSError) as error:
         failures.append(_failure(error, -1, place, place))
-    for path in expand(archive.path):
+    for path in archive.paths:
         try:
             with os_errors_for(path):
                 fresh = IndexTable.build(path)
         except CorruptArchiveError as error:
             failures.append(_failure(error, -1, path, path))
             fresh = IndexTable.build(path, strict=False)
-        scanners += [fresh.scanner] * len(fresh.files)
         ours = table.entries[start : start + len(fresh)]
         same = len(ours) == len(fresh) and all(
             np.array_equal(ours[name], fresh.entries[name])
-            for name in ("offset", "size", "stored", "crc", "method", "kind")
+            for name in ("offset", "size", "stored_size", "crc", "method", "kind")
         )
         end = start + len(fresh)
         low, high = (int(table.name_offsets[min(row, len(table))]) for row in (start, end))
@@ -164,7 +162,6 @@ def _headers(archive: Archive, failures: list[Failure]) -> list[str]:
         start = end
     if start != len(table):
         failures.append(Failure(-1, str(archive.path), f"{len(table)} members instead of {start}"))
-    return scanners
 
 
 def _failure(error: Exception, position: int, name: str, *where: str) -> Failure:
@@ -194,15 +191,18 @@ class _Run:
         view: DecodedView | None,
         result: Verified,
         progress: Callable[[int], object] | None,
-        scanners: list[str],
     ) -> None:
         self._archive = archive
         self._view = view
-        self._scanners = scanners
         self._result = result
         self._progress = progress
         self._lock = threading.Lock()
-        self._checksums = {scanner: _checksum(scanner) for scanner in set(scanners)}
+        # Raises before any work if the package for one of them is missing.
+        self._functions: dict[str, ChecksumFunction] = {
+            container.checksum_algorithm: checksum_function(container.checksum_algorithm)
+            for container in archive.table.containers
+            if container.checksum_algorithm is not None
+        }
 
     def work(self, chunks: Chunks) -> None:
         """Verify ranges of positions."""
@@ -229,24 +229,20 @@ class _Run:
 
     def _member(self, position: int, name: str, part: Verified, chunks: Chunks) -> None:
         archive = self._archive
-        entry = archive.table.entries[position]
-        size = int(entry["size"])
-        expected = int(entry["crc"])
-        scanner = self._scanners[int(entry["shard"])]
-        checksum = self._checksums[scanner]
+        size = int(archive.table.entries["size"][position])
+        checksum = archive.checksum(position)
         whole = archive.read(position) if size <= WINDOW else None
-        seed = 0
+        found = 0
         for data in [whole] if whole is not None else pieces(archive, position):
             chunks.check()
             if checksum is not None:
-                seed = checksum(data, seed)
+                found = self._functions[checksum.algorithm](data, found)
         part.bytes += size
-        # Barecat writes 0 where it computed none.
-        if checksum is not None and (expected or scanner == "zip"):
+        if checksum is not None:
             part.checked += 1
-            if seed != expected:
+            if found != checksum.value:
                 raise _MismatchError(
-                    f"its checksum is {seed:08x} where the archive says {expected:08x}"
+                    f"its checksum is {found:08x} where the archive says {checksum.value:08x}"
                 )
         if self._view is not None and self._view.knows(name):
             data = archive.read(position) if whole is None else whole
@@ -275,17 +271,3 @@ def _decodes(view: DecodedView, name: str, data: bytes | memoryview) -> bool:
 
 class _MismatchError(ImageArchiveError):
     """A checksum differs."""
-
-
-def _checksum(scanner: str) -> Callable[[bytes | memoryview, int], int] | None:
-    if scanner == "zip":
-        return zlib.crc32
-    if scanner == "barecat":
-        from imagearchive.containers import barecat
-
-        # Raises before any work where the package for it is missing.
-        barecat.checksum(b"")
-        import crc32c
-
-        return lambda data, seed: int(crc32c.crc32c(data, seed))
-    return None

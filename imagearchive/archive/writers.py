@@ -9,6 +9,9 @@ from functools import partial
 from imagearchive.containers.tar.writer import BareTarWriter
 from imagearchive.containers.zip.writer import BareZipWriter
 from imagearchive.errors import CorruptIndexError
+from imagearchive.index.places import beside, cache_location
+from imagearchive.index.table import IndexTable
+from imagearchive.storage.location import locate
 
 __all__ = ["TarWriter", "ZipWriter", "drop_index"]
 
@@ -81,8 +84,6 @@ class TarWriter(BareTarWriter):
         if self.published and self._index:
             # Once only.
             self._index = False
-            from imagearchive.index.table import IndexTable
-
             IndexTable.open(self.path, overwrite=True)
 
 
@@ -127,16 +128,14 @@ def drop_index(path: str) -> None:
     of another archive, as of ``data.zip`` beside ``data.tar``, stays; so does what is not an
     index.
     """
-    from imagearchive.index.table import IndexTable, cache_path, default_path
-
-    apath = os.path.abspath(path)
-    cached = cache_path([apath], apath)
+    archive = locate(path)
+    cached = cache_location([archive.path], archive)
     if cached is not None:
         with contextlib.suppress(OSError):
-            os.unlink(cached)
-    place = default_path(apath)
+            os.unlink(cached.path)
+    place = beside(archive).path
     try:
-        if IndexTable.load(place).files == [apath]:
+        if IndexTable.load(place).files == [archive.path]:
             os.unlink(place)
     except (FileNotFoundError, CorruptIndexError):
         # A damaged one is built again at the next open.

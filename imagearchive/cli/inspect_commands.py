@@ -139,7 +139,7 @@ def _record(archive: Archive, path: str, position: int) -> dict[str, Any]:
         "type": "file",
         "position": position,
         "size": info.size,
-        "stored": info.stored,
+        "stored": info.stored_size,
         "offset": info.offset,
         "archive": relative_path(info.archive),
         "mode": info.mode,
@@ -334,12 +334,12 @@ def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
             extensions[extension] = extensions.get(extension, 0) + 1
         common = sorted(extensions.items(), key=lambda item: (-item[1], item[0]))[:10]
         facts: dict[str, Any] = {
-            "format": table.scanner,
+            "format": ", ".join(container.name for container in table.containers),
             "files": [relative_path(path) for path in table.files],
             "members": len(table),
             "directories": sum(1 for _ in archive.dirs()),
             "size": archive.total_size,
-            "stored": int(entries["stored"].sum(dtype=np.uint64)),
+            "stored": int(entries["stored_size"].sum(dtype=np.uint64)),
             "largest": int(entries["size"].max()) if len(entries) else 0,
             "compression": {
                 methods.get(value, f"method {value}"): count

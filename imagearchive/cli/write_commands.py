@@ -36,10 +36,10 @@ __all__ = ["convert", "extract", "index", "pack", "process"]
 
 def index(arguments: argparse.Namespace) -> int:
     """Build the index of archives."""
-    from imagearchive.cli.archive_argument import resolve
     from imagearchive.index.table import IndexTable
+    from imagearchive.storage.patterns import expand_paths
 
-    paths = [path for given in arguments.archives for path in resolve(given)]
+    paths = [path for given in arguments.archives for path in expand_paths(given)]
     if arguments.ipath and len(paths) > 1:
         arguments.parser.error("--ipath is for one archive, got several")
     made = []

@@ -73,7 +73,7 @@ class NpzArrays(Mapping[str, npt.NDArray[Any]]):
             known = ", ".join(map(repr, self._position)) or "none"
             raise MemberNotFoundError(f"no array {key!r}; the archive has {known}")
         entry = self._rows.entries[row]
-        offset, stored, size = (int(entry[name]) for name in ("offset", "stored", "size"))
+        offset, stored, size = (int(entry[name]) for name in ("offset", "stored_size", "size"))
         if int(entry["kind"]) != KIND_FILE or int(entry["method"]) not in (0, 8):
             raise UnsupportedMemberError(
                 f"array {key!r} is encrypted or uses an unsupported compression method"

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imagearchive.archive.archive import Archive
 from imagearchive.codecs.view import DecodedView
-from imagearchive.containers import barecat as _barecat
+from imagearchive.containers.barecat import BarecatContainer
 from imagearchive.errors import (
     CorruptArchiveError,
     ImageArchiveError,
     MemberNotFoundError,
     OptionError,
 )
+from imagearchive.storage.checksums import checksum_function
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -156,15 +157,11 @@ class Barecat(Archive):
             raise OptionError(
                 "auto_codec=True is not supported; wrap the archive in DecodedView instead"
             )
-        if isinstance(path, (str, os.PathLike)):
-            path = _barecat.index_path(path)
         super().__init__(path, **options)
         self._options["verify"] = verify
-        is_barecat = self.table.scanner == _barecat.NAME
-        self._verify = verify and is_barecat
-        if self._verify:
-            # Now, and not in a worker, is when a missing package is to be noticed.
-            _barecat.checksum(b"")
+        is_barecat = all(one.name == BarecatContainer.name for one in self.table.containers)
+        # Here, so that a missing package is noticed now and not in a worker.
+        self._crc32c = checksum_function("crc32c") if verify and is_barecat else None
         numbers = [_SHARD.fullmatch(file) if is_barecat else None for file in self.table.files]
         self._shards = [int(m[1]) if m else place for place, m in enumerate(numbers)]
         self._has_crc = is_barecat
@@ -197,18 +194,17 @@ class Barecat(Archive):
             left = member.size - start
             return bytes(member.read(start, left if size < 0 else min(size, left)))
         data = super().read(key)
-        if self._verify:
-            self._compare(self.position(key), data)
+        if self._crc32c is not None:
+            self._compare(self._crc32c(data, 0), self.position(key))
         return data if isinstance(data, bytes) else bytes(data)
 
-    def _compare(self, position: int, data: bytes | memoryview) -> None:
-        expected = int(self.table.entries["crc"][position])
-        # 0 is what a file without a checksum has; one in four billion has it by chance.
-        if expected and (found := _barecat.checksum(data)) != expected:
+    def _compare(self, found: int, position: int) -> None:
+        checksum = self.checksum(position)
+        if checksum is not None and checksum.value != found:
             info = self.info(position)
             raise CorruptArchiveError(
                 f"{info.archive}: {info.name!r} at offset {info.offset}: CRC-32C is {found:08x}, "
-                f"but {expected:08x} in the index; restore the shard from a copy"
+                f"but {checksum.value:08x} in the index; restore the shard from a copy"
             )
 
     def readinto(self, item: BarecatFileInfo | str | int, buffer: Buffer, offset: int = 0) -> int:
@@ -218,7 +214,7 @@ class Barecat(Archive):
         target = memoryview(buffer).cast("B")
         start = max(0, min(offset, member.size))
         count = min(len(target), member.size - start)
-        if self._verify and count == member.size:
+        if self._crc32c is not None and count == member.size:
             target[:count] = self.read(key)
         else:
             member.readinto(start, target[:count])
@@ -301,7 +297,8 @@ class Barecat(Archive):
         key = item.position if isinstance(item, BarecatFileInfo) else item
         if self._has_crc:
             try:
-                self._compare(self.position(key), super().read(key))
+                function = checksum_function("crc32c")
+                self._compare(function(super().read(key), 0), self.position(key))
             except CorruptArchiveError:
                 return False
         return True

@@ -14,31 +14,29 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 import sqlite3
-import stat
 import tempfile
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.containers.container import Checksum, Container
 from imagearchive.containers.rows import ENTRY_DTYPE, KIND_DIRECTORY, RowBuffer
 from imagearchive.errors import (
     ArchiveNotFoundError,
     CorruptArchiveError,
-    MissingDependencyError,
     UnsupportedArchiveError,
 )
 
-__all__ = ["NAME", "VERSION", "checksum", "index_path", "scan_path", "sniff"]
+if TYPE_CHECKING:
+    from imagearchive.storage.location import Location, Status
+
+__all__ = ["BarecatContainer"]
 
 logger = logging.getLogger(__name__)
-
-NAME: Final = "barecat"
-VERSION: Final = 1
 
 INDEX_SUFFIX: Final = "-sqlite-index"
 SQLITE_MAGIC: Final = b"SQLite format 3\0"
@@ -56,77 +54,95 @@ _STEPS_AT_ONCE: Final = 100_000
 _STEPS_PER_BYTE: Final = 16
 _STEPS_AT_LEAST: Final = 10_000_000
 _COPY_ATTEMPTS: Final = 3
+_COPY_BYTES: Final = 1 << 20
 
 # The second: a message of SQLite's that quotes damaged bytes.
 _DATABASE_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
 
 
-def index_path(path: str | os.PathLike[str]) -> str:
-    """Return the SQLite file of the archive that a user calls `path`."""
-    name = os.fspath(path)
-    if not os.path.exists(name) and os.path.exists(name + INDEX_SUFFIX):
-        return name + INDEX_SUFFIX
-    return name
-
-
-def sniff(path: str | os.PathLike[str]) -> bool:
-    """Whether the path is a Barecat archive: an SQLite file with the table ``files``.
+class BarecatContainer(Container):
+    """Barecat archives: an SQLite file with the table ``files``, and shards beside it.
 
     Both the name of the archive and that of its index file are recognised.
     """
-    name = index_path(path)
-    try:
+
+    name = "barecat"
+    version = 1
+    label = "Barecat"
+    extensions = (".barecat",)
+    checksum_algorithm = "crc32c"
+
+    def resolve(self, location: Location) -> Location | None:
+        """Return the index file of an older archive, whose own name no file has."""
+        index = _beside(location, INDEX_SUFFIX)
+        return index if index.exists() else None
+
+    def sniff_location(self, location: Location, status: Status) -> bool:
+        """Recognise an SQLite file with the right table."""
         # Opening a pipe would wait for its writer.
-        if not stat.S_ISREG(os.stat(name).st_mode):
+        if not status.is_file or status.size < len(SQLITE_MAGIC):
             return False
-        with open(name, "rb") as file:
-            if file.read(len(SQLITE_MAGIC)) != SQLITE_MAGIC:
+        with contextlib.closing(location.open("pread")) as storage:
+            if bytes(storage.read(0, len(SQLITE_MAGIC))) != SQLITE_MAGIC:
                 return False
-    except OSError:
-        return False
-    try:
-        with contextlib.closing(_connect(name)) as connection:
-            return "files" in _tables(connection)
-    except _DATABASE_ERRORS:
-        # Damaged, but hardly anything else: the scan says what is wrong with it.
-        return True
+        try:
+            with _local_copy(location) as path, contextlib.closing(_connect(path)) as connection:
+                return "files" in _tables(connection)
+        except _DATABASE_ERRORS:
+            # Damaged, but hardly anything else: the scan says what is wrong with it.
+            return True
+
+    def scan_location(
+        self, location: Location, strict: bool = True
+    ) -> tuple[RowBuffer, list[Location]]:
+        """Read the index of a Barecat archive.
+
+        Parameters
+        ----------
+        location : Location
+            The archive, or its index file.
+        strict : bool
+            Whether a member outside its shard is an error; otherwise such members are left out,
+            and the loss is logged. Damage to the database itself is an error in any case.
+
+        Returns
+        -------
+        RowBuffer
+            The files in the order of the database's table, which is that in which they were added
+            (by name with schema 0.2); then all directories but the root. ``crc`` is the CRC-32C,
+            0 where none is stored.
+        list of Location
+            The shards in use, in order of their numbers, and the index file last: no row refers
+            to it, but a change of it is a change of the archive.
+
+        Raises
+        ------
+        ArchiveNotFoundError
+            There is no such file.
+        UnsupportedArchiveError
+            It is not a Barecat archive, or of a schema other than 0.x.
+        CorruptArchiveError
+            The database is damaged, or describes what cannot be.
+        """
+        location = self.resolve(location) or location if not location.exists() else location
+        return _scan(location, strict)
+
+    def checksum(self, row: Any) -> Checksum | None:
+        """Return the CRC-32C of a member; Barecat stores 0 where it computed none."""
+        value = int(row["crc"])
+        return Checksum("crc32c", value, compared=False) if value else None
 
 
-def scan_path(path: str | os.PathLike[str], strict: bool = True) -> tuple[RowBuffer, list[str]]:
-    """Read the index of a Barecat archive.
+def _beside(location: Location, suffix: str) -> Location:
+    return location.parent.join(location.name + suffix)
 
-    Parameters
-    ----------
-    path : path-like
-        The archive, or its index file.
-    strict : bool
-        Whether a member that lies outside its shard is an error; otherwise such members are left
-        out, and the loss is logged. What damages the database itself is an error in any case.
 
-    Returns
-    -------
-    RowBuffer
-        The files in the order of the database's table, which is that in which they were added
-        (by name with schema 0.2); then all directories but the root. ``crc`` is the CRC-32C, 0
-        where none is stored.
-    list of str
-        The shards in use, in order of their numbers, and the index file last: no row refers to
-        it, but a change of it is one of the archive.
-
-    Raises
-    ------
-    ArchiveNotFoundError
-        There is no such file.
-    UnsupportedArchiveError
-        It is no Barecat archive, or of a schema other than 0.x.
-    CorruptArchiveError
-        The database is damaged, or describes what cannot be.
-    """
-    name = index_path(path)
-    if not os.path.isfile(name):
+def _scan(location: Location, strict: bool) -> tuple[RowBuffer, list[Location]]:
+    name = location.path
+    if not location.exists():
         raise ArchiveNotFoundError(f"{name}: no such Barecat index; is the path right?")
     try:
-        with _settled(name) as settled, contextlib.closing(_connect(settled)) as connection:
+        with _committed(location) as path, contextlib.closing(_connect(path)) as connection:
             _check_schema(connection, name)
             files, file_names = _read(connection, name, "files", COLUMNS)
             directories, directory_names = _read(connection, name, "dirs", DIRECTORY_COLUMNS)
@@ -137,13 +153,14 @@ def scan_path(path: str | os.PathLike[str], strict: bool = True) -> tuple[RowBuf
         raise CorruptArchiveError(
             f"{name}: SQLite cannot read this index: {reason}; restore it from a copy"
         ) from error
-    prefix = name.removesuffix(INDEX_SUFFIX)
+    prefix = location.name.removesuffix(INDEX_SUFFIX)
     shards, number = np.unique(files["shard"], return_inverse=True)
     if len(shards) and not 0 <= int(shards[0]) <= int(shards[-1]) < MAX_SHARDS:
         bad = shards[0] if shards[0] < 0 else shards[-1]
         raise CorruptArchiveError(f"{name}: the index names a shard {bad}, which cannot be")
-    paths = [f"{prefix}-shard-{int(shard):05d}" for shard in shards]
-    sizes = np.array([_shard_size(shard) for shard in paths], np.int64)
+    folder = location.parent
+    paths = [folder.join(f"{prefix}-shard-{int(shard):05d}") for shard in shards]
+    sizes = np.array([_size(shard) for shard in paths], np.int64)
     # Each is below 2**62, so that the sum cannot overflow.
     keep = files["offset"] + files["size"] <= sizes[number]
     if not keep.all():
@@ -151,31 +168,15 @@ def scan_path(path: str | os.PathLike[str], strict: bool = True) -> tuple[RowBuf
         row = files[first]
         message = (
             f"{name}: {file_names.shown(first)} of {row['size']} bytes at offset {row['offset']} "
-            f"does not lie inside {paths[number[first]]}: the shard is missing or truncated, or "
+            f"is not inside {paths[number[first]].path}: the shard is missing or truncated, or "
             f"the index belongs to another"
         )
         if strict:
             raise CorruptArchiveError(message)
         logger.warning("%s; %d such members are left out", message, int((~keep).sum()))
         files, number, file_names = files[keep], number[keep], file_names.kept(keep)
-    return _rows(files, number, file_names, directories, directory_names), [*paths, name]
-
-
-def checksum(data: Any) -> int:
-    """Return the CRC-32C of bytes, as Barecat stores it.
-
-    Raises
-    ------
-    MissingDependencyError
-        The package `crc32c` is not installed.
-    """
-    try:
-        import crc32c
-    except ImportError as error:
-        raise MissingDependencyError(
-            "verifying CRC-32C needs the package crc32c: pip install imagearchive[barecat]"
-        ) from error
-    return int(crc32c.crc32c(data))
+    rows = _rows(files, number, file_names, directories, directory_names)
+    return rows, [*paths, location]
 
 
 class _Names(NamedTuple):
@@ -197,50 +198,77 @@ class _Names(NamedTuple):
 
 
 @contextlib.contextmanager
-def _settled(path: str) -> Iterator[str]:
-    """Give a database file that holds all that was committed, and nothing else.
+def _local_copy(location: Location, suffixes: tuple[str, ...] = ()) -> Iterator[str]:
+    """Give a path that SQLite can open: that of the location, or of a copy.
 
-    Normally that is the file itself. Where a journal lies beside it (a writer is at work, or died),
-    it is a private copy, in which SQLite can apply or roll back the journal.
+    Parameters
+    ----------
+    location : Location
+    suffixes : tuple of str
+        Of the journals that a copy needs as well. With any, it is a copy in any case.
     """
-    journals = [suffix for suffix in ("-journal", "-wal") if _size(path + suffix)]
-    if not journals:
-        yield path
+    if not suffixes and location.local_path is not None:
+        yield location.local_path
         return
-    logger.info("%s: reading a copy, since %s lies beside it", path, path + journals[0])
     with tempfile.TemporaryDirectory(prefix="imagearchive-") as folder:
         copy = os.path.join(folder, "index")
-        for _ in range(_COPY_ATTEMPTS):
-            before = _state(path, journals)
-            # The journal last: it holds what pages were before they changed under the copy.
-            for suffix in ("", *journals):
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.copyfile(path + suffix, copy + suffix)
-            if _state(path, journals) == before:
-                break
-        else:
-            raise CorruptArchiveError(
-                f"{path}: it is being written; open it when its writer has closed it"
-            )
-        with contextlib.closing(sqlite3.connect(copy)) as connection:
-            # Recovers, and leaves no journal behind.
-            connection.execute("PRAGMA journal_mode=DELETE").fetchall()
+        # The journal last: it holds what pages were before they changed under the copy.
+        for suffix in ("", *suffixes):
+            with contextlib.suppress(FileNotFoundError):
+                _copy(_beside(location, suffix) if suffix else location, copy + suffix)
         yield copy
 
 
-def _size(path: str) -> int:
+def _copy(source: Location, target: str) -> None:
+    with contextlib.closing(source.open("pread")) as storage, open(target, "wb") as file:
+        for offset in range(0, storage.size, _COPY_BYTES):
+            file.write(storage.read(offset, min(_COPY_BYTES, storage.size - offset)))
+
+
+@contextlib.contextmanager
+def _committed(location: Location) -> Iterator[str]:
+    """Give a database file that holds all that was committed, and nothing else.
+
+    Normally that is the file itself. If a journal is beside it (a writer is at work, or died), it
+    is a private copy, in which SQLite can apply or roll back the journal.
+    """
+    journals = tuple(s for s in ("-journal", "-wal") if _size(_beside(location, s)) > 0)
+    if not journals:
+        with _local_copy(location) as path:
+            yield path
+        return
+    logger.info(
+        "%s: reading a copy, since %s is beside it", location.path, location.name + journals[0]
+    )
+    for _ in range(_COPY_ATTEMPTS):
+        before = _state(location, journals)
+        with _local_copy(location, journals) as copy:
+            if _state(location, journals) != before:
+                continue
+            with contextlib.closing(sqlite3.connect(copy)) as connection:
+                # Recovers, and leaves no journal behind.
+                connection.execute("PRAGMA journal_mode=DELETE").fetchall()
+            yield copy
+            return
+    raise CorruptArchiveError(
+        f"{location.path}: it is being written; open it when its writer has closed it"
+    )
+
+
+def _size(location: Location) -> int:
+    """Return the size of a file, -1 if there is none."""
     try:
-        return os.stat(path).st_size
+        return location.status().size
     except FileNotFoundError:
-        return 0
+        return -1
 
 
-def _state(path: str, journals: list[str]) -> list[tuple[int, int]]:
+def _state(location: Location, journals: tuple[str, ...]) -> list[tuple[int, str]]:
     found = []
     for suffix in ("", *journals):
         with contextlib.suppress(FileNotFoundError):
-            status = os.stat(path + suffix)
-            found.append((status.st_size, status.st_mtime_ns))
+            status = (_beside(location, suffix) if suffix else location).status()
+            found.append((status.size, status.identity))
     return found
 
 
@@ -248,7 +276,7 @@ def _connect(path: str) -> sqlite3.Connection:
     # SQLite would not say why it cannot open a file.
     os.close(os.open(path, os.O_RDONLY))
     # `immutable` keeps SQLite from looking for journals, taking locks and writing anything.
-    url = f"file:{quote(os.path.abspath(path))}?mode=ro&immutable=1"
+    url = f"file:{quote(path)}?mode=ro&immutable=1"
     connection = sqlite3.connect(url, uri=True)
     try:
         # Paths as they are stored: a name need not be UTF-8.
@@ -356,13 +384,6 @@ def _check_types(connection: sqlite3.Connection, path: str, table: str, numbers:
         )
 
 
-def _shard_size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return -1
-
-
 def _rows(
     files: npt.NDArray[Any],
     number: npt.NDArray[np.intp],
@@ -378,8 +399,8 @@ def _rows(
     buffer.entries = np.zeros(len(buffer.entries), ENTRY_DTYPE)
     buffer.entries["index"][:count] = np.arange(count)
     rows = buffer.entries[:file_count]
-    rows["offset"] = rows["header"] = files["offset"]
-    rows["size"] = rows["stored"] = files["size"]
+    rows["offset"] = rows["header_offset"] = files["offset"]
+    rows["size"] = rows["stored_size"] = files["size"]
     rows["crc"] = files["crc32c"]
     rows["shard"] = number
     buffer.entries["mode"][:count] = np.concatenate([files["mode"], directories["mode"][real]])

@@ -4,62 +4,69 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import TYPE_CHECKING
 
+from imagearchive.containers.container import Container
 from imagearchive.containers.rows import KIND_DIRECTORY, KIND_FILE, KIND_OTHER, RowBuffer
 
-__all__ = ["NAME", "VERSION", "scan_path", "sniff"]
+if TYPE_CHECKING:
+    from imagearchive.storage.location import Location, Status
 
-NAME = "directory"
-VERSION = 1
-
-
-def sniff(path: str) -> bool:
-    """Whether the path is a directory."""
-    return os.path.isdir(path)
+__all__ = ["DirectoryContainer"]
 
 
-def scan_path(path: str, strict: bool = True) -> tuple[RowBuffer, list[str]]:
-    """List a directory and all below it, sorted by name.
+class DirectoryContainer(Container):
+    """A directory of files that no other container claims."""
 
-    Symbolic links to files count as files; links to directories are not followed, since they may
-    form loops. Each file is an archive file of its own, found again by its name.
+    name = "directory"
+    version = 1
+    label = "directory"
+    members_are_files = True
+    has_special_members = True
 
-    Raises
-    ------
-    OSError
-        A directory cannot be listed, with ``strict=False`` only for `path` itself.
-    """
-    rows = RowBuffer()
-    pending = [(os.fsencode(path), b"")]
-    while pending:
-        folder, prefix = pending.pop()
-        try:
-            with os.scandir(folder) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
-        except OSError:
-            if strict or not prefix:
-                raise
-            continue
-        below = []
-        for entry in found:
-            name = prefix + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                rows.append(name, kind=KIND_DIRECTORY)
-                below.append((entry.path, name + b"/"))
-                continue
+    def sniff_location(self, location: Location, status: Status) -> bool:
+        """Recognise any directory."""
+        return status.is_directory
+
+    def scan_location(
+        self, location: Location, strict: bool = True
+    ) -> tuple[RowBuffer, list[Location]]:
+        """List a directory and all below it, sorted by name.
+
+        Symbolic links to files count as files; links to directories are not followed, since they
+        may form loops.
+
+        Raises
+        ------
+        OSError
+            A directory cannot be listed, with ``strict=False`` only for `location` itself.
+        """
+        rows = RowBuffer()
+        pending = [(location, "")]
+        while pending:
+            folder, prefix = pending.pop()
             try:
-                status = entry.stat()
-            except FileNotFoundError:
-                # A dangling link, or a file that went away since the listing.
+                found = folder.list()
+            except OSError:
+                if strict or not prefix:
+                    raise
                 continue
-            regular = stat.S_ISREG(status.st_mode)
-            rows.append(
-                name,
-                kind=KIND_FILE if regular else KIND_OTHER,
-                size=status.st_size,
-                stored=status.st_size,
-                mtime=status.st_mtime_ns,
-                mode=stat.S_IMODE(status.st_mode),
-            )
-        pending.extend(reversed(below))
-    return rows, [path]
+            below = []
+            for entry in found:
+                name, status = prefix + entry.name, entry.status
+                if status is None:
+                    continue
+                if status.is_directory and not entry.is_link:
+                    rows.append(os.fsencode(name), kind=KIND_DIRECTORY)
+                    below.append((folder.join(entry.name), name + "/"))
+                    continue
+                rows.append(
+                    os.fsencode(name),
+                    kind=KIND_FILE if status.is_file else KIND_OTHER,
+                    size=status.size,
+                    stored_size=status.size,
+                    mtime=status.mtime_ns,
+                    mode=stat.S_IMODE(status.mode),
+                )
+            pending.extend(reversed(below))
+        return rows, [location]

@@ -6,8 +6,8 @@ cdef packed struct Entry:
     uint64_t index   # position among the members of the archive
     uint64_t offset  # first byte of the stored data in the archive file
     uint64_t size    # bytes of the member as a reader sees it
-    uint64_t stored  # bytes that it takes in the archive file
-    uint64_t header  # first byte of the member's header (with what precedes it, such as PAX)
+    uint64_t stored_size  # bytes that it takes in the archive file
+    uint64_t header_offset  # first byte of the member's header (with what precedes it, such as PAX)
     int64_t mtime    # modification time, nanoseconds since 1970
     uint32_t crc     # CRC-32 (ZIP), CRC-32C (Barecat) or 0
     uint32_t shard   # which file of a multi-file archive holds it
@@ -16,8 +16,8 @@ cdef packed struct Entry:
     uint16_t kind    # one of Kind
 
 cdef enum Kind:
-    KIND_FILE = 0       # bytes [offset, offset + stored) after decompression by method
-    KIND_SPARSE = 1     # TAR sparse file: the map is parsed again from `header` when read
+    KIND_FILE = 0       # bytes [offset, offset + stored_size) after decompression by method
+    KIND_SPARSE = 1     # TAR sparse file: the map is parsed again from `header_offset` when read
     KIND_HARDLINK = 2   # the link name follows the name; resolved when the index is built
     KIND_SYMLINK = 3    # likewise
     KIND_DIRECTORY = 4

@@ -16,6 +16,8 @@ __all__ = [
     "KIND_OTHER",
     "KIND_SPARSE",
     "KIND_SYMLINK",
+    "METHOD_DEFLATED",
+    "METHOD_STORED",
     "RowBuffer",
 ]
 
@@ -25,8 +27,8 @@ ENTRY_DTYPE: Final = np.dtype(
         ("index", "<u8"),
         ("offset", "<u8"),
         ("size", "<u8"),
-        ("stored", "<u8"),
-        ("header", "<u8"),
+        ("stored_size", "<u8"),
+        ("header_offset", "<u8"),
         ("mtime", "<i8"),
         ("crc", "<u4"),
         ("shard", "<u4"),
@@ -43,6 +45,9 @@ KIND_SYMLINK: Final = 3
 KIND_DIRECTORY: Final = 4
 KIND_OTHER: Final = 5
 KIND_ENCRYPTED: Final = 6
+
+METHOD_STORED: Final = 0
+METHOD_DEFLATED: Final = 8
 
 
 class RowBuffer:

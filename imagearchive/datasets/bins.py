@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from imagearchive.archive.archive import Archive, check_same
 from imagearchive.archive.file_pool import check_unchanged
+from imagearchive.containers.bins import BinsContainer
 from imagearchive.containers.bins import scan as split
 from imagearchive.datasets.base import LazyDataset, resolve_index
 from imagearchive.datasets.cache import SampleCache
@@ -25,6 +26,7 @@ from imagearchive.errors import (
     UnsupportedArchiveError,
 )
 from imagearchive.storage.local import PreadStorage
+from imagearchive.storage.location import locate
 from imagearchive.storage.protocol import Storage, StorageKind
 
 __all__ = ["SplitDataLoader"]
@@ -147,10 +149,10 @@ class SplitDataLoader(LazyDataset[SplitDataLoaderOptions, Archive]):
             strict=options.strict,
             max_open=_MAX_OPEN,
         )
-        if archive.table.scanner != split.NAME:
+        if archive.table.container(0).name != BinsContainer.name:
             archive.close()
             # Raises an error that says what is missing, if anything is.
-            split.scan_path(options.folder)
+            split.scan_location(locate(options.folder))
             raise UnsupportedArchiveError(
                 f"{self.data_dir}: not a set of bins: {split.INDEX_NAME} is empty and there are "
                 f"other files"
@@ -162,7 +164,7 @@ class SplitDataLoader(LazyDataset[SplitDataLoaderOptions, Archive]):
 
     def _fingerprint(self) -> str | None:
         archive = self._source
-        return self._pickled_fingerprint if archive is None else archive.table.token()
+        return self._pickled_fingerprint if archive is None else archive.table.fingerprint()
 
     # --- by index ---------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from imagearchive.datasets.sample_names import SampleNames
 from imagearchive.datasets.selection import IMAGE_EXTENSIONS, Selection
 from imagearchive.errors import ImageArchiveError, OptionError
 from imagearchive.errors.arguments import check_callable, check_choice
-from imagearchive.storage.patterns import absolute, spelled
+from imagearchive.storage.patterns import absolute_paths, as_text
 
 if TYPE_CHECKING:
     from imagearchive.storage.patterns import ArchivePath
@@ -188,7 +188,7 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         if data_in_memory and open_after_fork:
             logger.info("open_after_fork is ignored: the archive is in memory already")
         options = ImageArchiveOptions(
-            apath=spelled(apath),
+            apath=as_text(apath),
             ipath=None if ipath is None else os.path.abspath(os.fsdecode(ipath)),
             root=os.fspath(root),
             extensions=extensions,
@@ -211,7 +211,7 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         )
         self._start(options, overwrite_index=overwrite_index)
         # Messages show the path as given; a pickle may be opened in another directory.
-        self._options = dataclasses.replace(options, apath=absolute(options.apath))
+        self._options = dataclasses.replace(options, apath=absolute_paths(options.apath))
 
     # --- opening ----------------------------------------------------------------------------
 
@@ -273,7 +273,7 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         self._selection.keep(rows)
 
     def _fingerprint(self) -> str:
-        return self.archive.table.token()
+        return self.archive.table.fingerprint()
 
     # --- samples ----------------------------------------------------------------------------
 
@@ -420,8 +420,7 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         worker_id : int, optional
             Number of the worker, which loaders pass. It is not used.
         """
-        if len(self.archive.table.files) == 1 and self.archive.table.scanner != "directory":
-            self.archive.storage()
+        self.archive.open_file()
 
     def close(self) -> None:
         """Close the archive; views returned by `read` stay valid. A second call does nothing."""

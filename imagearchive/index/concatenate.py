@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.containers import registry as containers
+from imagearchive.containers.registry import all_containers, resolve_location
 from imagearchive.errors import (
     ArchiveNotFoundError,
     CorruptArchiveError,
@@ -18,11 +18,14 @@ from imagearchive.errors import (
     OptionError,
     StaleIndexError,
 )
-from imagearchive.index import file_format as index_file
+from imagearchive.index import file_format
+from imagearchive.index.build import directory_labels
 from imagearchive.index.freshness import READ_PARTLY, REBUILD, Signature, signatures
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.names import sort_names
-from imagearchive.index.table import IndexTable, cache_path, directory_labels
+from imagearchive.index.places import cache_location
+from imagearchive.index.table import IndexTable, check_replaceable
+from imagearchive.storage.location import Location, locate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -50,64 +53,67 @@ def open_tables(
     """
     if len(paths) == 1:
         return IndexTable.open(paths[0], ipath, overwrite=overwrite, strict=strict)
-    seen = _signatures(paths)
+    archives = [resolve_location(locate(path)) for path in paths]
+    seen = _signatures(archives)
     # What a directory holds can change without a trace in its own size and time.
-    plain = None not in seen
-    digest = _digest(paths, seen, strict)
-    place = None if ipath is None else os.path.abspath(os.fsdecode(ipath))
-    if place is not None and not plain:
+    can_save = None not in seen
+    digest = _digest(archives, seen, strict)
+    place = None if ipath is None else locate(ipath)
+    if place is not None and not can_save:
         raise OptionError(
-            f"ipath={place!r}: a directory is among the archives, so nothing is saved"
+            f"{place.path}: cannot be the index, as a directory is among the archives, and a "
+            f"directory is listed each time it is opened"
         )
-    if place is None and plain:
-        place = cache_path([digest], paths[0])
+    if place is None and can_save:
+        place = cache_location([digest], archives[0])
     if place is not None and not overwrite:
-        found = _load(place, paths, seen, digest, strict, given=ipath is not None)
+        found = _load(place, archives, seen, digest, strict, given=ipath is not None)
         if found is not None:
             return found
-    if ipath is not None and place is not None and os.path.exists(place):
-        _refuse_foreign(place, paths)
+    if ipath is not None and place is not None and place.exists():
+        _refuse_foreign(place, archives)
     table = _concatenate(
-        IndexTable.open(path, overwrite=overwrite, strict=strict) for path in paths
+        IndexTable.open(one.path, overwrite=overwrite, strict=strict) for one in archives
     )
     if place is None or len(table.files) != len(paths):
         return table
     table.meta["joined"] = digest
-    table.meta["joined_paths"] = _digest(paths, [None] * len(paths), strict)
+    table.meta["joined_paths"] = _digest(archives, [None] * len(archives), strict)
     # One line for each archive would be parsed at every open, in every process.
     table.meta["archives"] = []
     try:
-        os.makedirs(os.path.dirname(place), exist_ok=True)
-        return table.saved(place)
+        place.parent.make_directory()
+        return table.save(place)
     except OSError as error:
         if ipath is not None:
-            raise OptionError(f"ipath={place!r} cannot be written: {error.strerror}") from error
-        logger.info("%s: the joined index cannot be saved: %s", place, error.strerror)
+            raise OptionError(f"{place.path}: cannot write the index: {error.strerror}") from error
+        logger.info("%s: the joined index cannot be saved: %s", place.path, error.strerror)
         return table
 
 
-def _signatures(paths: Sequence[str]) -> list[Signature | None]:
+def _signatures(archives: Sequence[Location]) -> list[Signature | None]:
     try:
-        return signatures(paths)
+        return signatures(archives)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArchiveNotFoundError(
-            f"{error.filename}: no such archive, of {len(paths)} asked for; is the pattern right?"
+            f"{error.filename}: no such archive, one of {len(archives)}; is the pattern right?"
         ) from None
 
 
-def _digest(paths: Sequence[str], seen: Sequence[Signature | None], strict: bool) -> str:
+def _digest(archives: Sequence[Location], seen: Sequence[Signature | None], strict: bool) -> str:
     """Digest what a joined table depends on."""
+    versions = sorted(f"{one.name} {one.version}" for one in all_containers())
     digest = hashlib.blake2b(digest_size=16)
-    for part in (f"{index_file.VERSION} {strict}", *containers.versions()):
+    for part in (f"{file_format.VERSION} {strict}", *versions):
         digest.update(part.encode() + b"\0")
-    for path, signature in zip(paths, seen):
-        digest.update(os.fsencode(path) + f"\0{signature}\0".encode())
+    for archive, signature in zip(archives, seen):
+        digest.update(os.fsencode(archive.path) + f"\0{signature}\0".encode())
     return digest.hexdigest()
 
 
 def _load(
-    place: str,
-    paths: Sequence[str],
+    place: Location,
+    archives: Sequence[Location],
     seen: Sequence[Signature | None],
     digest: str,
     strict: bool,
@@ -115,7 +121,7 @@ def _load(
 ) -> IndexTable | None:
     """Map the joined table where it is there and fits."""
     try:
-        table = IndexTable.load(place)
+        table = IndexTable.load(place.path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except CorruptIndexError:
@@ -125,29 +131,29 @@ def _load(
     if table.meta.get("joined") != digest:
         if not given:
             return None
-        same = table.meta.get("joined_paths") == _digest(paths, [None] * len(paths), strict)
-        reason = "one of them changed since" if same else "it was built for other ones"
+        same = table.meta.get("joined_paths") == _digest(archives, [None] * len(archives), strict)
+        reason = "one of them has changed" if same else "it was built for others"
         raise StaleIndexError(
-            f"{place}: it does not fit the {len(paths)} archives from {paths[0]} on: {reason}",
+            f"{place.path}: it does not describe the {len(archives)} archives from "
+            f"{archives[0].path} on: {reason}",
             hints=[REBUILD],
         )
     if strict and table.meta.get("damage"):
         raise CorruptArchiveError(
-            f"{table.meta['damage']} (as found when {place} was built)", hints=[READ_PARTLY]
+            f"{table.meta['damage']} (as found when {place.path} was built)", hints=[READ_PARTLY]
         )
-    table.files = list(paths)
-    table.verified = {path: one for path, one in zip(paths, seen) if one is not None}
+    table.files = [archive.path for archive in archives]
+    table.verified = {file: one for file, one in zip(table.files, seen) if one is not None}
     return table
 
 
-def _refuse_foreign(place: str, paths: Sequence[str]) -> None:
-    """Raise where the file to overwrite is no index."""
-    if os.path.isdir(place) or any(os.path.samefile(place, path) for path in paths):
-        raise OptionError(f"ipath={place!r} is an archive or a directory: name another file")
+def _refuse_foreign(place: Location, archives: Sequence[Location]) -> None:
+    """Raise OptionError if the file to overwrite is not an index."""
+    check_replaceable(place, archives)
     try:
-        index_file.load(place)
-    except index_file.NotAnIndexError as error:
-        raise OptionError(f"ipath={place!r}: {error}; it is not overwritten") from error
+        file_format.load(place)
+    except file_format.NotAnIndexError as error:
+        raise OptionError(f"{error}; refusing to overwrite it") from error
     except CorruptIndexError:
         pass
 
@@ -159,7 +165,7 @@ def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
     """
     columns: dict[str, list[npt.NDArray[Any]]] = {"entries": [], "names": [], "name_offsets": []}
     files: list[str] = []
-    meta: dict[str, Any] = {"archives": [], "directories": []}
+    meta: dict[str, Any] = {"containers": [], "archives": [], "directories": []}
     verified: dict[str, Signature] = {}
     for table in tables:
         entries = np.array(table.entries)
@@ -167,11 +173,10 @@ def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
         columns["entries"].append(entries)
         columns["names"].append(np.array(table.names))
         columns["name_offsets"].append(np.array(table.name_offsets))
-        meta["scanner"] = table.scanner
-        meta["scanner_version"] = table.meta.get("scanner_version")
+        _add_runs(meta["containers"], table.meta["containers"], len(files))
         meta["directories"] += table.directories
         meta["archives"] += [
-            {"path": os.path.abspath(file), "directory": bool(archive.get("directory"))}
+            {"path": file, "directory": bool(archive.get("directory"))}
             for file, archive in zip(table.files, table.meta.get("archives", []))
         ]
         if "damage" in table.meta:
@@ -199,3 +204,11 @@ def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
     )
     joined.verified = verified
     return joined
+
+
+def _add_runs(runs: list[dict[str, Any]], others: list[dict[str, Any]], first_file: int) -> None:
+    """Add the formats of further files; equal neighbours become one."""
+    for run in others:
+        last = runs[-1] if runs else {}
+        if (last.get("name"), last.get("version")) != (run["name"], run["version"]):
+            runs.append({**run, "first_file": run["first_file"] + first_file})

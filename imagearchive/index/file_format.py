@@ -6,8 +6,8 @@ mean is the business of `imagearchive.index.table`.
 
 from __future__ import annotations
 
+import errno
 import json
-import mmap
 import os
 import zlib
 from typing import TYPE_CHECKING, Any, Final
@@ -16,13 +16,20 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.arrays import npy
-from imagearchive.errors import CorruptArchiveError, CorruptIndexError, UnsupportedMemberError
+from imagearchive.errors import (
+    CorruptArchiveError,
+    CorruptIndexError,
+    UnsupportedArchiveError,
+    UnsupportedMemberError,
+)
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import AtomicFile
-from imagearchive.storage.local import MemoryStorage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from imagearchive.storage.location import Location
+    from imagearchive.storage.protocol import Storage
 
 __all__ = ["FORMAT", "VERSION", "NotAnIndexError", "checksum", "load", "save"]
 
@@ -37,10 +44,12 @@ class NotAnIndexError(CorruptIndexError):
     """A file of that name is there, but something else wrote it."""
 
 
-def save(path: str, sections: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> None:
+def save(
+    location: Location, sections: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]
+) -> None:
     """Write an index so that nobody ever sees half of it.
 
-    The sections go into a temporary file beside `path`, which is synchronised to disk and then
+    The sections go into a temporary file beside it, which is synchronised to disk and then
     renamed. Several processes may do so at once: no locks, the last one stays, and all write the
     same bytes.
 
@@ -56,12 +65,15 @@ def save(path: str, sections: Mapping[str, npt.NDArray[Any]], meta: Mapping[str,
         "sections": [{"name": name, "crc32": checksum(array)} for name, array in sections.items()],
     }
     text = json.dumps(described, sort_keys=True, ensure_ascii=True).encode()
+    path = location.local_path
+    if path is None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), location.path)
     with AtomicFile(path, check=False) as target, os_errors_for(path):
         for array in [*sections.values(), np.frombuffer(text, np.uint8)]:
             npy.write_array(target.file, array)
 
 
-def load(path: str) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+def load(location: Location) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """Map an index file: nothing but the headers and the metadata is read.
 
     Returns
@@ -80,13 +92,14 @@ def load(path: str) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     CorruptIndexError
         It was, and is damaged.
     """
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if not size:
-            raise CorruptIndexError(f"{path}: the index is empty; delete it")
-        with os_errors_for(path):
-            data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-    arrays = list(_arrays(path, data))
+    path = location.path
+    try:
+        storage = location.open("mmap")
+    except UnsupportedArchiveError as error:
+        raise NotAnIndexError(str(error)) from error
+    if not storage.size:
+        raise CorruptIndexError(f"{path}: the index is empty; delete it")
+    arrays = list(_arrays(storage))
     last = arrays[-1]
     if len(arrays) == 1:
         return {"entries": last}, {}
@@ -122,8 +135,8 @@ def checksum(array: npt.NDArray[Any]) -> int:
     return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def _arrays(path: str, data: mmap.mmap) -> Iterator[npt.NDArray[Any]]:
-    storage = MemoryStorage(data, path)
+def _arrays(storage: Storage) -> Iterator[npt.NDArray[Any]]:
+    path = storage.path
     position = 0
     count = 0
     while position < storage.size:

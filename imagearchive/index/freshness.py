@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from imagearchive.errors.hints import Hint
-from imagearchive.storage.local import PreadStorage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from imagearchive.storage.location import Location
 
 __all__ = ["READ_PARTLY", "REBUILD", "Signature", "difference", "fingerprints", "signatures"]
 
 REBUILD: Final = Hint("overwrite_index=True", "to build it again, or delete it")
 READ_PARTLY: Final = Hint("strict=False", "to read the members before it")
 
-#: Size in bytes and modification time in nanoseconds.
-Signature = tuple[int, int]
+#: Size in bytes, and identity; see `imagearchive.storage.location.Status`.
+Signature = tuple[int, str]
 
 # How many headers are compared where a modification time differs, spread evenly; of an archive of
 # no more members, all. Reading them takes milliseconds from memory, and is done once.
@@ -32,8 +32,8 @@ SAMPLE_BYTES: Final = 512
 BLOCK: Final = 512
 
 
-def signatures(files: Sequence[str]) -> list[Signature | None]:
-    """Return what `os.stat` says of each file; None for a directory.
+def signatures(files: Sequence[Location]) -> list[Signature | None]:
+    """Return size and identity of each file; None for a directory.
 
     Raises
     ------
@@ -42,20 +42,19 @@ def signatures(files: Sequence[str]) -> list[Signature | None]:
     """
     found: list[Signature | None] = []
     for file in files:
-        status = os.stat(file)
-        is_directory = stat.S_ISDIR(status.st_mode)
-        found.append(None if is_directory else (status.st_size, status.st_mtime_ns))
+        status = file.status()
+        found.append(None if status.is_directory else (status.size, status.identity))
     return found
 
 
 def fingerprints(
-    files: Sequence[str], entries: npt.NDArray[Any], ends: Sequence[int]
+    files: Sequence[Location], entries: npt.NDArray[Any], ends: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Say of each file what tells whether it is still the same.
 
     Parameters
     ----------
-    files : sequence of str
+    files : sequence of Location
     entries : ndarray of ENTRY_DTYPE
         The rows of the index.
     ends : sequence of int
@@ -64,7 +63,7 @@ def fingerprints(
     Returns
     -------
     list of dict
-        ``size``, ``mtime_ns``, ``end``, and a digest of ``headers``; of a directory nothing but
+        ``size``, ``identity``, ``end``, and a digest of ``headers``; of a directory nothing but
         that it is one.
     """
     found: list[dict[str, Any]] = []
@@ -76,7 +75,7 @@ def fingerprints(
         found.append(
             {
                 "size": signature[0],
-                "mtime_ns": signature[1],
+                "identity": signature[1],
                 "end": end,
                 "headers": _digest(file, headers, end),
             }
@@ -85,25 +84,26 @@ def fingerprints(
 
 
 def difference(
-    files: Sequence[str], archives: Sequence[dict[str, Any]], entries: npt.NDArray[Any]
+    files: Sequence[Location], archives: Sequence[dict[str, Any]], entries: npt.NDArray[Any]
 ) -> str | None:
-    """Say in what the files differ from their fingerprints; None where in nothing."""
+    """Return why the files do not match their fingerprints, or None if they do."""
     if len(files) != len(archives):
-        return f"it speaks of {len(archives)} files, not of {len(files)}"
+        return f"it describes {len(archives)} files, not {len(files)}"
     for shard, (file, archive) in enumerate(zip(files, archives)):
+        path = file.path
         try:
             signature = signatures([file])[0]
             if signature is None or archive.get("directory"):
-                return f"{file} is a directory, which is listed each time"
+                return f"{path} is a directory, which is listed each time"
             if signature[0] != archive["size"]:
-                return f"{file} has {signature[0]} bytes where {archive['size']} were indexed"
-            if signature[1] == archive["mtime_ns"]:
+                return f"{path} has {signature[0]} bytes where {archive['size']} were indexed"
+            if signature[1] == archive["identity"]:
                 continue
             headers = _headers(entries, shard, len(files))
             if _digest(file, headers, int(archive["end"])) != archive["headers"]:
-                return f"headers inside {file} have changed since it was indexed"
+                return f"headers inside {path} have changed since it was indexed"
         except (FileNotFoundError, NotADirectoryError):
-            return f"{file} is gone"
+            return f"{path} is gone"
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             return f"its metadata cannot be read ({error})"
     return None
@@ -116,18 +116,18 @@ def _headers(entries: npt.NDArray[Any], shard: int, files: int) -> list[int]:
         # An index of its own, such as Barecat's: SQLite counts changes in its first page.
         return [0]
     chosen = np.unique(np.linspace(0, len(rows) - 1, SAMPLES).astype(np.int64))
-    headers: list[int] = rows["header"][chosen].tolist()
+    headers: list[int] = rows["header_offset"][chosen].tolist()
     return headers
 
 
-def _digest(file: str, headers: Sequence[int], end: int) -> str:
+def _digest(file: Location, headers: Sequence[int], end: int) -> str:
     """Digest the headers, what follows the last member, and the end of the file.
 
     A TAR ends in padding, in which members can be appended while its size stays the same; a ZIP
     ends in its directory.
     """
     digest = hashlib.blake2b(digest_size=16)
-    with PreadStorage(file) as storage:
+    with closing(file.open("pread")) as storage:
         behind = -(-end // BLOCK) * BLOCK
         ranges = [(header, SAMPLE_BYTES) for header in headers]
         ranges += [(behind, 2 * BLOCK), (max(0, storage.size - SAMPLE_BYTES), SAMPLE_BYTES)]

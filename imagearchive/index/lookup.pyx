@@ -66,7 +66,7 @@ cdef class Lookup:
                 f"{self.count} members"
             )
         cdef const Entry* entry = &self.entries[position]
-        return entry.shard, entry.offset, entry.size, entry.stored, entry.method, entry.kind
+        return entry.shard, entry.offset, entry.size, entry.stored_size, entry.method, entry.kind
 
     cdef int span(self, uint64_t row, uint64_t* start, uint64_t* size) noexcept nogil:
         """Where a name lies; -1 where the index is damaged."""

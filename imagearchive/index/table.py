@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import bisect
 import errno
 import hashlib
 import logging
 import os
 import warnings
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 
-from imagearchive.containers import registry as containers
+from imagearchive.containers.container import Container
+from imagearchive.containers.registry import (
+    container_named,
+    find_container,
+    resolve_location,
+)
 from imagearchive.containers.rows import ENTRY_DTYPE
 from imagearchive.errors import (
     ArchiveNotFoundError,
@@ -23,28 +29,25 @@ from imagearchive.errors import (
     OptionError,
     StaleIndexError,
 )
-from imagearchive.index import file_format as index_file
-from imagearchive.index.class_directories import class_directories
-from imagearchive.index.freshness import (
-    READ_PARTLY,
-    REBUILD,
-    Signature,
-    difference,
-    fingerprints,
-    signatures,
-)
+from imagearchive.index import file_format
+from imagearchive.index.build import build_columns
+from imagearchive.index.freshness import READ_PARTLY, REBUILD, Signature, difference, signatures
 from imagearchive.index.lookup import Lookup
-from imagearchive.index.resolve import resolve
+from imagearchive.index.original import original_columns
+from imagearchive.index.places import index_locations
+from imagearchive.storage.location import Location, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["IndexTable", "cache_path", "default_path"]
+__all__ = ["IndexTable"]
 
 logger = logging.getLogger(__name__)
 
 # Then nothing is wrong with the index; the process has too many files open.
 OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
+
+ORIGINAL_CONTAINERS: Final = [{"name": "tar", "version": 0, "first_file": 0}]
 
 COLUMNS: Final[dict[str, np.dtype[Any]]] = {
     "entries": ENTRY_DTYPE,
@@ -105,8 +108,7 @@ class IndexTable:
     def __post_init__(self) -> None:
         # What the files were when the table was found to fit them, by path.
         self.verified: dict[str, Signature] = {}
-        # Whether the archive stayed the same while it was scanned.
-        self.settled = True
+        self.unchanged_during_scan = True
         self.lookup = Lookup(self.entries, self.names, self.name_offsets, self.name_order)
         if len(self.label_offsets) != len(self.entries) + 1:
             raise CorruptIndexError(
@@ -138,7 +140,7 @@ class IndexTable:
             raise CorruptIndexError(f"{self.path}: labels of row {position} lie outside: delete it")
         return self.label_values[int(low) : int(high)]
 
-    def token(self) -> str:
+    def fingerprint(self) -> str:
         """Return a digest of up to 256 rows and names, the same for the same members."""
         digest = hashlib.blake2b(str(len(self)).encode(), digest_size=16)
         for position in np.unique(np.linspace(0, max(len(self) - 1, 0), 256).astype(np.int64)):
@@ -153,9 +155,37 @@ class IndexTable:
         return list(self.meta.get("directories", []))
 
     @property
-    def scanner(self) -> str:
-        """The name of the container format."""
-        return str(self.meta.get("scanner", ""))
+    def containers(self) -> list[Container]:
+        """The formats of its files, each once, in the order of the files."""
+        found: list[Container] = []
+        for run in self._runs():
+            container = container_named(run["name"])
+            if container is not None and container not in found:
+                found.append(container)
+        return found
+
+    def container(self, shard: int) -> Container:
+        """Return the format of one of the files.
+
+        Raises
+        ------
+        CorruptIndexError
+            The index does not say it, or names a format that there is not.
+        """
+        runs = self._runs()
+        place = bisect.bisect_right(runs, shard, key=lambda run: run["first_file"]) - 1
+        container = container_named(runs[place]["name"]) if place >= 0 else None
+        if container is None:
+            raise CorruptIndexError(
+                f"{self.path}: the format of file {shard} is not known; delete the index"
+            )
+        return container
+
+    def _runs(self) -> list[dict[str, Any]]:
+        """Formats of consecutive files: name, version, and the number of the first file."""
+        # The index of the original ImageArchive says nothing; it is always one of a TAR.
+        runs: list[dict[str, Any]] = self.meta.get("containers", ORIGINAL_CONTAINERS)
+        return runs
 
     # --- opening ----------------------------------------------------------------------------
 
@@ -192,60 +222,57 @@ class IndexTable:
         CorruptIndexError
             `ipath` exists and is damaged.
         """
-        apath = os.path.abspath(containers.located(os.fsdecode(path)))
+        archive = resolve_location(locate(path))
         try:
-            os.stat(apath)
+            status = archive.status()
         except (FileNotFoundError, NotADirectoryError):
-            hint = "is the path right?"
-            if "*" in apath or "?" in apath:
-                hint = "of several, give a list or a brace pattern such as x-{0000..0146}.tar"
-            raise ArchiveNotFoundError(f"{apath}: no such archive; {hint}") from None
-        is_plain = containers.is_plain_directory(apath)
-        if ipath is not None:
-            if is_plain:
+            raise ArchiveNotFoundError(
+                f"{archive.path}: no such archive; is the path right?"
+            ) from None
+        given = None if ipath is None else locate(ipath)
+        if status.is_directory and find_container(archive).members_are_files:
+            if given is not None:
                 raise OptionError(
-                    f"ipath={os.fspath(ipath)!r}: a plain directory is listed each time it is "
-                    f"opened, so it has no index file"
+                    f"ipath={given.path!r}: a plain directory is listed each time it is opened, "
+                    f"so it has no index file"
                 )
-            place = os.path.abspath(os.fsdecode(ipath))
-            return cls._open_given(apath, place, overwrite, strict)
-        if is_plain:
-            return cls.build(apath, strict=strict)
-        table, places = cls._survey(apath, overwrite, strict)
+            return cls.build(archive, strict=strict)
+        if given is not None:
+            return cls._open_given(archive, given, overwrite, strict)
+        table, places = cls._survey(archive, overwrite, strict)
         if table is not None:
             return table
-        table = cls.build(apath, strict=strict)
-        if not table.settled:
-            _warn_unsettled(apath)
+        table = cls.build(archive, strict=strict)
+        if not table.unchanged_during_scan:
+            _warn_of_change(archive)
             return table
         failures = []
         for place in places:
             try:
-                os.makedirs(os.path.dirname(place), exist_ok=True)
-                return table.saved(place)
+                place.parent.make_directory()
+                return table.save(place)
             except OSError as error:
                 if error.errno in OUT_OF_FILES:
                     raise
-                failures.append(f"{place}: {error.strerror}")
+                failures.append(f"{place.path}: {error.strerror}")
         warnings.warn(
-            f"{apath}: the index cannot be saved ({'; '.join(failures) or 'no cache directory'}), "
-            f"so every process scans the archive anew; name another place with ipath",
+            f"{archive.path}: the index cannot be saved "
+            f"({'; '.join(failures) or 'no cache directory'}), so every process scans the archive "
+            f"anew; name another place with ipath",
             RuntimeWarning,
             stacklevel=2,
         )
         return table
 
     @classmethod
-    def _open_given(cls, apath: str, ipath: str, overwrite: bool, strict: bool) -> IndexTable:
-        if os.path.exists(ipath):
-            if os.path.isdir(ipath) or os.path.samefile(apath, ipath):
-                raise OptionError(
-                    f"{ipath}: cannot be the index, as it is the archive or a directory; "
-                    f"name another file"
-                )
+    def _open_given(
+        cls, archive: Location, ipath: Location, overwrite: bool, strict: bool
+    ) -> IndexTable:
+        if ipath.exists():
+            check_replaceable(ipath, [archive])
             try:
-                table = cls.load(ipath, apath)
-            except index_file.NotAnIndexError as error:
+                table = cls.load(ipath.path, archive.path)
+            except file_format.NotAnIndexError as error:
                 if not overwrite:
                     raise
                 # Whatever it is, it was not written to be overwritten.
@@ -255,20 +282,20 @@ class IndexTable:
                     raise
             else:
                 if not overwrite:
-                    return table._trusted(apath, strict)
+                    return table._trusted(strict)
                 del table
-        table = cls.build(apath, strict=strict)
-        if not table.settled:
-            _warn_unsettled(apath)
+        table = cls.build(archive, strict=strict)
+        if not table.unchanged_during_scan:
+            _warn_of_change(archive)
             return table
         try:
-            return table.saved(ipath)
+            return table.save(ipath)
         except OSError as error:
-            raise OptionError(f"{ipath}: cannot write the index: {error.strerror}") from error
+            raise OptionError(f"{ipath.path}: cannot write the index: {error.strerror}") from error
 
-    def _trusted(self, apath: str, strict: bool) -> IndexTable:
+    def _trusted(self, strict: bool) -> IndexTable:
         """Return the table where it fits the archive, else raise."""
-        reason = self.staleness(apath)
+        reason = self.staleness()
         if reason is not None:
             raise StaleIndexError(f"{self.path}: {reason}", hints=[REBUILD])
         if strict and self.meta.get("damage"):
@@ -280,21 +307,21 @@ class IndexTable:
 
     @classmethod
     def _survey(
-        cls, apath: str, overwrite: bool, strict: bool
-    ) -> tuple[IndexTable | None, list[str]]:
+        cls, archive: Location, overwrite: bool, strict: bool
+    ) -> tuple[IndexTable | None, list[Location]]:
         """Return the saved index where it is fresh, else None and the places to save another."""
         free = []
-        for place in _places(apath):
+        for place in index_locations(archive):
             try:
-                table = cls.load(place, apath)
-                if not table.meta or table._of_another(apath):
+                table = cls.load(place.path, archive.path)
+                if not table.meta or table._of_another(archive):
                     # The index of the original ImageArchive may hold a part of the archive only.
                     continue
-                reason = "asked to" if overwrite else table._unusable(apath, strict)
+                reason = "asked to" if overwrite else table._unusable(strict)
                 if reason is None:
-                    return table._renewed(place), []
-                logger.info("%s: building the index again: %s", apath, reason)
-            except index_file.NotAnIndexError:
+                    return table._with_identities(place), []
+                logger.info("%s: building the index again: %s", archive.path, reason)
+            except file_format.NotAnIndexError:
                 # Whatever it is, it was not written to be overwritten.
                 continue
             except (FileNotFoundError, NotADirectoryError):
@@ -302,40 +329,38 @@ class IndexTable:
             except (CorruptIndexError, OSError) as error:
                 if isinstance(error, OSError) and error.errno in OUT_OF_FILES:
                     raise
-                logger.info("%s: building the index again: %s", apath, error)
+                logger.info("%s: building the index again: %s", archive.path, error)
             free.append(place)
         return None, free
 
-    def _of_another(self, apath: str) -> bool:
+    def _of_another(self, archive: Location) -> bool:
         """Whether the index belongs to another file that is there, data.tar beside data.npz."""
-        recorded = [archive["path"] for archive in self.meta["archives"]]
-        own = os.path.basename(apath.rstrip("/"))
-        # Of a directory of bins the files lie below it.
-        if any(path.split("/")[0] == own for path in recorded):
+        recorded = [one["path"] for one in self.meta["archives"]]
+        # Of a directory of bins the files are below it.
+        if any(path.split("/")[0] == archive.name for path in recorded):
             return False
-        folder = os.path.dirname(apath)
-        return any(os.path.exists(os.path.join(folder, path)) for path in recorded)
+        return any(archive.parent.join(path).exists() for path in recorded)
 
-    def _unusable(self, apath: str, strict: bool) -> str | None:
-        """Say why an index that was found is of no use; None where it is."""
-        reason = self.staleness(apath)
+    def _unusable(self, strict: bool) -> str | None:
+        """Return why an index that was found cannot be used, or None if it can."""
+        reason = self.staleness()
         if reason is None and strict and self.meta.get("damage"):
             return "it was built without strict"
         return reason
 
-    def _renewed(self, place: str) -> IndexTable:
-        """Record the time of a touched or copied archive, so that it is compared only once."""
+    def _with_identities(self, place: Location) -> IndexTable:
+        """Record the identity of a touched or copied archive, so that it is compared only once."""
         archives = self.meta.get("archives", [])
         now = [self.verified.get(file) for file in self.files]
-        if all(seen is None or seen[1] == a["mtime_ns"] for seen, a in zip(now, archives)):
+        if all(seen is None or seen[1] == a["identity"] for seen, a in zip(now, archives)):
             return self
         self.meta["archives"] = [
-            a if seen is None else {**a, "mtime_ns": seen[1]} for seen, a in zip(now, archives)
+            a if seen is None else {**a, "identity": seen[1]} for seen, a in zip(now, archives)
         ]
         try:
-            return self.saved(place)
+            return self.save(place)
         except OSError as error:
-            logger.debug("%s: the time of the archive cannot be recorded: %s", place, error)
+            logger.debug("%s: the archive's identity cannot be recorded: %s", place.path, error)
             return self
 
     @classmethod
@@ -353,9 +378,12 @@ class IndexTable:
         apath : path-like, optional
             The archive. By default the files that the index names, beside it.
         """
-        sections, meta = index_file.load(ipath)
+        sections, meta = file_format.load(locate(ipath))
         if not meta:
-            return _original(ipath, sections["entries"], apath)
+            original = original_columns(ipath, sections["entries"])
+            if apath is None:
+                raise file_format.NotAnIndexError(f"{ipath}: it does not name its archive")
+            return cls(**original, files=[locate(apath).path], meta={}, path=ipath)
         missing = [name for name in COLUMNS if name not in sections]
         if missing:
             raise CorruptIndexError(f"{ipath}: sections {missing} are missing; delete it")
@@ -366,81 +394,47 @@ class IndexTable:
                     f"{ipath}: section {name!r} is {columns[name].dtype} of "
                     f"{columns[name].ndim} dimensions; delete it"
                 )
-        if apath is None:
-            base = os.path.dirname(os.path.abspath(ipath))
-        else:
-            base = os.path.dirname(os.path.abspath(os.fspath(apath)))
+        base = locate(ipath if apath is None else apath).parent
         archives, directories = meta.get("archives"), meta.get("directories", [])
         if not (
             isinstance(archives, list)
             and all(isinstance(a, dict) and isinstance(a.get("path"), str) for a in archives)
             and isinstance(directories, list)
             and all(isinstance(name, str) for name in directories)
+            and _are_runs(meta.get("containers"))
         ):
             raise CorruptIndexError(f"{ipath}: the metadata names no archive; delete it")
-        files = [os.path.join(base, archive["path"]) for archive in archives]
-        if apath is not None and len(files) == 1:
+        if apath is not None and len(archives) == 1:
             # A renamed archive keeps its index.
-            files = [os.fspath(apath)]
+            files = [locate(apath).path]
+        else:
+            files = [base.join(archive["path"]).path for archive in archives]
         return cls(**columns, files=files, meta=meta, extra=sections, path=ipath)
 
     @classmethod
-    def build(cls, path: str | os.PathLike[str], *, strict: bool = True) -> IndexTable:
+    def build(cls, path: str | os.PathLike[str] | Location, *, strict: bool = True) -> IndexTable:
         """Scan an archive; nothing is saved."""
-        apath = os.fspath(path)
-        for _ in range(2):
-            before = signatures([apath])
-            scanned = containers.scan(apath, strict=strict)
-            resolved = resolve(scanned.rows)
-            prints = fingerprints(scanned.files, resolved.entries, scanned.ends)
-            settled = signatures([apath]) == before
-            if settled:
-                break
-        base = os.path.dirname(os.path.abspath(apath))
-        meta: dict[str, Any] = {
-            "scanner": scanned.scanner,
-            "scanner_version": scanned.version,
-            "archives": [
-                {"path": os.path.relpath(os.path.abspath(file), base), **one}
-                for file, one in zip(scanned.files, prints)
-            ],
-            "directories": [
-                name.decode("utf-8", "surrogateescape") for name in resolved.directories
-            ],
-        }
-        if scanned.damage:
-            meta["damage"] = scanned.damage
-        lookup = Lookup(
-            resolved.entries, resolved.names, resolved.name_offsets, resolved.name_order
-        )
-        values, offsets = directory_labels(lookup, resolved.name_order)
-        table = cls(
-            entries=resolved.entries,
-            label_values=values,
-            label_offsets=offsets,
-            names=resolved.names,
-            name_offsets=resolved.name_offsets,
-            name_order=resolved.name_order,
-            files=scanned.files,
-            meta=meta,
-        )
-        table.settled = settled
-        table.verified = {
-            file: (one["size"], one["mtime_ns"])
-            for file, one in zip(scanned.files, prints)
-            if "size" in one
-        }
+        built = build_columns(resolve_location(locate(path)), strict=strict)
+        table = cls(**built.columns, files=built.files, meta=built.meta)
+        table.verified, table.unchanged_during_scan = built.verified, built.unchanged
         return table
 
     # --- saving -----------------------------------------------------------------------------
 
-    def saved(self, path: str) -> IndexTable:
-        """Save the table and return the mapped one; raises OSError where it cannot be written."""
+    def save(self, path: str | os.PathLike[str] | Location) -> IndexTable:
+        """Save the table and return the mapped one.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        """
+        place = locate(path)
         sections = {name: getattr(self, name) for name in COLUMNS}
         sections.update(sorted(self.extra.items()))
         meta = {key: value for key, value in self.meta.items() if key != "sections"}
-        index_file.save(path, sections, meta)
-        table = IndexTable.load(path, self.files[0] if self.files else None)
+        file_format.save(place, sections, meta)
+        table = IndexTable.load(place.path, self.files[0] if self.files else None)
         table.files, table.verified = self.files, self.verified
         return table
 
@@ -453,27 +447,33 @@ class IndexTable:
         if self.path is None:
             return
         try:
-            self.saved(self.path)
+            self.save(self.path)
         except OSError as error:
             logger.warning("%s: further sections cannot be saved: %s", self.path, error.strerror)
 
+    def checkpoints(self, position: int) -> SavedCheckpoints:
+        """Return where the checkpoints of a compressed member are kept."""
+        return SavedCheckpoints(self, f"checkpoints/{position}/points")
+
     # --- checking ---------------------------------------------------------------------------
 
-    def staleness(self, apath: str | os.PathLike[str]) -> str | None:
-        """Say in what the archive differs from what was indexed; None where in nothing.
+    def staleness(self) -> str | None:
+        """Return why the index does not describe its archive any more, or None if it does.
 
-        Sizes are compared first; where a modification time differs, so are the headers of up to
-        4,096 members. A copied or touched archive so keeps its index.
+        Sizes are compared first; where an identity differs, so are the headers of up to 4,096
+        members. A copied or touched archive therefore keeps its index.
         """
         if not self.meta:
             return None
-        version = containers.scanner_version(self.scanner)
-        if self.meta.get("scanner_version") != version:
-            return f"it was built by another version of the {self.scanner} scanner"
-        reason = difference(self.files, self.meta["archives"], self.entries)
+        for run in self._runs():
+            container = container_named(run["name"])
+            if container is None or container.version != run["version"]:
+                return f"it was built by another version of the {run['name']} scanner"
+        files = [locate(file) for file in self.files]
+        reason = difference(files, self.meta["archives"], self.entries)
         if reason is None:
             self.verified = {
-                file: seen for file, seen in zip(self.files, signatures(self.files)) if seen
+                file: seen for file, seen in zip(self.files, signatures(files)) if seen
             }
         return reason
 
@@ -487,91 +487,61 @@ class IndexTable:
         """
         if self.path is None:
             return
-        sections, meta = index_file.load(self.path)
+        sections, meta = file_format.load(locate(self.path))
         for section in meta.get("sections", []):
-            if index_file.checksum(sections[section["name"]]) != section["crc32"]:
+            if file_format.checksum(sections[section["name"]]) != section["crc32"]:
                 raise CorruptIndexError(
                     f"{self.path}: section {section['name']!r} is damaged; delete the index and "
                     f"open the archive again"
                 )
 
 
-def _warn_unsettled(apath: str) -> None:
-    warnings.warn(
-        f"{apath}: the archive changes while it is read, so its index is not saved",
-        RuntimeWarning,
-        stacklevel=3,
+class SavedCheckpoints:
+    """The checkpoints of one member, in a section of its index file."""
+
+    def __init__(self, table: IndexTable, section: str) -> None:
+        self._table = table
+        self._section = section
+
+    def load(self) -> memoryview | None:
+        """Return the checkpoints that were saved, or None."""
+        points = self._table.extra.get(self._section)
+        return None if points is None else points.data
+
+    def save(self, checkpoints: bytes) -> None:
+        """Save checkpoints; see `IndexTable.add_extra`."""
+        self._table.add_extra({self._section: np.frombuffer(checkpoints, np.uint8)})
+
+
+def check_replaceable(ipath: Location, archives: Sequence[Location]) -> None:
+    """Raise OptionError if an index file is a directory, or one of the archives themselves."""
+    if ipath.status().is_directory or any(map(ipath.is_same, archives)):
+        raise OptionError(
+            f"{ipath.path}: cannot be the index, as it is the archive or a directory; "
+            f"name another file"
+        )
+
+
+def _are_runs(runs: object) -> bool:
+    """Whether metadata name the formats of files as they should."""
+    return (
+        isinstance(runs, list)
+        and len(runs) > 0
+        and all(
+            isinstance(run, dict)
+            and isinstance(run.get("name"), str)
+            and isinstance(run.get("first_file"), int)
+            and "version" in run
+            for run in runs
+        )
+        and runs[0]["first_file"] == 0
+        and all(one["first_file"] < other["first_file"] for one, other in pairwise(runs))
     )
 
 
-def default_path(apath: str) -> str:
-    """Return where an archive's index lies: its path, ``.idx.npy`` for the last extension."""
-    stem = apath.rstrip("/")
-    return os.path.splitext(stem)[0] + ".idx.npy"
-
-
-def cache_path(keys: Sequence[str], apath: str) -> str | None:
-    """Return where the index lies that cannot be saved beside its archive.
-
-    None where the user has no home directory, as in a container that runs under any number.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for key in keys:
-        digest.update(os.fsencode(key) + b"\0")
-    name = os.path.basename(os.path.splitext(apath.rstrip("/"))[0])
-    try:
-        folder = platformdirs.user_cache_dir("imagearchive", appauthor=False)
-    except RuntimeError:
-        return None
-    return os.path.join(folder, "index", f"{name[:80]}-{digest.hexdigest()}.idx.npy")
-
-
-def _places(apath: str) -> Iterator[str]:
-    """Yield where the index of an archive may lie, the best place first."""
-    yield default_path(apath)
-    cached = cache_path([apath], apath)
-    if cached is not None:
-        yield cached
-
-
-def directory_labels(
-    lookup: Lookup, order: npt.NDArray[np.uint64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint64]]:
-    """Label every member with the number of its top-level directory."""
-    labels = class_directories(lookup, order, b"")[1].astype(np.float64)
-    labelled = labels >= 0
-    offsets = np.zeros(lookup.count + 1, np.uint64)
-    np.cumsum(labelled, out=offsets[1:])
-    return labels[labelled], offsets
-
-
-def _original(
-    ipath: str, rows: npt.NDArray[Any], apath: str | os.PathLike[str] | None
-) -> IndexTable:
-    """Read the 2-D numeric array of the original ImageArchive."""
-    if rows.ndim != 2 or rows.shape[1] < 3 or rows.dtype.kind not in "iuf" or apath is None:
-        raise index_file.NotAnIndexError(
-            f"{ipath}: an array of {rows.dtype} {rows.shape} is not an index; delete it, or name "
-            f"another file"
-        )
-    count = len(rows)
-    entries = np.zeros(count, ENTRY_DTYPE)
-    if count and (not np.isfinite(rows[:, 1:3]).all() or rows[:, 1:3].min() < 0):
-        raise CorruptIndexError(f"{ipath}: offsets and sizes must be numbers from 0")
-    entries["index"] = np.arange(count)
-    entries["offset"] = entries["header"] = rows[:, 1]
-    entries["size"] = entries["stored"] = rows[:, 2]
-    width = max(8, len(str(count)))
-    digits = np.char.zfill(np.arange(count).astype(f"S{width}"), width)
-    labels = rows.shape[1] - 3
-    return IndexTable(
-        entries=entries,
-        label_values=np.ascontiguousarray(rows[:, 3:], np.float64).reshape(-1),
-        label_offsets=np.arange(count + 1, dtype=np.uint64) * np.uint64(labels),
-        names=np.frombuffer(digits.tobytes(), np.uint8),
-        name_offsets=np.arange(count + 1, dtype=np.uint64) * np.uint64(width),
-        name_order=np.arange(count, dtype=np.uint64),
-        files=[os.fspath(apath)],
-        meta={},
-        path=ipath,
+def _warn_of_change(archive: Location) -> None:
+    warnings.warn(
+        f"{archive.path}: the archive changes while it is read, so its index is not saved",
+        RuntimeWarning,
+        stacklevel=4,
     )

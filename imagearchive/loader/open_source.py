@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imagearchive.errors import ArchiveNotFoundError, OptionError, OptionTypeError
+from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.loader.array_sources import SampleSource
 from imagearchive.loader.sources import ConcatenatedSource, EncodedSource, Source, SubsetSource
-from imagearchive.storage.patterns import expand
+from imagearchive.storage.patterns import expand_paths
 
 __all__ = ["open_source"]
 
@@ -37,7 +36,7 @@ def open_source(
     paths = _paths(source)
     if paths is None:
         return _wrap(source, columns, exif_transpose), False
-    return _wrap(_open_paths(_expand(paths), not transformed), columns, exif_transpose), True
+    return _wrap(_open_paths(expand_paths(paths), not transformed), columns, exif_transpose), True
 
 
 def _paths(source: Any) -> list[str] | None:
@@ -49,20 +48,6 @@ def _paths(source: Any) -> list[str] | None:
     if not all(isinstance(path, (str, os.PathLike)) for path in source):
         return None
     return [os.fsdecode(path) for path in source]
-
-
-def _expand(patterns: list[str]) -> list[str]:
-    """Return the paths that patterns with wildcards or braces name."""
-    paths: list[str] = []
-    for pattern in patterns:
-        if not glob.has_magic(pattern) or os.path.exists(pattern):
-            paths += expand(pattern)
-            continue
-        matches = sorted(glob.glob(pattern))
-        if not matches:
-            raise ArchiveNotFoundError(f"{pattern}: no file matches this pattern")
-        paths += matches
-    return paths
 
 
 def _open_paths(paths: list[str], copy: bool) -> Any:

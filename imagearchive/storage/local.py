@@ -25,7 +25,7 @@ from imagearchive.errors import (
 )
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.closing import Closable
-from imagearchive.storage.protocol import FileStorage, Storage, StorageKind
+from imagearchive.storage.protocol import FileStorage, Storage, StorageKind, file_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,11 +59,11 @@ class MemoryStorage(Closable):
 
     zero_copy = True
 
-    def __init__(self, data: Buffer, path: str = "<memory>", mtime_ns: int = 0) -> None:
+    def __init__(self, data: Buffer, path: str = "<memory>", identity: str = "") -> None:
         self._view: memoryview | None = memoryview(data).toreadonly().cast("B")
         self.path = path
         self.size = len(self._view)
-        self.mtime_ns = mtime_ns
+        self.identity = identity
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> MemoryStorage:
@@ -72,7 +72,7 @@ class MemoryStorage(Closable):
         with PreadStorage(name) as storage:
             data = bytearray(storage.size)
             storage.readinto(0, data)
-            return cls(data, name, storage.mtime_ns)
+            return cls(data, name, storage.identity)
 
     def read(self, offset: int, size: int) -> memoryview:
         """Return a read-only view of the range."""
@@ -120,7 +120,7 @@ class MmapStorage(MemoryStorage):
                 data: Any = mmap.mmap(fd, size, access=mmap.ACCESS_READ) if size else b""
         finally:
             os.close(fd)
-        super().__init__(data, name, status.st_mtime_ns)
+        super().__init__(data, name, file_identity(status))
         self._advise = getattr(data, "madvise", None) if hasattr(mmap, "MADV_WILLNEED") else None
 
     @classmethod
@@ -172,7 +172,7 @@ class PreadStorage(Closable):
         self._descriptor: _Descriptor | None = _Descriptor(_open(self.path))
         status = os.fstat(self._descriptor.number)
         self.size = status.st_size
-        self.mtime_ns = status.st_mtime_ns
+        self.identity = file_identity(status)
 
     def fileno(self) -> int:
         """Return the number of the open descriptor, which `close` ends."""

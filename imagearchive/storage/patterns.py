@@ -1,7 +1,8 @@
-"""The archives that a path, a list or a brace pattern names."""
+"""Paths, URLs, and patterns: which archives they name. The same rule everywhere."""
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import math
 import os
@@ -9,77 +10,130 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.errors import ArchiveNotFoundError, OptionError, OptionTypeError
+from imagearchive.storage.location import Location, locate
 
-__all__ = ["ArchivePath", "absolute", "expand", "spelled"]
+__all__ = ["INDEX_SUFFIX", "ArchivePath", "absolute_paths", "as_text", "expand_paths"]
 
-#: One archive, several, or a brace pattern.
+#: One archive, several, or a pattern.
 ArchivePath = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 _RANGE: Final = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
+_WILDCARD: Final = re.compile(r"[*?[]")
 MAX_PATHS: Final = 1_000_000
+#: How the files of indexes end. No wildcard matches them, so that ``train-*`` finds the archives.
+INDEX_SUFFIX: Final = ".idx.npy"
 
 
-def spelled(path: ArchivePath) -> str | list[str]:
-    """Return a path as text, or several as a list; iterators are read once."""
+def as_text(path: ArchivePath) -> str | list[str]:
+    """Return a path as text, or several as a list; an iterator is read once.
+
+    Raises
+    ------
+    OptionTypeError
+        It is neither a path nor an iterable of paths.
+    """
     if isinstance(path, (str, bytes, os.PathLike)):
-        return _text(path)
+        return os.fsdecode(path)
     try:
-        return [_text(one) for one in path]
+        return [os.fsdecode(one) for one in path]
     except TypeError:
         raise OptionTypeError(
-            f"an archive is given by its path, a list of paths or a brace pattern, not by {path!r}"
+            f"an archive is given by its path, a list of paths, or a pattern, not by {path!r}"
         ) from None
 
 
-def _text(path: str | bytes | os.PathLike[str]) -> str:
-    text = os.fsdecode(path)
-    if not text or "\0" in text:
-        raise OptionError(f"{text!r} is no path of an archive")
-    return text
+def absolute_paths(path: str | list[str]) -> str | list[str]:
+    """Return the same paths, absolute; patterns stay patterns."""
+    return locate(path).path if isinstance(path, str) else [locate(one).path for one in path]
 
 
-def absolute(path: str | list[str]) -> str | list[str]:
-    """Return the same with absolute paths; brace patterns stay patterns."""
-    return os.path.abspath(path) if isinstance(path, str) else [os.path.abspath(p) for p in path]
+def expand_paths(path: ArchivePath) -> list[str]:
+    """Return the absolute paths of the archives that a path, a pattern, or a list of both names.
 
-
-def expand(path: ArchivePath) -> list[str]:
-    """Return the absolute paths of the archives that a path, a list or a brace pattern names.
-
-    ``{0000..0146}`` counts, with zeros as written; ``{a,b}`` lists alternatives. A path that
-    exists is taken as it is, braces and all.
+    ``{0000..0146}`` counts, with zeros as written; ``{a,b}`` lists alternatives. ``*``, ``?`` and
+    ``[...]`` match within one component of a path, sorted, and must match something. A path that
+    exists is taken as it is, whatever characters are in it.
 
     Raises
     ------
     OptionError
-        The list is empty, or a range counts down, or the pattern names more than a million.
+        The list is empty, a range counts down, or the pattern names more than a million archives.
+    ArchiveNotFoundError
+        Nothing matches a wildcard.
     """
     if not isinstance(path, (str, bytes, os.PathLike)):
-        expanded = [one for part in path for one in expand(part)]
+        expanded = [one for part in path for one in expand_paths(part)]
         if not expanded:
             raise OptionError("no archive is given: the list of paths is empty")
         return expanded
-    text = os.path.abspath(os.fsdecode(path))
-    pieces = _BRACES.split(text)
-    if len(pieces) == 1 or os.path.exists(text):
+    location = locate(path)
+    text = location.path
+    if not _WILDCARD.search(text) and "{" not in text:
         return [text]
+    if location.exists():
+        return [text]
+    found: list[str] = []
+    for one in _expand_braces(text):
+        if not _WILDCARD.search(one) or locate(one).exists():
+            found.append(one)
+            continue
+        matches = _match_wildcards(locate(one))
+        if not matches:
+            raise ArchiveNotFoundError(f"{one}: no archive matches this pattern")
+        found += matches
+    return found
+
+
+def _expand_braces(text: str) -> list[str]:
     choices: list[list[str]] = []
-    for place, piece in enumerate(pieces):
-        bounds = _RANGE.fullmatch(piece)
+    for place, part in enumerate(_BRACES.split(text)):
+        bounds = _RANGE.fullmatch(part)
         if place % 2 == 0:
-            choices.append([piece])
+            choices.append([part])
         elif bounds:
             low, high = bounds.groups()
             if int(high) < int(low) or int(high) - int(low) >= MAX_PATHS:
-                raise OptionError(f"{text}: the range {{{piece}}} names no archive, or too many")
+                raise OptionError(f"{text}: the range {{{part}}} names no archive, or too many")
             width = len(low)
             choices.append([f"{number:0{width}d}" for number in range(int(low), int(high) + 1)])
-        elif "," in piece:
-            choices.append(piece.split(","))
+        elif "," in part:
+            choices.append(part.split(","))
         else:
-            choices.append([f"{{{piece}}}"])
+            choices.append([f"{{{part}}}"])
     if (count := math.prod(map(len, choices))) > MAX_PATHS:
-        raise OptionError(f"{text}: the pattern names {count} archives, which are too many")
+        raise OptionError(f"{text}: the pattern names {count} archives, more than {MAX_PATHS}")
     return ["".join(parts) for parts in itertools.product(*choices)]
+
+
+def _match_wildcards(pattern: Location) -> list[str]:
+    """Return the paths that match a location whose path has wildcards, sorted."""
+    parts: list[str] = []
+    base = pattern
+    while _WILDCARD.search(base.path) and base.parent.path != base.path:
+        parts.insert(0, base.name)
+        base = base.parent
+    found = [base]
+    for part in parts:
+        found = [one for folder in found for one in _match_component(folder, part)]
+    return sorted(one.path for one in found)
+
+
+def _match_component(folder: Location, part: str) -> list[Location]:
+    if not _WILDCARD.search(part):
+        one = folder.join(part)
+        return [one] if one.exists() else []
+    try:
+        entries = folder.list()
+    except OSError:
+        return []
+    matches = re.compile(fnmatch.translate(part)).match
+    return [
+        folder.join(entry.name)
+        for entry in entries
+        # As in a shell, a wildcard does not match the dot of a hidden file.
+        if matches(entry.name)
+        and (part.startswith(".") or not entry.name.startswith("."))
+        and not entry.name.endswith(INDEX_SUFFIX)
+    ]

@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    import os
+
     from typing_extensions import Buffer
 
-__all__ = ["FileStorage", "SelfCheckingStorage", "Storage", "StorageKind"]
+__all__ = ["FileStorage", "SelfCheckingStorage", "Storage", "StorageKind", "file_identity"]
 
 StorageKind = Literal["auto", "mmap", "pread", "memory"]
+
+
+def file_identity(status: os.stat_result) -> str:
+    """Return the identity of a local file: its modification time, in nanoseconds since 1970."""
+    return f"mtime_ns={status.st_mtime_ns}"
 
 
 @runtime_checkable
@@ -74,11 +81,12 @@ class FileStorage(Storage, Protocol):
 
     Attributes
     ----------
-    mtime_ns : int
-        When the file was modified last, as it was opened, in nanoseconds since 1970.
+    identity : str
+        What the location said about the file when it was opened; differs where its content may.
+        See `imagearchive.storage.location.Status`.
     """
 
-    mtime_ns: int
+    identity: str
 
     def prefetch(self, offset: int, size: int) -> None:
         """Ask for a range that is going to be read soon; costs about a microsecond, never fails."""

@@ -27,7 +27,6 @@ from support.archives import encoded, write_tar
 import imagearchive
 from imagearchive import Archive, write_split_data
 from imagearchive.archive import archive as archive_module
-from imagearchive.archive import file_pool as members
 from imagearchive.errors import (
     ArchiveNotFoundError,
     ClosedError,
@@ -41,6 +40,7 @@ from imagearchive.errors import (
     UnsupportedMemberError,
 )
 from imagearchive.storage.local import open_storage
+from imagearchive.storage.location import LocalLocation
 
 PICTURE = encoded(np.arange(300, dtype=np.uint8).reshape(10, 10, 3))
 MEMBERS = {
@@ -247,7 +247,9 @@ class Recorder:
 def calls(monkeypatch):
     recorded = []
     monkeypatch.setattr(
-        members, "open_storage", lambda *args: Recorder(open_storage(*args), recorded)
+        LocalLocation,
+        "open",
+        lambda location, kind="auto": Recorder(open_storage(location.path, kind), recorded),
     )
     return recorded
 
@@ -255,6 +257,7 @@ def calls(monkeypatch):
 @pytest.mark.parametrize("kind", ["tar", "deflated zip", "barecat", "shards"])
 def test_many_are_read_in_the_order_in_which_they_lie(tmp_path, calls, kind):
     archive = Archive(CONTAINERS[kind](tmp_path))
+    calls.clear()
     wanted = [*reversed(MEMBERS), "README", 3, -1]
     got = archive.read_many(wanted)
     expected = [bytes(archive.read(key)) for key in wanted]
@@ -269,14 +272,15 @@ def test_prefetching_asks_for_the_stored_bytes_and_reads_none(tmp_path, calls, k
     archive = Archive(CONTAINERS[kind](tmp_path))
     wanted = ["images/cat/1.jpg", "README", 3, -2]
     infos = [archive.info(key) for key in wanted]
-    ranges = {(info.archive, info.offset, info.offset + info.stored) for info in infos}
+    ranges = {(info.archive, info.offset, info.offset + info.stored_size) for info in infos}
+    calls.clear()
     archive.prefetch(wanted)
     assert len(calls) == len({info.archive for info in infos}), "neighbours were asked for alone"
     for _, path, offset, size in calls:
         inside = {one for one in ranges if one[0] == path}
         assert (offset, offset + size) == (min(o for _, o, _ in inside), max(e for *_, e in inside))
     calls.clear()
-    monkeypatch.setattr("imagearchive.archive.archive.NEIGHBOURS", -1)
+    monkeypatch.setattr("imagearchive.archive.archive.MAX_GAP", -1)
     archive.prefetch(wanted)
     assert {(path, offset, offset + size) for _, path, offset, size in calls} == ranges
     assert len(calls) == len(ranges)
@@ -288,8 +292,10 @@ def test_prefetching_asks_for_the_stored_bytes_and_reads_none(tmp_path, calls, k
 
 
 def test_prefetching_opens_no_files_that_would_not_stay_open(tmp_path, calls):
-    Archive(make_directory(tmp_path)).prefetch(MEMBERS)
-    Archive(make_shards(tmp_path), max_open=2).prefetch(MEMBERS)
+    archives = [Archive(make_directory(tmp_path)), Archive(make_shards(tmp_path), max_open=2)]
+    calls.clear()
+    for archive in archives:
+        archive.prefetch(MEMBERS)
     assert calls == []
 
 
@@ -699,7 +705,7 @@ def test_a_member_that_lies_about_its_content(tmp_path):
     info = archive.info("images/cat/1.jpg")
     archive.close()
     data = bytearray(path.read_bytes())
-    data[info.offset + info.stored // 2] ^= 0xFF
+    data[info.offset + info.stored_size // 2] ^= 0xFF
     path.write_bytes(data)
     with pytest.raises(CorruptArchiveError, match=r"images/cat/1\.jpg"):
         Archive(path)["images/cat/1.jpg"]
@@ -711,7 +717,7 @@ def test_a_member_that_is_made_to_exhaust_memory(tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("zeros", bytes(1 << 20))
         archive.writestr("random", random)
-    monkeypatch.setattr(archive_module, "MAX_HOLLOW_READ", (1 << 20) - 1)
+    monkeypatch.setattr(archive_module, "MAX_EXPANDED_READ", (1 << 20) - 1)
     opened = Archive(path)
     assert opened["random"] == random
     with pytest.raises(LimitError, match=r"bomb\.zip: 'zeros': 1048576 bytes, .*open\(\)"):
@@ -768,7 +774,7 @@ def test_encrypted_members_and_those_of_other_parts(tmp_path):
     for read in (opened.read, opened.open, opened.member, opened.__getitem__):
         with pytest.raises(UnsupportedMemberError, match=r"parts\.zip: 'locked': encrypted"):
             read("locked")
-        with pytest.raises(UnsupportedMemberError, match="'elsewhere': lies on another part"):
+        with pytest.raises(UnsupportedMemberError, match="'elsewhere': is on another part"):
             read("elsewhere")
 
 
@@ -791,11 +797,13 @@ def test_damaged_checkpoints_are_built_again(tmp_path, caplog):
 
 
 def test_which_files_stay_open(tmp_path, monkeypatch):
+    archive = Archive(make_shards(tmp_path), max_open=2, storage="pread")
     opened = []
     monkeypatch.setattr(
-        members, "open_storage", lambda path, kind: opened.append(path) or open_storage(path, kind)
+        LocalLocation,
+        "open",
+        lambda location, kind: opened.append(location.path) or open_storage(location.path, kind),
     )
-    archive = Archive(make_shards(tmp_path), max_open=2, storage="pread")
     paths = archive.table.files
     first = {archive.info(name).archive: name for name in MEMBERS}
     for shard in (0, 1, 0, 2, 0, 1):

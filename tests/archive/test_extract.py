@@ -36,6 +36,7 @@ from imagearchive.errors import (
 )
 from imagearchive.index import file_format
 from imagearchive.storage.limits import Limits
+from imagearchive.storage.location import locate
 
 
 def make_tar(path, members, **fields):
@@ -745,10 +746,10 @@ def test_extract_refuses_ranges_outside_of_the_archive(tmp_path, offset, size):
     """An index that came with the data is never believed."""
     make_tar(tmp_path / "a.tar", {"a": b"1", "b": b"2"})
     imagearchive.open(tmp_path / "a.tar").close()
-    sections, meta = file_format.load(str(tmp_path / "a.idx.npy"))
+    sections, meta = file_format.load(locate(tmp_path / "a.idx.npy"))
     entries = sections["entries"].copy()
     entries["offset"][1], entries["size"][1] = offset, size
-    file_format.save(str(tmp_path / "a.idx.npy"), {**sections, "entries": entries}, meta)
+    file_format.save(locate(tmp_path / "a.idx.npy"), {**sections, "entries": entries}, meta)
     with (
         imagearchive.open(tmp_path / "a.tar", storage="mmap") as archive,
         pytest.raises(CorruptArchiveError),

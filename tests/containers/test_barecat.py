@@ -34,7 +34,7 @@ from PIL import Image
 from support.archives import files_left
 
 from imagearchive.compat import barecat
-from imagearchive.containers.barecat import scan_path, sniff
+from imagearchive.containers.barecat import BarecatContainer
 from imagearchive.errors import (
     ArchiveNotFoundError,
     ClosedError,
@@ -44,6 +44,7 @@ from imagearchive.errors import (
     OptionError,
     UnsupportedArchiveError,
 )
+from imagearchive.storage.location import locate
 
 PATTERNS = [
     "*",
@@ -60,6 +61,19 @@ PATTERNS = [
     "class_001",
     "deep/**/x*",
 ]
+
+BARECAT = BarecatContainer()
+
+
+def scan_path(path, strict=True):
+    rows, files = BARECAT.scan_location(locate(path), strict)
+    return rows, [file.path for file in files]
+
+
+def sniff(path):
+    location = locate(path)
+    location = location if location.exists() else BARECAT.resolve(location)
+    return BARECAT.sniff_location(location, location.status())
 
 
 def contents():
@@ -415,7 +429,7 @@ def test_pickles_and_forks(original):
     ours["top.txt"]
     again = pickle.loads(pickle.dumps(ours))
     assert isinstance(again, barecat.Barecat)
-    assert again._verify
+    assert again._crc32c is not None
     assert dict(again.items()) == files
     pids = []
     for _ in range(4):

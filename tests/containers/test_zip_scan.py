@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import zip_scanner as reference_zip
 
+import imagearchive
 from imagearchive.containers.rows import (
     ENTRY_DTYPE,
     KIND_DIRECTORY,
@@ -133,7 +134,7 @@ def names(data, strict=True):
 
 def content(data, entry):
     storage = MemoryStorage(data, "x.zip")
-    offset, size, stored = (int(entry[key]) for key in ("offset", "size", "stored"))
+    offset, size, stored = (int(entry[key]) for key in ("offset", "size", "stored_size"))
     if entry["method"] == 8:
         return inflate(storage, offset, stored, size, int(entry["crc"]), "x.zip")
     found = bytes(storage.read(offset, stored))
@@ -331,6 +332,28 @@ def test_times():
     ]
 
 
+@pytest.mark.parametrize("behind", [b"", b"some bytes behind the end"])
+@pytest.mark.parametrize("zip64_limit", [None, 1], ids=["zip32", "zip64"])
+@pytest.mark.parametrize("prefix", [b"#" * 10, b"\0" * 512, b"\0" * (1 << 20), b"#" * (1 << 20)])
+def test_scan_zip_behind_a_prefix_has_the_members_of_zipfile(
+    tmp_path, monkeypatch, prefix, zip64_limit, behind
+):
+    buffer = io.BytesIO()
+    if zip64_limit is not None:
+        monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", zip64_limit)
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a", b"1")
+        archive.writestr("b", b"22" * 100)
+    monkeypatch.undo()
+    path = tmp_path / "prefixed.zip"
+    path.write_bytes(prefix + buffer.getvalue() + behind)
+    with zipfile.ZipFile(path) as theirs:
+        expected = {name: theirs.read(name) for name in theirs.namelist()}
+    assert expected
+    with imagearchive.open(path) as ours:
+        assert dict(ours) == expected
+
+
 def test_kinds_and_modes():
     def attributes(mode):
         return {"attributes": mode << 16}
@@ -345,15 +368,16 @@ def test_kinds_and_modes():
         member(b"secret link", b"?" * 12, flags=1, size=3, **attributes(0o120777)),
         member(b"lzma link", b"?" * 12, 14, **attributes(0o120777)),
         member(b"last", b"2"),
+        member(b"from standard input", b"3", **attributes(0o10600)),
     )
     rows = scan(data)
     kinds = [KIND_FILE, KIND_DIRECTORY, KIND_OTHER, KIND_SYMLINK, KIND_SYMLINK, KIND_ENCRYPTED]
-    kinds += [KIND_ENCRYPTED, KIND_FILE, KIND_FILE]
+    kinds += [KIND_ENCRYPTED, KIND_FILE, KIND_FILE, KIND_FILE]
     assert rows.entries["kind"][: rows.rows].tolist() == kinds
     assert rows.entries["mode"][:4].tolist() == [0o640, 0o755, 0o600, 0o777]
     assert rows.entries["method"][7] == 14
     links = [rows.link(row) for row in range(rows.rows)]
-    assert links == [b"", b"", b"", b"file", b"target/" * 30, b"", b"", b"", b""]
+    assert links == [b"", b"", b"", b"file", b"target/" * 30, b"", b"", b"", b"", b""]
     assert [rows.name(row) for row in (0, 3, 4, 5, 8)] == [
         b"file", b"link", b"packed link", b"secret", b"last",
     ]  # fmt: skip

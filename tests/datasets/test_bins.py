@@ -25,7 +25,7 @@ from support.archives import files_left
 
 import imagearchive
 from imagearchive.compat import splitdataloader as compat
-from imagearchive.containers.bins.scan import scan_path, sniff
+from imagearchive.containers.bins import BinsContainer
 from imagearchive.containers.bins.writer import write_split_data
 from imagearchive.datasets.bins import SplitDataLoader
 from imagearchive.errors import (
@@ -40,6 +40,19 @@ from imagearchive.errors import (
     StaleIndexError,
     TargetExistsError,
 )
+from imagearchive.storage.location import locate
+
+BINS = BinsContainer()
+
+
+def scan_path(path, strict=True):
+    rows, files = BINS.scan_location(locate(path), strict)
+    return rows, [file.path for file in files]
+
+
+def sniff(path):
+    location = locate(path)
+    return location.exists() and BINS.sniff_location(location, location.status())
 
 
 def packets(count=300, seed=0):

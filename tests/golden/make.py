@@ -30,7 +30,7 @@ def main():
         empty.type = tarfile.DIRTYPE
         archive.addfile(empty)
     os.utime(HERE / "members.tar", ns=(10**18, 10**18))
-    IndexTable.build(HERE / "members.tar").saved(str(HERE / "format-1.idx.npy"))
+    IndexTable.build(HERE / "members.tar").save(str(HERE / "format-1.idx.npy"))
     with tarfile.open(HERE / "members.tar") as archive:
         files = [member for member in archive if member.isreg()]
         rows = [[i, m.offset_data, m.size, i % 2] for i, m in enumerate(files)]

@@ -28,7 +28,7 @@ def test_an_index_of_an_earlier_format(archive, index):
     before = (GOLDEN / index).read_bytes()
     table = IndexTable.load(str(GOLDEN / index), archive)
     table.check()
-    assert table.staleness(archive) is None
+    assert table.staleness() is None
     opened = Archive(archive, GOLDEN / index)
     assert dict(opened) == MEMBERS
     assert opened.isdir("empty")

@@ -22,6 +22,7 @@ from support.archives import write_tar
 from imagearchive.archive.archive import Archive
 from imagearchive.containers.bins.writer import write_split_data
 from imagearchive.containers.rows import ENTRY_DTYPE
+from imagearchive.containers.tar import TarContainer
 from imagearchive.errors import (
     ArchiveNotFoundError,
     CorruptArchiveError,
@@ -32,9 +33,15 @@ from imagearchive.errors import (
 )
 from imagearchive.index import file_format as index_file
 from imagearchive.index import table as index
-from imagearchive.index.table import IndexTable, cache_path, default_path
+from imagearchive.index.places import beside, cache_location
+from imagearchive.index.table import IndexTable
+from imagearchive.storage.location import locate
 
 MEMBERS = {f"{name}/{i}.txt": b"%d" % i * (i + 1) for name in ("b", "a", "a-b") for i in range(5)}
+
+
+def default_path(path):
+    return beside(locate(path)).path
 
 
 @pytest.fixture
@@ -292,23 +299,21 @@ def test_the_time_of_a_touched_archive_is_recorded(tar):
     os.utime(tar, ns=(77, 77))
     IndexTable.open(tar)
     table = IndexTable.load(default_path(tar), tar)
-    assert table.meta["archives"][0]["mtime_ns"] == 77
+    assert table.meta["archives"][0]["identity"] == locate(tar).status().identity
     assert contents(table) == MEMBERS
 
 
 def test_an_archive_that_changes_while_it_is_scanned(tar, monkeypatch):
-    from imagearchive.containers import registry as containers
+    original, changes = TarContainer.scan_location, []
 
-    original, changes = containers.scan, []
-
-    def scan(path, *, strict):
-        found = original(path, strict=strict)
+    def scan(container, location, strict):
+        found = original(container, location, strict)
         if len(changes) < limit:
             changes.append(1)
             append(tar)
         return found
 
-    monkeypatch.setattr(containers, "scan", scan)
+    monkeypatch.setattr(TarContainer, "scan_location", scan)
     limit = 1
     table = IndexTable.open(tar)
     assert len(table) == len(MEMBERS) + 1
@@ -341,12 +346,10 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
 
 
 def test_another_version_of_the_scanner_builds_again(tar, shards, monkeypatch):
-    from imagearchive.containers.tar import scan as scanner
-
     IndexTable.open(tar)
     Archive(shards)
     builds = count_builds(monkeypatch)
-    monkeypatch.setattr(scanner, "VERSION", scanner.VERSION + 1)
+    monkeypatch.setattr(TarContainer, "version", TarContainer.version + 1)
     IndexTable.open(tar)
     assert len(builds) == 1
     Archive(shards)
@@ -402,7 +405,7 @@ def test_a_newer_format_says_so(tar, tmp_path):
     newer = index_file.VERSION
     try:
         index_file.VERSION = 99
-        index_file.save(str(tmp_path / "new"), columns, table.meta)
+        index_file.save(locate(tmp_path / "new"), columns, table.meta)
     finally:
         index_file.VERSION = newer
     with pytest.raises(CorruptIndexError, match="newer release"):
@@ -451,10 +454,10 @@ def unwritable(monkeypatch, *folders):
     """Refuse to write below some directories; permissions do not stop root."""
     original = index_file.save
 
-    def save(path, *rest):
-        if any(os.path.abspath(path).startswith(str(folder)) for folder in folders):
-            raise PermissionError(13, "Permission denied", path)
-        return original(path, *rest)
+    def save(place, *rest):
+        if any(place.path.startswith(str(folder)) for folder in folders):
+            raise PermissionError(13, "Permission denied", place.path)
+        return original(place, *rest)
 
     monkeypatch.setattr(index_file, "save", save)
 
@@ -462,7 +465,7 @@ def unwritable(monkeypatch, *folders):
 def test_the_cache_directory_takes_what_cannot_lie_beside(tar, tmp_path, monkeypatch):
     unwritable(monkeypatch, tmp_path)
     table = IndexTable.open(tar)
-    assert table.path == cache_path([tar], tar)
+    assert table.path == cache_location([tar], locate(tar)).path
     assert table.path.startswith(platformdirs.user_cache_dir("imagearchive", appauthor=False))
     builds = count_builds(monkeypatch)
     assert contents(IndexTable.open(tar)) == MEMBERS
@@ -540,7 +543,7 @@ def test_a_crash_before_the_rename_leaves_the_old_index(tar, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", crash)
         with pytest.raises(OSError, match="No space"):
-            table.saved(table.path)
+            table.save(table.path)
     assert Path(table.path).read_bytes() == before
     assert sorted(os.listdir(os.path.dirname(tar))) == ["data.idx.npy", "data.tar"]
 
@@ -587,13 +590,15 @@ def test_nothing_else_is_overwritten(tar, tmp_path):
     [
         {"archives": 5}, {"archives": ["x"]}, {"archives": [{}]}, {"directories": 5},
         {"directories": [5]}, {"archives": [{"path": "data.tar", "size": "x"}]},
-        {"scanner": 7}, {"scanner_version": []},
+        {"containers": 7}, {"containers": []}, {"containers": [{"name": "tar", "version": 1}]},
+        {"containers": [{"name": "tar", "version": 1, "first_file": 3}]},
+        {"containers": [{"name": "rar", "version": 1, "first_file": 0}]},
     ],
 )  # fmt: skip
 def test_metadata_of_the_wrong_shape_is_built_again(tar, change):
     table = IndexTable.open(tar)
     columns = {name: getattr(table, name) for name in index.COLUMNS}
-    index_file.save(table.path, columns, {**table.meta, **change})
+    index_file.save(locate(table.path), columns, {**table.meta, **change})
     assert contents(IndexTable.open(tar)) == MEMBERS
 
 
@@ -657,7 +662,7 @@ def test_an_index_of_other_shards_is_refused(shards, tmp_path):
         write_tar(tmp_path / f"val-{number}.tar", {f"a/{number}.txt": b"val"})
     ipath = tmp_path / "joined"
     Archive(shards, ipath)
-    with pytest.raises(StaleIndexError, match="other ones"):
+    with pytest.raises(StaleIndexError, match="built for others"):
         Archive(str(tmp_path / "val-{0..2}.tar"), ipath)
     with pytest.raises(OptionError):
         Archive(shards, shards.replace("{0000..0002}", "0001"), overwrite_index=True)

@@ -40,7 +40,7 @@ def _row(archive: zipfile.ZipFile, data: bytes, number: int, info: zipfile.ZipIn
     elif stat.S_ISLNK(mode):
         kind = KIND_SYMLINK
         link = archive.read(info)
-    elif stat.S_IFMT(mode) not in {0, stat.S_IFREG, stat.S_IFDIR}:
+    elif not info.file_size and stat.S_IFMT(mode) not in {0, stat.S_IFREG, stat.S_IFDIR}:
         kind = KIND_OTHER
     name_size, extra_size = struct.unpack_from("<HH", data, info.header_offset + 26)
     _, month, day, *_ = info.date_time
@@ -49,8 +49,8 @@ def _row(archive: zipfile.ZipFile, data: bytes, number: int, info: zipfile.ZipIn
         "index": number,
         "offset": info.header_offset + 30 + name_size + extra_size,
         "size": info.file_size,
-        "stored": info.compress_size,
-        "header": info.header_offset,
+        "stored_size": info.compress_size,
+        "header_offset": info.header_offset,
         "mtime": seconds * 1_000_000_000,
         "crc": info.CRC,
         "shard": 0,

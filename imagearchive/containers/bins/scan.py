@@ -8,9 +8,9 @@ stands the length once more as a u32, then the packet itself.
 from __future__ import annotations
 
 import logging
-import os
 import re
-from typing import Any, Final, cast
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,13 @@ import numpy.typing as npt
 from imagearchive.containers.rows import ENTRY_DTYPE, RowBuffer
 from imagearchive.errors import ArchiveNotFoundError, CorruptArchiveError
 
-__all__ = ["NAME", "VERSION", "bin_name", "is_bin_name", "scan_path", "sniff"]
+if TYPE_CHECKING:
+    from imagearchive.storage.location import Location
+    from imagearchive.storage.protocol import Storage
+
+__all__ = ["bin_name", "is_bin_name", "scan_location", "sniff"]
 
 logger = logging.getLogger(__name__)
-
-NAME: Final = "split"
-VERSION: Final = 1
 
 INDEX_NAME: Final = "index.dat"
 TRIPLET: Final = np.dtype([("bin", "<u4"), ("position", "<u4"), ("length", "<u4")])
@@ -49,26 +50,22 @@ def is_bin_name(name: str) -> bool:
     return re.fullmatch(r"bin\d{8,10}\.dat", name) is not None
 
 
-def sniff(path: str | os.PathLike[str]) -> bool:
-    """Whether the path is a directory of split bins: an index, and a bin unless it is empty."""
-    folder = os.fspath(path)
+def sniff(location: Location) -> bool:
+    """Whether a directory holds split bins: an index, and a bin unless the index is empty."""
     try:
-        size = os.stat(os.path.join(folder, INDEX_NAME)).st_size
-        with os.scandir(folder) as entries:
-            others = (entry.name for entry in entries if entry.name != INDEX_NAME)
-            if size:
-                return any(is_bin_name(name) for name in others)
-            return all(is_bin_name(name) for name in others)
+        size = location.join(INDEX_NAME).status().size
+        others = (entry.name for entry in location.list() if entry.name != INDEX_NAME)
     except (FileNotFoundError, NotADirectoryError):
         return False
+    return any(map(is_bin_name, others)) if size else all(map(is_bin_name, others))
 
 
-def scan_path(path: str | os.PathLike[str], strict: bool = True) -> tuple[RowBuffer, list[str]]:
+def scan_location(location: Location, strict: bool = True) -> tuple[RowBuffer, list[Location]]:
     """Read the index of a set of bins, and check it against every packet's own length.
 
     Parameters
     ----------
-    path : path-like
+    location : Location
         The directory.
     strict : bool
         Whether damage is an error; otherwise the packets before the first damaged one are
@@ -77,10 +74,10 @@ def scan_path(path: str | os.PathLike[str], strict: bool = True) -> tuple[RowBuf
     Returns
     -------
     RowBuffer
-        One row a packet, named by its position; ``header`` is the offset of its length.
-    list of str
+        One row for each packet, named by its position; ``header_offset`` is that of its length.
+    list of Location
         The bins that hold packets, in order of their numbers, and ``index.dat`` last: no row
-        refers to it, but a change of it is one of the archive.
+        refers to it, but a change of it is a change of the archive.
 
     Raises
     ------
@@ -89,11 +86,10 @@ def scan_path(path: str | os.PathLike[str], strict: bool = True) -> tuple[RowBuf
     CorruptArchiveError
         A bin is missing or too short, or a packet's length differs from the index.
     """
-    folder = os.fspath(path)
-    index_path = os.path.join(folder, INDEX_NAME)
-    triplets, damage = _read_index(index_path)
+    index = location.join(INDEX_NAME)
+    triplets, damage = _read_index(index)
     numbers, shards = np.unique(triplets["bin"], return_inverse=True)
-    files = [os.path.join(folder, bin_name(int(number))) for number in numbers]
+    files = [location.join(bin_name(int(number))) for number in numbers]
     # Grouped by bin and sorted by position: each bin is read once, from front to end.
     order = np.lexsort((triplets["position"], shards))
     bounds = np.searchsorted(shards[order], np.arange(len(files) + 1))
@@ -110,50 +106,54 @@ def scan_path(path: str | os.PathLike[str], strict: bool = True) -> tuple[RowBuf
         # A bin that holds none of them may not even exist.
         used, shards = np.unique(shards[: damage[0]], return_inverse=True)
         files = [files[shard] for shard in used]
-    return _rows(triplets, shards), [*files, index_path]
+    return _rows(triplets, shards), [*files, index]
 
 
-def _read_index(path: str) -> tuple[npt.NDArray[Any], tuple[int, str] | None]:
-    """Return the triplets, and where the file does not end with a whole one."""
+def _read_index(index: Location) -> tuple[npt.NDArray[Any], tuple[int, str] | None]:
+    """Return the triplets, and what is wrong if the file does not end with a whole one."""
     try:
-        size = os.stat(path).st_size
-        count, rest = divmod(size, TRIPLET.itemsize)
-        triplets = np.fromfile(path, TRIPLET, count)
+        with closing(index.open("pread")) as storage:
+            count, rest = divmod(storage.size, TRIPLET.itemsize)
+            triplets = np.empty(count, TRIPLET)
+            if count:
+                storage.readinto(0, triplets.view(np.uint8).data)
     except FileNotFoundError:
         raise ArchiveNotFoundError(
-            f"{path}: no such file; either this is no directory of split bins, or writing it was "
-            f"interrupted"
+            f"{index.path}: no such file; either this is not a directory of split bins, or "
+            f"writing it was interrupted"
         ) from None
-    if not rest and len(triplets) == count:
+    if not rest:
         return triplets, None
     return triplets, (
-        len(triplets),
-        f"{path}: {size} bytes are no whole number of entries of {TRIPLET.itemsize} bytes; entry "
-        f"{len(triplets)} at offset {len(triplets) * TRIPLET.itemsize} is cut",
+        count,
+        f"{index.path}: {count * TRIPLET.itemsize + rest} bytes are not a whole number of entries "
+        f"of {TRIPLET.itemsize} bytes; entry {count} at offset {count * TRIPLET.itemsize} is cut",
     )
 
 
 def _check_bin(
-    path: str, triplets: npt.NDArray[Any], rows: npt.NDArray[np.intp]
+    file: Location, triplets: npt.NDArray[Any], rows: npt.NDArray[np.intp]
 ) -> tuple[int, str] | None:
     """Compare one bin's packets, sorted by position, with the index; return the first damage."""
+    path = file.path
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        storage = file.open("pread")
     except (FileNotFoundError, NotADirectoryError):
         first = int(rows.min())
-        return first, f"{path}: no such bin, though packet {first} of the index lies in it"
-    try:
-        size = os.fstat(fd).st_size
+        return first, f"{path}: no such bin, though packet {first} of the index is in it"
+    except OSError as error:
+        raise CorruptArchiveError(f"{path}: cannot be read: {error.strerror}") from error
+    with closing(storage):
+        size = storage.size
         positions = triplets["position"].astype(np.int64)
         ends = positions + PREFIX_BYTES + triplets["length"]
         outside = ends > size
         inside = np.flatnonzero(~outside)
         stored = triplets["length"].copy()
-        stored[inside] = _prefixes(fd, positions[inside])
-    except OSError as error:
-        raise CorruptArchiveError(f"{path}: cannot be read: {error.strerror}") from error
-    finally:
-        os.close(fd)
+        try:
+            stored[inside] = _prefixes(storage, positions[inside])
+        except OSError as error:
+            raise CorruptArchiveError(f"{path}: cannot be read: {error.strerror}") from error
     bad = np.flatnonzero(outside | (stored != triplets["length"]))
     if not len(bad):
         return None
@@ -166,13 +166,13 @@ def _check_bin(
     return row, f"{path}: packet {row} at offset {position}: {what}"
 
 
-def _prefixes(fd: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+def _prefixes(storage: Storage, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
     """Read the u32 at each of the sorted positions."""
     count = len(positions)
     if not count:
         return np.empty(0, np.uint32)
     if (positions[-1] - positions[0]) / count > _NEAR:
-        data = b"".join([os.pread(fd, PREFIX_BYTES, offset) for offset in positions.tolist()])
+        data = b"".join([storage.read(offset, PREFIX_BYTES) for offset in positions.tolist()])
         return _as_u32(np.frombuffer(data, np.uint8))
     found = np.empty((count, PREFIX_BYTES), np.uint8)
     buffer = np.empty(_WINDOW, np.uint8)
@@ -180,7 +180,8 @@ def _prefixes(fd: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint3
     low = 0
     while low < count:
         start = int(positions[low])
-        filled = os.preadv(fd, [memoryview(cast(Any, buffer))], start)
+        filled = min(_WINDOW, storage.size - start)
+        storage.readinto(start, buffer[:filled].data)
         high = max(low + 1, int(np.searchsorted(positions, start + filled - PREFIX_BYTES, "right")))
         found[low:high] = buffer[(positions[low:high] - start)[:, None] + spread]
         low = high
@@ -200,9 +201,9 @@ def _rows(triplets: npt.NDArray[Any], shards: npt.NDArray[np.intp]) -> RowBuffer
     entries = np.zeros(len(buffer.entries), ENTRY_DTYPE)
     rows = entries[:count]
     rows["index"] = np.arange(count)
-    rows["header"] = triplets["position"]
-    rows["offset"] = rows["header"] + np.uint64(PREFIX_BYTES)
-    rows["size"] = rows["stored"] = triplets["length"]
+    rows["header_offset"] = triplets["position"]
+    rows["offset"] = rows["header_offset"] + np.uint64(PREFIX_BYTES)
+    rows["size"] = rows["stored_size"] = triplets["length"]
     rows["shard"] = shards
     rows["mode"] = PERMISSIONS
     buffer.entries = entries

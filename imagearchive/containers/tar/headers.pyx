@@ -213,8 +213,8 @@ cdef int member(
     entry.index = s.rows
     entry.offset = data
     entry.size = size
-    entry.stored = stored
-    entry.header = group
+    entry.stored_size = stored
+    entry.header_offset = group
     entry.mtime = mtime
     entry.crc = 0
     entry.shard = 0

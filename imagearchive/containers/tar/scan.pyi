@@ -1,13 +1,11 @@
 import logging
-from typing import Final, final
+from typing import final
 
 from typing_extensions import Buffer
 
 from imagearchive.containers.rows import RowBuffer
 from imagearchive.storage.protocol import Storage
 
-NAME: Final[str]
-VERSION: Final[int]
 logger: logging.Logger
 
 @final
@@ -25,4 +23,4 @@ def scan_window(
 ) -> None: ...
 def scan(storage: Storage, strict: bool = True) -> RowBuffer: ...
 def read_member(storage: Storage, offset: int) -> tuple[RowBuffer, int, int, int]: ...
-def sniff(head: Buffer, path: str) -> bool: ...
+def has_header(head: Buffer) -> bool: ...

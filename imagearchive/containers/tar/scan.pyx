@@ -8,7 +8,7 @@ cimport cython
 from libc.stdint cimport INT64_MAX, uint8_t, uint64_t
 from libc.string cimport memset
 
-from imagearchive.containers.tar.fields cimport BLOCK, is_zero, tar_checksum
+from imagearchive.containers.tar.fields cimport BLOCK, tar_checksum
 from imagearchive.containers.entry cimport Entry
 from imagearchive.containers.tar.headers cimport (
     BAD_HEADER, BAD_NUMBER, BAD_PAX, BAD_SPARSE, CUT_DATA, CUT_HEADER, CUT_PADDING, DONE, FULL,
@@ -19,11 +19,9 @@ import logging
 import os
 
 from imagearchive.containers.rows import RowBuffer
-from imagearchive.errors import CorruptArchiveError, UnsupportedArchiveError
+from imagearchive.errors import CorruptArchiveError
 from imagearchive.errors.hints import Hint
 
-NAME = "tar"
-VERSION = 1
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +46,6 @@ cdef dict messages = {
     CUT_PADDING: "the file ends inside the padding after the member: it is truncated",
     SHRUNK: "the file became shorter while it was read",
 }
-
-cdef tuple compressed = (
-    (b"\x1f\x8b", "gzip", "gzip -dk"),
-    (b"BZh", "bzip2", "bzip2 -dk"),
-    (b"\xfd7zXZ\0", "xz", "xz -dk"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -d"),
-    (b"\x04\x22\x4d\x18", "lz4", "lz4 -d"),
-    (b"\x1f\x9d", "compress", "gzip -d"),
-)
-
 
 @cython.final
 cdef class Cursor:
@@ -227,15 +215,12 @@ def scan(storage, strict=True):
     ------
     CorruptArchiveError
         The archive is truncated or damaged; the message holds the offset.
-    UnsupportedArchiveError
-        The archive is compressed.
     """
     cdef Cursor cursor = Cursor(storage.size)
     cdef State* s = &cursor.state
     cdef int code
     path = storage.path
     rows = RowBuffer()
-    sniff(storage.read(0, min(BLOCK, storage.size)), path)
     if hasattr(storage, "fileno"):
         code = scan_descriptor(cursor, rows, storage.fileno())
     else:
@@ -300,7 +285,7 @@ def read_member(storage, offset):
     storage : Storage
         The archive.
     offset : int
-        First byte of the member's headers (``entries["header"]``).
+        First byte of the member's headers (``entries["header_offset"]``).
 
     Returns
     -------
@@ -354,29 +339,13 @@ def read_member(storage, offset):
             )
 
 
-def sniff(head, path):
-    """Whether a file looks like a TAR archive.
+def has_header(head):
+    """Whether a file begins with a header that has the right checksum.
 
     Parameters
     ----------
     head : bytes-like
         Its first 512 bytes; fewer where it is shorter.
-    path : str
-        What to call the file in messages.
-
-    Raises
-    ------
-    UnsupportedArchiveError
-        The file is compressed as a whole; the message holds the command that decompresses it.
     """
     cdef const uint8_t[::1] view = head
-    if view.shape[0] >= BLOCK and (tar_checksum(&view[0]) or is_zero(&view[0], BLOCK)):
-        return True
-    start = bytes(view[:8])
-    for magic, name, command in compressed:
-        if start.startswith(magic):
-            raise UnsupportedArchiveError(
-                f"{path}: compressed with {name}, so its members have no positions to read; "
-                f"decompress it first: {command} {path}"
-            )
-    return False
+    return view.shape[0] >= BLOCK and tar_checksum(&view[0]) != 0

@@ -39,7 +39,7 @@ def sparse_map(storage: Storage, header_offset: int) -> tuple[int, npt.NDArray[n
     storage : Storage
         The TAR archive.
     header_offset : int
-        First byte of the member's headers (``entries["header"]``).
+        First byte of the member's headers (``entries["header_offset"]``).
 
     Returns
     -------
@@ -59,7 +59,7 @@ def sparse_map(storage: Storage, header_offset: int) -> tuple[int, npt.NDArray[n
     rows, variant, map_at, map_size = read_member(storage, header_offset)
     entry = rows.entries[0]
     where = f"{storage.path}: member {_printable(rows.name(0))} at offset {header_offset}"
-    real_size, stored = int(entry["size"]), int(entry["stored"])
+    real_size, stored = int(entry["size"]), int(entry["stored_size"])
     if variant == PLAIN:
         raise CorruptArchiveError(
             f"{where}: not a sparse file; the index belongs to another archive, delete it and "
@@ -186,7 +186,7 @@ class SparseStorage(Closable):
     storage : Storage
         The TAR archive.
     header_offset : int
-        First byte of the member's headers (``entries["header"]``).
+        First byte of the member's headers (``entries["header_offset"]``).
     path : str
         What to call the member in messages.
 

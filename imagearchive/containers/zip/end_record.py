@@ -106,17 +106,18 @@ def _end(storage: _Source, position: int, record: bytes) -> End | None:
     rest = storage.size - position - _END.size
     stop = position
     zip64 = False
-    if 0xFFFF in {disk, directory_disk, here, entries} or 0xFFFFFFFF in {size, offset}:
-        found = _end64(storage, position)
-        if found is not None:
-            stop, disk64, directory_disk64, here64, entries64, size64, offset64 = found
-            zip64 = 0xFFFF in {here, entries}
-            disk = disk64 if disk == 0xFFFF else disk
-            directory_disk = directory_disk64 if directory_disk == 0xFFFF else directory_disk
-            here = here64 if here == 0xFFFF else here
-            entries = entries64 if entries == 0xFFFF else entries
-            size = size64 if size == 0xFFFFFFFF else size
-            offset = offset64 if offset == 0xFFFFFFFF else offset
+    # Looked for even where no field is full: some writers add a ZIP64 record that nobody needs, and
+    # the directory then ends in front of it.
+    found = _end64(storage, position)
+    if found is not None:
+        stop, disk64, directory_disk64, here64, entries64, size64, offset64 = found
+        zip64 = 0xFFFF in {here, entries}
+        disk = disk64 if disk == 0xFFFF else disk
+        directory_disk = directory_disk64 if directory_disk == 0xFFFF else directory_disk
+        here = here64 if here == 0xFFFF else here
+        entries = entries64 if entries == 0xFFFF else entries
+        size = size64 if size == 0xFFFFFFFF else size
+        offset = offset64 if offset == 0xFFFFFFFF else offset
     exact = rest == comment
     if disk != directory_disk or here != entries:
         if not exact:

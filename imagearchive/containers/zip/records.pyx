@@ -227,8 +227,8 @@ cdef int central(
     entry.index = to.rows
     entry.offset = 0
     entry.size = full
-    entry.stored = stored
-    entry.header = offset + shift
+    entry.stored_size = stored
+    entry.header_offset = offset + shift
     entry.mtime = mtime
     entry.crc = u32(data + 16)
     entry.shard = 0
@@ -240,7 +240,8 @@ cdef int central(
         entry.kind = KIND_ENCRYPTED
     elif mode & 0o170000 == 0o120000:
         entry.kind = KIND_SYMLINK
-    elif mode & 0o170000 in (0, 0o100000, 0o040000):
+    elif full or mode & 0o170000 in (0, 0o100000, 0o040000):
+        # Whatever its mode: zip marks what it read from standard input as a FIFO.
         entry.kind = KIND_FILE
     else:
         entry.kind = KIND_OTHER
@@ -275,12 +276,12 @@ cdef int local(
     # With a data descriptor, and from writers that do not go back, the local sizes are 0; with
     # ZIP64 they are all ones.
     if not u16(data + 6) & 8 and (
-        (stored and stored != 0xFFFFFFFFU and stored != entry.stored)
+        (stored and stored != 0xFFFFFFFFU and stored != entry.stored_size)
         or (full and full != 0xFFFFFFFFU and full != entry.size)
     ):
         return BAD_LOCAL
-    entry.offset = entry.header + 30 + name_size + u16(data + 28)
-    if entry.offset > limit or entry.stored > limit - entry.offset:
+    entry.offset = entry.header_offset + 30 + name_size + u16(data + 28)
+    if entry.offset > limit or entry.stored_size > limit - entry.offset:
         return BAD_OFFSET
     return FINE
 
@@ -301,13 +302,13 @@ cdef Py_ssize_t locals_in_window(
         entry = &to.entries[row]
         if entry.method != 0xFFFF:
             need = 30 + <uint64_t>to.lengths[row]
-            if entry.header > limit or need > limit - entry.header:
+            if entry.header_offset > limit or need > limit - entry.header_offset:
                 code[0] = BAD_OFFSET
-            elif entry.header < start or entry.header + need > start + size:
+            elif entry.header_offset < start or entry.header_offset + need > start + size:
                 code[0] = CUT
             else:
                 code[0] = local(
-                    data + (entry.header - start), entry, to.digests[row], to.lengths[row], limit
+                    data + (entry.header_offset - start), entry, to.digests[row], to.lengths[row], limit
                 )
             if code[0] != FINE:
                 return row
@@ -329,9 +330,9 @@ cdef Py_ssize_t locals_of_file(
         row = stopped
         entry = &to.entries[row]
         want = 30 + <uint64_t>to.lengths[row]
-        if entry.stored < NEAR:
+        if entry.stored_size < NEAR:
             want = LOCAL_WINDOW * 2
-        start = entry.header
+        start = entry.header_offset
         if want > limit - start:
             want = limit - start
         filled = 0

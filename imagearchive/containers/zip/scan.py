@@ -60,7 +60,8 @@ def sniff(storage: Storage) -> bool:
     head = bytes(storage.read(0, min(4, storage.size)))
     if head in {b"PK\x03\x04", b"PK\x05\x06"}:
         return True
-    return any(end.exact for end in find_ends(storage))
+    # Behind its end, only an archive that is not empty is taken for one.
+    return any(end.exact or end.entries for end in find_ends(storage))
 
 
 def scan(storage: Storage, strict: bool = True) -> RowBuffer:
@@ -153,7 +154,7 @@ class _Scan:
 
     def damaged_row(self, row: int, reason: str) -> int:
         name = self.rows.name(row).decode("utf-8", "replace")
-        self.damaged(f"member {name!r}", int(self.rows.entries["header"][row]), reason)
+        self.damaged(f"member {name!r}", int(self.rows.entries["header_offset"][row]), reason)
         return row
 
     def reserve(self, rows: int, name_bytes: int) -> None:
@@ -208,7 +209,7 @@ class _Scan:
             else:
                 row, code = zip_records.local_headers(window, start, *columns, row, limit)
             if code == Code.CUT:
-                start = int(self.rows.entries["header"][row])
+                start = int(self.rows.entries["header_offset"][row])
                 window = storage.read(start, min(_LOCAL_WINDOW, limit - start))
             elif code != Code.FINE:
                 bad.append(self.damaged_row(row, zip_records.REASONS[code]))
@@ -221,11 +222,11 @@ class _Scan:
         here = entries["method"] != METHOD_OTHER_DISK
         here[bad] = False
         rows = np.flatnonzero(here)
-        starts = entries["header"][rows]
+        starts = entries["header_offset"][rows]
         if np.any(starts[1:] < starts[:-1]):
             rows = rows[np.argsort(starts, kind="stable")]
-            starts = entries["header"][rows]
-        ends = np.maximum.accumulate(entries["offset"][rows] + entries["stored"][rows])
+            starts = entries["header_offset"][rows]
+        ends = np.maximum.accumulate(entries["offset"][rows] + entries["stored_size"][rows])
         return [
             self.damaged_row(int(row), "it overlaps another member")
             for row in rows[1:][starts[1:] < ends[:-1]]
@@ -251,7 +252,7 @@ class _Scan:
         return links
 
     def target(self, entry: Any) -> bytes | None:
-        size, stored = int(entry["size"]), int(entry["stored"])
+        size, stored = int(entry["size"]), int(entry["stored_size"])
         if max(size, stored) > _MAX_LINK:
             return None
         data = bytes(self.storage.read(int(entry["offset"]), stored))
@@ -296,8 +297,8 @@ def salvage(storage: Storage) -> RowBuffer:
             name if flags & 0x800 else name.decode("cp437").encode(),
             offset=offset,
             size=size,
-            stored=stored,
-            header=position,
+            stored_size=stored,
+            header_offset=position,
             mtime=zip_records.dos_time(date, time),
             crc=crc,
             method=method,

@@ -100,7 +100,7 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
 
     def fingerprint(self) -> str | None:
         """Return what differs when the archive does; None for a lone ``.npy``."""
-        return None if self._archive is None else self._archive.table.token()
+        return None if self._archive is None else self._archive.table.fingerprint()
 
     def check_fingerprint(self, expected: str) -> None:
         """Raise `StaleIndexError` if the archive is not the one of this fingerprint."""

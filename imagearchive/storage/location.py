@@ -1,0 +1,291 @@
+"""Locations: what a path or URL names, before anything of it is opened.
+
+Everything above this package gets at files through a `Location`, so a new kind of location
+(a bucket, a server) is one class here and a call of `register_scheme`, and nothing elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol
+
+from imagearchive.errors import OptionError
+from imagearchive.storage.local import open_storage
+from imagearchive.storage.protocol import FileStorage, StorageKind, file_identity
+
+__all__ = [
+    "Entry",
+    "LocalLocation",
+    "Location",
+    "Status",
+    "locate",
+    "register_scheme",
+    "unregister_scheme",
+]
+
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+class Status(NamedTuple):
+    """What is known of a location without opening it.
+
+    Attributes
+    ----------
+    size : int
+        Length in bytes; 0 for a directory.
+    identity : str
+        Differs where the content may differ: for a local file its modification time.
+    mtime_ns : int
+        Modification time in nanoseconds since 1970, 0 where it is unknown.
+    mode : int
+        Type and permissions as in ``st_mode``.
+    """
+
+    size: int
+    identity: str
+    mtime_ns: int
+    mode: int
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return stat.S_ISREG(self.mode)
+
+
+class Entry(NamedTuple):
+    """One entry of a directory.
+
+    Attributes
+    ----------
+    name : str
+        Without the directory; bytes that are not UTF-8 appear as surrogates.
+    status : Status or None
+        Of what a link leads to; None if it leads nowhere, or if the entry has disappeared.
+    is_link : bool
+        Whether the entry is a symbolic link.
+    """
+
+    name: str
+    status: Status | None
+    is_link: bool
+
+
+class Location(Protocol):
+    """A file or directory that may be local or elsewhere.
+
+    Immutable, picklable, and safe to use from any thread or process.
+
+    Attributes
+    ----------
+    path : str
+        The absolute path or URL. `locate` turns it into an equal location again, so it serves as
+        a key for caches and is what messages show.
+    """
+
+    path: str
+
+    @property
+    def name(self) -> str:
+        """The last component of the path."""
+        ...
+
+    @property
+    def parent(self) -> Location:
+        """The directory that holds it."""
+        ...
+
+    @property
+    def local_path(self) -> str | None:
+        """The path for the operating system, or None where the location is not local."""
+        ...
+
+    def join(self, name: str) -> Location:
+        """Return the location of a relative path below this directory."""
+        ...
+
+    def relative(self, other: str) -> str:
+        """Return the path of another location relative to this directory, for `join`."""
+        ...
+
+    def is_same(self, other: Location) -> bool:
+        """Whether another location is the same file, by whatever path or link."""
+        ...
+
+    def make_directory(self) -> None:
+        """Make the directory, and those above it; does nothing if it is there. Raises OSError."""
+        ...
+
+    def status(self) -> Status:
+        """Return size, identity, and type.
+
+        Raises
+        ------
+        FileNotFoundError, NotADirectoryError
+            There is nothing at the location.
+        OSError
+            It cannot be examined.
+        """
+        ...
+
+    def exists(self) -> bool:
+        """Whether there is anything at the location."""
+        ...
+
+    def open(self, kind: StorageKind = "auto") -> FileStorage:
+        """Open the file for positional reads.
+
+        Raises
+        ------
+        ArchiveNotFoundError
+            There is no such file.
+        UnsupportedArchiveError
+            It is not a regular file.
+        """
+        ...
+
+    def list(self) -> list[Entry]:
+        """Return the entries of a directory, sorted by the bytes of their names.
+
+        Raises
+        ------
+        OSError
+            It is not a directory, or cannot be listed.
+        """
+        ...
+
+
+class LocalLocation:
+    """A path of the operating system.
+
+    Parameters
+    ----------
+    path : path-like
+        Made absolute, so that nothing depends on the current directory of the process.
+    """
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path: str = os.path.abspath(os.fsdecode(path))
+
+    @property
+    def name(self) -> str:
+        """The last component of the path."""
+        return os.path.basename(self.path)
+
+    @property
+    def parent(self) -> LocalLocation:
+        """The directory that holds it."""
+        return LocalLocation(os.path.dirname(self.path))
+
+    @property
+    def local_path(self) -> str:
+        """The path itself."""
+        return self.path
+
+    def join(self, name: str) -> LocalLocation:
+        """Return the location of a relative path below this directory."""
+        return LocalLocation(os.path.join(self.path, name))
+
+    def relative(self, other: str) -> str:
+        """Return the path of another location relative to this directory."""
+        return os.path.relpath(other, self.path)
+
+    def is_same(self, other: Location) -> bool:
+        """Whether another location is the same file; raises OSError if one is not there."""
+        return other.local_path is not None and os.path.samefile(self.path, other.local_path)
+
+    def make_directory(self) -> None:
+        """Make the directory, and those above it; raises OSError."""
+        os.makedirs(self.path, exist_ok=True)
+
+    def status(self) -> Status:
+        """Return size, identity, and type; raises OSError."""
+        return _status(os.stat(self.path))
+
+    def exists(self) -> bool:
+        """Whether there is anything at the path."""
+        return os.path.exists(self.path)
+
+    def open(self, kind: StorageKind = "auto") -> FileStorage:
+        """Open the file; see `imagearchive.storage.local.open_storage`."""
+        return open_storage(self.path, kind)
+
+    def list(self) -> list[Entry]:
+        """Return the entries of the directory; raises OSError."""
+        with os.scandir(self.path) as found:
+            entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+        return [Entry(entry.name, _status_of(entry), entry.is_symlink()) for entry in entries]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LocalLocation) and other.path == self.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def __repr__(self) -> str:
+        return f"LocalLocation({self.path!r})"
+
+
+def _status(found: os.stat_result) -> Status:
+    size = 0 if stat.S_ISDIR(found.st_mode) else found.st_size
+    return Status(size, file_identity(found), found.st_mtime_ns, found.st_mode)
+
+
+def _status_of(entry: os.DirEntry[str]) -> Status | None:
+    try:
+        return _status(entry.stat())
+    except FileNotFoundError:
+        # A link that leads nowhere, or a file that went away since the listing.
+        return None
+
+
+_schemes: dict[str, Callable[[str], Location]] = {}
+
+
+def register_scheme(scheme: str, factory: Callable[[str], Location]) -> None:
+    """Have `locate` make the locations of a URL scheme by `factory`.
+
+    Processes that are started by ``spawn`` have to register it again.
+
+    Parameters
+    ----------
+    scheme : str
+        Without ``://``, in lower case.
+    factory : callable
+        From the whole URL to its `Location`.
+    """
+    _schemes[scheme] = factory
+
+
+def unregister_scheme(scheme: str) -> None:
+    """Undo `register_scheme`; does nothing for a scheme that is not registered."""
+    _schemes.pop(scheme, None)
+
+
+def locate(path: str | bytes | os.PathLike[str] | Location) -> Location:
+    """Return the location that a path or URL names; a location is returned as it is.
+
+    A path stands for itself even if it looks like a URL, unless its scheme is registered.
+
+    Raises
+    ------
+    OptionError
+        The path is empty or contains a NUL character.
+    """
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        return path
+    text = os.fsdecode(path)
+    if not text or "\0" in text:
+        raise OptionError(f"{text!r} is not the path of a file")
+    match = _SCHEME.match(text)
+    factory = _schemes.get(match[1].lower()) if match else None
+    return LocalLocation(text) if factory is None else factory(text)
