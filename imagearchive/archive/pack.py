@@ -16,7 +16,8 @@ from typing import Final, NamedTuple
 
 from imagearchive.archive.small_files import fill
 from imagearchive.archive.writers import TarWriter
-from imagearchive.containers.tar.writer import BLOCK, RECORD, header
+from imagearchive.containers.tar.ustar import BLOCK, header
+from imagearchive.containers.tar.writer import RECORD
 from imagearchive.errors import (
     ArchiveNotFoundError,
     OptionError,

@@ -32,7 +32,7 @@ from imagearchive.processing.decode_stream import decode_in_order, split_tasks
 from imagearchive.processing.process_pool import WorkerPool
 from imagearchive.processing.records import Annotations, Problem
 from imagearchive.processing.tasks import BoxFormat, Decoded, DecodeOptions, Job, Kind, job_of
-from imagearchive.storage.atomic import StagedFiles
+from imagearchive.storage.staged_files import StagedFiles
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -9,53 +9,39 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import logging
 import os
 import secrets
 import shutil
 import stat
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
 
 from imagearchive.errors import ClosedError, TargetExistsError
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.storage.closing import Abortable
+from imagearchive.storage.disk_sync import sync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-    from types import TracebackType
-
-    from typing_extensions import Self
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = [
     "AtomicFile",
-    "StagedFiles",
     "check_target",
     "create_file",
     "file_kind",
     "new_directory",
     "publish_together",
-    "sync_files",
-    "sync_folder",
 ]
 
-logger = logging.getLogger(__name__)
 
 # The longest name of a file on the file systems in use, and what a temporary name adds to one.
 NAME_MAX: Final = 255
 SUFFIX_LENGTH: Final = len(".0123456789abcdef.part")
-SYNC_THREADS: Final = 16
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-# How file systems say that they cannot sync a folder, or that we may not open it for that.
-_CANNOT_SYNC: Final = frozenset(
-    {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM}
-)
 
 
-class AtomicFile:
+class AtomicFile(Abortable):
     """A file that appears under its name when it is whole, or not at all.
 
     Write to `file`, then call `publish`. As a context manager it publishes at the end of the
@@ -262,19 +248,9 @@ class AtomicFile:
             with contextlib.suppress(OSError):
                 cast("BinaryIO", getattr(file, "raw", file)).close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.publish()
-        else:
-            self.abort()
+    def close(self) -> None:
+        """Publish the file, as the end of a ``with`` block does."""
+        self.publish()
 
     def __del__(self) -> None:
         if getattr(self, "part", ""):
@@ -392,131 +368,6 @@ def publish_together(files: Sequence[Publishable]) -> None:
         raise
 
 
-class StagedFiles:
-    """Files that are made in a hidden directory and then get their names together.
-
-    The directory is in the folder of the targets and locked while its process lives; those that
-    killed processes left are removed. At the end of the block it vanishes with all that was not
-    published.
-
-    Parameters
-    ----------
-    folder : str
-        Where the files are going to be.
-    prefix : str
-        Beginning of the directory's name; runs that use the same one remove each other's remains.
-    """
-
-    def __init__(self, folder: str, prefix: str) -> None:
-        self._folder = folder
-        self._prefix = prefix
-        self._names: set[str] = set()
-        self._lock = -1
-        self._clear()
-        # Under this name nobody removes it before it is locked.
-        self._staging = tempfile.mkdtemp(prefix=f".new{prefix}", dir=folder)
-        try:
-            self._lock = os.open(self._staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            _try_lock(self._lock)
-            staging = os.path.join(folder, prefix + os.path.basename(self._staging)[4:])
-            os.rename(self._staging, staging)
-            self._staging = staging
-        except BaseException:
-            self.discard()
-            raise
-
-    def path(self, name: str) -> str:
-        """Return where to make the file that is going to have this name."""
-        self._names.add(name)
-        return self._path(name)
-
-    def _path(self, name: str) -> str:
-        # Whoever looks for the targets below the folder does not find it under this name.
-        return os.path.join(self._staging, f"new-{name}")
-
-    def publish(self, names: Sequence[str], obsolete: Collection[str] = ()) -> None:
-        """Put the files on disk, then move them to the folder in this order.
-
-        A reader that goes by the last of the names never sees a mixture: where there are several
-        files, or obsolete ones, the last name vanishes first and appears again last. A single
-        file replaces its predecessor at once. An interrupt waits until all is done.
-
-        Parameters
-        ----------
-        names : sequence of str
-            The files, all of which have been made.
-        obsolete : collection of str
-            Files of the folder that do not belong to the new ones. They need not exist.
-        """
-        sync_files(self._path(name) for name in names)
-        try:
-            self._move(names, obsolete)
-        except KeyboardInterrupt:
-            # Half of it done would be neither the old files nor the new ones.
-            self._move(names, obsolete)
-            raise
-
-    def _move(self, names: Sequence[str], obsolete: Collection[str]) -> None:
-        """Move the files; goes on where an earlier call was interrupted."""
-        staged = [name for name in names if os.path.lexists(self._path(name))]
-        if staged and (len(names) > 1 or obsolete):
-            self._remove([names[-1]])
-            sync_folder(self._folder)
-            # The first one is replaced; the others would be beside files of another set.
-            self._remove([*obsolete, *(name for name in staged if name != names[0])])
-        for name in staged:
-            if name == names[-1] and len(names) > 1:
-                sync_folder(self._folder)
-            os.replace(self._path(name), os.path.join(self._folder, name))
-        sync_folder(self._folder)
-
-    def _remove(self, names: Iterable[str]) -> None:
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self._folder, name))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.discard()
-
-    def discard(self) -> None:
-        """Remove the directory. Takes no descriptor unless there is something unexpected in it."""
-        for name in self._names:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path(name))
-        try:
-            os.rmdir(self._staging)
-        except OSError:
-            shutil.rmtree(self._staging, ignore_errors=True)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
-    def _clear(self) -> None:
-        """Remove the directories of processes that were killed."""
-        with os.scandir(self._folder) as entries:
-            found = [
-                entry.path
-                for entry in entries
-                if entry.name.startswith(self._prefix) and entry.is_dir(follow_symlinks=False)
-            ]
-        for path in found:
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                if _try_lock(lock):
-                    logger.info("%s: removing what an interrupted run left", path)
-                    shutil.rmtree(path, ignore_errors=True)
-            finally:
-                os.close(lock)
-
-
 @contextlib.contextmanager
 def new_directory(path: str) -> Iterator[str]:
     """Make a directory that gets its name at the end of the block.
@@ -544,52 +395,6 @@ def new_directory(path: str) -> Iterator[str]:
             shutil.rmtree(part, ignore_errors=True)
 
 
-# ---------------------------------------------------------------- on disk
-
-
-def sync_files(paths: Iterable[str]) -> None:
-    """Put files on disk.
-
-    Raises
-    ------
-    OSError
-        One of them cannot be written; the error names it.
-    """
-    # Side by side: a file system writes one journal entry for all that wait for it.
-    with ThreadPoolExecutor(SYNC_THREADS) as pool:
-        for _ in pool.map(_sync_file, paths):
-            pass
-
-
-def sync_folder(path: str) -> None:
-    """Put the names in a folder on disk, where the file system can do that.
-
-    Raises
-    ------
-    OSError
-        The disk has failed.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            with os_errors_for(path):
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        if error.errno not in _CANNOT_SYNC:
-            raise
-
-
-def _sync_file(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with os_errors_for(path):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def _name_target(path: str) -> Iterator[None]:
     """Have errors name the target instead of the temporary file."""
@@ -598,12 +403,3 @@ def _name_target(path: str) -> Iterator[None]:
     except OSError as error:
         error.filename, error.filename2 = path, None
         raise
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        # Held by a process that lives, or the file system has no locks: leave it alone.
-        return False
-    return True

@@ -26,7 +26,7 @@ from imagearchive.archive.convert import convert, kind_of
 from imagearchive.archive.pack import pack, shard_path
 from imagearchive.archive.small_files import fill as fill_buffer
 from imagearchive.archive.writers import TarWriter, ZipWriter
-from imagearchive.containers.tar.writer import header
+from imagearchive.containers.tar.ustar import header
 from imagearchive.containers.zip import stream
 from imagearchive.errors import (
     ArchiveNotFoundError,

@@ -31,7 +31,7 @@ from imagearchive.processing import background_writer
 from imagearchive.processing import processor as module
 from imagearchive.processing.process_pool import WorkerPool
 from imagearchive.processing.processor import DataProcessor
-from imagearchive.storage.atomic import StagedFiles
+from imagearchive.storage.staged_files import StagedFiles
 
 COCO = "_annotations.coco.json"
 

@@ -31,7 +31,8 @@ from imagearchive.errors import (
 )
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
-from imagearchive.storage.atomic import StagedFiles, sync_files
+from imagearchive.storage.disk_sync import sync_files
+from imagearchive.storage.staged_files import StagedFiles
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -234,7 +235,7 @@ class _Set:
             )
             self._bins = _Bins(folder, None if extend else self._staged, ends)
         except BaseException:
-            self._staged.discard()
+            self._staged.close()
             raise
 
     def _take_over(self) -> dict[int, int]:
@@ -300,7 +301,7 @@ class _Set:
             self._index.close()
         # An index that has left is in force, whatever happened after that.
         self._bins.close(undo=os.path.exists(self._index_path))
-        self._staged.discard()
+        self._staged.close()
 
 
 class _Bins:
