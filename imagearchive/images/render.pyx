@@ -15,9 +15,12 @@ from operator import index
 
 import numpy as np
 
-from imagearchive.images.geometry cimport MAX_SIDE, OutputFormat, Geometry, px_output_format, px_geometry
 from imagearchive.errors import DecodeError, LimitError, OptionError, OptionTypeError
 from imagearchive.images.geometry import FILTERS
+
+from imagearchive.images.geometry cimport (
+    MAX_SIDE, Geometry, OutputFormat, px_geometry, px_output_format,
+)
 
 cdef extern from "pixels.h" nogil:
     int HAVE_JPEG_ "HAVE_JPEG"
@@ -181,7 +184,8 @@ cdef class Decoder:
                     break
         self.leave(code)
 
-    def render_array(self, array, Geometry geometry not None, OutputFormat output_format not None, out):
+    def render_array(self, array, Geometry geometry not None, OutputFormat output_format not None,
+                     out):
         """Render an (H, W, C) array of uint8, or of float32 without normalization."""
         self.render_arrays((array,), (geometry,), output_format, out[None])
 
@@ -202,8 +206,8 @@ cdef class Decoder:
                                            run.views[i].strides[0], run.channels,
                                            <float *> run.target(i))
                 else:
-                    code = px_render_array(px_decoder_work(self.d), &run.geometries[i], &output_format.f,
-                                           <const uint8_t *> run.views[i].buf,
+                    code = px_render_array(px_decoder_work(self.d), &run.geometries[i],
+                                           &output_format.f, <const uint8_t *> run.views[i].buf,
                                            run.views[i].strides[0], run.channels, run.target(i))
                 if code:
                     break

@@ -26,8 +26,8 @@ void px_blend_value(uint8_t *pixels, size_t count, double factor, int value)
         pixels[i] = table[pixels[i]];
 }
 
-/* The loops run over planes of a chunk of pixels, so that compilers vectorize them. Each is compiled
- * a second time for AVX2. */
+/* The loops run over planes of a chunk of pixels, so that compilers vectorize them. Each is
+ * compiled a second time for AVX2. */
 #define CHUNK 512
 #if defined(__x86_64__) && defined(__GNUC__)
 #define TWICE(name, parameters, arguments)                                                        \

@@ -273,8 +273,8 @@ static int is_cmyk(const struct jpeg_decompress_struct *j)
     return j->jpeg_color_space == JCS_CMYK || j->jpeg_color_space == JCS_YCCK;
 }
 
-/* Whether every coefficient of a progressive file has full precision. If not, libjpeg smooths across
- * blocks, which it can only do for whole images. */
+/* Whether every coefficient of a progressive file has full precision. If not, libjpeg smooths
+ * across blocks, which it can only do for whole images. */
 static int complete(const struct jpeg_decompress_struct *j)
 {
     if (!j->progressive_mode || !j->coef_bits)
@@ -344,8 +344,8 @@ static void region(px_decoder *d, const uint8_t *data, size_t size, const px_geo
     jpeg_start_decompress(j);
 
     /* If chroma is upsampled by 2, a pixel depends on the chroma sample next to its own, so the
-     * outermost column of a region would differ from the whole image: decode one more. Rows of fewer
-     * than three chroma samples are upsampled differently: decode at least 32 columns. */
+     * outermost column of a region would differ from the whole image: decode one more. Rows of
+     * fewer than three chroma samples are upsampled differently: decode at least 32 columns. */
     int64_t margin = j->max_h_samp_factor > 1;
     JDIMENSION first = 0, width = j->output_width;
     int64_t lo = work->x.lo - margin, hi = work->x.hi + margin;

@@ -210,8 +210,9 @@ size_t px_item_size(int dtype)
 
 /* Pixels of a row that are converted at a time, on the stack. */
 #define CHUNK 4096
-/* Outputs of at least this many values bypass the caches, which are smaller than a batch. Otherwise
- * every cache line is read from memory before it is written. Halves the time for 224 x 224 pixels. */
+/* Outputs of at least this many values bypass the caches, which are smaller than a batch.
+ * Otherwise every cache line is read from memory before it is written. Halves the time for images
+ * of 224 x 224 pixels. */
 #define STREAM_FROM 32768
 
 #if PX_X86
@@ -241,8 +242,8 @@ static void stream_floats(const uint8_t *in, int64_t n, float scale, float bias,
     floats_plain(in + i, n - i, scale, bias, out + i);
 }
 
-void px_convert_array(const px_output_format *f, const uint8_t *pixels, int64_t row_stride, int64_t width,
-                     int64_t height, int channels, void *output)
+void px_convert_array(const px_output_format *f, const uint8_t *pixels, int64_t row_stride,
+                      int64_t width, int64_t height, int channels, void *output)
 {
     size_t item = px_item_size(f->dtype);
     uint8_t wide[4 * CHUNK + 32], planes[4 * CHUNK];
