@@ -121,29 +121,29 @@ class BatchJob:
         self.kept = [True] * self.size
         self.bad: list[BadSample] = []
 
-    def run(self, part: int, tools: Decoder) -> None:
+    def run(self, part: int, decoder: Decoder) -> None:
         """Read and transform the samples of one part."""
         first = part * self.part_size
         indices = self.indices[first : first + self.part_size]
         try:
-            self.load(first, indices, tools)
+            self.load(first, indices, decoder)
         except BROKEN as error:
             if not is_damage(error):
                 raise
             # Load them one by one to find the broken ones.
             for slot, index in enumerate(indices, first):
-                self._load_or_report(slot, index, tools)
+                self._load_or_report(slot, index, decoder)
         except Exception as error:
-            self._explain(error, first, indices, tools)
+            self._add_note(error, first, indices, decoder)
             raise
 
-    def _explain(self, error: Exception, first: int, indices: list[int], tools: Decoder) -> None:
+    def _add_note(self, error: Exception, first: int, indices: list[int], decoder: Decoder) -> None:
         """Add a note to an error in the user's code: which sample it is about."""
         if not hasattr(error, "add_note"):
             return
         for slot, index in enumerate(indices, first):
             try:
-                self.load(slot, [index], tools)
+                self.load(slot, [index], decoder)
             except Exception as again:  # noqa: BLE001 - the first one is raised
                 if type(again) is type(error):
                     name = self.epoch.source.name(index)
@@ -156,13 +156,13 @@ class BatchJob:
                 "PIL.Image.fromarray makes an image of it"
             )
 
-    def _load_or_report(self, slot: int, index: int, tools: Decoder) -> None:
+    def _load_or_report(self, slot: int, index: int, decoder: Decoder) -> None:
         order = self.epoch.order
         on_error = self.epoch.options.on_error
         position = int(self.positions[slot])
         for _ in range(min(order.n, MAX_REPLACEMENTS)):
             try:
-                self.load(slot, [index], tools)
+                self.load(slot, [index], decoder)
             except BROKEN as error:
                 if not is_damage(error):
                     raise
@@ -193,7 +193,7 @@ class BatchJob:
             f"or an ImageArchive with extensions=... to leave out files that are not images"
         ) from error
 
-    def load(self, first: int, indices: list[int], tools: Decoder) -> None:
+    def load(self, first: int, indices: list[int], decoder: Decoder) -> None:
         """Load the samples of these indices into the slots from `first` on."""
         raise NotImplementedError
 
@@ -209,7 +209,7 @@ class BatchJob:
         """Return the batch, with its broken samples in an order that does not depend on threads."""
         return Batch(value, sorted(set(self.bad)), empty=not any(self.kept))
 
-    def kept_of(self, values: Sequence[Any]) -> list[Any]:
+    def drop_skipped(self, values: Sequence[Any]) -> list[Any]:
         """Return the values of all samples that were not skipped."""
         return list(itertools.compress(values, self.kept))
 
@@ -221,13 +221,13 @@ class SampleJob(BatchJob):
         super().__init__(epoch, positions)
         self.samples: list[Any] = [None] * self.size
 
-    def load(self, first: int, indices: list[int], tools: Decoder) -> None:
+    def load(self, first: int, indices: list[int], decoder: Decoder) -> None:
         chunk = self.epoch.source.chunk(indices)
         for k in range(len(indices)):
-            self.samples[first + k] = chunk.sample(k, tools)
+            self.samples[first + k] = chunk.sample(k, decoder)
 
     def finish(self) -> Batch:
-        samples = self.kept_of(self.samples)
+        samples = self.drop_skipped(self.samples)
         collate = self.epoch.options.collate_fn
         return self.make_batch(samples if collate is None or not samples else collate(samples))
 
@@ -241,21 +241,21 @@ class PairJob(BatchJob):
         self.images: list[Any] = [None] * self.size
         self.labels: list[Any] = [None] * self.size
 
-    def load(self, first: int, indices: list[int], tools: Decoder) -> None:
+    def load(self, first: int, indices: list[int], decoder: Decoder) -> None:
         chunk = self.epoch.source.chunk(indices)
         for k, index in enumerate(indices):
-            image, label = chunk.render(k, self.pipeline, self.key(index), tools)
+            image, label = chunk.render(k, self.pipeline, self.key(index), decoder)
             self.images[first + k], self.labels[first + k] = image, label
 
     def finish(self) -> Batch:
         options = self.epoch.options
-        images, labels = self.kept_of(self.images), self.kept_of(self.labels)
+        images, labels = self.drop_skipped(self.images), self.drop_skipped(self.labels)
         if not images:
             return self.make_batch(None)
         if options.collate_fn is not None:
             columns = [[as_output(image, options) for image in images], labels]
             if options.return_indices:
-                columns.append(self.kept_of(self.indices))
+                columns.append(self.drop_skipped(self.indices))
             return self.make_batch(options.collate_fn(list(zip(*columns))))
         images = _stack([as_image(image, options) for image in images])
         return self.make_batch(_assemble(images, labels, self))
@@ -284,10 +284,10 @@ class TensorJob(BatchJob):
         else:
             self.images = epoch.buffers.take(full, dtype)[: self.size]
 
-    def load(self, first: int, indices: list[int], tools: Decoder) -> None:
+    def load(self, first: int, indices: list[int], decoder: Decoder) -> None:
         chunk, slots = self.epoch.source.chunk(indices), slice(first, first + len(indices))
         self.labels[slots] = chunk.render_into(
-            self.pipeline, [self.key(index) for index in indices], self.images[slots], tools
+            self.pipeline, [self.key(index) for index in indices], self.images[slots], decoder
         )
 
     def finish(self) -> Batch:
@@ -299,7 +299,7 @@ class TensorJob(BatchJob):
         elif self.pinned is not None:
             images = self.pinned
         images = as_output(images, self.epoch.options)
-        return self.make_batch(_assemble(images, self.kept_of(self.labels), self))
+        return self.make_batch(_assemble(images, self.drop_skipped(self.labels), self))
 
 
 def _assemble(images: Any, labels: list[Any], job: BatchJob) -> tuple[Any, ...]:
@@ -312,7 +312,7 @@ def _assemble(images: Any, labels: list[Any], job: BatchJob) -> tuple[Any, ...]:
     batch = (images, labels_as_output(labels, options))
     if not options.return_indices:
         return batch
-    indices = np.array(job.kept_of(job.indices), np.int64)
+    indices = np.array(job.drop_skipped(job.indices), np.int64)
     return (*batch, _pin(as_output(indices, options), options))
 
 

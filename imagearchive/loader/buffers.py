@@ -16,7 +16,7 @@ _Array = npt.NDArray[Any]
 class Buffers:
     """Hands out arrays, and keeps the memory of those that are gone for the next ones.
 
-    Fresh memory costs a page fault for every 4 KiB, which for normalised batches is as much time as
+    Fresh memory costs a page fault for every 4 KiB, which for normalized batches is as much time as
     a tenth of the decoding.
 
     The base of an array from `take` is a `_Lease`. Whatever uses the memory keeps it alive: views,

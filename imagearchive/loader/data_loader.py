@@ -49,7 +49,7 @@ class DataLoader:
     Without a transform, a batch is a list of sample dicts; with one, it is ``(images, labels)``.
     Threads of this process read, decode, transform, and collate, and release the GIL while they
     work. If the transform can be compiled, only the part of a JPEG that its crop needs is decoded,
-    and the normalised pixels are written straight into the batch.
+    and the normalized pixels are written straight into the batch.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ class DataLoader:
 
     def _open(self, source: Any, options: LoaderOptions) -> None:
         self._options = options
-        self._given = source
+        self._source_argument = source
         self._source, self._owns_dataset = open_source(
             source,
             options.columns,
@@ -383,7 +383,7 @@ class DataLoader:
     def __getstate__(self) -> dict[str, Any]:
         # The copy begins where the next iteration would begin; `state_dict` tells more.
         return {
-            "source": self._given,
+            "source": self._source_argument,
             "options": self._options,
             "next": self._epochs.next_start(),
         }
@@ -396,4 +396,4 @@ class DataLoader:
         options = vars(self._options)
         shown = ("batch_size", "shuffle", "num_workers", "transform", "drop_last", "seed")
         listed = ", ".join(f"{name}={options[name]!r}" for name in shown)
-        return f"DataLoader({self._given!r}, {listed})"
+        return f"DataLoader({self._source_argument!r}, {listed})"

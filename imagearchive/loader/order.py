@@ -222,7 +222,7 @@ def find_rank(rank: int | None = None, world_size: int | None = None) -> tuple[i
     """Return the rank of this process and the world size.
 
     They come from the first of these: the arguments; ``torch.distributed``, if its default process
-    group is initialised; the environment variables ``RANK`` and ``WORLD_SIZE``, which ``torchrun``
+    group is initialized; the environment variables ``RANK`` and ``WORLD_SIZE``, which ``torchrun``
     sets. Otherwise there is one rank, 0.
 
     Raises
@@ -237,7 +237,7 @@ def find_rank(rank: int | None = None, world_size: int | None = None) -> tuple[i
             )
         size = check_integer("world_size", world_size, 1)
         return _check_rank(rank, size), size
-    # A module that was never imported cannot be initialised, and importing torch takes seconds.
+    # A module that was never imported cannot be initialized, and importing torch takes seconds.
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return int(distributed.get_rank()), int(distributed.get_world_size())

@@ -73,7 +73,7 @@ def test_samples_of_pairs_dicts_and_images_become_batches():
         DataLoader(iter([1]), 2)
 
 
-def test_npz_images_are_normalised_into_batches(npz):
+def test_npz_images_are_normalized_into_batches(npz):
     path, images, labels = npz
     transform = Compose([ImageNetNormalize(), ToTensor()])
     for source in (path, LazyNPZDataset(path)):

@@ -81,7 +81,7 @@ def test_loader_closed_during_iterations_leaves_no_threads(tar):
 def test_loader_closed_while_an_epoch_begins_does_not_begin():
     class Closing(Numbered):
         def __getitem__(self, index):
-            # The first sample's shape is asked for when an epoch begins.
+            # An epoch asks for the shape of the first sample when it begins.
             loader.close()
             return super().__getitem__(index)
 
@@ -198,7 +198,7 @@ def test_iterator_refused_a_thread_leaves_none_behind(monkeypatch):
             next(iter(loader))
     assert len(started) == 2
     assert not any(thread.is_alive() for thread in started)
-    # The epoch that could not begin is still to come.
+    # The epoch that could not begin is still the next one.
     assert (loader.epoch, loader.state_dict()["epoch"]) == (0, 0)
     again = DataLoader(Numbered(), 4, image_size=4, num_workers=0, shuffle=True)
     assert labels_of(loader) == labels_of(again)

@@ -48,7 +48,7 @@ def test_batch_of_images_has_the_values_of_the_transform():
     for index in range(COUNT):
         expected = transform(np.asarray(source[index][0].convert("RGB")))
         difference = np.abs(images[index] - expected)
-        # Two grey levels, in units of the normalised image.
+        # Two gray levels, in units of the normalized image.
         assert difference.max() <= 2.5 / 255 / 0.224
         assert difference.mean() <= 0.5 / 255 / 0.224
 
@@ -125,7 +125,7 @@ def test_batch_that_is_dropped_is_freed(num_workers):
     batches = [next(iterator), next(iterator)]
     images = [weakref.ref(sample["image"]) for batch in batches for sample in batch]
     del batches
-    # The loader_threads wait for work, or are about to.
+    # The threads wait for work, or soon will.
     deadline = time.monotonic() + 20
     while any(image() is not None for image in images) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -46,7 +46,7 @@ dist.init_process_group("gloo")
 rank, world_size = dist.get_rank(), dist.get_world_size()
 result = {"rank": rank, "world_size": world_size}
 
-# Made before the process group was initialised, it still finds its rank.
+# Made before the process group was initialized, it still finds its rank.
 result["whole"] = [labels.tolist() for _, labels in early]
 dropping = make(drop_last=True)
 result["dropped"] = []

@@ -69,7 +69,7 @@ def test_epoch_of_an_unused_iterator_is_not_taken(num_workers):
     del unused[1]
     unused[0].close()
     assert first + labels_of(other) == expected[1]
-    # An epoch is taken when its first batch is asked for, and by one iterator alone.
+    # Only the iterator whose first batch is asked for takes an epoch.
     assert [labels.tolist() for _, labels in unused[1]] == expected[2]
     assert list(unused[0]) == []
     assert other.epoch == 3

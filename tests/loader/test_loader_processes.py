@@ -82,7 +82,7 @@ def test_fork_while_another_thread_begins_or_waits_does_not_hang(count):
     loader = DataLoader(Blocking(count), 4, image_size=4, num_workers=1)
     iterator = iter(loader)
     first = [next(iterator)] if count > 8 else []
-    # Holds the lock of the loader, or that of the iterator, until told to go on.
+    # Holds the lock of the loader or of the iterator until it may go on.
     other = threading.Thread(target=list, args=(iterator,))
     other.start()
     begun.wait()
@@ -160,7 +160,7 @@ import numpy as np
 from imagearchive.loader.data_loader import DataLoader
 
 class Slow:
-    # As a thread inside a library that decodes a very large image.
+    # Like a thread in a library that decodes a very large image.
     def __len__(self):
         return 100
     def __getitem__(self, index):

@@ -93,7 +93,7 @@ def test_state_at_the_end_of_uneven_ranks_agrees(num_workers, world_size):
         list(loader)
         state = loader.state_dict()
         assert (state["epoch"], state["position"]) == (1, 0)
-    # To stop is not to come to the end.
+    # A closed iterator has not come to the end.
     iterator = iter(loaders[0])
     next(iterator)
     iterator.close()
@@ -135,7 +135,7 @@ def test_load_state_dict_in_an_epoch_replaces_the_position():
     next(iterator)
     loader.load_state_dict(state)
     assert loader.state_dict() == state
-    # The old iterator goes on as it was, and counts no more.
+    # The old iterator goes on, but no longer counts.
     next(iterator)
     assert loader.state_dict() == state
     assert len(labels_of(loader)) == len(loader) - 1

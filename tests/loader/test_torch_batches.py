@@ -92,7 +92,7 @@ def test_batch_of_any_callable_has_its_values():
 def test_pin_memory_of_every_kind_of_batch_pins_all_tensors(
     monkeypatch, transform, on_error, channels_last
 ):
-    # Page-locked memory itself needs a device; which tensors are put there does not.
+    # Page-locked memory needs a device; knowing which tensors are put there does not.
     pinned = set()
 
     def pin(tensor):
