@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from imagearchive.arrays.npy import MAX_HEADER, NpyHeader, build_header, parse_header, write_array
-from imagearchive.arrays.ragged import Column, columns, row_range, row_shape
 from imagearchive.errors import (
     CorruptArchiveError,
     OptionError,
@@ -68,7 +67,7 @@ def restored(data, header):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_dtype_shape_order_and_version(dtype):
+def test_parse_header_matches_numpy(dtype):
     for shape, fortran in itertools.product(SHAPES, (False, True)):
         array = sample(dtype, shape)
         if fortran:
@@ -101,7 +100,7 @@ def test_every_dtype_shape_order_and_version(dtype):
     st.integers(0, 300),
     st.sampled_from([1, 16, 64, 4096]),
 )
-def test_write_array_is_aligned_and_numpy_reads_it(array, at, align):
+def test_write_array_is_aligned_and_read_by_numpy(array, at, align):
     file = io.BytesIO(bytes(at))
     file.seek(at)
     assert write_array(file, array, align) == len(file.getvalue()) - at
@@ -114,7 +113,7 @@ def test_write_array_is_aligned_and_numpy_reads_it(array, at, align):
     assert loaded.tobytes() == array.tobytes()
 
 
-def test_arrays_that_are_contiguous_in_no_order():
+def test_write_array_non_contiguous_round_trips():
     big = np.arange(3_000_000, dtype=np.int32).reshape(1000, 3000)
     for array in (
         big[::2, ::3],
@@ -128,7 +127,7 @@ def test_arrays_that_are_contiguous_in_no_order():
         assert np.array_equal(np.load(file), array)
 
 
-def test_several_arrays_in_one_file():
+def test_write_array_several_in_one_file():
     file = io.BytesIO()
     arrays = [np.arange(5), np.array("x"), np.zeros((0, 3)), np.array([(1, 2.0)], "i4,f8")]
     for array in arrays:
@@ -138,7 +137,7 @@ def test_several_arrays_in_one_file():
         assert np.load(file).tobytes() == array.tobytes()
 
 
-def test_header_of_given_size_can_be_replaced():
+def test_build_header_of_given_size_can_be_replaced():
     longest = build_header("f4", (10**18, 3, 224), at=45)
     for rows in (0, 5, 10**18):
         header = build_header("f4", (rows, 3, 224), size=len(longest))
@@ -149,7 +148,7 @@ def test_header_of_given_size_can_be_replaced():
         build_header("f4", (1,), size=20)
 
 
-def test_long_headers():
+def test_parse_header_longer_than_numpy_allows_is_read():
     many = np.zeros(2, [(f"column_{i}", "<f4") for i in range(3000)])
     file = io.BytesIO()
     write_array(file, many)
@@ -159,7 +158,7 @@ def test_long_headers():
         np.load(io.BytesIO(file.getvalue()))
 
 
-def test_header_longer_than_the_limit_is_not_read():
+def test_parse_header_beyond_the_limit_is_not_read():
     class Counting(MemoryStorage):
         longest = 0
 
@@ -174,7 +173,7 @@ def test_header_longer_than_the_limit_is_not_read():
     assert storage.longest < 1000
 
 
-def test_objects_are_flagged():
+def test_parse_header_object_array_is_flagged():
     array = np.array([[1], "two", None], dtype=object)
     buffer = io.BytesIO()
     np.save(buffer, array)
@@ -188,7 +187,7 @@ def test_objects_are_flagged():
         build_header(object, (1,))
 
 
-def test_python_2_and_foreign_headers():
+def test_parse_header_of_python_2_and_other_writers_is_read():
     data = literal("'<f8'", "(3L, 10L)") + bytes(240)
     assert parse_header(data, where="x").shape == (3, 10)
     assert parse_header(literal("u'float32'") + bytes(12), where="x").dtype == np.float32
@@ -196,7 +195,7 @@ def test_python_2_and_foreign_headers():
     assert parse_header(data, where="x").dtype == np.int16
 
 
-def test_bytes_behind_the_data_are_allowed_and_missing_ones_not():
+def test_parse_header_trailing_bytes_are_allowed_but_none_may_be_missing():
     data = literal() + bytes(24)
     assert parse_header(data + b"more", where="x").count == 3
     with pytest.raises(
@@ -277,18 +276,18 @@ def test_bytes_behind_the_data_are_allowed_and_missing_ones_not():
         header_of(b"\xff\xfe", (3, 0)),
     ],
 )
-def test_hostile_headers(data):
+def test_parse_header_hostile_text_is_refused(data):
     with pytest.raises(CorruptArchiveError, match="member"):
         parse_header(data + (bytes(20) if len(data) > 20 else b""), where="member")
 
 
-def test_unknown_versions():
+def test_parse_header_unknown_version_is_refused():
     for version in ((0, 0), (1, 1), (4, 0), (255, 255)):
         with pytest.raises(UnsupportedMemberError, match="version"):
             parse_header(header_of("{}", version) + bytes(20), where="x")
 
 
-def test_the_longest_hostile_header_takes_bounded_memory():
+def test_parse_header_longest_hostile_text_takes_bounded_memory():
     text = "(" + "0," * (MAX_HEADER // 2 - 40) + ")"
     data = header_of(
         f"{{'descr': '<f8', 'fortran_order': False, 'shape': {text}}}"[:MAX_HEADER], (2, 0)
@@ -301,7 +300,7 @@ def test_the_longest_hostile_header_takes_bounded_memory():
     assert peak < 100 << 20
 
 
-def test_flipped_bytes_end_in_our_error_or_a_header_that_fits():
+def test_parse_header_flipped_bytes_raise_our_errors_or_give_a_valid_header():
     rng = random.Random(3)
     data = saved(np.zeros((4, 3), [("a", "<i4"), ("b", ">f8", (2,))]))
     for position in range(len(data)):
@@ -315,12 +314,12 @@ def test_flipped_bytes_end_in_our_error_or_a_header_that_fits():
 
 
 @given(st.text(st.sampled_from("{}()[]',:0123456789<>fiSU descrshapfotnTueFalse\\L\"")))
-def test_noise_never_escapes_our_errors(text):
+def test_parse_header_noise_raises_our_errors(text):
     with suppress(CorruptArchiveError, UnsupportedMemberError):
         parse_header(header_of(text), where="x")
 
 
-def test_headers_that_cannot_be_built():
+def test_build_header_invalid_arguments_are_refused():
     overlapping = np.dtype({"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [0, 2]})
     with pytest.raises(OptionTypeError, match="cannot express"):
         build_header(overlapping, (1,))
@@ -331,35 +330,7 @@ def test_headers_that_cannot_be_built():
         build_header("f4", (-1,))
 
 
-def test_header_is_frozen():
+def test_npy_header_is_frozen():
     header = NpyHeader(np.dtype("f4"), (2, 3), False, 64, (1, 0), 4, 12, 6)
     with pytest.raises(AttributeError):
         header.shape = ()
-
-
-def test_columns_of_ragged_parts():
-    keys = ["images", "b.offsets", "b.values", "s.utf8", "s.offsets", "c.values", "c.offsets"]
-    keys += ["c.shapes", "d.values", "e", "e.values", "e.offsets", "f.utf8", "f.bytes", "f.offsets"]
-    assert columns(keys) == {
-        "images": Column("images", "array", "images"),
-        "b": Column("b", "values", "b.values", "b.offsets"),
-        "s": Column("s", "utf8", "s.utf8", "s.offsets"),
-        "c": Column("c", "values", "c.values", "c.offsets", "c.shapes"),
-        "d.values": Column("d.values", "array", "d.values"),
-        **{key: Column(key, "array", key) for key in keys if key[0] in "ef"},
-    }
-    assert list(columns(["z", "b.offsets", "a", "b.values"])) == ["z", "b", "a"]
-
-
-def test_rows_of_ragged_columns_are_checked():
-    offsets = np.array([0, 2, 2, 5, 4, -1, 9])
-    assert row_range(offsets, 0, 5) == (0, 2)
-    assert row_range(offsets, 1, 5) == (2, 2)
-    for row in (3, 4, 5):
-        with pytest.raises(CorruptArchiveError, match=f"x: row {row}"):
-            row_range(offsets, row, 5, "x")
-    shapes = np.array([[2, 3], [-2, -3], [2, 2]])
-    assert row_shape(shapes, 0, 6) == (2, 3)
-    for row in (1, 2):
-        with pytest.raises(CorruptArchiveError, match=f"x: row {row}"):
-            row_shape(shapes, row, 6, "x")
