@@ -76,6 +76,10 @@ class MessageReader:
         return [self._read_exactly(length) for length in lengths]
 
     def _read_exactly(self, size: int) -> bytearray:
+        end = self._start + size
+        if end <= self._stop:
+            start, self._start = self._start, end
+            return bytearray(self._buffer[start:end])
         target = bytearray(size)
         view = memoryview(target)
         done = min(size, self._stop - self._start)
