@@ -6,7 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.ar import ArContainer
 from support.archives import encoded, write_tar
+
+from imagearchive.containers.registry import register_container
+
+register_container(ArContainer())
 
 # A shell starts background jobs with interrupts ignored, and children inherit that; the tests
 # interrupt their children as a terminal would.

@@ -25,7 +25,6 @@ from imagearchive.errors import (
     OptionError,
     UnsupportedArchiveError,
 )
-from imagearchive.storage.local import PreadStorage
 from imagearchive.storage.location import locate
 from imagearchive.storage.protocol import Storage, StorageKind
 
@@ -115,8 +114,8 @@ class SplitDataLoader(LazyDataset[SplitDataLoaderOptions, Archive]):
         self._start(
             SplitDataLoaderOptions(
                 data_dir=shown,
-                folder=os.path.abspath(shown),
-                ipath=None if ipath is None else os.path.abspath(os.fsdecode(ipath)),
+                folder=locate(shown).path,
+                ipath=None if ipath is None else locate(ipath).path,
                 cache_size=cache_size,
                 storage=storage,
                 strict=strict,
@@ -137,7 +136,7 @@ class SplitDataLoader(LazyDataset[SplitDataLoaderOptions, Archive]):
 
     def _open_source(self) -> Archive:
         options = self._options
-        if not os.path.exists(os.path.join(options.folder, split.INDEX_NAME)):
+        if not locate(options.folder).join(split.INDEX_NAME).exists():
             raise ArchiveNotFoundError(
                 f"{self.data_dir}: no {split.INDEX_NAME} in it; either it is not a directory of "
                 f"split bins, or writing it was interrupted"
@@ -290,7 +289,7 @@ class SplitDataLoader(LazyDataset[SplitDataLoaderOptions, Archive]):
             yield archive.storage(shard)
             return
         # The kernel reads ahead for sequential `pread`, and no address space is needed.
-        with PreadStorage(archive.table.files[shard]) as storage:
+        with contextlib.closing(locate(archive.table.files[shard]).open("pread")) as storage:
             check_unchanged(archive.table, storage)
             yield storage
 

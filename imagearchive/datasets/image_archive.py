@@ -31,6 +31,7 @@ from imagearchive.datasets.sample_names import SampleNames
 from imagearchive.datasets.selection import IMAGE_EXTENSIONS, Selection
 from imagearchive.errors import ImageArchiveError, OptionError
 from imagearchive.errors.arguments import check_callable, check_choice
+from imagearchive.storage.location import locate
 from imagearchive.storage.patterns import absolute_paths, as_text
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
             logger.info("open_after_fork is ignored: the archive is in memory already")
         options = ImageArchiveOptions(
             apath=as_text(apath),
-            ipath=None if ipath is None else os.path.abspath(os.fsdecode(ipath)),
+            ipath=None if ipath is None else locate(ipath).path,
             root=os.fspath(root),
             extensions=extensions,
             loader=loader,
@@ -198,8 +199,8 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
             data_in_memory=data_in_memory,
             open_after_fork=open_after_fork,
             is_valid_file=is_valid_file,
-            index_file=None if index_file is None else os.path.abspath(index_file),
-            label_file=None if label_file is None else os.path.abspath(label_file),
+            index_file=None if index_file is None else locate(index_file).path,
+            label_file=None if label_file is None else locate(label_file).path,
             label_parser=label_parser,
             label_extension=None if label_extension is None else str(label_extension),
             split_mask=None if split_mask is None else PackedMask.pack(split_mask),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import operator
-import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from imagearchive.archive.name_tree import encode
 from imagearchive.datasets.ragged_labels import RaggedLabels
 from imagearchive.errors import LabelError
 from imagearchive.index.names import normalise
+from imagearchive.storage.location import locate
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -150,9 +151,10 @@ def inner_position(archive: Archive, path: str) -> int:
 
 
 def _text(archive: Archive, path: str) -> str:
-    if os.path.isfile(path):
-        with open(path, "rb") as file:
-            data = file.read()
+    location = locate(path)
+    if location.exists() and location.status().is_file:
+        with closing(location.open("pread")) as storage:
+            data = bytes(storage.read(0, storage.size))
     else:
         position = inner_position(archive, path)
         if position < 0:

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from support import tar_cases
+from support.ar import write_ar
 from support.archives import encoded, write_tar
 
 import imagearchive
@@ -97,6 +98,7 @@ CONTAINERS = {
     "stored zip": lambda folder: make_zip(folder, zipfile.ZIP_STORED),
     "deflated zip": lambda folder: make_zip(folder, zipfile.ZIP_DEFLATED),
     "barecat": make_barecat,
+    "unix ar": lambda folder: write_ar(folder / "data.a", MEMBERS),
     "directory": make_directory,
     "shards": make_shards,
     "mixed list": lambda folder: [

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from typing import Final
 
 from imagearchive.archive.archive import Archive
 from imagearchive.arrays import npy
 from imagearchive.index.names import ends_with
-from imagearchive.storage.local import open_storage
+from imagearchive.storage.location import locate
 
 __all__ = ["holds_arrays"]
 
@@ -27,9 +26,10 @@ def holds_arrays(path: str) -> bool:
     CorruptArchiveError
         It is a damaged ZIP.
     """
-    if not os.path.isfile(path):
+    location = locate(path)
+    if not location.exists() or not location.status().is_file:
         return False
-    with closing(open_storage(path, "pread")) as storage:
+    with closing(location.open("pread")) as storage:
         head = bytes(storage.read(0, min(len(npy.MAGIC), storage.size)))
     if head == npy.MAGIC:
         return True

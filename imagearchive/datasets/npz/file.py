@@ -15,7 +15,7 @@ from imagearchive.datasets.npz.columns import open_whole
 from imagearchive.datasets.npz.member import NPY_SUFFIX, ArraySource, NpzArray
 from imagearchive.errors import MemberNotFoundError, UnsupportedArchiveError
 from imagearchive.storage.closing import Closable
-from imagearchive.storage.local import open_storage
+from imagearchive.storage.location import locate
 from imagearchive.storage.protocol import Storage, StorageKind
 
 __all__ = ["NpzFile"]
@@ -123,12 +123,13 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
 
 def _open_lone(path: str, storage: StorageKind) -> Storage | None:
     """Open a file that is a lone ``.npy``; None for anything else."""
-    if os.path.isdir(path):
+    location = locate(path)
+    if location.exists() and location.status().is_directory:
         raise UnsupportedArchiveError(
             f"{path}: a directory; give the path of one NPZ, and join several with "
             f"CombinedLazyDataset"
         )
-    with closing(open_storage(path, "pread")) as probe:
+    with closing(location.open("pread")) as probe:
         if bytes(probe.read(0, min(6, probe.size))) != npy.MAGIC:
             return None
-    return open_storage(path, storage)
+    return location.open(storage)

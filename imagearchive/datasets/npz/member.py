@@ -12,6 +12,7 @@ from imagearchive.archive.checked_read import pieces
 from imagearchive.arrays import npy
 from imagearchive.errors import UnsupportedArchiveError
 from imagearchive.storage.local import MmapStorage, PreadStorage
+from imagearchive.storage.location import locate
 from imagearchive.storage.protocol import SelfCheckingStorage, Storage
 
 __all__ = ["NPY_SUFFIX", "ArraySource", "NpzArray", "OpenRange"]
@@ -63,11 +64,11 @@ class ArraySource:
         if not (self.storage.zero_copy and isinstance(self._file, MmapStorage)):
             return None
         try:
-            file = PreadStorage(self._file.path)
+            file = locate(self._file.path).open("pread")
         except (OSError, UnsupportedArchiveError):
             # Deleted or replaced since it was mapped: the mapping serves as well.
             return None
-        if file.size == self._file.size:
+        if file.size == self._file.size and isinstance(file, PreadStorage):
             return OpenRange(file, self._offset)
         file.close()
         return None
