@@ -282,17 +282,20 @@ def create_file(
         The file cannot be made or written; nothing is left of it.
     """
     path = part or name
-    descriptor = os.open(path, _CREATE, mode, dir_fd=directory)
+    descriptor = -1
     try:
+        descriptor = os.open(path, _CREATE, mode, dir_fd=directory)
         try:
             write(descriptor)
         finally:
             os.close(descriptor)
         if part:
             os.rename(part, name, src_dir_fd=directory, dst_dir_fd=directory)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path, dir_fd=directory)
+    except BaseException as error:
+        # An interrupt may come when the file exists and its descriptor is not known yet.
+        if descriptor >= 0 or not isinstance(error, OSError):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path, dir_fd=directory)
         raise
 
 

@@ -1,8 +1,6 @@
-"""Extraction against tarfile's ``data`` filter; attacks; verification."""
+"""Extraction against tarfile's ``data`` filter, and attacks."""
 
-import contextlib
 import errno
-import io
 import os
 import random
 import resource
@@ -24,9 +22,7 @@ import imagearchive
 from imagearchive.archive.checked_read import WINDOW
 from imagearchive.archive.convert import convert
 from imagearchive.archive.extract import extract, select
-from imagearchive.archive.verify import verify
 from imagearchive.archive.writers import TarWriter
-from imagearchive.codecs import encode
 from imagearchive.errors import (
     CorruptArchiveError,
     MemberNotFoundError,
@@ -35,43 +31,28 @@ from imagearchive.errors import (
     UnsafePathError,
 )
 from imagearchive.index import file_format
-from imagearchive.storage.limits import Limits
 from imagearchive.storage.location import locate
-
-
-def make_tar(path, members, **fields):
-    """A TAR of ``name -> bytes`` or ``name -> (type, link)``, as tarfile writes it."""
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            for key, value in fields.items():
-                setattr(member, key, value)
-            if isinstance(content, bytes):
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-            else:
-                member.type, member.linkname = content
-                archive.addfile(member)
-    return path
-
-
-def tree(folder):
-    found = {}
-    for base, _, files in os.walk(os.fsencode(folder)):
-        for name in files:
-            path = os.path.join(base, name)
-            key = os.path.relpath(path, os.fsencode(folder)).decode("utf-8", "surrogateescape")
-            with open(path, "rb") as file:
-                found[key] = file.read()
-    return found
-
+from tests.support.files import limited, make_tar, tree
 
 MANY = {f"class_{i % 7}/{i:05d}.bin": bytes([i % 256]) * (i * 13 % 9000) for i in range(700)}
 
 
+HOSTILE = {
+    "dots": {"../evil": b"x"},
+    "deep dots": {"a/../../evil": b"x"},
+    "only dots": {"..": b"x"},
+    "symlink out": {"link": (tarfile.SYMTYPE, "/etc"), "link/evil": b"x"},
+    "relative symlink out": {"link": (tarfile.SYMTYPE, "../.."), "ok": b"x"},
+    "hard link out": {"link": (tarfile.LNKTYPE, "/etc/passwd")},
+    "device": {"dev": (tarfile.CHRTYPE, "")},
+    "fifo": {"pipe": (tarfile.FIFOTYPE, "")},
+    "long component": {"x" * 65536: b"x"},
+}
+
+
 @pytest.mark.parametrize("threads", [1, 3, None])
 @pytest.mark.parametrize("storage", ["mmap", "pread"])
-def test_files_come_out_as_they_went_in(tmp_path, threads, storage):
+def test_extract_gives_the_files_back(tmp_path, threads, storage):
     make_tar(tmp_path / "a.tar", MANY, mtime=1_600_000_000)
     moved = []
     with imagearchive.open(tmp_path / "a.tar", storage=storage) as archive:
@@ -82,7 +63,7 @@ def test_files_come_out_as_they_went_in(tmp_path, threads, storage):
     assert os.stat(tmp_path / "out/class_3/00003.bin").st_mtime == 1_600_000_000
 
 
-def test_the_same_as_the_data_filter(tmp_path):
+def test_extract_does_what_the_data_filter_does(tmp_path):
     members = {"a/x": b"1", "a/b/y": b"2", "z": bytes(100_000), "größe/日本": b"3"}
     path = make_tar(tmp_path / "a.tar", members, mtime=12345)
     with tarfile.open(path) as archive:
@@ -93,7 +74,7 @@ def test_the_same_as_the_data_filter(tmp_path):
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o755, 0o777, 0o6755, 0o400, 0o000, 0o111, 0o070, 0o4711])
-def test_permissions_as_the_data_filter_leaves_them(tmp_path, mode):
+def test_extract_leaves_the_permissions_of_the_data_filter(tmp_path, mode):
     path = make_tar(tmp_path / "a.tar", {"x": b"1"}, mode=mode)
     with tarfile.open(path) as archive:
         archive.extractall(tmp_path / "theirs", filter="data")
@@ -106,7 +87,7 @@ def test_permissions_as_the_data_filter_leaves_them(tmp_path, mode):
     assert ours == (theirs if mode & 0o777 else 0o644)
 
 
-def test_every_container_is_extracted(tmp_path):
+def test_extract_every_container(tmp_path):
     content = {"a/x.bin": bytes(3000), "y": b"1"}
     make_tar(tmp_path / "a.tar", content)
     with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as packed:
@@ -125,7 +106,7 @@ def test_every_container_is_extracted(tmp_path):
     assert [data for _, data in sorted(tree(tmp_path / "packets").items())] == [*content.values()]
 
 
-def test_links_inside_become_files_and_empty_directories_are_made(tmp_path):
+def test_extract_makes_files_of_links_and_empty_directories(tmp_path):
     path = make_tar(
         tmp_path / "a.tar",
         {
@@ -142,23 +123,8 @@ def test_links_inside_become_files_and_empty_directories_are_made(tmp_path):
     assert not (tmp_path / "out/d/soft").is_symlink()
 
 
-# ---------------------------------------------------------------- attacks
-
-HOSTILE = {
-    "dots": {"../evil": b"x"},
-    "deep dots": {"a/../../evil": b"x"},
-    "only dots": {"..": b"x"},
-    "symlink out": {"link": (tarfile.SYMTYPE, "/etc"), "link/evil": b"x"},
-    "relative symlink out": {"link": (tarfile.SYMTYPE, "../.."), "ok": b"x"},
-    "hard link out": {"link": (tarfile.LNKTYPE, "/etc/passwd")},
-    "device": {"dev": (tarfile.CHRTYPE, "")},
-    "fifo": {"pipe": (tarfile.FIFOTYPE, "")},
-    "long component": {"x" * 65536: b"x"},
-}
-
-
 @pytest.mark.parametrize("case", sorted(HOSTILE))
-def test_hostile_members_are_refused_before_anything_is_written(tmp_path, case):
+def test_extract_refuses_hostile_members_before_it_writes(tmp_path, case):
     (tmp_path / "jail").mkdir()
     path = make_tar(tmp_path / "a.tar", {"good": b"fine", **HOSTILE[case]})
     with imagearchive.open(path) as archive:
@@ -176,7 +142,7 @@ def test_hostile_members_are_refused_before_anything_is_written(tmp_path, case):
             assert not os.path.islink(os.path.join(base, name))
 
 
-def test_nul_bytes_in_names(tmp_path):
+def test_extract_refuses_nul_bytes_in_names(tmp_path):
     # A PAX record may hold one; a name in a file system may not.
     data = b"%d path=nul\0in the middle\n" % (len(b" path=nul\0in the middle\n") + 2)
     head = tarfile.TarInfo("././@PaxHeader")
@@ -192,7 +158,7 @@ def test_nul_bytes_in_names(tmp_path):
     assert all("\0" not in name for name in tree(tmp_path / "out"))
 
 
-def test_absolute_names_lose_their_slash(tmp_path):
+def test_extract_drops_the_slash_of_absolute_names(tmp_path):
     path = make_tar(tmp_path / "a.tar", {"//abs/x": b"1"})
     with imagearchive.open(path) as archive:
         extract(archive, tmp_path / "out")
@@ -200,7 +166,7 @@ def test_absolute_names_lose_their_slash(tmp_path):
 
 
 @pytest.mark.parametrize("existing", ["error", "skip", "replace"])
-def test_links_in_the_target_are_never_followed(tmp_path, existing):
+def test_extract_never_follows_links_in_the_target(tmp_path, existing):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "precious").write_bytes(b"precious")
     out = tmp_path / "out"
@@ -215,7 +181,7 @@ def test_links_in_the_target_are_never_followed(tmp_path, existing):
     assert tree(tmp_path / "outside") == {"precious": b"precious"}
 
 
-def test_a_link_at_the_place_of_a_file_is_replaced_not_followed(tmp_path):
+def test_extract_replaces_a_link_instead_of_following_it(tmp_path):
     (tmp_path / "precious").write_bytes(b"precious")
     out = tmp_path / "out"
     out.mkdir()
@@ -230,7 +196,7 @@ def test_a_link_at_the_place_of_a_file_is_replaced_not_followed(tmp_path):
     assert (out / "x").read_bytes() == b"new"
 
 
-def test_a_link_that_is_swapped_in_meanwhile(tmp_path):
+def test_extract_does_not_follow_a_link_swapped_in_meanwhile(tmp_path):
     (tmp_path / "outside").mkdir()
     out = tmp_path / "out"
     path = make_tar(tmp_path / "a.tar", {f"d/{i:04d}": b"x" * 10 for i in range(2000)})
@@ -264,16 +230,13 @@ def test_a_link_that_is_swapped_in_meanwhile(tmp_path):
     assert os.listdir(tmp_path / "outside") == []
 
 
-def test_a_file_where_a_directory_is_needed(tmp_path):
+def test_extract_refuses_a_file_where_a_directory_is_needed(tmp_path):
     path = make_tar(tmp_path / "a.tar", {"a": b"1", "a/b": b"2"})
     with imagearchive.open(path) as archive, pytest.raises(UnsafePathError, match="out/a"):
         extract(archive, tmp_path / "out", threads=1)
 
 
-# ---------------------------------------------------------------- choices
-
-
-def test_what_exists_is_an_error_kept_or_replaced(tmp_path):
+def test_extract_existing_files_are_an_error_kept_or_replaced(tmp_path):
     path = make_tar(tmp_path / "a.tar", {"x": b"new", "y": b"y"})
     out = tmp_path / "out"
     out.mkdir()
@@ -292,7 +255,7 @@ def test_what_exists_is_an_error_kept_or_replaced(tmp_path):
             extract(archive, out, threads=0, existing="replace")
 
 
-def test_members_are_selected_by_name_directory_and_pattern(tmp_path):
+def test_select_by_name_directory_and_pattern(tmp_path):
     content = {"a/1.jpg": b"1", "a/2.txt": b"2", "a/b/3.jpg": b"3", "c.jpg": b"4", "[x]": b"5"}
     path = make_tar(tmp_path / "a.tar", content)
     with imagearchive.open(path) as archive:
@@ -314,7 +277,7 @@ def test_members_are_selected_by_name_directory_and_pattern(tmp_path):
     assert tree(tmp_path / "out") == {"a/b/3.jpg": b"3", "c.jpg": b"4"}
 
 
-def test_the_last_of_equal_names_in_several_archives(tmp_path):
+def test_extract_takes_the_last_of_equal_names(tmp_path):
     for number in (0, 1):
         make_tar(tmp_path / f"{number}.tar", {"x": b"%d" % number})
     with imagearchive.open([tmp_path / "0.tar", tmp_path / "1.tar"]) as archive:
@@ -322,7 +285,7 @@ def test_the_last_of_equal_names_in_several_archives(tmp_path):
     assert tree(tmp_path / "out") == {"x": b"1"}
 
 
-def test_many_directories(tmp_path):
+def test_extract_many_directories(tmp_path):
     content = {f"{a}/{b}/f": f"{a}{b}".encode() for a in range(12) for b in range(12)}
     names = [*content]
     random.Random(3).shuffle(names)
@@ -332,7 +295,7 @@ def test_many_directories(tmp_path):
     assert tree(tmp_path / "out") == content
 
 
-def test_a_path_deeper_than_a_path_may_be_long(tmp_path):
+def test_extract_paths_longer_than_path_max(tmp_path):
     name = "/".join(["d" * 200] * 30) + "/file"
     with TarWriter(tmp_path / "a.tar") as tar:
         tar.add(name, b"deep")
@@ -340,7 +303,7 @@ def test_a_path_deeper_than_a_path_may_be_long(tmp_path):
         assert extract(archive, tmp_path / "out").files == 1
 
 
-def test_large_members_come_piece_by_piece(tmp_path):
+def test_extract_large_members(tmp_path):
     data = np.random.default_rng(0).bytes(9 << 20)
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("big", data)
@@ -349,7 +312,7 @@ def test_large_members_come_piece_by_piece(tmp_path):
     assert tree(tmp_path / "out") == {"big": data}
 
 
-def test_a_damaged_member_leaves_no_half_file(tmp_path):
+def test_extract_damaged_member_leaves_no_half_file(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         for number in range(200):
             packed.writestr(f"{number}", random.Random(number).randbytes(500))
@@ -368,7 +331,7 @@ def test_a_damaged_member_leaves_no_half_file(tmp_path):
 
 @pytest.mark.parametrize("size", [5000, WINDOW + 5000])
 @pytest.mark.parametrize("storage", ["mmap", "pread"])
-def test_stored_members_of_a_zip_are_checked(tmp_path, size, storage):
+def test_extract_checks_stored_members_of_a_zip(tmp_path, size, storage):
     """What is written elsewhere has no checksum that would show the damage later."""
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
         for name in ("d/1", "d/2", "d/3"):
@@ -392,7 +355,7 @@ def test_stored_members_of_a_zip_are_checked(tmp_path, size, storage):
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("exists", [False, True])
-def test_an_interrupt_leaves_whole_files_only(tmp_path, threads, exists):
+def test_extract_interrupted_leaves_whole_files_only(tmp_path, threads, exists):
     if exists:
         (tmp_path / "out").mkdir()
     make_tar(tmp_path / "a.tar", {f"{i}": bytes([i % 256]) * 5000 for i in range(2000)})
@@ -427,19 +390,9 @@ def test_an_interrupt_leaves_whole_files_only(tmp_path, threads, exists):
     assert all(data == bytes([int(name) % 256]) * 5000 for name, data in found.items())
 
 
-@contextlib.contextmanager
-def limited(what, size):
-    soft, hard = resource.getrlimit(what)
-    resource.setrlimit(what, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(what, (soft, hard))
-
-
 @pytest.mark.parametrize("storage", ["mmap", "pread"])
 @pytest.mark.parametrize("exists", [False, True])
-def test_a_full_disk_names_the_file_and_leaves_no_part_of_it(tmp_path, storage, exists):
+def test_extract_on_a_full_disk_names_the_file_and_leaves_no_part_of_it(tmp_path, storage, exists):
     path = make_tar(tmp_path / "a.tar", {"d/small": b"1", "d/large": bytes(50_000)})
     if exists:
         (tmp_path / "out").mkdir()
@@ -454,7 +407,7 @@ def test_a_full_disk_names_the_file_and_leaves_no_part_of_it(tmp_path, storage, 
     assert tree(tmp_path / "out") == {"d/small": b"1"}
 
 
-def test_a_file_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+def test_extract_names_a_file_that_cannot_be_made(tmp_path, monkeypatch):
     path = make_tar(tmp_path / "a.tar", {"d/x": b"1"})
     (tmp_path / "out").mkdir()
     real = os.open
@@ -473,7 +426,7 @@ def test_a_file_that_cannot_be_made_is_named(tmp_path, monkeypatch):
     assert caught.value.filename == str(tmp_path / "out/d/x")
 
 
-def test_a_directory_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+def test_extract_names_a_directory_that_cannot_be_made(tmp_path, monkeypatch):
     path = make_tar(tmp_path / "a.tar", {"d/e/x": b"1"})
     (tmp_path / "out").mkdir()
     real = os.mkdir
@@ -493,7 +446,7 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [10, WINDOW + 10])
-def test_an_archive_that_cannot_be_read_is_named(tmp_path, monkeypatch, size):
+def test_extract_names_an_archive_that_cannot_be_read(tmp_path, monkeypatch, size):
     path = make_tar(tmp_path / "a.tar", {"x": bytes(size)})
     with imagearchive.open(path, storage="pread") as archive:
         archive.read("x")
@@ -510,217 +463,6 @@ def test_an_archive_that_cannot_be_read_is_named(tmp_path, monkeypatch, size):
             convert(archive, tmp_path / "b.tar")
         assert caught.value.filename == str(path)
     assert not (tmp_path / "out").exists()
-
-
-# ---------------------------------------------------------------- verification
-
-
-def test_faults_of_the_machine_are_no_faults_of_the_archive(tmp_path, monkeypatch):
-    folder = tmp_path / "plain"
-    folder.mkdir()
-    for number in range(100):
-        (folder / str(number)).write_bytes(b"x")
-    with imagearchive.open(folder) as archive:
-        taken = len(os.listdir("/proc/self/fd"))
-        held = [os.open("/dev/null", os.O_RDONLY) for _ in range(3)]
-        with (
-            limited(resource.RLIMIT_NOFILE, max(held[-1] + 1, taken)),
-            pytest.raises(OSError, match="Too many open files"),
-        ):
-            verify(archive)
-        for fd in held:
-            os.close(fd)
-        assert not verify(archive).failures
-    make_tar(tmp_path / "a.tar", {"x": b"1", "y": b"2"})
-    for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-
-        def fail(self, position, number=number):
-            raise OSError(number, os.strerror(number))
-
-        with imagearchive.open(tmp_path / "a.tar") as archive, monkeypatch.context() as patch:
-            patch.setattr(imagearchive.Archive, "read", fail)
-            with pytest.raises(OSError, match=os.strerror(number)) as caught:
-                verify(archive)
-            assert caught.value.filename == str(tmp_path / "a.tar")
-    # A file that cannot be read is one.
-    with imagearchive.open(folder) as archive:
-        (folder / "50").unlink()
-        (failure,) = (item for item in verify(archive).failures if item.position >= 0)
-        assert failure.name == "50"
-        assert failure.reason.lower().startswith("no such file")
-
-
-def test_reasons_do_not_repeat_the_name(tmp_path):
-    content = {
-        "cut.jpg": encode("a.jpg", np.zeros((40, 50, 3), np.uint8))[:200],
-        "big.png": encode("a.png", np.zeros((40, 50, 3), np.uint8)),
-        "x.json": b"{",
-        "new\nline.npy": b"zz",
-        "n" * 500 + ".npy": b"zz",
-        "in.npz": b"PK",
-        "ok.pkl": b"x",
-    }
-    make_tar(tmp_path / "a.tar", content)
-    with imagearchive.open(tmp_path / "a.tar") as archive:
-        found = verify(archive, decode=True, limits=Limits(max_pixels=1999))
-        assert [failure.name for failure in found.failures] == [*content][:-1]
-        for failure in found.failures:
-            assert failure.name not in failure.reason
-            assert "a.tar" not in failure.reason
-            assert " at 0x" not in failure.reason
-        assert "pass max_pixels to raise the limit (now 1999)" in found.failures[1].reason
-        found = verify(archive, decode=True, limits=Limits(max_pixels=2000))
-        assert found.failures[1].name == "x.json"
-    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as packed:
-        packed.writestr("x.bin", bytes(10_000))
-    raw = bytearray((tmp_path / "b.zip").read_bytes())
-    raw[40:44] = b"\xff\xff\xff\xff"
-    (tmp_path / "b.zip").write_bytes(raw)
-    with imagearchive.open(tmp_path / "b.zip") as archive:
-        (failure,) = verify(archive).failures
-    assert failure.name == "x.bin"
-    assert "b.zip" not in failure.reason
-    assert "x.bin" not in failure.reason
-
-
-def test_every_array_of_an_npz_is_decoded(tmp_path):
-    buffer = io.BytesIO()
-    np.savez(buffer, a=np.array([print], dtype=object), b=np.arange(1000))
-    raw = bytearray(buffer.getvalue())
-    raw[raw.index(b"b.npy") + 30] ^= 0xFF
-    make_tar(tmp_path / "a.tar", {"x.npz": bytes(raw)})
-    with imagearchive.open(tmp_path / "a.tar") as archive:
-        found = verify(archive, decode=True)
-    assert [failure.name for failure in found.failures] == ["x.npz"]
-    assert "array 'b'" in found.failures[0].reason
-
-
-def test_an_archive_without_its_end_is_a_failure_not_an_error(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
-        for number in range(10):
-            packed.writestr(str(number), b"x" * 1000)
-    raw = (tmp_path / "a.zip").read_bytes()
-    (tmp_path / "a.zip").write_bytes(raw[:4500])
-    with imagearchive.open(tmp_path / "a.zip", strict=False) as archive:
-        found = verify(archive)
-    assert found.failures[0].position == -1
-    assert found.failures[0].name == str(tmp_path / "a.zip")
-    assert not found.failures[0].reason.startswith(str(tmp_path))
-
-
-def test_good_archives_verify(tmp_path):
-    content = {"a.png": encode("a.png", np.zeros((4, 5, 3), np.uint8)), "b.json": b"{}", "c": b"?"}
-    make_tar(tmp_path / "a.tar", content)
-    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as packed:
-        for name, data in content.items():
-            packed.writestr(name, data)
-    with barecat.Barecat(str(tmp_path / "c.barecat"), readonly=False) as cat:
-        for name, data in content.items():
-            cat[name] = data
-    for name, checked in (("a.tar", 0), ("b.zip", 3), ("c.barecat", 3)):
-        with imagearchive.open(tmp_path / name) as archive:
-            found = verify(archive, decode=True)
-        assert not found.failures
-        assert (found.files, found.checked, found.decoded) == (3, checked, 2)
-        assert found.bytes == sum(map(len, content.values()))
-    with imagearchive.open([tmp_path / "a.tar", tmp_path / "b.zip"]) as archive:
-        found = verify(archive)
-    assert not found.failures
-    assert found.checked == 3
-
-
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_flipped_bits_in_a_zip_are_found(tmp_path, method):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as packed:
-        for number in range(100):
-            packed.writestr(f"{number}", random.Random(number).randbytes(300))
-        starts = [info.header_offset for info in packed.infolist()]
-    raw = bytearray((tmp_path / "a.zip").read_bytes())
-    for number in (3, 70):
-        raw[starts[number] + 150] ^= 1
-    (tmp_path / "a.zip").write_bytes(raw)
-    with imagearchive.open(tmp_path / "a.zip") as archive:
-        found = verify(archive)
-    assert [(failure.position, failure.name) for failure in found.failures] == [
-        (3, "3"),
-        (70, "70"),
-    ]
-    assert found.files == 100
-
-
-def test_flipped_bits_in_a_barecat_are_found(tmp_path):
-    path = str(tmp_path / "c.barecat")
-    with barecat.Barecat(path, readonly=False) as cat:
-        cat["a"] = b"1" * 100
-        cat["b"] = b"2" * 100
-    shard = tmp_path / "c.barecat-shard-00000"
-    raw = bytearray(shard.read_bytes())
-    raw[150] ^= 1
-    shard.write_bytes(raw)
-    with imagearchive.open(path) as archive:
-        assert [failure.name for failure in verify(archive).failures] == ["b"]
-
-
-def test_images_that_cannot_be_decoded_are_found(tmp_path):
-    good = encode("x.png", np.zeros((40, 50, 3), np.uint8))
-    make_tar(
-        tmp_path / "a.tar",
-        {
-            "a.png": good,
-            "b.png": good[:-30],
-            "c.json": b"{",
-            "d.pkl": b"never loaded",
-            "e.bin": b"",
-        },
-    )
-    with imagearchive.open(tmp_path / "a.tar") as archive:
-        assert not verify(archive).failures
-        found = verify(archive, decode=True)
-    assert [failure.name for failure in found.failures] == ["b.png", "c.json"]
-    assert found.decoded == 1
-
-
-def test_a_damaged_header_and_a_truncated_archive_are_found(tmp_path):
-    make_tar(tmp_path / "a.tar", {f"{i}": bytes(600) for i in range(9)})
-    raw = bytearray((tmp_path / "a.tar").read_bytes())
-    damaged = bytearray(raw)
-    damaged[5 * 1536 + 3] ^= 1
-    for data in (damaged, raw[: 7 * 1536 - 700]):
-        (tmp_path / "b.tar").write_bytes(data)
-        with imagearchive.open(tmp_path / "b.tar", strict=False, overwrite_index=True) as archive:
-            found = verify(archive)
-        assert found.failures
-        assert found.failures[0].position == -1
-        assert "b.tar" in found.failures[0].name
-
-
-def test_an_index_of_another_archive_is_found(tmp_path):
-    make_tar(tmp_path / "a.tar", {f"{i:03d}": b"x" * 10 for i in range(300)})
-    status = os.stat(tmp_path / "a.tar")
-    with imagearchive.open(tmp_path / "a.tar") as archive:
-        assert not verify(archive).failures
-    # The same size and time, so that opening sees no difference.
-    make_tar(tmp_path / "a.tar", {f"{i + 1:03d}": b"x" * 10 for i in range(300)})
-    os.utime(tmp_path / "a.tar", ns=(status.st_atime_ns, status.st_mtime_ns))
-    with imagearchive.open(tmp_path / "a.tar") as archive:
-        found = verify(archive)
-    assert "does not describe it" in found.failures[0].reason
-
-
-def test_large_members_are_verified_piece_by_piece(tmp_path):
-    data = np.random.default_rng(0).bytes(9 << 20)
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
-        packed.writestr("big", data)
-    with imagearchive.open(tmp_path / "a.zip") as archive:
-        assert not verify(archive).failures
-    raw = bytearray((tmp_path / "a.zip").read_bytes())
-    raw[-2_000_000] ^= 4
-    (tmp_path / "a.zip").write_bytes(raw)
-    with imagearchive.open(tmp_path / "a.zip") as archive:
-        assert [failure.name for failure in verify(archive).failures] == ["big"]
-
-
-# ---------------------------------------------------------------- files in their places
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -779,7 +521,7 @@ def test_extract_replaces_links_and_files_but_no_directories(tmp_path):
     assert sorted(os.listdir(out)) == ["file", "folder", "link"]
 
 
-def test_a_full_disk_leaves_no_half_file(tmp_path):
+def test_extract_on_a_full_disk_leaves_no_half_file(tmp_path):
     # A limit on the size of files stands for it.
     make_tar(tmp_path / "a.tar", {"small": b"1", "z/big": bytes(300_000)})
     script = textwrap.dedent("""
@@ -803,7 +545,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path):
     assert tree(tmp_path / "out") == {"small": b"1"}
 
 
-def test_a_new_directory_appears_when_it_is_whole(tmp_path):
+def test_extract_new_directory_appears_when_whole(tmp_path):
     make_tar(tmp_path / "a.tar", MANY)
     seen = []
     with imagearchive.open(tmp_path / "a.tar") as archive:
@@ -818,7 +560,7 @@ def test_a_new_directory_appears_when_it_is_whole(tmp_path):
     assert os.listdir(tmp_path / "deep") == ["out"]
 
 
-def test_nothing_is_left_where_nothing_could_be_extracted(tmp_path):
+def test_extract_leaves_nothing_if_nothing_could_be_extracted(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("x", random.Random(0).randbytes(500))
     raw = bytearray((tmp_path / "a.zip").read_bytes())

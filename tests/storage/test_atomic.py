@@ -460,6 +460,20 @@ def test_create_file_that_fails_leaves_nothing(tmp_path, directory, part, error)
     assert descriptors() == before
 
 
+@pytest.mark.parametrize("part", [b"", b".part"])
+def test_create_file_interrupted_right_after_the_open_leaves_nothing(
+    tmp_path, directory, monkeypatch, part
+):
+    def interrupted(*args, real=os.open, **options):
+        os.close(real(*args, **options))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "open", interrupted)
+        create_file(directory, b"x", lambda fd: None, 0o644, part)
+    assert os.listdir(tmp_path) == []
+
+
 def test_create_file_replaces_only_under_a_temporary_name(tmp_path, directory):
     (tmp_path / "file").write_bytes(b"old")
     (tmp_path / "link").symlink_to("file")

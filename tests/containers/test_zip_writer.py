@@ -1,0 +1,61 @@
+"""The ZIP writer, with zipfile as its oracle."""
+
+import time
+import zipfile
+
+import pytest
+
+import imagearchive
+from imagearchive.archive.writers import ZipWriter
+from imagearchive.containers.zip import stream
+from imagearchive.errors import (
+    UnsafePathError,
+)
+
+
+def test_zip_writer_aligns_members_and_is_read_by_zipfile(tmp_path):
+    path = str(tmp_path / "a.zip")
+    content = {"a": b"1", "größe/b.bin": bytes(3000), "c" * 300: b""}
+    with ZipWriter(path) as packed:
+        for name, data in content.items():
+            packed.add(name, [data[:1], data[1:]], mtime=1_600_000_000, mode=0o755)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert {name: archive.read(name) for name in archive.namelist()} == content
+        assert archive.infolist()[0].date_time == (2020, 9, 13, 12, 26, 40)
+    with imagearchive.open(path) as archive:
+        assert {name: archive[name] for name in archive} == content
+        assert all(offset % 64 == 0 for offset in archive.table.entries["offset"].tolist())
+    with ZipWriter(tmp_path / "b.zip") as packed, pytest.raises(UnsafePathError, match="UTF-8"):
+        packed.add("\udcff", [b""])
+
+
+def test_zip_writer_clips_times_to_those_of_zip(tmp_path):
+    with ZipWriter(tmp_path / "a.zip") as packed:
+        packed.add("old", [b""], mtime=-5)
+        packed.add("new", [b""], mtime=2**40)
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert [info.date_time[0] for info in archive.infolist()] == [1980, 2107]
+    assert time.gmtime(4_354_819_200)[0] == 2108
+
+
+def test_zip_writer_uses_zip64_fields_beyond_their_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "ZIP64_LIMIT", 1000)
+    content = {f"{number}": bytes([number]) * size for number, size in enumerate((10, 2000, 999))}
+    with ZipWriter(tmp_path / "a.zip") as packed:
+        for name, data in content.items():
+            packed.add(name, [data])
+    assert b"PK\6\6" in (tmp_path / "a.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.testzip() is None
+        assert {name: archive.read(name) for name in archive.namelist()} == content
+    with imagearchive.open(tmp_path / "a.zip") as archive:
+        assert dict(archive) == content
+
+
+def test_zip_writer_stores_65536_members(tmp_path):
+    with ZipWriter(tmp_path / "a.zip", sync=False) as packed:
+        for number in range(65_536):
+            packed.add(f"{number}", [])
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert len(archive.namelist()) == 65_536
