@@ -98,3 +98,14 @@ def test_start_imports_no_heavy_packages():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout == b"[]\n"
+
+
+def test_ipath_that_cannot_be_used_is_explained(run, shards):
+    Path("mine.npy").write_text("not an index")
+    for archive, ipath in (
+        ("photos", "x.npy"), (shards[0], "photos"), (shards[0], shards[0]), ("s-*.tar", shards[0]),
+        ("{photos,s-000000.tar}", "x.npy"), (shards[0], "mine.npy"), (shards[0], "/dev/null/x"),
+    ):  # fmt: skip
+        status, out, err = run("ls", "--ipath", ipath, archive)
+        assert (status, out) == (1, b""), (archive, ipath)
+        assert err.startswith("imagearchive: ")
