@@ -1,6 +1,7 @@
 """Archives that several test modules share."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from support.ar import ArContainer
 from support.archives import encoded, write_tar
+from support.barecat_archives import barecat_files, write_barecat
 
 from imagearchive.containers.registry import register_container
 
@@ -39,3 +41,21 @@ def pictures():
 def image_tar(tmp_path, pictures) -> Path:
     """A TAR of `pictures`."""
     return write_tar(tmp_path / "images.tar", pictures)
+
+
+@pytest.fixture(scope="session")
+def barecat_archive(tmp_path_factory):
+    """A Barecat archive of several shards, and its files; not to be changed."""
+    files = barecat_files()
+    path = str(tmp_path_factory.mktemp("barecat") / "data.barecat")
+    return write_barecat(path, files, shard_size_limit=40_000), files
+
+
+@pytest.fixture
+def barecat_copy(barecat_archive, tmp_path):
+    """A copy of `barecat_archive` that a test may change."""
+    path, files = barecat_archive
+    shutil.copytree(os.path.dirname(path), tmp_path / "copy")
+    for index in (tmp_path / "copy").glob("*.npy"):
+        index.unlink()
+    return str(tmp_path / "copy" / "data.barecat"), files

@@ -233,8 +233,8 @@ class IndexTable:
         if status.is_directory and find_container(archive).members_are_files:
             if given is not None:
                 raise OptionError(
-                    f"ipath={given.path!r}: a plain directory is listed each time it is opened, "
-                    f"so it has no index file"
+                    f"{given.path}: a plain directory has no index file, because it is listed each "
+                    f"time it is opened"
                 )
             return cls.build(archive, strict=strict)
         if given is not None:
