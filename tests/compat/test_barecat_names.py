@@ -213,7 +213,7 @@ class Whole:
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_barecat_works_in_data_loader_workers(barecat_archive, method, monkeypatch, tmp_path):
-    from torch.utils.data import DataLoader
+    DataLoader = pytest.importorskip("torch").utils.data.DataLoader
 
     # A module of its own, so that what is spawned need not import this one.
     (tmp_path / "whole_dataset.py").write_text(WHOLE)

@@ -1,0 +1,469 @@
+"""The commands and their arguments."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, Final
+
+from imagearchive.cli.argument_types import (
+    SizeCondition,
+    archive_path,
+    byte_size,
+    fraction,
+    image_size,
+    mtime,
+    nonnegative_integer,
+    output_path,
+    path,
+    positive_integer,
+    ratio,
+    seed,
+    tar_path,
+)
+
+__all__ = ["add_commands"]
+
+SHELLS: Final = ("bash", "zsh", "fish")
+KINDS: Final = ("tar", "zip", "npz", "bins")
+
+# The modules that a command imports. They are imported before it starts, while interrupts are
+# delayed.
+_MODULES: Final = {
+    "index": ("imagearchive.cli.archive_argument",),
+    "verify": ("imagearchive.cli.archive_argument", "imagearchive.archive.verify"),
+    "extract": ("imagearchive.cli.archive_argument", "imagearchive.archive.extract"),
+    "pack": ("imagearchive.archive.pack",),
+    "convert": (
+        "imagearchive.cli.archive_argument",
+        "imagearchive.archive.convert",
+        "imagearchive.containers.bins.writer",
+        "imagearchive.archive.writers",
+    ),
+    "process": ("imagearchive.processing.processor",),
+}
+
+
+def add_commands(commands: Any) -> None:
+    """Add a parser for each command, in the order of the help.
+
+    Parameters
+    ----------
+    commands
+        What `argparse.ArgumentParser.add_subparsers` returned.
+    """
+    for add in (
+        _add_index,
+        _add_ls,
+        _add_tree,
+        _add_find,
+        _add_cat,
+        _add_info,
+        _add_verify,
+        _add_extract,
+        _add_pack,
+        _add_convert,
+        _add_process,
+        _add_completion,
+    ):
+        add(commands)
+
+
+def _add_command(
+    commands: Any, name: str, summary: str, run: str, *, human_sizes: bool = False
+) -> argparse.ArgumentParser:
+    """Add a command that calls `run`, a ``module:function`` of this package.
+
+    With `human_sizes`, ``-h`` stands for human-readable sizes, as in ls and du, and not for help.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        add_help=not human_sizes,
+    )
+    parser.set_defaults(run=run, parser=parser, modules=_MODULES.get(name, ()))
+    if human_sizes:
+        parser.add_argument("--help", action="help", help="show this help message and exit")
+        parser.add_argument(
+            "-h", "--human-readable", action="store_true", help="print sizes as 1.5K, 23M, 4.0G"
+        )
+    return parser
+
+
+def _add_archive(
+    parser: argparse.ArgumentParser, *, optional: bool = False, partial: bool = True
+) -> None:
+    """Add the archive to read; without `partial`, a damaged one is always read in part."""
+    parser.add_argument(
+        "archive",
+        metavar="ARCHIVE",
+        nargs="?" if optional else None,
+        type=archive_path,
+        help="the archive to read",
+    )
+    parser.add_argument(
+        "--ipath",
+        metavar="FILE",
+        type=path,
+        help="the index file; it is created if it does not exist",
+    )
+    if partial:
+        _add_partial(parser)
+    else:
+        parser.set_defaults(partial=True)
+
+
+def _add_partial(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--partial", action="store_true", help="read what can be read of a damaged archive"
+    )
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_null(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-0", "--null", action="store_true", help="print raw names, each followed by NUL"
+    )
+
+
+def _add_long(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-l", "--long", action="store_true", help="print permissions, sizes, and times"
+    )
+
+
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="print no progress bar and no summary"
+    )
+
+
+def _add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threads",
+        type=positive_integer,
+        metavar="N",
+        help="number of threads; by default up to 4",
+    )
+
+
+def _add_overwrite(parser: argparse._ActionsContainer, what: str) -> None:
+    parser.add_argument("-f", "--overwrite", action="store_true", help=f"replace {what}")
+
+
+def _add_no_index(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-index", action="store_true", help="do not build the index")
+
+
+# ---------------------------------------------------------------- commands that inspect archives
+
+
+def _add_ls(commands: Any) -> None:
+    parser = _add_command(
+        commands, "ls", "list files and directories", "inspect_commands:ls", human_sizes=True
+    )
+    _add_archive(parser)
+    parser.add_argument(
+        "paths",
+        metavar="PATH",
+        nargs="*",
+        default=[],
+        help="a file, directory, or pattern in the archive",
+    )
+    parser.add_argument(
+        "-a", "--all", action="store_true", help="accepted, but all names are always listed"
+    )
+    _add_long(parser)
+    parser.add_argument("-R", "--recursive", action="store_true", help="list subdirectories too")
+    _add_json(parser)
+    _add_null(parser)
+
+
+def _add_tree(commands: Any) -> None:
+    parser = _add_command(
+        commands, "tree", "draw the directory tree", "inspect_commands:tree", human_sizes=True
+    )
+    _add_archive(parser)
+    parser.add_argument("path", metavar="PATH", nargs="?", default="", help="where to start")
+    parser.add_argument(
+        "-L", "--level", type=positive_integer, metavar="N", help="descend at most N levels"
+    )
+    parser.add_argument("-d", "--directories", action="store_true", help="leave out files")
+
+
+def _add_find(commands: Any) -> None:
+    parser = _add_command(
+        commands, "find", "find files by name and size", "inspect_commands:find", human_sizes=True
+    )
+    _add_archive(parser)
+    parser.add_argument("path", metavar="PATH", nargs="?", default="", help="where to start")
+    # With one dash too, as find(1) spells them.
+    parser.add_argument(
+        "--name", "-name", metavar="PATTERN", help="match the last component, such as '*.jpg'"
+    )
+    parser.add_argument(
+        "--path", "-path", dest="whole", metavar="PATTERN", help="match the whole path"
+    )
+    parser.add_argument(
+        "--size",
+        "-size",
+        metavar="[+-]N[kMG]",
+        type=SizeCondition,
+        action="append",
+        default=[],
+        help="larger than N (+), smaller (-), or exactly N; give two for a range",
+    )
+    parser.add_argument(
+        "--type", "-type", choices=("f", "d"), default="f", help="find files or directories"
+    )
+    _add_long(parser)
+    _add_json(parser)
+    _add_null(parser)
+
+
+def _add_cat(commands: Any) -> None:
+    parser = _add_command(
+        commands, "cat", "write members to standard output", "inspect_commands:cat"
+    )
+    _add_archive(parser)
+    parser.add_argument(
+        "members", metavar="MEMBER", nargs="+", help="a name in the archive, or a pattern"
+    )
+
+
+def _add_info(commands: Any) -> None:
+    parser = _add_command(
+        commands, "info", "describe an archive", "inspect_commands:info", human_sizes=True
+    )
+    _add_archive(parser, optional=True, partial=False)
+    parser.add_argument(
+        "--build", action="store_true", help="describe this installation instead of an archive"
+    )
+    _add_json(parser)
+
+
+def _add_verify(commands: Any) -> None:
+    parser = _add_command(
+        commands, "verify", "read and check every member", "inspect_commands:verify"
+    )
+    _add_archive(parser, partial=False)
+    parser.add_argument(
+        "--decode", action="store_true", help="also decode images, arrays, and other known formats"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=positive_integer,
+        metavar="N",
+        help="limit for the pixels of an image; default 134217728",
+    )
+    parser.add_argument(
+        "--max-size",
+        type=byte_size,
+        metavar="SIZE",
+        help="limit for the decompressed size of a file; default 1GiB",
+    )
+    parser.add_argument(
+        "--max-ratio",
+        type=ratio,
+        metavar="N",
+        help="limit for the decompressed size above 64 MiB, as a multiple of the compressed size; "
+        "default 1000",
+    )
+    _add_threads(parser)
+    _add_json(parser)
+    _add_quiet(parser)
+
+
+# ---------------------------------------------------------------- commands that write
+
+
+def _add_index(commands: Any) -> None:
+    parser = _add_command(
+        commands, "index", "build the index files of archives", "write_commands:index"
+    )
+    parser.add_argument(
+        "archives", metavar="ARCHIVE", nargs="+", type=archive_path, help="the archives to index"
+    )
+    parser.add_argument(
+        "--ipath", metavar="FILE", type=path, help="the index file to write, for one archive"
+    )
+    _add_partial(parser)
+    _add_overwrite(parser, "the index even if it is up to date")
+    _add_json(parser)
+
+
+def _add_extract(commands: Any) -> None:
+    parser = _add_command(
+        commands, "extract", "extract members into a directory", "write_commands:extract"
+    )
+    _add_archive(parser)
+    parser.add_argument(
+        "target", metavar="DIR", type=output_path, help="created if it does not exist"
+    )
+    parser.add_argument(
+        "members",
+        metavar="MEMBER",
+        nargs="*",
+        default=[],
+        help="a name, directory, or pattern in the archive; by default everything",
+    )
+    group = parser.add_mutually_exclusive_group()
+    _add_overwrite(group, "existing files")
+    group.add_argument("--skip-existing", action="store_true", help="keep existing files")
+    parser.add_argument(
+        "--skip-unsafe",
+        action="store_true",
+        help="skip unsafe members instead of extracting nothing",
+    )
+    _add_threads(parser)
+    _add_json(parser)
+    _add_quiet(parser)
+
+
+def _add_pack(commands: Any) -> None:
+    parser = _add_command(commands, "pack", "pack files into TAR archives", "write_commands:pack")
+    parser.add_argument(
+        "source",
+        metavar="DIR|LIST",
+        type=path,
+        help="a directory, or a file with one path per line; - is standard input",
+    )
+    parser.add_argument(
+        "target",
+        metavar="TARGET.tar",
+        type=tar_path,
+        help="the archive to write; shards are named TARGET-000000.tar and so on",
+    )
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--shards", type=positive_integer, metavar="N", help="write N archives")
+    group.add_argument(
+        "--shard-size",
+        type=byte_size,
+        metavar="SIZE",
+        help="write archives of at most this size, such as 1GiB",
+    )
+    parser.add_argument(
+        "--root",
+        metavar="DIR",
+        type=path,
+        default=".",
+        help="the directory that paths in LIST are relative to",
+    )
+    parser.add_argument(
+        "-0", "--null", action="store_true", help="paths in LIST end with NUL, not with a newline"
+    )
+    parser.add_argument(
+        "--mtime",
+        default=0,
+        type=mtime,
+        metavar="SECONDS|keep",
+        help="modification time of all members, or keep that of each file; default 0",
+    )
+    _add_no_index(parser)
+    parser.add_argument(
+        "--no-sync", action="store_true", help="do not wait until the data is on disk"
+    )
+    _add_overwrite(parser, "existing archives")
+    _add_json(parser)
+    _add_quiet(parser)
+
+
+def _add_convert(commands: Any) -> None:
+    parser = _add_command(
+        commands, "convert", "convert an archive to another format", "write_commands:convert"
+    )
+    _add_archive(parser)
+    parser.add_argument(
+        "target",
+        metavar="TARGET",
+        type=output_path,
+        help="a .tar, .zip, or .npz file, or a directory for split bins",
+    )
+    parser.add_argument(
+        "--to", choices=KINDS, help="the format; by default the name of TARGET decides"
+    )
+    parser.add_argument(
+        "--splits", type=positive_integer, default=128, metavar="N", help="number of bins"
+    )
+    _add_no_index(parser)
+    _add_overwrite(parser, "an existing target")
+    _add_json(parser)
+    _add_quiet(parser)
+
+
+def _add_process(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "process",
+        "convert directories of annotated images to NPZ files",
+        "write_commands:process",
+    )
+    which = parser.add_argument_group("which data to process")
+    which.add_argument("--all", action="store_true", help="every kind that is present")
+    which.add_argument("--detector", action="store_true", help="images and boxes")
+    which.add_argument("--landmarker", action="store_true", help="images and keypoints")
+    which.add_argument("--teacher", action="store_true", help="images cropped to their boxes")
+    parser.add_argument(
+        "--raw-dir",
+        type=path,
+        default="data/raw",
+        metavar="DIR",
+        help="the directory to read; default data/raw",
+    )
+    parser.add_argument(
+        "--output-dir",
+        type=path,
+        default="data/preprocessed",
+        metavar="DIR",
+        help="the directory to write; default data/preprocessed",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive_integer,
+        default=500,
+        metavar="N",
+        help="images per batch; default 500",
+    )
+    parser.add_argument(
+        "--workers",
+        type=nonnegative_integer,
+        default=8,
+        metavar="N",
+        help="number of processes; 0 for none, default 8",
+    )
+    parser.add_argument(
+        "--flush-every",
+        type=positive_integer,
+        default=5,
+        metavar="N",
+        help="write to disk after N batches; default 5",
+    )
+    parser.add_argument(
+        "--train-split",
+        type=fraction,
+        default=0.8,
+        metavar="FRACTION",
+        help="fraction of the images to train on; default 0.8",
+    )
+    parser.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="seed of the random split; default 0"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=image_size,
+        default=224,
+        metavar="N|WxH|keep",
+        help="resize images to this size, or keep their sizes; default 224",
+    )
+    _add_json(parser)
+    _add_quiet(parser)
+
+
+def _add_completion(commands: Any) -> None:
+    parser = _add_command(
+        commands, "completion", "print the completion script of a shell", "completion:completion"
+    )
+    parser.add_argument("shell", choices=SHELLS)
