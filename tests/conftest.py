@@ -10,7 +10,10 @@ import pytest
 from support.ar import ArContainer
 from support.archives import encoded, write_tar
 from support.barecat_archives import barecat_files, write_barecat
+from support.bins import packets
+from support.npz import make_detector
 
+from imagearchive import write_split_data
 from imagearchive.containers.registry import register_container
 
 register_container(ArContainer())
@@ -59,3 +62,29 @@ def barecat_copy(barecat_archive, tmp_path):
     for index in (tmp_path / "copy").glob("*.npy"):
         index.unlink()
     return str(tmp_path / "copy" / "data.barecat"), files
+
+
+@pytest.fixture
+def mixed_tar(tmp_path, pictures):
+    """A TAR of `pictures` in two splits, with other files beside them."""
+    members = {"README": b"read me", "docs/manual.txt": b"text"}
+    for split in ("train", "test"):
+        members |= {f"images/{split}/{name}": data for name, data in pictures.items()}
+    members["images/train/notes.txt"] = b"notes"
+    members["images/train/cat/x.JPG"] = encoded(np.zeros((4, 4, 3), np.uint8), "JPEG")
+    return write_tar(tmp_path / "mixed.tar", members)
+
+
+@pytest.fixture
+def split_set(tmp_path):
+    """A set of 13 split bins: its directory, and its packets."""
+    data = packets()
+    write_split_data(tmp_path / "set", data, splits=13)
+    return str(tmp_path / "set"), data
+
+
+@pytest.fixture
+def detector(tmp_path):
+    """An NPZ as a detector is trained on: its path, and its arrays."""
+    path = tmp_path / "train_detector.npz"
+    return path, make_detector(path)
