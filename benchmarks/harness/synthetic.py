@@ -49,8 +49,8 @@ def synthetic_index(path: str, count: int) -> None:
     width = 20
     digits = np.arange(count, dtype=np.int64)
     names = np.full((count, width), ord("0"), np.uint8)
-    for place in range(width - 1, width - 11, -1):
-        names[:, place] = ord("0") + digits % 10
+    for column in range(width - 1, width - 11, -1):
+        names[:, column] = ord("0") + digits % 10
         digits //= 10
     names[:, 3] = ord("/")
     columns = {

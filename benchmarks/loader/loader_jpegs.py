@@ -1,8 +1,8 @@
 """Claim: `DataLoader` trains from a TAR of JPEGs at 75 % of the speed of libjpeg-turbo alone.
 
 All contestants read the same TAR with two threads or processes and deliver the same batches of
-256; the consumer touches every batch. The limit is libjpeg-turbo: it decodes the same regions at
-the same scale in two threads, and does nothing with them.
+256; the consumer touches every batch. The limit is libjpeg-turbo: it decodes the same regions in
+two threads, and does nothing with them.
 
     python -m benchmarks.loader.loader_jpegs --photos /usr/share/backgrounds
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import io
+import math
 import mmap
 import random
 import tarfile
@@ -103,12 +104,10 @@ class Recorder:
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
         self.box: Any = (0, 0, width, height)
-        self.gap = 0.0
 
-    def resize(self, width: int, height: int, box: Any = None, *rest: Any, **named: Any) -> None:
+    def resize(self, width: int, height: int, box: Any = None, filter: str = "") -> None:
         """Record the box."""
         self.box = box or self.box
-        self.gap = named.get("gap", rest[1] if len(rest) > 1 else 0.0)
 
 
 class Limit:
@@ -120,6 +119,7 @@ class Limit:
         self.offsets = data.offsets.astype(np.uint64)
         self.sizes = data.sizes.astype(np.uint64)
         self.boxes = np.zeros((len(data), 4), np.int32)
+        # The loader decodes at full size unless `reducing_gap` is given.
         self.scales = np.ones(len(data), np.int32)
         for index in range(len(data)):
             start = int(self.offsets[index])
@@ -127,14 +127,7 @@ class Limit:
             recorder = Recorder(*size)
             transform.add_to(recorder, Key(0, epoch, index).at(0).stream())
             x0, y0, x1, y1 = recorder.box
-            scale = 1
-            if recorder.gap:
-                factor = min((x1 - x0) / 224, (y1 - y0) / 224) / recorder.gap
-                scale = next((s for s in (8, 4, 2) if factor >= s), 1)
-            self.boxes[index] = [
-                int(x0 // scale), int(y0 // scale), int(-(-x1 // scale)), int(-(-y1 // scale))
-            ]  # fmt: skip
-            self.scales[index] = scale
+            self.boxes[index] = [int(x0), int(y0), math.ceil(x1), math.ceil(y1)]
         self.library = load_c("jpeg_regions", "-pthread", "-ljpeg")
         self.base = np.frombuffer(self.map, np.uint8)
 
