@@ -17,8 +17,8 @@ from imagearchive.archive.archive import Archive, check_same
 from imagearchive.archive.file_pool import check_unchanged
 from imagearchive.containers.bins import BinsContainer
 from imagearchive.containers.bins import scan as split
-from imagearchive.datasets.base import LazyDataset, resolve_index
 from imagearchive.datasets.cache import SampleCache
+from imagearchive.datasets.dataset_base import LazyDataset, resolve_index
 from imagearchive.datasets.permutation import Permutation
 from imagearchive.errors import (
     ArchiveNotFoundError,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.datasets.base import Dataset, resolve_index, resolve_indices
+from imagearchive.datasets.dataset_base import Dataset, resolve_index, resolve_indices
 from imagearchive.datasets.npz.columns import PLURALS
 from imagearchive.errors import OptionError, OptionTypeError
 

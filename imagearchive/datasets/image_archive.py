@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from imagearchive.archive.archive import Archive, check_same
 from imagearchive.archive.member_file import open_bytes
-from imagearchive.datasets.base import OptionsDataset, resolve_index
 from imagearchive.datasets.cache import SampleCache
+from imagearchive.datasets.dataset_base import OptionsDataset, resolve_index
 from imagearchive.datasets.image_options import (
     ImageArchiveOptions,
     IndexTransform,

@@ -15,7 +15,7 @@ from imagearchive.datasets.npz.collate import batchable
 from imagearchive.errors import CorruptArchiveError, CorruptIndexError, UnsupportedMemberError
 
 if TYPE_CHECKING:
-    from imagearchive.datasets.npz.member import ArraySource
+    from imagearchive.datasets.npz.array_source import ArraySource
 
 __all__ = [
     "PLURALS",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.datasets.base import LazyDataset, resolve_index, resolve_indices
 from imagearchive.datasets.cache import SampleCache
+from imagearchive.datasets.dataset_base import LazyDataset, resolve_index, resolve_indices
 from imagearchive.datasets.npz.collate import register
 from imagearchive.datasets.npz.column_choice import choose_columns
 from imagearchive.datasets.npz.columns import ArrayColumn, Column, sample_name

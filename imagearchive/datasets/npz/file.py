@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from imagearchive.archive.archive import Archive, check_same
 from imagearchive.arrays import npy
+from imagearchive.datasets.npz.array_source import NPY_SUFFIX, ArraySource, NpzArray
 from imagearchive.datasets.npz.columns import open_whole
-from imagearchive.datasets.npz.member import NPY_SUFFIX, ArraySource, NpzArray
 from imagearchive.errors import MemberNotFoundError, UnsupportedArchiveError
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.location import locate

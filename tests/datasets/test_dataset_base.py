@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imagearchive import ImageArchive, LazyNPZDataset, SplitDataLoader
-from imagearchive.datasets.base import resolve_index, resolve_indices
+from imagearchive.datasets.dataset_base import resolve_index, resolve_indices
 from imagearchive.errors import ClosedError, OptionTypeError, SampleIndexError, StaleIndexError
 
 
