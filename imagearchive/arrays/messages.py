@@ -1,9 +1,8 @@
 """Send objects between two processes, with the contents of arrays outside of the pickle.
 
 A message is a few parts, each a run of bytes. On the socket it is the number of parts and their
-lengths, as unsigned 64-bit integers, and then the parts. `multiprocessing.connection` copies what
-it sends and receives several times; here a large part is received into the memory that the array
-is then made of.
+lengths, as unsigned 64-bit integers, and then the parts. A large part is received directly into
+the memory that the array then uses; `multiprocessing.connection` copies it several times.
 """
 
 from __future__ import annotations

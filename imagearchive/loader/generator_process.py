@@ -55,48 +55,48 @@ _CHECK_SECONDS: Final = 1.0
 class MpQItr(Closable, Generic[T_co]):
     """Run a generator in a child process and iterate over what it yields.
 
-    Each ``iter()`` starts a child of its own, from the beginning of the generator; loops over the
-    same object do not disturb one another.
+    Each ``iter()`` starts a new child, at the beginning of the generator. Loops over the same
+    object are independent of one another.
 
     Parameters
     ----------
     generator_function : callable
         Called in the child as ``generator_function(*args, **kwargs)``; returns any iterable. Its
-        items must be picklable; arrays and dense CPU tensors, however nested, cross without a
-        needless copy.
+        items must be picklable. Arrays and dense CPU tensors, however nested, are copied only
+        once.
     *args, **kwargs
-        Passed on. A function that itself takes `qsize` or `mp_context` can be wrapped in
-        `functools.partial`.
+        Passed to the function. A function that itself takes `qsize` or `mp_context` can be wrapped
+        in `functools.partial`.
     qsize : int
-        How many finished items may wait. The child holds one more, the one that it works on.
+        How many finished items may wait. The child holds one more, which it is working on.
     mp_context : {"fork", "spawn", "forkserver"} or multiprocessing context, optional
-        How the child is started; by default as `multiprocessing` does. All but ``fork`` pickle
-        the function and its arguments, so both must be importable.
+        How the child is started; by default as `multiprocessing` does. All methods but ``fork``
+        pickle the function and its arguments.
 
     Raises
     ------
     OptionError, OptionTypeError
-        `qsize` or `mp_context` cannot be used; the function is not callable, or it or its
-        arguments cannot be pickled for the start method (raised by ``iter()``).
+        An argument is wrong. ``iter()`` raises OptionTypeError if the function or its arguments
+        cannot be pickled for the start method.
     WorkerError
-        While iterating: the child was killed or left without finishing.
+        While iterating: the child was killed or exited before the generator ended.
     Exception
         While iterating: whatever the generator raised, of its own type, with the child's
         traceback as ``__cause__``. An exception that cannot be pickled becomes a `WorkerError`.
 
     Notes
     -----
-    Leaving a loop early, ``close()``, a ``with`` block, garbage collection and the end of the
-    interpreter end the child: it gets SIGTERM, raised in the generator as `SystemExit` so that
-    its ``finally`` blocks run, and after 2 s SIGKILL. The child ignores SIGINT, so that Ctrl-C
-    interrupts only the loop, which may go on.
+    The child ends when the loop is left early, and at ``close()``, the end of a ``with`` block,
+    garbage collection, and the end of the interpreter. It gets SIGTERM, which raises `SystemExit`
+    in the generator so that its ``finally`` blocks run, and SIGKILL after 2 s. The child ignores
+    SIGINT: Ctrl-C interrupts only the loop, which may be continued.
 
-    In a forked child, PyTorch computes on one thread, as in the workers of its DataLoader: its
-    pool does not survive a fork.
+    In a forked child, PyTorch uses one thread, as in the workers of its DataLoader, because its
+    thread pool does not survive a fork.
 
-    The child is no daemon: the generator may start processes, such as the workers of a
-    `torch.utils.data.DataLoader`. One iterator may be shared by threads. It cannot be used in a
-    forked process; a pickled `MpQItr` starts afresh.
+    The generator may start processes, such as the workers of a `torch.utils.data.DataLoader`. One
+    iterator may be shared by threads. It cannot be used in a forked process; a pickled `MpQItr`
+    starts again.
 
     Examples
     --------
@@ -132,7 +132,7 @@ class MpQItr(Closable, Generic[T_co]):
     def __iter__(self) -> Iterator[T_co]:
         """Start a child and return the iterator over what it yields."""
         if self._closed:
-            raise ClosedError("this MpQItr is closed; make another to iterate again")
+            raise ClosedError("this MpQItr is closed; create a new one to iterate again")
         run = _Run[T_co](self._function, self._args, self._kwargs, self._qsize, self._start_method)
         self._runs.add(run)
         return run
@@ -348,7 +348,7 @@ def _serve(
         inherited.close()
         if torch := sys.modules.get("torch"):
             # The threads of its pool were not forked: an operation that hands them work would
-            # wait for ever.
+            # wait forever.
             torch.set_num_threads(1)
     # Ctrl-C reaches every process of the terminal; what it means is for the parent to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

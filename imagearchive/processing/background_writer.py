@@ -46,7 +46,8 @@ class BackgroundWriter:
         self._pending.append(self._thread.submit(self._write, group))
 
     def end(self) -> None:
-        """Let the thread complete the file; there are no more groups."""
+        """Let the thread complete the file after the last group; waits like `put`."""
+        self._wait(MAX_GROUPS - 1)
         self._pending.append(self._thread.submit(self._close))
 
     def finish(self) -> None:

@@ -36,7 +36,7 @@ from imagearchive.storage.staged_files import StagedFiles
 COCO = "_annotations.coco.json"
 
 
-def picture(path, number, size):
+def write_image(path, number, size):
     """A PNG whose every pixel tells which image it is and where in it."""
     width, height = size
     y, x = np.mgrid[:height, :width]
@@ -54,11 +54,11 @@ def make_detector(raw, count=10, size=None):
     images, marks, rows = [], [], ["image_path,x,y,w,h,class"]
     for k in range(count):
         if k < half:
-            picture(coco / f"{k}.png", k, sizes[k])
+            write_image(coco / f"{k}.png", k, sizes[k])
             images.append({"id": k, "file_name": f"{k}.png"})
             marks += [{"image_id": k, "bbox": box, "category_id": 1} for box in boxes[k]]
         else:
-            picture(raw / "detector" / "more" / f"{k}.png", k, sizes[k])
+            write_image(raw / "detector" / "more" / f"{k}.png", k, sizes[k])
             rows += [f"{k}.png," + ",".join(map(str, box)) + ",ear" for box in boxes[k]]
             rows += [f"{k}.png,,,,,"] * (not boxes[k])
     coco.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def make_detector(raw, count=10, size=None):
 def make_landmarker(raw, count=6):
     points = []
     for k in range(count):
-        picture(raw / "landmarker" / "points" / f"{k}.png", 100 + k, (60, 40))
+        write_image(raw / "landmarker" / "points" / f"{k}.png", 100 + k, (60, 40))
         points.append([[10 + k, 5], [30, 25.5], [20, 10]])
         lines = "\n".join(f"{x} {y}" for x, y in points[k])
         (raw / "landmarker" / "points" / f"{k}.pts").write_text(
@@ -216,7 +216,7 @@ def test_processor_landmarker_numbers_of_points_may_differ(tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     make_landmarker(raw, 3)
     folder = raw / "landmarker" / "hands_coco" / "test"
-    picture(folder / "9.png", 9, (20, 20))
+    write_image(folder / "9.png", 9, (20, 20))
     marks = [{"image_id": 9, "keypoints": [1, 2, 2, 3, 4, 1]}]
     images = [{"id": 9, "file_name": "9.png"}]
     (folder / COCO).write_text(json.dumps({"images": images, "annotations": marks}))
@@ -231,10 +231,10 @@ def test_processor_landmarker_numbers_of_points_may_differ(tmp_path):
 def test_processor_teacher_crops_to_the_first_box(tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     folder = raw / "teacher" / "coco" / "valid"
-    picture(folder / "1.png", 1, (50, 40))
-    picture(folder / "2.png", 2, (50, 40))
-    picture(folder / "3.png", 3, (50, 40))
-    picture(folder / "4.png", 4, (50, 40))
+    write_image(folder / "1.png", 1, (50, 40))
+    write_image(folder / "2.png", 2, (50, 40))
+    write_image(folder / "3.png", 3, (50, 40))
+    write_image(folder / "4.png", 4, (50, 40))
     marks = [
         {"image_id": 1, "bbox": [10.5, 5, 20, 10.25]},
         {"image_id": 1, "bbox": [0, 0, 50, 40]},
@@ -333,7 +333,7 @@ def test_processor_without_usable_images_raises(tmp_path):
 def test_processor_annotation_outside_the_folder_raises(tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     make_detector(raw)
-    picture(tmp_path / "secret.png", 1, (8, 8))
+    write_image(tmp_path / "secret.png", 1, (8, 8))
     (raw / "detector" / "evil_annotations.csv").write_text(
         "filename,x,y,w,h\n../../secret.png,0,0,4,4\n"
     )
