@@ -1,7 +1,7 @@
-"""Open archives of training data where they lie.
+"""Read training data straight from archives.
 
-The public names are imported when they are first used: ``import imagearchive`` loads NumPy and no
-more.
+Each public name is imported when it is first used, so ``import imagearchive`` itself loads very
+little. `docs/reference/index.md` says what is public.
 """
 
 from importlib import import_module
