@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tarfile
 from collections.abc import Iterable
@@ -9,8 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from imagearchive.containers.rows import ENTRY_DTYPE
-from imagearchive.index import file_format as index_file
-from imagearchive.index.table import COLUMNS, IndexTable
+from imagearchive.index.table import IndexTable
 
 __all__ = ["million_names", "synthetic_index", "write_members"]
 
@@ -61,25 +61,6 @@ def synthetic_index(path: str, count: int) -> None:
         "name_offsets": np.arange(count + 1, dtype=np.uint64) * np.uint64(width),
         "name_order": np.arange(count, dtype=np.uint64),
     }
-    assert list(columns) == list(COLUMNS)
-    status = os.stat(path)
-    meta = {
-        "scanner": "tar",
-        "scanner_version": IndexTable.build(_one_member(path)).meta["scanner_version"],
-        "archives": [
-            {
-                "path": os.path.basename(path),
-                "size": status.st_size,
-                "mtime_ns": status.st_mtime_ns,
-                "samples": [],
-            }
-        ],
-        "directories": [],
-    }
-    index_file.save(os.path.splitext(path)[0] + ".idx.npy", columns, meta)
-
-
-def _one_member(path: str) -> str:
-    small = path + ".one.tar"
-    write_members(small, [("a/b", b"")])
-    return small
+    # A file of zeros is an empty TAR; its index only lacks the members.
+    table = dataclasses.replace(IndexTable.build(path), **columns)
+    table.save(os.path.splitext(path)[0] + ".idx.npy")
