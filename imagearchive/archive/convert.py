@@ -19,9 +19,9 @@ Kind = Literal["tar", "zip", "npz", "bins"]
 
 
 def kind_of(target: str) -> Kind:
-    """Tell from the name of a target what is to be written.
+    """Return the kind of archive that the name of a target asks for.
 
-    ``.tar``, ``.zip`` and ``.npz`` by extension; bins where there is no extension, or a slash at
+    ``.tar``, ``.zip`` and ``.npz`` by extension; bins if there is no extension, or a slash at
     the end.
 
     Raises
@@ -35,7 +35,7 @@ def kind_of(target: str) -> Kind:
     for kind in ("tar", "zip", "npz"):
         if extension == f".{kind}":
             return kind
-    raise OptionError(f"{target}: say what to write: .tar, .zip, .npz, or bins for a directory")
+    raise OptionError(f"{target}: unknown extension; use .tar, .zip, .npz, or none for bins")
 
 
 def convert(
@@ -53,7 +53,7 @@ def convert(
 
     ========  ====================================================================================
     ``tar``   every member with its name, time (in seconds) and permissions
-    ``zip``   likewise, stored, not compressed; names have to be UTF-8
+    ``zip``   likewise, stored, not compressed; names must be UTF-8
     ``npz``   members that are ``.npy`` arrays, and nothing else; the arrays are not changed
     ``bins``  the content of the members as packets of `write_split_data`; **names are lost**, and
               packet ``i`` is member ``i``
@@ -70,7 +70,7 @@ def convert(
     target : path-like
         The file, or the directory of bins.
     kind : {"tar", "zip", "npz", "bins"}, optional
-        By default as the target's name says; see `kind_of`.
+        By default what the name of the target asks for; see `kind_of`.
     splits : int
         Number of bins.
     overwrite : bool
@@ -78,14 +78,14 @@ def convert(
     index : bool
         Build the index of the new archive.
     sync : bool
-        Have the archive on disk before it gets its name.
+        Put the archive on disk before it gets its name.
     progress : callable, optional
         Called with 1 after each member.
 
     Returns
     -------
     int
-        The members that were written.
+        The number of members written.
 
     Raises
     ------
@@ -176,7 +176,8 @@ def _to_bins(
 def _check_array(archive: Archive, position: int, name: str) -> None:
     if not name.endswith(".npy"):
         raise OptionError(
-            f"{name!r} is no .npy array, and an NPZ holds nothing else; convert to .tar or .zip"
+            f"{name!r} is not a .npy array, as every member of an NPZ must be; convert to .tar or "
+            f".zip"
         )
     if name.startswith("/") or ".." in name.split("/"):
         raise UnsafePathError(f"{name!r} leads out of the archive")

@@ -58,14 +58,14 @@ def extract(
 ) -> Extracted:
     """Extract an archive into a directory.
 
-    What could reach outside is refused as the ``data`` filter of PEP 706 does: names with ``..``,
-    devices, and links that lead to nothing in the archive; of absolute names the leading slash is
+    Members that could reach outside are refused, as the ``data`` filter of PEP 706 does: names with
+    ``..``, devices, and links to nothing in the archive. The leading slash of absolute names is
     dropped. A link to a member is written as a file with the content of that member. No symbolic
-    link inside the target is ever followed, not even one that is put there meanwhile.
+    link inside the target is ever followed, not even one that appears meanwhile.
 
-    Each file appears under its name when it is whole: in a directory that exists one by one, in a
-    new one when that gets its name at the end. Until then it is called ``TARGET.….part``; only a
-    process that is killed leaves it so, otherwise what is in it is kept. A file keeps its
+    Each file appears under its name only when it is whole. A new directory is called
+    ``TARGET.….part`` and gets its name at the end, also after an error if there is a file in it;
+    only a killed process leaves the temporary name. A file keeps its
     modification time (where one is recorded and not 0) and, within the umask, its permissions
     without set-user-id, set-group-id, sticky, and write permission for others. Owners are not
     restored.
@@ -76,13 +76,14 @@ def extract(
     target : path-like
         A directory; made if it is missing.
     members : iterable of int, optional
-        Positions; see `select`. All by default, with the empty directories.
+        Positions; see `select`. By default all, and the empty directories.
     existing : {"error", "skip", "replace"}
         What happens where a file of that name is there.
     skip_unsafe : bool
-        Extract the rest, and return what was refused, instead of writing nothing and raising.
+        Extract the others and return the refused ones, instead of raising before anything is
+        written.
     threads : int, optional
-        Up to four by default, as many as there are processors.
+        By default one per processor, at most four.
     progress : callable, optional
         Called with the number of files done since the last call, from any of the threads.
 
@@ -93,13 +94,13 @@ def extract(
     Raises
     ------
     UnsafePathError
-        A member is refused, before anything is written; or a symbolic link stands in the way.
+        A member is refused, before anything is written; or a symbolic link is in the way.
     TargetExistsError
         A file exists, and `existing` is ``"error"``.
     CorruptArchiveError, UnsupportedMemberError
         A member cannot be read, or differs from the checksum that a ZIP or NPZ has of it.
     OSError
-        The target cannot be written. Files extracted before stay.
+        The target cannot be written. Files that were extracted before stay.
     """
     if existing not in get_args(Existing):
         raise OptionError(f"existing={existing!r}: choose one of {', '.join(get_args(Existing))}")

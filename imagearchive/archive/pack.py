@@ -65,8 +65,8 @@ def pack(
     """Pack files into one TAR archive or several, with the index of each.
 
     The same files give the same bytes, on any machine: order, owner, permissions and (unless
-    asked otherwise) times do not come from the file system. Symbolic links are packed as what
-    they lead to, so an archive stands on its own. Directories as such are not stored.
+    asked otherwise) times do not come from the file system. Symbolic links are packed as the
+    files that they point to, so the archive is complete. Directories themselves are not stored.
 
     Parameters
     ----------
@@ -75,11 +75,11 @@ def pack(
     target : path-like
         The archive, ``train.tar``. Shards are called ``train-000000.tar`` and so on.
     shards : int, optional
-        Number of archives; each gets the same number of samples, give or take one. Files that
-        follow each other and have the same name up to the first dot are one sample.
+        Number of archives; each gets the same number of samples, give or take one. Consecutive
+        files with the same name up to the first dot are one sample.
     shard_size : int, optional
-        Largest size of an archive in bytes, index not counted. A sample that is larger has an
-        archive of its own.
+        Maximum size of an archive in bytes, without the index. A larger sample gets an archive of
+        its own.
     root : path-like
         Directory that listed files are relative to.
     mtime : int or None
@@ -101,22 +101,25 @@ def pack(
     ArchiveNotFoundError
         The directory does not exist.
     OptionError
-        A target exists or lies inside the directory, or there are fewer samples than shards.
+        A target is inside the directory, or there are fewer samples than shards.
+    TargetExistsError
+        A target exists.
     UnsafePathError
-        A listed file lies outside `root`.
+        A listed file is outside `root`.
     UnsupportedMemberError
-        There is a device, FIFO or socket, or a link that leads to its own directory.
+        There is a device, FIFO or socket, or a link that points to a directory above it.
     OSError
-        A file cannot be read, or the target not be written.
+        A file cannot be read, or the target cannot be written.
     """
     path = os.fspath(target)
     if shards is not None and shard_size is not None:
         raise OptionError("give shards or shard_size, not both")
     if shards is not None and shards < 1:
-        raise OptionError(f"{shards} shards: there must be at least one")
+        raise OptionError(f"shards must be at least 1, got {shards}")
     if shard_size is not None and shard_size < RECORD:
         raise OptionError(
-            f"a shard of {shard_size} bytes cannot hold a file; the smallest archive has {RECORD}"
+            f"shard_size must be at least {RECORD}, the smallest size of an archive, "
+            f"got {shard_size}"
         )
     with ExitStack() as held:
         files: Callable[[], Iterator[_Source]]
@@ -127,7 +130,7 @@ def pack(
         else:
             top = ""
             files = partial(
-                iter, [_listed(os.fsencode(item), os.fsencode(root)) for item in source]
+                iter, [_source_of(os.fsencode(item), os.fsencode(root)) for item in source]
             )
         if shards is not None:
             cut = _by_count(files, shards)
@@ -159,13 +162,16 @@ def pack(
                     _add(started[-1], item, top, keep)
                     report.step()
             if not started:
-                # No files make an archive without members here, too.
+                # Without files, there is one archive without members, as there is without shards.
                 start(shard_path(path, 0))
         publish_together(started)
         for tar in started:
             tar.close()
         if cut is not None and os.path.lexists(beyond := shard_path(path, len(started))):
-            logger.warning("%s: left of a larger set of shards; a pattern matches it, too", beyond)
+            logger.warning(
+                "%s: left over from a larger set of shards; a pattern matches it, too",
+                beyond,
+            )
         report.end()
         return [tar.path for tar in started]
 
@@ -180,7 +186,7 @@ _Cut = Callable[[list[_Source]], bool]
 
 
 class _Progress:
-    """Calls back once in a while, since a call per file would cost more than packing it."""
+    """Calls back once in a while: one call per file would cost more than packing it."""
 
     def __init__(self, function: Callable[[int], object] | None) -> None:
         self._function = function
@@ -208,16 +214,16 @@ class _Batch(NamedTuple):
     names: tuple[bytes, ...]
 
 
-_Pieces = list[tuple[bytearray, int, int] | int]
-"""Finished members: a buffer, how much of it and how many; or the number of a special file."""
+_Members = list[tuple[bytearray, int, int] | int]
+"""Finished members as (buffer, bytes used, number of members), or the number of a special file."""
 
 
 def _add_all(
     tar: TarWriter, files: Iterator[_Source], top: str, keep: bool, report: _Progress, index: bool
 ) -> None:
-    """Add files, those of a directory read ahead by threads in batches."""
+    """Add files; threads read those of a directory ahead, in batches."""
     template = tar.template()
-    ahead: deque[tuple[_Batch, Future[_Pieces]]] = deque()
+    ahead: deque[tuple[_Batch, Future[_Members]]] = deque()
     spare: list[bytearray] = []
 
     def take() -> None:
@@ -263,7 +269,7 @@ def _batches(files: Iterator[_Source]) -> Iterator[_Batch | _Source]:
             yield from group
             continue
         while chunk := tuple(item.path for item in islice(group, BATCH)):
-            # Of its own, as the batch outlives the walk through the directory.
+            # Duplicated because the batch outlives the walk through the directory.
             yield _Batch(os.dup(dir_fd), prefix, chunk)
 
 
@@ -271,12 +277,12 @@ def _directory(item: _Source) -> tuple[int | None, bytes]:
     return item.dir_fd, item.name[: -len(item.path)]
 
 
-def _read(batch: _Batch, template: bytes, keep: bool, spare: list[bytearray]) -> _Pieces:
-    pieces: _Pieces = []
+def _read(batch: _Batch, template: bytes, keep: bool, spare: list[bytearray]) -> _Members:
+    pieces: _Members = []
     start = 0
     while start < len(batch.names):
         try:
-            # Memory that was used before takes no page faults.
+            # Memory that was used before causes no page faults.
             buffer = spare.pop()
         except IndexError:
             buffer = bytearray(READ_AHEAD)
@@ -321,7 +327,7 @@ def _by_size(limit: int, top: str) -> _Cut:
         nonlocal used
         size = 0
         for item in group:
-            with _located(top, item):
+            with _errors_name_path(top, item):
                 data = os.stat(item.path, dir_fd=item.dir_fd).st_size
             size += len(header(item.name, data)) + data + -data % BLOCK
         whole = used + size + 2 * BLOCK
@@ -336,30 +342,30 @@ def _by_size(limit: int, top: str) -> _Cut:
 
 
 def _add(tar: TarWriter, item: _Source, top: str, keep: bool) -> None:
-    with _located(top, item):
+    with _errors_name_path(top, item):
         tar.add_file(item.path, item.name, dir_fd=item.dir_fd, keep_mtime=keep)
 
 
 @contextmanager
-def _located(top: str, item: _Source) -> Iterator[None]:
-    """Have errors speak of a file by its whole path, and of a link that leads to nothing as one."""
+def _errors_name_path(top: str, item: _Source) -> Iterator[None]:
+    """Name a file by its whole path in errors, and say so if it is a dangling link."""
     try:
         yield
     except OSError as error:
-        # Not where it is about the archive that is written.
+        # Errors of writing name the archive.
         if error.filename in (item.path, os.fsdecode(item.path), os.fsdecode(item.name)):
             path = os.fsdecode(item.path if item.dir_fd is None else item.name)
             path = os.path.join(top, path)
             error.filename = path
             if isinstance(error, FileNotFoundError) and os.path.islink(path):
                 error.strerror = (
-                    f"a symbolic link to {os.readlink(path)!r}, where there is nothing; remove it, "
+                    f"a symbolic link to {os.readlink(path)!r}, which does not exist; remove it, "
                     f"or pack a list of files without it"
                 )
         raise
 
 
-def _listed(path: bytes, root: bytes) -> _Source:
+def _source_of(path: bytes, root: bytes) -> _Source:
     name = os.path.relpath(os.path.abspath(os.path.join(root, path)), os.path.abspath(root))
     if name in (b".", b"..") or name.startswith(b"../"):
         raise UnsafePathError(
@@ -377,7 +383,7 @@ def _check_outside(directory: str, target: str) -> None:
     folder = os.path.realpath(os.path.dirname(target) or ".")
     if os.path.commonpath([top, folder]) == top:
         raise OptionError(
-            f"{target} would lie inside {directory}, which it packs; put it elsewhere"
+            f"{target} is inside {directory}, the directory to pack; write it elsewhere"
         )
 
 
@@ -406,7 +412,7 @@ def _tree(top: str, held: ExitStack) -> Iterator[_Source]:
                         retired = -1
                     continue
                 # Sorting put the slash behind the name of a directory.
-                with _located(top, _Source(prefix + name[:-1], name[:-1], fd)):
+                with _errors_name_path(top, _Source(prefix + name[:-1], name[:-1], fd)):
                     below = os.open(name[:-1], _OPEN_DIRECTORY, dir_fd=fd)
                 levels.append((below, prefix + name, iter(())))
                 _check_loop(levels, top)
@@ -437,7 +443,7 @@ def _entries(fd: int, top: str, prefix: bytes) -> list[tuple[bytes, bool]]:
                 found.append((name + b"/", True))
             else:
                 # A link, or something that add_file refuses.
-                with _located(top, _Source(prefix + name, name, fd)):
+                with _errors_name_path(top, _Source(prefix + name, name, fd)):
                     is_directory = stat.S_ISDIR(os.stat(name, dir_fd=fd).st_mode)
                 found.append((name + b"/" if is_directory else name, is_directory))
     found.sort()
@@ -449,6 +455,5 @@ def _check_loop(levels: list[_Level], top: str) -> None:
     for node in nodes[:-1]:
         if os.path.samestat(node, nodes[-1]):
             raise UnsupportedMemberError(
-                f"{os.path.join(top, os.fsdecode(levels[-1][1]))}: a link that leads to a "
-                f"directory it lies in"
+                f"{os.path.join(top, os.fsdecode(levels[-1][1]))}: a link to a directory above it"
             )

@@ -23,9 +23,9 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class SafeDirectories(Closable):
     """Directories below the target, each opened step by step without following a link."""
 
-    def __init__(self, root: int, shown: str) -> None:
+    def __init__(self, root: int, path: str) -> None:
         self._root = root
-        self._shown = shown
+        self._path = path
         self._open = LRUCache[bytes, int](OPEN_DIRECTORIES, os.close)
 
     def open(self, name: bytes) -> int:
@@ -58,17 +58,17 @@ class SafeDirectories(Closable):
         try:
             with contextlib.suppress(FileNotFoundError):
                 return os.open(part, _DIRECTORY, dir_fd=above)
-            # Another thread may be faster, or somebody put something else there.
+            # Another thread may be faster, or something else may have appeared there.
             with contextlib.suppress(FileExistsError):
                 os.mkdir(part, 0o777, dir_fd=above)
             return os.open(part, _DIRECTORY, dir_fd=above)
         except OSError as error:
             # Relative to a descriptor, the name alone does not tell which directory it is.
-            error.filename = os.path.join(self._shown, decode(name))
+            error.filename = os.path.join(self._path, decode(name))
             if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
                 raise UnsafePathError(
-                    f"{error.filename}: a link or a file stands where a directory is needed, and "
-                    f"links are not followed; move it away"
+                    f"{error.filename}: a link or a file is where a directory is needed, and links "
+                    f"are not followed; move it away"
                 ) from error
             raise
 

@@ -52,7 +52,7 @@ cdef Py_ssize_t member(
     uint8_t* target,
     Py_ssize_t room,
 ) noexcept nogil:
-    """Write one member; its length, 0 where it does not fit, -1 where it is no simple case."""
+    """Write one member; return its length, 0 if it does not fit, -1 if it is a special case."""
     cdef Py_ssize_t i, count, done = 0, length = prefix.size + name.size
     cdef unsigned int checksum = 0
     cdef stat_t status
@@ -144,8 +144,8 @@ def fill(
     used : int
         Bytes of the buffer that are filled.
     special : bool
-        Whether the next file is one that has to be added otherwise: it is large, cannot be
-        opened, is no regular file, changed while it was read, or its name needs another header.
+        Whether the next file must be added in another way: it is large, cannot be opened, is not a
+        regular file, changed while it was read, or its name needs another header.
 
     Raises
     ------

@@ -381,7 +381,7 @@ def new_directory(path: str) -> Iterator[str]:
     Yields
     ------
     str
-        Its temporary name. Whoever writes below it need not do so by temporary names.
+        Its temporary name. Files below it need no temporary names of their own.
     """
     target = path.rstrip("/")
     part = temporary_name(target)
@@ -400,7 +400,7 @@ def new_directory(path: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _name_target(path: str) -> Iterator[None]:
-    """Have errors name the target instead of the temporary file."""
+    """Name the target in errors instead of the temporary file."""
     try:
         yield
     except OSError as error:

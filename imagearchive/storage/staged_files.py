@@ -31,7 +31,7 @@ class StagedFiles(Closable):
     Parameters
     ----------
     folder : str
-        Where the files are going to be.
+        The folder of the targets.
     prefix : str
         Beginning of the directory's name; runs that use the same one remove each other's remains.
     """
@@ -60,7 +60,7 @@ class StagedFiles(Closable):
         return self._path(name)
 
     def _path(self, name: str) -> str:
-        # Whoever looks for the targets below the folder does not find it under this name.
+        # A search for the targets below the folder must not find the staged ones.
         return os.path.join(self._staging, f"new-{name}")
 
     def publish(self, names: Sequence[str], obsolete: Collection[str] = ()) -> None:

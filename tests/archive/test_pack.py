@@ -134,13 +134,13 @@ def test_pack_refuses_wrong_options(tmp_path):
     fill(tmp_path / "src", TREE)
     for options, message in (
         ({"shards": 100}, "only 7 samples"),
-        ({"shards": 0}, "at least one"),
-        ({"shard_size": 100}, "cannot hold"),
+        ({"shards": 0}, "at least 1"),
+        ({"shard_size": 100}, "at least 10240"),
         ({"shards": 2, "shard_size": 10**6}, "not both"),
     ):
         with pytest.raises(OptionError, match=message):
             pack(tmp_path / "src", tmp_path / "a.tar", **options)
-    with pytest.raises(OptionError, match="would lie inside"):
+    with pytest.raises(OptionError, match="is inside"):
         pack(tmp_path / "src", tmp_path / "src" / "a" / "a.tar")
     with pytest.raises(ArchiveNotFoundError, match="no such directory"):
         pack(tmp_path / "nope", tmp_path / "a.tar")
@@ -156,7 +156,7 @@ def test_pack_follows_links(tmp_path):
     with imagearchive.open(tmp_path / "a.tar") as archive:
         assert dict(archive) == {"a": b"near", "file": b"far", "folder/g": b"deep"}
     (source / "loop").symlink_to(source)
-    with pytest.raises(UnsupportedMemberError, match=r"loop.*it lies in"):
+    with pytest.raises(UnsupportedMemberError, match=r"loop.*a directory above it"):
         pack(source, tmp_path / "b.tar")
     (source / "loop").unlink()
     for place in ("dangling", "folder/dangling"):
@@ -229,7 +229,7 @@ def test_pack_shards_appear_together_or_not_at_all(tmp_path, monkeypatch, replac
 def test_pack_refuses_what_is_not_a_file(tmp_path):
     source = fill(tmp_path / "src", {"a": b""})
     os.mkfifo(source / "pipe")
-    with pytest.raises(UnsupportedMemberError, match="pipe: a FIFO"):
+    with pytest.raises(UnsupportedMemberError, match="pipe: cannot pack a FIFO"):
         pack(source, tmp_path / "a.tar")
     assert os.listdir(tmp_path) == ["src"]
 

@@ -72,8 +72,8 @@ def test_pack_shards_are_numbered(run, work):
     assert run("pack", "photos", "j.tar", "--shards", "1", "-f") == (
         0,
         b"j-000000.tar\n",
-        "imagearchive: warning: j-000001.tar: left of a larger set of shards; a pattern matches "
-        "it, too\n",
+        "imagearchive: warning: j-000001.tar: left over from a larger set of shards; a pattern "
+        "matches it, too\n",
     )
 
 
@@ -89,7 +89,7 @@ def test_pack_failure_exits_with_1(run, work):
     for wrong, message in (
         (["nope", "q.tar"], "nope: there is no such directory or list of files"),
         (["photos", "q.tar", "--shards", "9"], "there are only 3 samples for 9 shards"),
-        (["photos", "photos/q.tar"], "put it elsewhere"),
+        (["photos", "photos/q.tar"], "write it elsewhere"),
         (["list", "q.tar"], "imagearchive convert"),
     ):
         status, _, err = run("pack", *wrong)

@@ -146,7 +146,7 @@ def test_tar_writer_refuses_text(tmp_path):
 
 def test_add_chunks_refuses_another_size_than_announced(tmp_path):
     with (
-        pytest.raises(OptionError, match="2 bytes came where 3"),
+        pytest.raises(OptionError, match="the chunks have 2 bytes, but size is 3"),
         TarWriter(tmp_path / "a.tar") as tar,
     ):
         tar.add_chunks("a", [b"xy"], 3)

@@ -69,10 +69,11 @@ def write_split_data(
     ----------
     target_dir : path-like
         Directory of the set; made where it does not exist. One process may write it at a time.
-        Who opens a set while it is appended to sees it as it was. A reader that opened it before
-        may go on with the bins that it has open, and gets a `StaleIndexError` at the next one.
+        A reader that opens a set while it is appended to sees it as it was. A reader that opened
+        it before may go on with the bins that it has open, and gets a `StaleIndexError` at the
+        next one.
     data_source : iterable of bytes-like
-        The packets. Index ``i`` of the set is the ``i``-th of them, whatever the other options.
+        The packets. Index ``i`` of the set is the ``i``-th of them, whatever the other options are.
     splits : int
         How many bins they are dealt to. Every bin is kept open as far as the limit of open files
         allows; more bins than that work, with one more system call or two for each packet.
@@ -122,7 +123,7 @@ def write_split_data(
         ):
             raise OptionTypeError(f"{name} is {type(value).__name__}, not what it should hold")
     if isinstance(splits, bool) or not isinstance(splits, int) or not 1 <= splits <= _U32_MAX:
-        raise OptionError(f"splits={splits!r}: how many bins to write, from 1 on")
+        raise OptionError(f"splits must be an integer from 1 to {_U32_MAX}, got {splits!r}")
     if start_clean and append:
         raise OptionError("start_clean=True removes what append=True would add to; choose one")
     try:
@@ -245,7 +246,8 @@ class _Set:
         size = os.path.getsize(self._index_path)
         if size % TRIPLET.itemsize:
             raise CorruptArchiveError(
-                f"{source}: {size} bytes are no whole number of entries; it cannot be appended to"
+                f"{source}: the index is damaged, so nothing can be appended: its size of {size} "
+                f"bytes is not a multiple of {TRIPLET.itemsize}"
             )
         self.existing = size // TRIPLET.itemsize
         ends: dict[int, int] = {}
@@ -299,7 +301,7 @@ class _Set:
     ) -> None:
         with contextlib.suppress(OSError):
             self._index.close()
-        # An index that has left is in force, whatever happened after that.
+        # Once the index has moved, the new set is valid, whatever happened after that.
         self._bins.close(undo=os.path.exists(self._index_path))
         self._staged.close()
 

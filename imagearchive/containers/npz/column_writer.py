@@ -53,7 +53,7 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the bytes."""
+        """Release the bytes."""
         ...
 
 
@@ -79,7 +79,7 @@ class Spool:
         self.size += len(data)
 
     def chunks(self, size: int = CHUNK) -> Chunks:
-        """Read back everything in pieces of `size` bytes, but for the last."""
+        """Read back everything in chunks of `size` bytes; the last may be shorter."""
         if self._file is None:
             return
         self._file.seek(0)
@@ -87,7 +87,7 @@ class Spool:
             yield data
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
@@ -274,7 +274,7 @@ class Column:
         ]
 
     def close(self) -> None:
-        """Let go of what waits."""
+        """Release the bytes that wait."""
         self._sink.close()
         if self._shapes is not None:
             self._shapes.close()

@@ -24,7 +24,7 @@ class DirectColumn(Sink):
 
     In front of the data is room for the longest header; the name, which depends on whether the
     column turns out ragged, is padded by an extra field. In a deflated member the ``.npy`` header
-    stands in stored blocks, which have one length whatever they hold.
+    is in stored blocks, whose length does not depend on their content.
     """
 
     def __init__(

@@ -14,9 +14,9 @@ aligned, and the bytes depend on the samples alone (no time stamps).
 
 `imagearchive.arrays.ragged` specifies those names; `LazyNPZDataset` reads them.
 
-The ``.npy`` headers stand in front of the data, but say how many rows there are. So the column
-that takes most space is written straight into the file behind room for its header, which is filled
-in at the end; the others wait in unnamed temporary files beside it.
+The ``.npy`` headers precede the data, but contain the number of rows. So the column that takes most
+space is written straight into the file, after space reserved for its header, which is filled in at
+the end; the others wait in unnamed temporary files beside it.
 """
 
 from __future__ import annotations
@@ -46,24 +46,26 @@ class NpzWriter(Abortable):
     ----------
     path : path-like
         The file to write. It appears under this name when it is whole; until then it is
-        ``path.part``, which the next writer to the same path replaces: if the one before is
-        still at work, its `close` fails. An existing file stays until then.
+        ``path.part``. The next writer to the same path replaces that, so the `close` of a writer
+        that is still at work fails. An existing file stays until it is replaced.
     compress : bool
         Deflate the arrays, as `numpy.savez_compressed` does.
     level : int
         Level of the compression, 1 to 9.
     ragged : collection of str
         Numeric columns to write as values and offsets even where all rows have one shape, so
-        that several files of one data set are alike.
+        that several files of one dataset have the same layout.
 
     Raises
     ------
+    TargetExistsError
+        `path` is a directory, device, FIFO or socket.
     OSError
         The file cannot be written.
 
     Notes
     -----
-    Memory does not depend on the number of samples. One thread at a time may use a writer, and
+    Memory does not depend on the number of samples. Use a writer from one thread at a time, and
     not across a fork. As a context manager, it closes at the end of the block, or aborts if the
     block raises.
 
@@ -110,10 +112,10 @@ class NpzWriter(Abortable):
         Raises
         ------
         OptionError
-            The columns are not those of the first sample, or a row has another number of
-            dimensions than the ones before. Nothing of the sample is written then.
+            The columns are not those of the first sample, or the number of dimensions of a row
+            differs from earlier rows. Nothing of the sample is written.
         OptionTypeError
-            A value is none of these, or does not go with the ones before.
+            A value is none of these, or does not fit earlier ones.
         """
         self._add({name: ([value], False) for name, value in sample.items()}, 1)
 
@@ -129,7 +131,7 @@ class NpzWriter(Abortable):
         Raises
         ------
         OptionError, OptionTypeError
-            As `append`, and where the lengths differ. Nothing is written then.
+            As `append`, and if the lengths differ. Nothing is written.
         """
         rows: dict[str, tuple[Any, bool]] = {}
         for name, values in columns.items():
@@ -143,12 +145,12 @@ class NpzWriter(Abortable):
         self._add(rows, next(iter(lengths.values()), 0))
 
     def close(self) -> None:
-        """Finish the file, and give it its name. A second call does nothing.
+        """Complete the file and give it its name; a second call does nothing.
 
         Raises
         ------
         ClosedError
-            A write failed before, or another writer to the same path was opened since; the file
+            An earlier write failed, or another writer to the same path was opened since; the file
             is discarded.
         OSError
             The file cannot be written; it is discarded.
@@ -157,23 +159,23 @@ class NpzWriter(Abortable):
             return
         if self._failed:
             self.abort()
-            raise ClosedError(f"{self.path}: a write failed before, so the file is discarded")
+            raise ClosedError(f"{self.path}: an earlier write failed, so the file was discarded")
         try:
             self._finish()
         except BaseException:
             self.abort()
             raise
         self._closed = True
-        self._forget()
+        self._drop_columns()
         self._target.publish()
 
     def abort(self) -> None:
-        """Discard what was written; an existing file of that name stays as it is."""
+        """Discard what was written; an existing file of that name stays as it was."""
         self._closed = True
-        self._forget()
+        self._drop_columns()
         self._target.abort()
 
-    def _forget(self) -> None:
+    def _drop_columns(self) -> None:
         for column in self._columns.values():
             column.close()
         self._columns = {}
@@ -186,7 +188,7 @@ class NpzWriter(Abortable):
             raise OptionError(
                 f"columns {sorted(rows)} differ from those of the first sample, {sorted(columns)}"
             )
-        # All values are checked before the first is written, so that no sample is half there.
+        # All values are checked before the first is written, so that no sample is half written.
         prepared = {name: columns[name].prepare(*values) for name, values in rows.items()}
         self._failed = True
         if not self._columns:
@@ -206,8 +208,8 @@ class NpzWriter(Abortable):
             encoded = name.encode("utf-8", "surrogatepass")
             if not name or "\0" in name or len(encoded) > 60000 or name in taken:
                 raise OptionError(
-                    f"column {name!r}: its name is empty, too long, or means a part of another "
-                    f"column; choose another"
+                    f"column {name!r}: the name is empty, too long, or collides with a part of "
+                    f"another column; choose another"
                 )
         return columns
 

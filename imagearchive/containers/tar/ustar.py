@@ -1,4 +1,4 @@
-"""Headers of TAR members: POSIX ustar, with PAX records where that cannot say all."""
+"""Headers of TAR members: POSIX ustar, with PAX records for what does not fit into it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _CONSTANT_SUM: Final = sum(_OWNER) + sum(_TAIL) + 8 * ord(" ")
 def header(name: bytes, size: int, mtime: int = 0, mode: int = 0o644) -> bytes:
     """Build the header of a regular file: one block, or three or more with a PAX record.
 
-    POSIX ustar where it can say all; a PAX record (POSIX.1-2001) for names that do not fit its
-    155 + 100 bytes or are not ASCII, for sizes from 8 GiB on, and for times before 1970.
+    POSIX ustar, with PAX records (POSIX.1-2001) for names that do not fit its 155 + 100 bytes or
+    are not ASCII, for sizes from 8 GiB on, and for times before 1970.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def header(name: bytes, size: int, mtime: int = 0, mode: int = 0o644) -> bytes:
     records = b""
     prefix = b""
     if len(name) > 100 or not name.isascii():
-        # Where the record is not understood, a beginning of the name is better than none.
+        # For readers without PAX, the beginning of a name is better than none.
         prefix, short = _split(name) if name.isascii() else (b"", b"")
         if not short:
             if not _is_utf8(name):

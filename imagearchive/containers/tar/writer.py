@@ -1,4 +1,4 @@
-"""Write TAR archives: streamed, deterministic, visible only when whole, indexed at once."""
+"""Write TAR archives: streamed, deterministic, and visible only when whole."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class BareTarWriter(Abortable):
             view = memoryview(data).cast("B")
         except TypeError:
             raise OptionTypeError(
-                f"{name!r}: a member is made of bytes, not of {type(data).__name__}"
+                f"{name!r}: the data must be bytes-like, got {type(data).__name__}"
             ) from None
         self.add_chunks(name, [view], len(view), mtime=mtime, mode=mode)
 
@@ -127,7 +127,7 @@ class BareTarWriter(Abortable):
         mtime: int | None = None,
         mode: int | None = None,
     ) -> None:
-        """Add a member whose content comes in pieces.
+        """Add a member whose data come in chunks.
 
         Parameters
         ----------
@@ -135,17 +135,17 @@ class BareTarWriter(Abortable):
             As in `add`.
         chunks : iterable of bytes-like
         size : int
-            The bytes of all of them together, which precede them in the archive.
+            Total size of the chunks in bytes; the header that precedes them needs it.
 
         Raises
         ------
         UnsafePathError, ClosedError
             As `add`.
         OptionError
-            The pieces are not `size` bytes. After this, and after whatever `chunks` raises, there
-            is half a member in the archive, so it is given up.
+            The chunks do not add up to `size` bytes. After this, and after any exception from
+            `chunks`, the archive ends in half a member, so it is discarded.
         """
-        self._write(header(self._checked(name), size, *self._metadata(mtime, mode)))
+        self._write(header(self._encode_name(name), size, *self._metadata(mtime, mode)))
         try:
             total = 0
             for chunk in chunks:
@@ -158,7 +158,7 @@ class BareTarWriter(Abortable):
             raise
         if total != size:
             self._fail()
-            raise OptionError(f"{name!r}: {total} bytes came where {size} were announced")
+            raise OptionError(f"{name!r}: the chunks have {total} bytes, but size is {size}")
         self._count += 1
 
     def add_file(
@@ -193,30 +193,30 @@ class BareTarWriter(Abortable):
         UnsupportedMemberError
             `path` is a directory, device, FIFO or socket.
         CorruptArchiveError
-            The file changed its size while it was read; the archive is given up.
+            The file changed its size while it was read; the archive is discarded.
         OSError
             The file cannot be read.
         """
-        stored = self._checked(name)
+        stored = self._encode_name(name)
         # Relative to a descriptor, the path alone does not tell which file it is.
-        shown = os.fsdecode(path if dir_fd is None else name)
+        path_shown = os.fsdecode(path if dir_fd is None else name)
         try:
             fd = os.open(path, _OPEN_READ, dir_fd=dir_fd)
         except OSError as error:
-            error.filename = shown
+            error.filename = path_shown
             raise
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise UnsupportedMemberError(
-                    f"{shown}: {file_kind(status.st_mode)}, and only files are packed"
+                    f"{path_shown}: cannot pack {file_kind(status.st_mode)}, only regular files"
                 )
             size = status.st_size
             if keep_mtime:
                 mtime = status.st_mtime_ns // 1_000_000_000
             head = header(stored, size, *self._metadata(mtime, mode))
             try:
-                self._add_content(fd, head, size, shown)
+                self._add_content(fd, head, size, path_shown)
             except BaseException:
                 self._fail()
                 raise
@@ -224,65 +224,65 @@ class BareTarWriter(Abortable):
             os.close(fd)
         self._count += 1
 
-    def _add_content(self, fd: int, head: bytes, size: int, shown: str) -> None:
+    def _add_content(self, fd: int, head: bytes, size: int, path_shown: str) -> None:
         if self._fd < 0:
-            raise self._closed()
-        # Room for one byte more than the file should have shows one that grows.
+            raise self._closed_error()
+        # Asking for one byte more than the file should have detects a file that grows.
         if len(head) + size + BLOCK > BUFFER - self._used:
             self._flush()
         if len(head) + size + BLOCK <= BUFFER:
             start = self._used + len(head)
             self._buffer[self._used : start] = head
             self._used = start
-            with os_errors_for(shown):
+            with os_errors_for(path_shown):
                 count = os.readv(fd, [self._buffer[start : start + size + 1]])
             self._used += min(count, size)
             if count < size:
-                count += self._copy(fd, size - count, shown)
+                count += self._copy(fd, size - count, path_shown)
         else:
             self._write(head)
-            count = self._copy(fd, size, shown)
+            count = self._copy(fd, size, path_shown)
         if count != size:
             raise CorruptArchiveError(
-                f"{shown}: it changed its size of {size} bytes while it was packed"
+                f"{path_shown}: the file changed its size while it was packed; it had {size} bytes"
             )
         self._pad(size)
 
     def template(self) -> bytes:
-        """Return the header of an empty file without a name, its checksum blank.
+        """Return the header of an empty file without a name and with a blank checksum.
 
-        Empty where one block cannot say the time.
+        Empty if the modification time needs more than one block.
         """
         head = header(b"", 0, self._mtime, self._mode)
         return head[:148] + b" " * 8 + head[156:] if len(head) == BLOCK else b""
 
     def add_members(self, members: Buffer, count: int) -> None:
-        """Add whole members as they stand in an archive: headers, data and padding.
+        """Add complete members: headers, data and padding.
 
         Parameters
         ----------
         members : bytes-like
-            What `small_files.fill` made.
+            As `small_files.fill` returns them.
         count : int
-            How many they are.
+            Number of members.
         """
         self._write(members)
         self._count += count
 
-    def _copy(self, fd: int, size: int, shown: str) -> int:
-        """Copy the rest of a file through the buffer; return the bytes that there were."""
+    def _copy(self, fd: int, size: int, path_shown: str) -> int:
+        """Copy the rest of a file through the buffer; return the number of bytes copied."""
         done = 0
         while done < size:
             if self._used == BUFFER:
                 self._flush()
             room = min(BUFFER - self._used, size - done)
-            with os_errors_for(shown):
+            with os_errors_for(path_shown):
                 count = os.readv(fd, [self._buffer[self._used : self._used + room]])
             if not count:
                 return done
             self._used += count
             done += count
-        with os_errors_for(shown):
+        with os_errors_for(path_shown):
             return done + len(os.read(fd, 1))
 
     def _metadata(self, mtime: int | None, mode: int | None) -> tuple[int, int]:
@@ -292,7 +292,7 @@ class BareTarWriter(Abortable):
         )
 
     @staticmethod
-    def _checked(name: str | bytes) -> bytes:
+    def _encode_name(name: str | bytes) -> bytes:
         stored = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
         if (
             not stored
@@ -311,7 +311,7 @@ class BareTarWriter(Abortable):
 
     def _write(self, data: Buffer) -> None:
         if self._fd < 0:
-            raise self._closed()
+            raise self._closed_error()
         view = memoryview(data)
         if len(view) > BUFFER - self._used:
             self._flush()
@@ -336,7 +336,7 @@ class BareTarWriter(Abortable):
 
     def _write_out(self, view: memoryview) -> None:
         if self._fd < 0:
-            raise self._closed()
+            raise self._closed_error()
         try:
             with os_errors_for(self.path):
                 while view:
@@ -346,13 +346,17 @@ class BareTarWriter(Abortable):
             raise
 
     def _fail(self) -> None:
-        """Give the archive up: nothing can follow on a part of a member."""
+        """Discard the archive: nothing can follow half a member."""
         if self._target.part:
             self.abort()
             self._failed = True
 
-    def _closed(self) -> ClosedError:
-        why = "it was given up when a member failed" if self._failed else "the writer is closed"
+    def _closed_error(self) -> ClosedError:
+        why = (
+            "a member failed, so the archive was discarded"
+            if self._failed
+            else "the writer is closed"
+        )
         return ClosedError(f"{self.path}: {why}")
 
     # --- the end ----------------------------------------------------------------------------
@@ -372,19 +376,19 @@ class BareTarWriter(Abortable):
         self._fd = -1
 
     def publish(self) -> None:
-        """Complete the archive and give it its name; again does nothing.
+        """Complete the archive and give it its name; a second call does nothing.
 
         Raises
         ------
         ClosedError
-            Adding a member has failed, so there is no whole archive.
+            Adding a member failed, so the archive was discarded.
         TargetExistsError
             An archive of that name has appeared in the meantime.
         OSError
             The disk is full, for example; the temporary file is removed.
         """
         if self._failed:
-            raise self._closed()
+            raise self._closed_error()
         if self._target.part:
             self.complete()
             self._target.publish()
@@ -392,13 +396,13 @@ class BareTarWriter(Abortable):
     def withdraw(self) -> None:
         """Remove the archive even after `publish`, unless it has replaced another one.
 
-        For a set of archives that is to appear as a whole or not at all.
+        For several archives that appear together or not at all.
         """
         self._fd = -1
         self._target.withdraw()
 
     def close(self) -> None:
-        """Complete the archive and give it its name; again does nothing.
+        """Complete the archive and give it its name; a second call does nothing.
 
         Raises
         ------
@@ -408,6 +412,6 @@ class BareTarWriter(Abortable):
         self.publish()
 
     def abort(self) -> None:
-        """Remove the temporary file; what was at the target stays as it was."""
+        """Remove the temporary file; an existing archive stays as it was."""
         self._fd = -1
         self._target.abort()

@@ -1,7 +1,7 @@
 """The bytes of a ZIP archive in the order in which they are written: members, then the directory.
 
-Every local header has a ZIP64 field for the sizes, whatever they are. So its length is known
-before the data, and where the data are going to start, too.
+Every local header has a ZIP64 field for the sizes, even small ones. So its length, and with it the
+offset of the data, is known before the data are.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _PADDING_ID: Final = 0xD935
 
 
 class MemberHeader:
-    """What the two headers of a member say, one before its data and one in the directory.
+    """The two headers of a member: one before its data, one in the directory.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class MemberHeader:
     offset : int
         Where the local header starts.
     deflated : bool
-        Whether the data are deflated, or else stored.
+        Whether the data are deflated; otherwise they are stored.
     moment : tuple of int
         Modification date and time as ZIP stores them.
     mode : int
@@ -71,8 +71,8 @@ class MemberHeader:
     Attributes
     ----------
     crc, size, stored_size : int
-        CRC-32 and length of the data, and their length as stored. Set them before the headers
-        are built for good.
+        CRC-32 and length of the data, and their length as stored. Set them before
+        building the final headers.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class ZipStream:
         name : bytes
             UTF-8.
         chunks : iterable of bytes-like
-            The data. Before the first chunk is asked for, the file is where they start.
+            The data. When the first chunk is asked for, the file is at their start.
         level : int, optional
             Deflate them at this level, from 1 to 9.
         align : bool
@@ -192,7 +192,7 @@ class ZipStream:
         self.add_record(header)
 
     def add_record(self, header: MemberHeader) -> None:
-        """List a member in the directory whose header and data are written already."""
+        """Add a member to the directory whose header and data were written otherwise."""
         self._directory.append(header.central())
 
     def finish(self) -> None:
@@ -211,7 +211,7 @@ class ZipStream:
 
 
 def padding(size: int) -> bytes:
-    """Return an extra field that holds `size` bytes of nothing."""
+    """Return an extra field with `size` bytes of padding."""
     return _EXTRA.pack(_PADDING_ID, size) + bytes(size)
 
 

@@ -60,9 +60,9 @@ class BareZipWriter(Abortable):
         Parameters
         ----------
         name : str
-            Relative path; it must be text, as ZIP has no place for other names.
+            Relative path; it must be text, since ZIP has no other names.
         chunks : iterable of bytes-like
-            Its content, in pieces.
+            Its data.
         mtime : int
             Seconds since 1970, in UTC; kept to two seconds, and from 1980 to 2107.
         mode : int
@@ -73,26 +73,30 @@ class BareZipWriter(Abortable):
         UnsafePathError
             The name is empty or absolute, leads out of the archive, or is not UTF-8.
         ClosedError
-            The writer is closed. It is after an earlier error, too: whatever `chunks` raises
-            leaves half a member, so the archive is given up.
+            The writer is closed, or was discarded: any exception from `chunks` leaves half a
+            member behind.
         """
         if not self._target.part:
-            raise self._closed()
-        encoded = self._checked(name)
+            raise self._closed_error()
+        encoded = self._encode_name(name)
         try:
             with os_errors_for(self.path):
-                self._zip.add(encoded, chunks, align=True, moment=_moment(mtime), mode=mode)
+                self._zip.add(encoded, chunks, align=True, moment=_zip_time(mtime), mode=mode)
         except BaseException:
             self.abort()
             self._failed = True
             raise
 
-    def _closed(self) -> ClosedError:
-        why = "it was given up when a member failed" if self._failed else "the writer is closed"
+    def _closed_error(self) -> ClosedError:
+        why = (
+            "a member failed, so the archive was discarded"
+            if self._failed
+            else "the writer is closed"
+        )
         return ClosedError(f"{self.path}: {why}")
 
     @staticmethod
-    def _checked(name: str) -> bytes:
+    def _encode_name(name: str) -> bytes:
         try:
             encoded = name.encode()
         except UnicodeEncodeError:
@@ -112,19 +116,19 @@ class BareZipWriter(Abortable):
         return encoded
 
     def close(self) -> None:
-        """Complete the archive and give it its name; again does nothing.
+        """Complete the archive and give it its name; a second call does nothing.
 
         Raises
         ------
         ClosedError
-            Adding a member has failed, so there is no whole archive.
+            Adding a member failed, so the archive was discarded.
         TargetExistsError
             An archive of that name has appeared in the meantime.
         OSError
             The disk is full, for example; the temporary file is removed.
         """
         if self._failed:
-            raise self._closed()
+            raise self._closed_error()
         if not self._target.part:
             return
         try:
@@ -136,11 +140,11 @@ class BareZipWriter(Abortable):
         self._target.publish()
 
     def abort(self) -> None:
-        """Remove the temporary file; what was at the target stays as it was."""
+        """Remove the temporary file; an existing archive stays as it was."""
         self._target.abort()
 
 
-def _moment(mtime: int) -> tuple[int, int]:
+def _zip_time(mtime: int) -> tuple[int, int]:
     """Return a time in seconds since 1970 as the date and time of a ZIP, in UTC."""
     t = time.gmtime(min(max(mtime, FIRST_SECOND), LAST_SECOND))
     date = t.tm_year - 1980 << 9 | t.tm_mon << 5 | t.tm_mday
