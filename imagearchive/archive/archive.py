@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import operator
 import os
@@ -59,6 +60,19 @@ def open_archive(path: ArchivePath, **options: Any) -> Archive:
     return Archive(path, **options)
 
 
+@dataclasses.dataclass(frozen=True)
+class ArchiveOptions:
+    """How an archive was opened: what its pickle carries beside the path.
+
+    The attributes are arguments of `Archive`; `ipath` is absolute.
+    """
+
+    ipath: str | None
+    storage: StorageKind
+    strict: bool
+    max_open: int
+
+
 class Archive(Closable, Mapping[str, bytes]):
     """One archive, or several read as one: a mapping of name to bytes.
 
@@ -108,12 +122,12 @@ class Archive(Closable, Mapping[str, bytes]):
         self.path = as_text(path)
         # Absolute, so that nothing depends on where the process stands when it reads.
         self.paths = expand_paths(self.path)
-        self._options: dict[str, Any] = {
-            "ipath": None if ipath is None else locate(ipath).path,
-            "storage": storage,
-            "strict": strict,
-            "max_open": max_open,
-        }
+        self._options = ArchiveOptions(
+            ipath=None if ipath is None else locate(ipath).path,
+            storage=storage,
+            strict=strict,
+            max_open=max_open,
+        )
         self.table = open_tables(self.paths, ipath, overwrite=overwrite_index, strict=strict)
         self._lookup = self.table.lookup
         self._tree = NameTree(self._lookup, self.table.directories)
@@ -446,15 +460,17 @@ class Archive(Closable, Mapping[str, bytes]):
         return f"Archive({path!r}, {len(self)} members{state})"
 
 
-def _reopen(kind: type[Archive], path: ArchivePath, options: dict[str, Any], token: str) -> Archive:
-    archive = kind(path, **options)
-    check_same(archive, token)
+def _reopen(
+    kind: type[Archive], path: ArchivePath, options: ArchiveOptions, fingerprint: str
+) -> Archive:
+    archive = kind(path, **dataclasses.asdict(options))
+    check_same(archive, fingerprint)
     return archive
 
 
-def check_same(archive: Archive, token: str) -> None:
-    """Raise where an archive that was opened again is not the one that was pickled."""
-    if archive.table.fingerprint() != token:
+def check_same(archive: Archive, fingerprint: str) -> None:
+    """Raise StaleIndexError if an archive that was opened again is not the one that was pickled."""
+    if archive.table.fingerprint() != fingerprint:
         raise StaleIndexError(
             f"{archive.path}: the archive changed since it was pickled, so positions and labels "
             f"would not be the same in this process; open it anew in all of them"

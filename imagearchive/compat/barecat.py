@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from imagearchive.archive.archive import Archive
+from imagearchive.archive.archive import Archive, ArchiveOptions
 from imagearchive.codecs.view import DecodedView
 from imagearchive.containers.barecat import BarecatContainer
 from imagearchive.errors import (
@@ -107,6 +107,13 @@ class BarecatDirInfo:
 Info = BarecatFileInfo | BarecatDirInfo
 
 
+@dataclasses.dataclass(frozen=True)
+class BarecatOptions(ArchiveOptions):
+    """How a Barecat was opened."""
+
+    verify: bool
+
+
 class Barecat(Archive):
     """A read-only archive with the methods of `barecat.Barecat`.
 
@@ -158,7 +165,7 @@ class Barecat(Archive):
                 "auto_codec=True is not supported; wrap the archive in DecodedView instead"
             )
         super().__init__(path, **options)
-        self._options["verify"] = verify
+        self._options = BarecatOptions(**dataclasses.asdict(self._options), verify=verify)
         is_barecat = all(one.name == BarecatContainer.name for one in self.table.containers)
         # Here, so that a missing package is noticed now and not in a worker.
         self._crc32c = checksum_function("crc32c") if verify and is_barecat else None
