@@ -198,12 +198,14 @@ def _magnitude(
     name: str, bin_: int, bins: int, limits: dict[str, float], posterize_bits: float
 ) -> float:
     """Return the magnitude of a bin, linear from 0 to the limit."""
-    part = bin_ / (bins - 1) if bins > 1 else 0.0
+    # Products come before the division, which makes integers exact: a rounding error would move
+    # the threshold of Solarize or a translation by one.
+    steps = max(bins - 1, 1)
     if name == "Posterize":
-        return 8 - round(part * posterize_bits)
+        return 8 - round(posterize_bits * bin_ / steps)
     if name == "Solarize":
-        return 255.0 * (1.0 - part)
-    return limits.get(name, 0.0) * part
+        return 255.0 * (steps - bin_) / steps
+    return limits.get(name, 0.0) * bin_ / steps
 
 
 class RandAugment(_Policy):
@@ -249,7 +251,7 @@ class RandAugment(_Policy):
     def _steps(self, width: int, height: int, stream: Stream) -> list[tuple[str, float]]:
         limits = dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), 0.9)
         limits |= {"ShearX": 0.3, "ShearY": 0.3, "Rotate": 30.0}
-        limits |= {"TranslateX": 150 / 331 * width, "TranslateY": 150 / 331 * height}
+        limits |= {"TranslateX": 150 * width / 331, "TranslateY": 150 * height / 331}
         steps = []
         for _ in range(self.num_ops):
             name, signed = OPERATIONS[stream.below(len(OPERATIONS))]

@@ -1,6 +1,7 @@
 """RandomErasing, RandAugment and TrivialAugmentWide, against the published policies."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def operations(image, parts, wide):
     enhance = {"Brightness": ImageEnhance.Brightness, "Color": ImageEnhance.Color,
                "Contrast": ImageEnhance.Contrast, "Sharpness": ImageEnhance.Sharpness}  # fmt: skip
     shear, turn, factor, bits = (0.99, 135.0, 0.99, 6) if wide else (0.3, 30.0, 0.9, 4)
-    across, down = (32.0, 32.0) if wide else (150 / 331 * width, 150 / 331 * height)
+    across, down = (32.0, 32.0) if wide else (150 * width / 331, 150 * height / 331)
     for part in parts:
         for sign in (1, -1):
             signed = {
@@ -93,7 +94,8 @@ def operations(image, parts, wide):
                 signed[name] = kind(picture).enhance(1 + sign * part * factor)
             for name, result in signed.items():
                 found.setdefault(name, []).append(np.asarray(result))
-        threshold = 255.0 * (1 - part)
+        # As float32, in which torchvision computes it.
+        threshold = np.float32(255.0 * (1 - part))
         inverted = np.where(image < threshold, image, 255 - image)
         found.setdefault("Solarize", []).append(inverted.astype(np.uint8))
         kept = 8 - round(part * bits)
@@ -145,6 +147,42 @@ def test_rand_augment_applies_one_strength(magnitude):
     results = {policy(image, Key(1, 0, i)).tobytes() for i in range(500)}
     assert results == set().union(*every.values())
     assert T.RandAugment(0)(image).tobytes() == image.tobytes()
+
+
+def results_of(policy, image, count=400):
+    return {policy(image, Key(1, 0, i)).tobytes() for i in range(count)}
+
+
+def ramp():
+    """All values of a byte, of one channel."""
+    return np.repeat(np.arange(256, dtype=np.uint8), 4).reshape(32, 32, 1)
+
+
+@pytest.mark.parametrize("magnitude", range(31))
+def test_rand_augment_solarize_has_the_published_threshold(magnitude):
+    image = ramp()
+    threshold = 255 - Fraction(255 * magnitude, 30)
+    kept = np.array([value < threshold for value in range(256)])
+    expected = np.where(kept[image], image, 255 - image).astype(np.uint8)
+    assert expected.tobytes() in results_of(T.RandAugment(1, magnitude), image)
+
+
+def test_trivial_augment_solarize_has_the_published_thresholds():
+    image = ramp()
+    results = results_of(T.TrivialAugmentWide(), image, 4000)
+    for bin_ in range(31):
+        kept = np.array([value < 255 - Fraction(255 * bin_, 30) for value in range(256)])
+        expected = np.where(kept[image], image, 255 - image).astype(np.uint8)
+        assert expected.tobytes() in results, bin_
+
+
+@pytest.mark.parametrize("magnitude", [11, 22])
+def test_rand_augment_translate_has_the_published_whole_pixels(magnitude):
+    image = np.repeat(np.arange(331) % 251, 2).reshape(331, 2).T.astype(np.uint8)[:, :, None]
+    shift = 150 * magnitude // 30
+    expected = np.zeros_like(image)
+    expected[:, :-shift] = image[:, shift:]
+    assert expected.tobytes() in results_of(T.RandAugment(1, magnitude), image)
 
 
 def test_rand_augment_applies_several_operations():
