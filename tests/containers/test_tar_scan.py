@@ -733,6 +733,45 @@ def test_malformed_pax_records(records):
         scan(data)
 
 
+@pytest.mark.parametrize("flag", [b"L", b"K", b"x", b"g", b"X"])
+@pytest.mark.parametrize("count", [300, 5_000])
+def test_scan_file_many_extended_headers_gives_one_member(tmp_path, flag, count):
+    one = cases.member(b"././@LongLink", cases.record(b"comment", b"0" * 600), flag)
+    data = cases.member(b"first", b"1") + one * count + cases.member(b"last", b"2") + cases.END
+    path = tmp_path / "headers.tar"
+    path.write_bytes(data)
+    with open_storage(path, "pread") as storage:
+        rows = tar.scan(storage)
+    assert rows.rows == 2
+    same_rows(rows, scan(data))
+
+
+@pytest.mark.parametrize("flag", [b"L", b"K", b"x", b"X"])
+def test_scan_file_extended_headers_beyond_limit_raises(tmp_path, flag):
+    one = cases.member(b"././@LongLink", cases.record(b"comment", b"0" * 600), flag)
+    path = tmp_path / "headers.tar"
+    path.write_bytes(one * 20_000 + cases.member(b"last") + cases.END)
+    with (
+        open_storage(path, "pread") as storage,
+        pytest.raises(CorruptArchiveError, match="16 MiB"),
+    ):
+        tar.scan(storage)
+
+
+@pytest.mark.parametrize("version", ["old", "0.0", "0.1", "1.0"])
+def test_scan_file_sparse_map_larger_than_window_is_read(tmp_path, version):
+    step = 10_000 if version == "old" else 10**12
+    parts = [(step * number, 1) for number in range(14_000)]
+    real_size = 14_000 * step
+    data = sparse_member(version, parts, real_size, b"x" * len(parts)) + cases.END
+    path = tmp_path / "sparse.tar"
+    path.write_bytes(data)
+    with open_storage(path, "pread") as storage:
+        rows = tar.scan(storage)
+        assert rows.entries["size"][0] == real_size
+        assert len(sparse_map(storage, 0)[1]) == len(parts)
+
+
 def test_unbounded_names_and_records_are_refused():
     most = 1 << 20
     name = b"n" * (most - 1)

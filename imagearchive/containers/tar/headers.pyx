@@ -356,15 +356,15 @@ cdef int fetch(State* s, int fd, uint8_t* buffer, uint64_t capacity) noexcept no
         size = s.need - s.offset
         if size < s.read_size:
             size = s.read_size
+        # Until it is filled again, the window holds nothing: the caller may free the buffer.
+        s.window = buffer
+        s.start = s.offset
+        s.length = 0
         if size > capacity:
             s.read_size = size
             return MORE
         if size > s.file_size - s.offset:
             size = s.file_size - s.offset
-        s.window = buffer
-        s.start = s.offset
-        # Until it is filled again, the window holds nothing.
-        s.length = 0
         done = 0
         while done < size:
             count = pread(fd, buffer + done, size - done, <int64_t> (s.offset + done))
