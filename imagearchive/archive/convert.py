@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from imagearchive.archive.checked_read import pieces, whole
 from imagearchive.arrays.npy import parse_header
 from imagearchive.errors import OptionError, UnsafePathError
+from imagearchive.storage.location import expand_home
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -98,7 +99,7 @@ def convert(
     CorruptArchiveError, UnsupportedMemberError
         A member cannot be read, or differs from the checksum that a ZIP or NPZ has of it.
     """
-    path = os.fspath(target)
+    path = expand_home(target)
     chosen = kind_of(path) if kind is None else kind
     if chosen not in get_args(Kind):
         raise OptionError(f"kind={chosen!r}: choose one of {', '.join(get_args(Kind))}")

@@ -18,7 +18,7 @@ from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.index.names import normalise
 from imagearchive.storage.atomic import new_directory
-from imagearchive.storage.location import locate
+from imagearchive.storage.location import expand_home, locate
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -112,7 +112,7 @@ def extract(
             _describe(refused), hints=[Hint("skip_unsafe=True", "to extract the others")]
         )
     barred = {item.name for item in refused}
-    path = os.fspath(target)
+    path = expand_home(target)
     if not path:
         raise OptionError("the target is an empty string; name the directory to extract into")
     with contextlib.ExitStack() as stack:

@@ -26,6 +26,7 @@ from imagearchive.errors import (
 )
 from imagearchive.errors.hints import Hint
 from imagearchive.storage.atomic import publish_together
+from imagearchive.storage.location import expand_home
 
 __all__ = ["pack", "shard_path"]
 
@@ -111,7 +112,7 @@ def pack(
     OSError
         A file cannot be read, or the target cannot be written.
     """
-    path = os.fspath(target)
+    path = expand_home(target)
     if shards is not None and shard_size is not None:
         raise OptionError("give shards or shard_size, not both")
     if shards is not None and shards < 1:
@@ -124,14 +125,13 @@ def pack(
     with ExitStack() as held:
         files: Callable[[], Iterator[_Source]]
         if isinstance(source, str | os.PathLike):
-            top = os.fspath(source)
+            top = expand_home(source)
             _check_outside(top, path)
             files = partial(_tree, top, held)
         else:
             top = ""
-            files = partial(
-                iter, [_source_of(os.fsencode(item), os.fsencode(root)) for item in source]
-            )
+            base = os.fsencode(expand_home(root))
+            files = partial(iter, [_source_of(os.fsencode(item), base) for item in source])
         if shards is not None:
             cut = _by_count(files, shards)
         elif shard_size is not None:

@@ -11,7 +11,7 @@ from imagearchive.containers.zip.writer import BareZipWriter
 from imagearchive.errors import CorruptIndexError
 from imagearchive.index.places import beside, cache_location
 from imagearchive.index.table import IndexTable
-from imagearchive.storage.location import locate
+from imagearchive.storage.location import expand_home, locate
 
 __all__ = ["TarWriter", "ZipWriter", "drop_index"]
 
@@ -68,7 +68,7 @@ class TarWriter(BareTarWriter):
             mtime=mtime,
             mode=mode,
             sync=sync,
-            before_replace=partial(drop_index, os.fspath(path)),
+            before_replace=partial(drop_index, expand_home(path)),
         )
         self._index = index
 
@@ -117,7 +117,7 @@ class ZipWriter(BareZipWriter):
             path,
             overwrite=overwrite,
             sync=sync,
-            before_replace=partial(drop_index, os.fspath(path)),
+            before_replace=partial(drop_index, expand_home(path)),
         )
 
 

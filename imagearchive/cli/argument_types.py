@@ -13,6 +13,8 @@ import re
 import sys
 from typing import Final
 
+from imagearchive.storage.location import expand_home
+
 __all__ = [
     "SizeCondition",
     "archive_path",
@@ -101,10 +103,10 @@ def _number(text: str, low: float, high: float) -> float:
 
 
 def path(text: str) -> str:
-    """Convert a path, which must not be empty."""
+    """Convert a path, which must not be empty; ``~`` is expanded where the shell did not."""
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not a path")
-    return text
+    return expand_home(text)
 
 
 def archive_path(text: str) -> str:

@@ -13,6 +13,7 @@ from imagearchive.errors import LabelError
 from imagearchive.processing.collect import ImageEntry, check_name, collect_records
 from imagearchive.processing.json_stream import JsonStream
 from imagearchive.processing.records import Annotations, Problem
+from imagearchive.storage.location import expand_home
 
 __all__ = ["read_coco"]
 
@@ -38,7 +39,7 @@ def read_coco(
         The file is not valid JSON of that form, an id occurs twice, a value is of the wrong type
         or not finite, or a name leads out of `root`.
     """
-    name = os.fspath(path)
+    name = expand_home(path)
     images: dict[int | str, str] = {}
     categories: dict[int | str, str] = {}
     entries: dict[int | str, ImageEntry] = {}

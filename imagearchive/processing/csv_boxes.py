@@ -15,6 +15,7 @@ from imagearchive.processing.collect import (
     parse_number,
 )
 from imagearchive.processing.records import Annotations, Problem
+from imagearchive.storage.location import expand_home
 
 __all__ = ["read_csv"]
 
@@ -58,7 +59,7 @@ def read_csv(
         A column is missing, a value is not a finite number, a box has a negative size, a quote is
         not closed, or a name leads out of `root`.
     """
-    name = os.fspath(path)
+    name = expand_home(path)
     entries: dict[str, ImageEntry] = {}
     problems: list[Problem] = []
     with open(name, encoding="utf-8-sig", newline="") as file:

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
-from imagearchive.errors import OptionError
+from imagearchive.errors import OptionError, UnsupportedArchiveError
 from imagearchive.storage.local import open_storage
 from imagearchive.storage.protocol import FileStorage, StorageKind, file_identity
 
@@ -21,6 +21,7 @@ __all__ = [
     "LocalLocation",
     "Location",
     "Status",
+    "expand_home",
     "locate",
     "register_scheme",
     "unregister_scheme",
@@ -274,12 +275,15 @@ def unregister_scheme(scheme: str) -> None:
 def locate(path: str | bytes | os.PathLike[str] | Location) -> Location:
     """Return the location that a path or URL names; a location is returned as it is.
 
-    A path stands for itself even if it looks like a URL, unless its scheme is registered.
+    ``~`` and ``~user`` at the beginning stand for a home directory. A path that exists stands for
+    itself, even if it begins like that or looks like a URL, unless its scheme is registered.
 
     Raises
     ------
     OptionError
         The path is empty or contains a NUL character.
+    UnsupportedArchiveError
+        It is a URL of a scheme that is not registered.
     """
     if not isinstance(path, (str, bytes, os.PathLike)):
         return path
@@ -287,5 +291,25 @@ def locate(path: str | bytes | os.PathLike[str] | Location) -> Location:
     if not text or "\0" in text:
         raise OptionError(f"{text!r} is not the path of a file")
     match = _SCHEME.match(text)
-    factory = _schemes.get(match[1].lower()) if match else None
-    return LocalLocation(text) if factory is None else factory(text)
+    if match is None:
+        return LocalLocation(expand_home(text))
+    factory = _schemes.get(match[1].lower())
+    if factory is not None:
+        return factory(text)
+    if not os.path.lexists(text):
+        raise UnsupportedArchiveError(
+            f"{text}: this is a URL, and URLs cannot be read yet; download the file, or mount what "
+            f"holds it, and pass its path on this machine"
+        )
+    return LocalLocation(text)
+
+
+def expand_home(path: str | os.PathLike[str]) -> str:
+    """Return a path with ``~`` or ``~user`` at its beginning replaced by the home directory.
+
+    A path that exists as it is written stays as it is.
+    """
+    text = os.fspath(path)
+    if not text.startswith("~") or os.path.lexists(text):
+        return text
+    return os.path.expanduser(text)

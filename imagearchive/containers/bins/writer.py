@@ -32,6 +32,7 @@ from imagearchive.errors import (
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.disk_sync import sync_files
+from imagearchive.storage.location import expand_home
 from imagearchive.storage.staged_files import StagedFiles
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def write_split_data(
     --------
     >>> write_split_data("training_data", (b"%d" % i for i in range(10)), splits=4)
     """
-    folder = os.fspath(target_dir)
+    folder = expand_home(target_dir)
     for name, value in (("target_dir", folder), ("data_source", data_source)):
         if isinstance(value, bytes | bytearray | memoryview) or (
             name == "data_source" and isinstance(value, str)

@@ -35,6 +35,7 @@ from imagearchive.containers.zip.stream import ZipStream
 from imagearchive.errors import ClosedError, OptionError, OptionTypeError
 from imagearchive.storage.atomic import AtomicFile
 from imagearchive.storage.closing import Abortable
+from imagearchive.storage.location import expand_home
 
 __all__ = ["NpzWriter"]
 
@@ -86,7 +87,7 @@ class NpzWriter(Abortable):
     ) -> None:
         if not 1 <= level <= 9:
             raise OptionError(f"level={level}: choose 1 (fast) to 9 (small)")
-        self.path = os.fspath(path)
+        self.path = expand_home(path)
         self._level = level if compress else None
         self._ragged = frozenset([ragged] if isinstance(ragged, str) else ragged)
         self._columns: dict[str, Column] = {}

@@ -18,6 +18,7 @@ from imagearchive.errors import (
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import AtomicFile, file_kind
 from imagearchive.storage.closing import Abortable
+from imagearchive.storage.location import expand_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -53,7 +54,7 @@ class BareTarWriter(Abortable):
         sync: bool = True,
         before_replace: Callable[[], object] | None = None,
     ) -> None:
-        self.path = os.fspath(path)
+        self.path = expand_home(path)
         self._mtime = mtime
         self._mode = mode
         self._buffer = memoryview(bytearray(BUFFER))

@@ -12,6 +12,7 @@ from imagearchive.errors import ClosedError, UnsafePathError
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import AtomicFile
 from imagearchive.storage.closing import Abortable
+from imagearchive.storage.location import expand_home
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -42,7 +43,7 @@ class BareZipWriter(Abortable):
         sync: bool = True,
         before_replace: Callable[[], object] | None = None,
     ) -> None:
-        self.path = os.fspath(path)
+        self.path = expand_home(path)
         self._failed = False
         self._target = AtomicFile(
             self.path,
