@@ -113,7 +113,9 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
     archive : Archive
         The archive that the dataset reads.
     classes : list of str
-        The class directories, sorted; empty if labels come from files.
+        The directories in `root`, sorted; empty if labels come from files. They do not depend on
+        `extensions` and the other options that select samples: a warning names the classes that
+        have none.
     class_to_idx : dict of str to int
 
     Raises

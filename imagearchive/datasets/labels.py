@@ -173,6 +173,9 @@ def _find_class_labels(archive: Archive, selection: Selection) -> ClassLabels:
         return ClassLabels(classes, RaggedLabels(table.label_values, table.label_offsets))
     classes, numbers = find_classes(table, selection.prefix, first)
     inside = numbers >= 0
+    if not inside.any():
+        # The samples are beside directories of other files.
+        classes = []
     if classes and not inside.all() and selection.numbers is None:
         logger.info(
             "%s: %d files outside the class directories are not samples",
@@ -181,5 +184,25 @@ def _find_class_labels(archive: Archive, selection: Selection) -> ClassLabels:
         )
         selection.keep(np.flatnonzero(inside))
         numbers = numbers[inside]
+    _warn_of_empty_classes(archive, classes, numbers)
     offsets = np.arange(len(numbers) + 1, dtype=np.uint64)
     return ClassLabels(classes, RaggedLabels(numbers.astype(np.float64), offsets))
+
+
+def _warn_of_empty_classes(
+    archive: Archive, classes: list[str], numbers: npt.NDArray[np.int64]
+) -> None:
+    has_sample = np.zeros(len(classes), np.bool_)
+    has_sample[numbers[numbers >= 0]] = True
+    empty = np.flatnonzero(~has_sample).tolist()
+    if empty:
+        names = ", ".join(repr(classes[number]) for number in empty[:5])
+        logger.warning(
+            "%s: %d of %d classes have no samples: %s%s; they keep their numbers. Choose other "
+            "extensions, or a root that contains class directories only",
+            archive.path,
+            len(empty),
+            len(classes),
+            names,
+            ", ..." if len(empty) > 5 else "",
+        )

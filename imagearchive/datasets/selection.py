@@ -282,13 +282,10 @@ def _select(
 
 
 def find_classes(table: IndexTable, prefix: bytes, chosen: npt.NDArray[np.int64] | None) -> Classes:
-    """Number the directories below the root that contain a selected member, sorted by name."""
+    """Number the directories below the root that contain a member, sorted by name.
+
+    The numbers do not depend on which members are selected.
+    """
     directories, numbers = class_directories(table.lookup, table.name_order, prefix)
     selected = numbers if chosen is None else numbers[chosen]
-    used = np.unique(selected[selected >= 0])
-    if len(used) < len(directories):
-        # The last entry is for the number -1.
-        renumber = np.full(len(directories) + 1, -1, np.int64)
-        renumber[used] = np.arange(len(used))
-        selected = renumber[selected]
-    return Classes([decode(directories[i]) for i in used], selected)
+    return Classes([decode(name) for name in directories], selected)

@@ -98,13 +98,45 @@ def test_image_archive_root_and_extensions_select_members(mixed_tar):
     for extensions in ((".jpg", ".jpeg"), ["jpg"], ".jpg", (".JPG",)):
         jpegs = ImageArchive(mixed_tar, root="images/train", extensions=extensions)
         assert [name for name, _ in jpegs.samples] == ["images/train/cat/x.JPG"]
-        assert jpegs.classes == ["cat"]
+        assert jpegs.classes == train.classes
     assert len(ImageArchive(mixed_tar, extensions=(".png",))) == 24
     # Several datasets over one archive use one index and do not mix.
     assert len(ImageArchive(mixed_tar, root="images/test")) == 12
     assert len(ImageArchive(mixed_tar)) == len(everything)
     with pytest.raises(MemberNotFoundError, match="images/tarin"):
         ImageArchive(mixed_tar, root="images/tarin")
+
+
+@pytest.mark.parametrize("mode", ["single", "multi"])
+@pytest.mark.parametrize("root", ["", "photos"])
+def test_image_archive_selection_keeps_numbers_of_classes(tmp_path, caplog, root, mode):
+    image = encoded(np.zeros((2, 2, 3), np.uint8))
+    names = ["a/1.png", "b/1.webp", "c/1.png"]
+    path = write_tar(tmp_path / "x.tar", {os.path.join(root, name): image for name in names})
+    listing = tmp_path / "list.txt"
+    listing.write_text("5 c\n8 a\n" if mode == "multi" else "5 c/1.png\n8 a/1.png\n")
+    assert ImageArchive(path, root=root, mode=mode).classes == ["a", "b", "c"]
+    assert not caplog.records
+    for options, labels in (
+        ({"extensions": (".png",)}, [0, 2]),
+        ({"is_valid_file": lambda name: not name.endswith(".webp")}, [0, 2]),
+        ({"index_file": listing}, [2, 0]),
+    ):
+        caplog.clear()
+        dataset = ImageArchive(path, root=root, mode=mode, **options)
+        assert dataset.classes == ["a", "b", "c"]
+        assert dataset.targets.tolist() == labels
+        assert [dataset[i][1] for i in range(2)] == labels
+        (warning,) = [record.getMessage() for record in caplog.records]
+        assert "1 of 3 classes have no samples: 'b';" in warning
+
+
+def test_image_archive_selection_beside_directories_has_no_classes(tmp_path, caplog):
+    image = encoded(np.zeros((2, 2, 3), np.uint8))
+    path = write_tar(tmp_path / "x.tar", {"1.png": image, "2.png": image, "docs/a.txt": b"text"})
+    dataset = ImageArchive(path, extensions=(".png",))
+    assert (dataset.classes, dataset.targets.tolist()) == ([], [-1, -1])
+    assert not caplog.records
 
 
 def test_image_archive_files_beside_classes_are_not_samples(mixed_tar, tmp_path):
