@@ -20,7 +20,7 @@ typedef struct {
     const int32_t *denominators; /* 1, 2, 4 or 8: the scale to decode at */
     int count;
     atomic_int next;
-    atomic_llong sum; /* so that nothing is optimised away */
+    atomic_llong sum; /* so that nothing is optimized away */
 } work;
 
 typedef struct {

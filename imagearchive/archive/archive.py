@@ -26,7 +26,7 @@ from imagearchive.errors import (
     SampleIndexError,
     StaleIndexError,
 )
-from imagearchive.index.concatenate import open_tables
+from imagearchive.index.concatenate import open_concatenated
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.local import unknown_kind
 from imagearchive.storage.location import locate
@@ -128,14 +128,14 @@ class Archive(Closable, Mapping[str, bytes]):
             strict=strict,
             max_open=max_open,
         )
-        self.table = open_tables(self.paths, ipath, overwrite=overwrite_index, strict=strict)
+        self.table = open_concatenated(self.paths, ipath, overwrite=overwrite_index, strict=strict)
         self._lookup = self.table.lookup
         self._tree = NameTree(self._lookup, self.table.directories)
         self._pool = StoragePool(self.table, storage, max_open)
         containers = self.table.containers
         self._only_container = containers[0] if len(containers) == 1 else None
         if storage == "memory":
-            self._pool.open_every()
+            self._pool.open_all()
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -227,11 +227,11 @@ class Archive(Closable, Mapping[str, bytes]):
     def prefetch(self, keys: Iterable[str | int]) -> None:
         """Ask the kernel for members that are going to be read soon, and do not wait for them.
 
-        Members of a batch so arrive together instead of one wait after the other; neighbours are
+        Members of a batch so arrive together instead of one wait after the other; neighbors are
         asked for at once. Costs about a microsecond a member where they are in the page cache
         already.
         """
-        if not self._pool.roomy:
+        if not self._pool.can_keep_all_open:
             # Files would be opened for this and closed again before they are read.
             return
         positions = np.array([self._position(key) for key in keys], np.int64)
@@ -464,11 +464,11 @@ def _reopen(
     kind: type[Archive], path: ArchivePath, options: ArchiveOptions, fingerprint: str
 ) -> Archive:
     archive = kind(path, **dataclasses.asdict(options))
-    check_same(archive, fingerprint)
+    check_fingerprint(archive, fingerprint)
     return archive
 
 
-def check_same(archive: Archive, fingerprint: str) -> None:
+def check_fingerprint(archive: Archive, fingerprint: str) -> None:
     """Raise StaleIndexError if an archive that was opened again is not the one that was pickled."""
     if archive.table.fingerprint() != fingerprint:
         raise StaleIndexError(

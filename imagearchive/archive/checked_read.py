@@ -1,4 +1,4 @@
-"""The content of a member from its beginning to its end, checked as far as the container allows."""
+"""Read the content of a member, and compare it with the checksum that the container stores."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from imagearchive.errors.os_errors import os_errors_for
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
 
-__all__ = ["WINDOW", "pieces", "uncompared_checksum", "whole"]
+__all__ = ["CHUNK_SIZE", "checksum_to_compare", "iter_chunks", "read_whole"]
 
-WINDOW: Final = 8 << 20
-"""Bytes of the largest piece."""
+CHUNK_SIZE: Final = 8 << 20
+"""Bytes of the largest chunk."""
 
 
-def pieces(archive: Archive, position: int) -> Iterator[bytes | memoryview]:
-    """Read a member piece by piece.
+def iter_chunks(archive: Archive, position: int) -> Iterator[bytes | memoryview]:
+    """Read a member chunk by chunk.
 
     Parameters
     ----------
@@ -30,26 +30,26 @@ def pieces(archive: Archive, position: int) -> Iterator[bytes | memoryview]:
     Yields
     ------
     bytes-like
-        At most `WINDOW` bytes; a member that is no larger is one piece, an empty one too.
+        At most `CHUNK_SIZE` bytes. A member that is not larger, even an empty one, is one chunk.
 
     Raises
     ------
     CorruptArchiveError, UnsupportedMemberError
-        The member cannot be read, or is not what its checksum says; of a member of several
-        pieces, this shows after the last of them.
+        The member cannot be read, or its checksum differs. A checksum of several chunks is
+        compared after the last of them.
     OSError
         The archive cannot be read; the error names it.
     """
     size = int(archive.table.entries["size"][position])
-    if size <= WINDOW:
-        yield whole(archive, position)
+    if size <= CHUNK_SIZE:
+        yield read_whole(archive, position)
         return
     with os_errors_for(_file(archive, position)):
         member = archive.member(position)
         checksum = 0
-        expected = uncompared_checksum(archive, position)
-        for offset in range(0, size, WINDOW):
-            data = member.read(offset, min(WINDOW, size - offset))
+        expected = checksum_to_compare(archive, position)
+        for offset in range(0, size, CHUNK_SIZE):
+            data = member.read(offset, min(CHUNK_SIZE, size - offset))
             if expected is not None:
                 checksum = zlib.crc32(data, checksum)
             yield data
@@ -57,18 +57,18 @@ def pieces(archive: Archive, position: int) -> Iterator[bytes | memoryview]:
         _compare(archive, position, checksum, expected)
 
 
-def whole(archive: Archive, position: int) -> bytes | memoryview:
-    """Read a member at once; raises as `pieces`."""
+def read_whole(archive: Archive, position: int) -> bytes | memoryview:
+    """Read a member at once; raises the same errors as `iter_chunks`."""
     with os_errors_for(_file(archive, position)):
         data = archive.read(position)
-    expected = uncompared_checksum(archive, position)
+    expected = checksum_to_compare(archive, position)
     if expected is not None:
         _compare(archive, position, zlib.crc32(data), expected)
     return data
 
 
-def uncompared_checksum(archive: Archive, position: int) -> int | None:
-    """Return the CRC-32 that the container has of a member, unless reading compares it."""
+def checksum_to_compare(archive: Archive, position: int) -> int | None:
+    """Return the CRC-32 that the container stores for a member, None if reading compares it."""
     checksum = archive.checksum(position)
     if checksum is None or checksum.compared or checksum.algorithm != "crc32":
         return None

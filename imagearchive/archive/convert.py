@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, get_args
 
-from imagearchive.archive.checked_read import pieces, whole
+from imagearchive.archive.checked_read import iter_chunks, read_whole
 from imagearchive.arrays.npy import parse_header
 from imagearchive.errors import OptionError, UnsafePathError
 from imagearchive.storage.location import expand_home
@@ -116,7 +116,7 @@ def convert(
                 seconds = int(entry["mtime"]) // 1_000_000_000
                 tar.add_chunks(
                     archive.table.name_bytes(position),
-                    pieces(archive, position),
+                    iter_chunks(archive, position),
                     int(entry["size"]),
                     mtime=seconds,
                     mode=int(entry["mode"]) & 0o777 or 0o644,
@@ -134,7 +134,7 @@ def convert(
                     _check_array(archive, position, name)
                 packed.add(
                     name,
-                    pieces(archive, position),
+                    iter_chunks(archive, position),
                     mtime=0 if chosen == "npz" else int(entry["mtime"]) // 1_000_000_000,
                     mode=int(entry["mode"]) & 0o777 or 0o644,
                 )
@@ -168,7 +168,7 @@ def _to_bins(
 
     def packets() -> Iterator[bytes | memoryview]:
         for position in positions:
-            yield whole(archive, position)
+            yield read_whole(archive, position)
             step(1)
 
     write_split_data(path, packets(), splits=splits, start_clean=overwrite)

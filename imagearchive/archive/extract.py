@@ -16,7 +16,7 @@ from imagearchive.containers.rows import KIND_HARDLINK, KIND_OTHER, KIND_SYMLINK
 from imagearchive.errors import OptionError, UnsafePathError
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
-from imagearchive.index.names import normalise
+from imagearchive.index.names import normalize
 from imagearchive.storage.atomic import new_directory
 from imagearchive.storage.location import expand_home, locate
 
@@ -149,7 +149,7 @@ def select(archive: Archive, patterns: Iterable[str]) -> list[int]:
     for pattern in patterns:
         places = matching(archive, pattern)
         if not places and archive.isdir(pattern):
-            folder = normalise(encode(pattern))
+            folder = normalize(encode(pattern))
             low, high = table.lookup.bounds(folder + b"/" if folder else b"")
             places = table.name_order[low:high].tolist()
         elif not places:
@@ -191,7 +191,7 @@ def refused_members(archive: Archive) -> list[Refused]:
         kinds = rows.entries["kind"][: rows.rows]
         special = np.isin(kinds, (KIND_OTHER, KIND_HARDLINK, KIND_SYMLINK))
         for row in np.flatnonzero(special).tolist():
-            name = decode(normalise(rows.name(row)))
+            name = decode(normalize(rows.name(row)))
             if kinds[row] == KIND_OTHER:
                 refused.append(Refused(name, "a device or FIFO"))
             elif archive.table.find(name) < 0:

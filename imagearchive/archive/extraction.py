@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.archive.checked_read import pieces
+from imagearchive.archive.checked_read import iter_chunks
 from imagearchive.archive.name_tree import decode
 from imagearchive.archive.safe_directories import SafeDirectories
 from imagearchive.archive.threads import Chunks, run_in_threads
@@ -142,7 +142,7 @@ class Extraction:
             if self._several and table.lookup.find(name) != position:
                 continue
             small = data[row]
-            content = pieces(self._archive, position) if small is None else (small,)
+            content = iter_chunks(self._archive, position) if small is None else (small,)
             directory = folders.open(name.rpartition(b"/")[0])
             write = partial(_fill, content, chunks, mtimes[row])
             if self._write(directory, name, modes[row], write, part):

@@ -136,7 +136,7 @@ class StoragePool:
                     raise
                 self._open.limit = max(1, min(self._open.limit, len(self._open)))
 
-    def open_every(self) -> None:
+    def open_all(self) -> None:
         """Open all files that hold members now."""
         entries = self._table.entries
         for shard, position in zip(*np.unique(entries["shard"], return_index=True)):
@@ -146,7 +146,7 @@ class StoragePool:
             self.get(self._table.lookup.row(position)[0], position)
 
     @property
-    def roomy(self) -> bool:
+    def can_keep_all_open(self) -> bool:
         """Whether all files may be open at once."""
         return len(self._table.files) <= self._open.limit and not self._directories
 

@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from imagearchive.errors import MemberNotFoundError
-from imagearchive.index.names import normalise
+from imagearchive.index.names import normalize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +89,7 @@ class NameTree:
 
     def find(self, path: str | bytes | os.PathLike[str]) -> int:
         """Return the position of the file at a path, or -1."""
-        return self._lookup.find(normalise(path if isinstance(path, bytes) else encode(path)))
+        return self._lookup.find(normalize(path if isinstance(path, bytes) else encode(path)))
 
     def require(self, path: str) -> int:
         """Return the position of the file at a path.
@@ -107,7 +107,7 @@ class NameTree:
     def _missing(self, path: str) -> str:
         if self.isdir(path):
             return f"{_shown(path)} is a directory; name a file in it"
-        closest = self._closest(normalise(encode(path)), directories=False)
+        closest = self._closest(normalize(encode(path)), directories=False)
         hint = f"; did you mean {decode(closest)!r}?" if closest else ""
         return f"no member {_shown(path)}{hint}"
 
@@ -117,7 +117,7 @@ class NameTree:
 
     def isdir(self, path: str | os.PathLike[str]) -> bool:
         """Whether the path is a directory, also one that only the names of its files imply."""
-        name = normalise(encode(path))
+        name = normalize(encode(path))
         return not name or self._has_directory(name)
 
     def _has_directory(self, name: bytes) -> bool:
@@ -148,7 +148,7 @@ class NameTree:
     # --- listings ---------------------------------------------------------------------------
 
     def children(self, directory: str) -> tuple[list[str], list[int]]:
-        """List a directory, given by its normalised name; the empty name is the root.
+        """List a directory, given by its normalized name; the empty name is the root.
 
         Returns
         -------
@@ -182,14 +182,14 @@ class NameTree:
         return names, positions
 
     def listing(self, path: str | os.PathLike[str]) -> tuple[str, list[str], list[int]]:
-        """Return the normalised name of a directory and what `children` returns for it.
+        """Return the normalized name of a directory and what `children` returns for it.
 
         Raises
         ------
         MemberNotFoundError
             There is no such directory.
         """
-        name = normalise(encode(path))
+        name = normalize(encode(path))
         if name and not self._has_directory(name):
             raise MemberNotFoundError(_Message(lambda: self._no_directory(os.fspath(path), name)))
         directory = decode(name)
@@ -254,7 +254,7 @@ class NameTree:
         if not last or "**" in last or ".." in folder or folder[:1] == "/" or _MAGIC.search(folder):
             return list(self.glob(pattern, recursive=recursive, include_hidden=include_hidden))
         # Wildcards in the last component alone: one listing, and no generator in between.
-        directory = normalise(encode(folder))
+        directory = normalize(encode(folder))
         if directory.startswith(b"..") or not _MAGIC.search(last):
             return list(self.glob(pattern, recursive=recursive, include_hidden=include_hidden))
         matches = _matcher(last)
@@ -269,7 +269,7 @@ class NameTree:
     ) -> Iterator[tuple[str, bool]]:
         """Match the remaining components of a pattern inside a directory.
 
-        `shown` is the path as the pattern spells it, `directory` the same normalised.
+        `shown` is the path as the pattern spells it, `directory` the same normalized.
         """
         part, rest = parts[0], parts[1:]
         if recursive and part == "**":
@@ -289,7 +289,7 @@ class NameTree:
                     yield from self._recurse(below, inside, hidden)
             return
         if not _MAGIC.search(part):
-            name = decode(normalise(encode(_inside(directory, part))))
+            name = decode(normalize(encode(_inside(directory, part))))
             is_directory = not name or self._has_directory(encode(name))
             if rest:
                 if is_directory and not name.startswith(".."):

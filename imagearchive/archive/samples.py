@@ -12,7 +12,7 @@ import numpy.typing as npt
 from imagearchive.archive.name_tree import decode, encode
 from imagearchive.errors import MemberNotFoundError, OptionTypeError, SampleIndexError
 from imagearchive.index.names import sort_names
-from imagearchive.index.sample_keys import cut, first_of_equal, have_extension, key_ends
+from imagearchive.index.sample_keys import have_extension, is_first_of_name, key_ends, take_keys
 
 if TYPE_CHECKING:
     from imagearchive.index.table import IndexTable
@@ -73,12 +73,12 @@ class Samples(Sequence[Any]):
 
     def _first_files(self) -> npt.NDArray[np.int64]:
         table = self._archive.table
-        keys, offsets = cut(table.names, table.name_offsets, self._key_ends)
+        keys, offsets = take_keys(table.names, table.name_offsets, self._key_ends)
         starts = self._starts.tolist()
         first = np.zeros(len(table), np.bool_)
         for low, high in zip(starts, [*starts[1:], len(table)]):
             part = offsets[low : high + 1]
-            first[low:high] = first_of_equal(keys, part, sort_names(keys, part))
+            first[low:high] = is_first_of_name(keys, part, sort_names(keys, part))
         return np.flatnonzero(first)
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from imagearchive.archive.checked_read import WINDOW, pieces
+from imagearchive.archive.checked_read import CHUNK_SIZE, iter_chunks
 from imagearchive.archive.threads import Chunks, run_in_threads
 from imagearchive.codecs.npz_arrays import NpzArrays
 from imagearchive.codecs.view import DecodedView
@@ -231,9 +231,9 @@ class _Run:
         archive = self._archive
         size = int(archive.table.entries["size"][position])
         checksum = archive.checksum(position)
-        whole = archive.read(position) if size <= WINDOW else None
+        whole = archive.read(position) if size <= CHUNK_SIZE else None
         found = 0
-        for data in [whole] if whole is not None else pieces(archive, position):
+        for data in [whole] if whole is not None else iter_chunks(archive, position):
             chunks.check()
             if checksum is not None:
                 found = self._functions[checksum.algorithm](data, found)

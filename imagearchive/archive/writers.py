@@ -9,7 +9,7 @@ from functools import partial
 from imagearchive.containers.tar.writer import BareTarWriter
 from imagearchive.containers.zip.writer import BareZipWriter
 from imagearchive.errors import CorruptIndexError
-from imagearchive.index.places import beside, cache_location
+from imagearchive.index.index_locations import cache_location, index_beside
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.location import expand_home, locate
 
@@ -133,7 +133,7 @@ def drop_index(path: str) -> None:
     if cached is not None:
         with contextlib.suppress(OSError):
             os.unlink(cached.path)
-    place = beside(archive).path
+    place = index_beside(archive).path
     try:
         if IndexTable.load(place).files == [archive.path]:
             os.unlink(place)

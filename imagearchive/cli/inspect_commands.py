@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.archive.archive import Archive
-from imagearchive.archive.checked_read import pieces
+from imagearchive.archive.checked_read import iter_chunks
 from imagearchive.archive.extract import matching
 from imagearchive.archive.name_tree import decode, encode
 from imagearchive.cli.archive_argument import open_archive_argument
@@ -34,7 +34,7 @@ from imagearchive.cli.output import (
     write_json,
 )
 from imagearchive.codecs import extension_of
-from imagearchive.index.names import normalise
+from imagearchive.index.names import normalize
 
 __all__ = ["cat", "find", "info", "ls", "tree", "verify"]
 
@@ -94,7 +94,7 @@ def _groups(archive: Archive, paths: list[str], recursive: bool) -> Iterator[_Gr
             if archive.table.find(match) >= 0 or archive.isfile(match):
                 files.append(_Row(match, match, archive.position(match)))
             else:
-                folders.append(decode(normalise(encode(match))))
+                folders.append(decode(normalize(encode(match))))
     if files:
         yield _Group(None, lambda: iter(files))
     for folder in folders:
@@ -168,7 +168,7 @@ def _write_json_rows(records: Iterator[dict[str, Any]]) -> None:
 def tree(arguments: argparse.Namespace) -> int:
     """Draw the directories."""
     with open_archive_argument(arguments) as archive:
-        top = decode(normalise(encode(arguments.path)))
+        top = decode(normalize(encode(arguments.path)))
         # Raises if there is none, and names the closest match, before anything is printed.
         archive.listdir(top)
         counts = {"directories": 0, "files": 0}
@@ -237,7 +237,7 @@ def _matcher(pattern: str | None) -> Callable[[str], object]:
 
 def _find_files(archive: Archive, arguments: argparse.Namespace) -> Iterator[tuple[str, int]]:
     table = archive.table
-    folder = normalise(encode(arguments.path)) if arguments.path else b""
+    folder = normalize(encode(arguments.path)) if arguments.path else b""
     if folder and archive.isfile(arguments.path):
         positions = np.array([archive.position(arguments.path)])
     else:
@@ -278,7 +278,7 @@ def cat(arguments: argparse.Namespace) -> int:
         # All names are looked up before the first byte is written.
         positions = [one for name in arguments.members for one in _find_members(archive, name)]
         for position in positions:
-            for data in pieces(archive, position):
+            for data in iter_chunks(archive, position):
                 out.write(data)
     return 0
 

@@ -63,7 +63,7 @@ _DATABASE_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
 class BarecatContainer(Container):
     """Barecat archives: an SQLite file with the table ``files``, and shards beside it.
 
-    Both the name of the archive and that of its index file are recognised.
+    Both the name of the archive and that of its index file are recognized.
     """
 
     name = "barecat"
@@ -78,7 +78,7 @@ class BarecatContainer(Container):
         return index if index.exists() else None
 
     def sniff_location(self, location: Location, status: Status) -> bool:
-        """Recognise an SQLite file with the right table."""
+        """Recognize an SQLite file with the right table."""
         # Opening a pipe would wait for its writer.
         if not status.is_file or status.size < len(SQLITE_MAGIC):
             return False

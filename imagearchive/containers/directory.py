@@ -25,7 +25,7 @@ class DirectoryContainer(Container):
     has_special_members = True
 
     def sniff_location(self, location: Location, status: Status) -> bool:
-        """Recognise any directory."""
+        """Recognize any directory."""
         return status.is_directory
 
     def scan_location(

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.archive.archive import Archive, check_same
+from imagearchive.archive.archive import Archive, check_fingerprint
 from imagearchive.archive.file_pool import check_unchanged
 from imagearchive.containers.bins import BinsContainer
 from imagearchive.containers.bins import scan as split
@@ -157,7 +157,7 @@ class SplitDataLoader(LazyDataset[SplitDataLoaderOptions, Archive]):
                 f"other files"
             )
         if self._pickled_fingerprint is not None:
-            check_same(archive, self._pickled_fingerprint)
+            check_fingerprint(archive, self._pickled_fingerprint)
         self._length = len(archive)
         return archive
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.archive.archive import Archive, check_same
+from imagearchive.archive.archive import Archive, check_fingerprint
 from imagearchive.archive.member_file import open_bytes
 from imagearchive.datasets.cache import SampleCache
 from imagearchive.datasets.dataset_base import OptionsDataset, resolve_index
@@ -236,7 +236,7 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         )
         self._read = self.archive.read
         if self._pickled_fingerprint is not None:
-            check_same(self.archive, self._pickled_fingerprint)
+            check_fingerprint(self.archive, self._pickled_fingerprint)
         extensions = options.extensions
         if options.label_extension is not None and extensions is None:
             extensions = IMAGE_EXTENSIONS

@@ -13,7 +13,7 @@ import numpy as np
 from imagearchive.archive.name_tree import encode
 from imagearchive.datasets.ragged_labels import RaggedLabels
 from imagearchive.errors import LabelError
-from imagearchive.index.names import normalise
+from imagearchive.index.names import normalize
 from imagearchive.storage.location import locate
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def read_label_file(
 ) -> RaggedLabels:
     """Read the labels of `count` samples.
 
-    The values of several lines for one image are appended. The number of unlabelled samples is
+    The values of several lines for one image are appended. The number of unlabeled samples is
     logged.
 
     Parameters
@@ -114,13 +114,11 @@ def read_label_file(
             sizes.append(len(numbers))
             values.extend(numbers)
     owners = np.array(samples, np.int64)
-    unlabelled = count - len(np.unique(owners))
-    if unlabelled == count and count:
-        raise LabelError(f"{path}: none of the {count} samples is labelled in this file")
-    if unlabelled:
-        logger.warning(
-            "%s: %d of %d samples are not labelled in this file", path, unlabelled, count
-        )
+    unlabeled = count - len(np.unique(owners))
+    if unlabeled == count and count:
+        raise LabelError(f"{path}: none of the {count} samples is labeled in this file")
+    if unlabeled:
+        logger.warning("%s: %d of %d samples are not labeled in this file", path, unlabeled, count)
     return RaggedLabels.grouped(owners, np.array(sizes, np.int64), values, count)
 
 
@@ -144,7 +142,7 @@ def inner_position(archive: Archive, path: str) -> int:
     """
     for own in archive.paths:
         if path.startswith(own + "/"):
-            position = archive.table.lookup.find(normalise(encode(path[len(own) + 1 :])))
+            position = archive.table.lookup.find(normalize(encode(path[len(own) + 1 :])))
             if position >= 0:
                 return position
     return -1

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 __all__ = ["SampleNames"]
 
 
-class _Labelled(Protocol):
+class _Labeled(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str: ...
@@ -19,7 +19,7 @@ class _Labelled(Protocol):
 class SampleNames(Sequence[tuple[str, Any]]):
     """``(name, label)`` of every sample of a dataset, made when it is asked for."""
 
-    def __init__(self, dataset: _Labelled) -> None:
+    def __init__(self, dataset: _Labeled) -> None:
         self._dataset = dataset
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ from imagearchive.archive.name_tree import decode, encode
 from imagearchive.datasets.label_files import inner_position, read_index_file
 from imagearchive.errors import LabelError, MemberNotFoundError, OptionError, OptionTypeError
 from imagearchive.index.class_directories import class_directories
-from imagearchive.index.names import ends_with, normalise
+from imagearchive.index.names import ends_with, normalize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -119,7 +119,7 @@ class Selection:
         self._join([self._views(path, where, valid) for _, path, where in listed])
 
     def _member(self, path: str, where: str) -> int:
-        position = self._archive.table.lookup.find(normalise(self.prefix + encode(path)))
+        position = self._archive.table.lookup.find(normalize(self.prefix + encode(path)))
         if position < 0:
             raise LabelError(f"{where}: no member {path!r} below root={self._root!r}")
         return position
@@ -128,7 +128,7 @@ class Selection:
         self, path: str, where: str, valid: npt.NDArray[np.bool_] | None
     ) -> npt.NDArray[np.int64]:
         table = self._archive.table
-        prefix = normalise(self.prefix + encode(path)) + b"/"
+        prefix = normalize(self.prefix + encode(path)) + b"/"
         low, high = table.lookup.bounds(prefix)
         places, directories = table.lookup.children(low, high, len(prefix))
         views = table.name_order[places[~directories].astype(np.int64)].astype(np.int64)
@@ -225,7 +225,7 @@ class Selection:
                         else f"image {key}: there are {count} images, numbered from 0"
                     )
                 return by_number[key]
-            path = normalise(self.prefix + encode(key))
+            path = normalize(self.prefix + encode(key))
             if self._bounds is not None:
                 return directories.get(decode(path), -1)
             position = table.lookup.find(path)
@@ -244,7 +244,7 @@ def _root_prefix(table: IndexTable, root: str) -> bytes:
     MemberNotFoundError
         There are no members below it.
     """
-    name = normalise(encode(root))
+    name = normalize(encode(root))
     if not name:
         return b""
     low, high = table.lookup.bounds(name + b"/")

@@ -81,7 +81,7 @@ def directory_labels(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint64]]:
     """Label every member with the number of its top-level directory."""
     labels = class_directories(lookup, order, b"")[1].astype(np.float64)
-    labelled = labels >= 0
+    labeled = labels >= 0
     offsets = np.zeros(lookup.count + 1, np.uint64)
-    np.cumsum(labelled, out=offsets[1:])
-    return labels[labelled], offsets
+    np.cumsum(labeled, out=offsets[1:])
+    return labels[labeled], offsets

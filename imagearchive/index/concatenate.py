@@ -21,21 +21,21 @@ from imagearchive.errors import (
 from imagearchive.index import file_format
 from imagearchive.index.build import directory_labels
 from imagearchive.index.freshness import READ_PARTLY, REBUILD, Signature, signatures
+from imagearchive.index.index_locations import cache_location
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.names import sort_names
-from imagearchive.index.places import cache_location
 from imagearchive.index.table import IndexTable, check_replaceable
 from imagearchive.storage.location import Location, locate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["open_tables"]
+__all__ = ["open_concatenated"]
 
 logger = logging.getLogger(__name__)
 
 
-def open_tables(
+def open_concatenated(
     paths: Sequence[str],
     ipath: str | os.PathLike[str] | None = None,
     *,
@@ -207,7 +207,7 @@ def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
 
 
 def _add_runs(runs: list[dict[str, Any]], others: list[dict[str, Any]], first_file: int) -> None:
-    """Add the formats of further files; equal neighbours become one."""
+    """Add the formats of further files; equal neighbors become one."""
     for run in others:
         last = runs[-1] if runs else {}
         if (last.get("name"), last.get("version")) != (run["name"], run["version"]):

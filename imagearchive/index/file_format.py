@@ -49,7 +49,7 @@ def save(
 ) -> None:
     """Write an index so that nobody ever sees half of it.
 
-    The sections go into a temporary file beside it, which is synchronised to disk and then
+    The sections go into a temporary file beside it, which is synchronized to disk and then
     renamed. Several processes may do so at once: no locks, the last one stays, and all write the
     same bytes.
 

@@ -15,8 +15,8 @@ from imagearchive.errors import CorruptIndexError, SampleIndexError
 cdef class Lookup:
     """Reads the columns of one index table without a NumPy call per access.
 
-    Immutable and without state of its own: any number of threads may use one. Each position and
-    offset is checked where it is used, so a damaged index ends in an exception.
+    Immutable and stateless, so any number of threads may use one. Each position and offset is
+    checked where it is used, so a damaged index ends in an exception.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ cdef class Lookup:
 
     def __init__(self, entries, names, name_offsets, name_order):
         cdef Py_ssize_t count = len(entries)
-        # Nothing is kept before all of it fits.
+        # Check everything before keeping anything.
         if len(name_offsets) != count + 1 or len(name_order) != count:
             raise CorruptIndexError(
                 f"the index has {count} entries, {len(name_offsets)} name offsets and "
@@ -49,14 +49,14 @@ cdef class Lookup:
         self.count = count
 
     def row(self, Py_ssize_t position):
-        """Where a member lies: ``(shard, offset, size, stored, method, kind)``.
+        """Return where a member is: ``(shard, offset, size, stored_size, method, kind)``.
 
         Negative positions count from the end.
 
         Raises
         ------
         SampleIndexError
-            The position lies beyond the table.
+            The position is beyond the table.
         """
         if position < 0:
             position += self.count
@@ -69,7 +69,7 @@ cdef class Lookup:
         return entry.shard, entry.offset, entry.size, entry.stored_size, entry.method, entry.kind
 
     cdef int span(self, uint64_t row, uint64_t* start, uint64_t* size) noexcept nogil:
-        """Where a name lies; -1 where the index is damaged."""
+        """Find the bytes of a name; return -1 if the index is damaged."""
         if row >= <uint64_t> self.count:
             return -1
         cdef uint64_t begin = self.offsets[row], end = self.offsets[row + 1]
@@ -80,7 +80,7 @@ cdef class Lookup:
         return 0
 
     def name(self, Py_ssize_t position):
-        """The bytes of a member's name; positions as for `row`."""
+        """Return the bytes of a member's name; positions as for `row`."""
         cdef uint64_t start, size
         if position < 0:
             position += self.count
@@ -92,14 +92,14 @@ cdef class Lookup:
             return b""
         return PyBytes_FromStringAndSize(<const char*> &self.names[start], size)
 
-    cdef Py_ssize_t rank(
+    cdef Py_ssize_t search(
         self, const uint8_t* key, uint64_t key_size, uint64_t limit, bint prefixed,
         Py_ssize_t low, Py_ssize_t high,
     ) noexcept nogil:
-        """The first place in [low, high) that comes after `key`; -1 where the index is damaged.
+        """Return the first rank in [low, high) that sorts after `key`; -1 if the index is damaged.
 
-        Of the names that are the same, those of rows below `limit` count as before; names that
-        begin with the key do so where `prefixed`.
+        Names equal to the key sort before it if their row is below `limit`; names that begin with
+        the key sort before it if `prefixed`.
         """
         cdef Py_ssize_t middle
         cdef uint64_t start, size
@@ -125,15 +125,15 @@ cdef class Lookup:
         return low
 
     def find(self, bytes name not None, before=None):
-        """The position of the member of that name; -1 if there is none.
+        """Return the position of the member of that name; -1 if there is none.
 
-        Where several have the name, the last of them, or the last whose position is below
-        `before`.
+        If several members have the name, the last of them wins, or the last whose position is
+        below `before`.
         """
         cdef const uint8_t* key = <const uint8_t*> <const char*> name
         cdef uint64_t start, size, row, key_size = len(name)
         cdef uint64_t limit = UINT64_MAX if before is None else before
-        cdef Py_ssize_t after = self.rank(key, key_size, limit, False, 0, self.count)
+        cdef Py_ssize_t after = self.search(key, key_size, limit, False, 0, self.count)
         if after > 0:
             row = self.order[after - 1]
             if not self.span(row, &start, &size):
@@ -145,83 +145,84 @@ cdef class Lookup:
         return -1
 
     def bounds(self, bytes prefix not None):
-        """The range ``(low, high)`` of `name_order` whose names begin with `prefix`."""
+        """Return the range ``(low, high)`` of `name_order` whose names begin with `prefix`."""
         cdef const uint8_t* key = <const uint8_t*> <const char*> prefix
-        cdef Py_ssize_t low = self.rank(key, len(prefix), 0, False, 0, self.count)
-        cdef Py_ssize_t high = self.rank(key, len(prefix), UINT64_MAX, True, 0, self.count)
+        cdef Py_ssize_t low = self.search(key, len(prefix), 0, False, 0, self.count)
+        cdef Py_ssize_t high = self.search(key, len(prefix), UINT64_MAX, True, 0, self.count)
         if low < 0 or high < low:
             raise damaged(low)
         return low, high
 
     def children(self, Py_ssize_t low, Py_ssize_t high, uint64_t skip):
-        """Where each entry of a directory begins, in a range of `name_order` as `bounds` gives it.
+        """Return where each entry of a directory begins in `name_order`.
 
-        Directories are passed over by binary search, so the cost grows with the entries of the
-        directory and not with what lies below them.
+        Subdirectories are skipped by binary search, so the cost grows with the entries of the
+        directory and not with the members below them.
 
         Parameters
         ----------
         low, high : int
-            The range of places whose names begin with the directory's name and "/".
+            The range of `name_order` whose names begin with the directory's name and "/"; see
+            `bounds`.
         skip : int
-            The length of that beginning in bytes.
+            The length of that prefix in bytes.
 
         Returns
         -------
-        places : ndarray of uint64, shape (M,)
-            For each entry, the place of its first name.
+        ranks : ndarray of uint64, shape (M,)
+            For each entry, the rank of its first name.
         directories : ndarray of bool, shape (M,)
         """
         if not 0 <= low <= high <= self.count:
-            raise SampleIndexError(f"places {low}..{high} of {self.count} sorted names")
-        cdef Py_ssize_t room = 64, used = 0, place = low, step, after
+            raise SampleIndexError(f"ranks {low}..{high} of {self.count} sorted names")
+        cdef Py_ssize_t room = 64, used = 0, rank = low, step, after
         cdef uint64_t start, size, i
-        places = np.empty(room, np.uint64)
+        ranks = np.empty(room, np.uint64)
         flags = np.empty(room, np.uint8)
-        cdef uint64_t[::1] place_view = places
+        cdef uint64_t[::1] rank_view = ranks
         cdef uint8_t[::1] flag_view = flags
         cdef bint directory
-        while place < high:
+        while rank < high:
             if used == room:
                 room *= 2
-                places = np.resize(places, room)
+                ranks = np.resize(ranks, room)
                 flags = np.resize(flags, room)
-                place_view = places
+                rank_view = ranks
                 flag_view = flags
             with nogil:
-                while place < high and used < room:
-                    if self.span(self.order[place], &start, &size):
-                        place = -1
+                while rank < high and used < room:
+                    if self.span(self.order[rank], &start, &size):
+                        rank = -1
                         break
                     i = skip
                     while i < size and self.names[start + i] != b"/":
                         i += 1
                     directory = i < size
-                    place_view[used] = place
+                    rank_view[used] = rank
                     flag_view[used] = directory
                     used += 1
                     if not directory:
-                        place += 1
+                        rank += 1
                         continue
-                    # Gallop to a place behind the directory, then search between.
+                    # Gallop past the directory, then search back.
                     step = 1
-                    after = place + 1
+                    after = rank + 1
                     while after < high and self.begins(after, &self.names[start], i + 1):
-                        place = after
+                        rank = after
                         step *= 2
-                        after = place + step
-                    place = self.rank(
-                        &self.names[start], i + 1, UINT64_MAX, True, place,
+                        after = rank + step
+                    rank = self.search(
+                        &self.names[start], i + 1, UINT64_MAX, True, rank,
                         after if after < high else high,
                     )
-                    if place < 0:
+                    if rank < 0:
                         break
-            if place < 0:
+            if rank < 0:
                 raise damaged(used)
-        return places[:used].copy(), flags[:used].copy().view(np.bool_)
+        return ranks[:used].copy(), flags[:used].copy().view(np.bool_)
 
     def listing(self, bytes prefix not None):
-        """What a directory holds, in the order of the sorted names.
+        """List a directory in the order of the sorted names.
 
         Parameters
         ----------
@@ -231,23 +232,23 @@ cdef class Lookup:
         Returns
         -------
         names : list of str
-            Of the entries, without `prefix`; bytes that are no UTF-8 appear as surrogates.
+            The entries without `prefix`; bytes that are not UTF-8 appear as surrogates.
         positions : list of int
-            Of each entry; -1 for a directory. Of several members of one name, the last.
+            One for each entry: -1 for a directory; of several members of one name, the last.
         ordered : bool
-            Whether the names ascend. Sorted with their "/", directories can come too late.
+            Whether the names ascend. Directories sort with their "/", so they can come too late.
         """
         low, high = self.bounds(prefix)
-        cdef Py_ssize_t place = low, end = high, step, after
+        cdef Py_ssize_t rank = low, end = high, step, after
         cdef uint64_t start, size, i, skip = len(prefix), length
         cdef const uint8_t* last = NULL
         cdef uint64_t last_length = 0
         cdef bint last_file = False, ordered = True, same
         cdef int sign
         cdef list names = [], positions = []
-        while place < end:
-            if self.span(self.order[place], &start, &size) or size < skip:
-                raise damaged(place)
+        while rank < end:
+            if self.span(self.order[rank], &start, &size) or size < skip:
+                raise damaged(rank)
             i = skip
             while i < size and self.names[start + i] != b"/":
                 i += 1
@@ -260,8 +261,8 @@ cdef class Lookup:
                 if sign == 0:
                     sign = (length > last_length) - (length < last_length)
             if i == size and last_file and sign == 0:
-                positions[len(positions) - 1] = self.order[place]
-                place += 1
+                positions[len(positions) - 1] = self.order[rank]
+                rank += 1
                 continue
             ordered = ordered and sign >= 0
             names.append(
@@ -273,41 +274,41 @@ cdef class Lookup:
             last_length = length
             last_file = i == size
             if last_file:
-                positions.append(self.order[place])
-                place += 1
+                positions.append(self.order[rank])
+                rank += 1
                 continue
             positions.append(-1)
             step = 1
-            after = place + 1
+            after = rank + 1
             while after < end and self.begins(after, &self.names[start], i + 1):
-                place = after
+                rank = after
                 step *= 2
-                after = place + step
-            place = self.rank(
-                &self.names[start], i + 1, UINT64_MAX, True, place, after if after < end else end
+                after = rank + step
+            rank = self.search(
+                &self.names[start], i + 1, UINT64_MAX, True, rank, after if after < end else end
             )
-            if place < 0:
-                raise damaged(place)
+            if rank < 0:
+                raise damaged(rank)
         return names, positions, ordered
 
-    cdef bint begins(self, Py_ssize_t place, const uint8_t* key, uint64_t key_size) noexcept nogil:
+    cdef bint begins(self, Py_ssize_t rank, const uint8_t* key, uint64_t key_size) noexcept nogil:
         cdef uint64_t start, size
-        if self.span(self.order[place], &start, &size):
+        if self.span(self.order[rank], &start, &size):
             return False
         return size >= key_size and memcmp(&self.names[start], key, key_size) == 0
 
-    def sorted_name(self, Py_ssize_t place):
-        """The name at a place of `name_order`, as bytes."""
-        if not 0 <= place < self.count:
-            raise SampleIndexError(f"place {place} of {self.count} sorted names")
-        cdef uint64_t row = self.order[place]
+    def sorted_name(self, Py_ssize_t rank):
+        """Return the name at a rank of `name_order`, as bytes."""
+        if not 0 <= rank < self.count:
+            raise SampleIndexError(f"rank {rank} of {self.count} sorted names")
+        cdef uint64_t row = self.order[rank]
         if row >= <uint64_t> self.count:
-            raise damaged(place)
+            raise damaged(rank)
         return self.name(<Py_ssize_t> row)
 
 
-cdef damaged(place):
+cdef damaged(rank):
     return CorruptIndexError(
-        f"the names of the index are damaged near row {place}: delete the index file and open the "
+        f"the names of the index are damaged near row {rank}: delete the index file and open the "
         f"archive again"
     )

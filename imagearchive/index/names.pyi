@@ -4,8 +4,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-def normalise(name: bytes) -> bytes: ...
-def normalise_all(
+def normalize(name: bytes) -> bytes: ...
+def normalize_all(
     names: npt.NDArray[np.uint8],
     name_ends: npt.NDArray[np.uint64],
     link_ends: npt.NDArray[np.uint64],
@@ -13,7 +13,7 @@ def normalise_all(
 def sort_names(
     names: npt.NDArray[np.uint8], offsets: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.uint64]: ...
-def last_of_equal(
+def is_last_of_name(
     names: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.uint64],
     order: npt.NDArray[np.uint64],

@@ -1,4 +1,4 @@
-"""Member names as flat bytes: normalise, sort, filter by suffix.
+"""Member names as flat bytes: normalize, sort, filter by suffix.
 
 Every function works on two columns, ``names`` (uint8, flat) and ``offsets`` (uint64, N + 1), and
 makes no Python object per name. The GIL is released around each pass.
@@ -23,7 +23,7 @@ cdef struct Key:
 
 
 cdef void check(const uint8_t[::1] names, const uint64_t[::1] offsets) except *:
-    """Every name must lie inside `names`, or no pass over them is safe."""
+    """Raise unless every name is inside `names`; the passes over them rely on it."""
     cdef Py_ssize_t i, count = offsets.shape[0] - 1
     cdef bint good = count >= 0 and offsets[count] <= <uint64_t> names.shape[0]
     if good:
@@ -39,7 +39,7 @@ cdef void check(const uint8_t[::1] names, const uint64_t[::1] offsets) except *:
         )
 
 
-# --- normalising ----------------------------------------------------------------------------
+# --- normalizing ----------------------------------------------------------------------------
 
 cdef bint is_plain(const uint8_t* name, uint64_t size) noexcept nogil:
     """Whether a name has no empty, "." or ".." component."""
@@ -68,13 +68,13 @@ cdef inline uint64_t add_part(
     return used + size
 
 
-cdef uint64_t normalise_one(
+cdef uint64_t normalize_one(
     const uint8_t* name, uint64_t size, uint8_t* out
 ) noexcept nogil:
     """Write the name as a file system would resolve it from the root; return its length.
 
-    A name that leads out of the root keeps its "..": it can be listed and read by position, and no
-    path look-up meets it by accident.
+    A name that leads out of the root keeps its "..": it can be listed and read by position, but
+    no lookup of a path finds it by accident.
     """
     cdef uint64_t i, part, start = 0, used = 0
     cdef bint inside = True
@@ -108,8 +108,8 @@ cdef uint64_t normalise_one(
     return used
 
 
-def normalise(name: bytes) -> bytes:
-    """One name as `normalise_all` would store it; ``b""`` for the root."""
+def normalize(name: bytes) -> bytes:
+    """Return a name as `normalize_all` would store it; ``b""`` for the root."""
     cdef const uint8_t[::1] view
     cdef uint8_t[::1] target
     if not name:
@@ -119,16 +119,16 @@ def normalise(name: bytes) -> bytes:
         return name
     out = bytearray(len(name))
     target = out
-    cdef uint64_t used = normalise_one(&view[0], len(name), &target[0])
+    cdef uint64_t used = normalize_one(&view[0], len(name), &target[0])
     return bytes(out[:used])
 
 
-def normalise_all(
+def normalize_all(
     const uint8_t[::1] names not None,
     const uint64_t[::1] name_ends not None,
     const uint64_t[::1] link_ends not None,
 ):
-    """Normalise the names of raw rows and drop the link targets between them.
+    """Normalize the names of raw rows and drop the link targets between them.
 
     Returns
     -------
@@ -158,11 +158,11 @@ def normalise_all(
                         memcpy(&out[used], source, end - start)
                         used += end - start
                     else:
-                        used += normalise_one(source, end - start, &out[used])
+                        used += normalize_one(source, end - start, &out[used])
                 offsets[i + 1] = used
                 start = link_ends[i]
     if not good:
-        raise CorruptIndexError("the scanner returned names that do not lie in its buffer")
+        raise CorruptIndexError("the scanner returned names outside its buffer")
     return out_array[:used], offsets_array
 
 
@@ -274,7 +274,7 @@ cdef int sort_rows(
     """Sort row numbers by name, eight bytes at a time; 0, or -1 if out of memory.
 
     Work is bounded by the bytes of the names, whatever they are: names made to defeat a quicksort
-    cannot make the opening of an archive hang.
+    cannot make opening an archive hang.
     """
     cdef Key* keys = <Key*> malloc(count * sizeof(Key))
     cdef Key* spare = <Key*> malloc(count * sizeof(Key))
@@ -321,7 +321,7 @@ cdef int sort_rows(
 
 
 def sort_names(const uint8_t[::1] names not None, const uint64_t[::1] offsets not None):
-    """The permutation that sorts names bytewise; equal names keep their order.
+    """Return the permutation that sorts names bytewise; equal names keep their order.
 
     Returns
     -------
@@ -349,31 +349,31 @@ def sort_names(const uint8_t[::1] names not None, const uint64_t[::1] offsets no
     return order_array
 
 
-def last_of_equal(
+def is_last_of_name(
     const uint8_t[::1] names not None,
     const uint64_t[::1] offsets not None,
     const uint64_t[::1] order not None,
 ):
-    """Which rows hold their name: of rows with equal names the last.
+    """Mark the rows that are the last of their name.
 
     Returns
     -------
-    holds : ndarray of bool, shape (N,), by row
+    last : ndarray of bool, shape (N,), by row
     """
     check(names, offsets)
     cdef Py_ssize_t i, count = offsets.shape[0] - 1
     if order.shape[0] != count or (count and np.max(order) >= <uint64_t> count):
         raise CorruptIndexError("the order does not fit the names: the index is damaged; delete it")
-    holds_array = np.ones(count, np.uint8)
+    last_array = np.ones(count, np.uint8)
     if count < 2 or names.shape[0] == 0:
-        holds_array[: max(count - 1, 0)] = 0
-        return holds_array.view(np.bool_)
-    cdef uint8_t[::1] holds = holds_array
+        last_array[: max(count - 1, 0)] = 0
+        return last_array.view(np.bool_)
+    cdef uint8_t[::1] last = last_array
     with nogil:
         for i in range(count - 1):
             if compare(&names[0], &offsets[0], order[i], order[i + 1]) == 0:
-                holds[order[i]] = 0
-    return holds_array.view(np.bool_)
+                last[order[i]] = 0
+    return last_array.view(np.bool_)
 
 
 # --- selecting ------------------------------------------------------------------------------
@@ -387,7 +387,7 @@ def ends_with(
     const uint64_t[::1] offsets not None,
     suffixes,
 ):
-    """Which names end with one of the suffixes, ASCII letters compared without case.
+    """Mark the names that end with one of the suffixes; the case of ASCII letters is ignored.
 
     Parameters
     ----------
@@ -430,7 +430,7 @@ def gather(
     const uint64_t[::1] offsets not None,
     const uint64_t[::1] rows not None,
 ):
-    """The names of some rows, as columns of their own.
+    """Copy the names of some rows into columns of their own.
 
     Returns
     -------
@@ -452,7 +452,7 @@ def gather(
             used += offsets[row + 1] - offsets[row]
             target_offsets[i + 1] = used
     if not good:
-        raise CorruptIndexError("a row number lies beyond the index: the index is damaged")
+        raise CorruptIndexError("a row number is beyond the index: the index is damaged")
     out = np.empty(used, np.uint8)
     cdef uint8_t[::1] target = out
     with nogil:

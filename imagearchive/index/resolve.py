@@ -1,6 +1,6 @@
 """From the raw rows of a scanner to those of an index: what a reader would find on disk.
 
-Names are normalised, of several members of one name the last one holds it, links take the place
+Names are normalized, of several members of one name the last one holds it, links take the place
 of their targets, and what is no file leaves the table.
 """
 
@@ -21,7 +21,7 @@ from imagearchive.containers.rows import (
     RowBuffer,
 )
 from imagearchive.index.lookup import Lookup
-from imagearchive.index.names import gather, last_of_equal, normalise, normalise_all, sort_names
+from imagearchive.index.names import gather, is_last_of_name, normalize, normalize_all, sort_names
 
 __all__ = ["Resolved", "resolve"]
 
@@ -44,12 +44,12 @@ def resolve(rows: RowBuffer) -> Resolved:
     """Turn raw rows into the columns of an index table."""
     count = rows.rows
     entries = rows.entries[:count]
-    names, offsets = normalise_all(
+    names, offsets = normalize_all(
         rows.names[: rows.name_bytes], rows.name_ends[:count], rows.link_ends[:count]
     )
     order = sort_names(names, offsets)
     kinds = entries["kind"]
-    holds = last_of_equal(names, offsets, order)
+    holds = is_last_of_name(names, offsets, order)
     links = np.flatnonzero((kinds == KIND_HARDLINK) | (kinds == KIND_SYMLINK))
     if len(links):
         lookup = Lookup(entries, names, offsets, order)
@@ -89,7 +89,7 @@ def _target(lookup: Lookup, rows: RowBuffer, kinds: npt.NDArray[Any], link: int)
         kind = int(kinds[row])
         if kind == KIND_HARDLINK:
             # At extraction a hard link takes what stood under the name at that moment.
-            row = lookup.find(normalise(rows.link(row)), before=row)
+            row = lookup.find(normalize(rows.link(row)), before=row)
         elif kind == KIND_SYMLINK:
             name = _joined(lookup.name(row), rows.link(row))
             row = -1 if name is None else _walk(lookup, rows, kinds, name)

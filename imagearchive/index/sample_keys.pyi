@@ -12,12 +12,12 @@ def have_extension(
     ends: npt.NDArray[np.uint64],
     wanted: Sequence[bytes],
 ) -> npt.NDArray[np.bool_]: ...
-def cut(
+def take_keys(
     names: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.uint64],
     ends: npt.NDArray[np.uint64],
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]: ...
-def first_of_equal(
+def is_first_of_name(
     names: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.uint64],
     order: npt.NDArray[np.uint64],

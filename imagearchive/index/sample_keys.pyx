@@ -1,4 +1,4 @@
-"""Samples of several files: what their names have in common, without an object per name."""
+"""Keys of samples: the part that the names of their files have in common, for all rows at once."""
 
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
@@ -28,10 +28,10 @@ cdef void check(
 
 
 def key_ends(const uint8_t[::1] names not None, const uint64_t[::1] offsets not None):
-    """Where the key of each name ends: at the first dot of its last component.
+    """Return where the key of each name ends: at the first dot of its last component.
 
-    A dot that the component begins with does not count; a name without another has no extension,
-    and its key is all of it.
+    A leading dot does not count. A name without any other dot has no extension: all of it is the
+    key.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def have_extension(
     const uint64_t[::1] ends not None,
     wanted,
 ):
-    """Which names have one of the extensions behind their key, ASCII letters without case.
+    """Mark the names whose extension is one of those wanted; the case of ASCII letters is ignored.
 
     Parameters
     ----------
@@ -103,12 +103,12 @@ def have_extension(
     return mask_array.view(np.bool_)
 
 
-def cut(
+def take_keys(
     const uint8_t[::1] names not None,
     const uint64_t[::1] offsets not None,
     const uint64_t[::1] ends not None,
 ):
-    """The keys alone, as columns of their own.
+    """Copy the keys into columns of their own.
 
     Returns
     -------
@@ -129,12 +129,12 @@ def cut(
     return out_array, out_offsets_array
 
 
-def first_of_equal(
+def is_first_of_name(
     const uint8_t[::1] names not None,
     const uint64_t[::1] offsets not None,
     const uint64_t[::1] order not None,
 ):
-    """Of names that are equal, and follow each other in `order`, which comes first.
+    """Mark the rows that are the first of their name in `order`.
 
     Returns
     -------

@@ -32,9 +32,9 @@ from imagearchive.errors import (
 from imagearchive.index import file_format
 from imagearchive.index.build import build_columns
 from imagearchive.index.freshness import READ_PARTLY, REBUILD, Signature, difference, signatures
+from imagearchive.index.index_locations import index_locations
 from imagearchive.index.lookup import Lookup
-from imagearchive.index.original import original_columns
-from imagearchive.index.places import index_locations
+from imagearchive.index.original_format import original_columns
 from imagearchive.storage.location import Location, locate
 
 if TYPE_CHECKING:

@@ -115,7 +115,7 @@ def _add_annotation(
                 f"values"
             )
         array = np.array(values, np.float64).reshape(-1, 3)
-        # COCO lists people without a single labelled point; they have no landmarks to learn.
+        # COCO lists people without a single labeled point; they have no landmarks to learn.
         if (array[:, 2] > 0).any():
             entry.keypoints = array
 

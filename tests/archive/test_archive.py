@@ -277,7 +277,7 @@ def test_prefetching_asks_for_the_stored_bytes_and_reads_none(tmp_path, calls, k
     ranges = {(info.archive, info.offset, info.offset + info.stored_size) for info in infos}
     calls.clear()
     archive.prefetch(wanted)
-    assert len(calls) == len({info.archive for info in infos}), "neighbours were asked for alone"
+    assert len(calls) == len({info.archive for info in infos}), "neighbors were asked for alone"
     for _, path, offset, size in calls:
         inside = {one for one in ranges if one[0] == path}
         assert (offset, offset + size) == (min(o for _, o, _ in inside), max(e for *_, e in inside))

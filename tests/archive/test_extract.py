@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import imagearchive
-from imagearchive.archive.checked_read import WINDOW
+from imagearchive.archive.checked_read import CHUNK_SIZE
 from imagearchive.archive.convert import convert
 from imagearchive.archive.extract import extract, select
 from imagearchive.archive.writers import TarWriter
@@ -329,7 +329,7 @@ def test_extract_damaged_member_leaves_no_half_file(tmp_path):
             assert all(found[name] == random.Random(int(name)).randbytes(500) for name in found)
 
 
-@pytest.mark.parametrize("size", [5000, WINDOW + 5000])
+@pytest.mark.parametrize("size", [5000, CHUNK_SIZE + 5000])
 @pytest.mark.parametrize("storage", ["mmap", "pread"])
 def test_extract_checks_stored_members_of_a_zip(tmp_path, size, storage):
     """What is written elsewhere has no checksum that would show the damage later."""
@@ -445,7 +445,7 @@ def test_extract_names_a_directory_that_cannot_be_made(tmp_path, monkeypatch):
     assert caught.value.filename == str(tmp_path / "out/d/e")
 
 
-@pytest.mark.parametrize("size", [10, WINDOW + 10])
+@pytest.mark.parametrize("size", [10, CHUNK_SIZE + 10])
 def test_extract_names_an_archive_that_cannot_be_read(tmp_path, monkeypatch, size):
     path = make_tar(tmp_path / "a.tar", {"x": bytes(size)})
     with imagearchive.open(path, storage="pread") as archive:

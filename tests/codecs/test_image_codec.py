@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from support.codecs import ALPHA, GREY, PIXELS, RNG, image_bytes
+from support.codecs import ALPHA, GRAY, PIXELS, RNG, image_bytes
 
 from imagearchive.codecs import decode, encode
 from imagearchive.errors import (
@@ -41,10 +41,10 @@ def test_decode_image_format_is_told_by_content():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM"])
-def test_decode_image_grey_has_three_equal_channels(kind):
-    # WebP has no grey; without loss, its colors stay grey.
+def test_decode_image_gray_has_three_equal_channels(kind):
+    # WebP has no gray; without loss, its colors stay gray.
     data = image_bytes(
-        Image.fromarray(GREY), kind, **({"lossless": True} if kind == "WEBP" else {})
+        Image.fromarray(GRAY), kind, **({"lossless": True} if kind == "WEBP" else {})
     )
     array = decode("x.png", data)
     assert array.shape == (12, 17, 3)
@@ -53,7 +53,7 @@ def test_decode_image_grey_has_three_equal_channels(kind):
 
 
 def test_decode_image_one_bit_is_black_and_white():
-    bits = Image.fromarray(GREY).convert("1")
+    bits = Image.fromarray(GRAY).convert("1")
     array = decode("x.png", image_bytes(bits, "PNG"))
     assert set(np.unique(array)) <= {0, 255}
     np.testing.assert_array_equal(array[..., 0] > 0, np.asarray(bits))
@@ -97,20 +97,20 @@ def test_decode_image_alpha_is_dropped_kept_or_composited():
     assert (opaque[..., 3] == 255).all()
 
 
-def test_decode_image_grey_with_alpha_or_transparent_level():
-    image = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(ALPHA[..., 3])])
+def test_decode_image_gray_with_alpha_or_transparent_level():
+    image = Image.merge("LA", [Image.fromarray(GRAY), Image.fromarray(ALPHA[..., 3])])
     data = image_bytes(image, "PNG")
-    np.testing.assert_array_equal(decode("x.png", data)[..., 0], GREY)
+    np.testing.assert_array_equal(decode("x.png", data)[..., 0], GRAY)
     np.testing.assert_array_equal(decode("x.png", data, mode="RGBA")[..., 3], ALPHA[..., 3])
-    level = int(GREY[0, 0])
-    keyed = image_bytes(Image.fromarray(GREY), "PNG", transparency=level)
-    np.testing.assert_array_equal(decode("x.png", keyed)[..., 0], GREY)
+    level = int(GRAY[0, 0])
+    keyed = image_bytes(Image.fromarray(GRAY), "PNG", transparency=level)
+    np.testing.assert_array_equal(decode("x.png", keyed)[..., 0], GRAY)
     white = decode("x.png", keyed, background=(9, 9, 9))
-    assert (white[level == GREY] == 9).all()
+    assert (white[level == GRAY] == 9).all()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-def test_decode_image_16_bit_grey_is_reduced_to_its_high_byte(kind):
+def test_decode_image_16_bit_gray_is_reduced_to_its_high_byte(kind):
     deep = RNG.integers(0, 65536, (9, 8), dtype=np.uint16)
     data = image_bytes(Image.fromarray(deep), kind)
     np.testing.assert_array_equal(decode("x.tif", data)[..., 1], deep >> 8)
@@ -248,12 +248,12 @@ def test_encode_image_lossless_round_trip_is_exact(extension):
     )
 
 
-def test_encode_image_grey_alpha_and_unsupported_arrays():
+def test_encode_image_gray_alpha_and_unsupported_arrays():
     close = decode("x.jpg", encode("x.jpg", np.full((16, 16, 3), 90, np.uint8)))
     assert np.abs(close.astype(int) - 90).max() <= 2
     np.testing.assert_array_equal(decode("x.png", encode("x.png", ALPHA), mode="RGBA"), ALPHA)
-    grey = encode("x.png", GREY[:, :, None])
-    np.testing.assert_array_equal(decode("x.png", grey, mode="L")[..., 0], GREY)
+    gray = encode("x.png", GRAY[:, :, None])
+    np.testing.assert_array_equal(decode("x.png", gray, mode="L")[..., 0], GRAY)
     with pytest.raises(DecodeError, match="float64"):
         encode("x.png", PIXELS / 2)
     with pytest.raises(DecodeError, match=r"\(12, 17, 4\).*JPEG"):

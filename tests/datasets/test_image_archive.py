@@ -290,7 +290,7 @@ def test_pil_loader_starts_no_program(tmp_path, monkeypatch):
 def test_pil_loader_gives_the_pixels_of_data_loader(tmp_path):
     rng = np.random.default_rng(0)
     images = {
-        "grey16.png": Image.fromarray(rng.integers(0, 65536, (6, 7), np.uint16)),
+        "gray16.png": Image.fromarray(rng.integers(0, 65536, (6, 7), np.uint16)),
         "palette.png": Image.fromarray(rng.integers(0, 256, (6, 7, 3), np.uint8)).quantize(9),
         "alpha.webp": Image.fromarray(rng.integers(0, 256, (6, 7, 4), np.uint8)),
         "one.tif": Image.fromarray(rng.integers(0, 2, (6, 7), np.uint8) * 255).convert("1"),

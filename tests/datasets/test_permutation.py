@@ -108,7 +108,7 @@ def test_permutation_by_network_spreads_evenly(n):
     assert fixed < 12 + 5 * np.sqrt(12)
 
 
-def test_permutation_of_neighbouring_seeds_and_epochs_is_unrelated():
+def test_permutation_of_neighboring_seeds_and_epochs_is_unrelated():
     n = 20_000
     first = Permutation(n, 0, 0).take(np.arange(n))
     for seed, epoch in ((1, 0), (0, 1), (1, 1), (-1, 0), (2**64, 0), (0, 2**64)):

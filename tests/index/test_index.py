@@ -33,7 +33,7 @@ from imagearchive.errors import (
 )
 from imagearchive.index import file_format as index_file
 from imagearchive.index import table as index
-from imagearchive.index.places import beside, cache_location
+from imagearchive.index.index_locations import cache_location, index_beside
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.location import locate
 
@@ -41,7 +41,7 @@ MEMBERS = {f"{name}/{i}.txt": b"%d" % i * (i + 1) for name in ("b", "a", "a-b") 
 
 
 def default_path(path):
-    return beside(locate(path)).path
+    return index_beside(locate(path)).path
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def tar_of(path, names):
     return write_tar(path, dict.fromkeys(names, b"x" * 100))
 
 
-def test_a_relabelled_image_is_noticed(tmp_path):
+def test_a_relabeled_image_is_noticed(tmp_path):
     names = [f"cat/{i:05d}.png" for i in range(3000)]
     path = tar_of(tmp_path / "a.tar", names)
     assert IndexTable.open(path).find("dog/00501.png") == -1

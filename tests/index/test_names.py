@@ -14,12 +14,12 @@ from imagearchive.index.lookup import Lookup
 from imagearchive.index.names import (
     ends_with,
     gather,
-    last_of_equal,
-    normalise,
-    normalise_all,
+    is_last_of_name,
+    normalize,
+    normalize_all,
     sort_names,
 )
-from imagearchive.index.sample_keys import cut, first_of_equal, have_extension, key_ends
+from imagearchive.index.sample_keys import have_extension, is_first_of_name, key_ends, take_keys
 
 NAMES = st.lists(
     st.one_of(
@@ -59,7 +59,7 @@ def test_sorting_names_made_to_be_hard(count):
 @given(NAMES)
 def test_the_last_of_equal_names_holds(names):
     flat, offsets = columns(names)
-    holds = last_of_equal(flat, offsets, sort_names(flat, offsets))
+    holds = is_last_of_name(flat, offsets, sort_names(flat, offsets))
     last = {name: row for row, name in enumerate(names)}
     assert holds.tolist() == [last[name] == row for row, name in enumerate(names)]
 
@@ -99,8 +99,8 @@ def test_children(names):
 
 
 @given(st.text("ab./", max_size=14))
-def test_normalising_as_a_file_system(name):
-    got = normalise(name.encode()).decode()
+def test_normalizing_as_a_file_system(name):
+    got = normalize(name.encode()).decode()
     expected = posixpath.normpath("/" + name).lstrip("/")
     depth = 0
     for part in name.split("/"):
@@ -113,7 +113,7 @@ def test_normalising_as_a_file_system(name):
 
 
 @given(NAMES, NAMES)
-def test_normalising_rows(names, links):
+def test_normalizing_rows(names, links):
     links = (links + [b""] * len(names))[: len(names)]
     flat = b"".join(name + link for name, link in zip(names, links))
     name_ends, link_ends, end = [], [], 0
@@ -121,13 +121,13 @@ def test_normalising_rows(names, links):
         name_ends.append(end + len(name))
         end += len(name) + len(link)
         link_ends.append(end)
-    out, offsets = normalise_all(
+    out, offsets = normalize_all(
         np.frombuffer(flat, np.uint8),
         np.array(name_ends, np.uint64),
         np.array(link_ends, np.uint64),
     )
     got = [out[int(a) : int(b)].tobytes() for a, b in zip(offsets, offsets[1:])]
-    assert got == [normalise(name) for name in names]
+    assert got == [normalize(name) for name in names]
 
 
 @given(NAMES)
@@ -160,8 +160,8 @@ def test_keys_of_samples(names):
     assert have_extension(flat, offsets, ends, [b"a", b"b.a"]).tolist() == [
         extension in (b"a", b"b.a") for extension in extensions
     ]
-    key_flat, key_offsets = cut(flat, offsets, ends)
-    first = first_of_equal(key_flat, key_offsets, sort_names(key_flat, key_offsets))
+    key_flat, key_offsets = take_keys(flat, offsets, ends)
+    first = is_first_of_name(key_flat, key_offsets, sort_names(key_flat, key_offsets))
     assert first.tolist() == [keys.index(key) == row for row, key in enumerate(keys)]
 
 
@@ -192,7 +192,7 @@ def test_damaged_offsets_are_refused(offsets):
             [lookup.name(row) for row in range(3)]
 
 
-def test_a_second_initialisation_that_fails_changes_nothing():
+def test_a_second_initialization_that_fails_changes_nothing():
     flat, offsets = columns([b"a", b"b"])
     order = np.arange(2, dtype=np.uint64)
     lookup = Lookup(np.zeros(2, ENTRY_DTYPE), flat, offsets, order)
@@ -200,9 +200,9 @@ def test_a_second_initialisation_that_fails_changes_nothing():
         lookup.__init__(np.zeros(500, ENTRY_DTYPE), flat, offsets, order)
     assert lookup.name(1) == b"b"
     with pytest.raises(CorruptIndexError):
-        last_of_equal(flat, offsets, np.array([0, 9], np.uint64))
+        is_last_of_name(flat, offsets, np.array([0, 9], np.uint64))
     with pytest.raises(CorruptIndexError):
-        last_of_equal(flat, offsets, np.array([0], np.uint64))
+        is_last_of_name(flat, offsets, np.array([0], np.uint64))
 
 
 def test_a_damaged_order_is_refused():

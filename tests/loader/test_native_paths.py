@@ -84,7 +84,7 @@ class AddsToLabels:
         return image, label + 100
 
 
-class Relabelled(AddsToLabels, ImageArchive):
+class Relabeled(AddsToLabels, ImageArchive):
     pass
 
 
@@ -141,11 +141,11 @@ def negative(image):
 
 
 OWN_SAMPLES = {
-    "subclass": Relabelled,
+    "subclass": Relabeled,
     "subset": own_subset,
     "concatenated": own_concatenated,
     "combined": lambda path: OwnCombined([ImageArchive(path)]),
-    "part of combined": lambda path: CombinedLazyDataset([Relabelled(path)]),
+    "part of combined": lambda path: CombinedLazyDataset([Relabeled(path)]),
     "wrapper": lambda path: Wrapper(ImageArchive(path)),
     "wrapper of combined": lambda path: Wrapper(CombinedLazyDataset([ImageArchive(path)])),
     "side by side": lambda path: SideBySide(ImageArchive(path), ImageArchive(path)),

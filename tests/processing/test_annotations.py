@@ -63,7 +63,7 @@ def test_read_coco_returns_boxes_labels_and_keypoints(tmp_path):
     assert a.keypoints is None
     np.testing.assert_array_equal(b.boxes, [[0.1, 2, 3.5, 4]])
     assert b.labels == ("ear",)
-    # The person without a labelled point is skipped.
+    # The person without a labeled point is skipped.
     np.testing.assert_array_equal(b.keypoints, [[1, 2, 2], [3, 4, 0]])
     assert c.boxes.shape == (0, 4)
     assert not c.annotated

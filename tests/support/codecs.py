@@ -6,7 +6,7 @@ import numpy as np
 
 RNG = np.random.default_rng(7)
 PIXELS = RNG.integers(0, 256, (12, 17, 3), dtype=np.uint8)
-GREY = PIXELS[:, :, 0]
+GRAY = PIXELS[:, :, 0]
 ALPHA = RNG.integers(0, 256, (12, 17, 4), dtype=np.uint8)
 
 

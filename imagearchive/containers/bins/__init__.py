@@ -22,7 +22,7 @@ class BinsContainer(Container):
     label = "split bins"
 
     def sniff_location(self, location: Location, status: Status) -> bool:
-        """Recognise a directory with ``index.dat`` and bins."""
+        """Recognize a directory with ``index.dat`` and bins."""
         return status.is_directory and scan.sniff(location)
 
     def scan_location(

@@ -27,7 +27,7 @@ class TarContainer(Container):
     has_special_members = True
 
     def sniff(self, head: bytes, storage: Storage) -> Match:
-        """Recognise a header by its checksum; zeros alone may be an empty archive."""
+        """Recognize a header by its checksum; zeros alone may be an empty archive."""
         if scan.has_header(head):
             return Match.CERTAIN
         return Match.POSSIBLE if len(head) >= BLOCK and not any(head) else Match.NO

@@ -38,7 +38,7 @@ class ZipContainer(Container):
     checksum_algorithm = "crc32"
 
     def sniff(self, head: bytes, storage: Storage) -> Match:
-        """Recognise the first header, or behind a prefix the end record."""
+        """Recognize the first header, or behind a prefix the end record."""
         return Match.CERTAIN if scan.sniff(storage) else Match.NO
 
     def scan(self, storage: Storage, strict: bool = True) -> RowBuffer:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy.typing as npt
 
 from imagearchive.archive.archive import Archive
-from imagearchive.archive.checked_read import pieces
+from imagearchive.archive.checked_read import iter_chunks
 from imagearchive.arrays import npy
 from imagearchive.errors import UnsupportedArchiveError
 from imagearchive.storage.local import MmapStorage, PreadStorage
@@ -115,7 +115,7 @@ class NpzArray(ArraySource):
             if isinstance(self.storage, SelfCheckingStorage):
                 self.storage.verify()
             else:
-                for _ in pieces(self._archive, self._position):
+                for _ in iter_chunks(self._archive, self._position):
                     pass
             self._unverified = False
 

@@ -202,7 +202,7 @@ class ArrayColumn:
         return array.astype(self._native) if self._swapped else array
 
     def _read(self, rows: Rows) -> npt.NDArray[Any]:
-        """Read rows in the order of the file, neighbours at once."""
+        """Read rows in the order of the file, neighbors at once."""
         size = self.header.row_size
         data = np.empty((len(rows), size), np.uint8)
         if data.size:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from imagearchive.archive.archive import Archive, check_same
+from imagearchive.archive.archive import Archive, check_fingerprint
 from imagearchive.arrays import npy
 from imagearchive.datasets.npz.array_source import NPY_SUFFIX, ArraySource, NpzArray
 from imagearchive.datasets.npz.columns import open_whole
@@ -105,7 +105,7 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
     def check_fingerprint(self, expected: str) -> None:
         """Raise `StaleIndexError` if the archive is not the one of this fingerprint."""
         if self._archive is not None:
-            check_same(self._archive, expected)
+            check_fingerprint(self._archive, expected)
 
     def close(self) -> None:
         """Close the file; arrays and views returned before stay valid."""

@@ -11,10 +11,10 @@ import platformdirs
 from imagearchive.storage.location import Location, locate
 from imagearchive.storage.patterns import INDEX_SUFFIX
 
-__all__ = ["beside", "cache_location", "index_locations"]
+__all__ = ["cache_location", "index_beside", "index_locations"]
 
 
-def beside(archive: Location) -> Location:
+def index_beside(archive: Location) -> Location:
     """Return the location of an index beside its archive: ``.idx.npy`` for the last extension."""
     return archive.parent.join(os.path.splitext(archive.name)[0] + INDEX_SUFFIX)
 
@@ -29,7 +29,7 @@ def cache_location(keys: Sequence[str], archive: Location) -> Location | None:
     keys : sequence of str
         What tells the archive from others of the same name.
     archive : Location
-        Gives the file a name that a person recognises.
+        Gives the file a name that a person recognizes.
     """
     digest = hashlib.blake2b(digest_size=16)
     for key in keys:
@@ -45,4 +45,4 @@ def cache_location(keys: Sequence[str], archive: Location) -> Location | None:
 def index_locations(archive: Location) -> list[Location]:
     """Return where the index of an archive may be, the best place first."""
     cached = cache_location([archive.path], archive)
-    return [beside(archive)] if cached is None else [beside(archive), cached]
+    return [index_beside(archive)] if cached is None else [index_beside(archive), cached]
