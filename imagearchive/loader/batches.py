@@ -160,6 +160,7 @@ class BatchJob:
         order = self.epoch.order
         on_error = self.epoch.options.on_error
         position = int(self.positions[slot])
+        bad: list[BadSample] = []
         for _ in range(min(order.n, MAX_REPLACEMENTS)):
             try:
                 self.load(slot, [index], decoder)
@@ -172,7 +173,8 @@ class BatchJob:
             else:
                 self.indices[slot] = index
                 return
-            self.bad.append(BadSample(index, self.epoch.source.name(index), reason))
+            bad.append(BadSample(index, self.epoch.source.name(index), reason))
+            self.bad.append(bad[-1])
             if on_error == "skip":
                 self.kept[slot] = False
                 return
@@ -180,8 +182,8 @@ class BatchJob:
             position = (position + 1) % order.n
             index = int(order.indices(np.array([position]))[0])
         raise DecodeError(
-            f"sample {self.bad[-1].index} and all that follow it in the order of the epoch are "
-            f"broken: {self.bad[-1].reason}"
+            f"sample {bad[0].index} and all that follow it in the order of the epoch are broken: "
+            f"{bad[0].reason}"
         )
 
     def _raise(self, index: int, error: BaseException) -> NoReturn:

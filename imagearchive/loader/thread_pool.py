@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import operator
 import os
 import threading
 import time
@@ -49,7 +50,7 @@ class Job(Protocol):
 class _Entry:
     """A job in the pool, and its result."""
 
-    __slots__ = ("error", "finished", "job", "parts", "parts_done", "result")
+    __slots__ = ("error", "failures", "finished", "job", "parts", "parts_done", "result")
 
     def __init__(self, job: Job) -> None:
         self.job: Job | None = job
@@ -57,6 +58,8 @@ class _Entry:
         # Advancing it is atomic, so exactly one thread sees the last number.
         self.parts_done = itertools.count(1)
         self.result: Any = None
+        # Appending is atomic.
+        self.failures: list[tuple[int, BaseException]] = []
         self.error: BaseException | None = None
         self.finished: SimpleQueue[bool] = SimpleQueue()
 
@@ -122,7 +125,7 @@ class Pool:
     def take(self) -> tuple[bool, Any]:
         """Return (True, result of the next job), or (False, None) after the last or `close`.
 
-        Raises what the job raised.
+        Raises what the job raised: of several parts that failed, the error of the first.
         """
         with self._taking:
             if not self._threads:
@@ -183,10 +186,12 @@ class Pool:
             try:
                 if tools is None:
                     tools = self._make_tools()
-                if entry.error is None and entry.job is not None:
+                # The parts before the first one that fails are always done, so that it does not
+                # depend on the threads which one that is.
+                if entry.job is not None and all(part < failed for failed, _ in entry.failures):
                     entry.job.run(part, tools)
             except BaseException as error:  # noqa: BLE001 - raised again by `take`
-                entry.error = entry.error or error
+                entry.failures.append((part, error))
             if next(entry.parts_done) == entry.parts:
                 _finish(entry)
             # Waiting for work must not keep the last batch alive.
@@ -222,7 +227,10 @@ class Pool:
 
 def _finish(entry: _Entry) -> None:
     job, entry.job = entry.job, None
-    if entry.error is None and job is not None:
+    failures, entry.failures = entry.failures, []
+    if failures:
+        entry.error = min(failures, key=operator.itemgetter(0))[1]
+    elif job is not None:
         try:
             entry.result = job.finish()
         except BaseException as error:  # noqa: BLE001 - raised again by `take`

@@ -1,6 +1,8 @@
 """Broken images and other errors in samples."""
 
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -118,6 +120,38 @@ def test_on_error_replace_yields_the_sample_of_its_index(transform):
         assert index not in DAMAGED
         assert label == index * 3
         assert np.array_equal(image, whole[index])
+
+
+@pytest.mark.parametrize("transform", [None, TRAINING], ids=["none", "compiled"])
+@pytest.mark.parametrize("broken", [(1, 6), (2, 3), (0, 7)])
+def test_on_error_raise_reports_the_first_broken_sample(transform, broken):
+    first, last = broken
+
+    class SlowAtFirst(Encoded):
+        """The first broken sample is read only after the last one, by another thread."""
+
+        def __init__(self):
+            super().__init__()
+            self.failed = threading.Event()
+
+        def read(self, index):
+            if index == last:
+                self.failed.set()
+            elif index == first:
+                self.failed.wait(0.2)
+                time.sleep(0.02)
+            return b"broken" if index in broken else super().read(index)
+
+    loader = DataLoader(SlowAtFirst(), 8, transform=transform, num_workers=4)
+    with pytest.raises(DecodeError, match=rf"sample {first} \("):
+        list(loader)
+
+
+def test_on_error_replace_names_the_sample_of_which_all_replacements_are_broken():
+    files = [b"x"] * 9
+    loader = DataLoader(Encoded(files), 9, image_size=8, on_error="replace", num_workers=4)
+    with pytest.raises(DecodeError, match=r"sample 0 and all that follow"):
+        list(loader)
 
 
 def test_on_error_logs_a_broken_image_once(caplog):
