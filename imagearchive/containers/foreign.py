@@ -15,6 +15,24 @@ _COMPRESSED: Final = (
     (b"\x1f\x9d", "compress", "gzip -d"),
 )
 
+_DOCUMENTS: Final = (
+    (b"<!doctype html", "an HTML page"),
+    (b"<html", "an HTML page"),
+    (b"<?xml", "an XML document"),
+)
+_OTHERS: Final = (
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (b"PAR1", "a Parquet file"),
+    (b"ARROW1\0\0", "an Arrow file"),
+)
+_IMAGES: Final = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF8", "GIF"),
+)
+
 
 def describe_foreign(path: str, head: bytes) -> str:
     """Return what a file that is no archive seems to be, and what to do about it.
@@ -27,6 +45,26 @@ def describe_foreign(path: str, head: bytes) -> str:
     """
     if not head:
         return "the file is empty; is it the right one, and whole?"
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return (
+            "a Git LFS pointer, which stands for the file in a repository; fetch the file itself "
+            "with 'git lfs pull'"
+        )
+    beginning = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:16].lower()
+    for start, name in _DOCUMENTS:
+        if beginning.startswith(start):
+            return (
+                f"{name}, probably what a server answered instead of the file; download it again "
+                f"and check the address"
+            )
+    for magic, name in _OTHERS:
+        if head.startswith(magic):
+            return f"{name}, which is not a supported archive"
+    for magic, name in _IMAGES:
+        if head.startswith(magic):
+            return f"a single image ({name}); open the directory or the archive that holds it"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "a single image (WebP); open the directory or the archive that holds it"
     for magic, name, command in _COMPRESSED:
         if head.startswith(magic):
             return (

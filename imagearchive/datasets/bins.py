@@ -25,6 +25,7 @@ from imagearchive.errors import (
     OptionError,
     UnsupportedArchiveError,
 )
+from imagearchive.errors.arguments import check_path
 from imagearchive.storage.location import locate
 from imagearchive.storage.protocol import Storage, StorageKind
 
@@ -110,7 +111,7 @@ class SplitDataLoader(LazyDataset[SplitDataLoaderOptions, Archive]):
         storage: StorageKind = "auto",
         strict: bool = True,
     ) -> None:
-        shown = os.fsdecode(data_dir)
+        shown = check_path("data_dir", data_dir)
         self._start(
             SplitDataLoaderOptions(
                 data_dir=shown,

@@ -18,6 +18,7 @@ keep its hints::
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 from imagearchive.errors.hints import Hint, with_hints
 
@@ -53,7 +54,7 @@ class ImageArchiveError(Exception):
     Parameters
     ----------
     *args
-        The message.
+        The message. The middle of what is longer than 2,000 characters is left out.
     hints : iterable of Hint, optional
         The arguments that would help, each an alternative to the others.
 
@@ -63,18 +64,29 @@ class ImageArchiveError(Exception):
         Survive pickling and copying, as `args` does.
     """
 
+    # A message may quote what it was given: a name, a header, the content of a file.
+    _max_message: ClassVar[int] = 2000
+
     def __init__(self, *args: object, hints: Iterable[Hint] = ()) -> None:
-        super().__init__(*args)
+        super().__init__(*(self._shorten(part) if isinstance(part, str) else part for part in args))
         self.hints = tuple(hints)
 
     @property
     def message(self) -> str:
         """What is wrong and where, without the hints."""
         # Not that of the built-in parent: KeyError prints the repr of its argument.
-        return Exception.__str__(self)
+        return self._shorten(Exception.__str__(self))
 
     def __str__(self) -> str:
         return with_hints(self.message, self.hints)
+
+    def _shorten(self, message: str) -> str:
+        if len(message) <= self._max_message:
+            return message
+        # The end often says what to do.
+        half = self._max_message // 2 - 30
+        left_out = len(message) - 2 * half
+        return f"{message[:half]} ... {left_out} characters left out ... {message[-half:]}"
 
 
 class ArchiveNotFoundError(ImageArchiveError, FileNotFoundError):
@@ -159,3 +171,6 @@ class UnsupportedMemberError(ImageArchiveError, NotImplementedError):
 
 class WorkerError(ImageArchiveError, RuntimeError):
     """A worker thread or process failed or died."""
+
+    # Its traceback is part of the message.
+    _max_message = 1 << 17

@@ -26,11 +26,14 @@ __all__ = [
     "check_path",
     "check_sequence",
     "is_number",
+    "shorten",
 ]
 
 _T = TypeVar("_T")
 # A message shows no more of a value than this.
 _SHOWN = 200
+# PATH_MAX of Linux: no file has a longer path.
+MAX_PATH = 4096
 
 
 def is_number(value: object) -> bool:
@@ -45,7 +48,7 @@ def check_integer(name: str, value: Any, low: int | None = None, high: int | Non
     try:
         integer = operator.index(value)
     except TypeError:
-        raise OptionTypeError(f"{name} must be an integer, got {_shown(value)}") from None
+        raise OptionTypeError(f"{name} must be an integer, got {shorten(value)}") from None
     _check_bounds(name, integer, low, high)
     return integer
 
@@ -75,7 +78,7 @@ def check_number(
         Whether infinity is refused. NaN always is.
     """
     if not is_number(value):
-        raise OptionTypeError(f"{name} must be a number, got {_shown(value)}")
+        raise OptionTypeError(f"{name} must be a number, got {shorten(value)}")
     if math.isnan(value) or (finite and math.isinf(value)):
         raise OptionError(f"{name} must be a {'finite ' if finite else ''}number, got {value!r}")
     number = int(value) if isinstance(value, numbers.Integral) else float(value)
@@ -101,33 +104,55 @@ def check_choice(name: str, value: Any, choices: Sequence[_T]) -> _T:
             return choice
     *most, last = map(repr, choices)
     allowed = f"{', '.join(most)} or {last}" if most else last
-    raise OptionError(f"{name} must be {allowed}, got {_shown(value)}")
+    raise OptionError(f"{name} must be {allowed}, got {shorten(value)}")
 
 
 def check_flag(name: str, value: Any) -> bool:
     """Return True or False. 0 and 1 are accepted; other objects, such as "no", are not."""
     if isinstance(value, (bool, np.bool_, numbers.Integral)) and value in (0, 1):
         return bool(value)
-    raise OptionTypeError(f"{name} must be True or False, got {_shown(value)}")
+    raise OptionTypeError(f"{name} must be True or False, got {shorten(value)}")
 
 
 def check_path(name: str, value: Any) -> str:
-    """Return the path as text. It need not exist."""
+    """Return the path as text. It need not exist, and may be a pattern.
+
+    Raises
+    ------
+    OptionTypeError
+        It is something else, such as a file object or the content of a file.
+    OptionError
+        It cannot name a file.
+    """
+    if hasattr(value, "read") and not isinstance(value, os.PathLike):
+        raise OptionTypeError(
+            f"{name} must be a path, got the file object {shorten(value)}; pass the path of a file"
+        )
     try:
         path = os.fsdecode(value)
     except TypeError:
-        raise OptionTypeError(f"{name} must be a path, got {_shown(value)}") from None
+        raise OptionTypeError(f"{name} must be a path, got {shorten(value)}") from None
     if not path:
         raise OptionError(f"{name} must be a path, got an empty string")
+    if isinstance(value, bytes) and ("\0" in path or len(value) > MAX_PATH):
+        raise OptionTypeError(
+            f"{name} must be a path, got {len(value)} bytes that begin with {value[:16]!r}; "
+            f"pass the path of the file that holds them"
+        )
+    if len(path) > MAX_PATH and "{" not in path:
+        raise OptionError(
+            f"{name} must be a path, got {len(path)} characters, and no path has more than "
+            f"{MAX_PATH}: {shorten(path)}"
+        )
     if "\0" in path:
-        raise OptionError(f"{name} must be a path without null characters, got {_shown(value)}")
+        raise OptionError(f"{name} must be a path without null characters, got {shorten(value)}")
     return path
 
 
 def check_callable(name: str, value: Any) -> Callable[..., Any]:
     """Return a function or another object that can be called; classes count."""
     if not callable(value):
-        raise OptionTypeError(f"{name} must be callable, got {_shown(value)}")
+        raise OptionTypeError(f"{name} must be callable, got {shorten(value)}")
     result: Callable[..., Any] = value
     return result
 
@@ -142,9 +167,10 @@ def check_sequence(name: str, value: Any, expected: str = "a sequence") -> tuple
             return tuple(value)
         except TypeError:
             pass
-    raise OptionTypeError(f"{name} must be {expected}, got {_shown(value)}")
+    raise OptionTypeError(f"{name} must be {expected}, got {shorten(value)}")
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
+def shorten(value: object) -> str:
+    """Return what a message shows of a value: one line of its `repr`."""
+    text = " ".join(repr(value).split("\n"))
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.errors.arguments import check_path, shorten
 from imagearchive.loader.array_sources import SampleSource
 from imagearchive.loader.sources import ConcatenatedSource, EncodedSource, Source, SubsetSource
 from imagearchive.storage.patterns import expand_paths
@@ -42,12 +43,12 @@ def open_source(
 def _paths(source: Any) -> list[str] | None:
     """Return the paths or patterns that a source consists of, or None if it is a dataset."""
     if isinstance(source, (str, bytes, os.PathLike)):
-        return [os.fsdecode(source)]
+        return [check_path("source", source)]
     if not isinstance(source, (list, tuple)) or not source:
         return None
     if not all(isinstance(path, (str, os.PathLike)) for path in source):
         return None
-    return [os.fsdecode(path) for path in source]
+    return [check_path("source", path) for path in source]
 
 
 def _open_paths(paths: list[str], copy: bool) -> Any:
@@ -72,7 +73,7 @@ def _wrap(dataset: Any, columns: tuple[str, str | None] | None, exif_transpose: 
     if named or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise OptionTypeError(
             f"source must be a path, an ImageArchive, or a dataset with len() and [i], "
-            f"got {dataset!r}"
+            f"got {shorten(dataset)}"
         )
     encoded = _offered(dataset, "encoded_images")
     images = None if encoded is None else encoded()

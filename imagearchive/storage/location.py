@@ -12,7 +12,8 @@ import stat
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
-from imagearchive.errors import OptionError, UnsupportedArchiveError
+from imagearchive.errors import UnsupportedArchiveError
+from imagearchive.errors.arguments import check_path
 from imagearchive.storage.local import open_storage
 from imagearchive.storage.protocol import FileStorage, StorageKind, file_identity
 
@@ -281,15 +282,15 @@ def locate(path: str | bytes | os.PathLike[str] | Location) -> Location:
     Raises
     ------
     OptionError
-        The path is empty or contains a NUL character.
+        The path is empty, too long, or contains a NUL character.
+    OptionTypeError
+        It is the content of a file.
     UnsupportedArchiveError
         It is a URL of a scheme that is not registered.
     """
     if not isinstance(path, (str, bytes, os.PathLike)):
         return path
-    text = os.fsdecode(path)
-    if not text or "\0" in text:
-        raise OptionError(f"{text!r} is not the path of a file")
+    text = check_path("path", path)
     match = _SCHEME.match(text)
     if match is None:
         return LocalLocation(expand_home(text))

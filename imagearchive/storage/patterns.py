@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from imagearchive.errors import ArchiveNotFoundError, OptionError, OptionTypeError
+from imagearchive.errors.arguments import check_path, shorten
 from imagearchive.storage.location import Location, locate
 
 __all__ = ["INDEX_SUFFIX", "ArchivePath", "absolute_paths", "as_text", "expand_paths"]
@@ -34,13 +35,14 @@ def as_text(path: ArchivePath) -> str | list[str]:
     OptionTypeError
         It is neither a path nor an iterable of paths.
     """
-    if isinstance(path, (str, bytes, os.PathLike)):
-        return os.fsdecode(path)
+    if isinstance(path, (str, bytes, os.PathLike)) or hasattr(path, "read"):
+        return check_path("path", path)
     try:
-        return [os.fsdecode(one) for one in path]
+        return [check_path("path", one) for one in path]
     except TypeError:
         raise OptionTypeError(
-            f"an archive is given by its path, a list of paths, or a pattern, not by {path!r}"
+            f"an archive is given by its path, a list of paths, or a pattern, not by "
+            f"{shorten(path)}"
         ) from None
 
 

@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from support.archives import write_tar
 from support.npz import SAVERS, equal, make_detector
 from support.object_arrays import objects
 from support.threads import run_in_threads
@@ -228,3 +229,9 @@ def test_lazy_npz_threads_read_the_right_rows(tmp_path, saver):
         return [i for i, value in zip(order, values) if value != expected[i]]
 
     assert run_in_threads(wrong_rows) == [[]] * 4
+
+
+def test_lazy_npz_of_a_tar_names_it_and_what_opens_it(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {"a.jpg": b"1", "b.jpg": b"2"})
+    with pytest.raises(UnsupportedArchiveError, match=r"\(TAR\) of 2 members.*ImageArchive"):
+        LazyNPZDataset(path)

@@ -46,7 +46,7 @@ def choose_columns(
     OptionError
         `keys` names a single value, or columns of different lengths.
     UnsupportedArchiveError
-        The file has no columns.
+        The file has no columns, or is not an NPZ.
     UnsupportedMemberError
         A column that `keys` names cannot be read. Without `keys` it is left out and logged.
     """
@@ -57,6 +57,8 @@ def choose_columns(
         columns = _of_one_length(columns)
     else:
         columns, skipped = _open_keys(file, layout, keys, prefix, copy), {}
+    if not columns and len(file) == 0:
+        raise UnsupportedArchiveError(f"{file.path}: {file.describe()}")
     if not columns:
         named = f" whose name begins with {prefix!r}" if prefix else ""
         reason = f"; {next(iter(skipped.values()))}" if skipped else ""

@@ -16,7 +16,7 @@ from imagearchive.datasets.npz.collate import register
 from imagearchive.datasets.npz.column_choice import choose_columns
 from imagearchive.datasets.npz.columns import ArrayColumn, Column, sample_name
 from imagearchive.datasets.npz.file import NpzFile
-from imagearchive.errors.arguments import check_sequence
+from imagearchive.errors.arguments import check_path, check_sequence
 
 if TYPE_CHECKING:
     from imagearchive.storage.protocol import StorageKind
@@ -145,7 +145,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         overwrite_index: bool = False,
     ) -> None:
         options = LazyNPZOptions(
-            npz_path=os.fspath(npz_path),
+            npz_path=check_path("npz_path", npz_path),
             cache_size=cache_size,
             keys=None if keys is None else check_sequence("keys", keys, "a sequence of names"),
             prefix=prefix,

@@ -98,6 +98,17 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
     def __len__(self) -> int:
         return len(self._positions)
 
+    def describe(self) -> str:
+        """Say what the file is, where it holds no arrays."""
+        if self._archive is None or len(self._archive) == 0:
+            return "no arrays with rows: the archive is empty"
+        label = self._archive.table.containers[0].label
+        return (
+            f"no arrays with rows: this is an archive ({label}) of {len(self._archive)} members, "
+            f"none of which is a .npy array, and not an NPZ; open images with ImageArchive, other "
+            f"members with imagearchive.open"
+        )
+
     def fingerprint(self) -> str | None:
         """Return what differs when the archive does; None for a lone ``.npy``."""
         return None if self._archive is None else self._archive.table.fingerprint()

@@ -1,0 +1,31 @@
+"""Files that are not archives are named for what they are."""
+
+import pytest
+
+import imagearchive
+from imagearchive.errors import UnsupportedArchiveError
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (LFS, "a Git LFS pointer.*git lfs pull"),
+        (b"\n<!DOCTYPE html>\n<html><body>404</body></html>", "an HTML page.*download it again"),
+        (b"<HTML><head></head></HTML>", "an HTML page"),
+        (b"\xef\xbb\xbf<?xml version='1.0'?><Error/>", "an XML document"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(40), "a 7-Zip archive"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(40), "an HDF5 file"),
+        (b"\xff\xd8\xff\xe0" + bytes(40), r"a single image \(JPEG\)"),
+        (b"RIFF\1\2\3\4WEBPVP8 ", r"a single image \(WebP\)"),
+    ],
+)
+@pytest.mark.parametrize(
+    "opener", [imagearchive.open, imagearchive.LazyNPZDataset, imagearchive.DataLoader]
+)
+def test_open_foreign_file_names_its_format(tmp_path, opener, content, message):
+    path = tmp_path / "data.npz"
+    path.write_bytes(content)
+    with pytest.raises(UnsupportedArchiveError, match=rf"data\.npz: {message}"):
+        opener(path)
