@@ -34,7 +34,7 @@ def check_unchanged(table: IndexTable, storage: FileStorage) -> None:
     StaleIndexError
         The file has another size or identity.
     """
-    expected = table.verified.get(storage.path)
+    expected = table.file_signatures.get(storage.path)
     if expected is not None and expected != (storage.size, storage.identity):
         raise _changed(storage.path)
 

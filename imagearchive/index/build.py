@@ -1,4 +1,4 @@
-"""From an archive to the columns of its index table."""
+"""Build the columns of an index table from an archive."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from imagearchive.index.lookup import Lookup
 from imagearchive.index.resolve import resolve
 from imagearchive.storage.location import Location
 
-__all__ = ["Built", "build_columns", "directory_labels"]
+__all__ = ["BuiltIndex", "build_columns", "directory_labels"]
 
 
-class Built(NamedTuple):
-    """A table under construction.
+class BuiltIndex(NamedTuple):
+    """The result of `build_columns`.
 
     Attributes
     ----------
@@ -27,21 +27,21 @@ class Built(NamedTuple):
     files : list of str
         The files that hold the bytes.
     meta : dict
-    verified : dict of str to Signature
-        What the files were when they were scanned.
+    file_signatures : dict of str to Signature
+        Size and identity of the files when they were scanned, by path.
     unchanged : bool
-        Whether the archive stayed the same during the scan.
+        Whether the archive did not change during the scan.
     """
 
     columns: dict[str, Any]
     files: list[str]
     meta: dict[str, Any]
-    verified: dict[str, Signature]
+    file_signatures: dict[str, Signature]
     unchanged: bool
 
 
-def build_columns(location: Location, *, strict: bool = True) -> Built:
-    """Scan an archive; errors as `imagearchive.containers.registry.scan_location`."""
+def build_columns(location: Location, *, strict: bool = True) -> BuiltIndex:
+    """Scan an archive; raises the errors of `imagearchive.containers.registry.scan_location`."""
     for _ in range(2):
         before = signatures([location])
         scanned = scan_location(location, strict=strict)
@@ -68,12 +68,12 @@ def build_columns(location: Location, *, strict: bool = True) -> Built:
         "name_offsets": resolved.name_offsets,
         "name_order": resolved.name_order,
     }
-    verified = {
+    file_signatures = {
         file.path: (one["size"], one["identity"])
         for file, one in zip(files, prints)
         if "size" in one
     }
-    return Built(columns, [file.path for file in files], meta, verified, unchanged)
+    return BuiltIndex(columns, [file.path for file in files], meta, file_signatures, unchanged)
 
 
 def directory_labels(

@@ -21,28 +21,28 @@ def class_directories(
     order : ndarray of uint64, shape (N,)
         The permutation that sorts the names.
     prefix : bytes
-        The root with a slash at its end, or nothing.
+        The root with a slash at its end, or empty.
 
     Returns
     -------
     names : list of bytes
     numbers : ndarray of int64, shape (N,)
-        For each member the number of the directory it lies in, at any depth; -1 for one that lies
-        in none, or outside the root.
+        For each member, the number of the directory that it is in, at any depth; -1 for a member
+        outside the root or in none of them.
     """
     low, high = lookup.bounds(prefix)
-    places, flags = lookup.children(low, high, len(prefix))
-    counts = np.diff(np.append(places, np.uint64(high))).astype(np.int64)
+    ranks, is_directory = lookup.children(low, high, len(prefix))
+    counts = np.diff(np.append(ranks, np.uint64(high))).astype(np.int64)
     names = []
-    for place in places[flags].tolist():
-        name = lookup.sorted_name(place)[len(prefix) :]
+    for rank in ranks[is_directory].tolist():
+        name = lookup.sorted_name(rank)[len(prefix) :]
         names.append(name[: name.index(b"/")])
-    # In the table a directory sorts with its slash, among the classes without it.
+    # The sorted names include the slash; classes are sorted without it.
     by_name = sorted(range(len(names)), key=names.__getitem__)
-    rank = np.empty(len(names), np.int64)
-    rank[by_name] = np.arange(len(names))
-    child = np.full(len(places), -1, np.int64)
-    child[flags] = rank
+    class_of = np.empty(len(names), np.int64)
+    class_of[by_name] = np.arange(len(names))
+    child = np.full(len(ranks), -1, np.int64)
+    child[is_directory] = class_of
     numbers = np.full(lookup.count, -1, np.int64)
     numbers[order[low:high]] = np.repeat(child, counts)
     return [names[i] for i in by_name], numbers

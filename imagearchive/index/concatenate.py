@@ -1,4 +1,4 @@
-"""Several archives read as one: their tables, one after the other, in one table."""
+"""The index of several archives that are read as one: their tables, one after the other."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from imagearchive.errors import (
 from imagearchive.index import file_format
 from imagearchive.index.build import directory_labels
 from imagearchive.index.freshness import READ_PARTLY, REBUILD, Signature, signatures
-from imagearchive.index.index_locations import cache_location
+from imagearchive.index.index_locations import cache_location, check_replaceable
 from imagearchive.index.lookup import Lookup
+from imagearchive.index.metadata import add_container_runs
 from imagearchive.index.names import sort_names
-from imagearchive.index.table import IndexTable, check_replaceable
+from imagearchive.index.table import IndexTable
 from imagearchive.storage.location import Location, locate
 
 if TYPE_CHECKING:
@@ -44,50 +45,53 @@ def open_concatenated(
 ) -> IndexTable:
     """Open the index of one archive, or of several as one table.
 
-    Each of several archives has an index of its own. Their sum is kept too, in the user's cache
-    directory under the names, sizes and times of all of them, so that worker processes map one
-    file instead of joining the tables anew.
+    Each archive has an index of its own. The combined table is saved too, in the user's cache
+    directory, under a digest of the names, sizes, and times of all archives. Worker processes map
+    that one file instead of concatenating the tables again.
 
-    Parameters and errors are those of `IndexTable.open`; of several archives, `ipath` is where
-    the sum lies. Equal names in several archives all stay; a look-up finds the last.
+    Parameters and errors are those of `IndexTable.open`. For several archives, `ipath` is the
+    combined index. If archives have members of the same name, all are kept, and a lookup finds
+    the last.
     """
     if len(paths) == 1:
         return IndexTable.open(paths[0], ipath, overwrite=overwrite, strict=strict)
     archives = [resolve_location(locate(path)) for path in paths]
     seen = _signatures(archives)
-    # What a directory holds can change without a trace in its own size and time.
+    # The size and time of a directory do not change with the files in it.
     can_save = None not in seen
     digest = _digest(archives, seen, strict)
-    place = None if ipath is None else locate(ipath)
-    if place is not None and not can_save:
+    location = None if ipath is None else locate(ipath)
+    if location is not None and not can_save:
         raise OptionError(
-            f"{place.path}: cannot be the index, as a directory is among the archives, and a "
-            f"directory is listed each time it is opened"
+            f"{location.path}: cannot be the index, because one of the archives is a directory, "
+            f"which is listed each time it is opened"
         )
-    if place is None and can_save:
-        place = cache_location([digest], archives[0])
-    if place is not None and not overwrite:
-        found = _load(place, archives, seen, digest, strict, given=ipath is not None)
+    if location is None and can_save:
+        location = cache_location([digest], archives[0])
+    if location is not None and not overwrite:
+        found = _load(location, archives, seen, digest, strict, given=ipath is not None)
         if found is not None:
             return found
-    if ipath is not None and place is not None and place.exists():
-        _refuse_foreign(place, archives)
+    if ipath is not None and location is not None and location.exists():
+        _check_is_index(location, archives)
     table = _concatenate(
         IndexTable.open(one.path, overwrite=overwrite, strict=strict) for one in archives
     )
-    if place is None or len(table.files) != len(paths):
+    if location is None or len(table.files) != len(paths):
         return table
     table.meta["joined"] = digest
     table.meta["joined_paths"] = _digest(archives, [None] * len(archives), strict)
-    # One line for each archive would be parsed at every open, in every process.
+    # Every process would parse one entry for each archive whenever it opens the table.
     table.meta["archives"] = []
     try:
-        place.parent.make_directory()
-        return table.save(place)
+        location.parent.make_directory()
+        return table.save(location)
     except OSError as error:
         if ipath is not None:
-            raise OptionError(f"{place.path}: cannot write the index: {error.strerror}") from error
-        logger.info("%s: the joined index cannot be saved: %s", place.path, error.strerror)
+            raise OptionError(
+                f"{location.path}: cannot write the index: {error.strerror}"
+            ) from error
+        logger.info("%s: the combined index cannot be saved: %s", location.path, error.strerror)
         return table
 
 
@@ -101,7 +105,7 @@ def _signatures(archives: Sequence[Location]) -> list[Signature | None]:
 
 
 def _digest(archives: Sequence[Location], seen: Sequence[Signature | None], strict: bool) -> str:
-    """Digest what a joined table depends on."""
+    """Digest everything that a combined table depends on."""
     versions = sorted(f"{one.name} {one.version}" for one in all_containers())
     digest = hashlib.blake2b(digest_size=16)
     for part in (f"{file_format.VERSION} {strict}", *versions):
@@ -112,16 +116,16 @@ def _digest(archives: Sequence[Location], seen: Sequence[Signature | None], stri
 
 
 def _load(
-    place: Location,
+    location: Location,
     archives: Sequence[Location],
     seen: Sequence[Signature | None],
     digest: str,
     strict: bool,
     given: bool,
 ) -> IndexTable | None:
-    """Map the joined table where it is there and fits."""
+    """Map the combined table if it exists and is fresh."""
     try:
-        table = IndexTable.load(place.path)
+        table = IndexTable.load(location.path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except CorruptIndexError:
@@ -134,24 +138,24 @@ def _load(
         same = table.meta.get("joined_paths") == _digest(archives, [None] * len(archives), strict)
         reason = "one of them has changed" if same else "it was built for others"
         raise StaleIndexError(
-            f"{place.path}: it does not describe the {len(archives)} archives from "
+            f"{location.path}: it does not describe the {len(archives)} archives from "
             f"{archives[0].path} on: {reason}",
             hints=[REBUILD],
         )
     if strict and table.meta.get("damage"):
         raise CorruptArchiveError(
-            f"{table.meta['damage']} (as found when {place.path} was built)", hints=[READ_PARTLY]
+            f"{table.meta['damage']} (as found when {location.path} was built)", hints=[READ_PARTLY]
         )
     table.files = [archive.path for archive in archives]
-    table.verified = {file: one for file, one in zip(table.files, seen) if one is not None}
+    table.file_signatures = {file: one for file, one in zip(table.files, seen) if one is not None}
     return table
 
 
-def _refuse_foreign(place: Location, archives: Sequence[Location]) -> None:
+def _check_is_index(location: Location, archives: Sequence[Location]) -> None:
     """Raise OptionError if the file to overwrite is not an index."""
-    check_replaceable(place, archives)
+    check_replaceable(location, archives)
     try:
-        file_format.load(place)
+        file_format.load(location)
     except file_format.NotAnIndexError as error:
         raise OptionError(f"{error}; refusing to overwrite it") from error
     except CorruptIndexError:
@@ -159,21 +163,21 @@ def _refuse_foreign(place: Location, archives: Sequence[Location]) -> None:
 
 
 def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
-    """Put the members of several archives into one table, in that order.
+    """Copy the members of several archives into one table, in that order.
 
-    The tables are copied and let go one by one: each keeps a file mapped while it is there.
+    The tables are copied and dropped one by one, because each keeps a file mapped.
     """
     columns: dict[str, list[npt.NDArray[Any]]] = {"entries": [], "names": [], "name_offsets": []}
     files: list[str] = []
     meta: dict[str, Any] = {"containers": [], "archives": [], "directories": []}
-    verified: dict[str, Signature] = {}
+    file_signatures: dict[str, Signature] = {}
     for table in tables:
         entries = np.array(table.entries)
         entries["shard"] += np.uint32(len(files))
         columns["entries"].append(entries)
         columns["names"].append(np.array(table.names))
         columns["name_offsets"].append(np.array(table.name_offsets))
-        _add_runs(meta["containers"], table.meta["containers"], len(files))
+        add_container_runs(meta["containers"], table.meta["containers"], len(files))
         meta["directories"] += table.directories
         meta["archives"] += [
             {"path": file, "directory": bool(archive.get("directory"))}
@@ -182,7 +186,7 @@ def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
         if "damage" in table.meta:
             meta.setdefault("damage", table.meta["damage"])
         files += table.files
-        verified |= table.verified
+        file_signatures |= table.file_signatures
     entries = np.concatenate(columns["entries"])
     entries["index"] = np.arange(len(entries), dtype=np.uint64)
     names = np.concatenate(columns["names"])
@@ -192,7 +196,7 @@ def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
     order = sort_names(names, name_offsets)
     values, offsets = directory_labels(Lookup(entries, names, name_offsets, order), order)
     meta["directories"] = sorted(set(meta["directories"]))
-    joined = IndexTable(
+    combined = IndexTable(
         entries=entries,
         label_values=values,
         label_offsets=offsets,
@@ -202,13 +206,5 @@ def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
         files=files,
         meta=meta,
     )
-    joined.verified = verified
-    return joined
-
-
-def _add_runs(runs: list[dict[str, Any]], others: list[dict[str, Any]], first_file: int) -> None:
-    """Add the formats of further files; equal neighbors become one."""
-    for run in others:
-        last = runs[-1] if runs else {}
-        if (last.get("name"), last.get("version")) != (run["name"], run["version"]):
-            runs.append({**run, "first_file": run["first_file"] + first_file})
+    combined.file_signatures = file_signatures
+    return combined

@@ -1,7 +1,7 @@
-"""The file that an index lies in: consecutive ``.npy`` arrays, the last of them the metadata.
+"""The file format of an index: consecutive ``.npy`` arrays, the last of which is the metadata.
 
-`docs/development/index-format.md` specifies it. This module knows sections and bytes; what they
-mean is the business of `imagearchive.index.table`.
+`docs/development/index-format.md` specifies it. This module handles sections and bytes;
+`imagearchive.index.table` interprets them.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ __all__ = ["FORMAT", "VERSION", "NotAnIndexError", "checksum", "load", "save"]
 FORMAT: Final = "imagearchive-index"
 VERSION: Final = 1
 
-# A file of more sections than this is not one of ours, however well each is formed.
+# A file with more sections is not an index, even if each section is valid.
 MAX_SECTIONS: Final = 4096
 
 
 class NotAnIndexError(CorruptIndexError):
-    """A file of that name is there, but something else wrote it."""
+    """The file exists, but is not an index of this library."""
 
 
 def save(
     location: Location, sections: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]
 ) -> None:
-    """Write an index so that nobody ever sees half of it.
+    """Write an index atomically.
 
-    The sections go into a temporary file beside it, which is synchronized to disk and then
-    renamed. Several processes may do so at once: no locks, the last one stays, and all write the
-    same bytes.
+    The sections are written to a temporary file in the same directory, which is synchronized to
+    disk and then renamed. Several processes may do this at once: all write the same bytes, and
+    the last one wins.
 
     Raises
     ------
     OSError
-        The directory cannot be written, or the disk is full; nothing is left behind.
+        The directory cannot be written, or the disk is full. No temporary file is left.
     """
     described = {
         **meta,
@@ -74,14 +74,14 @@ def save(
 
 
 def load(location: Location) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-    """Map an index file: nothing but the headers and the metadata is read.
+    """Map an index file; only the headers and the metadata are read.
 
     Returns
     -------
     sections : dict of str to ndarray
-        Read-only arrays over the mapping, in the order of the file.
+        Read-only views of the mapping, in the order of the file.
     meta : dict
-        Empty for a lone array, which is what the original ImageArchive wrote.
+        Empty if the file is a single array, as the original ImageArchive wrote it.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def load(location: Location) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any
     NotAnIndexError
         The file was not written by this library.
     CorruptIndexError
-        It was, and is damaged.
+        It was written by this library, but is damaged.
     """
     path = location.path
     try:
@@ -104,14 +104,14 @@ def load(location: Location) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any
     if len(arrays) == 1:
         return {"entries": last}, {}
     if last.dtype != np.uint8 or last.ndim != 1:
-        raise NotAnIndexError(f"{path}: {len(arrays)} arrays, but the last is no metadata")
+        raise NotAnIndexError(f"{path}: {len(arrays)} arrays, but the last is not metadata")
     try:
         meta = json.loads(last.tobytes())
         names = [section["name"] for section in meta["sections"]]
         version = meta["version"]
         ours = meta["format"] == FORMAT
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise NotAnIndexError(f"{path}: the last array is no metadata of an index") from error
+        raise NotAnIndexError(f"{path}: the last array is not the metadata of an index") from error
     if not ours or not isinstance(version, int):
         raise NotAnIndexError(f"{path}: not an index of this library")
     if version > VERSION:
@@ -125,13 +125,13 @@ def load(location: Location) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any
         or len(set(names)) != len(names)
     ):
         raise CorruptIndexError(
-            f"{path}: {len(arrays) - 1} sections where the metadata names {len(names)}; delete it"
+            f"{path}: {len(arrays) - 1} sections, but the metadata names {len(names)}; delete it"
         )
     return dict(zip(names, arrays)), meta
 
 
 def checksum(array: npt.NDArray[Any]) -> int:
-    """CRC-32 of the bytes of a section."""
+    """Return the CRC-32 of the bytes of a section."""
     return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
@@ -149,8 +149,8 @@ def _arrays(storage: Storage) -> Iterator[npt.NDArray[Any]]:
             raise kind(f"{error}; if it was meant to be an index, delete it") from error
         if header.has_objects or (header.fortran_order and len(header.shape) > 1):
             raise NotAnIndexError(
-                f"{where} holds {header.dtype} {header.shape}, which no index does; build the "
-                f"index again"
+                f"{where} holds {header.dtype} {header.shape}, which an index never does; build "
+                f"the index again"
             )
         if count > MAX_SECTIONS:
             raise NotAnIndexError(f"{path}: more than {MAX_SECTIONS} arrays")

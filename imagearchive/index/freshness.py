@@ -1,4 +1,4 @@
-"""Whether an archive is still the one that was indexed."""
+"""Check whether an archive is still the one that was indexed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ READ_PARTLY: Final = Hint("strict=False", "to read the members before it")
 #: Size in bytes, and identity; see `imagearchive.storage.location.Status`.
 Signature = tuple[int, str]
 
-# How many headers are compared where a modification time differs, spread evenly; of an archive of
-# no more members, all. Reading them takes milliseconds from memory, and is done once.
+# How many headers are compared if a modification time differs, spread evenly over the members.
+# Reading them from the page cache takes milliseconds, and is done once.
 SAMPLES: Final = 4096
 SAMPLE_BYTES: Final = 512
 # Members of a TAR start at multiples of this.
@@ -38,7 +38,7 @@ def signatures(files: Sequence[Location]) -> list[Signature | None]:
     Raises
     ------
     OSError
-        A file is gone, or cannot be reached.
+        A file is missing, or cannot be read.
     """
     found: list[Signature | None] = []
     for file in files:
@@ -50,7 +50,7 @@ def signatures(files: Sequence[Location]) -> list[Signature | None]:
 def fingerprints(
     files: Sequence[Location], entries: npt.NDArray[Any], ends: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Say of each file what tells whether it is still the same.
+    """Describe each file, so that `difference` can tell whether it has changed.
 
     Parameters
     ----------
@@ -58,13 +58,13 @@ def fingerprints(
     entries : ndarray of ENTRY_DTYPE
         The rows of the index.
     ends : sequence of int
-        Of each file, where its last member ends.
+        For each file, where its last member ends.
 
     Returns
     -------
     list of dict
-        ``size``, ``identity``, ``end``, and a digest of ``headers``; of a directory nothing but
-        that it is one.
+        ``size``, ``identity``, ``end``, and a digest of ``headers``; only ``directory`` for a
+        directory.
     """
     found: list[dict[str, Any]] = []
     for shard, (file, signature, end) in enumerate(zip(files, signatures(files), ends)):
@@ -96,7 +96,7 @@ def difference(
             if signature is None or archive.get("directory"):
                 return f"{path} is a directory, which is listed each time"
             if signature[0] != archive["size"]:
-                return f"{path} has {signature[0]} bytes where {archive['size']} were indexed"
+                return f"{path} has {signature[0]} bytes, but {archive['size']} when it was indexed"
             if signature[1] == archive["identity"]:
                 continue
             headers = _headers(entries, shard, len(files))
@@ -110,10 +110,11 @@ def difference(
 
 
 def _headers(entries: npt.NDArray[Any], shard: int, files: int) -> list[int]:
-    """Where the headers to compare begin."""
+    """Return where the headers to compare begin."""
     rows = entries if files == 1 else entries[entries["shard"] == shard]
     if not len(rows):
-        # An index of its own, such as Barecat's: SQLite counts changes in its first page.
+        # A file without members, such as the index of Barecat: SQLite counts changes in its
+        # first page.
         return [0]
     chosen = np.unique(np.linspace(0, len(rows) - 1, SAMPLES).astype(np.int64))
     headers: list[int] = rows["header_offset"][chosen].tolist()
@@ -121,16 +122,16 @@ def _headers(entries: npt.NDArray[Any], shard: int, files: int) -> list[int]:
 
 
 def _digest(file: Location, headers: Sequence[int], end: int) -> str:
-    """Digest the headers, what follows the last member, and the end of the file.
+    """Digest the headers, the bytes after the last member, and the end of the file.
 
-    A TAR ends in padding, in which members can be appended while its size stays the same; a ZIP
-    ends in its directory.
+    A TAR ends with padding, into which members can be appended without changing its size; a ZIP
+    ends with its directory.
     """
     digest = hashlib.blake2b(digest_size=16)
     with closing(file.open("pread")) as storage:
-        behind = -(-end // BLOCK) * BLOCK
+        after_last = -(-end // BLOCK) * BLOCK
         ranges = [(header, SAMPLE_BYTES) for header in headers]
-        ranges += [(behind, 2 * BLOCK), (max(0, storage.size - SAMPLE_BYTES), SAMPLE_BYTES)]
+        ranges += [(after_last, 2 * BLOCK), (max(0, storage.size - SAMPLE_BYTES), SAMPLE_BYTES)]
         for offset, size in ranges:
             if offset < storage.size:
                 digest.update(storage.read(offset, min(size, storage.size - offset)))

@@ -1,4 +1,4 @@
-"""Where an index file belongs: beside its archive, or in the user's cache directory."""
+"""Where an index file is saved: beside its archive, or in the user's cache directory."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from collections.abc import Sequence
 
 import platformdirs
 
+from imagearchive.errors import OptionError
 from imagearchive.storage.location import Location, locate
 from imagearchive.storage.patterns import INDEX_SUFFIX
 
-__all__ = ["cache_location", "index_beside", "index_locations"]
+__all__ = ["cache_location", "check_replaceable", "index_beside", "index_locations"]
 
 
 def index_beside(archive: Location) -> Location:
-    """Return the location of an index beside its archive: ``.idx.npy`` for the last extension."""
+    """Return the index file beside an archive: ``.idx.npy`` in place of the last extension."""
     return archive.parent.join(os.path.splitext(archive.name)[0] + INDEX_SUFFIX)
 
 
 def cache_location(keys: Sequence[str], archive: Location) -> Location | None:
     """Return the location of an index that cannot be saved beside its archive.
 
-    None if the user has no home directory, as in a container that runs under any user number.
+    None if the user has no home directory, as in a container that runs under an arbitrary user ID.
 
     Parameters
     ----------
     keys : sequence of str
-        What tells the archive from others of the same name.
+        What distinguishes the archive from others of the same name.
     archive : Location
-        Gives the file a name that a person recognizes.
+        Its name begins the file name, so that people recognize it.
     """
     digest = hashlib.blake2b(digest_size=16)
     for key in keys:
@@ -43,6 +44,15 @@ def cache_location(keys: Sequence[str], archive: Location) -> Location | None:
 
 
 def index_locations(archive: Location) -> list[Location]:
-    """Return where the index of an archive may be, the best place first."""
+    """Return where the index of an archive may be, the best first."""
     cached = cache_location([archive.path], archive)
     return [index_beside(archive)] if cached is None else [index_beside(archive), cached]
+
+
+def check_replaceable(ipath: Location, archives: Sequence[Location]) -> None:
+    """Raise OptionError if an index file is a directory, or one of the archives themselves."""
+    if ipath.status().is_directory or any(map(ipath.is_same, archives)):
+        raise OptionError(
+            f"{ipath.path}: cannot be the index, because it is the archive or a directory; "
+            f"name another file"
+        )

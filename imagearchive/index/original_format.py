@@ -1,4 +1,4 @@
-"""The index file of the original ImageArchive: a 2-D array of index, offset, size, and labels."""
+"""Read index files of the original ImageArchive: a 2-D array of index, offset, size, and labels."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["original_columns"]
 
 
 def original_columns(ipath: str, rows: npt.NDArray[Any]) -> dict[str, Any]:
-    """Return the columns of an index table; members are called by their number.
+    """Return the columns of an index table; members are named by their number.
 
     Raises
     ------
     NotAnIndexError
         The array is not such an index.
     CorruptIndexError
-        An offset or size is not a number from 0.
+        An offset or size is negative or not finite.
     """
     if rows.ndim != 2 or rows.shape[1] < 3 or rows.dtype.kind not in "iuf":
         raise NotAnIndexError(
@@ -31,7 +31,7 @@ def original_columns(ipath: str, rows: npt.NDArray[Any]) -> dict[str, Any]:
         )
     count = len(rows)
     if count and (not np.isfinite(rows[:, 1:3]).all() or rows[:, 1:3].min() < 0):
-        raise CorruptIndexError(f"{ipath}: offsets and sizes must be numbers from 0")
+        raise CorruptIndexError(f"{ipath}: offsets and sizes must be finite and at least 0")
     entries = np.zeros(count, ENTRY_DTYPE)
     entries["index"] = np.arange(count)
     entries["offset"] = entries["header_offset"] = rows[:, 1]

@@ -1,26 +1,20 @@
-"""The index table: the members of an archive as NumPy columns, built once and mapped ever after."""
+"""The index table: the members of an archive as NumPy columns, built once and then mapped."""
 
 from __future__ import annotations
 
-import bisect
 import errno
 import hashlib
 import logging
 import os
 import warnings
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from imagearchive.containers.container import Container
-from imagearchive.containers.registry import (
-    container_named,
-    find_container,
-    resolve_location,
-)
+from imagearchive.containers.registry import find_container, resolve_location
 from imagearchive.containers.rows import ENTRY_DTYPE
 from imagearchive.errors import (
     ArchiveNotFoundError,
@@ -32,22 +26,26 @@ from imagearchive.errors import (
 from imagearchive.index import file_format
 from imagearchive.index.build import build_columns
 from imagearchive.index.freshness import READ_PARTLY, REBUILD, Signature, difference, signatures
-from imagearchive.index.index_locations import index_locations
+from imagearchive.index.index_locations import check_replaceable, index_locations
 from imagearchive.index.lookup import Lookup
+from imagearchive.index.metadata import (
+    changed_scanner,
+    check_metadata,
+    container_of_file,
+    containers_of,
+)
 from imagearchive.index.original_format import original_columns
 from imagearchive.storage.location import Location, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 __all__ = ["IndexTable"]
 
 logger = logging.getLogger(__name__)
 
-# Then nothing is wrong with the index; the process has too many files open.
+# Errors that say nothing about the index: the process has too many files open.
 OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
-
-ORIGINAL_CONTAINERS: Final = [{"name": "tar", "version": 0, "first_file": 0}]
 
 COLUMNS: Final[dict[str, np.dtype[Any]]] = {
     "entries": ENTRY_DTYPE,
@@ -63,10 +61,10 @@ COLUMNS: Final[dict[str, np.dtype[Any]]] = {
 class IndexTable:
     """The members of an archive, one row each.
 
-    Every array is read-only and, where the table comes from a file, mapped: opening costs the
-    same for a thousand members and for a hundred million, and processes share its pages.
-    Immutable, so any number of threads may use one. A pickle would carry the arrays; the classes
-    that hold a table pickle the path instead.
+    Every array is read-only. A table that was loaded from a file is mapped, so opening takes as
+    long for a thousand members as for a hundred million, and processes share its pages. It is
+    immutable, so any number of threads may use one. A pickle would contain the arrays; the
+    classes that hold a table pickle the path instead.
 
     Attributes
     ----------
@@ -75,23 +73,23 @@ class IndexTable:
     label_values : ndarray of float64
         The labels of all members one after the other.
     label_offsets : ndarray of uint64, shape (N + 1,)
-        Member ``i`` has the labels ``label_values[label_offsets[i]:label_offsets[i + 1]]``. As
-        scanned, that is the number of its top-level directory among those sorted by name, and
-        nothing for a member outside of any directory.
+        Member ``i`` has the labels ``label_values[label_offsets[i]:label_offsets[i + 1]]``. After
+        a scan, this is the number of its top-level directory, sorted by name; a member outside
+        any directory has no label.
     names : ndarray of uint8
-        The names as UTF-8, one after the other; bytes that are no UTF-8 stay as they are.
+        The names in UTF-8, one after the other; bytes that are not UTF-8 are kept.
     name_offsets : ndarray of uint64, shape (N + 1,)
-        Member ``i`` is called ``names[name_offsets[i]:name_offsets[i + 1]]``.
+        Member ``i`` is named ``names[name_offsets[i]:name_offsets[i + 1]]``.
     name_order : ndarray of uint64, shape (N,)
         The permutation that sorts the names bytewise.
     files : list of str
-        The files that hold the bytes; ``entries["shard"]`` counts in it.
+        The files that hold the bytes; ``entries["shard"]`` is an index into it.
     meta : dict
-        What the metadata section says; see `docs/development/index-format.md`.
+        The metadata section; see `docs/development/index-format.md`.
     extra : mapping of str to ndarray
         Further named sections, such as the checkpoints inside compressed members.
     path : str or None
-        Where the index is saved; None where it lives in memory only.
+        Where the index is saved; None if it is only in memory.
     """
 
     entries: npt.NDArray[Any]
@@ -106,8 +104,8 @@ class IndexTable:
     path: str | None = None
 
     def __post_init__(self) -> None:
-        # What the files were when the table was found to fit them, by path.
-        self.verified: dict[str, Signature] = {}
+        # The files as they were when the table was compared with them, by path.
+        self.file_signatures: dict[str, Signature] = {}
         self.unchanged_during_scan = True
         self.lookup = Lookup(self.entries, self.names, self.name_offsets, self.name_order)
         if len(self.label_offsets) != len(self.entries) + 1:
@@ -122,7 +120,7 @@ class IndexTable:
         return self.lookup.count
 
     def name(self, position: int) -> str:
-        """Return the name of a member; bytes that are no UTF-8 appear as surrogates."""
+        """Return the name of a member; bytes that are not UTF-8 appear as surrogates."""
         return self.lookup.name(position).decode("utf-8", "surrogateescape")
 
     def name_bytes(self, position: int) -> bytes:
@@ -137,11 +135,13 @@ class IndexTable:
         """Return the labels of a member, a read-only view."""
         low, high = self.label_offsets[position], self.label_offsets[position + 1]
         if not low <= high <= len(self.label_values):
-            raise CorruptIndexError(f"{self.path}: labels of row {position} lie outside: delete it")
+            raise CorruptIndexError(
+                f"{self.path}: the labels of row {position} are out of range; delete it"
+            )
         return self.label_values[int(low) : int(high)]
 
     def fingerprint(self) -> str:
-        """Return a digest of up to 256 rows and names, the same for the same members."""
+        """Return a digest of up to 256 rows and names, which is the same for the same members."""
         digest = hashlib.blake2b(str(len(self)).encode(), digest_size=16)
         for position in np.unique(np.linspace(0, max(len(self) - 1, 0), 256).astype(np.int64)):
             if len(self):
@@ -151,18 +151,13 @@ class IndexTable:
 
     @property
     def directories(self) -> list[str]:
-        """Directories that the archive names and that hold no file."""
+        """Directories that the archive names and that contain no files."""
         return list(self.meta.get("directories", []))
 
     @property
     def containers(self) -> list[Container]:
-        """The formats of its files, each once, in the order of the files."""
-        found: list[Container] = []
-        for run in self._runs():
-            container = container_named(run["name"])
-            if container is not None and container not in found:
-                found.append(container)
-        return found
+        """The formats of the files, each once, in the order of the files."""
+        return containers_of(self.meta)
 
     def container(self, shard: int) -> Container:
         """Return the format of one of the files.
@@ -170,22 +165,9 @@ class IndexTable:
         Raises
         ------
         CorruptIndexError
-            The index does not say it, or names a format that there is not.
+            The index does not name its format, or the format is unknown.
         """
-        runs = self._runs()
-        place = bisect.bisect_right(runs, shard, key=lambda run: run["first_file"]) - 1
-        container = container_named(runs[place]["name"]) if place >= 0 else None
-        if container is None:
-            raise CorruptIndexError(
-                f"{self.path}: the format of file {shard} is not known; delete the index"
-            )
-        return container
-
-    def _runs(self) -> list[dict[str, Any]]:
-        """Formats of consecutive files: name, version, and the number of the first file."""
-        # The index of the original ImageArchive says nothing; it is always one of a TAR.
-        runs: list[dict[str, Any]] = self.meta.get("containers", ORIGINAL_CONTAINERS)
-        return runs
+        return container_of_file(self.path, self.meta, shard)
 
     # --- opening ----------------------------------------------------------------------------
 
@@ -198,27 +180,27 @@ class IndexTable:
         overwrite: bool = False,
         strict: bool = True,
     ) -> IndexTable:
-        """Open the index of one archive, and build it where there is none or a stale one.
+        """Open the index of one archive; build it if there is none, or if it is stale.
 
         Parameters
         ----------
         path : path-like
             The archive.
         ipath : path-like, optional
-            The index file to trust, or to create. By default the archive's path with
-            ``.idx.npy`` for its last extension, then the user's cache directory.
+            The index file to use, or to create. By default the archive's path with ``.idx.npy`` in
+            place of its last extension, or else a file in the user's cache directory.
         overwrite : bool
-            Build the index even where a fresh one is there.
+            Build the index even if there is a fresh one.
         strict : bool
-            Whether damage in the archive is an error. Otherwise the members before it are served,
-            and the loss is logged.
+            Whether damage in the archive is an error. Otherwise the members before it are kept, and
+            the loss is logged.
 
         Raises
         ------
         ArchiveNotFoundError, UnsupportedArchiveError, CorruptArchiveError
-            There is no archive at `path`, or none that can be read.
+            There is no archive at `path`, or it cannot be read.
         StaleIndexError
-            `ipath` exists and belongs to another state of the archive.
+            `ipath` exists, but the archive has changed since it was built.
         CorruptIndexError
             `ipath` exists and is damaged.
         """
@@ -239,7 +221,7 @@ class IndexTable:
             return cls.build(archive, strict=strict)
         if given is not None:
             return cls._open_given(archive, given, overwrite, strict)
-        table, places = cls._survey(archive, overwrite, strict)
+        table, writable = cls._find(archive, overwrite, strict)
         if table is not None:
             return table
         table = cls.build(archive, strict=strict)
@@ -247,18 +229,18 @@ class IndexTable:
             _warn_of_change(archive)
             return table
         failures = []
-        for place in places:
+        for location in writable:
             try:
-                place.parent.make_directory()
-                return table.save(place)
+                location.parent.make_directory()
+                return table.save(location)
             except OSError as error:
                 if error.errno in OUT_OF_FILES:
                     raise
-                failures.append(f"{place.path}: {error.strerror}")
+                failures.append(f"{location.path}: {error.strerror}")
         warnings.warn(
             f"{archive.path}: the index cannot be saved "
             f"({'; '.join(failures) or 'no cache directory'}), so every process scans the archive "
-            f"anew; name another place with ipath",
+            f"again; name another file with ipath",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -275,14 +257,14 @@ class IndexTable:
             except file_format.NotAnIndexError as error:
                 if not overwrite:
                     raise
-                # Whatever it is, it was not written to be overwritten.
+                # It may be anything, so it is not overwritten.
                 raise OptionError(f"{error}; refusing to overwrite it") from error
             except CorruptIndexError:
                 if not overwrite:
                     raise
             else:
                 if not overwrite:
-                    return table._trusted(strict)
+                    return table._checked(strict)
                 del table
         table = cls.build(archive, strict=strict)
         if not table.unchanged_during_scan:
@@ -293,8 +275,8 @@ class IndexTable:
         except OSError as error:
             raise OptionError(f"{ipath.path}: cannot write the index: {error.strerror}") from error
 
-    def _trusted(self, strict: bool) -> IndexTable:
-        """Return the table where it fits the archive, else raise."""
+    def _checked(self, strict: bool) -> IndexTable:
+        """Return the table if it is fresh and complete, else raise."""
         reason = self.staleness()
         if reason is not None:
             raise StaleIndexError(f"{self.path}: {reason}", hints=[REBUILD])
@@ -306,23 +288,23 @@ class IndexTable:
         return self
 
     @classmethod
-    def _survey(
+    def _find(
         cls, archive: Location, overwrite: bool, strict: bool
     ) -> tuple[IndexTable | None, list[Location]]:
-        """Return the saved index where it is fresh, else None and the places to save another."""
-        free = []
-        for place in index_locations(archive):
+        """Return the saved index if it is fresh, or None and where to save a new one."""
+        writable = []
+        for location in index_locations(archive):
             try:
-                table = cls.load(place.path, archive.path)
-                if not table.meta or table._of_another(archive):
-                    # The index of the original ImageArchive may hold a part of the archive only.
+                table = cls.load(location.path, archive.path)
+                if not table.meta or table._belongs_to_another(archive):
+                    # The index of the original ImageArchive may list only a part of the archive.
                     continue
-                reason = "asked to" if overwrite else table._unusable(strict)
+                reason = "asked to" if overwrite else table._why_unusable(strict)
                 if reason is None:
-                    return table._with_identities(place), []
+                    return table._with_current_identities(location), []
                 logger.info("%s: building the index again: %s", archive.path, reason)
             except file_format.NotAnIndexError:
-                # Whatever it is, it was not written to be overwritten.
+                # It may be anything, so it is not overwritten.
                 continue
             except (FileNotFoundError, NotADirectoryError):
                 pass
@@ -330,53 +312,53 @@ class IndexTable:
                 if isinstance(error, OSError) and error.errno in OUT_OF_FILES:
                     raise
                 logger.info("%s: building the index again: %s", archive.path, error)
-            free.append(place)
-        return None, free
+            writable.append(location)
+        return None, writable
 
-    def _of_another(self, archive: Location) -> bool:
-        """Whether the index belongs to another file that is there, data.tar beside data.npz."""
+    def _belongs_to_another(self, archive: Location) -> bool:
+        """Whether the index belongs to another existing file, such as data.tar beside data.npz."""
         recorded = [one["path"] for one in self.meta["archives"]]
-        # Of a directory of bins the files are below it.
+        # The files of a directory of bins are below it.
         if any(path.split("/")[0] == archive.name for path in recorded):
             return False
         return any(archive.parent.join(path).exists() for path in recorded)
 
-    def _unusable(self, strict: bool) -> str | None:
+    def _why_unusable(self, strict: bool) -> str | None:
         """Return why an index that was found cannot be used, or None if it can."""
         reason = self.staleness()
         if reason is None and strict and self.meta.get("damage"):
             return "it was built without strict"
         return reason
 
-    def _with_identities(self, place: Location) -> IndexTable:
-        """Record the identity of a touched or copied archive, so that it is compared only once."""
+    def _with_current_identities(self, location: Location) -> IndexTable:
+        """Save the identity of a touched or copied archive, so that it is compared only once."""
         archives = self.meta.get("archives", [])
-        now = [self.verified.get(file) for file in self.files]
+        now = [self.file_signatures.get(file) for file in self.files]
         if all(seen is None or seen[1] == a["identity"] for seen, a in zip(now, archives)):
             return self
         self.meta["archives"] = [
             a if seen is None else {**a, "identity": seen[1]} for seen, a in zip(now, archives)
         ]
         try:
-            return self.save(place)
+            return self.save(location)
         except OSError as error:
-            logger.debug("%s: the archive's identity cannot be recorded: %s", place.path, error)
+            logger.debug("%s: the archive's identity cannot be saved: %s", location.path, error)
             return self
 
     @classmethod
     def load(cls, ipath: str, apath: str | os.PathLike[str] | None = None) -> IndexTable:
-        """Map an index file without asking whether the archive still is the same.
+        """Map an index file without checking whether the archive is still the same.
 
         Besides our own files, this reads the index of the original ImageArchive: one numeric 2-D
         array of index, offset, size and labels. Such a file has no names, so its members are
-        called by their number.
+        named by their number.
 
         Parameters
         ----------
         ipath : str
             The index file.
         apath : path-like, optional
-            The archive. By default the files that the index names, beside it.
+            The archive. By default the files that the index names, relative to its directory.
         """
         sections, meta = file_format.load(locate(ipath))
         if not meta:
@@ -395,15 +377,8 @@ class IndexTable:
                     f"{columns[name].ndim} dimensions; delete it"
                 )
         base = locate(ipath if apath is None else apath).parent
-        archives, directories = meta.get("archives"), meta.get("directories", [])
-        if not (
-            isinstance(archives, list)
-            and all(isinstance(a, dict) and isinstance(a.get("path"), str) for a in archives)
-            and isinstance(directories, list)
-            and all(isinstance(name, str) for name in directories)
-            and _are_runs(meta.get("containers"))
-        ):
-            raise CorruptIndexError(f"{ipath}: the metadata names no archive; delete it")
+        check_metadata(ipath, meta)
+        archives = meta["archives"]
         if apath is not None and len(archives) == 1:
             # A renamed archive keeps its index.
             files = [locate(apath).path]
@@ -413,10 +388,10 @@ class IndexTable:
 
     @classmethod
     def build(cls, path: str | os.PathLike[str] | Location, *, strict: bool = True) -> IndexTable:
-        """Scan an archive; nothing is saved."""
+        """Scan an archive without saving its index."""
         built = build_columns(resolve_location(locate(path)), strict=strict)
         table = cls(**built.columns, files=built.files, meta=built.meta)
-        table.verified, table.unchanged_during_scan = built.verified, built.unchanged
+        table.file_signatures, table.unchanged_during_scan = built.file_signatures, built.unchanged
         return table
 
     # --- saving -----------------------------------------------------------------------------
@@ -429,19 +404,19 @@ class IndexTable:
         OSError
             The file cannot be written.
         """
-        place = locate(path)
+        location = locate(path)
         sections = {name: getattr(self, name) for name in COLUMNS}
         sections.update(sorted(self.extra.items()))
         meta = {key: value for key, value in self.meta.items() if key != "sections"}
-        file_format.save(place, sections, meta)
-        table = IndexTable.load(place.path, self.files[0] if self.files else None)
-        table.files, table.verified = self.files, self.verified
+        file_format.save(location, sections, meta)
+        table = IndexTable.load(location.path, self.files[0] if self.files else None)
+        table.files, table.file_signatures = self.files, self.file_signatures
         return table
 
     def add_extra(self, sections: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Keep further named sections in the index file, as far as it can be written.
+        """Add named sections to the table and, if it can be written, to the index file.
 
-        They are there for this table in any case; a failure to save is logged.
+        A failure to write the file is logged.
         """
         self.extra = {**self.extra, **sections}
         if self.path is None:
@@ -458,27 +433,26 @@ class IndexTable:
     # --- checking ---------------------------------------------------------------------------
 
     def staleness(self) -> str | None:
-        """Return why the index does not describe its archive any more, or None if it does.
+        """Return why the index no longer describes its archive, or None if it does.
 
-        Sizes are compared first; where an identity differs, so are the headers of up to 4,096
-        members. A copied or touched archive therefore keeps its index.
+        Sizes are compared first. If an identity differs, the headers of up to 4,096 members are
+        compared, so a copied or touched archive keeps its index.
         """
         if not self.meta:
             return None
-        for run in self._runs():
-            container = container_named(run["name"])
-            if container is None or container.version != run["version"]:
-                return f"it was built by another version of the {run['name']} scanner"
+        name = changed_scanner(self.meta)
+        if name is not None:
+            return f"it was built by another version of the {name} scanner"
         files = [locate(file) for file in self.files]
         reason = difference(files, self.meta["archives"], self.entries)
         if reason is None:
-            self.verified = {
+            self.file_signatures = {
                 file: seen for file, seen in zip(self.files, signatures(files)) if seen
             }
         return reason
 
     def check(self) -> None:
-        """Compare every section of the saved index with its checksum; reads the whole file.
+        """Read the whole index file, and compare every section with its checksum.
 
         Raises
         ------
@@ -504,39 +478,13 @@ class SavedCheckpoints:
         self._section = section
 
     def load(self) -> memoryview | None:
-        """Return the checkpoints that were saved, or None."""
+        """Return the saved checkpoints, or None."""
         points = self._table.extra.get(self._section)
         return None if points is None else points.data
 
     def save(self, checkpoints: bytes) -> None:
         """Save checkpoints; see `IndexTable.add_extra`."""
         self._table.add_extra({self._section: np.frombuffer(checkpoints, np.uint8)})
-
-
-def check_replaceable(ipath: Location, archives: Sequence[Location]) -> None:
-    """Raise OptionError if an index file is a directory, or one of the archives themselves."""
-    if ipath.status().is_directory or any(map(ipath.is_same, archives)):
-        raise OptionError(
-            f"{ipath.path}: cannot be the index, as it is the archive or a directory; "
-            f"name another file"
-        )
-
-
-def _are_runs(runs: object) -> bool:
-    """Whether metadata name the formats of files as they should."""
-    return (
-        isinstance(runs, list)
-        and len(runs) > 0
-        and all(
-            isinstance(run, dict)
-            and isinstance(run.get("name"), str)
-            and isinstance(run.get("first_file"), int)
-            and "version" in run
-            for run in runs
-        )
-        and runs[0]["first_file"] == 0
-        and all(one["first_file"] < other["first_file"] for one, other in pairwise(runs))
-    )
 
 
 def _warn_of_change(archive: Location) -> None:

@@ -1,0 +1,106 @@
+"""The metadata of an index: which files it describes, and the container format of each.
+
+The key ``containers`` lists runs: one dict for each range of consecutive files of one format, with
+the format's ``name`` and ``version`` and the number of the ``first_file``.
+"""
+
+from __future__ import annotations
+
+import bisect
+from itertools import pairwise
+from typing import Any, Final
+
+from imagearchive.containers.container import Container
+from imagearchive.containers.registry import container_named
+from imagearchive.errors import CorruptIndexError
+
+__all__ = [
+    "add_container_runs",
+    "changed_scanner",
+    "check_metadata",
+    "container_of_file",
+    "containers_of",
+]
+
+# The index of the original ImageArchive does not name a format; its archives are TAR files.
+_ORIGINAL_RUNS: Final = [{"name": "tar", "version": 0, "first_file": 0}]
+
+
+def check_metadata(ipath: str, meta: dict[str, Any]) -> None:
+    """Raise CorruptIndexError unless the metadata name files, directories, and formats."""
+    archives, directories = meta.get("archives"), meta.get("directories", [])
+    if not (
+        isinstance(archives, list)
+        and all(isinstance(a, dict) and isinstance(a.get("path"), str) for a in archives)
+        and isinstance(directories, list)
+        and all(isinstance(name, str) for name in directories)
+        and _are_runs(meta.get("containers"))
+    ):
+        raise CorruptIndexError(f"{ipath}: the metadata do not name an archive; delete it")
+
+
+def _runs(meta: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the formats of consecutive files."""
+    runs: list[dict[str, Any]] = meta.get("containers", _ORIGINAL_RUNS)
+    return runs
+
+
+def containers_of(meta: dict[str, Any]) -> list[Container]:
+    """Return each format once, in the order of the files."""
+    found: list[Container] = []
+    for run in _runs(meta):
+        container = container_named(run["name"])
+        if container is not None and container not in found:
+            found.append(container)
+    return found
+
+
+def container_of_file(ipath: str | None, meta: dict[str, Any], shard: int) -> Container:
+    """Return the format of one file.
+
+    Raises
+    ------
+    CorruptIndexError
+        The index does not name its format, or the format is unknown.
+    """
+    runs = _runs(meta)
+    number = bisect.bisect_right(runs, shard, key=lambda run: run["first_file"]) - 1
+    container = container_named(runs[number]["name"]) if number >= 0 else None
+    if container is None:
+        raise CorruptIndexError(f"{ipath}: the format of file {shard} is unknown; delete the index")
+    return container
+
+
+def changed_scanner(meta: dict[str, Any]) -> str | None:
+    """Return the name of a format whose scanner is not the one that built the index, or None."""
+    for run in _runs(meta):
+        container = container_named(run["name"])
+        if container is None or container.version != run["version"]:
+            return str(run["name"])
+    return None
+
+
+def add_container_runs(
+    runs: list[dict[str, Any]], others: list[dict[str, Any]], first_file: int
+) -> None:
+    """Append the formats of further files, which begin at `first_file`; equal neighbors merge."""
+    for run in others:
+        last = runs[-1] if runs else {}
+        if (last.get("name"), last.get("version")) != (run["name"], run["version"]):
+            runs.append({**run, "first_file": run["first_file"] + first_file})
+
+
+def _are_runs(runs: object) -> bool:
+    return (
+        isinstance(runs, list)
+        and len(runs) > 0
+        and all(
+            isinstance(run, dict)
+            and isinstance(run.get("name"), str)
+            and isinstance(run.get("first_file"), int)
+            and "version" in run
+            for run in runs
+        )
+        and runs[0]["first_file"] == 0
+        and all(one["first_file"] < other["first_file"] for one, other in pairwise(runs))
+    )
