@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import math
 import re
 from collections.abc import Iterable
@@ -54,6 +55,13 @@ _STRING = r"""[uU]?(?:'(?:[^'\\\n]|\\[^\n])*'|"(?:[^"\\\n]|\\[^\n])*")"""
 _TOKEN: Final = re.compile(
     rf"(?P<string>{_STRING})|(?P<number>[0-9]+)[lL]?(?![0-9A-Za-z_.'\"])"
     r"|(?:True|False|None)(?![0-9A-Za-z_.'\"])|(?P<open>[\[({])|(?P<close>[\])}])|[:,]|[ \t\r\n]+"
+)
+# What NumPy writes for arrays of 1 to 8 dimensions, which need not be parsed token by token.
+_LENGTH = "(?:0|[1-9][0-9]{0,18})"
+_USUAL_HEADER: Final = re.compile(
+    r"\{'descr': (?P<descr>'[^'\\\n]{1,40}'|\[[^\n]{1,1000}\]), "
+    r"'fortran_order': (?P<fortran_order>True|False), "
+    rf"'shape': \((?P<shape>{_LENGTH},|{_LENGTH}(?:, {_LENGTH}){{1,7}})\), \}} *\n"
 )
 _LEAF: Final = re.compile(r"[<>=|]?[?A-Za-z][0-9A-Za-z_]*(?:\[[0-9A-Za-z/]*\])?")
 
@@ -327,7 +335,14 @@ def _evaluate(
     raw: bytes | memoryview, encoding: str, where: str
 ) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
     try:
-        value = _literal_value(_check_tokens(str(raw, encoding), where))
+        text = str(raw, encoding)
+        usual = _USUAL_HEADER.fullmatch(text)
+        if usual is not None:
+            # If anything is wrong with it, what follows says where.
+            with contextlib.suppress(CorruptArchiveError):
+                lengths = tuple(map(int, usual["shape"].rstrip(",").split(",")))
+                return _parse_descr(usual["descr"]), lengths, usual["fortran_order"] == "True"
+        value = _literal_value(_check_tokens(text, where))
     except CorruptArchiveError:
         raise
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
@@ -346,6 +361,12 @@ def _evaluate(
     if type(fortran_order) is not bool:
         raise CorruptArchiveError(f"{where}: the .npy header has an invalid fortran_order")
     return _dtype(value["descr"], where), shape, fortran_order
+
+
+@functools.lru_cache(maxsize=64)
+def _parse_descr(text: str) -> np.dtype[Any]:
+    """Return the dtype of a ``descr`` literal; the same few occur in file after file."""
+    return _dtype(_literal_value(_check_tokens(text, "descr")), "descr")
 
 
 def _literal_value(text: str) -> Any:

@@ -334,3 +334,32 @@ def test_npy_header_is_frozen():
     header = NpyHeader(np.dtype("f4"), (2, 3), False, 64, (1, 0), 4, 12, 6)
     with pytest.raises(AttributeError):
         header.shape = ()
+
+
+USUAL_DTYPES = ["<u8", ">f4", "|b1", "<U7", "|S3", [("a", "<i2"), ("b", "u1", 2)]]
+
+
+@pytest.mark.parametrize("shape", [(0,), (3,), (2, 3), (1, 2, 3, 4, 5, 6, 7, 8), (2,) * 9, ()])
+@pytest.mark.parametrize("dtype", USUAL_DTYPES)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_parse_header_of_what_numpy_writes_is_what_numpy_reads(shape, dtype, order):
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.zeros(shape, dtype, order))
+    file.seek(0)
+    header = parse_header(file.getvalue(), where="x")
+    np.lib.format.read_magic(file)
+    expected = np.lib.format.read_array_header_1_0(file)
+    assert (header.shape, header.fortran_order, header.dtype) == expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"'<u8'", b"'<q9'"), (b"(3,)", b"(03)"), (b"(3,)", b"(3) "), (b"'<u8'", b"[555]"),
+     (b"False", b"None ")],
+)  # fmt: skip
+def test_parse_header_nearly_as_numpy_writes_it_is_an_error_that_names_the_array(old, new):
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.zeros(3, "<u8"))
+    assert parse_header(file.getvalue(), where="x").shape == (3,)
+    with pytest.raises(CorruptArchiveError, match="x at offset 0: "):
+        parse_header(file.getvalue().replace(old, new, 1), where="x")
