@@ -5,7 +5,7 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport UINT64_MAX, uint8_t, uint64_t
 from libc.string cimport memcmp
 
-from imagearchive.containers.entry cimport Entry
+from imagearchive.containers.entry cimport KIND_SYMLINK, Entry
 
 import numpy as np
 
@@ -94,12 +94,13 @@ cdef class Lookup:
 
     cdef Py_ssize_t search(
         self, const uint8_t* key, uint64_t key_size, uint64_t limit, bint prefixed,
-        Py_ssize_t low, Py_ssize_t high,
+        Py_ssize_t low, Py_ssize_t high, uint64_t known=0,
     ) noexcept nogil:
         """Return the first rank in [low, high) that sorts after `key`; -1 if the index is damaged.
 
         Names equal to the key sort before it if their row is below `limit`; names that begin with
-        the key sort before it if `prefixed`.
+        the key sort before it if `prefixed`. All names in the range begin
+        with the first `known` bytes of the key, which are not compared again.
         """
         cdef Py_ssize_t middle
         cdef uint64_t start, size
@@ -109,8 +110,11 @@ cdef class Lookup:
             if self.span(self.order[middle], &start, &size):
                 return -1
             sign = 0
-            if size and key_size:
-                sign = memcmp(&self.names[start], key, size if size < key_size else key_size)
+            if size > known and key_size > known:
+                sign = memcmp(
+                    &self.names[start + known], key + known,
+                    (size if size < key_size else key_size) - known,
+                )
             if sign == 0:
                 if size < key_size:
                     sign = -1
@@ -152,6 +156,57 @@ cdef class Lookup:
         if low < 0 or high < low:
             raise damaged(low)
         return low, high
+
+    def symlink_on(self, bytes path not None, Py_ssize_t start=0):
+        """Find the first directory on a path that is a symbolic link.
+
+        Parameters
+        ----------
+        path : bytes
+            A normalized name.
+        start : int, default=0
+            Length of a beginning of `path` that is a directory without links on the way.
+
+        Returns
+        -------
+        row : int
+            The last member of that name; -1 if there is no link, or a directory is missing
+            before it.
+        end : int
+            The length of its name, where there is a link.
+        """
+        cdef const uint8_t* key = <const uint8_t*> <const char*> path
+        cdef Py_ssize_t size = len(path), low = 0, high = self.count, end = start, after
+        cdef uint64_t known = 0, begin, length, row
+        cdef Py_ssize_t found = -1
+        with nogil:
+            # All names in [low, high) begin with the same `known` bytes of the path.
+            while 0 <= low < high:
+                if end > 0:
+                    after = self.search(key, end, UINT64_MAX, False, low, high, known)
+                    if after > low:
+                        row = self.order[after - 1]
+                        if (
+                            not self.span(row, &begin, &length) and length == <uint64_t> end
+                            and memcmp(&self.names[begin], key, end) == 0
+                            and self.entries[row].kind == KIND_SYMLINK
+                        ):
+                            found = row
+                            break
+                    low = after
+                    if low >= 0:
+                        low = self.search(key, end + 1, 0, False, low, high, known)
+                    if low >= 0:
+                        high = self.search(key, end + 1, UINT64_MAX, True, low, high, known)
+                    known = end + 1
+                end += 1
+                while end < size and key[end] != b"/":
+                    end += 1
+                if end >= size:
+                    break
+        if low < 0 or high < 0:
+            raise damaged(end)
+        return found, end
 
     def children(self, Py_ssize_t low, Py_ssize_t high, uint64_t skip):
         """Return where each entry of a directory begins in `name_order`.

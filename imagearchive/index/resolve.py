@@ -20,13 +20,11 @@ from imagearchive.containers.rows import (
     KIND_SYMLINK,
     RowBuffer,
 )
+from imagearchive.index.links import link_targets
 from imagearchive.index.lookup import Lookup
-from imagearchive.index.names import gather, is_last_of_name, normalize, normalize_all, sort_names
+from imagearchive.index.names import gather, is_last_of_name, normalize_all, sort_names
 
 __all__ = ["Resolved", "resolve"]
-
-# A chain of symbolic links longer than this counts as a loop; the limit of Linux.
-MAX_HOPS = 40
 
 
 class Resolved(NamedTuple):
@@ -54,7 +52,7 @@ def resolve(rows: RowBuffer) -> Resolved:
     if len(links):
         lookup = Lookup(entries, names, offsets, order)
         entries = entries.copy()
-        targets = np.array([_target(lookup, rows, kinds, int(link)) for link in links], np.int64)
+        targets = link_targets(rows, lookup, links)
         found = targets >= 0
         entries[links[found]] = rows.entries[:count][targets[found]]
         kinds = entries["kind"]
@@ -80,56 +78,3 @@ def resolve(rows: RowBuffer) -> Resolved:
             if name and lookup.bounds(name + b"/")[0] == lookup.bounds(name + b"/")[1]
         )
     return Resolved(entries, names, offsets, order, directories)
-
-
-def _target(lookup: Lookup, rows: RowBuffer, kinds: npt.NDArray[Any], link: int) -> int:
-    """The row of the file that a link leads to, or -1 where it dangles, loops or leads outside."""
-    row = link
-    for _ in range(MAX_HOPS):
-        kind = int(kinds[row])
-        if kind == KIND_HARDLINK:
-            # At extraction a hard link takes what stood under the name at that moment.
-            row = lookup.find(normalize(rows.link(row)), before=row)
-        elif kind == KIND_SYMLINK:
-            name = _joined(lookup.name(row), rows.link(row))
-            row = -1 if name is None else _walk(lookup, rows, kinds, name)
-        else:
-            return row
-        if row < 0:
-            return -1
-    return -1
-
-
-def _joined(name: bytes, link: bytes) -> bytes | None:
-    """The name that a symbolic link points to; None where it leaves the archive."""
-    if link.startswith(b"/"):
-        return None
-    parts = name.split(b"/")[:-1]
-    for part in link.split(b"/"):
-        if part == b"..":
-            if not parts:
-                return None
-            parts.pop()
-        elif part not in (b"", b"."):
-            parts.append(part)
-    return b"/".join(parts)
-
-
-def _walk(lookup: Lookup, rows: RowBuffer, kinds: npt.NDArray[Any], name: bytes) -> int:
-    """The row of a name, some directories of which may be symbolic links; -1 if there is none."""
-    for _ in range(MAX_HOPS):
-        row = lookup.find(name)
-        if row >= 0:
-            return row
-        parts = name.split(b"/")
-        for length in range(1, len(parts)):
-            row = lookup.find(b"/".join(parts[:length]))
-            if row >= 0 and kinds[row] == KIND_SYMLINK:
-                target = _joined(b"/".join(parts[:length]), rows.link(row))
-                if target is None:
-                    return -1
-                name = b"/".join([target, *parts[length:]] if target else parts[length:])
-                break
-        else:
-            return -1
-    return -1
