@@ -7,7 +7,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from imagearchive.errors import ClosedError
 from imagearchive.errors.arguments import check_integer
@@ -24,6 +24,7 @@ from imagearchive.loader.options import (
     OnError,
     Output,
     choose_transform,
+    unsupported_argument,
     usable_cpus,
 )
 from imagearchive.loader.order import ORDER_VERSION, EpochOrder, check_state, find_rank
@@ -125,7 +126,8 @@ class DataLoader:
     Raises
     ------
     OptionError, OptionTypeError
-        An argument cannot be used.
+        An argument cannot be used. For an argument of other loaders, such as ``sampler=``, the
+        message says what takes its place here.
 
     Notes
     -----
@@ -166,7 +168,10 @@ class DataLoader:
         max_pixels: int = DEFAULT_MAX_PIXELS,
         columns: tuple[str, str | None] | None = None,
         split_torch_workers: bool = True,
+        **unsupported: NoReturn,
     ) -> None:
+        if unsupported:
+            raise unsupported_argument(next(iter(unsupported)))
         options = LoaderOptions(
             batch_size=batch_size,
             shuffle=shuffle,

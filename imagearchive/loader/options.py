@@ -7,7 +7,8 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "OnError",
     "Output",
     "choose_transform",
+    "unsupported_argument",
     "usable_cpus",
 ]
 
@@ -153,6 +155,36 @@ class LoaderOptions:
             # Here, since the threads would meet a module that is only half imported.
             import torch  # noqa: F401
         return chosen
+
+
+# Arguments of torch's DataLoader that ours does not have, and what takes their place.
+_UNSUPPORTED: Final = {
+    "batch_sampler": "batch_size=, shuffle=, and drop_last= decide which samples are in a batch",
+    "dataset": "the dataset or its path is the first argument",
+    "generator": "seed= determines the order and everything random",
+    "in_order": "batches always come in the order of the epoch",
+    "multiprocessing_context": "threads prepare the batches, not processes",
+    "persistent_workers": "the workers are threads, which start in no time",
+    "pin_memory_device": "pin_memory=True pins memory for CUDA, whichever device it is copied to",
+    "prefetch_factor": "prefetch_batches= is the number of batches to prepare ahead",
+    "sampler": "shuffle= and seed= determine the order, and enable_distributed= or rank= and "
+    "world_size= each rank's part; for some samples only pass a torch.utils.data.Subset, and for "
+    "weighted sampling use torch's DataLoader with the same dataset",
+    "timeout": "a worker is a thread of this process, which cannot die unnoticed",
+    "worker_init_fn": "the workers are threads of this process, so files are open already and "
+    "random numbers depend on seed= only",
+}
+
+
+def unsupported_argument(name: str) -> OptionTypeError:
+    """Return the error for an argument that `DataLoader` does not have."""
+    reason = _UNSUPPORTED.get(name)
+    if reason is not None:
+        return OptionTypeError(f"{name}= is not needed here, because {reason}")
+    names = [field.name for field in fields(LoaderOptions)]
+    close = get_close_matches(name, [*names, "image_size"], 1)
+    hint = f"; did you mean {close[0]}=?" if close else ""
+    return OptionTypeError(f"DataLoader has no argument {name}={hint}")
 
 
 def choose_transform(

@@ -65,3 +65,30 @@ def test_repr_contains_the_options():
     text = repr(DataLoader(Numbered(), 3, shuffle=True, seed=9, num_workers=1))
     assert "batch_size=3" in text
     assert "seed=9" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("worker_init_fn", "threads"),
+        ("persistent_workers", "threads"),
+        ("multiprocessing_context", "threads"),
+        ("timeout", "thread"),
+        ("sampler", "Subset"),
+        ("batch_sampler", "batch_size="),
+        ("pin_memory_device", "pin_memory=True"),
+        ("prefetch_factor", "prefetch_batches="),
+        ("generator", "seed="),
+        ("in_order", "order of the epoch"),
+    ],
+)
+def test_argument_of_torch_is_not_needed_and_says_why(name, reason):
+    with pytest.raises(OptionTypeError, match=rf"^{name}= is not needed here, .*{reason}"):
+        DataLoader(Numbered(3), **{name: None})
+
+
+def test_unknown_argument_suggests_the_closest():
+    with pytest.raises(TypeError, match=r"no argument sufle=; did you mean shuffle=\?"):
+        DataLoader(Numbered(3), sufle=True)
+    with pytest.raises(OptionTypeError, match=r"no argument qqqq=$"):
+        DataLoader(Numbered(3), qqqq=True)
