@@ -125,17 +125,22 @@ def _load(
 ) -> IndexTable | None:
     """Map the combined table if it exists and is fresh."""
     try:
-        table = IndexTable.load(location.path)
+        sizes = [0 if one is None else one[0] for one in seen]
+        meta = file_format.load(location).meta
+        # The columns of an index of other archives say nothing about these.
+        if meta.get("joined") == digest:
+            table = IndexTable.load(location.path, sizes=sizes)
+            meta = table.meta
     except (FileNotFoundError, NotADirectoryError):
         return None
     except CorruptIndexError:
         if given:
             raise
         return None
-    if table.meta.get("joined") != digest:
+    if meta.get("joined") != digest:
         if not given:
             return None
-        same = table.meta.get("joined_paths") == _digest(archives, [None] * len(archives), strict)
+        same = meta.get("joined_paths") == _digest(archives, [None] * len(archives), strict)
         reason = "one of them has changed" if same else "it was built for others"
         raise StaleIndexError(
             f"{location.path}: it does not describe the {len(archives)} archives from "

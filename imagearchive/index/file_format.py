@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import zlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from imagearchive.storage.location import Location
     from imagearchive.storage.protocol import Storage
 
-__all__ = ["FORMAT", "VERSION", "NotAnIndexError", "checksum", "load", "save"]
+__all__ = ["FORMAT", "VERSION", "IndexFile", "NotAnIndexError", "checksum", "load", "save"]
 
 FORMAT: Final = "imagearchive-index"
 VERSION: Final = 1
@@ -42,6 +42,24 @@ MAX_SECTIONS: Final = 4096
 
 class NotAnIndexError(CorruptIndexError):
     """The file exists, but is not an index of this library."""
+
+
+class IndexFile(NamedTuple):
+    """What an index file holds.
+
+    Attributes
+    ----------
+    sections : dict of str to ndarray
+        Read-only arrays over the mapping, in the order of the file.
+    meta : dict
+        Empty for a lone array, which is what the original ImageArchive wrote.
+    identity : tuple
+        Size and identity of the file that was mapped.
+    """
+
+    sections: dict[str, npt.NDArray[Any]]
+    meta: dict[str, Any]
+    identity: tuple[int, str]
 
 
 def save(
@@ -73,15 +91,8 @@ def save(
             npy.write_array(target.file, array)
 
 
-def load(location: Location) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+def load(location: Location) -> IndexFile:
     """Map an index file; only the headers and the metadata are read.
-
-    Returns
-    -------
-    sections : dict of str to ndarray
-        Read-only views of the mapping, in the order of the file.
-    meta : dict
-        Empty if the file is a single array, as the original ImageArchive wrote it.
 
     Raises
     ------
@@ -99,10 +110,11 @@ def load(location: Location) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any
         raise NotAnIndexError(str(error)) from error
     if not storage.size:
         raise CorruptIndexError(f"{path}: the index is empty; delete it")
+    identity = (storage.size, storage.identity)
     arrays = list(_arrays(storage))
     last = arrays[-1]
     if len(arrays) == 1:
-        return {"entries": last}, {}
+        return IndexFile({"entries": last}, {}, identity)
     if last.dtype != np.uint8 or last.ndim != 1:
         raise NotAnIndexError(f"{path}: {len(arrays)} arrays, but the last is not metadata")
     try:
@@ -127,7 +139,7 @@ def load(location: Location) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any
         raise CorruptIndexError(
             f"{path}: {len(arrays) - 1} sections, but the metadata names {len(names)}; delete it"
         )
-    return dict(zip(names, arrays)), meta
+    return IndexFile(dict(zip(names, arrays)), meta, identity)
 
 
 def checksum(array: npt.NDArray[Any]) -> int:
@@ -147,7 +159,13 @@ def _arrays(storage: Storage) -> Iterator[npt.NDArray[Any]]:
         except (CorruptArchiveError, UnsupportedMemberError) as error:
             kind = NotAnIndexError if count == 1 else CorruptIndexError
             raise kind(f"{error}; if it was meant to be an index, delete it") from error
-        if header.has_objects or (header.fortran_order and len(header.shape) > 1):
+        if (
+            header.has_objects
+            or (header.fortran_order and len(header.shape) > 1)
+            # Elements of no bytes take memory all the same, and no bound of the file holds them.
+            or not header.itemsize
+            or not 1 <= len(header.shape) <= 2
+        ):
             raise NotAnIndexError(
                 f"{where} holds {header.dtype} {header.shape}, which an index never does; build "
                 f"the index again"

@@ -7,6 +7,7 @@ the format's ``name`` and ``version`` and the number of the ``first_file``.
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ __all__ = [
     "check_metadata",
     "container_of_file",
     "containers_of",
+    "file_sizes",
 ]
 
 # The index of the original ImageArchive does not name a format; its archives are TAR files.
@@ -37,6 +39,32 @@ def check_metadata(ipath: str, meta: dict[str, Any]) -> None:
         and _are_runs(meta.get("containers"))
     ):
         raise CorruptIndexError(f"{ipath}: the metadata do not name an archive; delete it")
+    for archive in archives:
+        if not _is_inside(archive["path"]):
+            raise CorruptIndexError(
+                f"{ipath}: the file {archive['path']!r:.200} is outside the directory of the "
+                f"archive; delete the index file and open the archive again"
+            )
+
+
+def file_sizes(ipath: str, archives: Sequence[dict[str, Any]]) -> list[int]:
+    """Return the size in bytes of each file that the metadata name.
+
+    Raises
+    ------
+    CorruptIndexError
+        No file is named, or one has no size.
+    """
+    sizes = [archive.get("size") for archive in archives]
+    if not sizes or not all(type(size) is int and 0 <= size < 1 << 63 for size in sizes):
+        raise CorruptIndexError(f"{ipath}: the metadata do not name files with sizes; delete it")
+    return [int(size) for size in sizes if size is not None]
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a relative path cannot lead outside the directory that it is relative to."""
+    parts = path.replace("\\", "/").split("/")
+    return parts[0] != "" and ".." not in parts and "\0" not in path and "://" not in path
 
 
 def _runs(meta: dict[str, Any]) -> list[dict[str, Any]]:
@@ -97,6 +125,7 @@ def _are_runs(runs: object) -> bool:
         and all(
             isinstance(run, dict)
             and isinstance(run.get("name"), str)
+            and not _is_listed(run["name"])
             and isinstance(run.get("first_file"), int)
             and "version" in run
             for run in runs
@@ -104,3 +133,9 @@ def _are_runs(runs: object) -> bool:
         and runs[0]["first_file"] == 0
         and all(one["first_file"] < other["first_file"] for one, other in pairwise(runs))
     )
+
+
+def _is_listed(name: str) -> bool:
+    """Whether a format has no index file, because its files are listed at every open."""
+    container = container_named(name)
+    return container is not None and container.members_are_files

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from imagearchive.index.file_format import NotAnIndexError
 
 __all__ = ["original_columns"]
 
+# Beyond any file; larger numbers do not fit the columns.
+_TOO_LARGE: Final = 2.0**63
+
 
 def original_columns(ipath: str, rows: npt.NDArray[Any]) -> dict[str, Any]:
     """Return the columns of an index table; members are named by their number.
@@ -22,7 +25,7 @@ def original_columns(ipath: str, rows: npt.NDArray[Any]) -> dict[str, Any]:
     NotAnIndexError
         The array is not such an index.
     CorruptIndexError
-        An offset or size is negative or not finite.
+        An offset or size is not a whole number from 0.
     """
     if rows.ndim != 2 or rows.shape[1] < 3 or rows.dtype.kind not in "iuf":
         raise NotAnIndexError(
@@ -30,8 +33,10 @@ def original_columns(ipath: str, rows: npt.NDArray[Any]) -> dict[str, Any]:
             f"another file"
         )
     count = len(rows)
-    if count and (not np.isfinite(rows[:, 1:3]).all() or rows[:, 1:3].min() < 0):
-        raise CorruptIndexError(f"{ipath}: offsets and sizes must be finite and at least 0")
+    places = rows[:, 1:3]
+    # Comparisons with NaN are false.
+    if not ((places >= 0) & (places < _TOO_LARGE) & (places == np.trunc(places))).all():
+        raise CorruptIndexError(f"{ipath}: offsets and sizes must be whole numbers from 0")
     entries = np.zeros(count, ENTRY_DTYPE)
     entries["index"] = np.arange(count)
     entries["offset"] = entries["header_offset"] = rows[:, 1]

@@ -25,6 +25,7 @@ from imagearchive.errors import (
 )
 from imagearchive.index import file_format
 from imagearchive.index.build import build_columns
+from imagearchive.index.column_checks import UNBOUNDED, check_columns
 from imagearchive.index.freshness import READ_PARTLY, REBUILD, Signature, difference, signatures
 from imagearchive.index.index_locations import check_replaceable, index_locations
 from imagearchive.index.lookup import Lookup
@@ -33,12 +34,13 @@ from imagearchive.index.metadata import (
     check_metadata,
     container_of_file,
     containers_of,
+    file_sizes,
 )
 from imagearchive.index.original_format import original_columns
 from imagearchive.storage.location import Location, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["IndexTable"]
 
@@ -346,8 +348,15 @@ class IndexTable:
             return self
 
     @classmethod
-    def load(cls, ipath: str, apath: str | os.PathLike[str] | None = None) -> IndexTable:
+    def load(
+        cls,
+        ipath: str,
+        apath: str | os.PathLike[str] | None = None,
+        sizes: Sequence[int] | None = None,
+    ) -> IndexTable:
         """Map an index file without checking whether the archive is still the same.
+
+        All columns are checked, once per process and state of the file.
 
         Besides our own files, this reads the index of the original ImageArchive: one numeric 2-D
         array of index, offset, size and labels. Such a file has no names, so its members are
@@ -359,13 +368,24 @@ class IndexTable:
             The index file.
         apath : path-like, optional
             The archive. By default the files that the index names, relative to its directory.
+        sizes : sequence of int, optional
+            The size in bytes of each file of the archive. By default what the index says.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such index file.
+        CorruptIndexError
+            It is damaged, or leads outside the archive.
         """
-        sections, meta = file_format.load(locate(ipath))
+        sections, meta, identity = file_format.load(locate(ipath))
         if not meta:
-            original = original_columns(ipath, sections["entries"])
             if apath is None:
                 raise file_format.NotAnIndexError(f"{ipath}: it does not name its archive")
-            return cls(**original, files=[locate(apath).path], meta={}, path=ipath)
+            archive = locate(apath)
+            original = original_columns(ipath, sections["entries"])
+            check_columns(ipath, identity, original, [archive.status().size])
+            return cls(**original, files=[archive.path], meta={}, path=ipath)
         missing = [name for name in COLUMNS if name not in sections]
         if missing:
             raise CorruptIndexError(f"{ipath}: sections {missing} are missing; delete it")
@@ -379,6 +399,9 @@ class IndexTable:
         base = locate(ipath if apath is None else apath).parent
         check_metadata(ipath, meta)
         archives = meta["archives"]
+        check_columns(
+            ipath, identity, columns, file_sizes(ipath, archives) if sizes is None else list(sizes)
+        )
         if apath is not None and len(archives) == 1:
             # A renamed archive keeps its index.
             files = [locate(apath).path]
@@ -409,7 +432,12 @@ class IndexTable:
         sections.update(sorted(self.extra.items()))
         meta = {key: value for key, value in self.meta.items() if key != "sections"}
         file_format.save(location, sections, meta)
-        table = IndexTable.load(location.path, self.files[0] if self.files else None)
+        unknown = (UNBOUNDED, "")
+        table = IndexTable.load(
+            location.path,
+            self.files[0] if self.files else None,
+            [self.file_signatures.get(file, unknown)[0] for file in self.files],
+        )
         table.files, table.file_signatures = self.files, self.file_signatures
         return table
 
@@ -461,7 +489,7 @@ class IndexTable:
         """
         if self.path is None:
             return
-        sections, meta = file_format.load(locate(self.path))
+        sections, meta, _ = file_format.load(locate(self.path))
         for section in meta.get("sections", []):
             if file_format.checksum(sections[section["name"]]) != section["crc32"]:
                 raise CorruptIndexError(

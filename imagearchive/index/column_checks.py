@@ -1,0 +1,98 @@
+"""Checks an index that came from a file before anything is looked up in it.
+
+An index may come along with the data, so its author may be the author of the data, and sizes and
+digests can always be made to fit. Every column is therefore checked as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from imagearchive.errors import CorruptIndexError
+from imagearchive.index.validate import (
+    UNBOUNDED,
+    first_bad_entry,
+    first_bad_offset,
+    is_permutation,
+)
+from imagearchive.storage.lru import LRUCache
+
+__all__ = ["UNBOUNDED", "check_columns"]
+
+# Rows that one thread checks at a time; below this, no thread is started.
+_CHUNK: Final = 1 << 20
+
+# The index files that passed, so that a process pays once for each.
+_passed = LRUCache[str, bool](256)
+
+
+def check_columns(
+    path: str, identity: Sequence[object], columns: Mapping[str, npt.NDArray[Any]], sizes: list[int]
+) -> None:
+    """Check that nothing in the columns leads outside of the names, the labels or the files.
+
+    Parameters
+    ----------
+    path : str
+        The index file.
+    identity : sequence
+        Changes with the content of that file. What passed once is not checked again.
+    columns : mapping of str to ndarray
+        The columns of `imagearchive.index.table.IndexTable`.
+    sizes : list of int
+        The size of each file of the archive in bytes; `UNBOUNDED` where it is not known.
+
+    Raises
+    ------
+    CorruptIndexError
+        A row is not what a scanner writes.
+    """
+    key = f"{path}\0{identity}\0{sizes}"
+    if _passed.get(key):
+        return
+    entries = columns["entries"]
+    count = len(entries)
+    for name, length in (("name_offsets", count + 1), ("label_offsets", count + 1)):
+        if len(columns[name]) != length:
+            raise _damaged(path, f"{len(columns[name])} {name} for {count} members")
+    if len(columns["name_order"]) != count:
+        raise _damaged(path, f"{len(columns['name_order'])} sorted names for {count} members")
+    limits = np.array(sizes, np.uint64)
+
+    def permutation() -> str | None:
+        return None if is_permutation(columns["name_order"]) else "name_order is not a permutation"
+
+    def offsets(name: str, total: int) -> str | None:
+        row = first_bad_offset(columns[name], total)
+        return None if row < 0 else f"{name} does not ascend from 0 to {total}: see row {row}"
+
+    def rows(start: int) -> str | None:
+        row = first_bad_entry(entries, limits, start, min(start + _CHUNK, count))
+        return None if row < 0 else f"row {row} is not that of a member: {entries[row]}"
+
+    checks: list[Callable[[], str | None]] = [
+        permutation,
+        partial(offsets, "name_offsets", len(columns["names"])),
+        partial(offsets, "label_offsets", len(columns["label_values"])),
+        *(partial(rows, start) for start in range(0, count, _CHUNK)),
+    ]
+    if count > _CHUNK:
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+            found = list(threads.map(lambda check: check(), checks))
+    else:
+        found = [check() for check in checks]
+    for reason in found:
+        if reason is not None:
+            raise _damaged(path, reason)
+    _passed.setdefault(key, True)
+
+
+def _damaged(path: str, reason: str) -> CorruptIndexError:
+    return CorruptIndexError(f"{path}: {reason}; delete the index file and open the archive again")
