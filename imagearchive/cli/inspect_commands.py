@@ -33,7 +33,6 @@ from imagearchive.cli.output import (
     write,
     write_json,
 )
-from imagearchive.codecs import extension_of
 from imagearchive.index.names import normalize
 
 __all__ = ["cat", "find", "info", "ls", "tree", "verify"]
@@ -323,6 +322,9 @@ def info(arguments: argparse.Namespace) -> int:
 
 
 def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
+    # Imported here, since it brings Pillow along, which no other listing needs.
+    from imagearchive.codecs import extension_of
+
     with open_archive_argument(arguments) as archive:
         table = archive.table
         entries = table.entries

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from imagearchive.errors.os_errors import os_errors_for
@@ -30,6 +29,9 @@ def sync_files(paths: Iterable[str]) -> None:
     OSError
         One of them cannot be written; the error names it.
     """
+    # Imported here, since every reader of an index imports this module and hardly any syncs files.
+    from concurrent.futures import ThreadPoolExecutor
+
     # Side by side: a file system writes one journal entry for all that wait for it.
     with ThreadPoolExecutor(SYNC_THREADS) as pool:
         for _ in pool.map(_sync_file, paths):
