@@ -141,8 +141,16 @@ def decode_pillow(
     with _pillow_errors_as_ours(f"the {image.format} image"):
         image.load()
         if options.exif_transpose:
-            image = ImageOps.exif_transpose(image)
+            image = _exif_transposed(image)
         return _in_mode(image, options)
+
+
+def _exif_transposed(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except _PILLOW_ERRORS:
+        # The pixels are decoded already. Damaged EXIF data has no orientation.
+        return image
 
 
 @contextlib.contextmanager

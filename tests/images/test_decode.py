@@ -10,6 +10,7 @@ from support.images import encode, noise, photo
 
 from imagearchive import transforms as T
 from imagearchive.errors import DecodeError, LimitError
+from imagearchive.images.pillow import ImageOptions, decode_with_pillow
 from imagearchive.images.render import Decoder
 from imagearchive.transforms import Compose, Key, compile_pipeline, decode_image
 
@@ -30,6 +31,52 @@ def test_decode_image_exif_transpose(orientation, fmt):
     for flag, array in ((False, stored), (True, turned)):
         pipeline = compile_pipeline(transform, exif_transpose=flag)
         np.testing.assert_array_equal(pipeline.render(data, key), transform(array, key))
+
+
+def with_exif(data, fmt, exif):
+    """The image file with other EXIF data, valid or not."""
+    if fmt != "JPEG":
+        with Image.open(io.BytesIO(data)) as image:
+            buffer = io.BytesIO()
+            image.save(buffer, fmt, exif=exif, **({"lossless": True} if fmt == "WEBP" else {}))
+            return buffer.getvalue()
+    return data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Truncated File Read")
+@pytest.mark.parametrize("exif_transpose", [False, True])
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0MM\0*\0\0",
+        b"Exif\0\0garbage!",
+        b"Exif\0\0II*\0\xff\xff\xff\0",
+        b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01\x03\0",
+    ],
+    ids=["cut-header", "no-tiff", "far-directory", "cut-entry"],
+)
+def test_decode_image_damaged_exif_is_ignored(fmt, exif, exif_transpose):
+    options = {"lossless": True} if fmt == "WEBP" else {}
+    plain = encode(photo(30, 20), fmt, **options)
+    data = with_exif(plain, fmt, exif)
+    np.testing.assert_array_equal(
+        decode_image(data, exif_transpose=exif_transpose), decode_image(plain)
+    )
+    np.testing.assert_array_equal(
+        decode_with_pillow(data, ImageOptions(exif_transpose=exif_transpose)),
+        decode_with_pillow(plain),
+    )
+
+
+@pytest.mark.parametrize("length", [0, 1])
+@pytest.mark.parametrize("marker", [0xE1, 0xED, 0xFE])
+def test_decode_image_jpeg_metadata_of_impossible_length_is_skipped(marker, length):
+    plain = encode(photo(30, 20))
+    data = plain[:2] + bytes([0xFF, marker, 0, length]) + plain[2:]
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(decode_with_pillow(data), np.asarray(image))
+    np.testing.assert_array_equal(decode_image(data), decode_image(plain))
 
 
 def test_decode_image_of_every_mode_is_rgb():

@@ -61,8 +61,13 @@ int px_jpeg_info(const uint8_t *data, size_t size, px_info *info)
         if (marker == 0xd9 || marker == 0xda)
             return PX_CORRUPT;
         size_t length = (size_t)data[at + 2] << 8 | data[at + 3];
-        if (length < 2)
-            return PX_CORRUPT;
+        if (length < 2) {
+            /* libjpeg skips such metadata, and Pillow reads it; it is not an EXIF segment. */
+            if ((marker < 0xe0 || marker > 0xef) && marker != 0xfe)
+                return PX_CORRUPT;
+            at += 4;
+            continue;
+        }
         if (marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 &&
             marker != 0xcc) {
             if (length < 8 || at + 10 > size)
