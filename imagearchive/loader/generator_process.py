@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.context import BaseContext
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
-from imagearchive.arrays.messages import MessageReader, dump, send_message
+from imagearchive.arrays.framing import MessageReader, dump, send_message
 from imagearchive.errors import ClosedError, OptionTypeError, WorkerError
 from imagearchive.errors.arguments import check_callable, check_choice, check_integer
 from imagearchive.errors.transport import dump_exception, load_exception

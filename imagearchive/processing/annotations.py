@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from imagearchive.errors import ArchiveNotFoundError
+from imagearchive.processing.annotation_records import Annotations, Problem, Record
 from imagearchive.processing.coco import read_coco
 from imagearchive.processing.csv_boxes import read_csv
 from imagearchive.processing.pts import PTS_SUFFIX, read_pts
-from imagearchive.processing.records import Annotations, Problem, Record
 from imagearchive.storage.location import expand_home
 
 __all__ = [

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from imagearchive.errors import LabelError
+from imagearchive.processing.annotation_records import Annotations, Problem
 from imagearchive.processing.collect import ImageEntry, check_name, collect_records
 from imagearchive.processing.json_stream import JsonStream
-from imagearchive.processing.records import Annotations, Problem
 from imagearchive.storage.location import expand_home
 
 __all__ = ["read_coco"]

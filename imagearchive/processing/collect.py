@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from imagearchive.errors import LabelError
-from imagearchive.processing.records import Annotations, Floats, Problem, Record
+from imagearchive.processing.annotation_records import Annotations, Floats, Problem, Record
 
 __all__ = [
     "ImageEntry",

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from typing import Final, TextIO
 
 from imagearchive.errors import LabelError
+from imagearchive.processing.annotation_records import Annotations, Problem
 from imagearchive.processing.collect import (
     ImageEntry,
     check_name,
     collect_records,
     parse_number,
 )
-from imagearchive.processing.records import Annotations, Problem
 from imagearchive.storage.location import expand_home
 
 __all__ = ["read_csv"]

@@ -21,7 +21,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from multiprocessing.spawn import get_executable
 from typing import Any, Final, TypeVar
 
-from imagearchive.arrays.messages import MessageReader, dump, send_message
+from imagearchive.arrays.framing import MessageReader, dump, send_message
 from imagearchive.errors import WorkerError
 from imagearchive.errors.transport import dump_exception, load_exception
 

@@ -26,11 +26,11 @@ from imagearchive.errors import (
     OptionError,
 )
 from imagearchive.errors.arguments import check_choice, check_integer, check_number
+from imagearchive.processing.annotation_records import Annotations, Problem
 from imagearchive.processing.annotations import read_annotations
 from imagearchive.processing.background_writer import BackgroundWriter
 from imagearchive.processing.decode_stream import decode_in_order, split_tasks
 from imagearchive.processing.process_pool import WorkerPool
-from imagearchive.processing.records import Annotations, Problem
 from imagearchive.processing.tasks import BoxFormat, Decoded, DecodeOptions, Job, Kind, job_of
 from imagearchive.storage.location import expand_home
 from imagearchive.storage.staged_files import StagedFiles

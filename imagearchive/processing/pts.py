@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 
 from imagearchive.errors import LabelError
+from imagearchive.processing.annotation_records import Annotations, Floats, Problem, Record
 from imagearchive.processing.collect import check_inside, is_file, parse_number
-from imagearchive.processing.records import Annotations, Floats, Problem, Record
 from imagearchive.storage.location import expand_home
 
 __all__ = ["PTS_SUFFIX", "read_pts"]

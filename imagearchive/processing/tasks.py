@@ -16,7 +16,7 @@ from PIL import Image
 
 from imagearchive.errors import DecodeError, LimitError
 from imagearchive.images.pillow import decode_with_pillow
-from imagearchive.processing.records import Problem, Record
+from imagearchive.processing.annotation_records import Problem, Record
 
 __all__ = ["BoxFormat", "DecodeOptions", "Decoded", "Job", "Kind", "decode_task", "job_of"]
 

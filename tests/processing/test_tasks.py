@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from imagearchive.processing.records import Problem, Record
+from imagearchive.processing.annotation_records import Problem, Record
 from imagearchive.processing.tasks import DecodeOptions, Job, _region, decode_task, job_of
 
 NUMBERS = st.floats(-1e4, 1e4) | st.sampled_from([0.0, 1e308, -1e308, math.inf, -math.inf])
