@@ -41,6 +41,7 @@ class SampleSource:
     def __init__(self, dataset: Any, columns: tuple[str, str | None] | None) -> None:
         self.dataset = dataset
         self.columns = columns
+        self._requested = _has_requested_keys(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -84,7 +85,7 @@ class SampleSource:
         """Return the image and the label of one sample."""
         item = self.dataset[index]
         if isinstance(item, Mapping):
-            image, label = self.columns or _guess_columns(item)
+            image, label = self.columns or _guess_columns(item, self._requested)
             if image not in item:
                 # A column "images" of a file is "image" in a sample.
                 image = image.removesuffix("s")
@@ -176,11 +177,35 @@ def image_array(image: Any) -> _Array:
     return array.transpose(1, 2, 0) if channels_first else array
 
 
-def _guess_columns(names: Iterable[str]) -> tuple[str, str]:
-    known = set(names)
+def _guess_columns(names: Iterable[str], requested: bool) -> tuple[str, str]:
+    """Return the names of image and label by what they are usually called.
+
+    If the names were `requested` and there are at most two, the first is the image and the second
+    the label, unless one of them has the usual name of the other.
+    """
+    known = list(names)
     image = next((name for name in IMAGE_NAMES if name in known), "")
     label = next((name for name in LABEL_NAMES if name in known), "")
+    if requested and len(known) <= 2:
+        rest = [name for name in known if name not in (image, label)]
+        if not image and rest:
+            image = rest.pop(0)
+        if not label and rest:
+            label = rest.pop(0)
     return image, label
+
+
+def _has_requested_keys(dataset: Any) -> bool:
+    """Whether the columns of a dataset, or of one of which it is a part, were given by name."""
+    while True:
+        if getattr(dataset, "requested_keys", None) is not None:
+            return True
+        if parts := getattr(dataset, "datasets", None):
+            dataset = parts[0]
+        elif (whole := getattr(dataset, "dataset", None)) is not None:
+            dataset = whole
+        else:
+            return False
 
 
 def _content(column: _Array) -> str:

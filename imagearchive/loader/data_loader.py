@@ -108,6 +108,7 @@ class DataLoader:
         Images with more pixels count as broken, and no memory is allocated for them.
     columns : (str, str or None), optional
         Names of the image and the label in dict samples, or of their columns in an NPZ. By default
+        the two ``keys=`` of a `LazyNPZDataset`, or else
         the first of ``image``, ``images``, ``img``, ``x``, and the first of ``label``, ``labels``,
         ``target``, ``targets``, ``y``, ``bboxes``, ``boxes``, ``keypoints``, ``landmarks``.
     split_torch_workers : bool

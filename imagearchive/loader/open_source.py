@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.errors import MemberNotFoundError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_path, shorten
 from imagearchive.loader.array_sources import SampleSource
 from imagearchive.loader.sources import ConcatenatedSource, EncodedSource, Source, SubsetSource
@@ -37,7 +37,9 @@ def open_source(
     paths = _paths(source)
     if paths is None:
         return _wrap(source, columns, exif_transpose), False
-    return _wrap(_open_paths(expand_paths(paths), not transformed), columns, exif_transpose), True
+    return _wrap(
+        _open_paths(expand_paths(paths), columns, not transformed), columns, exif_transpose
+    ), True
 
 
 def _paths(source: Any) -> list[str] | None:
@@ -51,7 +53,7 @@ def _paths(source: Any) -> list[str] | None:
     return [check_path("source", path) for path in source]
 
 
-def _open_paths(paths: list[str], copy: bool) -> Any:
+def _open_paths(paths: list[str], columns: tuple[str, str | None] | None, copy: bool) -> Any:
     """Open files of one kind; `copy` says whether rows of arrays are copied."""
     # Imported here, since a loader of other datasets needs none of these.
     from imagearchive.datasets.npz.detect import holds_arrays
@@ -61,10 +63,27 @@ def _open_paths(paths: list[str], copy: bool) -> Any:
 
         return ImageArchive(paths if len(paths) > 1 else paths[0])
     from imagearchive.datasets.combined import CombinedLazyDataset
+
+    wanted = [name for name in columns or () if name is not None]
+    parts = [_open_arrays(path, wanted, copy) for path in paths]
+    return CombinedLazyDataset(parts) if len(parts) > 1 else parts[0]
+
+
+def _open_arrays(path: str, wanted: list[str], copy: bool) -> Any:
+    """Open an NPZ with the columns that it has by default, or else with those that are wanted."""
+    from imagearchive.datasets.npz.columns import PLURALS
     from imagearchive.datasets.npz.dataset import LazyNPZDataset
 
-    parts = [LazyNPZDataset(path, copy=copy) for path in paths]
-    return CombinedLazyDataset(parts) if len(parts) > 1 else parts[0]
+    dataset = LazyNPZDataset(path, copy=copy)
+    if all(name in dataset.keys or PLURALS.get(name) in dataset.keys for name in wanted):
+        return dataset
+    try:
+        chosen = LazyNPZDataset(path, copy=copy, keys=wanted)
+    except MemberNotFoundError:
+        # The first sample raises, and lists the columns.
+        return dataset
+    dataset.close()
+    return chosen
 
 
 def _wrap(dataset: Any, columns: tuple[str, str | None] | None, exif_transpose: bool) -> Source:

@@ -235,3 +235,28 @@ def test_lazy_npz_of_a_tar_names_it_and_what_opens_it(tmp_path):
     path = write_tar(tmp_path / "a.tar", {"a.jpg": b"1", "b.jpg": b"2"})
     with pytest.raises(UnsupportedArchiveError, match=r"\(TAR\) of 2 members.*ImageArchive"):
         LazyNPZDataset(path)
+
+
+def test_suffix_selects_and_shortens_the_names(tmp_path):
+    path = tmp_path / "mnist.npz"
+    images = np.arange(60).reshape(15, 2, 2)
+    arrays = {"x_train": images[:10], "y_train": np.arange(10), "x_test": images[10:]}
+    np.savez(path, **arrays, y_test=np.arange(5), _train=np.arange(10))
+    train = LazyNPZDataset(path, suffix="_train")
+    test = LazyNPZDataset(path, suffix="_test", keys=("y", "x"))
+    assert (train.keys, len(train)) == (("x", "y"), 10)
+    assert (test.keys, len(test)) == (("y", "x"), 5)
+    assert np.array_equal(test[4]["x"], images[14])
+    assert len(LazyNPZDataset(path, prefix="x", suffix="test")) == 5
+    with pytest.raises(UnsupportedArchiveError, match="name begins with 'q' and ends with '_val'"):
+        LazyNPZDataset(path, prefix="q", suffix="_val")
+    assert pickle.loads(pickle.dumps(test)).keys == ("y", "x")
+
+
+def test_suffix_applies_to_the_names_of_ragged_columns(tmp_path):
+    path = tmp_path / "ragged.npz"
+    values, offsets = np.arange(6.0), np.array([0, 1, 6])
+    np.savez(path, **{"x_a": np.zeros(2), "b_a.values": values, "b_a.offsets": offsets})
+    dataset = LazyNPZDataset(path, suffix="_a")
+    assert set(dataset.keys) == {"x", "b"}
+    assert dataset[1]["b"].tolist() == [1, 2, 3, 4, 5]

@@ -12,7 +12,7 @@ from support.samples import (
     smooth_image,
 )
 
-from imagearchive import LazyNPZDataset
+from imagearchive import CombinedLazyDataset, LazyNPZDataset
 from imagearchive.errors import (
     DecodeError,
     OptionError,
@@ -211,3 +211,33 @@ def test_image_array_with_channels_first_is_transposed(tmp_path):
     assert got.shape == (9, 3, 5, 6)
     assert got.dtype == torch.uint8
     assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.fixture
+def oddly_named_npz(tmp_path):
+    path = tmp_path / "odd.npz"
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+    extra = {"pixels_test": pixels[:4], "target_test": np.arange(4) + 100}
+    np.savez(path, pixels=pixels, target_class=np.arange(20), **extra)
+    return path
+
+
+def test_keys_of_npz_need_not_be_repeated_as_columns(oddly_named_npz):
+    options = {"transform": ToTensor(), "num_workers": 0, "batch_size": 20, "output": "numpy"}
+    dataset = LazyNPZDataset(oddly_named_npz, keys=("pixels", "target_class"))
+    parts = [dataset, CombinedLazyDataset([dataset, dataset])]
+    for source in parts:
+        images, labels = next(iter(DataLoader(source, **options)))
+        assert images.shape == (20, 3, 8, 8)
+        assert labels.tolist() == [*range(20)]
+    only = LazyNPZDataset(oddly_named_npz, keys=("pixels",))
+    assert next(iter(DataLoader(only, **options)))[1].tolist() == [-1] * 20
+
+
+def test_columns_of_path_need_not_be_those_chosen_by_length(oddly_named_npz):
+    columns = ("pixels_test", "target_test")
+    loader = DataLoader(
+        oddly_named_npz, 4, transform=ToTensor(), num_workers=0, output="numpy", columns=columns
+    )
+    assert len(loader) == 1
+    assert next(iter(loader))[1].tolist() == [100, 101, 102, 103]

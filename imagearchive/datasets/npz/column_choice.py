@@ -28,14 +28,14 @@ _SHOWN = 500
 
 
 def choose_columns(
-    file: NpzFile, keys: Sequence[str] | None, prefix: str, copy: bool
+    file: NpzFile, keys: Sequence[str] | None, prefix: str, suffix: str, copy: bool
 ) -> dict[str, Column]:
-    """Open the columns of a dataset, all of one length, by their names without the prefix.
+    """Open the columns of a dataset, all of one length, by their names without prefix and suffix.
 
     Parameters
     ----------
     file : NpzFile
-    keys, prefix, copy
+    keys, prefix, suffix, copy
         As for `LazyNPZDataset`. Without `keys`, the columns are the arrays that share their first
         dimension with ``images``, or with most others if there is no array of that name.
 
@@ -51,16 +51,22 @@ def choose_columns(
         A column that `keys` names cannot be read. Without `keys` it is left out and logged.
     """
     names = [name for name in file if name.startswith(prefix)]
-    layout = {name[len(prefix) :]: column for name, column in ragged.columns(names).items()}
+    layout = {
+        name[len(prefix) : len(name) - len(suffix)]: column
+        for name, column in ragged.columns(names).items()
+        if not suffix or (name.endswith(suffix) and len(name) > len(prefix) + len(suffix))
+    }
     if keys is None:
         columns, skipped = _open_readable(file, layout, copy)
         columns = _of_one_length(columns)
     else:
-        columns, skipped = _open_keys(file, layout, keys, prefix, copy), {}
+        columns, skipped = _open_keys(file, layout, keys, copy), {}
     if not columns and len(file) == 0:
         raise UnsupportedArchiveError(f"{file.path}: {file.describe()}")
     if not columns:
-        named = f" whose name begins with {prefix!r}" if prefix else ""
+        parts = [f"begins with {prefix!r}"] if prefix else []
+        parts += [f"ends with {suffix!r}"] if suffix else []
+        named = f" whose name {' and '.join(parts)}" if parts else ""
         reason = f"; {next(iter(skipped.values()))}" if skipped else ""
         raise UnsupportedArchiveError(
             f"{file.path}: no arrays with rows among {', '.join(file)[:_SHOWN] or 'none'}"
@@ -75,7 +81,6 @@ def _open_keys(
     file: NpzFile,
     layout: Mapping[str, ragged.Column],
     keys: Sequence[str],
-    prefix: str,
     copy: bool,
 ) -> dict[str, Column]:
     columns: dict[str, Column] = {}
@@ -88,8 +93,8 @@ def _open_keys(
         column = open_column(layout[name], file.source, copy, name == "images")
         if column is None:
             raise OptionError(
-                f"{file.path}: {prefix + name!r} in keys= is a single value without rows; read it "
-                f"from dataset.arrays"
+                f"{file.path}: {layout[name].name!r} in keys= is a single value without rows; read "
+                f"it from dataset.arrays"
             )
         columns[name] = column
     lengths = {name: column.length for name, column in columns.items()}

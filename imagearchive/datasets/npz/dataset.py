@@ -34,6 +34,7 @@ class LazyNPZOptions:
     cache_size: int
     keys: tuple[str, ...] | None
     prefix: str
+    suffix: str
     copy: bool
     transform: Callable[[dict[str, Any]], Any] | None
     open_after_fork: bool
@@ -64,6 +65,9 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
     prefix : str
         Take only arrays whose name begins with it, and remove it from their names: ``"train_"``
         for a file with ``train_images``, ``train_labels``, ``test_images`` and so on.
+    suffix : str
+        Take only arrays whose name ends with it, and remove it: ``"_train"`` for ``x_train`` and
+        ``y_train``.
     copy : bool
         Whether rows are copies: writable, and in the byte order of the machine. Otherwise they
         are read-only, and views of the mapped file if possible. Rows of object arrays are always
@@ -86,7 +90,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
     Attributes
     ----------
     keys : tuple of str
-        Names of the columns, as in the file without the prefix, in the order of the file.
+        Names of the columns, as in the file without prefix and suffix, in the order of the file.
     arrays : mapping of str to ndarray
         Every array of the file by its full name, read whole when it is asked for. It includes
         arrays that are not columns, such as class names and means.
@@ -136,6 +140,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         *,
         keys: Sequence[str] | None = None,
         prefix: str = "",
+        suffix: str = "",
         copy: bool = True,
         transform: Callable[[dict[str, Any]], Any] | None = None,
         open_after_fork: bool = False,
@@ -149,6 +154,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
             cache_size=cache_size,
             keys=None if keys is None else check_sequence("keys", keys, "a sequence of names"),
             prefix=prefix,
+            suffix=suffix,
             copy=copy,
             transform=transform,
             open_after_fork=open_after_fork,
@@ -187,7 +193,9 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         try:
             if self._pickled_fingerprint is not None:
                 file.check_fingerprint(self._pickled_fingerprint)
-            columns = choose_columns(file, options.keys, options.prefix, options.copy)
+            columns = choose_columns(
+                file, options.keys, options.prefix, options.suffix, options.copy
+            )
         except BaseException:
             file.close()
             raise
@@ -302,6 +310,12 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         """Names of the columns, as in the file without the prefix."""
         self._open()
         return tuple(self._columns)
+
+    @property
+    def requested_keys(self) -> tuple[str, ...] | None:
+        """The names that were given as ``keys=``; None if the columns were chosen by length."""
+        keys = self._options.keys
+        return None if keys is None else tuple(keys)
 
     @property
     def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
