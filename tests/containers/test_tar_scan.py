@@ -7,6 +7,7 @@ import gzip
 import logging
 import lzma
 import os
+import signal
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -817,6 +818,35 @@ def test_a_read_error_is_one_of_the_system(tmp_path):
 
     with pytest.raises(OSError, match=r"remote\.tar"):
         tar.scan(Closed(GOOD), strict=False)
+
+
+@pytest.mark.parametrize("storage_kind", ["pread", "mmap"])
+def test_scan_is_interrupted_by_a_signal(tmp_path, storage_kind):
+    """The handler runs during the scan, not after it."""
+    path = tmp_path / "long.tar"
+    with path.open("wb") as file:
+        # Holes read as blocks of zeros, which the scan goes through one by one.
+        for number in range(100):
+            file.seek(number * (60 << 20))
+            file.write(cases.header(b"%d" % number))
+        file.truncate(100 * (60 << 20))
+
+    class InterruptedScanError(Exception):
+        pass
+
+    def interrupt(*_):
+        raise InterruptedScanError
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with open_storage(path, storage_kind) as storage:
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            with pytest.raises(InterruptedScanError) as raised:
+                tar.scan(storage)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert any(entry.path.name == "scan.pyx" for entry in raised.traceback)
 
 
 @RELAXED

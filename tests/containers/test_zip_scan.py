@@ -1,5 +1,6 @@
 """The ZIP scanner against zipfile, against hand-made archives and against damage."""
 
+import errno
 import io
 import logging
 import os
@@ -699,3 +700,42 @@ def test_the_kernel_refuses_room_that_was_not_reserved():
     column = np.empty(1, np.uint64), np.empty(1, np.uint16)
     with pytest.raises(ValueError, match="reserve"):
         zip_records.central_records(bytes(4600), rows, *column, 0, 0)
+
+
+def test_local_headers_of_file_pauses_for_signals(tmp_path):
+    path = tmp_path / "a.zip"
+    # Large enough that each header is read by itself.
+    data = build(member(b"a", bytes(10_000)), member(b"a", bytes(10_000)))
+    path.write_bytes(data)
+    directory = data[data.index(b"PK\1\2") : data.index(b"PK\5\6")]
+    count = 10_000
+    window = directory * (count // 2)
+    rows = RowBuffer(count)
+    rows.reserve(count + len(window) // 46, 4 * len(window))
+    room = len(rows.entries)
+    digests, lengths = np.empty(room, np.uint64), np.empty(room, np.uint16)
+    zip_records.central_records(window, rows, digests, lengths, 0, 0)
+    with PreadStorage(path) as storage:
+        row, code, _ = zip_records.local_headers_of_file(
+            storage.fileno(), rows, digests, lengths, 0, storage.size
+        )
+        assert code == zip_records.Code.PAUSE
+        assert 0 < row < count
+        while code == zip_records.Code.PAUSE:
+            row, code, _ = zip_records.local_headers_of_file(
+                storage.fileno(), rows, digests, lengths, row, storage.size
+            )
+    assert (row, code) == (count, zip_records.Code.FINE)
+    assert set(rows.entries["offset"][:count].tolist()) == {31, 31 + 10_000 + 31}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_scan_read_error_raises_os_error_that_names_the_file(strict):
+    class BrokenDisk(MemoryStorage):
+        def fileno(self):
+            return 10**6
+
+    with pytest.raises(OSError, match=r"disk\.zip") as raised:
+        scanner.scan(BrokenDisk(build(member(b"a", b"1")), "disk.zip"), strict=strict)
+    assert raised.value.errno == errno.EBADF
+    assert raised.value.filename == "disk.zip"

@@ -1,6 +1,6 @@
 """The kernel that walks the headers of a TAR archive; `imagearchive.containers.tar.scan` drives it."""
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from imagearchive.containers.entry cimport Entry
 from imagearchive.containers.tar.pax cimport Globals
@@ -54,6 +54,8 @@ cdef struct State:
     uint64_t map_at       # header, records or data that hold the map of the last row
     uint64_t map_size
     uint64_t read_size
+    uint64_t steps        # of `walk`, to look at the clock now and then
+    int64_t pause_at      # the monotonic time in nanoseconds of the next PAUSE
     Globals globals
 
 cdef int walk(State* s) noexcept nogil

@@ -11,6 +11,7 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
+from imagearchive.containers.clock cimport monotonic_ns
 from imagearchive.containers.tar.fields cimport (
     BLOCK, decimal, is_zero, seconds_to_ns, tar_checksum, tar_number, text_size, to_block,
 )
@@ -33,7 +34,7 @@ cdef enum:
     # Headers further apart than this are fetched one by one: copying what lies between would
     # take longer than another system call.
     HOP = 0x3000
-    READS_PER_CALL = 0x4000
+    STEPS_PER_CLOCK = 16
 
 
 # --- headers --------------------------------------------------------------------------------
@@ -301,6 +302,9 @@ cdef int walk(State* s) noexcept nogil:
     cdef int code
     s.touched = s.start
     while True:
+        s.steps += 1
+        if s.steps % STEPS_PER_CLOCK == 0 and monotonic_ns() >= s.pause_at:
+            return PAUSE
         left = s.file_size - s.offset
         if left == 0:
             return DONE
@@ -338,8 +342,8 @@ cdef int fetch(State* s, int fd, uint8_t* buffer, uint64_t capacity) noexcept no
     """Walk a file through a window of `pread`: wide over small members, narrow between large."""
     cdef uint64_t done, size, rows, from_offset
     cdef ssize_t count
-    cdef int code, reads
-    for reads in range(READS_PER_CALL):
+    cdef int code
+    while True:
         rows, from_offset = s.rows, s.offset
         code = walk(s)
         if code != MORE:
@@ -376,4 +380,5 @@ cdef int fetch(State* s, int fd, uint8_t* buffer, uint64_t capacity) noexcept no
                 return failed(s, s.offset + done, SHRUNK)
             done += count
         s.length = size
-    return PAUSE
+        if monotonic_ns() >= s.pause_at:
+            return PAUSE

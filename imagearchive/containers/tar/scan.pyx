@@ -5,9 +5,11 @@ are cut into windows.
 """
 
 cimport cython
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX, uint8_t, uint64_t
 from libc.string cimport memset
 
+from imagearchive.containers.clock cimport SIGNAL_INTERVAL, monotonic_ns
 from imagearchive.containers.tar.fields cimport BLOCK, tar_checksum
 from imagearchive.containers.entry cimport Entry
 from imagearchive.containers.tar.headers cimport (
@@ -93,13 +95,18 @@ cdef class Cursor:
 
 
 cdef int step(Cursor cursor, object rows, int fd, uint8_t* scratch, uint64_t capacity) except -1:
-    """Run the kernel once, on the window that is set or on a descriptor; return its code."""
+    """Run the kernel once, on the window that is set or on a descriptor; return its code.
+
+    Signal handlers run first, so a caller that goes on after PAUSE can be interrupted.
+    """
     cdef State* s = &cursor.state
     cdef Entry[::1] entries = rows.entries
     cdef uint64_t[::1] name_ends = rows.name_ends
     cdef uint64_t[::1] link_ends = rows.link_ends
     cdef uint8_t[::1] names = rows.names
     cdef int code
+    PyErr_CheckSignals()
+    s.pause_at = monotonic_ns() + SIGNAL_INTERVAL
     s.row_capacity = min(entries.shape[0], name_ends.shape[0], link_ends.shape[0])
     s.name_capacity = names.shape[0]
     s.rows = rows.rows
@@ -123,12 +130,14 @@ cdef int step(Cursor cursor, object rows, int fd, uint8_t* scratch, uint64_t cap
     return code
 
 
-cdef int step_window(Cursor cursor, object rows, const uint8_t[::1] window, uint64_t start):
+cdef int step_window(
+    Cursor cursor, object rows, const uint8_t[::1] window, uint64_t start
+) except -1:
     """Run the kernel on a window until it is used up; return its code."""
     cdef State* s = &cursor.state
     cdef uint8_t nothing = 0
     cdef int code = FULL
-    while code == FULL:
+    while code == FULL or code == PAUSE:
         s.window = &window[0] if window.shape[0] else &nothing
         s.start = start
         s.length = window.shape[0]
@@ -319,6 +328,8 @@ def read_member(storage, offset):
         code = step(cursor, rows, -1, NULL, 0)
         if rows.rows:
             return rows, s.variant, s.map_at, s.map_size
+        if code == PAUSE:
+            continue
         if code == FULL:
             rows.reserve(0, s.need_names)
         elif code == MORE:

@@ -18,6 +18,8 @@ class Code(IntEnum):
     BAD_OFFSET = 5
     BAD_LOCAL = 6
     UNREADABLE = 7
+    PAUSE = 8
+    SYSTEM_ERROR = 9
 
 def dos_time(date: int, time: int) -> int: ...
 def central_records(
@@ -44,4 +46,4 @@ def local_headers_of_file(
     lengths: npt.NDArray[np.uint16],
     row: int,
     limit: int,
-) -> tuple[int, int]: ...
+) -> tuple[int, int, int]: ...

@@ -8,6 +8,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from posix.types cimport off_t
 
+from imagearchive.containers.clock cimport SIGNAL_INTERVAL, monotonic_ns
 from imagearchive.containers.entry cimport (
     KIND_DIRECTORY,
     KIND_ENCRYPTED,
@@ -25,6 +26,8 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     NEAR = 4096
     LOCAL_WINDOW = 1 << 16
+    ROWS_PER_CLOCK = 16
+    READS_PER_CALL = 4096
 
 cpdef enum Code:
     FINE = 0
@@ -34,7 +37,9 @@ cpdef enum Code:
     BAD_SIZE = 4     # a stored member whose two sizes differ, or an impossible ratio
     BAD_OFFSET = 5   # outside the part of the file in front of the central directory
     BAD_LOCAL = 6    # the local header belongs to another member
-    UNREADABLE = 7   # the operating system could not read the header
+    UNREADABLE = 7   # the file ends before the header
+    PAUSE = 8        # nothing is wrong; lets Python look at signals
+    SYSTEM_ERROR = 9 # pread failed
 
 #: What the codes mean, by code.
 REASONS = {
@@ -44,7 +49,7 @@ REASONS = {
     BAD_SIZE: "the sizes contradict each other",
     BAD_OFFSET: "it lies outside the part of the file that holds members",
     BAD_LOCAL: "the local header belongs to another member or contradicts the central directory",
-    UNREADABLE: "the local header cannot be read",
+    UNREADABLE: "the file ends before its local header",
 }
 
 # Code page 437 above ASCII: the encoding of names without the UTF-8 flag.
@@ -288,7 +293,7 @@ cdef int local(
 
 cdef Py_ssize_t locals_in_window(
     const uint8_t* data, uint64_t start, uint64_t size, Columns* to, Py_ssize_t row,
-    uint64_t limit, int* code,
+    uint64_t limit, int64_t pause_at, int* code,
 ) noexcept nogil:
     """Take the local headers that lie in the window, from `row` on.
 
@@ -297,8 +302,12 @@ cdef Py_ssize_t locals_in_window(
     """
     cdef Entry* entry
     cdef uint64_t need
+    cdef Py_ssize_t first = row
     code[0] = FINE
     while row < to.rows:
+        if row % ROWS_PER_CLOCK == 0 and row > first and monotonic_ns() >= pause_at:
+            code[0] = PAUSE
+            return row
         entry = &to.entries[row]
         if entry.method != 0xFFFF:
             need = 30 + <uint64_t>to.lengths[row]
@@ -317,17 +326,23 @@ cdef Py_ssize_t locals_in_window(
 
 
 cdef Py_ssize_t locals_of_file(
-    int fd, uint8_t* buffer, Columns* to, Py_ssize_t row, uint64_t limit, int* code
+    int fd, uint8_t* buffer, Columns* to, Py_ssize_t row, uint64_t limit, int* code, int* error
 ) noexcept nogil:
     """Likewise over a file descriptor: one read for many small members, one for a large one."""
     cdef uint64_t start = 0, filled = 0, want
     cdef Py_ssize_t got, stopped
     cdef Entry* entry
+    cdef int64_t pause_at = monotonic_ns() + SIGNAL_INTERVAL
+    cdef int reads = 0
     while True:
-        stopped = locals_in_window(buffer, start, filled, to, row, limit, code)
+        stopped = locals_in_window(buffer, start, filled, to, row, limit, pause_at, code)
         if code[0] != CUT:
             return stopped
         row = stopped
+        if reads and (reads == READS_PER_CALL or monotonic_ns() >= pause_at):
+            code[0] = PAUSE
+            return row
+        reads += 1
         entry = &to.entries[row]
         want = 30 + <uint64_t>to.lengths[row]
         if entry.stored_size < NEAR:
@@ -339,8 +354,12 @@ cdef Py_ssize_t locals_of_file(
         while filled < want:
             got = pread(fd, buffer + filled, want - filled, <off_t>(start + filled))
             if got < 0 and errno == EINTR:
-                continue
-            if got <= 0:
+                code[0] = PAUSE
+                return row
+            if got < 0:
+                code[0], error[0] = SYSTEM_ERROR, errno
+                return row
+            if got == 0:
                 break
             filled += got
         if filled < 30 + <uint64_t>to.lengths[row]:
@@ -402,7 +421,9 @@ def local_headers(
     cdef const uint8_t* data = &window[0] if size else NULL
     bind(&to, buffer, digests, lengths)
     with nogil:
-        row = locals_in_window(data, start, size, &to, row, limit, &code)
+        row = locals_in_window(
+            data, start, size, &to, row, limit, monotonic_ns() + SIGNAL_INTERVAL, &code
+        )
     return row, code
 
 
@@ -410,11 +431,11 @@ def local_headers_of_file(
     int fd, buffer, uint64_t[::1] digests not None, uint16_t[::1] lengths not None,
     Py_ssize_t row, uint64_t limit,
 ):
-    """Likewise, reading the headers from a file descriptor."""
+    """Likewise, reading the headers from a file descriptor; return also the system's error number."""
     cdef Columns to
-    cdef int code = FINE
+    cdef int code = FINE, error = 0
     cdef uint8_t[::1] scratch = bytearray(2 * LOCAL_WINDOW)
     bind(&to, buffer, digests, lengths)
     with nogil:
-        row = locals_of_file(fd, &scratch[0], &to, row, limit, &code)
-    return row, code
+        row = locals_of_file(fd, &scratch[0], &to, row, limit, &code, &error)
+    return row, code, error

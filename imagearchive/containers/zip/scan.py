@@ -12,6 +12,7 @@ archive whose members overlap is how a few kilobytes unpack to terabytes).
 from __future__ import annotations
 
 import logging
+import os
 import struct
 import zlib
 from typing import TYPE_CHECKING, Any, Final
@@ -205,13 +206,17 @@ class _Scan:
             window = storage.read(0, limit)
         while row < self.rows.rows:
             if descriptor >= 0:
-                row, code = zip_records.local_headers_of_file(descriptor, *columns, row, limit)
+                row, code, error = zip_records.local_headers_of_file(
+                    descriptor, *columns, row, limit
+                )
+                if code == Code.SYSTEM_ERROR:
+                    raise OSError(error, os.strerror(error), storage.path)
             else:
                 row, code = zip_records.local_headers(window, start, *columns, row, limit)
             if code == Code.CUT:
                 start = int(self.rows.entries["header_offset"][row])
                 window = storage.read(start, min(_LOCAL_WINDOW, limit - start))
-            elif code != Code.FINE:
+            elif code not in {Code.FINE, Code.PAUSE}:
                 bad.append(self.damaged_row(row, zip_records.REASONS[code]))
                 row += 1
         return bad
