@@ -33,14 +33,25 @@ if TYPE_CHECKING:
     from imagearchive.transforms import CenterCrop as CenterCrop
     from imagearchive.transforms import ColorJitter as ColorJitter
     from imagearchive.transforms import Compose as Compose
+    from imagearchive.transforms import GaussianBlur as GaussianBlur
+    from imagearchive.transforms import Grayscale as Grayscale
     from imagearchive.transforms import ImageNetNormalize as ImageNetNormalize
+    from imagearchive.transforms import Lambda as Lambda
     from imagearchive.transforms import Normalize as Normalize
+    from imagearchive.transforms import Pad as Pad
+    from imagearchive.transforms import RandAugment as RandAugment
     from imagearchive.transforms import RandomCrop as RandomCrop
+    from imagearchive.transforms import RandomErasing as RandomErasing
     from imagearchive.transforms import RandomHorizontalFlip as RandomHorizontalFlip
+    from imagearchive.transforms import RandomPerspective as RandomPerspective
     from imagearchive.transforms import RandomResizedCrop as RandomResizedCrop
+    from imagearchive.transforms import RandomRotation as RandomRotation
+    from imagearchive.transforms import RandomVerticalFlip as RandomVerticalFlip
     from imagearchive.transforms import Resize as Resize
     from imagearchive.transforms import TensorFormat as TensorFormat
+    from imagearchive.transforms import ToDtype as ToDtype
     from imagearchive.transforms import ToTensor as ToTensor
+    from imagearchive.transforms import TrivialAugmentWide as TrivialAugmentWide
 
 # Where each public name is defined, below `imagearchive`.
 _HOME = {
@@ -52,22 +63,33 @@ _HOME = {
     "DataLoader": "loader.data_loader",
     "DataProcessor": "processing.processor",
     "DecodedView": "codecs.view",
+    "GaussianBlur": "transforms",
+    "Grayscale": "transforms",
     "ImageArchive": "datasets.image_archive",
     "ImageNetNormalize": "transforms",
     "IndexTable": "index.table",
+    "Lambda": "transforms",
     "LazyNPZDataset": "datasets.npz.dataset",
     "MpQItr": "loader.generator_process",
     "Normalize": "transforms",
     "NpzWriter": "containers.npz.writer",
+    "Pad": "transforms",
+    "RandAugment": "transforms",
     "RandomCrop": "transforms",
+    "RandomErasing": "transforms",
     "RandomHorizontalFlip": "transforms",
+    "RandomPerspective": "transforms",
     "RandomResizedCrop": "transforms",
+    "RandomRotation": "transforms",
+    "RandomVerticalFlip": "transforms",
     "Resize": "transforms",
     "ShardedSampler": "loader.sharded_sampler",
     "SplitDataLoader": "datasets.bins",
     "TarWriter": "archive.writers",
     "TensorFormat": "transforms",
+    "ToDtype": "transforms",
     "ToTensor": "transforms",
+    "TrivialAugmentWide": "transforms",
     "ZipWriter": "archive.writers",
     "convert": "archive.convert",
     "extract": "archive.extract",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import imagearchive
-from imagearchive import errors
+from imagearchive import errors, transforms
 
 
 def test_importing_the_package_is_light():
@@ -55,3 +55,12 @@ def test_the_source_tree_without_its_native_modules_says_so(tmp_path):
         assert done.returncode == 1
         assert "source tree" in done.stderr.splitlines()[-1]
         assert "pip install -e ." in done.stderr.splitlines()[-1]
+
+
+def test_every_transform_is_in_the_top_level():
+    bases = {"GeometricTransform", "Transform"}
+    for name in transforms.__all__:
+        value = getattr(transforms, name)
+        if isinstance(value, type) and issubclass(value, transforms.Transform):
+            assert name in bases or getattr(imagearchive, name) is value
+    assert imagearchive.Compose is transforms.Compose

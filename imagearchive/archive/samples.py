@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,10 @@ class _Source(Protocol):
     table: IndexTable
 
     def read(self, key: int, /) -> bytes | memoryview: ...
+
+
+# How many keys `repr` shows.
+SHOWN: Final = 3
 
 
 class Samples(Sequence[Any]):
@@ -83,6 +87,13 @@ class Samples(Sequence[Any]):
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def __repr__(self) -> str:
+        shown = [repr(self.key(index)) for index in range(min(len(self), SHOWN))]
+        if len(self) > SHOWN:
+            shown.append("...")
+        extensions = "".join(f", {';'.join(choices)!r}" for choices in self._choices)
+        return f"Samples([{', '.join(shown)}], {len(self)} samples{extensions})"
 
     def key(self, index: int) -> str:
         """Return the name of a sample: that of its files up to the first dot."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 __all__ = ["SampleNames"]
+
+
+# How many items `repr` shows.
+SHOWN: Final = 3
 
 
 class _Labeled(Protocol):
@@ -29,3 +33,9 @@ class SampleNames(Sequence[tuple[str, Any]]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return self._dataset.name(index), self._dataset.label(index)
+
+    def __repr__(self) -> str:
+        shown = [repr(self[index]) for index in range(min(len(self), SHOWN))]
+        if len(self) > SHOWN:
+            shown.append("...")
+        return f"SampleNames([{', '.join(shown)}], {len(self)} samples)"

@@ -943,3 +943,12 @@ def test_one_archive_in_several_files_has_samples_across_them(tmp_path):
     samples = opened.samples("jpg", "cls")
     assert [bytes(label) for _, label in samples] == [b"%d" % number for number in range(8)]
     assert [set(sample) for sample in opened.samples()] == [{"__key__", "jpg", "cls"}] * 8
+
+
+def test_samples_repr_shows_the_first_keys_and_reads_nothing(tmp_path):
+    members = {f"{k}.{extension}": b"x" for k in range(4) for extension in ("jpg", "cls")}
+    with imagearchive.open(write_tar(tmp_path / "few.tar", members)) as archive:
+        assert repr(archive.samples()) == "Samples(['0', '1', '2', ...], 4 samples)"
+        text = repr(archive.samples("png;jpg", "cls"))
+        assert text == "Samples(['0', '1', '2', ...], 4 samples, 'png;jpg', 'cls')"
+        assert repr(archive.samples("nothing")) == "Samples([], 0 samples, 'nothing')"

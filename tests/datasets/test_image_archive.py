@@ -416,3 +416,11 @@ def test_image_archive_closed_raises_and_views_stay_valid(image_tar):
     with pytest.raises(ClosedError):
         dataset[0]
     assert "12 samples" in repr(dataset)
+
+
+def test_samples_repr_shows_the_first_names_and_labels(tmp_path):
+    path = write_tar(tmp_path / "few.tar", {f"c{k % 2}/{k}.jpg": b"x" for k in range(5)})
+    with ImageArchive(path) as dataset:
+        samples = dataset.samples
+        items = ", ".join(repr(samples[k]) for k in range(3))
+        assert repr(samples) == f"SampleNames([{items}, ...], 5 samples)"
