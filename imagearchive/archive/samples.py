@@ -43,6 +43,8 @@ class Samples(Sequence[Any]):
 
     Attributes
     ----------
+    extensions : tuple of str
+        As passed.
     positions : ndarray of int64, shape (N,)
         The member that stands for each sample: the one that has the first extension asked for,
         or else the first of its files.
@@ -54,6 +56,7 @@ class Samples(Sequence[Any]):
 
     def __init__(self, archive: _Source, extensions: Sequence[str] = ()) -> None:
         self._archive = archive
+        self.extensions = tuple(extensions)
         self._choices = [
             [choice.lstrip(".").lower() for choice in text.split(";")] for text in extensions
         ]

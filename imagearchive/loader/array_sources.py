@@ -101,10 +101,30 @@ class SampleSource:
                     f"sample {index} has the entries {', '.join(map(str, item))}, not {label!r}; "
                     f"pass columns=(image, label) to name its label"
                 )
-            return item[image], item.get(label, NO_LABEL)
-        if isinstance(item, (tuple, list)):
-            return item[0], item[1] if len(item) > 1 else NO_LABEL
+            return item[image], _checked_label(index, item.get(label, NO_LABEL))
+        return split_pair(index, item)
+
+
+def split_pair(index: int, item: Any) -> tuple[Any, Any]:
+    """Return the image and the label of a sample that is not a dict."""
+    if not isinstance(item, (tuple, list)):
         return item, NO_LABEL
+    if not 1 <= len(item) <= 2:
+        raise OptionError(
+            f"sample {index} has {len(item)} values, but a loader takes an image and a label; "
+            f"return (image, label), or a dict and pass columns=(image, label)"
+        )
+    return item[0], _checked_label(index, item[1]) if len(item) == 2 else NO_LABEL
+
+
+def _checked_label(index: int, label: Any) -> Any:
+    if isinstance(label, (memoryview, bytearray)):
+        # As an array, the text "7" would be the number 55.
+        raise OptionError(
+            f"the label of sample {index} is undecoded ({type(label).__name__}); return a number, "
+            f"an array, or a str"
+        )
+    return label
 
 
 class _SampleChunk:
@@ -140,8 +160,7 @@ class _SampleChunk:
         item = self._source.dataset[index]
         if isinstance(item, Mapping):
             return {"index": index, **item}
-        pair = isinstance(item, (tuple, list))
-        image, label = (item[0], item[1] if len(item) > 1 else NO_LABEL) if pair else (item, -1)
+        image, label = split_pair(index, item)
         return {
             "image": np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image,
             "label": label,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from imagearchive.archive.samples import Samples
 from imagearchive.errors import MemberNotFoundError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_path, shorten
 from imagearchive.loader.array_sources import SampleSource
@@ -93,6 +94,12 @@ def _wrap(dataset: Any, columns: tuple[str, str | None] | None, exif_transpose: 
         raise OptionTypeError(
             f"source must be a path, an ImageArchive, or a dataset with len() and [i], "
             f"got {shorten(dataset)}"
+        )
+    if isinstance(dataset, Samples) and len(dataset.extensions) != 1:
+        raise OptionTypeError(
+            "the values of Archive.samples() are undecoded files, which do not make a batch; for "
+            "images and their labels, pass ImageArchive(path, label_extension='cls'), or a "
+            "dataset of your own that decodes them"
         )
     encoded = _offered(dataset, "encoded_images")
     images = None if encoded is None else encoded()

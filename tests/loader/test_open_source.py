@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.samples import COUNT, Numbered, all_labels, labels_of, smooth_image
+from support.archives import write_tar
+from support.samples import COUNT, FILES, Numbered, all_labels, labels_of, smooth_image
 
 import imagearchive
 from imagearchive import ImageArchive, LazyNPZDataset
@@ -140,3 +141,52 @@ def test_open_source_of_a_mapping_raises(tar):
                 DataLoader(source)
     with pytest.raises(OptionError, match=r"columns .* got 3"):
         DataLoader(Numbered(), columns=3)
+
+
+@pytest.fixture
+def web(tmp_path):
+    """Three samples of an image, a class, and a caption."""
+    members = {}
+    for number in range(3):
+        members[f"{number}.jpg"] = FILES[number]
+        members[f"{number}.cls"] = b"7"
+        members[f"{number}.txt"] = b"a caption"
+    return write_tar(tmp_path / "web.tar", members)
+
+
+@pytest.mark.parametrize("image_size", [None, 8])
+@pytest.mark.parametrize("extensions", [("jpg", "cls"), ("jpg", "txt", "cls"), ()])
+def test_open_source_of_samples_of_several_files_raises(web, extensions, image_size):
+    samples = imagearchive.open(web).samples(*extensions)
+    with pytest.raises(OptionTypeError, match=r"ImageArchive\(path, label_extension='cls'\)"):
+        DataLoader(samples, 3, image_size=image_size)
+    dataset = ImageArchive(web, label_extension="cls")
+    assert next(iter(DataLoader(dataset, 3, image_size=8)))[1].tolist() == [7, 7, 7]
+
+
+def test_open_source_of_samples_of_one_file_is_images_without_labels(web):
+    samples = imagearchive.open(web).samples("jpg")
+    assert next(iter(DataLoader(samples, 3, image_size=8)))[1].tolist() == [-1, -1, -1]
+
+
+class Fixed:
+    """A dataset of one sample."""
+
+    def __init__(self, sample):
+        self.sample = sample
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.sample
+
+
+@pytest.mark.parametrize("image_size", [None, 8])
+def test_open_source_of_samples_with_undecoded_or_further_values_raises(image_size):
+    image = smooth_image(0)
+    for label in (memoryview(b"7"), bytearray(b"7")):
+        with pytest.raises(OptionError, match="label of sample 0 is undecoded"):
+            list(DataLoader(Fixed((image, label)), 1, image_size=image_size))
+    with pytest.raises(OptionError, match="sample 0 has 3 values"):
+        list(DataLoader(Fixed((image, 1, 2)), 1, image_size=image_size))
