@@ -1,5 +1,6 @@
 """Archives that several test modules share."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -21,6 +22,11 @@ register_container(ArContainer())
 # A shell starts background jobs with interrupts ignored, and children inherit that; the tests
 # interrupt their children as a terminal would.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("needs_torch") and importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed")
 
 
 @pytest.fixture(autouse=True, scope="session")

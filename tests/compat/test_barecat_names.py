@@ -211,9 +211,10 @@ class Whole:
 """
 
 
+@pytest.mark.needs_torch
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_barecat_works_in_data_loader_workers(barecat_archive, method, monkeypatch, tmp_path):
-    DataLoader = pytest.importorskip("torch").utils.data.DataLoader
+    from torch.utils.data import DataLoader
 
     # A module of its own, so that what is spawned need not import this one.
     (tmp_path / "whole_dataset.py").write_text(WHOLE)

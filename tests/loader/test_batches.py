@@ -101,13 +101,15 @@ def test_labels_that_do_not_stack_stay_a_list():
     assert labels == ["word 0", "word 1"]
 
 
-@pytest.mark.parametrize("output", ["torch", "numpy"])
+@pytest.mark.parametrize("output", [pytest.param("torch", marks=pytest.mark.needs_torch), "numpy"])
 def test_labels_that_are_arrays_become_the_output_type(output):
     class Boxes(Numbered):
         def __getitem__(self, index):
             return super().__getitem__(index)[0], np.full((index // 2, 4), index, np.int16)
 
-    kind = pytest.importorskip("torch").Tensor if output == "torch" else np.ndarray
+    if output == "torch":
+        import torch
+    kind = torch.Tensor if output == "torch" else np.ndarray
     for _, labels in DataLoader(Boxes(8), 2, image_size=4, num_workers=1, output=output):
         assert isinstance(labels, kind)
     _, labels = next(iter(DataLoader(Boxes(8), 8, image_size=4, num_workers=1, output=output)))

@@ -149,11 +149,9 @@ class Numbers:
         return np.full((4, 5, 3), index % 251, np.uint8), index
 
 
-@pytest.mark.parametrize("output", ["numpy", "torch"])
+@pytest.mark.parametrize("output", ["numpy", pytest.param("torch", marks=pytest.mark.needs_torch)])
 @pytest.mark.parametrize("num_workers", [0, 3])
 def test_batches_that_are_kept_in_part_are_never_overwritten(num_workers, output):
-    if output == "torch":
-        pytest.importorskip("torch")
     loader = DataLoader(
         Numbers(251), 8, image_size=(5, 4), num_workers=num_workers, shuffle=True, output=output
     )

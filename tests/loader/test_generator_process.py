@@ -238,6 +238,7 @@ def test_mpqitr_items_of_varying_size_arrive():
         assert (array == size % 251).all()
 
 
+@pytest.mark.needs_torch
 def test_mpqitr_nested_items_arrive():
     import torch
 
@@ -307,6 +308,7 @@ TENSORS = (
 )
 
 
+@pytest.mark.needs_torch
 @pytest.mark.parametrize("kind", TENSORS.split())
 def test_mpqitr_tensor_of_every_kind_arrives(kind):
     import torch
@@ -319,6 +321,7 @@ def test_mpqitr_tensor_of_every_kind_arrives(kind):
     assert torch.equal(found.to_dense(), tensor.to_dense())
 
 
+@pytest.mark.needs_torch
 def test_mpqitr_tensors_are_writable_and_outlive_the_child():
     import torch
 

@@ -161,13 +161,15 @@ def test_state_of_other_data_raises():
         DataLoader(Encoded(), shuffle=True).load_state_dict({})
 
 
+@pytest.mark.needs_torch
 def test_state_of_other_subsets_raises(tar):
-    torch = pytest.importorskip("torch")
+    from torch.utils.data import Subset
+
     dataset = ImageArchive(tar)
-    state = DataLoader(torch.utils.data.Subset(dataset, range(10)), 2).state_dict()
-    DataLoader(torch.utils.data.Subset(dataset, list(range(10))), 2).load_state_dict(state)
+    state = DataLoader(Subset(dataset, range(10)), 2).state_dict()
+    DataLoader(Subset(dataset, list(range(10))), 2).load_state_dict(state)
     with pytest.raises(StateMismatchError):
-        DataLoader(torch.utils.data.Subset(dataset, range(1, 11)), 2).load_state_dict(state)
+        DataLoader(Subset(dataset, range(1, 11)), 2).load_state_dict(state)
 
 
 def test_state_of_other_arrays_raises(tmp_path):

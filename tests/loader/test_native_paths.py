@@ -201,9 +201,11 @@ def test_native_path_of_arrays_fills_the_memory_of_the_loader(kind, small_npz):
         assert len(labels) == 4
 
 
+@pytest.mark.needs_torch
 @pytest.mark.parametrize("nested", [False, True])
 def test_native_path_of_torch_subsets_reads_their_images_ahead(tar, nested, monkeypatch):
-    torch = pytest.importorskip("torch")
+    import torch
+
     dataset = ImageArchive(tar)
     both = torch.utils.data.ConcatDataset([dataset, dataset]) if nested else dataset
     picked = [7, 0, -1, 20, 3]
@@ -226,8 +228,10 @@ def test_native_path_of_torch_subsets_reads_their_images_ahead(tar, nested, monk
     assert (sample["index"], sample["filename"]) == (0, dataset.name(4))
 
 
+@pytest.mark.needs_torch
 def test_native_path_of_combined_datasets_has_the_samples_of_its_parts(tar):
-    torch = pytest.importorskip("torch")
+    import torch
+
     first, second = ImageArchive(tar), ImageArchive(tar)
     for combined in (
         CombinedLazyDataset([first, second]),

@@ -91,8 +91,10 @@ def test_sharded_sampler_pickled_in_an_epoch_keeps_its_state():
     assert list(copy) == list(EpochOrder(50, seed=2, epoch=1, batch_size=50)[0])
 
 
+@pytest.mark.needs_torch
 def test_sharded_sampler_in_torch_data_loader_yields_the_order():
-    torch = pytest.importorskip("torch")
+    import torch
+
     sampler = ShardedSampler(20, seed=1, rank=0, world_size=2)
     loader = torch.utils.data.DataLoader(list(range(20)), batch_size=4, sampler=sampler)
     batches = [batch.tolist() for batch in loader]

@@ -688,6 +688,7 @@ def test_processor_seed_script_runs_without_a_guard(tmp_path):
 
 
 # The example asks for more workers than the machine may have.
+@pytest.mark.needs_torch
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_processor_seed_pipeline_runs(tmp_path, monkeypatch):
     make_detector(tmp_path / "data" / "raw", 9)

@@ -6,9 +6,6 @@ from support.npz import SAVERS, equal, make_detector
 
 from imagearchive import LazyNPZDataset
 
-torch = pytest.importorskip("torch")
-
-
 BASIC = """
 from imagearchive import LazyNPZDataset
 
@@ -168,6 +165,7 @@ def test_lazy_npz_guide_caching(preprocessed):
 QUIET = pytest.mark.filterwarnings("ignore::UserWarning:torch.*", "ignore::DeprecationWarning")
 
 
+@pytest.mark.needs_torch
 @QUIET
 def test_lazy_npz_guide_torch(preprocessed):
     train, _ = preprocessed
@@ -198,6 +196,9 @@ def test_lazy_npz_guide_new_approach(preprocessed):
     assert equal(run(NEW_APPROACH)["batch"]["images"], train["images"][64:])
 
 
+@pytest.mark.needs_torch
 @QUIET
 def test_lazy_npz_guide_pipeline(preprocessed):
+    import torch
+
     assert run(PIPELINE)["images"].dtype == torch.uint8
