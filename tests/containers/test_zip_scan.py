@@ -521,8 +521,6 @@ GOOD = member(b"good", b"good data", date=33)
         member(b"bad", b"123", size=1 << 30, stored=1 << 30),
         member(b"bad", b"123", 8, size=1 << 30),
         member(b"bad", b"123", 8, stored=1 << 30),
-        member(b"bad", b"123", local_name=b"sad"),
-        member(b"bad", b"123", local_name=b"bade"),
         member(b"bad", b"123", local_method=8),
         member(b"bad", b"123", local_sizes=(0, 2, 3)),
         member(b"bad", b"123", local_sizes=(0, 3, 2)),
@@ -739,3 +737,43 @@ def test_scan_read_error_raises_os_error_that_names_the_file(strict):
         scanner.scan(BrokenDisk(build(member(b"a", b"1")), "disk.zip"), strict=strict)
     assert raised.value.errno == errno.EBADF
     assert raised.value.filename == "disk.zip"
+
+
+@pytest.mark.parametrize("method", [0, 8])
+@pytest.mark.parametrize("local_name", [b"sad", b"longer", b"", b"BAD"])
+@pytest.mark.parametrize("storage", ["mmap", "pread"])
+def test_member_with_other_local_name_is_refused_when_read(
+    tmp_path, caplog, storage, local_name, method
+):
+    path = tmp_path / "names.zip"
+    path.write_bytes(
+        build(
+            member(b"good", b"1"),
+            member(b"bad", b"22", method, local_name=local_name),
+            member(b"last", b"333"),
+        )
+    )
+    with (
+        caplog.at_level(logging.WARNING),
+        imagearchive.open(path, storage=storage) as archive,
+    ):
+        assert list(archive) == ["good", "bad", "last"]
+        assert bytes(archive.read("good")) == b"1"
+        assert bytes(archive.read("last")) == b"333"
+        for read in (archive.read, lambda name: archive.open(name).read()):
+            with pytest.raises(CorruptArchiveError, match=r"names\.zip.*bad.*another name"):
+                read("bad")
+    assert "1 members cannot be read; the first: 'bad'" in caplog.text
+
+
+def test_scan_other_local_name_is_left_out_unless_strict(caplog):
+    data = build(member(b"good", b"1"), member(b"bad", b"22", local_name=b"sad"))
+    rows = scanner.scan(MemoryStorage(data, "x.zip"), strict=False)
+    assert [rows.name(row) for row in range(rows.rows)] == [b"good"]
+    assert "another name" in caplog.text
+
+
+def test_scan_other_local_name_may_not_hide_an_overlap():
+    data = build(member(b"a", b"12345678"), member(b"b", b"1", local_name=b"c", offset=0))
+    with pytest.raises(CorruptArchiveError, match="overlaps"):
+        scanner.scan(MemoryStorage(data, "x.zip"))

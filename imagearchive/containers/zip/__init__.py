@@ -14,7 +14,7 @@ from imagearchive.containers.rows import (
     RowBuffer,
 )
 from imagearchive.containers.zip import scan
-from imagearchive.errors import CorruptIndexError, UnsupportedMemberError
+from imagearchive.errors import CorruptArchiveError, CorruptIndexError, UnsupportedMemberError
 from imagearchive.storage.deflate import DeflatedStorage, inflate
 
 if TYPE_CHECKING:
@@ -74,6 +74,11 @@ def _check_readable(row: Any, where: str) -> None:
     if row["method"] == scan.METHOD_OTHER_DISK:
         raise UnsupportedMemberError(
             f"{where}: is on another part of a split archive; join the parts first: zip -s 0"
+        )
+    if row["method"] == scan.METHOD_OTHER_NAME:
+        raise CorruptArchiveError(
+            f"{where}: its local header has another name than the central directory; fetch the "
+            f"archive again, or leave this member out"
         )
     if row["method"] not in (METHOD_STORED, METHOD_DEFLATED):
         raise UnsupportedMemberError(

@@ -29,6 +29,11 @@ cdef enum:
     ROWS_PER_CLOCK = 16
     READS_PER_CALL = 4096
 
+# No compression methods, but why the data of a member cannot be read; as in `zip.scan`.
+cdef enum:
+    METHOD_OTHER_NAME = 0xFFFE
+    METHOD_OTHER_DISK = 0xFFFF
+
 cpdef enum Code:
     FINE = 0
     CUT = 1          # the window ends inside the record
@@ -238,7 +243,7 @@ cdef int central(
     entry.crc = u32(data + 16)
     entry.shard = 0
     entry.mode = mode & 0o7777
-    entry.method = method if member_disk == disk else 0xFFFF
+    entry.method = method if member_disk == disk else METHOD_OTHER_DISK
     if name_size and name[name_size - 1] == c"/":
         entry.kind = KIND_DIRECTORY
     elif flags & 1:
@@ -274,8 +279,13 @@ cdef int local(
         return BAD_SIGNATURE
     stored = u32(data + 18)
     full = u32(data + 22)
+    entry.offset = entry.header_offset + 30 + u16(data + 26) + u16(data + 28)
+    if entry.offset > limit or entry.stored_size > limit - entry.offset:
+        return BAD_OFFSET
     if u16(data + 26) != name_size or digest(data + 30, name_size) != name_digest:
-        return BAD_LOCAL
+        # Only this member is refused, when it is read.
+        entry.method = METHOD_OTHER_NAME
+        return FINE
     if entry.kind != KIND_ENCRYPTED and u16(data + 8) != entry.method:
         return BAD_LOCAL
     # With a data descriptor, and from writers that do not go back, the local sizes are 0; with
@@ -285,9 +295,6 @@ cdef int local(
         or (full and full != 0xFFFFFFFFU and full != entry.size)
     ):
         return BAD_LOCAL
-    entry.offset = entry.header_offset + 30 + name_size + u16(data + 28)
-    if entry.offset > limit or entry.stored_size > limit - entry.offset:
-        return BAD_OFFSET
     return FINE
 
 
@@ -309,7 +316,7 @@ cdef Py_ssize_t locals_in_window(
             code[0] = PAUSE
             return row
         entry = &to.entries[row]
-        if entry.method != 0xFFFF:
+        if entry.method != METHOD_OTHER_DISK:
             need = 30 + <uint64_t>to.lengths[row]
             if entry.header_offset > limit or need > limit - entry.header_offset:
                 code[0] = BAD_OFFSET

@@ -5,8 +5,9 @@ header knows, since names and extra fields differ in length between the two (``n
 a ZIP64 field of 20 bytes into the local header alone).
 
 Nothing that a header claims is believed before it is checked against the file: members lie in
-front of the central directory, behind a local header of the same name, and do not overlap (an
-archive whose members overlap is how a few kilobytes unpack to terabytes).
+front of the central directory and do not overlap (an archive whose members overlap is how a few
+kilobytes unpack to terabytes). A member whose local header has another name is listed, but not
+read: which of the two is right cannot be known.
 """
 
 from __future__ import annotations
@@ -35,13 +36,16 @@ from imagearchive.errors import CorruptArchiveError
 if TYPE_CHECKING:
     from imagearchive.storage.protocol import Storage
 
-__all__ = ["METHOD_OTHER_DISK", "NAME", "VERSION", "scan", "sniff"]
+__all__ = ["METHOD_OTHER_DISK", "METHOD_OTHER_NAME", "NAME", "VERSION", "scan", "sniff"]
 
 NAME: Final = "zip"
 VERSION: Final = 1
 
 #: `method` of a member whose data lie on another disk of a multi-disk archive: never readable.
 METHOD_OTHER_DISK: Final = 0xFFFF
+
+#: `method` of a member whose local header has another name than the central directory.
+METHOD_OTHER_NAME: Final = 0xFFFE
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +57,7 @@ _MAX_LINK: Final = 1 << 16
 _WINDOW: Final = 1 << 20
 # For storages without a descriptor or a mapping: one request brings many small members.
 _LOCAL_WINDOW: Final = 1 << 17
+_OTHER_NAME: Final = "its local header has another name than the central directory"
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
 
 
@@ -82,7 +87,8 @@ def scan(storage: Storage, strict: bool = True) -> RowBuffer:
         Names are UTF-8 where the archive says so and converted from code page 437 elsewhere.
         ``mtime`` comes from the extended timestamp where there is one; the MS-DOS time has no
         zone and is taken as UTC. A symbolic link's target, its content, is its link name.
-        Encrypted members have their own kind, and those on another disk `METHOD_OTHER_DISK`.
+        Encrypted members have their own kind, and those on another disk `METHOD_OTHER_DISK`,
+        those whose local header has another name `METHOD_OTHER_NAME`.
 
     Raises
     ------
@@ -219,7 +225,23 @@ class _Scan:
             elif code not in {Code.FINE, Code.PAUSE}:
                 bad.append(self.damaged_row(row, zip_records.REASONS[code]))
                 row += 1
-        return bad
+        return bad + self.other_names()
+
+    def other_names(self) -> list[int]:
+        """Log members whose two headers differ in the name; return them unless all are wanted."""
+        methods = self.rows.entries["method"][: self.rows.rows]
+        rows: list[int] = np.flatnonzero(methods == METHOD_OTHER_NAME).tolist()
+        if not self.strict:
+            return [self.damaged_row(row, _OTHER_NAME) for row in rows]
+        if rows:
+            logger.warning(
+                "%s: %d members cannot be read; the first: %r: %s",
+                self.storage.path,
+                len(rows),
+                self.rows.name(rows[0]).decode("utf-8", "replace"),
+                _OTHER_NAME,
+            )
+        return []
 
     def overlapping(self, bad: list[int]) -> list[int]:
         """Rows that start before the end of one that lies in front of them."""
