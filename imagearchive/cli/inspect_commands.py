@@ -15,6 +15,7 @@ from imagearchive.archive.archive import Archive
 from imagearchive.archive.checked_read import iter_chunks
 from imagearchive.archive.extract import matching
 from imagearchive.archive.name_tree import decode, encode
+from imagearchive.arrays import npy
 from imagearchive.cli.archive_argument import open_archive_argument
 from imagearchive.cli.argument_types import SizeCondition
 from imagearchive.cli.messages import with_options
@@ -33,6 +34,7 @@ from imagearchive.cli.output import (
     write,
     write_json,
 )
+from imagearchive.errors import ImageArchiveError
 from imagearchive.index.names import normalize
 
 __all__ = ["cat", "find", "info", "ls", "tree", "verify"]
@@ -291,6 +293,11 @@ def _find_members(archive: Archive, name: str) -> list[int]:
 # ---------------------------------------------------------------- info
 
 
+# How facts are called in the text, where that is not the key of the JSON.
+_LABELS: Final = {"libjpeg_turbo": "libjpeg-turbo"}
+_MOST_ARRAYS: Final = 100
+
+
 def info(arguments: argparse.Namespace) -> int:
     """Describe an archive, or how this installation was built."""
     if arguments.build:
@@ -302,10 +309,12 @@ def info(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(facts)
         return 0
-    sizes = ("size", "stored", "index size", "largest")
+    sizes = ("size", "stored", "index_size", "largest")
     width = max(map(len, facts)) + 1
     for key, value in facts.items():
-        if isinstance(value, dict):
+        if key == "arrays":
+            shown = "; ".join(f"{escape_name(name)} {_shown(one)}" for name, one in value.items())
+        elif isinstance(value, dict):
             counts = (f"{escape_name(str(name))} {count}" for name, count in value.items())
             shown = ", ".join(counts) or "-"
         elif isinstance(value, list):
@@ -317,8 +326,33 @@ def info(arguments: argparse.Namespace) -> int:
             shown = "yes" if value else "no"
         else:
             shown = escape_name(str(value))
-        write([f"{key + ':':<{width}} {shown}"])
+        label = _LABELS.get(key, key.replace("_", " "))
+        write([f"{label + ':':<{width}} {shown}"])
     return 0
+
+
+def _shown(array: dict[str, Any]) -> str:
+    if "error" in array:
+        return f"({escape_name(array['error'])})"
+    return f"{array['dtype']} {tuple(array['shape'])}"
+
+
+def _array_facts(archive: Archive) -> dict[str, dict[str, Any]]:
+    """Return dtype and shape of the arrays of an archive, the first hundred."""
+    facts: dict[str, dict[str, Any]] = {}
+    for position, name in enumerate(archive.files()):
+        if not name.endswith(".npy"):
+            continue
+        if len(facts) == _MOST_ARRAYS:
+            break
+        try:
+            header = npy.parse_header(archive.member(position), where=name)
+        except (OSError, ImageArchiveError) as error:
+            facts[name.removesuffix(".npy")] = {"error": str(error)}
+            continue
+        dtype = header.dtype.name if header.dtype.names is None else str(header.dtype)
+        facts[name.removesuffix(".npy")] = {"dtype": dtype, "shape": list(header.shape)}
+    return facts
 
 
 def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -349,8 +383,10 @@ def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
             },
             "extensions": {f".{name}" if name else "none": count for name, count in common},
             "index": relative_path(table.path) or "in memory",
-            "index size": file_size(table.path),
+            "index_size": file_size(table.path),
         }
+        if arrays := _array_facts(archive):
+            facts["arrays"] = arrays
         if table.meta.get("damage"):
             facts["damage"] = table.meta["damage"]
         return facts
@@ -379,8 +415,8 @@ def _build_facts() -> dict[str, Any]:
         "platform": platform.platform(),
         "numpy": np.__version__,
         "pillow": PIL.__version__,
-        "libjpeg-turbo": bool(HAVE_JPEG),
-        "optional packages": {
+        "libjpeg_turbo": bool(HAVE_JPEG),
+        "optional_packages": {
             name: "installed"
             if importlib.util.find_spec(name)
             else f"missing (imagearchive[{extra}])"

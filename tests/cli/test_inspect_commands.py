@@ -3,9 +3,11 @@
 import gzip
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import imagearchive
@@ -116,9 +118,37 @@ def test_info_describes_archive(run, archive):
     assert run("info")[0] == 2
 
 
+def test_info_keys_of_json_are_identifiers(run, archive):
+    for arguments in ((archive,), ("--build",)):
+        facts = json.loads(run("info", "--json", *arguments)[1])
+        assert all(key.isidentifier() for key in facts)
+    assert b"index size:" in run("info", archive)[1]
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_info_of_npz_shows_arrays(run, work, save):
+    save("a.npz", images=np.zeros((5, 4, 4, 3), np.uint8), labels=np.arange(5), scale=np.float32(2))
+    facts = json.loads(run("info", "--json", "a.npz")[1])
+    assert facts["arrays"] == {
+        "images": {"dtype": "uint8", "shape": [5, 4, 4, 3]},
+        "labels": {"dtype": "int64", "shape": [5]},
+        "scale": {"dtype": "float32", "shape": []},
+    }
+    text = run("info", "a.npz")[1].decode()
+    assert "images uint8 (5, 4, 4, 3); labels int64 (5,); scale float32 ()\n" in text
+
+
+def test_info_of_damaged_array_says_so(run, work):
+    with zipfile.ZipFile("a.npz", "w") as packed:
+        packed.writestr("bad.npy", b"nothing")
+    code, out, _ = run("info", "--json", "a.npz")
+    assert code == 0
+    assert "bad" in json.loads(out)["arrays"]["bad"]["error"]
+
+
 def test_info_build_describes_installation(run):
     build = json.loads(run("info", "--build", "--json")[1])
-    assert isinstance(build["libjpeg-turbo"], bool)
+    assert isinstance(build["libjpeg_turbo"], bool)
     assert build["numpy"] == np.__version__
 
 
