@@ -1,4 +1,4 @@
-"""An archive as a read-only mapping of name to bytes, and as a file system held in one."""
+"""Read an archive as a mapping of name to bytes, and as a read-only file system."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ from imagearchive.storage.protocol import Storage, StorageKind
 
 __all__ = ["Archive", "ArchivePath", "DirEntry", "MemberInfo", "open_archive"]
 
-# Members closer together than this are read ahead as one: the gap costs less than another wait.
+# Members closer together than this are read ahead in one request: the bytes between them cost less
+# than another request.
 MAX_GAP: Final = 64 << 10
-# A sparse file takes next to nothing in its archive, whatever size it claims, and so does a
-# deflated one that was made to exhaust memory.
+# A sparse file takes almost no space in its archive, whatever size it claims. So does a deflated
+# file that was made to exhaust memory.
 MAX_EXPANDED_READ: Final = 1 << 32
 MAX_EXPANSION: Final = 100
 
@@ -84,14 +85,13 @@ class Archive(Closable, Mapping[str, bytes]):
     path : path-like or sequence of path-like
         See `open_archive`.
     ipath : path-like, optional
-        The index file to use, or to create; see `imagearchive.index.table.IndexTable.open`. For one
-        archive only.
+        The index file to use, or to create; see `imagearchive.index.table.IndexTable.open`.
     storage : {"auto", "mmap", "pread", "memory"}
         How bytes are read; see `imagearchive.storage.local.open_storage`.
     overwrite_index : bool
-        Build the index even where a fresh one is there.
+        Build the index even if there is a fresh one.
     strict : bool
-        Whether damage in the archive is an error; otherwise what lies before it is served.
+        Whether damage in the archive is an error. Otherwise the members before it can be read.
     max_open : int
         How many archive files stay open at once.
 
@@ -116,11 +116,11 @@ class Archive(Closable, Mapping[str, bytes]):
         max_open: int = 128,
     ) -> None:
         if max_open < 1:
-            raise OptionError(f"max_open={max_open}: at least one file has to be open")
+            raise OptionError(f"max_open must be at least 1, got {max_open}")
         if storage not in ("auto", "mmap", "pread", "memory"):
             raise unknown_kind(storage)
         self.path = as_text(path)
-        # Absolute, so that nothing depends on where the process stands when it reads.
+        # Absolute, so that reads do not depend on the current directory.
         self.paths = expand_paths(self.path)
         self._options = ArchiveOptions(
             ipath=None if ipath is None else locate(ipath).path,
@@ -142,7 +142,7 @@ class Archive(Closable, Mapping[str, bytes]):
     def read(self, key: str | int) -> bytes | memoryview:
         """Return the bytes of a member, given by name or position.
 
-        Without a copy where the archive is mapped and the member is stored: then the result is a
+        If the archive is mapped and the member is stored, nothing is copied: the result is a
         read-only view of the page cache.
 
         Raises
@@ -152,10 +152,10 @@ class Archive(Closable, Mapping[str, bytes]):
         CorruptArchiveError
             Its bytes contradict the index.
         UnsupportedMemberError
-            It is encrypted, or compressed in a way that is not read here.
+            It is encrypted, or compressed by an unsupported method.
         LimitError
-            It has more than 4 GiB, nearly all of which the archive does not hold: a sparse file,
-            or one that was deflated to less than a hundredth.
+            It is larger than 4 GiB and takes less than a hundredth of its size in the archive: a
+            sparse file, or one that deflates unusually well.
         """
         position = key if isinstance(key, int) else self.position(key)
         try:
@@ -167,7 +167,7 @@ class Archive(Closable, Mapping[str, bytes]):
         return self._read_special(position)
 
     def _read_special(self, position: int) -> bytes | memoryview:
-        """Read a member that is not simply a range of its file."""
+        """Read a member whose content is not just a range of its file."""
         position = self._position(position)
         shard, _, size, stored_size, _, _ = self._lookup.row(position)
         storage = self._pool.get(shard, position)
@@ -202,7 +202,7 @@ class Archive(Closable, Mapping[str, bytes]):
         )
 
     def checksum(self, key: str | int) -> Checksum | None:
-        """Return the checksum that the container has of a member, or None if it has none."""
+        """Return the checksum that the container stores for a member, or None."""
         row = self.table.entries[self._position(key)]
         return self._container(int(row["shard"])).checksum(row)
 
@@ -211,28 +211,28 @@ class Archive(Closable, Mapping[str, bytes]):
         return self.table.container(shard) if container is None else container
 
     def read_many(self, keys: Iterable[str | int]) -> list[bytes | memoryview]:
-        """Return the bytes of several members, in the order asked for.
+        """Return the bytes of several members, in the order of `keys`.
 
-        They are read in the order in which they lie in the files, which spares a disk seeks.
+        They are read in the order of their offsets, which saves seeks on a disk.
         """
         if isinstance(keys, str):
             raise OptionTypeError(f"{keys!r} is one name; read() reads one member")
         positions = [self._position(key) for key in keys]
         rows = self.table.entries[positions] if positions else self.table.entries[:0]
         found: list[bytes | memoryview] = [b""] * len(positions)
-        for place in np.lexsort((rows["offset"], rows["shard"])).tolist():
-            found[place] = self.read(positions[place])
+        for i in np.lexsort((rows["offset"], rows["shard"])).tolist():
+            found[i] = self.read(positions[i])
         return found
 
     def prefetch(self, keys: Iterable[str | int]) -> None:
-        """Ask the kernel for members that are going to be read soon, and do not wait for them.
+        """Ask the kernel to read members ahead, without waiting for them.
 
-        Members of a batch so arrive together instead of one wait after the other; neighbors are
-        asked for at once. Costs about a microsecond a member where they are in the page cache
-        already.
+        The members of a batch then arrive together instead of one after the other. Adjacent
+        members are requested at once. Costs about a microsecond per member if they are in the
+        page cache already.
         """
         if not self._pool.can_keep_all_open:
-            # Files would be opened for this and closed again before they are read.
+            # Files would be opened for this, and closed again before they are read.
             return
         positions = np.array([self._position(key) for key in keys], np.int64)
         if not len(positions):
@@ -241,15 +241,15 @@ class Archive(Closable, Mapping[str, bytes]):
         order = np.lexsort((rows["offset"], rows["shard"]))
         shards = rows["shard"][order].astype(np.int64)
         starts = rows["offset"][order].astype(np.int64)
-        # Of members that overlap, such as links to one file, the end of the last may come first.
+        # Members may overlap, such as links to one file, so the last may not have the highest end.
         ends = starts + rows["stored_size"][order].astype(np.int64)
         first = np.ones(len(order), np.bool_)
         first[1:] = (shards[1:] != shards[:-1]) | (starts[1:] - ends[:-1] > MAX_GAP)
-        places = np.flatnonzero(first)
-        last = np.maximum.reduceat(ends, places)
-        for place, end in zip(places.tolist(), last.tolist()):
-            start = int(starts[place])
-            file = self._pool.get(int(shards[place]), int(positions[order[place]]))
+        groups = np.flatnonzero(first)
+        last = np.maximum.reduceat(ends, groups)
+        for i, end in zip(groups.tolist(), last.tolist()):
+            start = int(starts[i])
+            file = self._pool.get(int(shards[i]), int(positions[order[i]]))
             file.prefetch(start, end - start)
 
     def open(self, key: str | int) -> io.BufferedReader:
@@ -270,7 +270,7 @@ class Archive(Closable, Mapping[str, bytes]):
         return self._pool.get(shard, 0)
 
     def open_file(self) -> None:
-        """Open the file of an archive that is one file now, and not at the first read."""
+        """Open the file now instead of at the first read, if the archive is a single file."""
         if len(self.table.files) == 1 and not self._container(0).members_are_files:
             self.storage()
 
@@ -278,12 +278,12 @@ class Archive(Closable, Mapping[str, bytes]):
 
     def __getitem__(self, name: str) -> bytes:
         if not isinstance(name, str):
-            raise MemberNotFoundError(f"{name!r} is no name; read() takes positions, too")
+            raise MemberNotFoundError(f"{name!r} is not a name; read() also takes positions")
         data = self.read(self.position(name))
         return data if data.__class__ is bytes else bytes(data)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return the bytes of the member of a name, or `default` where there is none."""
+        """Return the bytes of a member, given by name, or `default` if there is none."""
         position = self._tree.find(name) if isinstance(name, str) else -1
         return default if position < 0 else bytes(self.read(position))
 
@@ -297,7 +297,7 @@ class Archive(Closable, Mapping[str, bytes]):
         return self._lookup.count
 
     def position(self, name: str | int) -> int:
-        """Return the position of the member of a name; raises `MemberNotFoundError`."""
+        """Return the position of a member, given by name; raises `MemberNotFoundError`."""
         if not isinstance(name, str):
             return self._position(name)
         position = self._lookup.find(encode(name))
@@ -387,11 +387,11 @@ class Archive(Closable, Mapping[str, bytes]):
         return self._tree.glob(pattern, recursive=recursive, include_hidden=include_hidden)
 
     def exists(self, path: str | os.PathLike[str]) -> bool:
-        """Whether a file or a directory is at the path."""
+        """Whether the path is a file or a directory."""
         return self._tree.isfile(path) or self._tree.isdir(path)
 
     def isfile(self, path: str | os.PathLike[str]) -> bool:
-        """Whether a file is at the path."""
+        """Whether the path is a file."""
         return self._tree.isfile(path)
 
     def isdir(self, path: str | os.PathLike[str]) -> bool:
@@ -399,7 +399,7 @@ class Archive(Closable, Mapping[str, bytes]):
         return self._tree.isdir(path)
 
     def info(self, key: str | int) -> MemberInfo:
-        """Return what the index knows of a member."""
+        """Return the index's information about a member."""
         position = self._position(key)
         entry = self.table.entries[position]
         return MemberInfo(
@@ -424,9 +424,9 @@ class Archive(Closable, Mapping[str, bytes]):
         Parameters
         ----------
         *extensions : str
-            One for each value of a sample, without the leading dot, alternatives separated by
-            ``;``: ``samples("jpg;png", "cls")``. Without any, a sample is a mapping of extension
-            to bytes, with its name under ``"__key__"``.
+            One for each value of a sample, without the leading dot; ``;`` separates alternatives:
+            ``samples("jpg;png", "cls")``. Without extensions, a sample is a dict of extension to
+            bytes, with its name under ``"__key__"``.
 
         Returns
         -------
@@ -435,7 +435,7 @@ class Archive(Closable, Mapping[str, bytes]):
         """
         return Samples(self, extensions)
 
-    # --- life -------------------------------------------------------------------------------
+    # --- closing and pickling ---------------------------------------------------------------
 
     def close(self) -> None:
         """Close all files. Views returned before stay valid; a second call does nothing."""
@@ -450,7 +450,7 @@ class Archive(Closable, Mapping[str, bytes]):
             self.table.fingerprint(),
         )
 
-    # A mapping is compared by content, which would read two archives.
+    # Mapping compares by content, which would read both archives.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
@@ -473,5 +473,5 @@ def check_fingerprint(archive: Archive, fingerprint: str) -> None:
     if archive.table.fingerprint() != fingerprint:
         raise StaleIndexError(
             f"{archive.path}: the archive changed since it was pickled, so positions and labels "
-            f"would not be the same in this process; open it anew in all of them"
+            f"would differ in this process; open it again in all processes"
         )

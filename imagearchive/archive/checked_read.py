@@ -79,7 +79,7 @@ def _compare(archive: Archive, position: int, checksum: int, expected: int) -> N
     if checksum != expected:
         raise CorruptArchiveError(
             f"{_file(archive, position)}: {archive.name(position)!r}: its checksum is "
-            f"{checksum:08x} where the archive says {expected:08x}; the file is damaged"
+            f"{checksum:08x} but the archive says {expected:08x}; the file is damaged"
         )
 
 

@@ -1,4 +1,4 @@
-"""What an archive tells of its members and directories."""
+"""Information about the members and directories of an archive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["DirEntry", "MemberInfo"]
 
 @dataclass(frozen=True)
 class MemberInfo:
-    """What the index knows of a member.
+    """The index's information about a member.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class MemberInfo:
     size : int
         Its length in bytes.
     stored_size : int
-        The bytes it takes in the archive; less than `size` where it is compressed.
+        The bytes it takes in the archive; less than `size` if it is compressed.
     mtime_ns : int
         Modification time in nanoseconds since 1970.
     mode : int
@@ -69,9 +69,11 @@ class DirEntry:
         return self.position >= 0
 
     def stat(self) -> MemberInfo:
-        """Return what the index knows of the file; raises `MemberNotFoundError` on a directory."""
+        """Return the information about the file; raises `MemberNotFoundError` for a directory."""
         if self.position < 0:
-            raise MemberNotFoundError(f"{self.path!r} is a directory and has no entry of its own")
+            raise MemberNotFoundError(
+                f"{self.path!r} is a directory, which has no information of its own"
+            )
         return self._info(self.position)
 
     def __fspath__(self) -> str:

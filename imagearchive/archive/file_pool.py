@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_unchanged(table: IndexTable, storage: FileStorage) -> None:
-    """Compare a file that was just opened with what its index was compared with.
+    """Raise unless a file that was just opened is the one that the index was compared with.
 
     Raises
     ------
@@ -48,17 +48,18 @@ def _changed(path: str) -> StaleIndexError:
 class StoragePool:
     """The storages of an archive's files, opened at first use, a bounded number at a time.
 
-    Without a lock, so that a fork at any moment leaves nothing locked: each step is atomic in
-    itself, and two threads that open the same file at once keep one of the two storages.
+    It has no lock, so a fork at any moment leaves nothing locked. Each step is atomic, and if two
+    threads open the same file at once, one of the two storages is kept.
     """
 
     def __init__(self, table: IndexTable, kind: StorageKind, limit: int) -> None:
         self._table = table
         self._kind = kind
-        # What is dropped is not closed: another thread may be reading. It goes with its last user.
+        # An evicted storage is not closed, as another thread may be reading from it. It closes when
+        # its last user drops it.
         self._open = LRUCache[int, FileStorage](limit)
         self._closed = False
-        # Where members are files of their own, a shard is not one file.
+        # The shards whose members are files of their own.
         self._directories = {
             shard
             for shard in range(len(table.files) if _has_directories(table) else 0)
@@ -68,7 +69,7 @@ class StoragePool:
         self._sole: FileStorage | None = None
         self._single = len(table.files) == 1 and not self._directories
         if kind == "memory":
-            # What was asked for is that nothing is read again.
+            # The user asked for everything to stay in memory.
             self._open.limit = sys.maxsize
 
     def path(self, shard: int, position: int) -> str:
@@ -96,14 +97,14 @@ class StoragePool:
             return storage
         key = shard
         if shard in self._directories:
-            # Members of a directory have negative keys, so that they meet no shard.
+            # Files of a directory have negative keys, which differ from all shard numbers.
             key = -1 - (position if position >= 0 else position + len(self._table))
         storage = self._open.get(key)
         if storage is not None:
             return storage
         if self._closed:
             raise ClosedError(f"{self.path(shard, position)}: the archive is closed; open it again")
-        opened = self._opened(shard, position)
+        opened = self._open_unchanged(shard, position)
         storage = self._open.setdefault(key, opened)
         if storage is not opened:
             opened.close()
@@ -111,14 +112,14 @@ class StoragePool:
             self._sole = storage
         return storage
 
-    def _opened(self, shard: int, position: int) -> FileStorage:
-        """Open the file of a member, as long as it still is what the index speaks of."""
+    def _open_unchanged(self, shard: int, position: int) -> FileStorage:
+        """Open the file of a member; raises StaleIndexError if it has changed."""
         storage = self._open_file(self.path(shard, position))
         try:
             if shard not in self._directories:
                 check_unchanged(self._table, storage)
             elif storage.size != self._table.lookup.row(position)[2]:
-                # What was listed of it is its size.
+                # The listing recorded only its size.
                 raise _changed(storage.path)
         except StaleIndexError:
             storage.close()
@@ -126,7 +127,7 @@ class StoragePool:
         return storage
 
     def _open_file(self, path: str) -> FileStorage:
-        """Open a file; with too many open already, in place of the one unused longest."""
+        """Open a file; if too many are open, drop the least recently used first."""
         while True:
             try:
                 return locate(path).open(self._kind)
@@ -137,7 +138,7 @@ class StoragePool:
                 self._open.limit = max(1, min(self._open.limit, len(self._open)))
 
     def open_all(self) -> None:
-        """Open all files that hold members now."""
+        """Open all files that have members."""
         entries = self._table.entries
         for shard, position in zip(*np.unique(entries["shard"], return_index=True)):
             if int(shard) not in self._directories:

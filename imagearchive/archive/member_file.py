@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MemberFile", "open_bytes"]
 
-# Copying fewer bytes is cheaper than reading them through a Python object.
+# Copying fewer bytes is faster than reading them through a Python object.
 _COPY_BELOW: Final = 1 << 20
 
 
 def open_bytes(data: bytes | memoryview) -> BinaryIO:
     """Return bytes in memory as a binary file.
 
-    Up to 1 MiB is copied. A larger view is not: the file keeps its memory alive, such as the
+    Up to 1 MiB is copied. A larger view is not copied; the file keeps its memory alive, such as the
     mapping of an archive, until it is closed.
     """
     if isinstance(data, bytes) or len(data) <= _COPY_BELOW:
@@ -36,52 +36,52 @@ class MemberFile(io.RawIOBase):
 
     def __init__(self, storage: Storage, name: str) -> None:
         self._storage = storage
-        self._place = 0
+        self._position = 0
         self.name = name
         self.mode = "rb"
 
     def readable(self) -> bool:
-        """Whether it can be read: always."""
+        """Return True: members can always be read."""
         self._check()
         return True
 
     def seekable(self) -> bool:
-        """Whether it has positions: always."""
+        """Return True: members can always be sought in."""
         self._check()
         return True
 
     def tell(self) -> int:
         """Return the position."""
         self._check()
-        return self._place
+        return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a position, which may lie behind the end."""
+        """Move to a position, which may be beyond the end."""
         self._check()
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._storage.size}
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._storage.size}
         if whence not in base:
-            raise OptionError(f"whence={whence}: 0, 1 and 2 are known")
+            raise OptionError(f"whence must be 0, 1, or 2, got {whence}")
         if base[whence] + offset < 0:
             raise OptionError(f"{self.name}: cannot seek to {base[whence] + offset}")
-        self._place = base[whence] + offset
-        return self._place
+        self._position = base[whence] + offset
+        return self._position
 
     def readinto(self, buffer: Buffer) -> int:
-        """Fill a buffer from the position on; return how much of it."""
+        """Fill a buffer from the current position; return the number of bytes."""
         self._check()
         target = memoryview(buffer).cast("B")
-        count = max(0, min(len(target), self._storage.size - self._place))
+        count = max(0, min(len(target), self._storage.size - self._position))
         if count:
-            self._storage.readinto(self._place, target[:count])
-            self._place += count
+            self._storage.readinto(self._position, target[:count])
+            self._position += count
         return count
 
     def readall(self) -> bytes:
-        """Read from the position to the end, with a single copy."""
+        """Read from the current position to the end, with a single copy."""
         self._check()
-        count = max(0, self._storage.size - self._place)
-        data = bytes(self._storage.read(self._place, count)) if count else b""
-        self._place += count
+        count = max(0, self._storage.size - self._position)
+        data = bytes(self._storage.read(self._position, count)) if count else b""
+        self._position += count
         return data
 
     def _check(self) -> None:

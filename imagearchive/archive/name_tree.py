@@ -1,4 +1,4 @@
-"""The names of an archive as a file system sees them: directories, listings, patterns."""
+"""The names of an archive as a directory tree: listings, lookups, and patterns."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def encode(name: str | os.PathLike[str]) -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        # Half of a character outside the basic plane, which no stored name reads as.
+        # A lone surrogate, which no stored name decodes to.
         return text.encode("utf-8", "surrogatepass")
 
 
 def decode(name: bytes) -> str:
-    """Return a stored name as text; bytes that are no UTF-8 appear as surrogates."""
+    """Return a stored name as text; bytes that are not UTF-8 appear as surrogates."""
     return name.decode("utf-8", "surrogateescape")
 
 
 class _Message:
-    """The text of an error, written when it is read.
+    """The text of an error, composed when it is read.
 
-    Looking for a similar name takes a thousand times as long as finding that one is not there,
-    and most who ask for a missing name catch the error.
+    Searching for similar names takes a thousand times as long as finding that a name is missing,
+    and most callers catch the error without reading it.
     """
 
     def __init__(self, write: Callable[[], str]) -> None:
@@ -67,7 +67,7 @@ class _Message:
 class NameTree:
     """Directory operations by binary search in the sorted names.
 
-    A directory exists where a member's name begins with it, or where the archive names it.
+    A directory exists if a member's name begins with it, or if the archive names it.
     Immutable; any number of threads may use one.
 
     Parameters
@@ -97,7 +97,7 @@ class NameTree:
         Raises
         ------
         MemberNotFoundError
-            There is none; the message names the closest match.
+            There is no such file; the message names the closest match.
         """
         position = self.find(path)
         if position < 0:
@@ -112,11 +112,11 @@ class NameTree:
         return f"no member {_shown(path)}{hint}"
 
     def isfile(self, path: str | os.PathLike[str]) -> bool:
-        """Whether a member has that name."""
+        """Whether the path is a file."""
         return self.find(path) >= 0
 
     def isdir(self, path: str | os.PathLike[str]) -> bool:
-        """Whether the path is a directory, also one that only the names of its files imply."""
+        """Whether the path is a directory, including those that only the names of files imply."""
         name = normalize(encode(path))
         return not name or self._has_directory(name)
 
@@ -124,18 +124,18 @@ class NameTree:
         low, high = self._lookup.bounds(name + b"/")
         if high > low:
             return True
-        place = bisect_left(self._empty, name)
-        return place < len(self._empty) and (
-            self._empty[place] == name or self._empty[place].startswith(name + b"/")
+        i = bisect_left(self._empty, name)
+        return i < len(self._empty) and (
+            self._empty[i] == name or self._empty[i].startswith(name + b"/")
         )
 
     def _closest(self, name: bytes, directories: bool) -> bytes | None:
-        """The most similar of the names that sort beside a missing one, or of directories."""
+        """Return the most similar of the names, or directories, that sort near a missing one."""
         if len(name) > _LONGEST_SHOWN:
-            # Comparing takes the square of the length.
+            # The time to compare grows with the square of the length.
             return None
-        place = self._lookup.bounds(name)[0]
-        near = range(max(0, place - 200), min(self._lookup.count, place + 200))
+        rank = self._lookup.bounds(name)[0]
+        near = range(max(0, rank - 200), min(self._lookup.count, rank + 200))
         names = {self._lookup.sorted_name(other) for other in near}
         if directories:
             depth = name.count(b"/") + 1
@@ -155,15 +155,15 @@ class NameTree:
         names : list of str
             Sorted bytewise.
         positions : list of int
-            Of the files; -1 for a directory.
+            One for each name; -1 for a directory.
         """
         prefix = encode(directory) + b"/" if directory else b""
         names, positions, ordered = self._lookup.listing(prefix)
         if "" in names:
             # Only a damaged index has such names; a directory must not be inside itself.
-            kept = [place for place, name in enumerate(names) if name]
-            names = [names[place] for place in kept]
-            positions = [positions[place] for place in kept]
+            kept = [i for i, name in enumerate(names) if name]
+            names = [names[i] for i in kept]
+            positions = [positions[i] for i in kept]
         if self._empty:
             known = {name for name, position in zip(names, positions) if position < 0}
             for other in self._empty[bisect_left(self._empty, prefix) :]:
@@ -176,9 +176,9 @@ class NameTree:
                     positions.append(-1)
                     ordered = False
         if not ordered:
-            order = sorted(range(len(names)), key=lambda place: encode(names[place]))
-            names = [names[place] for place in order]
-            positions = [positions[place] for place in order]
+            order = sorted(range(len(names)), key=lambda i: encode(names[i]))
+            names = [names[i] for i in order]
+            positions = [positions[i] for i in order]
         return names, positions
 
     def listing(self, path: str | os.PathLike[str]) -> tuple[str, list[str], list[int]]:
@@ -203,7 +203,7 @@ class NameTree:
         return f"no directory {_shown(path)}{hint}"
 
     def walk(self, path: str | os.PathLike[str]) -> Iterator[tuple[str, list[str], list[str]]]:
-        """Walk a directory tree from the top, as `os.walk`; the lists may be changed to prune."""
+        """Walk a directory tree from the top, as `os.walk`; change the lists to prune it."""
         pending = [self.listing(path)[0]]
         while pending:
             current = pending.pop()
@@ -215,7 +215,7 @@ class NameTree:
             pending.extend(_inside(current, folder) for folder in reversed(folders))
 
     def directories(self) -> Iterator[str]:
-        """All directories, each before those inside it."""
+        """Iterate over all directories, each before those inside it."""
         for name, folders, _ in self.walk(""):
             prefix = name + "/" if name else ""
             for folder in folders:
@@ -224,7 +224,7 @@ class NameTree:
     # --- patterns ---------------------------------------------------------------------------
 
     def glob(self, pattern: str, *, recursive: bool, include_hidden: bool) -> Iterator[str]:
-        """Paths that match, as `glob.glob` with the archive as ``root_dir``."""
+        """Iterate over the paths that `glob.glob` would find with the archive as ``root_dir``."""
         if not pattern or pattern.startswith("/"):
             return
         parts = re.split("/+", pattern)
@@ -233,7 +233,7 @@ class NameTree:
             parts.pop()
         seen: set[str] = set()
         doubled = recursive and parts.count("**") > 1
-        # Without wildcards, a path comes as it is spelled: slashes may be doubled.
+        # Without wildcards, a path is returned as the pattern spells it, even with doubled slashes.
         magic = _MAGIC.search(pattern)
         for path, is_directory in self._match("", "", parts, recursive, include_hidden):
             if only_directories and not is_directory:
@@ -253,7 +253,7 @@ class NameTree:
         folder, slash, last = pattern.rpartition("/")
         if not last or "**" in last or ".." in folder or folder[:1] == "/" or _MAGIC.search(folder):
             return list(self.glob(pattern, recursive=recursive, include_hidden=include_hidden))
-        # Wildcards in the last component alone: one listing, and no generator in between.
+        # Fast path for wildcards only in the last component: a single listing.
         directory = normalize(encode(folder))
         if directory.startswith(b"..") or not _MAGIC.search(last):
             return list(self.glob(pattern, recursive=recursive, include_hidden=include_hidden))
@@ -314,7 +314,7 @@ class NameTree:
                 yield name, position
 
     def _recurse(self, shown: str, directory: str, hidden: bool) -> Iterator[tuple[str, bool]]:
-        """All that lies in a directory, itself first."""
+        """Yield a directory and everything below it."""
         yield shown, True
         for name, position in self._visible(directory, hidden):
             below = f"{shown}/{name}"

@@ -1,4 +1,4 @@
-"""Samples that are made of several members, as WebDataset writes them."""
+"""Samples of several members each, as WebDataset writes them."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class Samples(Sequence[Any]):
     extensions : tuple of str
         As passed.
     positions : ndarray of int64, shape (N,)
-        The member that stands for each sample: the one that has the first extension asked for,
-        or else the first of its files.
+        The member that represents each sample: the one with the first extension, or the first of
+        its files if no extensions are given.
 
     Notes
     -----
-    As safe for threads and processes as the archive is.
+    As safe for threads and processes as the archive.
     """
 
     def __init__(self, archive: _Source, extensions: Sequence[str] = ()) -> None:
@@ -61,8 +61,8 @@ class Samples(Sequence[Any]):
             [choice.lstrip(".").lower() for choice in text.split(";")] for text in extensions
         ]
         table = archive.table
-        # Several archives may number their samples alike, and each of those is a sample. Where
-        # each begins; one archive may be in several files as well, and is one all the same.
+        # The position at which each archive begins: samples of the same name in several archives
+        # are different samples. An archive in several files, such as Barecat, counts as one.
         self._starts = np.zeros(1, np.int64)
         if len(archive.paths) > 1:
             changes = np.flatnonzero(np.diff(table.entries["shard"])) + 1
@@ -99,7 +99,7 @@ class Samples(Sequence[Any]):
         return f"Samples([{', '.join(shown)}], {len(self)} samples{extensions})"
 
     def key(self, index: int) -> str:
-        """Return the name of a sample: that of its files up to the first dot."""
+        """Return the name of a sample: the name of its files up to the first dot."""
         return decode(self._key(int(self.positions[index])))
 
     def _key(self, position: int) -> bytes:
@@ -112,7 +112,7 @@ class Samples(Sequence[Any]):
             number = operator.index(index)
         except TypeError:
             raise OptionTypeError(
-                f"a sample has an integer index, not {type(index).__name__}"
+                f"an index must be an integer, not {type(index).__name__}"
             ) from None
         if not -len(self) <= number < len(self):
             raise SampleIndexError(f"sample {number} of {len(self)}")
@@ -130,19 +130,19 @@ class Samples(Sequence[Any]):
         table = self._archive.table
         start, end = self._around(position)
         low, high = table.lookup.bounds(key + b".")
-        places = table.name_order[low:high]
-        for other in places[(places >= start) & (places < end)].tolist():
+        found = table.name_order[low:high]
+        for other in found[(found >= start) & (found < end)].tolist():
             if self._key_ends[other] == len(key):
                 yield table.name_bytes(other)[len(key) + 1 :], other
-        whole = table.lookup.find(key, end)
-        if whole >= start:
-            yield b"", whole
+        other = table.lookup.find(key, end)
+        if other >= start:
+            yield b"", other
 
     def _around(self, position: int) -> tuple[int, int]:
-        """The range of positions of the archive that holds one."""
-        place = int(np.searchsorted(self._starts, position, "right"))
-        following = self._starts[place : place + 1].tolist()
-        return int(self._starts[place - 1]), following[0] if following else len(self._key_ends)
+        """Return the range of positions of the archive that a position is in."""
+        number = int(np.searchsorted(self._starts, position, "right"))
+        following = self._starts[number : number + 1].tolist()
+        return int(self._starts[number - 1]), following[0] if following else len(self._key_ends)
 
     def find(self, position: int, choices: Iterable[str]) -> int:
         """Return the position of the file of a sample that has one of the extensions.

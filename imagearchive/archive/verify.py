@@ -1,4 +1,4 @@
-"""Read every member of an archive and compare it with what the archive says about it."""
+"""Read every member of an archive, and compare it with its checksum and the index."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 __all__ = ["Failure", "Verified", "verify"]
 
 CHUNK: Final = 64
-# Faults of the machine, at which every further member would fail as well, whatever is in it.
+# Errors of the machine, because of which every further member would fail too.
 FATAL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Failure(NamedTuple):
-    """Something wrong with an archive.
+    """A problem found in an archive.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Failure(NamedTuple):
     message : str
         What is wrong with it.
     hints : tuple of Hint
-        Which argument helps.
+        Which arguments help.
     """
 
     position: int
@@ -71,9 +71,9 @@ class Verified:
     files : int
         Members that were read.
     bytes : int
-        Their size.
+        Their total size.
     checked : int
-        How many of them were compared with a checksum that the container holds.
+        How many of them were compared with a checksum.
     decoded : int
         How many of them were decoded.
     failures : list of Failure
@@ -97,38 +97,38 @@ def verify(
 ) -> Verified:
     """Check an archive from end to end.
 
-    Every member is read. Its checksum is compared where the container has one: CRC-32 in a ZIP or
-    NPZ, CRC-32C in a Barecat archive. All headers are scanned again and compared with the index,
-    which checks those of a TAR, that have checksums of their own; its data have none.
+    Every member is read, and compared with its checksum if the container stores one: CRC-32 in
+    ZIP and NPZ, CRC-32C in Barecat. All headers are scanned again and compared with the index. In
+    a TAR this checks the headers, which have checksums; its data have none.
 
     Parameters
     ----------
     archive : Archive
     decode : bool
-        Also decode what has a known extension: images, arrays, JSON and so on. Pickles are not.
+        Also decode members with a known extension: images, arrays, JSON, and so on, but not
+        pickles.
     limits : Limits, optional
-        What may be decoded; what is larger is a failure. By default that of `DecodedView`.
+        Anything larger is a failure. By default the limits of `DecodedView`.
     threads : int, optional
-        Up to four by default, as many as there are processors.
+        By default one for each processor, at most four.
     progress : callable, optional
-        Called with the number of members done since the last call, from any of the threads.
+        Called from any of the threads with the number of members done since the last call.
 
     Returns
     -------
     Verified
-        What is wrong with the archive is listed there, and raises nothing.
+        Problems of the archive are listed there and raise nothing.
 
     Raises
     ------
     OSError
-        The machine has too many files open, or no memory for its kernel's tables, which tells
-        nothing of the archive.
+        Too many files are open, or memory is short, which says nothing about the archive.
     """
     result = Verified()
     view = DecodedView(archive, mode="unchanged", **asdict(limits or Limits())) if decode else None
     _check_headers(archive, result.failures)
-    run = _Run(archive, view, result, progress)
-    run_in_threads(run.work, len(archive), CHUNK, threads)
+    verifier = _Verifier(archive, view, result, progress)
+    run_in_threads(verifier.work, len(archive), CHUNK, threads)
     result.failures.sort(key=lambda failure: failure.position)
     return result
 
@@ -137,12 +137,12 @@ def _check_headers(archive: Archive, failures: list[Failure]) -> None:
     """Compare the index with its own checksums and with the archives."""
     table = archive.table
     start = 0
-    place = table.path or "index"
+    index = table.path or "index"
     try:
-        with os_errors_for(place):
+        with os_errors_for(index):
             table.check()
     except (ImageArchiveError, OSError) as error:
-        failures.append(_failure(error, -1, place, place))
+        failures.append(_failure(error, -1, index, index))
     for path in archive.paths:
         try:
             with os_errors_for(path):
@@ -165,7 +165,7 @@ def _check_headers(archive: Archive, failures: list[Failure]) -> None:
 
 
 def _failure(error: Exception, position: int, name: str, *where: str) -> Failure:
-    """Describe an error, without the prefixes `where`, as a `Failure` names the place itself."""
+    """Describe an error without the prefixes `where`, as a `Failure` has the name already."""
     if isinstance(error, OSError) and error.errno is not None:
         if error.errno in FATAL:
             error.filename = error.filename or where[0]
@@ -177,13 +177,13 @@ def _failure(error: Exception, position: int, name: str, *where: str) -> Failure
         message, hints = error.message, error.hints
     else:
         message, hints = str(error), ()
-    for place in where:
-        message = message.removeprefix(f"{place}: ")
+    for prefix in where:
+        message = message.removeprefix(f"{prefix}: ")
     return Failure(position, name, message, hints)
 
 
-class _Run:
-    """One verification, shared by its threads."""
+class _Verifier:
+    """Verifies members; shared by the threads."""
 
     def __init__(
         self,
@@ -206,13 +206,13 @@ class _Run:
 
     def work(self, chunks: Chunks) -> None:
         """Verify ranges of positions."""
-        for places in chunks:
+        for positions in chunks:
             part = Verified()
-            for position in places:
+            for position in positions:
                 chunks.check()
                 name = self._archive.name(position)
                 try:
-                    self._member(position, name, part, chunks)
+                    self._verify_member(position, name, part, chunks)
                 except (ImageArchiveError, OSError, MemoryError) as error:
                     file = self._archive.info(position).archive
                     part.failures.append(_failure(error, position, name, file, repr(name)))
@@ -225,15 +225,15 @@ class _Run:
                 result.decoded += part.decoded
                 result.failures += part.failures
             if self._progress is not None:
-                self._progress(len(places))
+                self._progress(len(positions))
 
-    def _member(self, position: int, name: str, part: Verified, chunks: Chunks) -> None:
+    def _verify_member(self, position: int, name: str, part: Verified, chunks: Chunks) -> None:
         archive = self._archive
         size = int(archive.table.entries["size"][position])
         checksum = archive.checksum(position)
-        whole = archive.read(position) if size <= CHUNK_SIZE else None
+        content = archive.read(position) if size <= CHUNK_SIZE else None
         found = 0
-        for data in [whole] if whole is not None else iter_chunks(archive, position):
+        for data in [content] if content is not None else iter_chunks(archive, position):
             chunks.check()
             if checksum is not None:
                 found = self._functions[checksum.algorithm](data, found)
@@ -242,31 +242,31 @@ class _Run:
             part.checked += 1
             if found != checksum.value:
                 raise _MismatchError(
-                    f"its checksum is {found:08x} where the archive says {checksum.value:08x}"
+                    f"its checksum is {found:08x} but the archive says {checksum.value:08x}"
                 )
         if self._view is not None and self._view.knows(name):
-            data = archive.read(position) if whole is None else whole
-            part.decoded += _decodes(self._view, name, data)
+            data = archive.read(position) if content is None else content
+            part.decoded += _decode(self._view, name, data)
 
 
-def _decodes(view: DecodedView, name: str, data: bytes | memoryview) -> bool:
-    """Decode a member; whether that was possible without loading a pickle."""
-    good = True
+def _decode(view: DecodedView, name: str, data: bytes | memoryview) -> bool:
+    """Decode a member; return whether that was possible without loading a pickle."""
+    complete = True
     try:
         value = view.decode(name, data)
     except UnsafePickleError:
-        # Not decoded, which is no fault of the archive.
+        # Pickles are not loaded, which is not a problem of the archive.
         return False
     except ImageArchiveError as error:
-        # Without the name that the view has put before it.
+        # Raise the cause, whose message does not repeat the name.
         cause = error.__cause__
         raise cause if isinstance(cause, ImageArchiveError) else error from None
     for key in value if isinstance(value, NpzArrays) else ():
         try:
             value[key]
         except UnsafePickleError:
-            good = False
-    return good
+            complete = False
+    return complete
 
 
 class _MismatchError(ImageArchiveError):

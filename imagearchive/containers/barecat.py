@@ -3,9 +3,9 @@
 Schema 0.3 keeps the index in ``NAME`` itself, earlier archives in ``NAME-sqlite-index``. Both have
 the tables ``files`` and ``dirs``; 0.2 and 0.3 differ in how they are keyed, not in their columns.
 
-The database is someone else's file. It is opened read-only and without locks or journals, only
-plain tables are read, and the work that SQLite may do is limited by the size of the file, so that
-pages that point at one another cannot keep it busy.
+The database is not trusted. It is opened read-only and without locks or journals, and only plain
+tables are read. The work of SQLite is limited by the size of the file, so that pages that point at
+one another cannot make it loop.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MAX_SHARDS: Final = 100_000  # five digits in the file name
 
 COLUMNS: Final = ("path", "shard", "offset", "size", "crc32c", "mode", "mtime_ns")
 DIRECTORY_COLUMNS: Final = ("path", "mode", "mtime_ns")
-# An index written before a column existed.
+# Older indexes lack these columns.
 OPTIONAL: Final = frozenset(["crc32c", "mode", "mtime_ns"])
 
 _ROWS_AT_ONCE: Final = 8192
@@ -56,7 +56,7 @@ _STEPS_AT_LEAST: Final = 10_000_000
 _COPY_ATTEMPTS: Final = 3
 _COPY_BYTES: Final = 1 << 20
 
-# The second: a message of SQLite's that quotes damaged bytes.
+# UnicodeDecodeError: a message of SQLite that quotes damaged bytes.
 _DATABASE_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
 
 
@@ -73,7 +73,7 @@ class BarecatContainer(Container):
     checksum_algorithm = "crc32c"
 
     def resolve(self, location: Location) -> Location | None:
-        """Return the index file of an older archive, whose own name no file has."""
+        """Return the index file of an older archive, which has a suffix."""
         index = _beside(location, INDEX_SUFFIX)
         return index if index.exists() else None
 
@@ -89,7 +89,7 @@ class BarecatContainer(Container):
             with _local_copy(location) as path, contextlib.closing(_connect(path)) as connection:
                 return "files" in _tables(connection)
         except _DATABASE_ERRORS:
-            # Damaged, but hardly anything else: the scan says what is wrong with it.
+            # It is most likely a damaged archive; the scan reports the damage.
             return True
 
     def scan_location(
@@ -108,12 +108,12 @@ class BarecatContainer(Container):
         Returns
         -------
         RowBuffer
-            The files in the order of the database's table, which is that in which they were added
-            (by name with schema 0.2); then all directories but the root. ``crc`` is the CRC-32C,
+            The files in the order of the database's table, in which they were added (by name with
+            schema 0.2); then all directories except the root. ``crc`` is the CRC-32C,
             0 where none is stored.
         list of Location
-            The shards in use, in order of their numbers, and the index file last: no row refers
-            to it, but a change of it is a change of the archive.
+            The shards that have members, in the order of their numbers, then the index file: no
+            row refers to it, but if it changes, the archive has changed.
 
         Raises
         ------
@@ -122,7 +122,7 @@ class BarecatContainer(Container):
         UnsupportedArchiveError
             It is not a Barecat archive, or of a schema other than 0.x.
         CorruptArchiveError
-            The database is damaged, or describes what cannot be.
+            The database is damaged, or its contents are impossible.
         """
         location = self.resolve(location) or location if not location.exists() else location
         return _scan(location, strict)
@@ -157,7 +157,7 @@ def _scan(location: Location, strict: bool) -> tuple[RowBuffer, list[Location]]:
     shards, number = np.unique(files["shard"], return_inverse=True)
     if len(shards) and not 0 <= int(shards[0]) <= int(shards[-1]) < MAX_SHARDS:
         bad = shards[0] if shards[0] < 0 else shards[-1]
-        raise CorruptArchiveError(f"{name}: the index names a shard {bad}, which cannot be")
+        raise CorruptArchiveError(f"{name}: the index names a shard {bad}, which is impossible")
     folder = location.parent
     paths = [folder.join(f"{prefix}-shard-{int(shard):05d}") for shard in shards]
     sizes = np.array([_size(shard) for shard in paths], np.int64)
@@ -167,28 +167,28 @@ def _scan(location: Location, strict: bool) -> tuple[RowBuffer, list[Location]]:
         first = int(keep.argmin())
         row = files[first]
         message = (
-            f"{name}: {file_names.shown(first)} of {row['size']} bytes at offset {row['offset']} "
+            f"{name}: {file_names.quoted(first)} of {row['size']} bytes at offset {row['offset']} "
             f"is not inside {paths[number[first]].path}: the shard is missing or truncated, or "
             f"the index belongs to another"
         )
         if strict:
             raise CorruptArchiveError(message)
         logger.warning("%s; %d such members are left out", message, int((~keep).sum()))
-        files, number, file_names = files[keep], number[keep], file_names.kept(keep)
+        files, number, file_names = files[keep], number[keep], file_names.select(keep)
     rows = _rows(files, number, file_names, directories, directory_names)
     return rows, [*paths, location]
 
 
 class _Names(NamedTuple):
-    """Paths one after the other: an object for each would take more memory than all else."""
+    """Paths in one buffer: an object for each would take more memory than everything else."""
 
     text: npt.NDArray[np.uint8]
     lengths: npt.NDArray[np.int64]
 
-    def kept(self, keep: npt.NDArray[np.bool_]) -> _Names:
+    def select(self, keep: npt.NDArray[np.bool_]) -> _Names:
         return _Names(self.text[np.repeat(keep, self.lengths)], self.lengths[keep])
 
-    def shown(self, row: int) -> str:
+    def quoted(self, row: int) -> str:
         end = int(self.lengths[: row + 1].sum())
         name = self.text[end - int(self.lengths[row]) : end].tobytes()
         return repr(name.decode("utf-8", "replace"))
@@ -199,20 +199,20 @@ class _Names(NamedTuple):
 
 @contextlib.contextmanager
 def _local_copy(location: Location, suffixes: tuple[str, ...] = ()) -> Iterator[str]:
-    """Give a path that SQLite can open: that of the location, or of a copy.
+    """Yield a path that SQLite can open: that of the location, or of a copy.
 
     Parameters
     ----------
     location : Location
     suffixes : tuple of str
-        Of the journals that a copy needs as well. With any, it is a copy in any case.
+        The suffixes of journals to copy too. If there are any, the path is always that of a copy.
     """
     if not suffixes and location.local_path is not None:
         yield location.local_path
         return
     with tempfile.TemporaryDirectory(prefix="imagearchive-") as folder:
         copy = os.path.join(folder, "index")
-        # The journal last: it holds what pages were before they changed under the copy.
+        # The journal last: it has the old content of pages that change during the copy.
         for suffix in ("", *suffixes):
             with contextlib.suppress(FileNotFoundError):
                 _copy(_beside(location, suffix) if suffix else location, copy + suffix)
@@ -227,9 +227,9 @@ def _copy(source: Location, target: str) -> None:
 
 @contextlib.contextmanager
 def _committed(location: Location) -> Iterator[str]:
-    """Give a database file that holds all that was committed, and nothing else.
+    """Yield a database file with all committed transactions, and nothing else.
 
-    Normally that is the file itself. If a journal is beside it (a writer is at work, or died), it
+    Normally this is the file itself. If a journal is beside it (a writer is at work, or died), it
     is a private copy, in which SQLite can apply or roll back the journal.
     """
     journals = tuple(s for s in ("-journal", "-wal") if _size(_beside(location, s)) > 0)
@@ -256,7 +256,7 @@ def _committed(location: Location) -> Iterator[str]:
 
 
 def _size(location: Location) -> int:
-    """Return the size of a file, -1 if there is none."""
+    """Return the size of a file, or -1 if it does not exist."""
     try:
         return location.status().size
     except FileNotFoundError:
@@ -273,17 +273,17 @@ def _state(location: Location, journals: tuple[str, ...]) -> list[tuple[int, str
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    # SQLite would not say why it cannot open a file.
+    # Raises a precise error; SQLite only says that it cannot open the file.
     os.close(os.open(path, os.O_RDONLY))
     # `immutable` keeps SQLite from looking for journals, taking locks and writing anything.
     url = f"file:{quote(path)}?mode=ro&immutable=1"
     connection = sqlite3.connect(url, uri=True)
     try:
-        # Paths as they are stored: a name need not be UTF-8.
+        # Paths as stored, as a name may not be UTF-8.
         connection.text_factory = bytes
         size = os.path.getsize(path)
         if hasattr(connection, "setlimit"):
-            # No value can be larger than the file; a forged length would be allocated.
+            # No value is larger than the file. Without this, SQLite would allocate a forged length.
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(1024, min(size, 2**31 - 1)))
         left = [(size * _STEPS_PER_BYTE + _STEPS_AT_LEAST) // _STEPS_AT_ONCE]
 
@@ -301,7 +301,7 @@ def _connect(path: str) -> sqlite3.Connection:
 
 
 def _tables(connection: sqlite3.Connection) -> dict[str, bytes]:
-    """Plain tables and the SQL that made them; views and virtual tables run foreign code."""
+    """Return the plain tables and their SQL; views and virtual tables run code of the file."""
     found = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'")
     return {
         bytes(name).decode("utf-8", "replace"): bytes(sql)
@@ -339,7 +339,7 @@ def _read(
         for row in connection.execute(f"PRAGMA table_xinfo({table})")
     }
     missing = [name for name in columns if name not in present and name not in OPTIONAL]
-    # A generated column is computed by an expression of the file's author.
+    # A generated column runs an expression of the file.
     computed = [name for name in columns if present.get(name)]
     if missing or computed:
         raise CorruptArchiveError(
@@ -365,7 +365,7 @@ def _read(
 
 
 def _check_types(connection: sqlite3.Connection, path: str, table: str, numbers: list[str]) -> None:
-    """Let SQLite find a value that is no path or no number in range: columns hold anything."""
+    """Raise if a value is not a path or a number in range; SQLite does not enforce types."""
     limits = {"crc32c": 2**32 - 1, "mode": 2**32 - 1}
     wrong = ["typeof(path) <> 'text'"]
     for name in numbers:
@@ -379,9 +379,7 @@ def _check_types(connection: sqlite3.Connection, path: str, table: str, numbers:
     ).fetchone()
     if row is not None:
         values = ", ".join(f"{name} {value!r}" for name, value in zip(["path", *numbers], row))
-        raise CorruptArchiveError(
-            f"{path}: a row of the table {table} cannot be right: {values[:500]}"
-        )
+        raise CorruptArchiveError(f"{path}: a row of the table {table} is invalid: {values[:500]}")
 
 
 def _rows(
@@ -391,7 +389,7 @@ def _rows(
     directories: npt.NDArray[Any],
     directory_names: _Names,
 ) -> RowBuffer:
-    # The root has an empty path and is no member.
+    # The root has an empty path and is not a member.
     real = directory_names.lengths > 0
     lengths = np.concatenate([file_names.lengths, directory_names.lengths[real]])
     count, file_count = len(lengths), len(files)

@@ -1,4 +1,4 @@
-"""What a container format offers: the one interface between a format and everything above it."""
+"""The interface of container formats, through which everything else uses them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["Checkpoints", "Checksum", "Container", "Match"]
 
 
 class Match(enum.IntEnum):
-    """How surely a file is of a format."""
+    """How certain it is that a file has a format."""
 
     NO = 0
     POSSIBLE = 1
-    """It may be; another format that is certain goes first."""
+    """It may be; a format that is certain takes precedence."""
     CERTAIN = 2
 
 
 class Checksum(NamedTuple):
-    """What a container says about the content of a member.
+    """The checksum that a container stores for a member.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Checksum(NamedTuple):
         See `imagearchive.storage.checksums`.
     value : int
     compared : bool
-        Whether reading the whole member compares it already.
+        Whether reading the whole member compares the checksum already.
     """
 
     algorithm: Algorithm
@@ -46,39 +46,39 @@ class Checksum(NamedTuple):
 
 
 class Checkpoints(Protocol):
-    """Where the checkpoints of a compressed member are kept between openings."""
+    """Where the checkpoints of a compressed member are saved."""
 
     def load(self) -> memoryview | None:
-        """Return those that are there, or None."""
+        """Return the saved checkpoints, or None."""
         ...
 
     def save(self, checkpoints: bytes) -> None:
-        """Keep them, as far as that is possible."""
+        """Save the checkpoints if possible."""
         ...
 
 
 class Container:
-    """A container format. Stateless; one instance is in `imagearchive.containers.registry`.
+    """A container format. Stateless; `imagearchive.containers.registry` has one instance of each.
 
-    A format of one file overrides `sniff` and `scan`, one of several files `sniff_location` and
-    `scan_location`. Rows are described in `imagearchive.containers.rows`.
+    A format of a single file overrides `sniff` and `scan`; a format of several files overrides
+    `sniff_location` and `scan_location`. Rows are described in `imagearchive.containers.rows`.
 
     Attributes
     ----------
     name : str
         Recorded in indexes; never changes.
     version : int
-        Goes up when the same archive gives other rows; indexes of another version are rebuilt.
+        Increased when the same archive gives other rows; indexes of another version are rebuilt.
     label : str
-        What messages call the format.
+        The name of the format in messages.
     extensions : sequence of str
-        Usual file name extensions, for messages only: content decides.
+        Usual file name extensions, for messages only; the content decides.
     members_are_files : bool
         Each member is a file of its own below the location, found by its name.
     has_special_members : bool
         The format stores links or devices, which may be missing from the index table.
     checksum_algorithm : str or None
-        Of the checksums of members, as `imagearchive.storage.checksums` calls it.
+        The algorithm of the members' checksums; see `imagearchive.storage.checksums`.
     """
 
     name: ClassVar[str]
@@ -90,25 +90,25 @@ class Container:
     checksum_algorithm: ClassVar[Algorithm | None] = None
 
     def resolve(self, location: Location) -> Location | None:
-        """Return what to open for a location at which there is nothing, or None.
+        """Return the location to open instead of one that does not exist, or None.
 
-        For formats whose archives go by a name that none of their files has.
+        For formats whose archives have a name that is not the name of any file.
         """
         return None
 
     def sniff_location(self, location: Location, status: Status) -> bool:
-        """Whether a location is an archive of this format, made of several files."""
+        """Whether a location is an archive of this format that consists of several files."""
         return False
 
     def sniff(self, head: bytes, storage: Storage) -> Match:
-        """Say whether a file is of this format.
+        """Return whether a file has this format.
 
         Parameters
         ----------
         head : bytes
             The first 512 bytes, fewer where the file is shorter.
         storage : Storage
-            All of it.
+            The whole file.
         """
         return Match.NO
 
@@ -121,44 +121,44 @@ class Container:
         ----------
         location : Location
         strict : bool
-            Whether damage is an error. Otherwise the members before it are returned, and the
-            loss is logged.
+            Whether damage is an error. Otherwise the members before it are returned, and the loss
+            is logged.
 
         Raises
         ------
         CorruptArchiveError
-            The archive is damaged; with ``strict=False`` only if not even a part can be read.
+            The archive is damaged; with ``strict=False`` only if no part of it can be read.
         """
-        # Page faults cost more than reads where headers are far apart, and no less elsewhere.
+        # Page faults cost more than reads if headers are far apart, and never less.
         with closing(location.open("pread")) as storage:
             return self.scan(storage, strict), [location]
 
     def scan(self, storage: Storage, strict: bool = True) -> RowBuffer:
-        """Read the rows of an archive that is one file; arguments and errors as `scan_location`."""
+        """Read the rows of an archive of one file; arguments and errors as for `scan_location`."""
         raise NotImplementedError(f"{type(self).__name__} overrides neither scan nor scan_location")
 
     def open_member(
         self, storage: Storage, row: Any, where: str, checkpoints: Checkpoints | None = None
     ) -> Storage:
-        """Return a member as a storage of its own.
+        """Return the content of a member as a storage.
 
         Parameters
         ----------
         storage : Storage
-            The file that holds it.
+            The file that contains it.
         row : record of ENTRY_DTYPE
             Its row in the index table.
         where : str
-            What to call it in messages.
+            The member's name in messages.
         checkpoints : Checkpoints, optional
-            Where to keep what makes the next opening faster.
+            Where to save checkpoints, which make reads faster next time.
 
         Raises
         ------
         CorruptArchiveError
             The row contradicts the file.
         UnsupportedMemberError
-            The member is encrypted, or stored in a way that is not read.
+            The member is encrypted, or compressed by an unsupported method.
         """
         if row["kind"] != KIND_FILE or row["method"] != METHOD_STORED:
             raise UnsupportedMemberError(
@@ -168,10 +168,10 @@ class Container:
         return SliceStorage(storage, int(row["offset"]), int(row["size"]), where)
 
     def read_member(self, storage: Storage, row: Any, where: str) -> bytes | memoryview:
-        """Return the whole content of a member; parameters and errors as `open_member`."""
+        """Return the whole content of a member; parameters and errors as for `open_member`."""
         member = self.open_member(storage, row, where)
         return member.read(0, member.size)
 
     def checksum(self, row: Any) -> Checksum | None:
-        """Return what the container says about the content of a member, or None if nothing."""
+        """Return the checksum that the container stores for a member, or None."""
         return None

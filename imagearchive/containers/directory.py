@@ -1,4 +1,4 @@
-"""A plain directory of files, as a table like any other container's."""
+"""A plain directory of files, read like an archive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["DirectoryContainer"]
 
 
 class DirectoryContainer(Container):
-    """A directory of files that no other container claims."""
+    """A directory of files that is not another format."""
 
     name = "directory"
     version = 1
@@ -33,13 +33,13 @@ class DirectoryContainer(Container):
     ) -> tuple[RowBuffer, list[Location]]:
         """List a directory and all below it, sorted by name.
 
-        Symbolic links to files count as files; links to directories are not followed, since they
-        may form loops.
+        Symbolic links to files count as files. Links to directories are not followed, because
+        they may form loops.
 
         Raises
         ------
         OSError
-            A directory cannot be listed, with ``strict=False`` only for `location` itself.
+            A directory cannot be listed. With ``strict=False``, only if it is `location` itself.
         """
         rows = RowBuffer()
         pending = [(location, "")]

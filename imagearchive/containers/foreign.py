@@ -1,4 +1,4 @@
-"""Files that no container reads, and what to tell whoever opens one."""
+"""Messages about files that are not archives."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _IMAGES: Final = (
 
 
 def describe_foreign(path: str, head: bytes) -> str:
-    """Return what a file that is no archive seems to be, and what to do about it.
+    """Return what a file that is not an archive seems to be, and what to do about it.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def describe_foreign(path: str, head: bytes) -> str:
         The first bytes of the file.
     """
     if not head:
-        return "the file is empty; is it the right one, and whole?"
+        return "the file is empty; is it the right file, and complete?"
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
         return (
             "a Git LFS pointer, which stands for the file in a repository; fetch the file itself "
@@ -68,7 +68,7 @@ def describe_foreign(path: str, head: bytes) -> str:
     for magic, name, command in _COMPRESSED:
         if head.startswith(magic):
             return (
-                f"compressed with {name}, so its members have no positions to read; "
+                f"compressed with {name}, so its members cannot be read at random; "
                 f"decompress it first: {command} {path}"
             )
     return ""

@@ -1,4 +1,4 @@
-"""The container formats, and which of them reads a location: decided by content."""
+"""The container formats, and how the format of an archive is found from its content."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ __all__ = [
 
 HEAD_BYTES: Final = 512
 
-# In the order in which they are asked; of two that are as sure, the first reads the location.
-# A TAR may hold a ZIP as its last member, so its own header goes first; a directory of files is
-# what no other format is.
+# Formats are asked in this order; of two that are equally certain, the first wins. TAR is before
+# ZIP, because the last member of a TAR may be a ZIP. A directory that is not another format is a
+# directory of files.
 _CONTAINERS: Final[list[Container]] = [
     BinsContainer(),
     BarecatContainer(),
@@ -49,7 +49,7 @@ _CONTAINERS: Final[list[Container]] = [
 
 
 class Scanned(NamedTuple):
-    """What a scan found.
+    """The result of a scan.
 
     Attributes
     ----------
@@ -57,11 +57,11 @@ class Scanned(NamedTuple):
         The format of the archive.
     rows : RowBuffer
     files : list of Location
-        The files that hold the bytes, in the order of ``rows.entries["shard"]``.
+        The files that contain the bytes, in the order of ``rows.entries["shard"]``.
     damage : str or None
-        The error that ended the scan, if the caller asked for what is before it.
+        The error that ended the scan, if ``strict=False``.
     ends : list of int
-        Of each file, where its last member ends, directories and links included.
+        For each file, where its last member ends, including directories and links.
     """
 
     container: Container
@@ -72,22 +72,22 @@ class Scanned(NamedTuple):
 
 
 def all_containers() -> list[Container]:
-    """Return all container formats in the order in which they are asked."""
+    """Return all container formats, in the order in which they are asked."""
     return list(_CONTAINERS)
 
 
 def register_container(container: Container) -> None:
-    """Add a container format; it is asked before those that there are.
+    """Add a container format, which is asked before the others.
 
     Processes that are started by ``spawn`` have to register it again.
 
     Raises
     ------
     OptionError
-        There is a format of that name.
+        There is already a format of that name.
     """
     if container_named(container.name) is not None:
-        raise OptionError(f"there is a container format called {container.name!r} already")
+        raise OptionError(f"there is already a container format named {container.name!r}")
     _CONTAINERS.insert(0, container)
 
 
@@ -97,7 +97,7 @@ def unregister_container(name: str) -> None:
 
 
 def container_named(name: object) -> Container | None:
-    """Return the container format of a name, or None."""
+    """Return the container format with a name, or None."""
     for container in _CONTAINERS:
         if container.name == name:
             return container
@@ -105,9 +105,9 @@ def container_named(name: object) -> Container | None:
 
 
 def resolve_location(location: Location) -> Location:
-    """Return the location to open for the one that a user names.
+    """Return the location to open for the one that the user names.
 
-    Archives of some formats go by a name that none of their files has.
+    Archives of some formats have a name that is not the name of any file.
     """
     if not location.exists():
         for container in _CONTAINERS:
@@ -118,16 +118,16 @@ def resolve_location(location: Location) -> Location:
 
 
 def find_container(location: Location) -> Container:
-    """Return the format that reads a location.
+    """Return the format of the archive at a location.
 
-    All formats are asked before an error of one of them is raised.
+    An error of one format is raised only after all formats have been asked.
 
     Raises
     ------
     UnsupportedArchiveError
-        No format reads it.
+        It has no known format.
     OSError
-        There is nothing at the location, or it cannot be read.
+        The location does not exist, or cannot be read.
     """
     status = location.status()
     failure: Exception | None = None
@@ -164,19 +164,19 @@ def _unknown(head: bytes) -> str:
     labels = [container.label for container in reversed(_CONTAINERS)]
     return (
         f"not an archive of a known format ({', '.join(labels)}); it begins with {head[:8]!r}. "
-        f"Is it the right file, and whole?"
+        f"Is it the right file, and complete?"
     )
 
 
 def scan_location(location: Location, *, strict: bool = True) -> Scanned:
-    """Scan the archive at a location, of whatever format it is.
+    """Scan the archive at a location, of any format.
 
     Raises
     ------
     UnsupportedArchiveError
-        No format reads it.
+        It has no known format.
     CorruptArchiveError
-        It is damaged; with ``strict=False`` only if not even a part can be read.
+        It is damaged; with ``strict=False`` only if no part of it can be read.
     """
     container = find_container(location)
     damage = None
@@ -185,7 +185,7 @@ def scan_location(location: Location, *, strict: bool = True) -> Scanned:
     except CorruptArchiveError as error:
         if strict:
             raise
-        # Once more, for what can be read.
+        # Scan again for the members that can be read.
         damage = error.message
         rows, files = container.scan_location(location, False)
     entries = rows.entries[: rows.rows]

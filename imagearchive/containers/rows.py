@@ -1,4 +1,4 @@
-"""Growable columns that a scanner fills, and the layout of a row."""
+"""The layout of a row, and the growable columns that a scanner fills."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RowBuffer:
     """Rows and names that grow by doubling while a scanner fills them.
 
     The name of row ``i`` is ``names[link_ends[i - 1]:name_ends[i]]`` and its link target
-    ``names[name_ends[i]:link_ends[i]]`` (empty but for links), both raw bytes as stored.
+    ``names[name_ends[i]:link_ends[i]]`` (empty except for links), both as stored.
 
     Attributes
     ----------
@@ -76,19 +76,19 @@ class RowBuffer:
         self.name_bytes = 0
 
     def reserve(self, rows: int, name_bytes: int) -> None:
-        """Make room for at least that many further rows and name bytes."""
+        """Make room for at least that many more rows and name bytes."""
         need = self.rows + rows
         if need > len(self.entries):
             capacity = max(need, 2 * len(self.entries))
-            self.entries = _grown(self.entries, self.rows, capacity)
-            self.name_ends = _grown(self.name_ends, self.rows, capacity)
-            self.link_ends = _grown(self.link_ends, self.rows, capacity)
+            self.entries = _grow(self.entries, self.rows, capacity)
+            self.name_ends = _grow(self.name_ends, self.rows, capacity)
+            self.link_ends = _grow(self.link_ends, self.rows, capacity)
         need = self.name_bytes + name_bytes
         if need > len(self.names):
-            self.names = _grown(self.names, self.name_bytes, max(need, 2 * len(self.names)))
+            self.names = _grow(self.names, self.name_bytes, max(need, 2 * len(self.names)))
 
     def append(self, name: bytes, link: bytes = b"", **fields: int) -> None:
-        """Add one row; for scanners whose source is not a byte stream."""
+        """Append one row; for scanners written in Python."""
         self.reserve(1, len(name) + len(link))
         row = self.rows
         self.entries[row] = 0
@@ -103,16 +103,16 @@ class RowBuffer:
         self.rows += 1
 
     def name(self, row: int) -> bytes:
-        """The stored name of a row."""
+        """Return the stored name of a row."""
         start = int(self.link_ends[row - 1]) if row else 0
         return self.names[start : int(self.name_ends[row])].tobytes()
 
     def link(self, row: int) -> bytes:
-        """The stored link target of a row, empty where it is no link."""
+        """Return the stored link target of a row; empty if it is not a link."""
         return self.names[int(self.name_ends[row]) : int(self.link_ends[row])].tobytes()
 
 
-def _grown(array: npt.NDArray[Any], filled: int, capacity: int) -> npt.NDArray[Any]:
+def _grow(array: npt.NDArray[Any], filled: int, capacity: int) -> npt.NDArray[Any]:
     larger = np.empty(capacity, array.dtype)
     larger[:filled] = array[:filled]
     return larger

@@ -15,12 +15,12 @@ __all__ = ["Algorithm", "ChecksumFunction", "checksum_function"]
 
 Algorithm = Literal["crc32", "crc32c"]
 
-#: From bytes and the checksum of what was before them to the checksum of both.
+#: Takes bytes and the checksum of the bytes before them, and returns the checksum of both.
 ChecksumFunction = Callable[["Buffer", int], int]
 
 
 def checksum_function(algorithm: Algorithm) -> ChecksumFunction:
-    """Return the function that computes a checksum piece by piece, beginning with 0.
+    """Return the function that computes a checksum incrementally, starting from 0.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""The bytes of local files: mapped, by ``pread``, or in memory.
+"""Storages of local files: mapped, read with ``pread``, or held in memory.
 
-Every storage is position-independent: nobody seeks, so one storage serves any number of threads,
-and a forked child may go on using its parent's.
+A storage has no file position, so any number of threads can share one, and a forked child can keep
+using its parent's.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ __all__ = [
     "storage_kind",
 ]
 
-# File systems on which a page fault crosses a network: a mapping there can stall a process
-# beyond interruption, or kill it with SIGBUS when the server drops the file.
+# File systems where a page fault goes over the network. A mapping there can block a process so that
+# it cannot be interrupted, or kill it with SIGBUS when the server drops the file.
 NETWORK_FILE_SYSTEMS: Final = frozenset({
     "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.blobfuse", "fuse.gcsfuse",
     "fuse.glusterfs", "fuse.goofys", "fuse.juicefs", "fuse.mountpoint-s3", "fuse.rclone",
@@ -53,7 +53,7 @@ NETWORK_FILE_SYSTEMS: Final = frozenset({
 class MemoryStorage(Closable):
     """Bytes that are already in memory, or a whole file read into it.
 
-    Safe for threads. A forked child shares the pages; a pickle would copy them, so the datasets
+    Safe for threads. A forked child shares the pages. A pickle would copy them, so the datasets
     pickle the path instead.
     """
 
@@ -90,7 +90,7 @@ class MemoryStorage(Closable):
         return len(target)
 
     def prefetch(self, offset: int, size: int) -> None:
-        """Do nothing: the bytes are there."""
+        """Do nothing: the bytes are in memory already."""
 
     def __reduce__(self) -> NoReturn:
         raise _not_pickled(self)
@@ -102,11 +102,11 @@ class MemoryStorage(Closable):
 
 
 class MmapStorage(MemoryStorage):
-    """A mapped local file: `read` returns views of the page cache, nothing is copied.
+    """A mapped local file: `read` returns views of the page cache without copying.
 
-    The mapping stays valid when the file is deleted or replaced by rename. A file that is
-    truncated in place while it is mapped kills the process on access, as with any mapping; use
-    ``storage="pread"`` where others may rewrite archives in place.
+    The mapping stays valid when the file is deleted or replaced by rename. If the file is truncated
+    in place while it is mapped, access kills the process, as with any mapping; use
+    ``storage="pread"`` if archives may be rewritten in place.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -129,10 +129,10 @@ class MmapStorage(MemoryStorage):
         return cls(path)
 
     def prefetch(self, offset: int, size: int) -> None:
-        """Have the kernel read the range ahead, all of it at once.
+        """Ask the kernel to read the whole range ahead at once.
 
-        Linux stops reading ahead of page faults in a file that is read at random, and then a cold
-        member arrives page by page, one wait each.
+        Linux does not read ahead of page faults in a file that is read at random, so a member that
+        is not cached would be read page by page.
         """
         start = offset - offset % mmap.PAGESIZE
         if self._advise is not None and 0 <= offset < self.size and size > 0:
@@ -140,13 +140,13 @@ class MmapStorage(MemoryStorage):
                 self._advise(mmap.MADV_WILLNEED, start, min(offset + size, self.size) - start)
 
     def close(self) -> None:
-        """Let go of the mapping; views returned before keep it alive."""
+        """Release the mapping; views returned before keep it alive."""
         self._advise = None
         super().close()
 
 
 class _Descriptor:
-    """An open file, closed with its last user: its number cannot become another file's before."""
+    """An open file that is closed with its last user, so its number is not reused before."""
 
     __slots__ = ("number",)
 
@@ -154,15 +154,15 @@ class _Descriptor:
         self.number = number
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        # Bound above, since modules are emptied when the interpreter ends.
+        # A default argument, as modules are cleared when the interpreter exits.
         close(self.number)
 
 
 class PreadStorage(Closable):
-    """Positional reads from one file descriptor: never a page fault, always a copy.
+    """Positional reads from a file descriptor: always a copy, never a page fault.
 
-    Safe for threads and after fork, since `os.pread` has no position to share. Where another
-    thread closes the storage, a read that has begun ends as if it had not.
+    Safe for threads and after fork, because `os.pread` does not use the file position. If another
+    thread closes the storage, reads that have begun still finish.
     """
 
     zero_copy = False
@@ -175,7 +175,7 @@ class PreadStorage(Closable):
         self.identity = file_identity(status)
 
     def fileno(self) -> int:
-        """Return the number of the open descriptor, which `close` ends."""
+        """Return the file descriptor, which is valid until `close`."""
         return self._held().number
 
     def _held(self) -> _Descriptor:
@@ -211,7 +211,7 @@ class PreadStorage(Closable):
         return len(target)
 
     def prefetch(self, offset: int, size: int) -> None:
-        """Have the kernel read the range ahead."""
+        """Ask the kernel to read the range ahead."""
         held = self._descriptor
         if hasattr(os, "posix_fadvise") and held is not None:
             with contextlib.suppress(OSError, ValueError):
@@ -232,7 +232,7 @@ class PreadStorage(Closable):
         raise _not_pickled(self)
 
     def close(self) -> None:
-        """Close the descriptor, once no other thread reads from it."""
+        """Close the descriptor as soon as no other thread reads from it."""
         super().close()
         self._descriptor = None
 
@@ -252,7 +252,7 @@ def open_storage(path: str | os.PathLike[str], kind: StorageKind = "auto") -> Fi
     ArchiveNotFoundError
         There is no such file.
     UnsupportedArchiveError
-        It is no regular file.
+        It is not a regular file.
     """
     name = os.fspath(path)
     if kind == "auto":
@@ -267,7 +267,7 @@ def open_storage(path: str | os.PathLike[str], kind: StorageKind = "auto") -> Fi
 
 
 def unknown_kind(kind: object) -> OptionError:
-    """Return the error for a kind of storage that there is not."""
+    """Return the error for an unknown kind of storage."""
     return OptionError(f"storage={kind!r}: choose one of 'auto', 'mmap', 'pread', 'memory'")
 
 
@@ -278,7 +278,7 @@ def storage_kind(path: str, mounts: Sequence[tuple[str, str]] | None = None) -> 
     ----------
     path : str
     mounts : sequence of (mount point, file system), optional
-        What is mounted where; as Linux tells by default, elsewhere nothing.
+        By default the mounts that Linux lists; none on other systems.
     """
     resolved = os.path.realpath(path)
     best, kind = "", ""
@@ -296,7 +296,7 @@ def _mounts() -> tuple[tuple[str, str], ...]:
     except OSError:
         return ()
     fields = [line.split(" ") for line in lines]
-    # The kernel writes blanks in mount points as octal escapes.
+    # The kernel escapes spaces in mount points in octal.
     return tuple(
         (re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), f[1]), f[2])
         for f in fields
@@ -311,7 +311,7 @@ def _open(path: str) -> int:
         raise ArchiveNotFoundError(f"{path}: no such file; is the path right?") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise UnsupportedArchiveError(f"{path}: not a regular file, so it has no positions to read")
+        raise UnsupportedArchiveError(f"{path}: not a regular file, so it cannot be read at random")
     return fd
 
 

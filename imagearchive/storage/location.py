@@ -1,6 +1,6 @@
-"""Locations: what a path or URL names, before anything of it is opened.
+"""Locations: the files and directories that paths and URLs name.
 
-Everything above this package gets at files through a `Location`, so a new kind of location
+Everything above this package accesses files through a `Location`, so a new kind of location
 (a bucket, a server) is one class here and a call of `register_scheme`, and nothing elsewhere.
 """
 
@@ -32,16 +32,16 @@ _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 class Status(NamedTuple):
-    """What is known of a location without opening it.
+    """Information about a location that needs no opening.
 
     Attributes
     ----------
     size : int
         Length in bytes; 0 for a directory.
     identity : str
-        Differs where the content may differ: for a local file its modification time.
+        Changes if the content may have changed. For a local file, its modification time.
     mtime_ns : int
-        Modification time in nanoseconds since 1970, 0 where it is unknown.
+        Modification time in nanoseconds since 1970, 0 if unknown.
     mode : int
         Type and permissions as in ``st_mode``.
     """
@@ -70,7 +70,8 @@ class Entry(NamedTuple):
     name : str
         Without the directory; bytes that are not UTF-8 appear as surrogates.
     status : Status or None
-        Of what a link leads to; None if it leads nowhere, or if the entry has disappeared.
+        A link has the status of its target. None if the target does not exist, or if the entry
+        has disappeared.
     is_link : bool
         Whether the entry is a symbolic link.
     """
@@ -88,8 +89,8 @@ class Location(Protocol):
     Attributes
     ----------
     path : str
-        The absolute path or URL. `locate` turns it into an equal location again, so it serves as
-        a key for caches and is what messages show.
+        The absolute path or URL. `locate` turns it into an equal location. It is shown in
+        messages, and is a key for caches.
     """
 
     path: str
@@ -106,7 +107,7 @@ class Location(Protocol):
 
     @property
     def local_path(self) -> str | None:
-        """The path for the operating system, or None where the location is not local."""
+        """The path for the operating system, or None if the location is not local."""
         ...
 
     def join(self, name: str) -> Location:
@@ -118,11 +119,11 @@ class Location(Protocol):
         ...
 
     def is_same(self, other: Location) -> bool:
-        """Whether another location is the same file, by whatever path or link."""
+        """Whether another location is the same file, even under another path or link."""
         ...
 
     def make_directory(self) -> None:
-        """Make the directory, and those above it; does nothing if it is there. Raises OSError."""
+        """Make the directory and its parents if they do not exist; raises OSError."""
         ...
 
     def status(self) -> Status:
@@ -133,7 +134,7 @@ class Location(Protocol):
         FileNotFoundError, NotADirectoryError
             There is nothing at the location.
         OSError
-            It cannot be examined.
+            Its status cannot be read.
         """
         ...
 
@@ -202,11 +203,11 @@ class LocalLocation:
         return os.path.relpath(other, self.path)
 
     def is_same(self, other: Location) -> bool:
-        """Whether another location is the same file; raises OSError if one is not there."""
+        """Whether another location is the same file; raises OSError if one does not exist."""
         return other.local_path is not None and os.path.samefile(self.path, other.local_path)
 
     def make_directory(self) -> None:
-        """Make the directory, and those above it; raises OSError."""
+        """Make the directory and its parents if they do not exist; raises OSError."""
         os.makedirs(self.path, exist_ok=True)
 
     def status(self) -> Status:
@@ -246,7 +247,7 @@ def _status_of(entry: os.DirEntry[str]) -> Status | None:
     try:
         return _status(entry.stat())
     except FileNotFoundError:
-        # A link that leads nowhere, or a file that went away since the listing.
+        # A broken link, or a file that was removed since the listing.
         return None
 
 
@@ -254,7 +255,7 @@ _schemes: dict[str, Callable[[str], Location]] = {}
 
 
 def register_scheme(scheme: str, factory: Callable[[str], Location]) -> None:
-    """Have `locate` make the locations of a URL scheme by `factory`.
+    """Make `locate` call `factory` for URLs of a scheme.
 
     Processes that are started by ``spawn`` have to register it again.
 
@@ -263,13 +264,13 @@ def register_scheme(scheme: str, factory: Callable[[str], Location]) -> None:
     scheme : str
         Without ``://``, in lower case.
     factory : callable
-        From the whole URL to its `Location`.
+        Returns the `Location` of a URL.
     """
     _schemes[scheme] = factory
 
 
 def unregister_scheme(scheme: str) -> None:
-    """Undo `register_scheme`; does nothing for a scheme that is not registered."""
+    """Undo `register_scheme`; does nothing if the scheme is not registered."""
     _schemes.pop(scheme, None)
 
 

@@ -1,4 +1,4 @@
-"""Paths, URLs, and patterns: which archives they name. The same rule everywhere."""
+"""Expand paths, URLs, and patterns to the archives that they name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _RANGE: Final = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
 _WILDCARD: Final = re.compile(r"[*?[]")
 MAX_PATHS: Final = 1_000_000
-#: How the files of indexes end. No wildcard matches them, so that ``train-*`` finds the archives.
+#: The suffix of index files. Wildcards do not match it, so that ``train-*`` finds only archives.
 INDEX_SUFFIX: Final = ".idx.npy"
 
 
@@ -47,23 +47,23 @@ def as_text(path: ArchivePath) -> str | list[str]:
 
 
 def absolute_paths(path: str | list[str]) -> str | list[str]:
-    """Return the same paths, absolute; patterns stay patterns."""
+    """Return the paths as absolute paths; patterns are not expanded."""
     return locate(path).path if isinstance(path, str) else [locate(one).path for one in path]
 
 
 def expand_paths(path: ArchivePath) -> list[str]:
     """Return the absolute paths of the archives that a path, a pattern, or a list of both names.
 
-    ``{0000..0146}`` counts, with zeros as written; ``{a,b}`` lists alternatives. ``*``, ``?`` and
-    ``[...]`` match within one component of a path, sorted, and must match something. A path that
-    exists is taken as it is, whatever characters are in it.
+    ``{0000..0146}`` counts, padded with zeros as written; ``{a,b}`` lists alternatives. ``*``,
+    ``?`` and ``[...]`` match within one component of a path. Matches are sorted, and there must be
+    at least one. A path that exists is taken literally, even if it looks like a pattern.
 
     Raises
     ------
     OptionError
         The list is empty, a range counts down, or the pattern names more than a million archives.
     ArchiveNotFoundError
-        Nothing matches a wildcard.
+        No archive matches a pattern with wildcards.
     """
     if not isinstance(path, (str, bytes, os.PathLike)):
         expanded = [one for part in path for one in expand_paths(part)]
@@ -90,9 +90,9 @@ def expand_paths(path: ArchivePath) -> list[str]:
 
 def _expand_braces(text: str) -> list[str]:
     choices: list[list[str]] = []
-    for place, part in enumerate(_BRACES.split(text)):
+    for i, part in enumerate(_BRACES.split(text)):
         bounds = _RANGE.fullmatch(part)
-        if place % 2 == 0:
+        if i % 2 == 0:
             choices.append([part])
         elif bounds:
             low, high = bounds.groups()

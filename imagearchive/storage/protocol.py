@@ -1,4 +1,4 @@
-"""What every storage offers: random access to bytes, from any thread or process."""
+"""The protocols of storages: random access to bytes, from any thread or process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Storage(Protocol):
     Attributes
     ----------
     path : str
-        What to call the file in messages.
+        The file's name in messages.
     size : int
         Its length in bytes when it was opened.
     """
@@ -36,16 +36,16 @@ class Storage(Protocol):
 
     @property
     def zero_copy(self) -> bool:
-        """Whether `read` returns views of memory, and neither reads nor copies."""
+        """Whether `read` returns views of memory, without reading or copying."""
         ...
 
     def read(self, offset: int, size: int) -> bytes | memoryview:
-        """Return exactly `size` bytes from `offset`; read-only, and a copy only if need be.
+        """Return exactly `size` bytes from `offset`; read-only, and copied only if necessary.
 
         Raises
         ------
         CorruptArchiveError
-            The range does not lie inside the file, or the file shrank since it was opened.
+            The range is not inside the file, or the file has shrunk since it was opened.
         ClosedError
             The storage is closed.
         """
@@ -62,10 +62,10 @@ class Storage(Protocol):
 
 @runtime_checkable
 class SelfCheckingStorage(Storage, Protocol):
-    """A storage that compares its content with a checksum, whatever part of it is read."""
+    """A storage that compares its content with a checksum when any part of it is read."""
 
     def verify(self) -> None:
-        """Check all of it now, unless that was done before.
+        """Check all of the content now, unless it has been checked before.
 
         Raises
         ------
@@ -77,17 +77,16 @@ class SelfCheckingStorage(Storage, Protocol):
 
 @runtime_checkable
 class FileStorage(Storage, Protocol):
-    """A storage of a whole file, which can be told what comes next.
+    """A storage of a whole file, which can read ahead.
 
     Attributes
     ----------
     identity : str
-        What the location said about the file when it was opened; differs where its content may.
-        See `imagearchive.storage.location.Status`.
+        The identity of the file when it was opened; see `imagearchive.storage.location.Status`.
     """
 
     identity: str
 
     def prefetch(self, offset: int, size: int) -> None:
-        """Ask for a range that is going to be read soon; costs about a microsecond, never fails."""
+        """Request a range that will be read soon; costs about a microsecond and never fails."""
         ...

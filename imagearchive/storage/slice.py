@@ -1,4 +1,4 @@
-"""A range of another storage, as a storage of its own."""
+"""A range of another storage as a storage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["SliceStorage"]
 
 
 class SliceStorage(Closable):
-    """A stored member: a range of another storage, which closing it leaves open."""
+    """A range of another storage, such as a stored member. Closing it leaves the other open."""
 
     def __init__(self, storage: Storage, offset: int, size: int, path: str) -> None:
         if offset + size > storage.size:

@@ -812,7 +812,7 @@ def test_which_files_stay_open(tmp_path, monkeypatch):
         name = first[paths[shard]]
         assert archive[name] == MEMBERS[name]
     assert [paths.index(path) for path in opened] == [0, 1, 2, 1]
-    with pytest.raises(OptionError, match="max_open=0"):
+    with pytest.raises(OptionError, match="max_open must be at least 1, got 0"):
         Archive(paths[0], max_open=0)
 
 

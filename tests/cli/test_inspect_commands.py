@@ -162,7 +162,7 @@ def test_verify_reports_wrong_checksum(run, work):
     Path("p.zip").write_bytes(raw)
     status, out, _ = run("verify", "-q", "p.zip")
     assert status == 1
-    assert re.fullmatch(rb"dog/2\.txt: its checksum is \w+ where the archive says \w+\n", out)
+    assert re.fullmatch(rb"dog/2\.txt: its checksum is \w+ but the archive says \w+\n", out)
     found = json.loads(run("verify", "--json", "p.zip")[1])
     assert [failure["name"] for failure in found["failures"]] == ["dog/2.txt"]
 

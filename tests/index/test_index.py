@@ -428,7 +428,7 @@ def test_a_damaged_archive(tar):
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        (b"", UnsupportedArchiveError, "whole"),
+        (b"", UnsupportedArchiveError, "complete"),
         (b"hello", UnsupportedArchiveError, "hello"),
         (b"\x1f\x8b\x08\x00" * 200, UnsupportedArchiveError, "gunzip|gzip"),
         (b"PK\x03\x04" + b"x" * 600, (CorruptArchiveError, UnsupportedArchiveError), "broken"),

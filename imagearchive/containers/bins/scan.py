@@ -1,8 +1,8 @@
 """A directory of split bins: ``index.dat`` and ``binNNNNNNNN.dat``.
 
 ``index.dat`` holds three little-endian u32 for each packet, in the order in which they were
-written: the number of its bin, the position in the bin at which it starts, and its length. There
-stands the length once more as a u32, then the packet itself.
+written: the number of its bin, the position in the bin at which it starts, and its length. At that
+position, the length is repeated as a u32, followed by the packet.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ logger = logging.getLogger(__name__)
 INDEX_NAME: Final = "index.dat"
 TRIPLET: Final = np.dtype([("bin", "<u4"), ("position", "<u4"), ("length", "<u4")])
 PREFIX_BYTES: Final = 4
-# Names are positions, wide enough that the order of names is the order of packets.
+# Names are positions, padded so that the order of names is the order of packets.
 NAME_DIGITS: Final = 8
 PERMISSIONS: Final = 0o644
 
-# Prefixes that lie closer together than this are read with what lies between them: a system call
-# for each takes as long as copying some kilobytes.
+# Prefixes closer together than this are read together with the bytes between them: a system call
+# takes as long as copying a few kilobytes.
 _NEAR: Final = 8192
 _WINDOW: Final = 1 << 22
 _NAMES_AT_ONCE: Final = 1 << 18
@@ -76,8 +76,8 @@ def scan_location(location: Location, strict: bool = True) -> tuple[RowBuffer, l
     RowBuffer
         One row for each packet, named by its position; ``header_offset`` is that of its length.
     list of Location
-        The bins that hold packets, in order of their numbers, and ``index.dat`` last: no row
-        refers to it, but a change of it is a change of the archive.
+        The bins that hold packets, in the order of their numbers, then ``index.dat``: no row
+        refers to it, but if it changes, the archive has changed.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def scan_location(location: Location, strict: bool = True) -> tuple[RowBuffer, l
 
 
 def _read_index(index: Location) -> tuple[npt.NDArray[Any], tuple[int, str] | None]:
-    """Return the triplets, and what is wrong if the file does not end with a whole one."""
+    """Return the triplets, and the damage if the last one is incomplete."""
     try:
         with closing(index.open("pread")) as storage:
             count, rest = divmod(storage.size, TRIPLET.itemsize)
