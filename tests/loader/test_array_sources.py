@@ -31,10 +31,11 @@ from imagearchive.transforms import (
     compile_pipeline,
 )
 
-torch = pytest.importorskip("torch")
 
-
+@pytest.mark.needs_torch
 def test_samples_of_pairs_dicts_and_images_become_batches():
+    import torch
+
     class Dicts(Numbered):
         def __getitem__(self, index):
             image, label = super().__getitem__(index)
@@ -77,22 +78,25 @@ def test_npz_images_are_normalized_into_batches(npz):
     path, images, labels = npz
     transform = Compose([ImageNetNormalize(), ToTensor()])
     for source in (path, LazyNPZDataset(path)):
-        batches = list(DataLoader(source, 16, transform=transform, num_workers=2))
+        loader = DataLoader(source, 16, transform=transform, num_workers=2, output="numpy")
+        batches = list(loader)
         assert [len(batch[1]) for batch in batches] == [16, 16, 8]
-        got = torch.cat([batch[0] for batch in batches]).numpy()
+        got = np.concatenate([batch[0] for batch in batches])
         mean = np.array([0.485, 0.456, 0.406], np.float32)
         std = np.array([0.229, 0.224, 0.225], np.float32)
         expected = ((images / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
         assert np.abs(got - expected).max() < 1e-5
-        assert torch.cat([batch[1] for batch in batches]).tolist() == labels.tolist()
+        assert np.concatenate([batch[1] for batch in batches]).tolist() == labels.tolist()
 
 
 def test_npz_with_columns_takes_any_column_as_label(npz):
     path, _, _ = npz
-    loader = DataLoader(path, 8, transform=TRAINING, num_workers=2, columns=("images", "extra"))
+    loader = DataLoader(
+        path, 8, transform=TRAINING, num_workers=2, columns=("images", "extra"), output="numpy"
+    )
     images, labels = next(iter(loader))
     assert images.shape == (8, 3, 16, 16)
-    assert labels.dtype == torch.float64
+    assert labels.dtype == np.float64
     assert labels.tolist() == list(range(8))
     loader = DataLoader(path, 3, image_size=8, num_workers=1, columns=("image", "bboxes"))
     _, boxes = next(iter(loader))
@@ -114,6 +118,8 @@ class MixedDataset:
     """Decoded images of every kind that a dataset may return, small and large ones."""
 
     def __init__(self, broken=()):
+        import torch
+
         rng = np.random.default_rng(0)
         sizes = [
             (9, 8, 3),
@@ -144,6 +150,7 @@ def three_channels(array):
     return np.repeat(array[:, :, :1], 3, axis=2)
 
 
+@pytest.mark.needs_torch
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_decoded_images_of_all_kinds_have_the_values_of_the_transform(num_workers):
     data = MixedDataset()
@@ -165,6 +172,7 @@ def test_decoded_images_of_all_kinds_have_the_values_of_the_transform(num_worker
             np.testing.assert_array_equal(image, expected)
 
 
+@pytest.mark.needs_torch
 def test_broken_sample_among_decoded_ones_is_named():
     data = MixedDataset(broken=(5,))
     transform = Compose([Resize(6, 5), Lambda(three_channels), ToTensor()])
@@ -194,7 +202,10 @@ def test_image_array_of_something_else_raises(image, said):
         list(DataLoader([(image, 0)] * 3, image_size=4))
 
 
+@pytest.mark.needs_torch
 def test_image_array_with_channels_first_is_transposed(tmp_path):
+    import torch
+
     images = np.random.default_rng(0).integers(0, 256, (9, 3, 12, 10), np.uint8)
     np.savez(tmp_path / "chw.npz", images=images, labels=np.arange(9))
     transform = Compose([ImageNetNormalize(), ToTensor()])
