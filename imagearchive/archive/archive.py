@@ -425,13 +425,18 @@ class Archive(Closable, Mapping[str, bytes]):
         ----------
         *extensions : str
             One for each value of a sample, without the leading dot; ``;`` separates alternatives:
-            ``samples("jpg;png", "cls")``. Without extensions, a sample is a dict of extension to
-            bytes, with its name under ``"__key__"``.
+            ``samples("jpg;png", "cls")``. Without extensions, a sample is a dict of extension, in
+            lower case, to bytes, with its name under ``"__key__"``.
 
         Returns
         -------
         Samples
             A sequence of tuples of bytes-like values, in archive order of their first files.
+
+        Notes
+        -----
+        The rules are those of WebDataset: files without an extension, hidden files, and all below
+        a top-level directory such as ``__meta__`` do not belong to samples.
         """
         return Samples(self, extensions)
 

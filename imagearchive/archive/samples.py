@@ -10,9 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.archive.name_tree import decode, encode
-from imagearchive.errors import MemberNotFoundError, OptionTypeError, SampleIndexError
+from imagearchive.errors import (
+    MemberNotFoundError,
+    OptionTypeError,
+    SampleIndexError,
+    UnsupportedMemberError,
+)
 from imagearchive.index.names import sort_names
-from imagearchive.index.sample_keys import have_extension, is_first_of_name, key_ends, take_keys
+from imagearchive.index.sample_keys import (
+    belong_to_samples,
+    have_extension,
+    is_first_of_name,
+    key_ends,
+    take_keys,
+)
 
 if TYPE_CHECKING:
     from imagearchive.index.table import IndexTable
@@ -68,6 +79,7 @@ class Samples(Sequence[Any]):
             changes = np.flatnonzero(np.diff(table.entries["shard"])) + 1
             self._starts = np.concatenate([self._starts, changes])
         self._key_ends = key_ends(table.names, table.name_offsets)
+        self._belongs = belong_to_samples(table.names, table.name_offsets, self._key_ends)
         self.positions: npt.NDArray[np.int64] = (
             self._with_extension(self._choices[0]) if extensions else self._first_files()
         )
@@ -76,17 +88,19 @@ class Samples(Sequence[Any]):
         table = self._archive.table
         wanted = [encode(choice) for choice in choices]
         mask = have_extension(table.names, table.name_offsets, self._key_ends, wanted)
-        return np.flatnonzero(mask)
+        return np.flatnonzero(mask & self._belongs)
 
     def _first_files(self) -> npt.NDArray[np.int64]:
         table = self._archive.table
-        keys, offsets = take_keys(table.names, table.name_offsets, self._key_ends)
+        # No sample has an empty key, so that of other files is not one of theirs.
+        ends = np.where(self._belongs, self._key_ends, np.uint64(0))
+        keys, offsets = take_keys(table.names, table.name_offsets, ends)
         starts = self._starts.tolist()
         first = np.zeros(len(table), np.bool_)
         for low, high in zip(starts, [*starts[1:], len(table)]):
             part = offsets[low : high + 1]
             first[low:high] = is_first_of_name(keys, part, sort_names(keys, part))
-        return np.flatnonzero(first)
+        return np.flatnonzero(first & self._belongs)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -122,7 +136,15 @@ class Samples(Sequence[Any]):
             rest = (self.find(position, choices) for choices in self._choices[1:])
             return (read(position), *(read(other) for other in rest))
         key = self._key(position)
-        files = {decode(extension): read(other) for extension, other in self._files(key, position)}
+        files: dict[str, Any] = {}
+        for extension, other in self._files(key, position):
+            name = decode(extension.lower())
+            if name in files:
+                raise UnsupportedMemberError(
+                    f"sample {decode(key)!r} has several files with the extension {name!r}, which "
+                    f"differ in case only; read them by name"
+                )
+            files[name] = read(other)
         return {"__key__": decode(key), **files}
 
     def _files(self, key: bytes, position: int) -> Iterator[tuple[bytes, int]]:
@@ -132,11 +154,8 @@ class Samples(Sequence[Any]):
         low, high = table.lookup.bounds(key + b".")
         found = table.name_order[low:high]
         for other in found[(found >= start) & (found < end)].tolist():
-            if self._key_ends[other] == len(key):
+            if self._key_ends[other] == len(key) and self._belongs[other]:
                 yield table.name_bytes(other)[len(key) + 1 :], other
-        other = table.lookup.find(key, end)
-        if other >= start:
-            yield b"", other
 
     def _around(self, position: int) -> tuple[int, int]:
         """Return the range of positions of the archive that a position is in."""

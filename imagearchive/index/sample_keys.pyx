@@ -56,6 +56,49 @@ def key_ends(const uint8_t[::1] names not None, const uint64_t[::1] offsets not 
     return ends_array
 
 
+def belong_to_samples(
+    const uint8_t[::1] names not None,
+    const uint64_t[::1] offsets not None,
+    const uint64_t[::1] ends not None,
+):
+    """Mark the names that are files of samples, by the rules of WebDataset.
+
+    Files without an extension, hidden files, and all below a directory such as ``__meta__`` are
+    not.
+
+    Returns
+    -------
+    mask : ndarray of bool, shape (N,)
+    """
+    check(names, offsets, ends)
+    cdef Py_ssize_t i, count = offsets.shape[0] - 1
+    cdef uint64_t start, size, component, first
+    mask_array = np.zeros(count, np.uint8)
+    cdef uint8_t[::1] mask = mask_array
+    with nogil:
+        for i in range(count):
+            start = offsets[i]
+            size = offsets[i + 1] - start
+            component = ends[i]
+            if component >= size:
+                continue
+            while component > 0 and names[start + component - 1] != b"/":
+                component -= 1
+            if names[start + component] == b".":
+                continue
+            first = 0
+            while first < size and names[start + first] != b"/":
+                first += 1
+            mask[i] = not (
+                first >= 4
+                and names[start] == b"_"
+                and names[start + 1] == b"_"
+                and names[start + first - 2] == b"_"
+                and names[start + first - 1] == b"_"
+            )
+    return mask_array.view(np.bool_)
+
+
 def have_extension(
     const uint8_t[::1] names not None,
     const uint64_t[::1] offsets not None,

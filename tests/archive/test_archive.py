@@ -896,8 +896,39 @@ def test_samples_as_mappings(web):
     assert {k: bytes(v) for k, v in samples[0].items() if k != "__key__"} == {
         "jpg": b"jpg0", "json": b'{"i": 0}', "cls": b"0",
     }  # fmt: skip
-    assert set(samples[5]) == {"__key__", "PNG", "CLS", "seg.png"}
+    assert set(samples[5]) == {"__key__", "png", "cls", "seg.png"}
     assert samples[5]["__key__"] == "e/a"
+
+
+def test_samples_follow_the_rules_of_webdataset(tmp_path):
+    names = [
+        "__meta__/a.jpg", "__x__", "__b.c__", "README", "a", "a.JPG", "A.jpg", "a.Seg.PNG",
+        ".b.jpg", "__b.jpg", "__c/d.jpg", "d/__e__/f.jpg", "d/LICENSE", "d.e/g.tar.GZ",
+        "__MACOSX/h.jpg",
+    ]  # fmt: skip
+    archive = Archive(write_tar(tmp_path / "x.tar", {name: name.encode() for name in names}))
+    found = {sample.pop("__key__"): {k: bytes(v).decode() for k, v in sample.items()}
+             for sample in archive.samples()}  # fmt: skip
+    # What WebDataset 1.0 makes of these names.
+    assert found == {
+        "a": {"jpg": "a.JPG", "seg.png": "a.Seg.PNG"},
+        "A": {"jpg": "A.jpg"},
+        "__b": {"jpg": "__b.jpg"},
+        "__c/d": {"jpg": "__c/d.jpg"},
+        "d/__e__/f": {"jpg": "d/__e__/f.jpg"},
+        "d.e/g": {"tar.gz": "d.e/g.tar.GZ"},
+        "__MACOSX/h": {"jpg": "__MACOSX/h.jpg"},
+    }
+    samples = archive.samples("jpg")
+    assert [samples.key(i) for i in range(len(samples))] == [
+        "a", "A", "__b", "__c/d", "d/__e__/f", "__MACOSX/h",
+    ]  # fmt: skip
+
+
+def test_samples_with_extensions_that_differ_in_case_only_raise(tmp_path):
+    archive = Archive(write_tar(tmp_path / "x.tar", {"a.jpg": b"1", "a.JPG": b"2"}))
+    with pytest.raises(UnsupportedMemberError, match="several files with the extension 'jpg'"):
+        archive.samples()[0]
 
 
 def test_shards_may_number_their_samples_alike(tmp_path):
@@ -908,25 +939,24 @@ def test_shards_may_number_their_samples_alike(tmp_path):
                 "0.jpg": b"jpg%d" % number,
                 "0.cls": b"%d" % number,
                 f"0.only{number}": b"",
-                "0": b"%d" % number,
             },
         )
     samples = Archive(str(tmp_path / "{0..1}.tar")).samples("jpg", "cls")
     assert [tuple(map(bytes, sample)) for sample in samples] == [(b"jpg0", b"0"), (b"jpg1", b"1")]
     found = list(Archive(str(tmp_path / "{0..1}.tar")).samples())
     for number, sample in enumerate(found):
-        assert set(sample) == {"__key__", "jpg", "cls", f"only{number}", ""}
-        assert bytes(sample["cls"]) == bytes(sample[""]) == b"%d" % number
+        assert set(sample) == {"__key__", "jpg", "cls", f"only{number}"}
+        assert bytes(sample["cls"]) == b"%d" % number
 
 
 def test_a_sample_takes_nothing_from_another_archive(tmp_path):
-    write_tar(tmp_path / "0.tar", {"1.cls": b"other", "1": b"other"})
+    write_tar(tmp_path / "0.tar", {"1.cls": b"other"})
     write_tar(tmp_path / "1.tar", {"1.jpg": b"jpg"})
     archive = Archive(str(tmp_path / "{0..1}.tar"))
     with pytest.raises(MemberNotFoundError, match="'1' has no file with the extension 'cls'"):
         archive.samples("jpg", "cls")[0]
     assert [set(sample) for sample in archive.samples()] == [
-        {"__key__", "cls", ""}, {"__key__", "jpg"},
+        {"__key__", "cls"}, {"__key__", "jpg"},
     ]  # fmt: skip
 
 
