@@ -15,11 +15,10 @@ nox.options.reuse_existing_virtualenvs = True
 
 COMPILED = [
     "tests/arrays",
-    "tests/containers/test_tar_scan.py",
-    "tests/containers/test_zip_scan.py",
-    "tests/images/test_pixels.py",
+    "tests/images",
     "tests/index",
     "tests/storage/test_local.py",
+    *map(str, sorted(Path("tests/containers").glob("test_*_scan*.py"))),
 ]
 
 
