@@ -17,7 +17,7 @@ from imagearchive.archive.member_file import MemberFile
 from imagearchive.archive.name_tree import NameTree, decode, encode
 from imagearchive.archive.samples import Samples
 from imagearchive.containers.container import Checksum, Container
-from imagearchive.containers.rows import KIND_FILE, METHOD_STORED
+from imagearchive.containers.rows import KIND_FILE, KIND_SPARSE, METHOD_STORED
 from imagearchive.errors import (
     LimitError,
     MemberNotFoundError,
@@ -28,6 +28,7 @@ from imagearchive.errors import (
 )
 from imagearchive.index.concatenate import open_concatenated
 from imagearchive.storage.closing import Closable
+from imagearchive.storage.limits import RATIO_FLOOR
 from imagearchive.storage.local import unknown_kind
 from imagearchive.storage.location import locate
 from imagearchive.storage.patterns import ArchivePath, absolute_paths, as_text, expand_paths
@@ -39,8 +40,9 @@ __all__ = ["Archive", "ArchivePath", "DirEntry", "MemberInfo", "open_archive"]
 # than another request.
 MAX_GAP: Final = 64 << 10
 # A sparse file takes almost no space in its archive, whatever size it claims. So does a deflated
-# file that was made to exhaust memory.
+# file that was made to exhaust memory; but that takes at least a thousandth of its size.
 MAX_EXPANDED_READ: Final = 1 << 32
+MAX_SPARSE_READ: Final = RATIO_FLOOR
 MAX_EXPANSION: Final = 100
 
 
@@ -154,8 +156,8 @@ class Archive(Closable, Mapping[str, bytes]):
         UnsupportedMemberError
             It is encrypted, or compressed by an unsupported method.
         LimitError
-            It is larger than 4 GiB and takes less than a hundredth of its size in the archive: a
-            sparse file, or one that deflates unusually well.
+            It takes less than a hundredth of its size in the archive: a sparse file larger than
+            64 MiB, or a deflated one larger than 4 GiB.
         """
         position = key if isinstance(key, int) else self.position(key)
         try:
@@ -169,9 +171,10 @@ class Archive(Closable, Mapping[str, bytes]):
     def _read_special(self, position: int) -> bytes | memoryview:
         """Read a member whose content is not just a range of its file."""
         position = self._position(position)
-        shard, _, size, stored_size, _, _ = self._lookup.row(position)
+        shard, _, size, stored_size, _, kind = self._lookup.row(position)
         storage = self._pool.get(shard, position)
-        if size > MAX_EXPANDED_READ and size > MAX_EXPANSION * stored_size:
+        most = MAX_SPARSE_READ if kind == KIND_SPARSE else MAX_EXPANDED_READ
+        if size > most and size > MAX_EXPANSION * stored_size:
             raise LimitError(
                 f"{self._where(position)}: {size} bytes, of which the archive holds {stored_size}, "
                 f"are not read into memory at once; read parts of it with open() or member()"

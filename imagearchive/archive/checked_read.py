@@ -6,13 +6,15 @@ import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from imagearchive.containers.rows import KIND_SPARSE
+from imagearchive.containers.tar.sparse import SparseStorage
 from imagearchive.errors import CorruptArchiveError
 from imagearchive.errors.os_errors import os_errors_for
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
 
-__all__ = ["CHUNK_SIZE", "checksum_to_compare", "iter_chunks", "read_whole"]
+__all__ = ["CHUNK_SIZE", "checksum_to_compare", "iter_chunks", "iter_data", "read_whole"]
 
 CHUNK_SIZE: Final = 8 << 20
 """Bytes of the largest chunk."""
@@ -55,6 +57,37 @@ def iter_chunks(archive: Archive, position: int) -> Iterator[bytes | memoryview]
             yield data
     if expected is not None:
         _compare(archive, position, checksum, expected)
+
+
+def iter_data(archive: Archive, position: int) -> Iterator[tuple[int, bytes | memoryview]]:
+    """Read a member chunk by chunk, without the holes of a sparse file.
+
+    A few kilobytes of TAR can describe a sparse file of exbibytes; this reads only its data.
+
+    Yields
+    ------
+    offset : int
+        Where in the member the chunk begins. Offsets ascend; bytes between chunks, and those after
+        the last one, are zero.
+    data : bytes-like
+        At most `CHUNK_SIZE` bytes.
+
+    Raises
+    ------
+    CorruptArchiveError, UnsupportedMemberError, OSError
+        As `iter_chunks`.
+    """
+    if archive.table.entries["kind"][position] == KIND_SPARSE:
+        with os_errors_for(_file(archive, position)):
+            member = archive.member(position)
+            if isinstance(member, SparseStorage):
+                for offset, size in member.data_ranges(CHUNK_SIZE):
+                    yield offset, member.read(offset, size)
+                return
+    offset = 0
+    for data in iter_chunks(archive, position):
+        yield offset, data
+        offset += len(data)
 
 
 def read_whole(archive: Archive, position: int) -> bytes | memoryview:

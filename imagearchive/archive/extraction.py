@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.archive.checked_read import iter_chunks
+from imagearchive.archive.checked_read import iter_data
 from imagearchive.archive.name_tree import decode
 from imagearchive.archive.safe_directories import SafeDirectories
 from imagearchive.archive.threads import Chunks, run_in_threads
@@ -142,9 +142,9 @@ class Extraction:
             if self._several and table.lookup.find(name) != position:
                 continue
             small = data[row]
-            content = iter_chunks(self._archive, position) if small is None else (small,)
+            content = iter_data(self._archive, position) if small is None else ((0, small),)
             directory = folders.open(name.rpartition(b"/")[0])
-            write = partial(_fill, content, chunks, mtimes[row])
+            write = partial(_fill, content, sizes[row], chunks, mtimes[row])
             if self._write(directory, name, modes[row], write, part):
                 done += 1
                 total += sizes[row]
@@ -224,13 +224,23 @@ def _is_there(name: bytes, directory: int) -> bool:
 
 
 def _fill(
-    content: Iterable[bytes | memoryview], chunks: Chunks, mtime: int, descriptor: int
+    content: Iterable[tuple[int, bytes | memoryview]],
+    size: int,
+    chunks: Chunks,
+    mtime: int,
+    descriptor: int,
 ) -> None:
-    """Write the content of a file and its modification time."""
-    for data in content:
+    """Write the content of a file, with holes where it has no data, and its modification time."""
+    end = 0
+    for offset, data in content:
         chunks.check()
+        if offset > end:
+            os.lseek(descriptor, offset, os.SEEK_SET)
         done = os.write(descriptor, data)
         while done < len(data):
             done += os.write(descriptor, memoryview(data)[done:])
+        end = offset + len(data)
+    if end < size:
+        os.ftruncate(descriptor, size)
     if mtime:
         os.utime(descriptor, ns=(mtime, mtime))

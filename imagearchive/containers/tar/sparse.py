@@ -242,6 +242,12 @@ class SparseStorage(Closable):
         self._fill(storage, offset, target)
         return len(target)
 
+    def data_ranges(self, most: int) -> Iterator[tuple[int, int]]:
+        """Yield offset and size of each stretch of data, in pieces of at most `most` bytes."""
+        for start, length in zip(self._starts, self._lengths):
+            for offset in range(start, start + length, most):
+                yield offset, min(most, start + length - offset)
+
     def close(self) -> None:
         """Release the archive's storage, which stays open."""
         super().close()
