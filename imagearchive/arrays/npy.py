@@ -29,7 +29,15 @@ from imagearchive.errors import (
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["ALIGNMENT", "MAX_HEADER", "NpyHeader", "build_header", "parse_header", "write_array"]
+__all__ = [
+    "ALIGNMENT",
+    "MAX_EMPTY_ELEMENTS",
+    "MAX_HEADER",
+    "NpyHeader",
+    "build_header",
+    "parse_header",
+    "write_array",
+]
 
 MAGIC: Final = b"\x93NUMPY"
 
@@ -42,6 +50,10 @@ ALIGNMENT: Final = 64
 #: header of a table with 500 named columns is longer. The check of tokens makes longer headers
 #: safe. 128 KiB is enough for 5,000 columns, and parsing the worst text of that length takes 65 MB.
 MAX_HEADER: Final = 1 << 17
+
+#: Most elements of no bytes (``<U0``) in one array. No file bounds their number, but NumPy gives
+#: each of them memory when the array is copied.
+MAX_EMPTY_ELEMENTS: Final = 1 << 20
 
 # Deepest nesting of brackets. Each nested dtype takes three.
 _MAX_DEPTH: Final = 48
@@ -460,6 +472,11 @@ def _check_extent(dtype: np.dtype[Any], shape: tuple[int, ...], payload: int, wh
     ):
         raise CorruptArchiveError(f"{where}: the .npy header has an invalid shape: {shape}")
     count = math.prod(shape)
+    if not dtype.itemsize and count > MAX_EMPTY_ELEMENTS:
+        raise CorruptArchiveError(
+            f"{where}: the .npy header describes {count} elements of no bytes; at most "
+            f"{MAX_EMPTY_ELEMENTS} are supported"
+        )
     # In a pickle, each element takes at least one byte.
     needed = count if dtype.hasobject else count * dtype.itemsize
     if needed > payload:

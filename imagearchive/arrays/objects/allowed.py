@@ -15,6 +15,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.arrays.npy import MAX_EMPTY_ELEMENTS
+
 __all__ = [
     "DTYPE",
     "FROMBUFFER",
@@ -22,15 +24,12 @@ __all__ = [
     "NDARRAY",
     "RECONSTRUCT",
     "array_from_state",
-    "check_keys",
     "dtype_from_state",
 ]
 
 _CODE: Final = re.compile(r"[|<>=]?([biufcSUVOMm?])([0-9]{0,9})\Z")
 _UNITS: Final = frozenset(["Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as"])
 _ALIGNED_STRUCT: Final = 0x80
-_MAX_KEY: Final = 100_000
-_MAX_NESTING: Final = 256
 _LATIN: Final = ("latin1", "latin-1")
 
 
@@ -131,32 +130,6 @@ def dtype_from_state(
     return result
 
 
-def check_keys(items: list[Any]) -> list[Any]:
-    """Refuse keys that would take forever to hash, or overflow the stack.
-
-    Tuples share their items, so a short stream can make a tuple whose hash visits 2**n values.
-
-    Raises
-    ------
-    ValueError
-        A key contains more than 100,000 values, or is nested more than 256 levels deep.
-    """
-    for item in items:
-        if type(item) is tuple or type(item) is frozenset:
-            _count_values(item, _MAX_KEY, 0)
-    return items
-
-
-def _count_values(value: object, left: int, depth: int) -> int:
-    if left <= 0 or depth > _MAX_NESTING:
-        raise ValueError("a key with too many values")
-    left -= 1
-    if isinstance(value, (tuple, frozenset)):
-        for item in value:
-            left = _count_values(item, left, depth + 1)
-    return left
-
-
 def _structured_dtype(names: object, fields: object, itemsize: int, align: bool) -> np.dtype[Any]:
     if type(names) is not tuple or type(fields) is not dict:
         raise TypeError("structured dtype without fields")
@@ -212,6 +185,8 @@ def _array_from_bytes(
     if len(data) != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{len(data)} bytes for an array of shape {shape} and dtype {dtype}")
     if not len(data):
+        if not dtype.itemsize and math.prod(shape) > MAX_EMPTY_ELEMENTS:
+            raise ValueError(f"an array of shape {shape} whose elements have no bytes")
         # np.empty would give strings of length 0 a longer dtype.
         return np.ndarray(shape, dtype, order=order)
     # A view, which may be unaligned and read-only, and then the only copy.
@@ -235,7 +210,7 @@ def _frozenset(items: object = ()) -> frozenset[Any]:
 def _set_items(items: object) -> list[Any]:
     if type(items) is not list:
         raise TypeError("a set whose items are not a list")
-    return check_keys(items)
+    return items
 
 
 def _bytearray(data: object = b"", encoding: object = None) -> bytearray:

@@ -123,9 +123,10 @@ class ObjectArray:
     Notes
     -----
     Read-only and position-independent: threads and forked processes may share an instance. If two
-    elements are the same object (a list that is twice in one array), each is decoded into its own
-    copy. For an array with several axes, only the start of each ``array[i]`` is kept, so that the
-    tables of ten million numbers saved as objects take no more memory than the file.
+    elements are the same object (a list that is twice in one array), `element` and `row` decode
+    each into its own copy, and `whole` shares them. For an array with several axes, only the start
+    of each ``array[i]`` is kept, so that the tables of ten million numbers saved as objects take no
+    more memory than the file.
     """
 
     def __init__(
@@ -179,11 +180,11 @@ class ObjectArray:
             )
         return self._values(index // self._stride)[index % self._stride]
 
-    def _values(self, row: int) -> list[Any]:
+    def _values(self, row: int, memo: dict[int, Any] | None = None) -> list[Any]:
         start, end, base = self._starts[row], self._starts[row + 1], self._bases[row]
-        if self._stride == 1:
+        if self._stride == 1 and memo is None:
             return [self._unpickler.value(start, end, base)]
-        return self._unpickler.values(start, end, base, self._stride)
+        return self._unpickler.values(start, end, base, self._stride, memo)
 
     def row(self, index: int) -> Any:
         """Decode ``array[index]``: an element, or an object array if there are several axes.
@@ -203,8 +204,11 @@ class ObjectArray:
         return np.fromiter(values, object, len(values)).reshape(self.shape[1:])
 
     def whole(self) -> npt.NDArray[Any]:
-        """Decode all elements."""
-        values = (value for row in range(self.size // self._stride) for value in self._values(row))
+        """Decode all elements. Elements that are the same object stay one object, as in NumPy."""
+        memo: dict[int, Any] = {}
+        rows = range(self.size // self._stride)
+        values = tuple(value for row in rows for value in self._values(row, memo))
+        self._unpickler.check(values, memo)
         return np.fromiter(values, object, self.size).reshape(self.shape)
 
     def _build_tables(self, file: FileRange | None) -> dict[str, npt.NDArray[Any]]:

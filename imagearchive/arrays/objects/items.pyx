@@ -5,7 +5,12 @@ on the unpickler's stack. They are accepted only where NumPy's own pickles put t
 into decoded data.
 """
 
+from libc.stdint cimport int64_t, uint64_t
+
 from collections import OrderedDict
+from itertools import chain
+
+from numpy import dtype, ndarray
 
 from imagearchive.arrays.objects.allowed import (
     DTYPE,
@@ -13,9 +18,17 @@ from imagearchive.arrays.objects.allowed import (
     NDARRAY,
     RECONSTRUCT,
     array_from_state,
-    check_keys,
     dtype_from_state,
 )
+
+from imagearchive.errors import LimitError
+
+cdef enum:
+    MAX_NESTING = 256
+    # How many values may be visited to check an element, besides 16 for each of its bytes.
+    MIN_WORK = 1 << 20
+
+cdef object object_dtype = dtype(object)
 
 
 cdef class StackItem:
@@ -73,6 +86,103 @@ cdef int check_plain(list items) except -1:
     return 0
 
 
+# The key of the memo under which the `Work` is kept; memo entries have numbers from 0.
+cdef object WORK = -1
+
+
+cdef class Work:
+    """What reading has cost so far, and what checking may still cost."""
+
+
+cdef Work work_of(dict memo):
+    cdef Work work = memo.get(WORK)
+    if work is None:
+        work = memo[WORK] = Work()
+        work.left = MIN_WORK
+    return work
+
+
+cdef int check_depth(object root, dict memo, int levels=MAX_NESTING) except -1:
+    """Refuse values that are nested deeper than the indexer accepts.
+
+    Arrays of objects have no guard against deep recursion when they are freed, and neither have
+    many users of a value. Every container is visited once, however often it is referred to.
+    """
+    cdef set seen = {id(root)}
+    cdef list path = [iter(children(root))]
+    cdef object value
+    cdef Work work = work_of(memo)
+    cdef int64_t left = work.left
+    while path:
+        for value in path[len(path) - 1]:
+            left -= 1
+            if left < 0:
+                raise LimitError("repeated")
+            if not is_container(value) or id(value) in seen:
+                continue
+            if len(path) >= levels:
+                raise LimitError("nested")
+            seen.add(id(value))
+            path.append(iter(children(value)))
+            break
+        else:
+            path.pop()
+    work.left = left
+    return 0
+
+
+cdef list check_keys(list items, dict memo):
+    """Refuse keys that would take forever to hash, or overflow the stack.
+
+    Tuples share their items and remember no hash, so a short stream can make a tuple whose hash
+    visits 2**n values, and use it as a key any number of times.
+    """
+    cdef Work work
+    for value in items:
+        if type(value) is tuple or type(value) is frozenset:
+            work = work_of(memo)
+            work.left = count_values(value, work.left, 0)
+    return items
+
+
+cdef int64_t count_values(object value, int64_t left, int depth) except -1:
+    if left <= 0 or depth > MAX_NESTING:
+        raise ValueError("a key with too many values")
+    left -= 1
+    if type(value) is tuple or type(value) is frozenset:
+        for item in value:
+            left = count_values(item, left, depth + 1)
+    return left
+
+
+cdef inline bint is_container(object value):
+    kind = type(value)
+    return (
+        kind is list or kind is tuple or kind is dict or kind is set or kind is frozenset
+        or kind is OrderedDict or (kind is ndarray and value.dtype == object_dtype)
+        or kind is Args or (isinstance(value, dtype) and value.hasobject is False and (
+            value.names is not None or value.subdtype is not None
+        ))
+    )
+
+
+cdef object children(object value):
+    kind = type(value)
+    if kind is dict or kind is OrderedDict:
+        return chain(value.keys(), value.values())
+    if kind is ndarray:
+        return value.ravel().tolist() if value.dtype == object_dtype else ()
+    if kind is Args:
+        return (<Args>value).items
+    if isinstance(value, dtype):
+        if value.subdtype is not None:
+            return (value.subdtype[0],)
+        return [field[0] for field in value.fields.values()] if value.names is not None else ()
+    if is_container(value):
+        return value
+    return ()
+
+
 cdef object pack(tuple items):
     for value in items:
         if isinstance(value, StackItem):
@@ -80,14 +190,14 @@ cdef object pack(tuple items):
     return items
 
 
-cdef int set_items(object target, list items) except -1:
+cdef int set_items(object target, list items, dict memo) except -1:
     cdef Py_ssize_t i
     if type(target) is not dict and type(target) is not OrderedDict:
         raise BadPickleError(f"sets items of {type(target).__name__}")
     if len(items) % 2:
         raise BadPickleError("has a key without a value")
     check_plain(items)
-    check_keys(items[::2])
+    check_keys(items[::2], memo)
     for i in range(0, len(items), 2):
         target[items[i]] = items[i + 1]
     return 0
@@ -117,7 +227,7 @@ cdef list plain_args(object args):
     return items
 
 
-cdef object reduce(object function, object args):
+cdef object reduce(object function, object args, dict memo):
     cdef object handler
     cdef tuple items
     if type(function) is not Global:
@@ -138,12 +248,21 @@ cdef object reduce(object function, object args):
         return Pending(items[0])
     if handler is NDARRAY:
         raise RefusedPickleError("calls numpy.ndarray")
-    return handler(*plain_args(args))
+    cdef list arguments = plain_args(args)
+    for value in arguments:
+        # Of all handlers, those of sets alone take a list, and their items are keys.
+        if type(value) is list:
+            check_keys(value, memo)
+    return handler(*arguments)
 
 
-cdef object build(object target, object state):
+cdef object build(object target, object state, dict memo):
     if type(target) is not Pending:
         raise RefusedPickleError(f"sets the state of a {type(target).__name__}")
+    cdef object items = plain_args(state)
     if (<Pending>target).code is None:
-        return array_from_state(*plain_args(state))
-    return dtype_from_state((<Pending>target).code, *plain_args(state))
+        if len(items) == 5 and type(items[4]) is list:
+            check_depth(items[4], memo)
+        return array_from_state(*items)
+    check_depth(items, memo)
+    return dtype_from_state((<Pending>target).code, *items)

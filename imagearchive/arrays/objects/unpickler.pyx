@@ -15,17 +15,21 @@ from imagearchive.arrays.objects.items cimport (
     Pending,
     Span,
     StackItem,
+    Work,
     build,
+    check_depth,
+    check_keys,
     check_plain,
     pack,
     reduce,
     set_items,
     takes_span,
+    work_of,
 )
 
 from imagearchive.arrays.objects.items import BadPickleError, RefusedPickleError
-from imagearchive.arrays.objects.allowed import GLOBALS, check_keys
-from imagearchive.errors import DecodeError, UnsafePickleError
+from imagearchive.arrays.objects.allowed import GLOBALS
+from imagearchive.errors import DecodeError, LimitError, UnsafePickleError
 
 __all__ = ["PlainUnpickler"]
 
@@ -36,6 +40,7 @@ cdef enum:
     MAX_HOPS = 40
     # Payloads of at least this size are copied directly from the stream into their array.
     SPAN_MIN = 512
+    WORK_PER_BYTE = 16
 
 cdef dict REFUSED = {
     0x81: "makes an object of a class (NEWOBJ)",
@@ -101,10 +106,33 @@ cdef class PlainUnpickler:
             The number of memo entries before the range.
         """
         cdef list stack = []
-        self._run(start, end, base, {}, stack, 0, 0)
-        return self._only(stack, start)
+        cdef dict memo = {}
+        self._run(start, end, base, memo, stack, 0, 0)
+        value = self._only(stack, start)
+        self._check_depth((value,), memo, start)
+        return value
 
-    def values(self, uint64_t start, uint64_t end, uint64_t base, Py_ssize_t count):
+    cdef int _check_depth(self, tuple values, dict memo, uint64_t start) except -1:
+        cdef Work work = work_of(memo)
+        # No value is nested deeper than there are containers that can be in it.
+        if (work.created if work.shared else work.largest) < MAX_NESTING:
+            return 0
+        try:
+            check_depth(values, memo, 257)
+        except LimitError as error:
+            raise self._limit(error, start) from None
+        return 0
+
+    cdef object _limit(self, object error, uint64_t offset):
+        what = {
+            "nested": "is nested more than 256 levels deep",
+            "repeated": "refers to the same values too often",
+        }
+        return LimitError(f"{self.where}: the pickle {what[str(error)]} at offset {offset}")
+
+    def values(
+        self, uint64_t start, uint64_t end, uint64_t base, Py_ssize_t count, dict memo=None
+    ):
         """Decode the first values of a range, which are elements of the list around them.
 
         Parameters
@@ -113,15 +141,28 @@ cdef class PlainUnpickler:
             As for `value`.
         count : int
             How many, at least 1.
+        memo : dict, optional
+            Shared by several calls: what occurs in several ranges then is one object. The caller
+            passes all values to `check`.
         """
         cdef list stack = []
-        self._run(start, end, base, {}, stack, 0, count)
+        cdef bint alone = memo is None
+        if memo is None:
+            memo = {}
+        self._run(start, end, base, memo, stack, 0, count)
         if len(stack) != count:
             raise self._wrong(f"holds {len(stack)} values instead of {count}", start)
         for value in stack:
             if isinstance(value, StackItem):
                 self._only([value], start)
+        if alone:
+            self._check_depth(tuple(stack), memo, start)
         return stack
+
+    def check(self, tuple values, dict memo):
+        """Refuse values that several calls of `values` made if they are nested too deeply."""
+        if values:
+            self._check_depth(values, memo, 0)
 
     def preamble(self, uint64_t end):
         """Decode what comes before the list of elements.
@@ -196,6 +237,11 @@ cdef class PlainUnpickler:
                 if len(self._shared) >= 1024:
                     self._shared.clear()
                 self._shared[id] = value
+        if (
+            type(value) is list or type(value) is tuple or type(value) is dict
+            or not isinstance(value, (str, bytes, int, float, Global, dtype))
+        ):
+            work_of(memo).shared = True
         if type(value) is Span:
             value = memo[id] = bytes((<Span>value).view())
         elif isinstance(value, StackItem) and type(value) is not Global:
@@ -210,24 +256,34 @@ cdef class PlainUnpickler:
         if end < start:
             raise self._wrong("has a range that ends before it begins", start)
         cdef object window = self._read(start, end - start)
+        cdef Work work = work_of(memo)
+        work.left += WORK_PER_BYTE * (end - start)
         cdef const uint8_t[::1] view = window
-        cdef uint64_t at = 0
+        cdef uint64_t[2] progress = [0, 0]
         if view.shape[0] == 0:
             return 0
         try:
             self._steps(
-                &view[0], view.shape[0], start, base, memo, stack, hops, wanted, window, &at
+                &view[0], view.shape[0], start, base, memo, stack, hops, wanted, window,
+                progress,
             )
+            work.created += progress[1]
+            work.largest = max(work.largest, progress[1])
         except BadPickleError as error:
-            raise self._wrong(str(error), start + at) from None
+            raise self._wrong(str(error), start + progress[0]) from None
         except RefusedPickleError as error:
             raise UnsafePickleError(
-                f"{self.where}: the pickle {error} at offset {start + at}; nothing was executed"
+                f"{self.where}: the pickle {error} at offset {start + progress[0]}; nothing was executed"
             ) from None
-        except (TypeError, ValueError, OverflowError, UnicodeError) as error:
+        except LimitError as error:
+            # An entry of the memo that this range needs has named its own place.
+            if str(error) not in ("nested", "repeated"):
+                raise
+            raise self._limit(error, start + progress[0]) from None
+        except (TypeError, ValueError, OverflowError, UnicodeError, RecursionError) as error:
             if isinstance(error, (DecodeError, UnsafePickleError)):
                 raise
-            raise self._wrong(f"has an invalid value ({error})", start + at) from error
+            raise self._wrong(f"has an invalid value ({error})", start + progress[0]) from error
         return 0
 
     cdef int _steps(
@@ -314,14 +370,16 @@ cdef class PlainUnpickler:
                 # The str of Python 2: text if it is ASCII.
                 value = payload[:size]
                 stack.append(value.decode("ascii") if value.isascii() else value)
-            elif op == b']':
-                stack.append([])
-            elif op == b'}':
-                stack.append({})
-            elif op == b')':
-                stack.append(())
-            elif op == 0x8f:
-                stack.append(set())
+            elif op in (b']', b'}', b')', 0x8f):
+                progress[1] += 1
+                if op == b']':
+                    stack.append([])
+                elif op == b'}':
+                    stack.append({})
+                elif op == b')':
+                    stack.append(())
+                else:
+                    stack.append(set())
 
             # The memo.
             elif op in (0x94, b'q', b'r'):
@@ -353,6 +411,7 @@ cdef class PlainUnpickler:
                         continue
                     raise BadPickleError("closes a container that it did not open")
                 mark_count -= 1
+                progress[1] += 1
                 items = stack[floor:]
                 del stack[floor:]
                 if op == b't':
@@ -362,22 +421,22 @@ cdef class PlainUnpickler:
                     stack.append(items)
                 elif op == b'd':
                     stack.append({})
-                    set_items(stack[len(stack) - 1], items)
+                    set_items(stack[len(stack) - 1], items, memo)
                 elif op == 0x91:
                     check_plain(items)
-                    stack.append(frozenset(check_keys(items)))
+                    stack.append(frozenset(check_keys(items, memo)))
                 elif op != b'1':
                     if floor <= (marks[mark_count - 1] if mark_count else 0):
                         raise BadPickleError("adds items to nothing")
                     value = stack[floor - 1]
                     if op == b'u':
-                        set_items(value, items)
+                        set_items(value, items, memo)
                     elif op == b'e' and type(value) is list:
                         check_plain(items)
                         (<list>value).extend(items)
                     elif op == 0x90 and type(value) is set:
                         check_plain(items)
-                        (<set>value).update(check_keys(items))
+                        (<set>value).update(check_keys(items, memo))
                     else:
                         raise BadPickleError(f"adds items to {type(value).__name__}")
             elif op in (0x85, 0x86, 0x87, b'a', b's', b'b', b'R', 0x93):
@@ -389,6 +448,7 @@ cdef class PlainUnpickler:
                     continue
                 if height - floor < size:
                     raise BadPickleError("takes more values than there are")
+                progress[1] += 1
                 items = stack[height - size:]
                 del stack[height - size:]
                 if op in (0x85, 0x86, 0x87):
@@ -402,14 +462,14 @@ cdef class PlainUnpickler:
                     stack.append(value)
                 elif op == b's':
                     value = items[0]
-                    set_items(value, items[1:])
+                    set_items(value, items[1:], memo)
                     stack.append(value)
                 elif op == 0x93:
                     stack.append(self._name(items[0], items[1], start + at - 1))
                 elif op == b'R':
-                    stack.append(reduce(items[0], items[1]))
+                    stack.append(reduce(items[0], items[1], memo))
                 else:
-                    value = build(items[0], items[1])
+                    value = build(items[0], items[1], memo)
                     if (<Pending>items[0]).id is not None:
                         memo[(<Pending>items[0]).id] = value
                     stack.append(value)
