@@ -42,9 +42,14 @@ sdist: $(VENV)/.dev
 	build/sdist-env/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/imagearchive-*.tar.gz
 	cd build && sdist-env/bin/imagearchive info --build && sdist-env/bin/imagearchive ls ../examples/data/digits.tar > /dev/null
 
-# Tests the compiled modules under every other supported Python that is installed.
+# Tests the compiled modules under every other supported Python that is installed, and compiles the
+# C sources with clang if it is there.
 native: $(VENV)/.dev
 	$(BIN)/nox --no-error-on-missing-interpreters -s compiled-3.10 compiled-3.12 compiled-3.13
+	for compiler in clang clang-14; do \
+	    ! command -v $$compiler || $$compiler -fsyntax-only -Wall -Wextra -Werror -DHAVE_JPEG=0 \
+	        imagearchive/images/native/*.c || exit 1; \
+	done
 
 check: lint types docs sdist native test
 

@@ -1,5 +1,16 @@
 #include "simd.h"
 
+#if PX_X86
+#include <cpuid.h>
+
+/* Before version 16, clang's __builtin_cpu_supports() does not know "f16c". */
+static int has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 /* -1: not asked yet. */
 static int simd_state = -1;
 
@@ -7,7 +18,7 @@ int px_simd(int wanted)
 {
     int available = 0;
 #if PX_X86
-    available = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+    available = __builtin_cpu_supports("avx2") && has_f16c();
 #endif
     simd_state = wanted ? available : 0;
     return simd_state;
