@@ -162,7 +162,7 @@ def select(archive: Archive, patterns: Iterable[str]) -> list[int]:
 def matching(archive: Archive, pattern: str) -> list[int]:
     """Find the file of a name, or the files that match it as a glob pattern.
 
-    A name that exists is no pattern, whatever it looks like; that of a directory stands for no
+    A name that exists is not a pattern, whatever it looks like. That of a directory matches no
     file.
     """
     position = archive.table.find(pattern)
@@ -177,7 +177,7 @@ def matching(archive: Archive, pattern: str) -> list[int]:
 
 
 def refused_members(archive: Archive) -> list[Refused]:
-    """List the links and devices of an archive that are no files in it.
+    """List the links and devices of an archive that are not files in it.
 
     The index leaves them out; this scans the headers again.
     """
@@ -197,7 +197,7 @@ def refused_members(archive: Archive) -> list[Refused]:
             elif archive.table.find(name) < 0:
                 link = decode(rows.link(row))
                 refused.append(
-                    Refused(name, f"a link to {link!r}, which is no file in the archive")
+                    Refused(name, f"a link to {link!r}, which is not a file in the archive")
                 )
     return refused
 

@@ -1,7 +1,7 @@
 """From the raw rows of a scanner to those of an index: what a reader would find on disk.
 
 Names are normalized, of several members of one name the last one holds it, links take the place
-of their targets, and what is no file leaves the table.
+of their targets, and what is not a file leaves the table.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def test_windows_outside_the_file_are_refused():
     with pytest.raises(ValueError, match="inside the file"):
         tar.scan_window(bytes(1024), 512, RowBuffer(), cursor)
     for size, offset in ((-1, 0), (2**63, 0), (10, 11)):
-        with pytest.raises(ValueError, match="must lie"):
+        with pytest.raises(ValueError, match="must be within"):
             tar.Cursor(size, offset)
 
 

@@ -1,6 +1,6 @@
 """TAR archives: v7, ustar, GNU, PAX, with every way of storing sparse files.
 
-The parsing stands in `imagearchive.containers.tar.headers`; here its codes become exceptions, and storages
+The parsing is in `imagearchive.containers.tar.headers`; here its codes become exceptions, and storages
 are cut into windows.
 """
 
@@ -77,7 +77,7 @@ cdef class Cursor:
 
     def __init__(self, file_size, offset=0):
         if not 0 <= offset <= file_size <= INT64_MAX:
-            raise ValueError(f"offset {offset} must lie in a file of {file_size} < 2**63 bytes")
+            raise ValueError(f"offset {offset} must be within a file of {file_size} < 2**63 bytes")
         memset(&self.state, 0, sizeof(State))
         self.state.file_size = file_size
         self.state.offset = offset
@@ -196,7 +196,7 @@ def scan_window(window, start, rows, Cursor cursor not None, path="<memory>"):
     """
     cdef int code
     if start < 0 or start + len(window) > cursor.state.file_size:
-        raise ValueError("the window must lie inside the file")
+        raise ValueError("the window must be within the file")
     code = step_window(cursor, rows, window, start)
     if code != DONE and code != MORE:
         raise trouble(cursor, path, code, "Fetch the archive again", use_rest(cursor))
@@ -333,7 +333,7 @@ def read_member(storage, offset):
         if code == FULL:
             rows.reserve(0, s.need_names)
         elif code == MORE:
-            # Zeros, or a global header, are no member: what follows them is not asked for.
+            # Zeros and global headers are not members, and what follows them was not asked for.
             if s.offset != <uint64_t> offset:
                 code = BAD_HEADER
                 s.fault = offset

@@ -92,7 +92,7 @@ def _check(parts: npt.NDArray[np.int64], real_size: int, stored: int) -> None:
     starts, lengths = parts[:, 0], parts[:, 1]
     if (starts > real_size).any() or (lengths > real_size - starts).any():
         raise ValueError(f"a part beyond the size of {real_size} bytes")
-    # The sum cannot overflow: both lie inside the file.
+    # The sum cannot overflow: both are within the file.
     if (starts[:-1] + lengths[:-1] > starts[1:]).any():
         raise ValueError("parts that overlap or do not ascend")
     if int(lengths.sum()) > stored:
@@ -216,12 +216,12 @@ class SparseStorage(Closable):
         self._stored: list[int] = (np.cumsum(self.parts[:, 1]) - self.parts[:, 1]).tolist()
 
     def read(self, offset: int, size: int) -> bytes | memoryview:
-        """Return the range; a view of the archive where it lies inside one stretch of data.
+        """Return the range; a view of the archive if it is within one stretch of data.
 
         Raises
         ------
         CorruptArchiveError
-            The range does not lie inside the member.
+            The range is not within the member.
         ClosedError
             The storage is closed.
         """

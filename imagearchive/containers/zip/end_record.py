@@ -35,7 +35,7 @@ class _Source(Protocol):
 
 @dataclass(frozen=True)
 class End:
-    """An end record and the central directory that it speaks of.
+    """An end record and the central directory that it describes.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ def find_ends(storage: _Source) -> list[End]:
     Raises
     ------
     UnsupportedArchiveError
-        The central directory lies on another disk, and there is no other candidate.
+        The central directory is on another disk, and there is no other candidate.
     """
     if storage.size < _END.size:
         return []

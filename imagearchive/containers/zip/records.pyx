@@ -108,7 +108,7 @@ cdef uint32_t crc32(const uint8_t* data, Py_ssize_t size) noexcept nogil:
 
 
 cpdef int64_t dos_time(uint32_t date, uint32_t time) noexcept nogil:
-    """Nanoseconds since 1970 of an MS-DOS date and time taken as UTC; 0 where it is no date."""
+    """Nanoseconds since 1970 of an MS-DOS date and time taken as UTC; 0 if it is not a date."""
     cdef int64_t year = 1980 + (date >> 9), month = (date >> 5) & 15, day = date & 31
     cdef int64_t days
     if month < 1 or month > 12 or day < 1:
@@ -302,7 +302,7 @@ cdef Py_ssize_t locals_in_window(
     const uint8_t* data, uint64_t start, uint64_t size, Columns* to, Py_ssize_t row,
     uint64_t limit, int64_t pause_at, int* code,
 ) noexcept nogil:
-    """Take the local headers that lie in the window, from `row` on.
+    """Take the local headers that are in the window, from `row` on.
 
     Returns the row that it stopped at: `code` is then FINE at the end, CUT where the window does
     not hold the header, and otherwise what is wrong with that row.

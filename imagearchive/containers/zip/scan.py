@@ -4,7 +4,7 @@ The central directory says which members there are; where the data of one start 
 header knows, since names and extra fields differ in length between the two (``np.savez`` writes
 a ZIP64 field of 20 bytes into the local header alone).
 
-Nothing that a header claims is believed before it is checked against the file: members lie in
+Nothing that a header claims is believed before it is checked against the file: members are in
 front of the central directory and do not overlap (an archive whose members overlap is how a few
 kilobytes unpack to terabytes). A member whose local header has another name is listed, but not
 read: which of the two is right cannot be known.
@@ -49,7 +49,7 @@ METHOD_OTHER_NAME: Final = 0xFFFE
 
 logger = logging.getLogger(__name__)
 
-# More candidates for the end record than this are no accident, and each may cost a whole scan.
+# More candidates for the end record than this are deliberate, and each may cost a whole scan.
 _MAX_ENDS: Final = 8
 # Longest target of a symbolic link: Linux's longest path, many times over.
 _MAX_LINK: Final = 1 << 16
@@ -95,7 +95,7 @@ def scan(storage: Storage, strict: bool = True) -> RowBuffer:
     CorruptArchiveError
         There is no end record, a count, size or offset contradicts the file, or members overlap.
     UnsupportedArchiveError
-        The central directory lies in another file of a multi-disk archive.
+        The central directory is in another file of a multi-disk archive.
     """
     failure: CorruptArchiveError | None = None
     for end in find_ends(storage)[:_MAX_ENDS]:
@@ -244,7 +244,7 @@ class _Scan:
         return []
 
     def overlapping(self, bad: list[int]) -> list[int]:
-        """Rows that start before the end of one that lies in front of them."""
+        """Return the rows that start before the end of an earlier one."""
         entries = self.rows.entries[: self.rows.rows]
         here = entries["method"] != METHOD_OTHER_DISK
         here[bad] = False
