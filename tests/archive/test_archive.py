@@ -127,7 +127,7 @@ def extracted(tmp_path_factory):
 # --- mapping ------------------------------------------------------------------------------------
 
 
-def test_it_is_a_mapping(archive):
+def test_archive_is_a_mapping_of_names_to_bytes(archive):
     assert dict(archive) == MEMBERS
     assert len(archive) == len(MEMBERS)
     assert set(archive.keys()) == set(MEMBERS)
@@ -140,7 +140,7 @@ def test_it_is_a_mapping(archive):
     assert archive.get("nothing") is None
 
 
-def test_reading_by_position(archive):
+def test_read_by_position_returns_the_member(archive):
     for position, name in enumerate(archive):
         assert archive.name(position) == name
         assert bytes(archive.read(position)) == MEMBERS[name]
@@ -160,28 +160,28 @@ def test_reading_by_position(archive):
 
 
 @pytest.mark.parametrize("key", [0, None, b"README", Path("README"), 1.5, "\ud800", "R\0"])
-def test_what_is_no_name_is_in_no_mapping(archive, key):
+def test_archive_key_that_is_not_a_name_is_missing(archive, key):
     assert key not in archive
     assert archive.get(key, "default") == "default"
     with pytest.raises(KeyError):
         archive[key]
 
 
-def test_half_a_character_names_nothing(archive):
+def test_archive_lone_surrogate_is_missing(archive):
     assert not archive.exists("images/\ud800")
     assert archive.glob("\ud800") == []
     with pytest.raises(KeyError):
         archive.listdir("\ud800")
 
 
-def test_a_missing_name_hints_at_the_closest(archive):
+def test_missing_name_error_suggests_the_closest(archive):
     with pytest.raises(MemberNotFoundError, match=r"images/cat/0\.png"):
         archive["images/cat/O.png"]
     with pytest.raises(KeyError, match="directory"):
         archive["images/cat"]
 
 
-def test_read_many(archive):
+def test_read_many_keeps_the_order_of_keys(archive):
     names = list(MEMBERS)
     random = np.random.default_rng(1)
     wanted = [
@@ -196,7 +196,7 @@ def test_read_many(archive):
         archive.read_many(["README", "nothing"])
 
 
-def test_the_closest_name_is_looked_for_by_who_reads_the_message(archive, monkeypatch):
+def test_missing_name_error_searches_only_when_it_is_read(archive, monkeypatch):
     def compared(*args):
         raise RuntimeError("compared")
 
@@ -215,7 +215,7 @@ def test_the_closest_name_is_looked_for_by_who_reads_the_message(archive, monkey
         assert text in repr(error)
 
 
-def test_long_names_are_neither_compared_nor_shown_whole(tmp_path):
+def test_missing_name_error_shortens_long_names(tmp_path):
     names = ["d" * 60_000 + str(number) for number in range(50)]
     archive = Archive(write_tar(tmp_path / "long.tar", dict.fromkeys(names, b"x")))
     assert archive[names[7]] == b"x"
@@ -257,7 +257,7 @@ def calls(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["tar", "deflated zip", "barecat", "shards"])
-def test_many_are_read_in_the_order_in_which_they_lie(tmp_path, calls, kind):
+def test_read_many_reads_in_the_order_of_offsets(tmp_path, calls, kind):
     archive = Archive(CONTAINERS[kind](tmp_path))
     calls.clear()
     wanted = [*reversed(MEMBERS), "README", 3, -1]
@@ -270,7 +270,7 @@ def test_many_are_read_in_the_order_in_which_they_lie(tmp_path, calls, kind):
 
 
 @pytest.mark.parametrize("kind", ["tar", "deflated zip", "shards"])
-def test_prefetching_asks_for_the_stored_bytes_and_reads_none(tmp_path, calls, kind, monkeypatch):
+def test_prefetch_requests_the_stored_ranges_without_reading(tmp_path, calls, kind, monkeypatch):
     archive = Archive(CONTAINERS[kind](tmp_path))
     wanted = ["images/cat/1.jpg", "README", 3, -2]
     infos = [archive.info(key) for key in wanted]
@@ -293,7 +293,7 @@ def test_prefetching_asks_for_the_stored_bytes_and_reads_none(tmp_path, calls, k
         archive.prefetch(["nothing"])
 
 
-def test_prefetching_opens_no_files_that_would_not_stay_open(tmp_path, calls):
+def test_prefetch_opens_no_files_that_cannot_stay_open(tmp_path, calls):
     archives = [Archive(make_directory(tmp_path)), Archive(make_shards(tmp_path), max_open=2)]
     calls.clear()
     for archive in archives:
@@ -302,7 +302,7 @@ def test_prefetching_opens_no_files_that_would_not_stay_open(tmp_path, calls):
 
 
 @pytest.mark.parametrize("storage", ["pread", "mmap"])
-def test_the_kernel_is_told_what_to_read_ahead(tmp_path, monkeypatch, storage):
+def test_prefetch_advises_the_kernel(tmp_path, monkeypatch, storage):
     told = []
 
     class Mapping(mmap.mmap):
@@ -326,7 +326,7 @@ def test_the_kernel_is_told_what_to_read_ahead(tmp_path, monkeypatch, storage):
     assert stop == info.offset + info.size
 
 
-def test_info(archive):
+def test_info_describes_the_member(archive):
     for position, name in enumerate(archive):
         info = archive.info(name)
         assert (info.name, info.position, info.size) == (name, position, len(MEMBERS[name]))
@@ -338,7 +338,7 @@ def test_info(archive):
 # --- file system --------------------------------------------------------------------------------
 
 
-def test_listings(archive, extracted):
+def test_listdir_and_scandir_match_the_file_system(archive, extracted):
     for folder, _, _ in os.walk(extracted):
         relative = os.path.relpath(folder, extracted).replace(".", "", folder == extracted)
         assert archive.listdir(relative) == sorted(os.listdir(folder))
@@ -358,7 +358,7 @@ def test_listings(archive, extracted):
         archive.listdir("nothing")
 
 
-def test_walking(archive, extracted):
+def test_walk_matches_the_file_system(archive, extracted):
     def relative(folder):
         return "" if folder == extracted else os.path.relpath(folder, extracted)
 
@@ -381,7 +381,7 @@ def test_walking(archive, extracted):
         "images/cat/0.png/x", "images/ca", "deep/er", "README/", "images/..",
     ],
 )  # fmt: skip
-def test_paths_mean_what_they_mean_on_disk(archive, extracted, path):
+def test_exists_isfile_isdir_match_the_file_system(archive, extracted, path):
     steps = os.path.normpath("./" + path).split("/")
     real = os.path.join(extracted, path.lstrip("/"))
     inside = steps[0] != ".."
@@ -405,7 +405,7 @@ PATTERNS = st.lists(
 
 @settings(max_examples=300)
 @given(PATTERNS, st.booleans(), st.booleans())
-def test_glob_as_python_does(glob_archive, extracted, pattern, recursive, hidden):
+def test_glob_matches_python(glob_archive, extracted, pattern, recursive, hidden):
     options = {"recursive": recursive}
     if "include_hidden" in glob.glob.__kwdefaults__:
         options["include_hidden"] = hidden
@@ -427,7 +427,7 @@ def test_glob_as_python_does(glob_archive, extracted, pattern, recursive, hidden
 
 
 @pytest.mark.parametrize("pattern", ["images//*", "images//cat", "images//cat//", "images/cat//*"])
-def test_doubled_slashes_stay_where_python_leaves_them(glob_archive, extracted, pattern):
+def test_glob_keeps_doubled_slashes_as_python_does(glob_archive, extracted, pattern):
     expected = sorted(glob.glob(pattern, root_dir=extracted))
     assert expected
     assert sorted(glob_archive.glob(pattern)) == expected
@@ -439,7 +439,7 @@ def glob_archive(tmp_path_factory):
     return Archive(write_tar(tmp_path_factory.mktemp("glob") / "g.tar", MEMBERS))
 
 
-def test_empty_directories_exist(tmp_path):
+def test_listdir_includes_empty_directories(tmp_path):
     (tmp_path / "tree" / "empty" / "inner").mkdir(parents=True)
     (tmp_path / "tree" / "full").mkdir()
     (tmp_path / "tree" / "full" / "x").write_bytes(b"1")
@@ -454,7 +454,7 @@ def test_empty_directories_exist(tmp_path):
         assert list(archive) == ["full/x"]
 
 
-def test_names_that_lead_out_of_the_archive(tmp_path):
+def test_archive_names_outside_the_root_are_only_listed(tmp_path):
     names = ["/../x.png", "ok/1.png", "a/../../y", "../../z", "/abs/path", "//two//slashes", "./."]
     archive = Archive(write_tar(tmp_path / "out.tar", {name: name.encode() for name in names}))
     assert sum(1 for _ in archive.walk()) < 20
@@ -468,7 +468,7 @@ def test_names_that_lead_out_of_the_archive(tmp_path):
     assert list(archive.dirs())
 
 
-def test_paths_of_other_types(tmp_path):
+def test_archive_takes_paths_of_other_types(tmp_path):
     path = write_tar(tmp_path / "a.tar", {"a/b": b"1"})
     archive = Archive(os.fsencode(path))
     assert archive.listdir(Path("a")) == ["b"]
@@ -479,7 +479,7 @@ def test_paths_of_other_types(tmp_path):
         Archive(path, storage="mmpa")
 
 
-def test_relative_paths_survive_a_change_of_directory(tmp_path, monkeypatch):
+def test_archive_relative_path_survives_chdir(tmp_path, monkeypatch):
     write_tar(tmp_path / "a.tar", {"a/b": b"1"})
     monkeypatch.chdir(tmp_path)
     archive = Archive("a.tar")
@@ -489,7 +489,7 @@ def test_relative_paths_survive_a_change_of_directory(tmp_path, monkeypatch):
     assert pickle.loads(data)["a/b"] == b"1"
 
 
-def test_a_pickle_of_a_changed_archive_is_refused(tmp_path):
+def test_unpickle_changed_archive_is_refused(tmp_path):
     path = write_tar(tmp_path / "a.tar", {"a/b": b"1"})
     data = pickle.dumps(Archive(path))
     write_tar(path, {"a/b": b"1", "a/c": b"2"})
@@ -497,7 +497,7 @@ def test_a_pickle_of_a_changed_archive_is_refused(tmp_path):
         pickle.loads(data)
 
 
-def test_a_file_of_a_directory_that_grew(tmp_path):
+def test_read_file_of_a_directory_that_grew_is_refused(tmp_path):
     tree = make_directory(tmp_path)
     archive = Archive(tree)
     (tree / "README").write_bytes(b"longer than it was when listed")
@@ -508,7 +508,7 @@ def test_a_file_of_a_directory_that_grew(tmp_path):
 # --- file objects -------------------------------------------------------------------------------
 
 
-def test_members_open_as_files(archive):
+def test_open_member_works_as_a_file(archive):
     with archive.open("images/cat/0.png") as file:
         assert isinstance(file, io.BufferedIOBase)
         np.testing.assert_array_equal(
@@ -530,7 +530,7 @@ def test_members_open_as_files(archive):
         lambda file: file.readinto(bytearray(3)), lambda file: file.__enter__(),
     ],
 )  # fmt: skip
-def test_closed_file_objects(file_archive, use):
+def test_open_member_closed_file_raises(file_archive, use):
     file = file_archive.open("text")
     with pytest.raises((ValueError, io.UnsupportedOperation), match="closed"):
         with file:
@@ -544,7 +544,7 @@ def test_closed_file_objects(file_archive, use):
     "buffer",
     [bytearray(100), array.array("I", range(30)), np.zeros((4, 6), np.float32), memoryview(b"")],
 )
-def test_reading_into_buffers_of_any_format(file_archive, buffer):
+def test_open_member_readinto_takes_any_buffer(file_archive, buffer):
     expected = io.BytesIO(b"line one\nline two\n" * 4000)
     mine, theirs = (copy.copy(buffer) if len(buffer) else bytearray() for _ in range(2))
     for file, target in ((file_archive.open("text"), mine), (expected, theirs)):
@@ -567,7 +567,7 @@ OPERATIONS = st.lists(
 
 
 @given(OPERATIONS)
-def test_file_objects_behave_as_bytesio(file_archive, operations):
+def test_open_member_behaves_as_bytesio(file_archive, operations):
     data = b"line one\nline two\n" * 4000
     file, oracle = file_archive.open("text"), io.BytesIO(data)
     for name, *arguments in operations:
@@ -608,7 +608,7 @@ def file_archive(tmp_path_factory):
 # --- split bins ---------------------------------------------------------------------------------
 
 
-def test_split_bins_open_by_position(tmp_path):
+def test_archive_of_split_bins_reads_by_position(tmp_path):
     packets = [b"%d" % i * (i % 7) for i in range(50)]
     write_split_data(tmp_path / "bins", packets, splits=4)
     archive = imagearchive.open(tmp_path / "bins")
@@ -619,7 +619,7 @@ def test_split_bins_open_by_position(tmp_path):
 # --- life ---------------------------------------------------------------------------------------
 
 
-def test_closing(container):
+def test_close_keeps_views_and_refuses_reads(container):
     archive = Archive(container)
     view = archive.read("README")
     archive.close()
@@ -630,13 +630,13 @@ def test_closing(container):
         archive.read("README")
 
 
-def test_pickling_reopens(archive):
+def test_unpickle_reopens_the_archive(archive):
     data = pickle.dumps(archive)
     assert len(data) < 1500
     assert dict(pickle.loads(data)) == MEMBERS
 
 
-def test_threads_share_an_archive(archive):
+def test_archive_is_shared_by_threads(archive):
     failures = []
     names = list(MEMBERS)
 
@@ -653,7 +653,7 @@ def test_threads_share_an_archive(archive):
     assert not failures
 
 
-def test_forked_children_read_the_right_bytes(archive):
+def test_archive_is_shared_by_forked_children(archive):
     archive.read(0)
     children = []
     for _ in range(3):
@@ -669,7 +669,7 @@ def test_forked_children_read_the_right_bytes(archive):
 # --- what is asked for wrongly ------------------------------------------------------------------
 
 
-def test_paths_and_patterns(tmp_path):
+def test_archive_expands_patterns(tmp_path):
     with pytest.raises(ArchiveNotFoundError, match=r"missing-01\.tar"):
         Archive(str(tmp_path / "missing-{01..03}.tar"))
     with pytest.raises(OptionError, match="range"):
@@ -688,7 +688,7 @@ def test_paths_and_patterns(tmp_path):
     assert set(Archive(str(tmp_path / "{x,y}-{1..1}.tar"))) == {"x", "y"}
 
 
-def test_encrypted_and_unknown_members_leave_the_rest_readable(tmp_path):
+def test_read_unsupported_method_is_refused(tmp_path):
     path = tmp_path / "methods.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("good", b"good", zipfile.ZIP_DEFLATED)
@@ -701,7 +701,7 @@ def test_encrypted_and_unknown_members_leave_the_rest_readable(tmp_path):
         opened.open("lzma")
 
 
-def test_a_member_that_lies_about_its_content(tmp_path):
+def test_read_damaged_deflated_member_is_refused(tmp_path):
     path = make_zip(tmp_path, zipfile.ZIP_DEFLATED)
     archive = Archive(path)
     info = archive.info("images/cat/1.jpg")
@@ -713,7 +713,7 @@ def test_a_member_that_lies_about_its_content(tmp_path):
         Archive(path)["images/cat/1.jpg"]
 
 
-def test_a_member_that_is_made_to_exhaust_memory(tmp_path, monkeypatch):
+def test_read_member_that_expands_too_much_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "bomb.zip"
     random = np.random.default_rng(0).bytes(1 << 20)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -729,7 +729,7 @@ def test_a_member_that_is_made_to_exhaust_memory(tmp_path, monkeypatch):
     assert opened["zeros"] == bytes(1 << 20)
 
 
-def test_a_sparse_file_of_holes(tmp_path):
+def test_read_huge_sparse_member_is_refused(tmp_path):
     path = tmp_path / "sparse.tar"
     size = (1 << 40) + 4
     path.write_bytes(
@@ -744,7 +744,7 @@ def test_a_sparse_file_of_holes(tmp_path):
         assert file.read() == b"\0\0data"
 
 
-def test_members_end_where_they_end(archive):
+def test_member_ranges_outside_are_refused(archive):
     for name, data in MEMBERS.items():
         member = archive.member(name)
         assert member.size == len(data)
@@ -757,7 +757,7 @@ def test_members_end_where_they_end(archive):
                 member.readinto(offset, bytearray(size))
 
 
-def test_encrypted_members_and_those_of_other_parts(tmp_path):
+def test_read_encrypted_or_multi_disk_member_is_refused(tmp_path):
     path = tmp_path / "parts.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("good", "locked", "elsewhere"):
@@ -780,7 +780,7 @@ def test_encrypted_members_and_those_of_other_parts(tmp_path):
             read("elsewhere")
 
 
-def test_damaged_checkpoints_are_built_again(tmp_path, caplog):
+def test_open_member_rebuilds_damaged_checkpoints(tmp_path, caplog):
     path = tmp_path / "big.zip"
     content = np.random.default_rng(0).integers(0, 9, 5 << 20, np.uint8).tobytes()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -798,7 +798,7 @@ def test_damaged_checkpoints_are_built_again(tmp_path, caplog):
         assert bool(caplog.records) == bool(expected)
 
 
-def test_which_files_stay_open(tmp_path, monkeypatch):
+def test_archive_max_open_keeps_the_most_recent_files(tmp_path, monkeypatch):
     archive = Archive(make_shards(tmp_path), max_open=2, storage="pread")
     opened = []
     monkeypatch.setattr(
@@ -816,7 +816,7 @@ def test_which_files_stay_open(tmp_path, monkeypatch):
         Archive(paths[0], max_open=0)
 
 
-def test_what_is_in_memory_is_not_read_again(tmp_path):
+def test_archive_in_memory_is_not_read_again(tmp_path):
     for make in (make_shards, make_directory):
         place = make(tmp_path)
         archive = Archive(place, storage="memory", max_open=1)
@@ -826,7 +826,7 @@ def test_what_is_in_memory_is_not_read_again(tmp_path):
 
 
 @pytest.mark.parametrize("storage", ["mmap", "pread"])
-def test_files_are_closed_with_their_last_user(tmp_path, storage):
+def test_archive_files_close_with_their_last_user(tmp_path, storage):
     path = tmp_path / "big.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("big", bytes(3 << 20))
@@ -847,138 +847,10 @@ def test_files_are_closed_with_their_last_user(tmp_path, storage):
         gc.enable()
 
 
-def test_archives_are_compared_by_identity(container):
+def test_archive_compares_by_identity(container):
     one, other = Archive(container), Archive(container)
     assert one == one  # noqa: PLR0124
     assert one != other
     assert one != dict(one)
     assert len({one, other, one}) == 2
     assert weakref.ref(one)() is one
-
-
-# --- samples of several files -------------------------------------------------------------------
-
-
-@pytest.fixture
-def web(tmp_path):
-    members = {}
-    for i in range(5):
-        members[f"d/{i:04d}.jpg"] = b"jpg%d" % i
-        members[f"d/{i:04d}.json"] = b'{"i": %d}' % i
-    # Not adjacent, another alternative, upper case, dots further on.
-    members |= {f"d/{i:04d}.cls": b"%d" % i for i in range(5)}
-    members |= {"e/a.PNG": b"png", "e/a.CLS": b"7", "e/a.seg.png": b"mask", "e/a.b/c.jpg": b"c"}
-    return write_tar(tmp_path / "web.tar", members)
-
-
-def test_samples_of_several_files(web):
-    samples = Archive(web).samples("jpg;png", "cls")
-    assert len(samples) == 7
-    assert [tuple(map(bytes, samples[i])) for i in range(5)] == [
-        (b"jpg%d" % i, b"%d" % i) for i in range(5)
-    ]
-    assert tuple(map(bytes, samples[5])) == (b"png", b"7")
-    assert samples.key(5) == "e/a"
-    with pytest.raises(MemberNotFoundError, match=r"e/a\.b/c.*cls"):
-        samples[6]
-    with pytest.raises(SampleIndexError):
-        samples[7]
-    with pytest.raises(OptionTypeError):
-        samples[1.5]
-    assert [sample[0] for sample in samples[1:3]] == [samples[1][0], samples[np.int64(2)][0]]
-
-
-def test_samples_as_mappings(web):
-    samples = Archive(web).samples()
-    assert [samples.key(i) for i in range(len(samples))] == [
-        *(f"d/{i:04d}" for i in range(5)), "e/a", "e/a.b/c",
-    ]  # fmt: skip
-    assert {k: bytes(v) for k, v in samples[0].items() if k != "__key__"} == {
-        "jpg": b"jpg0", "json": b'{"i": 0}', "cls": b"0",
-    }  # fmt: skip
-    assert set(samples[5]) == {"__key__", "png", "cls", "seg.png"}
-    assert samples[5]["__key__"] == "e/a"
-
-
-def test_samples_follow_the_rules_of_webdataset(tmp_path):
-    names = [
-        "__meta__/a.jpg", "__x__", "__b.c__", "README", "a", "a.JPG", "A.jpg", "a.Seg.PNG",
-        ".b.jpg", "__b.jpg", "__c/d.jpg", "d/__e__/f.jpg", "d/LICENSE", "d.e/g.tar.GZ",
-        "__MACOSX/h.jpg",
-    ]  # fmt: skip
-    archive = Archive(write_tar(tmp_path / "x.tar", {name: name.encode() for name in names}))
-    found = {sample.pop("__key__"): {k: bytes(v).decode() for k, v in sample.items()}
-             for sample in archive.samples()}  # fmt: skip
-    # What WebDataset 1.0 makes of these names.
-    assert found == {
-        "a": {"jpg": "a.JPG", "seg.png": "a.Seg.PNG"},
-        "A": {"jpg": "A.jpg"},
-        "__b": {"jpg": "__b.jpg"},
-        "__c/d": {"jpg": "__c/d.jpg"},
-        "d/__e__/f": {"jpg": "d/__e__/f.jpg"},
-        "d.e/g": {"tar.gz": "d.e/g.tar.GZ"},
-        "__MACOSX/h": {"jpg": "__MACOSX/h.jpg"},
-    }
-    samples = archive.samples("jpg")
-    assert [samples.key(i) for i in range(len(samples))] == [
-        "a", "A", "__b", "__c/d", "d/__e__/f", "__MACOSX/h",
-    ]  # fmt: skip
-
-
-def test_samples_with_extensions_that_differ_in_case_only_raise(tmp_path):
-    archive = Archive(write_tar(tmp_path / "x.tar", {"a.jpg": b"1", "a.JPG": b"2"}))
-    with pytest.raises(UnsupportedMemberError, match="several files with the extension 'jpg'"):
-        archive.samples()[0]
-
-
-def test_shards_may_number_their_samples_alike(tmp_path):
-    for number in range(2):
-        write_tar(
-            tmp_path / f"{number}.tar",
-            {
-                "0.jpg": b"jpg%d" % number,
-                "0.cls": b"%d" % number,
-                f"0.only{number}": b"",
-            },
-        )
-    samples = Archive(str(tmp_path / "{0..1}.tar")).samples("jpg", "cls")
-    assert [tuple(map(bytes, sample)) for sample in samples] == [(b"jpg0", b"0"), (b"jpg1", b"1")]
-    found = list(Archive(str(tmp_path / "{0..1}.tar")).samples())
-    for number, sample in enumerate(found):
-        assert set(sample) == {"__key__", "jpg", "cls", f"only{number}"}
-        assert bytes(sample["cls"]) == b"%d" % number
-
-
-def test_a_sample_takes_nothing_from_another_archive(tmp_path):
-    write_tar(tmp_path / "0.tar", {"1.cls": b"other"})
-    write_tar(tmp_path / "1.tar", {"1.jpg": b"jpg"})
-    archive = Archive(str(tmp_path / "{0..1}.tar"))
-    with pytest.raises(MemberNotFoundError, match="'1' has no file with the extension 'cls'"):
-        archive.samples("jpg", "cls")[0]
-    assert [set(sample) for sample in archive.samples()] == [
-        {"__key__", "cls"}, {"__key__", "jpg"},
-    ]  # fmt: skip
-
-
-def test_one_archive_in_several_files_has_samples_across_them(tmp_path):
-    import barecat
-
-    path = str(tmp_path / "data.barecat")
-    with barecat.Barecat(path, readonly=False, shard_size_limit=1000) as archive:
-        for number in range(8):
-            archive[f"{number}.jpg"] = bytes(300)
-            archive[f"{number}.cls"] = b"%d" % number
-    opened = Archive(path)
-    assert len(opened.table.files) > 2
-    samples = opened.samples("jpg", "cls")
-    assert [bytes(label) for _, label in samples] == [b"%d" % number for number in range(8)]
-    assert [set(sample) for sample in opened.samples()] == [{"__key__", "jpg", "cls"}] * 8
-
-
-def test_samples_repr_shows_the_first_keys_and_reads_nothing(tmp_path):
-    members = {f"{k}.{extension}": b"x" for k in range(4) for extension in ("jpg", "cls")}
-    with imagearchive.open(write_tar(tmp_path / "few.tar", members)) as archive:
-        assert repr(archive.samples()) == "Samples(['0', '1', '2', ...], 4 samples)"
-        text = repr(archive.samples("png;jpg", "cls"))
-        assert text == "Samples(['0', '1', '2', ...], 4 samples, 'png;jpg', 'cls')"
-        assert repr(archive.samples("nothing")) == "Samples([], 0 samples, 'nothing')"

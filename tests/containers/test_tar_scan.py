@@ -34,6 +34,7 @@ from imagearchive.containers.rows import (
 from imagearchive.containers.tar import scan as tar
 from imagearchive.containers.tar.sparse import SparseStorage, sparse_map
 from imagearchive.errors import ClosedError, CorruptArchiveError, UnsupportedArchiveError
+from imagearchive.index.lookup import Lookup
 from imagearchive.storage.local import MemoryStorage, open_storage
 from imagearchive.storage.location import locate
 
@@ -114,12 +115,20 @@ def check_against_tarfile(path: Path) -> RowBuffer:
 # --- the same as tarfile ----------------------------------------------------------------------
 
 
-def test_row_layout_is_that_of_the_kernel():
-    text = (Path(tar.__file__).parent.parent / "entry.pxd").read_text()
-    struct = text[text.index("struct Entry:") : text.index("cdef enum")]
-    fields = [line.split()[1] for line in struct.splitlines()[1:] if line.strip()]
-    assert tuple(fields) == ENTRY_DTYPE.names
-    assert ENTRY_DTYPE.itemsize == 64
+def test_entry_dtype_fields_are_where_native_code_reads_and_writes_them():
+    rows = scan(cases.member(b"a", b"1" * 600) + cases.member(b"b", b"2", mtime=7, mode=0o640))
+    written = dict(zip(ENTRY_DTYPE.names, rows.entries[1].tolist()))
+    assert written == {
+        "index": 1, "offset": 2048, "size": 1, "stored_size": 1, "header_offset": 1536,
+        "mtime": 7 * 10**9, "crc": 0, "shard": 0, "mode": 0o640, "method": 0, "kind": KIND_FILE,
+    }  # fmt: skip
+    entries = np.zeros(1, ENTRY_DTYPE)
+    for value, name in enumerate(ENTRY_DTYPE.names, 1):
+        entries[name] = value
+    offsets = np.array([0, 1], np.uint64)
+    lookup = Lookup(entries, np.zeros(1, np.uint8), offsets, np.zeros(1, np.uint64))
+    fields = ("shard", "offset", "size", "stored_size", "method", "kind")
+    assert lookup.row(0) == tuple(int(entries[name][0]) for name in fields)
 
 
 @RELAXED

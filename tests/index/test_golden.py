@@ -24,7 +24,7 @@ def archive(tmp_path):
 
 
 @pytest.mark.parametrize("index", sorted(path.name for path in GOLDEN.glob("*.idx.npy")))
-def test_an_index_of_an_earlier_format(archive, index):
+def test_golden_index_of_an_earlier_format_loads(archive, index):
     before = (GOLDEN / index).read_bytes()
     table = IndexTable.load(str(GOLDEN / index), archive)
     table.check()
@@ -38,14 +38,14 @@ def test_an_index_of_an_earlier_format(archive, index):
     assert (GOLDEN / index).read_bytes() == before
 
 
-def test_the_present_format_is_among_them(archive, tmp_path):
+def test_golden_present_format_is_among_them(archive, tmp_path):
     built = IndexTable.build(archive)
     golden = IndexTable.load(str(GOLDEN / "format-1.idx.npy"), archive)
     assert built.entries.tobytes() == golden.entries.tobytes()
     assert built.names.tobytes() == golden.names.tobytes()
 
 
-def test_the_index_of_the_original_image_archive(archive):
+def test_golden_index_of_the_original_image_archive_loads(archive):
     dataset = ImageArchive(archive, ipath=GOLDEN / "original.npy")
     assert [bytes(dataset.read(i)) for i in range(4)] == list(MEMBERS.values())[:4]
     assert [label.tolist() for _, label in dataset.samples] == [[0], [1], [0], [1]]

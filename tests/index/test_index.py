@@ -71,12 +71,12 @@ def sections(path):
 # --- format -------------------------------------------------------------------------------------
 
 
-def test_default_path():
+def test_index_beside_replaces_the_last_extension():
     assert default_path("/path/to/my/archive.tar") == "/path/to/my/archive.idx.npy"
     assert default_path("/path/to/bins/") == "/path/to/bins.idx.npy"
 
 
-def test_the_file_is_consecutive_npy_arrays(tar):
+def test_index_file_is_consecutive_npy_arrays(tar):
     table = IndexTable.open(tar)
     assert table.path == default_path(tar)
     entries, label_values, label_offsets, names, name_offsets, name_order, meta = sections(
@@ -103,7 +103,7 @@ def test_the_file_is_consecutive_npy_arrays(tar):
     assert description["archives"][0]["size"] == os.path.getsize(tar)
 
 
-def test_sections_start_on_64_byte_boundaries_and_are_mapped(tar):
+def test_index_file_sections_are_aligned_and_mapped(tar):
     IndexTable.open(tar)
     table = IndexTable.open(tar)
     base = table.entries
@@ -114,7 +114,7 @@ def test_sections_start_on_64_byte_boundaries_and_are_mapped(tar):
     assert all(address % 64 == 0 for address in addresses)
 
 
-def test_round_trip(tar):
+def test_index_round_trip_keeps_all_columns(tar):
     built = IndexTable.build(tar)
     opened = IndexTable.open(tar)
     again = IndexTable.open(tar)
@@ -125,7 +125,7 @@ def test_round_trip(tar):
     again.check()
 
 
-def test_two_builds_write_the_same_bytes(tar):
+def test_index_built_twice_is_the_same_bytes(tar):
     table = IndexTable.open(tar)
     first = Path(table.path).read_bytes()
     os.unlink(table.path)
@@ -133,7 +133,7 @@ def test_two_builds_write_the_same_bytes(tar):
     assert Path(table.path).read_bytes() == first
 
 
-def test_extra_sections_are_kept(tar):
+def test_index_extra_sections_are_kept(tar):
     table = IndexTable.open(tar)
     table.add_extra({"checkpoints": np.arange(10, dtype=np.uint8)})
     again = IndexTable.open(tar)
@@ -141,7 +141,7 @@ def test_extra_sections_are_kept(tar):
     assert contents(again) == MEMBERS
 
 
-def test_names_that_are_not_utf8(tmp_path):
+def test_index_names_that_are_not_utf8_are_kept(tmp_path):
     path = write_tar(tmp_path / "odd.tar", {"a/\udcff\udcfe.png": b"1", "a/é.png": b"2"})
     IndexTable.open(path)
     table = IndexTable.open(path)
@@ -150,13 +150,13 @@ def test_names_that_are_not_utf8(tmp_path):
     assert table.name_bytes(0) == b"a/\xff\xfe.png"
 
 
-def test_an_archive_without_members(tmp_path):
+def test_index_of_an_empty_archive_is_empty(tmp_path):
     path = write_tar(tmp_path / "empty.tar", {})
     assert len(IndexTable.open(path)) == 0
     assert len(IndexTable.open(path)) == 0
 
 
-def test_the_original_index_loads(tmp_path, tar):
+def test_index_of_the_original_image_archive_loads(tmp_path, tar):
     with tarfile.open(tar) as archive:
         rows = [[i, m.offset_data, m.size, i % 3, 0.5] for i, m in enumerate(archive)]
     np.save(tmp_path / "old.npy", np.array(rows))
@@ -176,7 +176,7 @@ def append(tar):
         archive.addfile(info, io.BytesIO(b"new"))
 
 
-def test_an_appended_archive_is_indexed_again(tar, caplog):
+def test_open_appended_archive_is_indexed_again(tar, caplog):
     IndexTable.open(tar)
     append(tar)
     with caplog.at_level(logging.INFO, "imagearchive.index.table"):
@@ -185,7 +185,7 @@ def test_an_appended_archive_is_indexed_again(tar, caplog):
     assert "building the index again" in caplog.text
 
 
-def test_a_replaced_archive_of_the_same_size_is_indexed_again(tar):
+def test_open_replaced_archive_of_the_same_size_is_indexed_again(tar):
     IndexTable.open(tar)
     renamed = {name.replace("b/", "q/"): data for name, data in MEMBERS.items()}
     size = os.path.getsize(tar)
@@ -206,7 +206,7 @@ def count_builds(monkeypatch):
     return builds
 
 
-def test_a_touched_archive_keeps_its_index(tar, monkeypatch):
+def test_open_touched_archive_keeps_its_index(tar, monkeypatch):
     IndexTable.open(tar)
     os.utime(tar, ns=(5, 5))
     builds = count_builds(monkeypatch)
@@ -214,7 +214,7 @@ def test_a_touched_archive_keeps_its_index(tar, monkeypatch):
     assert not builds
 
 
-def test_a_copied_archive_keeps_its_index(tar, tmp_path, monkeypatch):
+def test_open_copied_archive_keeps_its_index(tar, tmp_path, monkeypatch):
     IndexTable.open(tar)
     (tmp_path / "copy").mkdir()
     shutil.copyfile(tar, tmp_path / "copy" / "renamed.tar")
@@ -226,7 +226,7 @@ def test_a_copied_archive_keeps_its_index(tar, tmp_path, monkeypatch):
     assert contents(table) == MEMBERS
 
 
-def test_a_given_index_is_trusted_or_refused(tar, tmp_path):
+def test_open_given_index_is_used_or_refused(tar, tmp_path):
     ipath = tmp_path / "mine"
     IndexTable.open(tar, ipath)
     assert not os.path.exists(default_path(tar))
@@ -240,14 +240,14 @@ def test_a_given_index_is_trusted_or_refused(tar, tmp_path):
     assert len(IndexTable.open(tar, ipath)) == len(MEMBERS) + 1
 
 
-def test_overwriting(tar, monkeypatch):
+def test_open_with_overwrite_builds_again(tar, monkeypatch):
     IndexTable.open(tar)
     builds = count_builds(monkeypatch)
     IndexTable.open(tar, overwrite=True)
     assert len(builds) == 1
 
 
-def test_two_archives_that_differ_in_extension_only(tmp_path):
+def test_open_archives_that_differ_only_in_extension_have_their_own_index(tmp_path):
     import zipfile
 
     tar = write_tar(tmp_path / "data.tar", MEMBERS)
@@ -258,7 +258,7 @@ def test_two_archives_that_differ_in_extension_only(tmp_path):
         assert contents(IndexTable.open(tmp_path / "data.zip")) == {"only.txt": b"zip"}
 
 
-def test_a_file_of_somebody_else_is_left_alone(tar):
+def test_open_leaves_a_foreign_file_alone(tar):
     np.save(default_path(tar), np.arange(5))
     assert contents(IndexTable.open(tar)) == MEMBERS
     assert np.load(default_path(tar)).tolist() == [0, 1, 2, 3, 4]
@@ -269,7 +269,7 @@ def tar_of(path, names):
     return write_tar(path, dict.fromkeys(names, b"x" * 100))
 
 
-def test_a_relabeled_image_is_noticed(tmp_path):
+def test_open_notices_a_renamed_member(tmp_path):
     names = [f"cat/{i:05d}.png" for i in range(3000)]
     path = tar_of(tmp_path / "a.tar", names)
     assert IndexTable.open(path).find("dog/00501.png") == -1
@@ -280,7 +280,7 @@ def test_a_relabeled_image_is_noticed(tmp_path):
     assert IndexTable.open(path).find("dog/00501.png") == 501
 
 
-def test_a_member_appended_behind_directories_is_noticed(tmp_path):
+def test_open_notices_a_member_appended_after_directories(tmp_path):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as archive:
         archive.addfile(tarfile.TarInfo("a/1"))
@@ -294,7 +294,7 @@ def test_a_member_appended_behind_directories_is_noticed(tmp_path):
     assert len(IndexTable.open(path)) == 2
 
 
-def test_the_time_of_a_touched_archive_is_recorded(tar):
+def test_open_saves_the_identity_of_a_touched_archive(tar):
     IndexTable.open(tar)
     os.utime(tar, ns=(77, 77))
     IndexTable.open(tar)
@@ -303,7 +303,7 @@ def test_the_time_of_a_touched_archive_is_recorded(tar):
     assert contents(table) == MEMBERS
 
 
-def test_an_archive_that_changes_while_it_is_scanned(tar, monkeypatch):
+def test_open_does_not_save_the_index_of_an_archive_that_changes(tar, monkeypatch):
     original, changes = TarContainer.scan_location, []
 
     def scan(container, location, strict):
@@ -327,7 +327,7 @@ def test_an_archive_that_changes_while_it_is_scanned(tar, monkeypatch):
     assert not os.path.exists(tar + ".index")
 
 
-def test_archives_of_one_stem_leave_each_other_their_index(tar, tmp_path, monkeypatch):
+def test_open_archives_of_one_stem_keep_their_indexes(tar, tmp_path, monkeypatch):
     stem = os.path.splitext(tar)[0]
     write_split_data(stem, [b"x" * i for i in range(9)], splits=3)
     first, second = IndexTable.open(stem), IndexTable.open(tar)
@@ -339,13 +339,13 @@ def test_archives_of_one_stem_leave_each_other_their_index(tar, tmp_path, monkey
     assert not builds
 
 
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+def test_open_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UnsupportedArchiveError, match="regular file"):
         IndexTable.open(tmp_path / "pipe")
 
 
-def test_another_version_of_the_scanner_builds_again(tar, shards, monkeypatch):
+def test_open_after_a_scanner_update_builds_again(tar, shards, monkeypatch):
     IndexTable.open(tar)
     Archive(shards)
     builds = count_builds(monkeypatch)
@@ -359,7 +359,7 @@ def test_another_version_of_the_scanner_builds_again(tar, shards, monkeypatch):
 # --- damage -------------------------------------------------------------------------------------
 
 
-def test_a_damaged_index_is_rebuilt_or_refused(tar, tmp_path):
+def test_open_damaged_index_is_rebuilt_or_refused(tar, tmp_path):
     for ipath in (None, tmp_path / "given"):
         table = IndexTable.open(tar, ipath)
         data = Path(table.path).read_bytes()
@@ -373,7 +373,7 @@ def test_a_damaged_index_is_rebuilt_or_refused(tar, tmp_path):
                     IndexTable.open(tar, ipath)
 
 
-def test_flipped_bytes_of_an_index_end_in_an_error_or_in_the_right_data(tar, tmp_path):
+def test_open_index_with_flipped_bytes_raises_or_reads_right(tar, tmp_path):
     ipath = tmp_path / "given"
     IndexTable.open(tar, ipath)
     data = Path(ipath).read_bytes()
@@ -399,7 +399,7 @@ def test_flipped_bytes_of_an_index_end_in_an_error_or_in_the_right_data(tar, tmp
         assert contents(table) == MEMBERS
 
 
-def test_a_newer_format_says_so(tar, tmp_path):
+def test_open_index_of_a_newer_format_says_so(tar, tmp_path):
     table = IndexTable.build(tar)
     columns = {name: getattr(table, name) for name in index.COLUMNS}
     newer = index_file.VERSION
@@ -412,7 +412,7 @@ def test_a_newer_format_says_so(tar, tmp_path):
         IndexTable.open(tar, tmp_path / "new")
 
 
-def test_a_damaged_archive(tar):
+def test_open_damaged_archive_raises_unless_not_strict(tar):
     os.truncate(tar, 6000)
     with pytest.raises(CorruptArchiveError, match=r"data\.tar.*\d+"):
         IndexTable.open(tar)
@@ -434,7 +434,7 @@ def test_a_damaged_archive(tar):
         (b"PK\x03\x04" + b"x" * 600, (CorruptArchiveError, UnsupportedArchiveError), "broken"),
     ],
 )
-def test_files_that_are_no_archive(tmp_path, data, error, message):
+def test_open_file_that_is_not_an_archive_says_what_it_is(tmp_path, data, error, message):
     path = tmp_path / "broken.tar"
     path.write_bytes(data)
     with pytest.raises(error, match=message) as caught:
@@ -442,7 +442,7 @@ def test_files_that_are_no_archive(tmp_path, data, error, message):
     assert "broken.tar" in str(caught.value)
 
 
-def test_a_missing_archive(tmp_path):
+def test_open_missing_archive_raises(tmp_path):
     with pytest.raises(ArchiveNotFoundError, match=r"missing\.tar"):
         IndexTable.open(tmp_path / "missing.tar")
 
@@ -462,7 +462,7 @@ def unwritable(monkeypatch, *folders):
     monkeypatch.setattr(index_file, "save", save)
 
 
-def test_the_cache_directory_takes_what_cannot_lie_beside(tar, tmp_path, monkeypatch):
+def test_open_unwritable_directory_saves_in_the_cache(tar, tmp_path, monkeypatch):
     unwritable(monkeypatch, tmp_path)
     table = IndexTable.open(tar)
     assert table.path == cache_location([tar], locate(tar)).path
@@ -472,7 +472,7 @@ def test_the_cache_directory_takes_what_cannot_lie_beside(tar, tmp_path, monkeyp
     assert not builds
 
 
-def test_memory_takes_what_cannot_lie_anywhere(tar, monkeypatch):
+def test_open_without_a_writable_directory_warns(tar, monkeypatch):
     unwritable(monkeypatch, "/")
     with pytest.warns(RuntimeWarning, match="cannot be saved"):
         table = IndexTable.open(tar)
@@ -482,7 +482,7 @@ def test_memory_takes_what_cannot_lie_anywhere(tar, monkeypatch):
         IndexTable.open(tar, "/nowhere/x.npy")
 
 
-def test_a_read_only_directory(tar):
+def test_open_read_only_directory_saves_in_the_cache(tar):
     """As an ordinary user meets it: in a child that gave up root, where the tests run as root."""
     folder = os.path.dirname(tar)
     code = f"""
@@ -518,7 +518,7 @@ def open_and_count(tar, barrier, results):
         results.put(contents(table) == MEMBERS)
 
 
-def test_processes_build_at_once(tar):
+def test_open_in_several_processes_at_once_builds_whole_indexes(tar):
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(3), context.Queue()
     builders = [
@@ -533,7 +533,7 @@ def test_processes_build_at_once(tar):
     assert [name for name in os.listdir(os.path.dirname(tar)) if name.endswith(".part")] == []
 
 
-def test_a_crash_before_the_rename_leaves_the_old_index(tar, monkeypatch):
+def test_save_that_fails_leaves_the_old_index(tar, monkeypatch):
     table = IndexTable.open(tar)
     before = Path(table.path).read_bytes()
 
@@ -548,7 +548,7 @@ def test_a_crash_before_the_rename_leaves_the_old_index(tar, monkeypatch):
     assert sorted(os.listdir(os.path.dirname(tar))) == ["data.idx.npy", "data.tar"]
 
 
-def test_a_killed_builder_leaves_no_broken_index(tar, tmp_path):
+def test_save_that_is_killed_leaves_no_broken_index(tar, tmp_path):
     code = f"""
 import os, signal
 import imagearchive.index.file_format as f
@@ -562,7 +562,7 @@ IndexTable.open({tar!r})
     assert contents(IndexTable.open(tar)) == MEMBERS
 
 
-def test_without_a_home_directory(tar, monkeypatch):
+def test_open_without_a_home_directory_works(tar, monkeypatch):
     def nowhere(*_, **__):
         raise RuntimeError("could not determine the home directory")
 
@@ -574,7 +574,7 @@ def test_without_a_home_directory(tar, monkeypatch):
         assert contents(IndexTable.open(tar)) == MEMBERS
 
 
-def test_nothing_else_is_overwritten(tar, tmp_path):
+def test_open_with_overwrite_replaces_only_indexes(tar, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for ipath in (tar, tmp_path / "notes.txt", tmp_path):
         with pytest.raises((OptionError, index_file.NotAnIndexError)):
@@ -595,7 +595,7 @@ def test_nothing_else_is_overwritten(tar, tmp_path):
         {"containers": [{"name": "rar", "version": 1, "first_file": 0}]},
     ],
 )  # fmt: skip
-def test_metadata_of_the_wrong_shape_is_built_again(tar, change):
+def test_open_index_with_malformed_metadata_builds_again(tar, change):
     table = IndexTable.open(tar)
     columns = {name: getattr(table, name) for name in index.COLUMNS}
     index_file.save(locate(table.path), columns, {**table.meta, **change})
@@ -615,7 +615,7 @@ def shards(tmp_path):
     return str(tmp_path / "train-{0000..0002}.tar")
 
 
-def test_shards_are_one_archive(shards, monkeypatch):
+def test_concatenate_shards_are_one_archive(shards, monkeypatch):
     archive = Archive(shards)
     assert len(archive) == 24
     assert archive["b/2-3.txt"] == b"2 3"
@@ -629,7 +629,7 @@ def test_shards_are_one_archive(shards, monkeypatch):
     assert dict(again) == dict(archive)
 
 
-def test_a_changed_shard_is_noticed(shards):
+def test_concatenate_notices_a_changed_shard(shards):
     Archive(shards)
     path = shards.replace("{0000..0002}", "0001")
     time.sleep(0.01)
@@ -637,7 +637,7 @@ def test_a_changed_shard_is_noticed(shards):
     assert Archive(shards)["c/new.txt"] == b"new"
 
 
-def test_many_shards_keep_few_files_open(tmp_path):
+def test_concatenate_many_shards_keep_few_files_open(tmp_path):
     for number in range(60):
         write_tar(tmp_path / f"s-{number}.tar", {f"{number}.txt": b"%d" % number})
     archive = Archive(str(tmp_path / "s-{0..59}.tar"), max_open=4, storage="pread")
@@ -648,7 +648,7 @@ def test_many_shards_keep_few_files_open(tmp_path):
     assert len(os.listdir("/proc/self/fd")) - before <= 4
 
 
-def test_shards_with_an_index_of_their_own(shards, tmp_path):
+def test_concatenate_given_index_is_used_or_refused(shards, tmp_path):
     ipath = tmp_path / "joined"
     assert len(Archive(shards, ipath)) == 24
     assert len(Archive(shards, ipath)) == 24
@@ -657,7 +657,7 @@ def test_shards_with_an_index_of_their_own(shards, tmp_path):
         Archive(shards, ipath)
 
 
-def test_an_index_of_other_shards_is_refused(shards, tmp_path):
+def test_concatenate_index_of_other_shards_is_refused(shards, tmp_path):
     for number in range(3):
         write_tar(tmp_path / f"val-{number}.tar", {f"a/{number}.txt": b"val"})
     ipath = tmp_path / "joined"
@@ -668,7 +668,7 @@ def test_an_index_of_other_shards_is_refused(shards, tmp_path):
         Archive(shards, shards.replace("{0000..0002}", "0001"), overwrite_index=True)
 
 
-def test_damage_in_a_shard_is_not_forgotten(shards, tmp_path):
+def test_concatenate_damaged_shard_raises_unless_not_strict(shards, tmp_path):
     os.truncate(shards.replace("{0000..0002}", "0001"), 3000)
     for ipath in (None, tmp_path / "joined"):
         with pytest.raises(CorruptArchiveError):
@@ -678,7 +678,7 @@ def test_damage_in_a_shard_is_not_forgotten(shards, tmp_path):
             Archive(shards, ipath)
 
 
-def test_many_shards_under_a_low_limit_of_files(tmp_path):
+def test_concatenate_many_shards_under_a_low_limit_of_files(tmp_path):
     code = f"""
 import resource, warnings
 warnings.simplefilter("error")
@@ -693,7 +693,7 @@ assert all(archive[f"{{i}}.txt"] == b"%d" % i for i in range(200))
     assert len(list(tmp_path.glob("s-*.idx.npy"))) == 200
 
 
-def test_a_file_that_is_replaced_before_it_is_read(tar, shards):
+def test_read_from_a_replaced_file_raises(tar, shards):
     archive, joined = Archive(tar), Archive(shards)
     for path in (tar, shards.replace("{0000..0002}", "0001")):
         write_tar(path + ".new", {"q": b"other"})
@@ -705,5 +705,5 @@ def test_a_file_that_is_replaced_before_it_is_read(tar, shards):
         joined["a/1-1.txt"]
 
 
-def test_tables_do_not_travel_in_pickles(shards):
+def test_pickle_of_an_archive_has_no_table(shards):
     assert len(pickle.dumps(Archive(shards))) < 1000

@@ -44,20 +44,20 @@ def lookup_of(names):
 
 
 @given(NAMES)
-def test_sorting_is_bytewise_and_stable(names):
+def test_sort_names_is_bytewise_and_stable(names):
     order = sort_names(*columns(names))
     assert order.tolist() == sorted(range(len(names)), key=lambda row: (names[row], row))
 
 
 @pytest.mark.parametrize("count", [20, 5000])
-def test_sorting_names_made_to_be_hard(count):
+def test_sort_names_hostile_input_is_sorted(count):
     names = [b"x" * 3000 + b"\0" * (row % 7) + b"%d" % (row % 50) for row in range(count)][::-1]
     order = sort_names(*columns(names))
     assert order.tolist() == sorted(range(count), key=lambda row: (names[row], row))
 
 
 @given(NAMES)
-def test_the_last_of_equal_names_holds(names):
+def test_is_last_of_name_marks_the_last_of_equal_names(names):
     flat, offsets = columns(names)
     holds = is_last_of_name(flat, offsets, sort_names(flat, offsets))
     last = {name: row for row, name in enumerate(names)}
@@ -65,7 +65,7 @@ def test_the_last_of_equal_names_holds(names):
 
 
 @given(NAMES, st.one_of(st.binary(max_size=4), st.text("ab./", max_size=5).map(str.encode)))
-def test_finding(names, other):
+def test_lookup_find_returns_the_last_row(names, other):
     lookup, order = lookup_of(names)
     last = {name: row for row, name in enumerate(names)}
     for name in [*names, other]:
@@ -79,7 +79,7 @@ def test_finding(names, other):
 
 
 @given(st.lists(st.text("ab-/", min_size=1, max_size=8).map(str.encode), max_size=60))
-def test_children(names):
+def test_lookup_children_lists_directories(names):
     names = sorted({posixpath.normpath(name.decode()).strip("/").encode() for name in names})
     names = [name for name in names if not name.startswith(b".")]
     lookup, _ = lookup_of(names)
@@ -99,7 +99,7 @@ def test_children(names):
 
 
 @given(st.text("ab./", max_size=14))
-def test_normalizing_as_a_file_system(name):
+def test_normalize_resolves_as_a_file_system(name):
     got = normalize(name.encode()).decode()
     expected = posixpath.normpath("/" + name).lstrip("/")
     depth = 0
@@ -113,7 +113,7 @@ def test_normalizing_as_a_file_system(name):
 
 
 @given(NAMES, NAMES)
-def test_normalizing_rows(names, links):
+def test_normalize_all_drops_links(names, links):
     links = (links + [b""] * len(names))[: len(names)]
     flat = b"".join(name + link for name, link in zip(names, links))
     name_ends, link_ends, end = [], [], 0
@@ -131,13 +131,13 @@ def test_normalizing_rows(names, links):
 
 
 @given(NAMES)
-def test_suffixes(names):
+def test_ends_with_ignores_case(names):
     mask = ends_with(*columns(names), [b".A", b"b"])
     assert mask.tolist() == [name.lower().endswith((b".a", b"b")) for name in names]
 
 
 @given(NAMES, st.data())
-def test_gathering(names, data):
+def test_gather_copies_rows(names, data):
     rows = data.draw(st.lists(st.integers(0, max(len(names) - 1, 0)), max_size=9 if names else 0))
     flat, offsets = gather(*columns(names), np.array(rows, np.uint64))
     got = [flat[int(a) : int(b)].tobytes() for a, b in zip(offsets, offsets[1:])]
@@ -151,7 +151,7 @@ def key_of(name):
 
 
 @given(NAMES)
-def test_keys_of_samples(names):
+def test_sample_keys_match_the_reference(names):
     flat, offsets = columns(names)
     ends = key_ends(flat, offsets)
     keys = [key_of(name) for name in names]
@@ -165,7 +165,7 @@ def test_keys_of_samples(names):
     assert first.tolist() == [keys.index(key) == row for row, key in enumerate(keys)]
 
 
-def test_classes_sort_without_their_slash():
+def test_class_directories_sort_without_their_slash():
     names = [b"a/1", b"a-b/1", b"readme", b"a/sub/2"]
     lookup, order = lookup_of(names)
     classes, numbers = class_directories(lookup, order, b"")
@@ -176,7 +176,7 @@ def test_classes_sort_without_their_slash():
 @pytest.mark.parametrize(
     "offsets", [[0, 5, 3, 6], [0, 2, 4, 99], [4, 2, 1, 0], [0, 2**63, 2**64 - 1, 6]]
 )
-def test_damaged_offsets_are_refused(offsets):
+def test_names_damaged_offsets_are_refused(offsets):
     flat = np.frombuffer(b"abcdef", np.uint8)
     bad = np.array(offsets, np.uint64)
     for function in (sort_names, key_ends):
@@ -192,7 +192,7 @@ def test_damaged_offsets_are_refused(offsets):
             [lookup.name(row) for row in range(3)]
 
 
-def test_a_second_initialization_that_fails_changes_nothing():
+def test_lookup_failed_second_init_changes_nothing():
     flat, offsets = columns([b"a", b"b"])
     order = np.arange(2, dtype=np.uint64)
     lookup = Lookup(np.zeros(2, ENTRY_DTYPE), flat, offsets, order)
@@ -205,7 +205,7 @@ def test_a_second_initialization_that_fails_changes_nothing():
         is_last_of_name(flat, offsets, np.array([0], np.uint64))
 
 
-def test_a_damaged_order_is_refused():
+def test_names_damaged_order_is_refused():
     flat, offsets = columns([b"a", b"b"])
     lookup = Lookup(np.zeros(2, ENTRY_DTYPE), flat, offsets, np.array([7, 9], np.uint64))
     with pytest.raises(CorruptIndexError, match="delete the index"):
@@ -216,7 +216,7 @@ def test_a_damaged_order_is_refused():
         Lookup(np.zeros(3, ENTRY_DTYPE), flat, offsets, np.array([7, 9], np.uint64))
 
 
-def test_positions_beyond_the_table():
+def test_lookup_positions_beyond_the_table_are_refused():
     lookup, _ = lookup_of([b"a", b"b"])
     assert lookup.row(-1) == lookup.row(1)
     for position in (2, -3, 2**62):

@@ -46,13 +46,13 @@ def storage(request, path):
     opened.close()
 
 
-def test_follows_the_protocol(storage, path):
+def test_storage_follows_the_protocol(storage, path):
     assert isinstance(storage, Storage)
     assert storage.size == len(DATA)
     assert storage.path == path
 
 
-def test_zero_copy_tells_views_from_copies(storage):
+def test_storage_zero_copy_is_true_for_views(storage):
     assert storage.zero_copy == isinstance(storage.read(10, 10), memoryview)
     part = SliceStorage(storage, 5, 100, "part")
     assert isinstance(part, Storage)
@@ -60,7 +60,7 @@ def test_zero_copy_tells_views_from_copies(storage):
 
 
 @given(offset=st.integers(0, len(DATA)), size=st.integers(0, len(DATA)))
-def test_backends_return_the_same_bytes(path, offset, size):
+def test_storage_kinds_return_the_same_bytes(path, offset, size):
     for kind in ("mmap", "pread", "memory"):
         with open_storage(path, kind) as storage:
             if offset + size > len(DATA):
@@ -74,7 +74,7 @@ def test_backends_return_the_same_bytes(path, offset, size):
 
 
 @pytest.mark.parametrize(("offset", "size"), [(-1, 2), (0, -1), (0, len(DATA) + 1), (2**63, 1)])
-def test_ranges_outside_the_file_are_refused(storage, offset, size):
+def test_storage_ranges_outside_are_refused(storage, offset, size):
     with pytest.raises(CorruptArchiveError):
         storage.read(offset, size)
     if size > 0:
@@ -82,18 +82,18 @@ def test_ranges_outside_the_file_are_refused(storage, offset, size):
             storage.readinto(offset, bytearray(min(size, len(DATA) + 1)))
 
 
-def test_what_is_read_cannot_be_written(storage):
+def test_storage_read_is_read_only(storage):
     with pytest.raises(TypeError):
         memoryview(storage.read(0, 10))[0] = 1
 
 
-def test_readinto_takes_arrays(storage):
+def test_storage_readinto_takes_arrays(storage):
     array = np.zeros((5, 4), "<u2")
     assert storage.readinto(7, array) == 40
     assert array.tobytes() == DATA[7:47]
 
 
-def test_prefetching_never_fails(storage):
+def test_storage_prefetch_never_fails(storage):
     for offset, size in [(0, 10), (99_000, 10**6), (0, 0), (10**9, 5), (-5, 10), (5, -10)]:
         storage.prefetch(offset, size)
     assert bytes(storage.read(5, 10)) == DATA[5:15]
@@ -101,7 +101,7 @@ def test_prefetching_never_fails(storage):
     storage.prefetch(0, 10)
 
 
-def test_closed(storage):
+def test_storage_closed_refuses_reads(storage):
     view = storage.read(5, 10)
     storage.close()
     storage.close()
@@ -117,7 +117,7 @@ def check_reads(storage, failures):
             failures.append(offset)
 
 
-def test_threads_share_a_storage(storage):
+def test_storage_is_shared_by_threads(storage):
     failures = []
     threads = [threading.Thread(target=check_reads, args=(storage, failures)) for _ in range(4)]
     for thread in threads:
@@ -133,7 +133,7 @@ def child(storage):
     os._exit(1 if failures else 0)
 
 
-def test_forked_children_share_a_storage(storage):
+def test_storage_is_shared_by_forked_children(storage):
     storage.read(100, 100)
     children = [
         multiprocessing.get_context("fork").Process(target=child, args=(storage,)) for _ in range(3)
@@ -149,7 +149,7 @@ def test_forked_children_share_a_storage(storage):
 
 
 @pytest.mark.parametrize("kind", ["mmap", "pread", "memory"])
-def test_an_empty_file(tmp_path, kind):
+def test_storage_of_an_empty_file_is_empty(tmp_path, kind):
     (tmp_path / "empty").write_bytes(b"")
     with open_storage(tmp_path / "empty", kind) as storage:
         assert storage.size == 0
@@ -159,7 +159,7 @@ def test_an_empty_file(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["auto", "mmap", "pread", "memory"])
-def test_missing_and_irregular_files(tmp_path, kind):
+def test_open_storage_refuses_missing_and_irregular_files(tmp_path, kind):
     with pytest.raises(ArchiveNotFoundError, match=r"nothing\.tar"):
         open_storage(tmp_path / "nothing.tar", kind)
     with pytest.raises(FileNotFoundError):
@@ -171,7 +171,7 @@ def test_missing_and_irregular_files(tmp_path, kind):
         open_storage(tmp_path / "fifo", kind)
 
 
-def test_a_read_never_meets_the_file_that_comes_after(tmp_path, monkeypatch):
+def test_pread_descriptor_is_not_reused_during_a_read(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"a" * 100)
     (tmp_path / "b").write_bytes(b"b" * 100)
     storage = PreadStorage(tmp_path / "a")
@@ -194,7 +194,7 @@ def test_a_read_never_meets_the_file_that_comes_after(tmp_path, monkeypatch):
     others[0].close()
 
 
-def test_errors_of_the_system_name_the_file(tmp_path, monkeypatch):
+def test_storage_system_errors_name_the_file(tmp_path, monkeypatch):
     file = tmp_path / "a"
     file.write_bytes(b"a" * 100)
 
@@ -212,7 +212,7 @@ def test_errors_of_the_system_name_the_file(tmp_path, monkeypatch):
         MmapStorage(file)
 
 
-def test_a_file_truncated_under_pread_is_an_error(tmp_path):
+def test_pread_truncated_file_raises(tmp_path):
     file = tmp_path / "shrinks"
     file.write_bytes(DATA)
     with PreadStorage(file) as storage:
@@ -221,7 +221,7 @@ def test_a_file_truncated_under_pread_is_an_error(tmp_path):
             storage.read(500, 1000)
 
 
-def test_a_replaced_file_stays_readable_while_mapped(tmp_path):
+def test_mmap_replaced_file_stays_readable(tmp_path):
     file = tmp_path / "replaced"
     file.write_bytes(DATA)
     with MmapStorage(file) as storage:
@@ -230,12 +230,12 @@ def test_a_replaced_file_stays_readable_while_mapped(tmp_path):
         assert bytes(storage.read(0, len(DATA))) == DATA
 
 
-def test_memory_takes_any_buffer():
+def test_memory_storage_takes_any_buffer():
     storage = MemoryStorage(np.arange(10, dtype="<u4"))
     assert bytes(storage.read(4, 4)) == b"\1\0\0\0"
 
 
-def test_unknown_kind():
+def test_open_storage_unknown_kind_is_refused():
     with pytest.raises(OptionError, match="pread"):
         open_storage(__file__, "zip")
 
@@ -253,11 +253,11 @@ MOUNTS = (("/", "ext4"), ("/data", "nfs4"), ("/data/local disk", "xfs"), ("/mnt/
         ("/mnt/share/x/a.tar", "pread"),
     ],
 )
-def test_auto_maps_local_files_and_reads_network_ones(where, kind):
+def test_storage_kind_auto_maps_only_local_files(where, kind):
     assert storage_kind(where, MOUNTS) == kind
 
 
-def test_storages_cannot_be_pickled_by_accident(path):
+def test_storage_pickle_is_refused(path):
     with PreadStorage(path) as storage, pytest.raises(TypeError, match="path"):
         pickle.dumps(storage)
     with MmapStorage(path) as storage, pytest.raises(TypeError, match="path"):
