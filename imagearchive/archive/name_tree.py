@@ -255,7 +255,7 @@ class NameTree:
             return list(self.glob(pattern, recursive=recursive, include_hidden=include_hidden))
         # Fast path for wildcards only in the last component: a single listing.
         directory = normalize(encode(folder))
-        if directory.startswith(b"..") or not _MAGIC.search(last):
+        if not _MAGIC.search(last):
             return list(self.glob(pattern, recursive=recursive, include_hidden=include_hidden))
         matches = _matcher(last)
         found = [name for name in self.children(decode(directory))[0] if matches(name)]
@@ -292,7 +292,7 @@ class NameTree:
             name = decode(normalize(encode(_inside(directory, part))))
             is_directory = not name or self._has_directory(encode(name))
             if rest:
-                if is_directory and not name.startswith(".."):
+                if is_directory and not (name == ".." or name.startswith("../")):
                     yield from self._match(shown + part + "/", name, rest, recursive, hidden)
             elif is_directory or self._lookup.find(encode(name)) >= 0:
                 yield shown + part, is_directory

@@ -151,7 +151,7 @@ def relative_path(path: str | None) -> str | None:
     if path is None:
         return None
     relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
+    return path if relative.split(os.sep)[0] == ".." else relative
 
 
 def file_size(path: str | None) -> int:

@@ -393,6 +393,24 @@ def test_exists_isfile_isdir_match_the_file_system(archive, extracted, path):
     assert (path in archive) == archive.isfile(path)
 
 
+def test_glob_names_that_begin_with_two_dots_are_found(tmp_path):
+    names = ["...", "..x/.h", "..x/f", "..x/g.png", "..y", "a/..b/c"]
+    path, extracted = tmp_path / "dots.tar", tmp_path / "extracted"
+    path.write_bytes(b"".join(tar_cases.member(name.encode(), b"1") for name in names))
+    for name in names:
+        (extracted / name).parent.mkdir(parents=True, exist_ok=True)
+        (extracted / name).write_bytes(b"1")
+    opened = Archive(path)
+    for directory in ("", "..x", "./..x", "a", "a/..b", "..x/../..x"):
+        assert opened.listdir(directory) == sorted(os.listdir(extracted / directory))
+    for pattern in (
+        "..x/f", "..x//f", "..x/*", "..x/.*", "..*/f", "*/f", "..x/", "..*", "...", "a/..b/*",
+        "./..x/*", "..x/../..x/f", "a/../..x/f", "**",
+    ):  # fmt: skip
+        expected = sorted(glob.glob(pattern, root_dir=extracted, recursive=True))
+        assert sorted(opened.glob(pattern, recursive=True)) == expected, pattern
+
+
 PATTERNS = st.lists(
     st.sampled_from(
         ["*", "**", "?", "images", "cat", "*.png", "[cd]*", "cat*", ".*", "deep", "er", "x.npy",
