@@ -199,12 +199,41 @@ def _open(data: Buffer, limits: Limits) -> Image.Image:
                     )
                 ],
             )
+        if name in ("JPEG", "MPO"):
+            _check_scans(raw, _scan_limit(width * height))
         return image
     raise DecodeError(
         f"{len(raw)} bytes are not an image of a known format ({', '.join(_READ)})"
         if raw
         else "an empty member is not an image"
     )
+
+
+def _scan_limit(pixels: int) -> int:
+    """Return how many scans a JPEG may have; the twin of ``watch`` in native/jpeg.c."""
+    return min(500, max(32, (1 << 30) // max(pixels, 1)))
+
+
+def _check_scans(data: bytes, limit: int) -> None:
+    """Refuse a JPEG of more scans, each of which can take a few bytes and visit every pixel."""
+    # Few files have as many of these bytes anywhere.
+    if data.count(b"\xff\xda") <= limit:
+        return
+    scans = 0
+    position = 2
+    while (position := data.find(b"\xff", position)) >= 0 and position + 1 < len(data):
+        marker = data[position + 1]
+        if marker == 0xD9:
+            return
+        if marker == 0xFF:
+            position += 1
+        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
+            position += 2
+        else:
+            scans += marker == 0xDA
+            if scans > limit:
+                raise DecodeError(f"a JPEG of more than {limit} scans; it is made to take long")
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
 
 
 def _in_mode(image: Image.Image, options: ImageOptions) -> Image.Image:

@@ -13,6 +13,7 @@ from support.rendering import UINT8, add_steps, needs_jpeg, render_jpeg, resize
 
 from imagearchive.errors import DecodeError, LimitError, OptionError
 from imagearchive.images.geometry import Geometry
+from imagearchive.images.pillow import decode_with_pillow
 from imagearchive.images.render import HAVE_JPEG, JPEG_VERSION, Decoder, jpeg_info
 
 JPEGS = sorted((GOLDEN / "jpeg").glob("*.jpg"))
@@ -217,6 +218,20 @@ def test_decode_max_pixels():
         Decoder().decode(huge)
     with pytest.raises(DecodeError, match="contradicts"):
         Decoder().render(data, Geometry(63, 48), UINT8, np.empty((48, 63, 3), np.uint8))
+
+
+@needs_jpeg
+def test_decode_scans_are_limited_by_pixels():
+    """490 scans of a large image took half a minute, natively and by Pillow."""
+    data = encode(np.zeros((4096, 4096, 3), np.uint8), progressive=True)
+    start = data.index(b"\xff\xda")
+    end = data.index(b"\xff\xc4", start)
+    many = data[:start] + data[start:end] * 80 + data[end:]
+    few = data[:start] + data[start:end] * 3 + data[end:]
+    for decoder in (Decoder().decode, decode_with_pillow):
+        assert decoder(few).shape[:2] == (4096, 4096)
+        with pytest.raises(DecodeError, match="scans"):
+            decoder(many)
 
 
 @needs_jpeg

@@ -93,8 +93,11 @@ int px_jpeg_info(const uint8_t *data, size_t size, px_info *info)
 #include <jerror.h>
 
 #define ROWS 16
-/* A progressive file of a few kB can ask for hours of work; real files have about ten scans. */
+/* A progressive file of a few kB can ask for hours of work; real files have about ten scans. The
+ * twin of `_scan_limit` in images/pillow.py. */
 #define MAX_SCANS 500
+#define MIN_SCANS 32
+#define MAX_SCAN_PIXELS (UINT64_C(1) << 30)
 #define TEXT_(x) #x
 #define TEXT(x) TEXT_(x)
 
@@ -171,8 +174,13 @@ static void skip(j_decompress_ptr info, long count)
 
 static void watch(j_common_ptr info)
 {
-    if (((j_decompress_ptr)info)->input_scan_number > MAX_SCANS)
+    j_decompress_ptr j = (j_decompress_ptr)info;
+    uint64_t scans = (uint64_t)j->input_scan_number;
+    if (scans > MAX_SCANS)
         fail(info->client_data, PX_CORRUPT, "more than " TEXT(MAX_SCANS) " scans");
+    if (scans > MIN_SCANS
+        && scans * ((uint64_t)j->image_width * j->image_height) > MAX_SCAN_PIXELS)
+        fail(info->client_data, PX_CORRUPT, "too many scans for its size");
 }
 
 const char *px_jpeg_version(void)
