@@ -149,6 +149,7 @@ def decode(
     max_size: float = Limits.max_size,
     max_ratio: float = Limits.max_ratio,
     max_pixels: float = Limits.max_pixels,
+    max_objects: float = Limits.max_objects,
 ) -> Any:
     """Decode the bytes of a member by the extension of its name.
 
@@ -169,7 +170,7 @@ def decode(
     """
     options = DecodeOptions(
         ImageOptions(mode, exif_transpose, background),
-        Limits(max_size, max_ratio, max_pixels),
+        Limits(max_size, max_ratio, max_pixels, max_objects),
         allow_pickle,
     )
     return decode_member(name, data, options, {})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from imagearchive.codecs.codec import Codec, DecodeOptions, unsafe_pickle
-from imagearchive.errors import DecodeError, MissingDependencyError, UnsafePickleError
+from imagearchive.errors import DecodeError, LimitError, MissingDependencyError, UnsafePickleError
 from imagearchive.errors.hints import Hint
 
 if TYPE_CHECKING:
@@ -25,9 +25,17 @@ class JsonCodec(Codec):
     """What JSON can express: dict, list, str, numbers, True, False and None."""
 
     def decode(self, data: Buffer, options: DecodeOptions, stored_size: int) -> Any:
-        """Parse a JSON document."""
+        """Parse a JSON document.
+
+        Raises LimitError for more than ``max_objects`` values. Each begins the document or follows
+        one of four characters, which are also counted within strings.
+        """
+        raw = data if isinstance(data, bytes) else bytes(data)
+        allowed = options.limits.allowed_objects(stored_size)
+        if len(raw) > allowed and sum(map(raw.count, (b",", b":", b"[", b"{"))) > allowed:
+            raise options.limits.too_many_objects(stored_size)
         try:
-            return json.loads(data if isinstance(data, bytes) else bytes(data))
+            return json.loads(raw)
         except (ValueError, RecursionError) as error:
             raise DecodeError(f"not valid JSON: {error}") from error
 
@@ -45,9 +53,28 @@ class MessagePackCodec(Codec):
     def decode(self, data: Buffer, options: DecodeOptions, stored_size: int) -> Any:
         """Parse one MessagePack value; maps may have keys of any type."""
         msgpack = _msgpack()
-        errors = (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException)
+        errors = (
+            ValueError, TypeError, OverflowError, RecursionError, MemoryError,
+            msgpack.UnpackException,
+        )  # fmt: skip
+        allowed = options.limits.allowed_objects(stored_size)
+        bounds: dict[str, Any] = {}
+        if memoryview(data).nbytes > allowed:
+            seen = 0
+
+            def count(container: Any) -> Any:
+                nonlocal seen
+                seen += 1 + len(container)
+                if seen > allowed:
+                    raise options.limits.too_many_objects(stored_size)
+                return container
+
+            bounds = {"list_hook": count, "object_hook": count}
+            bounds |= {"max_array_len": int(allowed), "max_map_len": int(allowed)}
         try:
-            return msgpack.unpackb(data, raw=False, strict_map_key=False)
+            return msgpack.unpackb(data, raw=False, strict_map_key=False, **bounds)
+        except LimitError:
+            raise
         except errors as error:
             reason = str(error) or type(error).__name__
             raise DecodeError(f"not valid MessagePack: {reason}") from error

@@ -66,6 +66,8 @@ class DecodedView(Mapping[str, Any]):
         Largest ratio of decompressed to stored size of a member that exceeds 64 MiB.
     max_pixels : float
         Largest width times height of an image.
+    max_objects : float
+        Largest number of values in a JSON or MessagePack member, beyond 8 for each stored byte.
 
     Raises
     ------
@@ -91,6 +93,7 @@ class DecodedView(Mapping[str, Any]):
         max_size: float = Limits.max_size,
         max_ratio: float = Limits.max_ratio,
         max_pixels: float = Limits.max_pixels,
+        max_objects: float = Limits.max_objects,
     ) -> None:
         if not isinstance(store, Mapping):
             raise OptionTypeError(
@@ -99,7 +102,7 @@ class DecodedView(Mapping[str, Any]):
         self.store = store
         self._options = DecodeOptions(
             ImageOptions(mode, exif_transpose, background),
-            Limits(max_size, max_ratio, max_pixels),
+            Limits(max_size, max_ratio, max_pixels, max_objects),
             allow_pickle,
         )
         self._codecs: dict[str, Codec] = {}

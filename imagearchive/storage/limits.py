@@ -30,14 +30,18 @@ class Limits:
         ``x.json.gz.xz`` count together.
     max_pixels : float
         Largest width times height of an image.
+    max_objects : float
+        Largest number of values in a JSON or MessagePack member; 8 values for each stored byte are
+        allowed in any case. A value of two bytes takes up to 100 in memory.
     """
 
     max_size: float = 1 << 30
     max_ratio: float = 1000.0
     max_pixels: float = 1 << 27
+    max_objects: float = 1 << 22
 
     def __post_init__(self) -> None:
-        for name in ("max_size", "max_ratio", "max_pixels"):
+        for name in ("max_size", "max_ratio", "max_pixels", "max_objects"):
             check_number(name, getattr(self, name), above=0, finite=False)
 
     def allowed(self, stored_size: int) -> float:
@@ -53,6 +57,22 @@ class Limits:
         """
         if size > self.allowed(stored_size):
             raise self.exceeded(stored_size)
+
+    def allowed_objects(self, stored_size: int) -> float:
+        """Return the largest number of values in a member of `stored_size` bytes."""
+        return max(self.max_objects, 8 * stored_size)
+
+    def too_many_objects(self, stored_size: int) -> LimitError:
+        """Return the error for a member of `stored_size` bytes that has more values."""
+        return LimitError(
+            f"{stored_size} bytes hold more than {self.allowed_objects(stored_size):.0f} values",
+            hints=[
+                Hint(
+                    "max_objects",
+                    f"to raise the limit (now {self.max_objects}) if you trust the archive",
+                )
+            ],
+        )
 
     def exceeded(self, stored_size: int) -> LimitError:
         """Return the error for a member of `stored_size` bytes that exceeds the limits."""

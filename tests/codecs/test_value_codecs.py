@@ -12,6 +12,7 @@ from support.codecs import Danger
 from imagearchive.codecs import decode, encode
 from imagearchive.errors import (
     DecodeError,
+    LimitError,
     UnsafePickleError,
 )
 
@@ -87,3 +88,29 @@ def test_pickle_needs_allow_pickle(name):
         encode("x.pkl", 1)
     with pytest.raises(DecodeError):
         decode("x.pkl", b"no pickle", allow_pickle=True)
+
+
+def test_decode_too_many_json_values_are_refused():
+    data = b"[" + b"{}," * 5_000_000 + b"{}]"
+    with pytest.raises(LimitError, match="max_objects"):
+        decode("x.json.gz", gzip.compress(data))
+    small = b"[" + b"{}," * 1000 + b"{}]"
+    assert len(decode("x.json.gz", gzip.compress(small))) == 1001
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xdd" + (5_000_000).to_bytes(4, "big") + b"\x80" * 5_000_000,
+        (b"\xdc" + (1000).to_bytes(2, "big") + b"\xc0" * 1000) * 1,
+        b"\xdd" + (5000).to_bytes(4, "big")
+        + (b"\xdc" + (1000).to_bytes(2, "big") + b"\x90" * 1000) * 5000,
+    ],
+    ids=["one array", "few", "many arrays"],
+)  # fmt: skip
+def test_decode_too_many_msgpack_values_are_refused(data):
+    if len(data) < 2000:
+        assert decode("x.msgpack.gz", gzip.compress(data)) == [None] * 1000
+        return
+    with pytest.raises((LimitError, DecodeError), match=r"values|exceeds"):
+        decode("x.msgpack.gz", gzip.compress(data))
