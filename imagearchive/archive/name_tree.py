@@ -8,9 +8,9 @@ import os
 import re
 from bisect import bisect_left
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from imagearchive.errors import MemberNotFoundError
+from imagearchive.errors import LimitError, MemberNotFoundError
 from imagearchive.index.names import normalize
 
 if TYPE_CHECKING:
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from imagearchive.index.lookup import Lookup
 
 __all__ = ["NameTree", "decode", "encode"]
+
+# What a pattern finds, or an iterator over what it finds in a directory.
+Matches: TypeAlias = "Iterator[tuple[str, bool] | Matches]"
+
+# Deeper directories have paths that Linux does not accept (4,096 bytes).
+_MAX_DEPTH: Final = 2048
 
 _MAGIC: Final = re.compile("[*?[]")
 # Longer names are cut in messages, and not compared with others.
@@ -235,7 +241,7 @@ class NameTree:
         doubled = recursive and parts.count("**") > 1
         # Without wildcards, a path is returned as the pattern spells it, even with doubled slashes.
         magic = _MAGIC.search(pattern)
-        for path, is_directory in self._match("", "", parts, recursive, include_hidden):
+        for path, is_directory in _flatten(self._match("", "", parts, recursive, include_hidden)):
             if only_directories and not is_directory:
                 continue
             if path == "" or only_directories:
@@ -266,7 +272,7 @@ class NameTree:
 
     def _match(
         self, shown: str, directory: str, parts: list[str], recursive: bool, hidden: bool
-    ) -> Iterator[tuple[str, bool]]:
+    ) -> Matches:
         """Match the remaining components of a pattern inside a directory.
 
         `shown` is the path as the pattern spells it, `directory` the same normalized.
@@ -274,7 +280,7 @@ class NameTree:
         part, rest = parts[0], parts[1:]
         if recursive and part == "**":
             if rest:
-                yield from self._match(shown, directory, rest, recursive, hidden)
+                yield self._match(shown, directory, rest, recursive, hidden)
             else:
                 yield shown, True
             for name, position in self._visible(directory, hidden):
@@ -284,16 +290,16 @@ class NameTree:
                     continue
                 below, inside = shown + name, _inside(directory, name)
                 if rest:
-                    yield from self._match(below + "/", inside, parts, recursive, hidden)
+                    yield self._match(below + "/", inside, parts, recursive, hidden)
                 else:
-                    yield from self._recurse(below, inside, hidden)
+                    yield self._recurse(below, inside, hidden)
             return
         if not _MAGIC.search(part):
             name = decode(normalize(encode(_inside(directory, part))))
             is_directory = not name or self._has_directory(encode(name))
             if rest:
                 if is_directory and not (name == ".." or name.startswith("../")):
-                    yield from self._match(shown + part + "/", name, rest, recursive, hidden)
+                    yield self._match(shown + part + "/", name, rest, recursive, hidden)
             elif is_directory or self._lookup.find(encode(name)) >= 0:
                 yield shown + part, is_directory
             return
@@ -306,22 +312,37 @@ class NameTree:
                 yield shown + name, position < 0
             elif position < 0:
                 inside = _inside(directory, name)
-                yield from self._match(shown + name + "/", inside, rest, recursive, hidden)
+                yield self._match(shown + name + "/", inside, rest, recursive, hidden)
 
     def _visible(self, directory: str, hidden: bool) -> Iterator[tuple[str, int]]:
         for name, position in zip(*self.children(directory)):
             if hidden or name[0] != ".":
                 yield name, position
 
-    def _recurse(self, shown: str, directory: str, hidden: bool) -> Iterator[tuple[str, bool]]:
+    def _recurse(self, shown: str, directory: str, hidden: bool) -> Matches:
         """Yield a directory and everything below it."""
         yield shown, True
         for name, position in self._visible(directory, hidden):
             below = f"{shown}/{name}"
             if position < 0:
-                yield from self._recurse(below, _inside(directory, name), hidden)
+                yield self._recurse(below, _inside(directory, name), hidden)
             else:
                 yield below, False
+
+
+def _flatten(matches: Matches) -> Iterator[tuple[str, bool]]:
+    """Run iterators that yield others in their place, without recursion."""
+    stack = [matches]
+    while stack:
+        match = next(stack[-1], None)
+        if match is None:
+            stack.pop()
+        elif isinstance(match, tuple):
+            yield match
+        elif len(stack) > _MAX_DEPTH:
+            raise LimitError(f"the names are nested more than {_MAX_DEPTH} directories deep")
+        else:
+            stack.append(match)
 
 
 def _inside(directory: str, name: str) -> str:
