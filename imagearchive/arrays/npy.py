@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from imagearchive.errors import (
     CorruptArchiveError,
+    LimitError,
     OptionError,
     OptionTypeError,
     UnsupportedMemberError,
@@ -158,6 +159,8 @@ def parse_header(
         The bytes are not a ``.npy`` header, or the header describes more data than there is.
     UnsupportedMemberError
         The header has a version, length or dtype that is not supported.
+    LimitError
+        The header describes more than `MAX_EMPTY_ELEMENTS` elements of zero bytes.
 
     Notes
     -----
@@ -473,9 +476,9 @@ def _check_extent(dtype: np.dtype[Any], shape: tuple[int, ...], payload: int, wh
         raise CorruptArchiveError(f"{where}: the .npy header has an invalid shape: {shape}")
     count = math.prod(shape)
     if not dtype.itemsize and count > MAX_EMPTY_ELEMENTS:
-        raise CorruptArchiveError(
-            f"{where}: the .npy header describes {count} elements of no bytes; at most "
-            f"{MAX_EMPTY_ELEMENTS} are supported"
+        raise LimitError(
+            f"{where}: the .npy header describes too many elements of zero bytes: {count}, but at "
+            f"most {MAX_EMPTY_ELEMENTS} are read"
         )
     # In a pickle, each element takes at least one byte.
     needed = count if dtype.hasobject else count * dtype.itemsize

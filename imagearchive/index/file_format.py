@@ -19,6 +19,7 @@ from imagearchive.arrays import npy
 from imagearchive.errors import (
     CorruptArchiveError,
     CorruptIndexError,
+    LimitError,
     UnsupportedArchiveError,
     UnsupportedMemberError,
 )
@@ -156,7 +157,7 @@ def _arrays(storage: Storage) -> Iterator[npt.NDArray[Any]]:
         where = f"{path}: array {count}"
         try:
             header = npy.parse_header(storage, position, where=where)
-        except (CorruptArchiveError, UnsupportedMemberError) as error:
+        except (CorruptArchiveError, LimitError, UnsupportedMemberError) as error:
             kind = NotAnIndexError if count == 1 else CorruptIndexError
             raise kind(f"{error}; if it was meant to be an index, delete it") from error
         if (

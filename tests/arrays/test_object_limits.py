@@ -9,7 +9,7 @@ from support.object_arrays import crafted, objects, open_array, open_stream
 
 from imagearchive.arrays import npy
 from imagearchive.arrays.objects.array import ObjectArray
-from imagearchive.errors import CorruptArchiveError, DecodeError, LimitError
+from imagearchive.errors import DecodeError, LimitError
 from imagearchive.storage.local import MemoryStorage
 
 DEEP = 20_000
@@ -124,7 +124,7 @@ def test_npy_header_elements_of_no_bytes_are_limited(descr):
         if count == 7:
             assert npy.parse_header(data, where="x").count == 7
         else:
-            with pytest.raises(CorruptArchiveError, match="no bytes"):
+            with pytest.raises(LimitError, match="zero bytes"):
                 npy.parse_header(data, where="x")
 
 
