@@ -8,9 +8,9 @@ import pytest
 from support.archives import write_tar
 
 import imagearchive
+from imagearchive import errors
 from imagearchive.errors import (
     CorruptArchiveError,
-    ImageArchiveError,
     MemberNotFoundError,
     OptionError,
     OptionTypeError,
@@ -27,11 +27,10 @@ OPENERS = [
 ]
 
 
-def classes(base):
-    return [base, *(one for kind in base.__subclasses__() for one in classes(kind))]
+KINDS = [getattr(errors, name) for name in errors.__all__]
 
 
-@pytest.mark.parametrize("kind", [k for k in classes(ImageArchiveError) if k is not WorkerError])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not WorkerError])
 def test_message_of_any_length_is_capped(kind):
     error = kind("begin " + "x" * 1_000_000 + " end", hints=[Hint("a=1", "to try")])
     for one in (error, copy.copy(error), pickle.loads(pickle.dumps(error))):
