@@ -131,11 +131,23 @@ class Checkpoints:
             expected = [_MAGIC, stream.stored_size, stream.size, stream.crc]
             if identity == expected and count and len(self.data) == length:
                 self._points = np.frombuffer(self.data, _POINT, count, _HEAD.size)
-                if zlib.crc32(self._points.data) == points_crc:
+                if zlib.crc32(self._points.data) == points_crc and self._are_points_inside():
                     return
         raise CorruptIndexError(
             f"{stream.where}: its checkpoints are damaged or belong to another member; delete the "
             f"index to have them built again"
+        )
+
+    def _are_points_inside(self) -> bool:
+        """Whether the points ascend and are places in the stream; anyone may have written them."""
+        source, position, bits = (self._points[name] for name in ("source", "position", "bits"))
+        return bool(
+            (source <= self._stream.stored_size).all()
+            and (position <= self._stream.size).all()
+            and position[0] == 0
+            and (position[1:] > position[:-1]).all()
+            and (bits <= 7).all()
+            and (source[bits > 0] > 0).all()
         )
 
     def last_before(self, position: int) -> int:
@@ -163,7 +175,13 @@ class Checkpoints:
             split = 8 - bits
             padding = BIT_PADDING[split]
             upper = self._stream.read(source - 1, 1)[0] & (0xFF << split)
-            decoder.decompress(padding[:-1] + bytes([padding[-1] | upper]))
+            try:
+                decoder.decompress(padding[:-1] + bytes([padding[-1] | upper]))
+            except zlib.error as error:
+                raise CorruptIndexError(
+                    f"{self._stream.where}: checkpoint {number} is damaged; delete the index to "
+                    f"have the checkpoints built again"
+                ) from error
         return decoder, source
 
     def _window(self, number: int) -> memoryview:

@@ -171,3 +171,19 @@ def test_checkpoints_any_buffer_is_used_without_a_copy():
     checkpoints = Checkpoints(stream_of(data), memoryview(saved))
     assert np.shares_memory(np.frombuffer(checkpoints.data, np.uint8), saved)
     assert checkpoints.data.readonly
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("source", 2**63), ("position", 0), ("position", 2**63), ("bits", 8), ("bits", 2**31)],
+)
+def test_checkpoints_points_outside_the_stream_are_refused(field, value):
+    """Whoever wrote them can have made their checksum fit."""
+    content, stream, saved = example("photo")
+    points = points_of(saved).copy()
+    points[field][-1] = value
+    data = bytearray(saved)
+    data[HEAD : HEAD + points.nbytes] = points.tobytes()
+    struct.pack_into("<Q", data, HEAD - 8, zlib.crc32(points.tobytes()))
+    with pytest.raises(CorruptIndexError, match="damaged"):
+        member_of(content, stream, bytes(data))[0].read(len(content) - 10, 10)
