@@ -1,5 +1,7 @@
 """Claim: the index of ten million members opens in a millisecond and adds almost no memory.
 
+The first time in a process its columns are checked, which is printed apart.
+
 Memory means what a process has for itself: ``Private_Dirty`` of /proc/self/smaps_rollup, which
 only swap could free. Mapped pages of the index are page cache, shared and dropped under memory
 pressure; they are printed beside it.
@@ -47,7 +49,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "synthetic.tar")
         synthetic_index(path, count)
+        # The first opening in a process checks the columns; later ones know the file.
+        start = time.perf_counter()
         IndexTable.open(path)
+        first = time.perf_counter() - start
         seconds = []
         for _ in range(9):
             start = time.perf_counter()
@@ -57,6 +62,7 @@ def main() -> None:
             del table
         print(f"{count:,} members")
         print(f"  index opens in {statistics.median(seconds) * 1e3:.2f} ms (median of 9)")
+        print(f"  and the first time in a process in {first * 1e3:.0f} ms, for it is checked")
         seconds = []
         for _ in range(5):
             start = time.perf_counter()
