@@ -167,7 +167,7 @@ def test_a_window_without_the_needed_bytes_changes_nothing():
 
 def test_windows_outside_the_file_are_refused():
     cursor = tar.Cursor(1024)
-    with pytest.raises(ValueError, match="inside the file"):
+    with pytest.raises(ValueError, match="within the file"):
         tar.scan_window(bytes(1024), 512, RowBuffer(), cursor)
     for size, offset in ((-1, 0), (2**63, 0), (10, 11)):
         with pytest.raises(ValueError, match="must be within"):
@@ -855,7 +855,7 @@ def test_scan_is_interrupted_by_a_signal(tmp_path, storage_kind):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    assert any(entry.path.name == "scan.pyx" for entry in raised.traceback)
+    assert any(str(entry.path).endswith("scan.pyx") for entry in raised.traceback)
 
 
 @RELAXED
