@@ -105,9 +105,10 @@ def _from_pillow(image: Image.Image) -> Array:
     elif image.mode == "1":
         array = np.asarray(image.convert("L"))
     else:
-        # Palettes may have transparency, and Pillow converts premultiplied modes to few others.
-        steps = {"La": ("LA",), "RGBa": ("RGBA",), "P": ("RGBA",), "PA": ("RGBA",)}
-        for mode in (*steps.get(image.mode, ()), "RGB"):
+        # Pillow converts La to few other modes, and warns about a palette with transparency.
+        steps = {"La": ("LA", "RGBA"), "P": ("RGBA", "RGB")}
+        alpha = image.mode in ("LA", "PA", "RGBa")
+        for mode in steps.get(image.mode, ("RGBA",) if alpha else ("RGB",)):
             image = image.convert(mode)
         array = np.asarray(image)
     return array[:, :, None] if array.ndim == 2 else array

@@ -37,7 +37,7 @@ Point = tuple[int, int]
 
 
 class RandomRotation(Transform):
-    """Rotate by a random angle about the center, with Pillow.
+    """Rotate by a random angle about the center, with Pillow, RGBA with premultiplied alpha.
 
     Parameters
     ----------
@@ -91,10 +91,22 @@ class RandomRotation(Transform):
                 Image.fromarray(plane).rotate(angle, resample, self.expand, fillcolor=value)
             )
 
-        if array.dtype == np.uint8 and channels == 3:
+        # Between pixels, Pillow interpolates colors multiplied by alpha, and takes the fill so too.
+        blends = channels == 4 and resample != Image.Resampling.NEAREST
+        if array.dtype == np.uint8 and channels > 1:
+            if blends and fill[3]:
+                fill = (*(round(value * fill[3] / 255) for value in fill[:3]), fill[3])
             return rotated(np.ascontiguousarray(array), fill), layout
+        if blends:
+            array = array.copy()
+            array[:, :, :3] *= array[:, :, 3:]
+            fill = (*(value * fill[3] for value in fill[:3]), fill[3])
         planes = [rotated(np.ascontiguousarray(array[:, :, c]), fill[c]) for c in range(channels)]
-        return np.stack(planes, axis=2), layout
+        result = np.stack(planes, axis=2)
+        if blends:
+            colors, alpha = result[:, :, :3], result[:, :, 3:]
+            np.divide(colors, alpha, out=colors, where=alpha > 0)
+        return result, layout
 
     def output_shape(self, shape: Shape) -> Shape:
         """Shape of the result; see `Transform.output_shape`."""

@@ -16,8 +16,20 @@ SIDES = st.one_of(st.sampled_from([1, 2, 3, 8, 15, 16, 17, 33]), st.integers(1, 
 
 def as_pillow(array):
     height, width, channels = array.shape
-    mode = {1: "L", 3: "RGB", 4: "RGBX"}[channels]
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
     return Image.frombytes(mode, (width, height), array.tobytes())
+
+
+def resize_rows_first(image, size, method, box):
+    """`Image.resize` in two passes: newer Pillows turn the order round where it is cheaper."""
+    if image.size == size and box == (0, 0, *size):
+        return image
+    mode = image.mode
+    if mode == "RGBA" and method != Image.Resampling.NEAREST:
+        image = image.convert("RGBa")
+    image = image.resize((size[0], image.height), method, (box[0], 0, box[2], image.height))
+    image = image.resize(size, method, (0, box[1], size[0], box[3]))
+    return image.convert(mode) if image.mode != mode else image
 
 
 @settings(max_examples=150, deadline=None)
@@ -35,11 +47,35 @@ def test_resize_equals_pillow_in_two_passes(width, height, w, h, channels, name,
         ours = resize(array, (w, h), name, (x0, y0, x1, y1))
     finally:
         use_simd(True)
-    # Rows first, then columns: newer Pillows turn the order round where it is cheaper.
     method = Image.Resampling[name.upper()]
-    theirs = as_pillow(array).resize((w, height), method, (x0, 0, x1, height))
-    theirs = np.asarray(theirs.resize((w, h), method, (0, y0, w, y1))).reshape(ours.shape)
-    np.testing.assert_array_equal(ours, theirs)
+    theirs = resize_rows_first(as_pillow(array), (w, h), method, (x0, y0, x1, y1))
+    np.testing.assert_array_equal(ours, np.asarray(theirs).reshape(ours.shape))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_resize_keeps_colors_of_transparent_pixels_out(dtype, simd):
+    image = np.zeros((24, 24, 4), dtype)
+    image[:, :] = (0, 255, 0, 0)
+    image[:, :11] = (200, 0, 0, 255)
+    # The other filters overshoot.
+    for name in ("box", "bilinear"):
+        result = resize(image, (10, 9), name, None)
+        visible = result[result[:, :, 3] > 64]
+        assert (visible[:, 3] < 250).any()
+        np.testing.assert_allclose(visible[:, 1], 0, atol=1e-3)
+        np.testing.assert_allclose(visible[:, 0], 200, atol=3)
+
+
+def test_resize_of_floats_with_alpha_equals_resize_of_premultiplied_floats():
+    array = np.random.default_rng(3).random((17, 23, 4)).astype(np.float32)
+    premultiplied = array.copy()
+    premultiplied[:, :, :3] *= array[:, :, 3:]
+    ours = resize(array, (9, 30), "bilinear", None)
+    for c in range(4):
+        theirs = Image.fromarray(np.ascontiguousarray(premultiplied[:, :, c]))
+        theirs = np.asarray(theirs.resize((9, 30), Image.Resampling.BILINEAR))
+        expected = theirs if c == 3 else theirs / ours[:, :, 3]
+        np.testing.assert_allclose(ours[:, :, c], expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("size", [(224, 224), (61, 47), (400, 300), (1, 1), (640, 9)])

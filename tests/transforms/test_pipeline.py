@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support.images import encode, photo
+from support.images import encode, noise, photo
 from support.rendering import needs_jpeg
 from support.transform_cases import double
 
@@ -161,6 +161,17 @@ def test_render_refuses_results_that_uint8_would_cut():
         halved.render_into(data, None, np.empty((8, 9, 3), np.uint8))
     with pytest.raises(OptionError, match="int7"):
         compile_pipeline(None, dtype="int7")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_pipeline_of_rgba_equals_its_transforms(dtype):
+    image = noise(31, 22, 4).astype(dtype)
+    for resize in (T.Resize(17, 40), T.RandomResizedCrop(16), T.Resize(31, 22)):
+        pad = T.Pad((3, 1, 2, 4), fill=(200, 100, 50, 128))
+        steps = T.Compose([T.CenterCrop(31, 20), resize, T.RandomHorizontalFlip(1.0), pad])
+        expected = steps(image, Key(5))
+        np.testing.assert_array_equal(compile_pipeline(steps).apply(image, Key(5)), expected)
+        np.testing.assert_array_equal(expected[0, 0], (200, 100, 50, 128))
 
 
 def test_pipeline_refuses_fill_without_alpha_for_rgba():

@@ -42,15 +42,36 @@ def pillows_perspective(array, coefficients, interpolation, fill=None):
 # ---- RandomRotation ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("expand", [False, True])
+@pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("interpolation", WARP_FILTERS)
-def test_random_rotation_equals_pillow(interpolation):
-    image = photo(40, 30)
-    rotation = T.RandomRotation(30, interpolation)
+def test_random_rotation_equals_pillow(interpolation, channels, expand):
+    image = noise(40, 30, channels)
+    fill = (10, 20, 30, 255)[:channels]
+    rotation = T.RandomRotation(30, interpolation, expand, fill)
     for index in range(5):
         key = Key(1, 0, index)
         angle = key.stream().uniform(-30, 30)
-        expected = Image.fromarray(image).rotate(angle, Image.Resampling[interpolation.upper()])
-        np.testing.assert_array_equal(rotation(image, key), np.asarray(expected))
+        expected = to_pillow(image).rotate(
+            angle,
+            Image.Resampling[interpolation.upper()],
+            expand,
+            fillcolor=fill if channels > 1 else fill[0],
+        )
+        np.testing.assert_array_equal(rotation(image, key), from_pillow(expected))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_random_rotation_premultiplies_alpha(dtype):
+    image = np.zeros((20, 24, 4), dtype)
+    image[:, :] = (0, 255, 0, 0)
+    image[:, :12] = (200, 0, 0, 255)
+    result = T.RandomRotation((30, 30), "bilinear", fill=(200, 0, 0, 100))(image, Key(1))
+    visible = result[result[:, :, 3] > 64]
+    assert len(np.unique(visible[:, 3])) > 3
+    np.testing.assert_allclose(visible[:, 1], 0, atol=1e-3)
+    np.testing.assert_allclose(visible[:, 0], 200, atol=2)
+    assert (result[0, 0, 3], result[0, 0, 1]) == (100, 0)
 
 
 def test_random_rotation_expand_shows_the_whole_image():

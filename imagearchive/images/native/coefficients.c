@@ -210,6 +210,8 @@ int px_begin(px_work *work, const px_geometry *g, int channels, int divide)
         code = make_halves(&work->x, g->win_w);
     if (code)
         return code;
+    work->premultiply = channels == 4 && g->filter != PX_NEAREST &&
+                        !(work->x.identity && work->y.identity);
     for (size_t i = 0; i < PADDED((size_t)g->win_w); i++)
         work->x.start[i] += (int32_t)x0;
     for (int64_t i = 0; i < g->win_h; i++)

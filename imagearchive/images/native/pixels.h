@@ -69,6 +69,7 @@ typedef struct {
     size_t planes_cap, line_cap, temp_cap;
     int64_t stride, rows;
     int channels;
+    int premultiply; /* colors are resampled multiplied by alpha, as by Pillow */
 } px_work;
 
 int px_grow(void **buffer, size_t *capacity, size_t count, size_t size);

@@ -2,6 +2,7 @@
  * coefficients of 22 bits, rows first, bytes between the passes. Results are equal bit for bit,
  * so compiled pipelines and plain transforms give the same image. */
 #include "resample.h"
+#include "alpha.h"
 #include "simd.h"
 
 #include <string.h>
@@ -227,9 +228,10 @@ void px_end(px_work *work, const px_geometry *g, const px_output_format *f, void
     for (int64_t y = 0; y < g->canvas_h; y++) {
         int64_t i = y - top;
         int inside = i >= 0 && i < g->win_h && g->win_w > 0;
+        const uint8_t *sources[4];
         for (int c = 0; c < channels; c++) {
             uint8_t *line = work->temp + c * pitch;
-            const uint8_t *source = line;
+            sources[c] = line;
             if (inside) {
                 const uint8_t *in = work->planes + c * plane + (t->start[i] - t->lo) * work->stride;
                 const int32_t *k = t->k + i * t->taps;
@@ -240,10 +242,20 @@ void px_end(px_work *work, const px_geometry *g, const px_output_format *f, void
                 for (; taps > 1 && !k[0]; taps--, k++)
                     in += work->stride;
                 if (taps == 1 && k[0] == 1 << BITS)
-                    source = in; /* nothing to compute */
+                    sources[c] = in; /* nothing to compute */
                 else
                     columns(in, work->stride, k, taps, g->win_w, line);
             }
+        }
+        for (int c = 0; c < 3 && inside && work->premultiply; c++) {
+            uint8_t *line = work->temp + c * pitch;
+            for (int64_t x = 0; x < g->win_w; x++)
+                line[x] = undo_alpha(sources[c][x], sources[3][x]);
+            sources[c] = line;
+        }
+        for (int c = 0; c < channels; c++) {
+            uint8_t *line = work->temp + c * pitch;
+            const uint8_t *source = sources[c];
             if (padded) {
                 if (inside) {
                     memmove(line + left, source, (size_t)g->win_w);
@@ -280,6 +292,10 @@ int px_render_array(px_work *work, const px_geometry *g, const px_output_format 
         return PX_NO_MEMORY;
     for (int64_t y = work->y.lo; y < work->y.hi && n > 0; y++) {
         px_widen(pixels + y * row_stride + lo * channels, n, channels, work->line);
+        if (work->premultiply)
+            for (uint8_t *p = work->line; p < work->line + 4 * n; p += 4)
+                for (int c = 0; c < 3; c++)
+                    p[c] = times_alpha(p[c], p[3]);
         px_row(work, g, y, work->line, lo);
     }
     px_end(work, g, format, out);
@@ -309,9 +325,12 @@ int px_render_float(px_work *work, const px_geometry *g, const float *pixels, in
             const float *p = row + (int64_t)tx->start[i] * channels;
             for (int c = 0; c < channels; c++) {
                 double sum = 0.0;
+                int colors = c < 3 && work->premultiply;
                 for (int j = 0; j < tx->used; j++)
-                    if (k[j]) /* there may be no pixel beyond the row */
-                        sum += (double)k[j] * unit * (double)p[j * channels + c];
+                    if (k[j]) { /* there may be no pixel beyond the row */
+                        double alpha = colors ? (double)p[j * channels + 3] : 1.0;
+                        sum += (double)k[j] * unit * (double)p[j * channels + c] * alpha;
+                    }
                 middle[(size_t)y * width + (size_t)(i * channels + c)] = (float)sum;
             }
         }
@@ -335,6 +354,9 @@ int px_render_float(px_work *work, const px_geometry *g, const float *pixels, in
                     sum += (double)k[j] * unit * (double)in[(size_t)j * width + x];
             target[x] = (float)sum;
         }
+        for (size_t x = 0; x < width && work->premultiply; x += 4)
+            for (size_t c = 0; c < 3 && target[x + 3] > 0.0f; c++)
+                target[x + c] /= target[x + 3];
     }
     return PX_OK;
 }

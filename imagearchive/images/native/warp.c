@@ -1,5 +1,6 @@
 /* Perspective warps: each output pixel is sampled where the homography sends its center, with the
  * arithmetic of Pillow's Image.transform, so that 8-bit results are the same bit for bit. */
+#include "alpha.h"
 #include "pixels.h"
 #include "simd.h"
 
@@ -12,19 +13,6 @@ typedef struct {
     const double *a; /* 8 coefficients */
     const float *fill;
 } source;
-
-/* value * alpha / 255, rounded as by Pillow. */
-INLINE uint8_t times_255th(unsigned value, unsigned alpha)
-{
-    unsigned v = value * alpha + 128;
-    return (uint8_t)(((v >> 8) + v) >> 8);
-}
-
-INLINE uint8_t undo_alpha(unsigned value, unsigned alpha)
-{
-    unsigned v = alpha == 0 || alpha == 255 ? value : 255 * value / alpha;
-    return (uint8_t)(v > 255 ? 255 : v);
-}
 
 INLINE double load(const char *p, int64_t i, int floats)
 {
@@ -152,7 +140,7 @@ static char *premultiplied(const source *s, int floats)
                     ((float *)out)[i + c] = c < 3 ? p[c] * p[3] : p[3];
                 } else {
                     const uint8_t *p = (const uint8_t *)in + i;
-                    ((uint8_t *)out)[i + c] = c < 3 ? times_255th(p[c], p[3]) : p[3];
+                    ((uint8_t *)out)[i + c] = c < 3 ? times_alpha(p[c], p[3]) : p[3];
                 }
             }
     }
