@@ -1,6 +1,6 @@
 # `make demo` trains on images from an archive; it takes less than a minute after installation.
 # `make test` runs the tests; it takes about 5 minutes on two cores. Both install what they need into
-# .venv and require only Python >= 3.10, a C compiler, and make.
+# .venv and require only Python >= 3.10, a C compiler, make, and the headers of zlib.
 
 PYTHON ?= python3
 VENV := .venv

@@ -18,6 +18,7 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 DEBUG = os.environ.get("IMAGEARCHIVE_DEBUG") == "1"
 SANITIZE = os.environ.get("IMAGEARCHIVE_SANITIZE", "")
@@ -26,6 +27,8 @@ JPEG = os.environ.get("IMAGEARCHIVE_JPEG", "")
 PACKAGE = Path("imagearchive")
 # The only extension with handwritten C, and the directory of that C.
 RENDER = "imagearchive.images.render"
+# The extension that needs the headers of zlib.
+INFLATE = "imagearchive.storage.inflate"
 NATIVE = PACKAGE / "images" / "native"
 C_SOURCES = {
     path.with_suffix("").as_posix().replace("/", "."): [] for path in PACKAGE.rglob("*.pyx")
@@ -70,7 +73,22 @@ class BuildExt(build_ext):
                 extension.define_macros.append(("HAVE_JPEG", "1" if have_jpeg else "0"))
                 if have_jpeg:
                     extension.libraries.append("jpeg")
+            if extension.name == INFLATE:
+                extension.libraries.append("z")
+                self._require_zlib()
         super().build_extensions()
+
+    def _require_zlib(self):
+        with tempfile.TemporaryDirectory() as folder:
+            probe = Path(folder, "probe.c")
+            probe.write_text("#include <zlib.h>\n")
+            try:
+                self.compiler.compile([str(probe)], output_dir=folder)
+            except CompileError:
+                raise SystemExit(
+                    "zlib.h is missing; install the headers of zlib (zlib1g-dev on Debian and "
+                    "Ubuntu, zlib-devel on Fedora), or a wheel of imagearchive"
+                ) from None
 
     def _have_jpeg(self):
         if JPEG == "0":

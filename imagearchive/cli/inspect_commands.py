@@ -403,7 +403,6 @@ def _build_facts() -> dict[str, Any]:
 
     optional = {
         "torch": "torch",
-        "indexed_gzip": "compressed",
         "zstandard": "compressed",
         "msgpack": "msgpack",
         "crc32c": "barecat",

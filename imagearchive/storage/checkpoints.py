@@ -1,110 +1,145 @@
-"""Checkpoints of a deflate stream: building them, their format, and decoding from one of them.
+"""Checkpoints of a compressed stream: places at which decompression can start.
 
-A deflate stream can be entered at the start of any of its blocks by a decoder that knows the bit at
-which the block starts and the 32 KiB of output before it. These *checkpoints*, one for about every
-MiB of output, are found once by ``indexed_gzip`` (extra ``compressed``), which also checks size and
-CRC-32 of the whole stream. To decode from a checkpoint, zlib alone suffices: the window is a preset
-dictionary, and empty blocks before the first byte bring the decoder to the bit where the block
-starts.
+A *checkpoint* is a position in the output and the place in the stored bytes that produces what
+follows it. Inside a deflate stream it needs the 32 KiB of output before it, its *window*; at the
+start of a gzip member, of a bzip2 or xz block, or of a Zstandard frame it needs nothing.
 
-The format is a head, a table of points, and a window of 32 KiB for each point but the first, which
-is the start of the stream.
+Saved checkpoints consist of a head, a table of points, and the windows, which are deflated if
+the stream compresses well. The first point is the start of the stream.
 """
 
 from __future__ import annotations
 
-import io
-import logging
 import struct
-import time
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
-from imagearchive.errors import (
-    CorruptArchiveError,
-    CorruptIndexError,
-    LimitError,
-    MissingDependencyError,
-)
+from imagearchive.errors import CorruptIndexError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from imagearchive.storage.protocol import Storage
+__all__ = ["SPACING", "CheckpointBuilder", "Checkpoints", "Point", "StreamIdentity"]
 
-__all__ = ["BIT_PADDING", "SPACING", "Checkpoints", "DeflateStream", "build_checkpoints"]
-
-logger = logging.getLogger(__name__)
-
-#: Bytes of output between two checkpoints. Each keeps a window of 32 KiB, so the checkpoints take
-#: 3 % of the inflated size, and a random read inflates half of this on average.
+#: Bytes of output between two checkpoints. A random read decompresses half of this on average.
 SPACING: Final = 1 << 20
 
-# No deflate stream has a higher ratio: 258 bytes from two bits.
-_MAX_RATIO: Final = 1032
+# The same in a large stream, so that the windows of images take less than 1 % of it.
+_LARGE_SPACING: Final = 4 << 20
+_LARGE: Final = 128 << 20
+# Checkpoints without a window cost almost nothing.
+_FREE_SPACING: Final = 1 << 18
+
 _WINDOW: Final = 1 << 15
-# Magic; stored size, size and CRC-32 of the member; number of points; CRC-32 of the points.
+# Magic; stored size, size, and CRC-32 of the stream; number of points; CRC-32 of the points.
 _HEAD: Final = struct.Struct("<8s5Q")
-_MAGIC: Final = b"deflat\x01\0"
+_MAGIC: Final = b"points\x01\0"
 _POINT: Final = np.dtype(
-    [("source", "<u8"), ("position", "<u8"), ("crc", "<u4"), ("bits", "<u4")], align=True
+    [
+        ("source", "<u8"),
+        ("position", "<u8"),
+        ("window", "<u8"),
+        ("window_size", "<u4"),
+        ("window_crc", "<u4"),
+        ("bits", "<u4"),
+        ("inside", "<u2"),
+        ("deflated", "<u2"),
+    ]
 )
 
-# The index of indexed_gzip: GZIDX, version, flags, sizes, spacing, window, number of points.
-_GZIDX_HEAD: Final = struct.Struct("<5sBBQQIII")
-_GZIDX_POINT: Final = np.dtype(
-    [("source", "<u8"), ("position", "<u8"), ("bits", "u1"), ("has_window", "u1")]
-)
-_GZIP_HEAD: Final = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+
+class StreamIdentity(Protocol):
+    """What is known of a stream without decompressing it."""
+
+    @property
+    def stored_size(self) -> int:
+        """Its length in bytes."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """The length of its output in bytes."""
+        ...
+
+    @property
+    def crc(self) -> int:
+        """The CRC-32 of its output, 0 if unknown."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """Its name in messages."""
+        ...
 
 
-@dataclass(frozen=True)
-class DeflateStream:
-    """A raw deflate stream in a file, and what it should inflate to.
+class Point(NamedTuple):
+    """A checkpoint.
 
     Attributes
     ----------
-    storage : Storage
-        The file.
-    offset, stored_size : int
-        Byte range of the stream in it.
-    size : int
-        Inflated size in bytes.
-    crc : int
-        CRC-32 of the inflated bytes.
-    where : str
-        Name of the member in messages.
-
-    Raises
-    ------
-    CorruptArchiveError
-        No stream of this length can inflate to that size.
+    source : int
+        The first stored byte that is not used up.
+    position : int
+        How much output comes before.
+    bits : int
+        How many bits of the byte before `source` are not used up.
+    inside : bool
+        Whether it is inside a deflate stream, and not at the start of a stream, frame, or block.
+    window : bytes
+        The output before it; empty unless `inside`.
     """
 
-    storage: Storage
-    offset: int
-    stored_size: int
-    size: int
-    crc: int
-    where: str
+    source: int
+    position: int
+    bits: int
+    inside: bool
+    window: bytes
 
-    def __post_init__(self) -> None:
-        if self.size > _MAX_RATIO * (self.stored_size + 1):
-            raise self.error(f"{self.stored_size} bytes cannot inflate to {self.size}")
 
-    def read(self, position: int, size: int) -> bytes | memoryview:
-        """Return `size` bytes of the stream, or fewer at its end."""
-        return self.storage.read(self.offset + position, min(size, self.stored_size - position))
+class CheckpointBuilder:
+    """Collects the checkpoints of a stream while it is decompressed from its start.
 
-    def error(self, reason: str) -> CorruptArchiveError:
-        """Return the error for a damaged stream."""
-        return CorruptArchiveError(
-            f"{self.where}: deflate stream at offset {self.offset}: {reason}; the file is damaged"
-        )
+    Parameters
+    ----------
+    stored_size : int
+        The length of the stream in bytes.
+    """
+
+    def __init__(self, stored_size: int) -> None:
+        self._spacing = SPACING if stored_size < _LARGE else _LARGE_SPACING
+        self._rows: list[tuple[int, ...]] = []
+        self._windows: list[bytes] = []
+        self._window_bytes = 0
+        self.add(0, 0)
+
+    def wants(self, position: int) -> bool:
+        """Whether a checkpoint that needs a window is due at a position in the output."""
+        return position - self._rows[-1][1] >= self._spacing
+
+    def wants_free(self, position: int) -> bool:
+        """Whether a checkpoint that needs no window is due at a position in the output."""
+        return position - self._rows[-1][1] >= _FREE_SPACING
+
+    def add(self, source: int, position: int, bits: int = 0, window: bytes | None = None) -> None:
+        """Add a checkpoint after the last one; with a window, it is inside a deflate stream."""
+        stored = window or b""
+        # What has hardly been compressed, such as images, costs time and cannot be made smaller.
+        deflated = len(stored) > 0 and position > 2 * source
+        if deflated:
+            stored = zlib.compress(stored, 1)
+        row = (self._window_bytes, len(stored), zlib.crc32(stored), bits)
+        self._rows.append((source, position, *row, window is not None, deflated))
+        self._windows.append(stored)
+        self._window_bytes += len(stored)
+
+    def finish(self, stream: StreamIdentity) -> bytes:
+        """Return what `Checkpoints` reads."""
+        points = np.array(self._rows, _POINT).tobytes()
+        identity = (_MAGIC, stream.stored_size, stream.size, stream.crc)
+        head = _HEAD.pack(*identity, len(self._rows), zlib.crc32(points))
+        return b"".join([head, points, *self._windows])
 
 
 class Checkpoints:
@@ -112,9 +147,9 @@ class Checkpoints:
 
     Parameters
     ----------
-    stream : DeflateStream
+    stream : StreamIdentity
     data : bytes-like
-        What `build_checkpoints` returned. It is not copied: a mapped file is best.
+        What `CheckpointBuilder` returned. It is not copied: a mapped file is best.
 
     Raises
     ------
@@ -122,33 +157,45 @@ class Checkpoints:
         `data` is damaged or belongs to another stream.
     """
 
-    def __init__(self, stream: DeflateStream, data: Buffer) -> None:
+    def __init__(self, stream: StreamIdentity, data: Buffer) -> None:
         self._stream = stream
         self.data = memoryview(data).cast("B").toreadonly()
         if len(self.data) >= _HEAD.size:
             *identity, count, points_crc = _HEAD.unpack_from(self.data)
-            length = _HEAD.size + count * _POINT.itemsize + (count - 1) * _WINDOW
             expected = [_MAGIC, stream.stored_size, stream.size, stream.crc]
-            if identity == expected and count and len(self.data) == length:
+            self._start = _HEAD.size + count * _POINT.itemsize
+            if identity == expected and count > 0 and self._start <= len(self.data):
                 self._points = np.frombuffer(self.data, _POINT, count, _HEAD.size)
                 if zlib.crc32(self._points.data) == points_crc and self._are_points_inside():
                     return
         raise CorruptIndexError(
-            f"{stream.where}: its checkpoints are damaged or belong to another member; delete the "
+            f"{stream.where}: its checkpoints are damaged or belong to other data; delete the "
             f"index to have them built again"
         )
 
     def _are_points_inside(self) -> bool:
         """Whether the points ascend and are places in the stream; anyone may have written them."""
-        source, position, bits = (self._points[name] for name in ("source", "position", "bits"))
+        points = self._points
+        source, position, bits, size = (
+            points[name] for name in ("source", "position", "bits", "window_size")
+        )
+        # The sum does not overflow, because its terms are compared first.
+        available = len(self.data) - self._start
         return bool(
             (source <= self._stream.stored_size).all()
             and (position <= self._stream.size).all()
             and position[0] == 0
             and (position[1:] > position[:-1]).all()
+            and (source[1:] >= source[:-1]).all()
             and (bits <= 7).all()
             and (source[bits > 0] > 0).all()
+            and (size <= 2 * _WINDOW).all()
+            and (points["window"] <= available).all()
+            and (points["window"] + size <= available).all()
         )
+
+    def __len__(self) -> int:
+        return len(self._points)
 
     def last_before(self, position: int) -> int:
         """Return the number of the last checkpoint at or before a position in the output."""
@@ -158,206 +205,33 @@ class Checkpoints:
         """Return the position of a checkpoint in the output."""
         return int(self._points["position"][number])
 
-    def decoder(self, number: int) -> tuple[Any, int]:
-        """Return a `zlib` decoder at a checkpoint, and where in the stream to go on feeding it.
+    def point(self, number: int) -> Point:
+        """Return a checkpoint.
 
         Raises
         ------
         CorruptIndexError
-            The checkpoint is damaged.
+            Its window is damaged.
         """
-        # For a raw stream, CPython passes the dictionary to zlib at once.
-        decoder = zlib.decompressobj(-zlib.MAX_WBITS, bytes(self._window(number)))
-        source = int(self._points["source"][number])
-        bits = int(self._points["bits"][number])
-        if bits:
-            # The block starts in the upper bits of the previous byte.
-            split = 8 - bits
-            padding = BIT_PADDING[split]
-            upper = self._stream.read(source - 1, 1)[0] & (0xFF << split)
+        row: Any = self._points[number]
+        start = self._start + int(row["window"])
+        window = bytes(self.data[start : start + int(row["window_size"])])
+        if zlib.crc32(window) != row["window_crc"]:
+            raise self.damaged(number)
+        if row["deflated"]:
+            decoder = zlib.decompressobj()
             try:
-                decoder.decompress(padding[:-1] + bytes([padding[-1] | upper]))
+                window = decoder.decompress(window, _WINDOW + 1)
             except zlib.error as error:
-                raise CorruptIndexError(
-                    f"{self._stream.where}: checkpoint {number} is damaged; delete the index to "
-                    f"have the checkpoints built again"
-                ) from error
-        return decoder, source
+                raise self.damaged(number) from error
+            if len(window) > _WINDOW:
+                raise self.damaged(number)
+        source, position, bits = int(row["source"]), int(row["position"]), int(row["bits"])
+        return Point(source, position, bits, bool(row["inside"]), window)
 
-    def _window(self, number: int) -> memoryview:
-        start = _HEAD.size + self._points.nbytes + (number - 1) * _WINDOW
-        window = self.data[start : start + _WINDOW]
-        if zlib.crc32(window) != self._points["crc"][number]:
-            raise CorruptIndexError(
-                f"{self._stream.where}: checkpoint {number} is damaged; delete the index to have "
-                f"the checkpoints built again"
-            )
-        return window
-
-
-def build_checkpoints(
-    stream: DeflateStream, progress: Callable[[int, int], object] | None = None
-) -> bytes:
-    """Inflate a whole stream, check it, and return its checkpoints.
-
-    Parameters
-    ----------
-    stream : DeflateStream
-    progress : callable, optional
-        Called with the number of stored bytes read so far and their total. If the work takes more
-        than a few seconds, progress is logged in any case.
-
-    Returns
-    -------
-    bytes
-        For `Checkpoints`; about 3 % of the inflated size.
-
-    Raises
-    ------
-    CorruptArchiveError
-        The stream is damaged, or its inflated size or CRC-32 is wrong.
-    MissingDependencyError
-        ``indexed_gzip`` is not installed.
-    """
-    try:
-        import indexed_gzip
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{stream.where}: random access to a deflated member of this size needs indexed_gzip; "
-            f"install it with: pip install 'imagearchive[compressed]'"
-        ) from error
-    view = _GzipView(stream, progress)
-    index = io.BytesIO()
-    try:
-        with indexed_gzip.IndexedGzipFile(
-            fileobj=view, spacing=SPACING, readbuf_size=1 << 18
-        ) as file:
-            file.build_full_index()
-            file.export_index(fileobj=index)
-    except OSError as error:  # the base of all errors of indexed_gzip
-        if view.error is not None:
-            raise view.error from None
-        raise stream.error("its content does not match its size and CRC-32") from error
-    return _convert(stream, index.getbuffer())
-
-
-def _convert(stream: DeflateStream, index: memoryview) -> bytes:
-    """Convert the index that indexed_gzip exported."""
-    magic, _, _, _, size, _, window, count = _GZIDX_HEAD.unpack_from(index)
-    points = np.frombuffer(index, _GZIDX_POINT, count, _GZIDX_HEAD.size)
-    windows = np.frombuffer(index, np.uint8, offset=_GZIDX_HEAD.size + points.nbytes)
-    if magic != b"GZIDX" or window != _WINDOW:
-        raise LimitError(
-            f"{stream.where}: this version of indexed_gzip exports an unknown format; install one "
-            f"from 1.8 up to the version that this library was released with"
+    def damaged(self, number: int) -> CorruptIndexError:
+        """Return the error for a checkpoint that cannot be used."""
+        return CorruptIndexError(
+            f"{self._stream.where}: checkpoint {number} is damaged; delete the index to have the "
+            f"checkpoints built again"
         )
-    # A second stream after the first, in the same member, starts without a window.
-    if size != stream.size or not points["has_window"][1:].all() or points["has_window"][0]:
-        raise stream.error(f"it inflates to {size} of {stream.size} bytes")
-    # The last point is the end of the stream.
-    count = max(1, int(np.count_nonzero(points["position"] < size)))
-    points, windows = points[:count], windows[: (count - 1) * _WINDOW]
-    table = np.zeros(count, _POINT)
-    table["source"] = points["source"] - len(_GZIP_HEAD)
-    table["position"] = points["position"]
-    table["bits"] = points["bits"]
-    for row, start in enumerate(range(0, len(windows), _WINDOW), 1):
-        table["crc"][row] = zlib.crc32(windows[start : start + _WINDOW].data)
-    rows = table.tobytes()
-    identity = (_MAGIC, stream.stored_size, stream.size, stream.crc)
-    return b"".join([_HEAD.pack(*identity, count, zlib.crc32(rows)), rows, windows.data])
-
-
-class _GzipView(io.RawIOBase):
-    """A raw deflate stream as a gzip file: between a header and a trailer."""
-
-    def __init__(
-        self, stream: DeflateStream, progress: Callable[[int, int], object] | None
-    ) -> None:
-        super().__init__()
-        self.error: Exception | None = None
-        self._stream = stream
-        self._trailer = struct.pack("<II", stream.crc, stream.size & 0xFFFFFFFF)
-        self._end = len(_GZIP_HEAD) + stream.stored_size
-        self._position = self._done = 0
-        self._progress = progress
-        self._logged = time.monotonic()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = (0, self._position, self._end + len(self._trailer))[whence]
-        self._position = base + offset
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        """Return up to `size` bytes. An exception is kept, because C code would hide it."""
-        total = self._end + len(self._trailer)
-        stop = total if size < 0 else min(total, self._position + size)
-        parts = [_GZIP_HEAD[self._position : stop]]
-        start = max(self._position, len(_GZIP_HEAD)) - len(_GZIP_HEAD)
-        count = min(stop - len(_GZIP_HEAD), self._stream.stored_size) - start
-        try:
-            if count > 0:
-                parts.append(bytes(self._stream.read(start, count)))
-                self._report(start + count)
-        except Exception as error:
-            self.error = error
-            raise
-        if stop > self._end:
-            parts.append(self._trailer[max(0, self._position - self._end) : stop - self._end])
-        self._position = max(self._position, stop)
-        return b"".join(parts)
-
-    def _report(self, done: int) -> None:
-        if done <= self._done:
-            return
-        self._done = done
-        total = self._stream.stored_size
-        if self._progress is not None:
-            self._progress(done, total)
-        now = time.monotonic()
-        if now - self._logged > 5:
-            self._logged = now
-            logger.info(
-                "%s: building checkpoints for random access: %d %%",
-                self._stream.where,
-                100 * done // total,
-            )
-
-
-def _padding() -> list[bytes]:
-    """Return, for each bit of a byte, empty deflate blocks that end before it.
-
-    See RFC 1951, 3.2.5 to 3.2.7. An empty block with the fixed code takes 10 bits, so up to three
-    of them reach any even bit. The odd ones begin with an empty block with a dynamic code, which
-    takes 99 bits: code lengths 1, 2, 254 times 0, and 2 for the end of the block; no distance code.
-    """
-    fixed = "010" + "0000000"
-    # Lengths of the code length code, in the order of the RFC: 2 bits for 18, 0, 2 and 1.
-    lengths = ["000"] * 18
-    for index in (2, 3, 15, 17):
-        lengths[index] = "010"
-    # This makes the code 0 = 00, 1 = 01, 2 = 10, 18 = 11; repeats count from 11, in 7 bits.
-    repeat = [f"{count - 11:07b}"[::-1] for count in (138, 116)]
-    body = ["01", "10", "11", repeat[0], "11", repeat[1], "10", "00", "11"]
-    dynamic = "".join(["001", "00000", "00000", "0111", *lengths, *body])
-    result = []
-    for split in range(8):
-        text = dynamic if split % 2 else ""
-        while len(text) % 8 != split:
-            text += fixed
-        octets = [text[start : start + 8][::-1] for start in range(0, len(text), 8)]
-        result.append(bytes(int(octet, 2) for octet in octets))
-    return result
-
-
-#: For each bit of a byte, empty blocks that end before it; the last byte is incomplete.
-BIT_PADDING: Final = _padding()

@@ -3,92 +3,98 @@
 import logging
 import os
 import struct
-import sys
 import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from support.deflate import (
-    CONTENTS,
-    DAMAGED,
-    deflate,
-    example,
-    member_of,
-    photo,
-    stream_of,
-)
+from support.deflate import CONTENTS, DAMAGED, example, member_of, photo, stream_of
 
-from imagearchive.errors import CorruptArchiveError, CorruptIndexError, MissingDependencyError
-from imagearchive.storage import checkpoints as module
-from imagearchive.storage.checkpoints import (
-    BIT_PADDING,
-    Checkpoints,
-    DeflateStream,
-    build_checkpoints,
-)
+from imagearchive.errors import CorruptArchiveError, CorruptIndexError
+from imagearchive.storage import compressed as module
+from imagearchive.storage.checkpoints import CheckpointBuilder, Checkpoints
+from imagearchive.storage.compressed import build_checkpoints
+from imagearchive.storage.deflate import DeflateStream
 from imagearchive.storage.local import PreadStorage
 
-# As the module's docstring says: a head, points, and 32 KiB for each point but the first.
+# As the module's docstring says: a head, points, and windows.
 HEAD = 48
-POINT = np.dtype([("source", "<u8"), ("position", "<u8"), ("crc", "<u4"), ("bits", "<u4")])
+POINT = np.dtype(
+    [
+        ("source", "<u8"),
+        ("position", "<u8"),
+        ("window", "<u8"),
+        ("window_size", "<u4"),
+        ("window_crc", "<u4"),
+        ("bits", "<u4"),
+        ("inside", "<u2"),
+        ("deflated", "<u2"),
+    ]
+)
 
 
 def points_of(data):
     magic, *_, count, crc = struct.unpack_from("<8s5Q", data)
     points = np.frombuffer(data, POINT, count, HEAD)
-    assert magic == b"deflat\x01\0"
+    assert magic == b"points\x01\0"
     assert crc == zlib.crc32(points.data)
-    assert len(data) == HEAD + points.nbytes + (count - 1) * (32 << 10)
+    assert len(data) == HEAD + points.nbytes + points["window_size"].sum()
     return points
 
 
+def with_points(data, points):
+    """Return checkpoints with other points, whose checksum is right."""
+    changed = bytearray(data)
+    changed[HEAD : HEAD + points.nbytes] = points.tobytes()
+    struct.pack_into("<Q", changed, HEAD - 8, zlib.crc32(points.tobytes()))
+    return bytes(changed)
+
+
 def test_checkpoints_format_matches_its_description():
-    bits = set()
+    bits, deflated = set(), set()
     for name in CONTENTS:
         data, stream, saved = example(name)
         points = points_of(saved)
         identity = struct.unpack_from("<8s3Q", saved)[1:]
         assert identity == (len(stream), len(data), zlib.crc32(data))
         windows = saved[HEAD + points.nbytes :]
-        for number in range(1, len(points)):
-            window = windows[(number - 1) << 15 : number << 15]
-            position = int(points["position"][number])
-            assert window == data[position - (32 << 10) : position]
-            assert points["crc"][number] == zlib.crc32(window)
+        assert tuple(points[0])[:4] == (0, 0, 0, 0)
+        for point in points[1:]:
+            window = windows[point["window"] :][: point["window_size"]]
+            assert point["window_crc"] == zlib.crc32(window)
+            window = zlib.decompress(window) if point["deflated"] else window
+            assert window == data[point["position"] - (32 << 10) : point["position"]]
+            assert point["inside"]
         bits.update(points["bits"][1:].tolist())
+        deflated.update(points["deflated"][1:].tolist())
     # Blocks start at nearly every bit of a byte.
     assert len(bits) > 4
+    assert deflated == {0, 1}
 
 
-def test_checkpoints_decoder_continues_at_its_position():
-    data, stream, saved = example("photo")
-    checkpoints = Checkpoints(stream_of(data, stream), saved)
-    for number in range(1, len(points_of(saved))):
+@pytest.mark.parametrize("name", CONTENTS)
+def test_checkpoints_decoder_continues_at_its_position(name):
+    data, stream, saved = example(name)
+    parts = stream_of(data, stream)
+    checkpoints = Checkpoints(parts, saved)
+    assert len(checkpoints) == len(points_of(saved))
+    for number in range(1, len(checkpoints)):
         position = checkpoints.position(number)
         assert checkpoints.last_before(position) == number
         assert checkpoints.last_before(position - 1) == number - 1
-        decoder, source = checkpoints.decoder(number)
-        assert decoder.decompress(stream[source : source + 9999]) in data[position:]
+        decoder = parts.resume(checkpoints.point(number))
+        assert decoder.position == position
+        found = decoder.next(9999)
+        assert found
+        assert found == data[position : position + len(found)]
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.data())
-def test_bit_padding_before_any_block_leaves_it_decodable(data):
-    split = data.draw(st.integers(1, 7))
-    # Repeated, so that deflate does not use stored blocks, which must not be shifted.
-    content = 9 * data.draw(st.binary(min_size=1, max_size=200))
-    level = data.draw(st.sampled_from([1, 9]))
-    stream = deflate(content, level, zlib.Z_FIXED)
-    shifted = int.from_bytes(stream, "little") << split
-    octets = bytearray(shifted.to_bytes(len(stream) + 1, "little"))
-    padding = BIT_PADDING[split]
-    octets[0] |= padding[-1]
-    decoder = zlib.decompressobj(-15)
-    assert decoder.decompress(padding[:-1]) == b""
-    assert decoder.decompress(octets) == content
-    assert decoder.eof
+def test_checkpoint_builder_large_stream_gets_fewer_checkpoints():
+    small, large = CheckpointBuilder(100 << 20), CheckpointBuilder(10 << 30)
+    assert small.wants(1 << 20)
+    assert not large.wants(1 << 20)
+    assert large.wants(4 << 20)
+    # One that needs no window is cheap.
+    assert large.wants_free(1 << 18)
 
 
 def test_build_checkpoints_progress_is_reported_and_logged(monkeypatch, caplog):
@@ -111,13 +117,6 @@ def test_build_checkpoints_damaged_stream_is_refused(case):
     _, data, stream, wrong = case
     with pytest.raises(CorruptArchiveError, match=r"x\.npz: a\.npy: deflate stream at offset 23"):
         build_checkpoints(stream_of(data, stream, **wrong))
-
-
-def test_build_checkpoints_without_indexed_gzip_names_the_extra(monkeypatch):
-    data, stream, _ = example("photo")
-    monkeypatch.setitem(sys.modules, "indexed_gzip", None)
-    with pytest.raises(MissingDependencyError, match=r"imagearchive\[compressed\]"):
-        build_checkpoints(stream_of(data, stream))
 
 
 def test_build_checkpoints_error_of_the_storage_reaches_the_caller(tmp_path):
@@ -148,7 +147,7 @@ def test_checkpoints_damaged_head_is_refused():
 
 def test_checkpoints_of_other_length_or_member_are_refused():
     data, stream, good = example("photo")
-    for bad in (b"", good[:-1], good + b"x", good[:HEAD], example("noise")[2]):
+    for bad in (b"", good[:-1], good[: HEAD + 50], good[:HEAD], example("noise")[2]):
         with pytest.raises(CorruptIndexError):
             Checkpoints(stream_of(data, stream), bad)
     with pytest.raises(CorruptIndexError):
@@ -175,15 +174,34 @@ def test_checkpoints_any_buffer_is_used_without_a_copy():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("source", 2**63), ("position", 0), ("position", 2**63), ("bits", 8), ("bits", 2**31)],
+    [
+        ("source", 2**63),
+        ("position", 0),
+        ("position", 2**63),
+        ("bits", 8),
+        ("bits", 2**31),
+        ("window", 2**63),
+        ("window", 2**64 - 1),
+        ("window_size", 2**31),
+    ],
 )
 def test_checkpoints_points_outside_the_stream_are_refused(field, value):
     """Whoever wrote them can have made their checksum fit."""
     content, stream, saved = example("photo")
     points = points_of(saved).copy()
     points[field][-1] = value
-    data = bytearray(saved)
-    data[HEAD : HEAD + points.nbytes] = points.tobytes()
-    struct.pack_into("<Q", data, HEAD - 8, zlib.crc32(points.tobytes()))
     with pytest.raises(CorruptIndexError, match="damaged"):
-        member_of(content, stream, bytes(data))[0].read(len(content) - 10, 10)
+        member_of(content, stream, with_points(saved, points))[0].read(len(content) - 10, 10)
+
+
+def test_checkpoints_wrong_bits_or_window_are_noticed_when_used():
+    """Whoever wrote them can have made all checksums fit."""
+    content, stream, saved = example("photo")
+    points = points_of(saved).copy()
+    points["bits"][-1] = 7 - points["bits"][-1]
+    points["window_size"][-1] = 1000
+    window = saved[HEAD + points.nbytes :][points["window"][-1] :]
+    points["window_crc"][-1] = zlib.crc32(window[:1000])
+    member, _ = member_of(content, stream, with_points(saved, points))
+    with pytest.raises((CorruptIndexError, CorruptArchiveError), match="damaged"):
+        member.read(len(content) - 10, 10)

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import random
-import sys
 import zlib
 
 import numpy as np
@@ -19,8 +18,7 @@ from support.deflate import (
 )
 from support.threads import run_in_threads
 
-from imagearchive.errors import ClosedError, CorruptArchiveError, MissingDependencyError
-from imagearchive.storage import deflate as module
+from imagearchive.errors import ClosedError, CorruptArchiveError
 from imagearchive.storage.checkpoints import SPACING
 from imagearchive.storage.deflate import DeflatedStorage, inflate
 from imagearchive.storage.local import MemoryStorage
@@ -192,26 +190,6 @@ def test_deflated_failed_decoder_is_not_used_again():
             for offset in range(0, len(data), 100_000):
                 member.read(offset, min(100_000, len(data) - offset))
         assert member.read(0, 1000) == data[:1000]
-
-
-def test_deflated_without_indexed_gzip_is_inflated_whole(monkeypatch):
-    member, file, data = example_member("photo", known=False)
-    monkeypatch.setitem(sys.modules, "indexed_gzip", None)
-    assert member.read(4_000_000, 10) == data[4_000_000:4_000_010]
-    before = file.bytes_read
-    assert member.read(2_000_000, 10) == data[2_000_000:2_000_010]
-    assert file.bytes_read == before
-    # Saved checkpoints do not need the library.
-    member, _, _ = example_member("photo")
-    assert member.read(4_000_000, 1) == data[4_000_000:4_000_001]
-
-
-def test_deflated_without_indexed_gzip_large_member_is_refused(monkeypatch):
-    member, _, _ = example_member("photo", known=False)
-    monkeypatch.setitem(sys.modules, "indexed_gzip", None)
-    monkeypatch.setattr(module, "WHOLE_WITHOUT_INDEX", 1 << 20)
-    with pytest.raises(MissingDependencyError, match=r"x\.npz"):
-        member.read(4_000_000, 10)
 
 
 # ---------------------------------------------------------------- threads and processes

@@ -6,8 +6,8 @@ import zlib
 
 import numpy as np
 
-from imagearchive.storage.checkpoints import DeflateStream, build_checkpoints
-from imagearchive.storage.deflate import DeflatedStorage
+from imagearchive.storage.compressed import build_checkpoints
+from imagearchive.storage.deflate import DeflatedStorage, DeflateStream
 from imagearchive.storage.local import MemoryStorage
 
 FRONT = b"bytes before the stream"

@@ -1,0 +1,23 @@
+from typing import Final
+
+from typing_extensions import Buffer
+
+__all__ = ["GZIP", "RAW", "Inflater"]
+
+RAW: Final[int]
+GZIP: Final[int]
+
+class Inflater:
+    @property
+    def ended(self) -> bool: ...
+    @property
+    def at_block(self) -> bool: ...
+    @property
+    def bits(self) -> int: ...
+    def __init__(
+        self, format: int, window: Buffer | None = None, bits: int = 0, byte: int = 0
+    ) -> None: ...
+    def decompress(
+        self, source: Buffer, size: int, stop_at_block: bool = False
+    ) -> tuple[bytes, int]: ...
+    def window(self) -> bytes: ...
