@@ -46,7 +46,7 @@ def sniff(path):
 # ---------------------------------------------------------------- index
 
 
-def test_changed_archives_are_indexed_anew(barecat_copy):
+def test_barecat_changed_archive_is_indexed_again(barecat_copy):
     path, _ = barecat_copy
     with barecat.Barecat(path) as ours:
         assert "new" not in ours
@@ -60,7 +60,7 @@ def test_changed_archives_are_indexed_anew(barecat_copy):
         assert ours["shown"] == b"h"
 
 
-def test_a_renamed_member_is_noticed(barecat_copy):
+def test_barecat_renamed_member_is_noticed(barecat_copy):
     path, _ = barecat_copy
     with barecat.Barecat(path) as ours:
         assert ".hidden" in ours
@@ -71,7 +71,7 @@ def test_a_renamed_member_is_noticed(barecat_copy):
         assert ".hidden" not in ours
 
 
-def test_nothing_is_written_beside_the_archive_but_our_index(barecat_copy):
+def test_barecat_open_writes_only_the_index(barecat_copy):
     path, _ = barecat_copy
     before = set(os.listdir(os.path.dirname(path)))
     times = {
@@ -120,7 +120,7 @@ DETACH source;
 """
 
 
-def test_schema_2_with_its_index_beside_it(barecat_copy):
+def test_barecat_schema_2_with_a_separate_index_is_read(barecat_copy):
     path, files = barecat_copy
     with sqlite3.connect(path + "-sqlite-index") as connection:
         connection.executescript(OLD_SCHEMA.format(source=path))
@@ -139,7 +139,7 @@ def test_schema_2_with_its_index_beside_it(barecat_copy):
         assert len(ours) == len(files)
 
 
-def test_empty_archives(tmp_path):
+def test_barecat_empty_archive_has_no_members(tmp_path):
     path = str(tmp_path / "empty.barecat")
     with peer.Barecat(path, readonly=False):
         pass
@@ -147,7 +147,7 @@ def test_empty_archives(tmp_path):
         assert (list(ours), len(ours), ours.listdir(""), list(ours.dirs())) == ([], 0, [], [""])
 
 
-def test_missing_values_stay_missing(barecat_copy):
+def test_barecat_missing_values_are_none(barecat_copy):
     path, _ = barecat_copy
     execute_sql(
         path, "UPDATE files SET crc32c = NULL, mode = NULL, mtime_ns = NULL WHERE path = 'top.txt'"
@@ -158,7 +158,7 @@ def test_missing_values_stay_missing(barecat_copy):
         assert ours["top.txt"] == barecat_files()["top.txt"]
 
 
-def test_a_live_wal_is_read(barecat_copy):
+def test_barecat_live_wal_is_read(barecat_copy):
     path, files = barecat_copy
     writer = sqlite3.connect(path)
     writer.execute("PRAGMA journal_mode = WAL")
@@ -176,7 +176,7 @@ def test_a_live_wal_is_read(barecat_copy):
     writer.close()
 
 
-def test_a_writer_that_holds_all_locks(barecat_copy):
+def test_barecat_locked_by_a_writer_is_read(barecat_copy):
     path, files = barecat_copy
     writer = sqlite3.connect(path, isolation_level=None)
     writer.execute("BEGIN EXCLUSIVE")
@@ -186,7 +186,7 @@ def test_a_writer_that_holds_all_locks(barecat_copy):
     writer.close()
 
 
-def test_an_interrupted_writer_leaves_what_was_committed(barecat_copy):
+def test_barecat_interrupted_writer_leaves_committed_members(barecat_copy):
     path, files = barecat_copy
     code = """
 import barecat, os, sys
@@ -229,14 +229,14 @@ OFF = "UPDATE config SET value_int = 0 WHERE key = 'use_triggers'"
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_impossible_rows(barecat_copy, kind):
+def test_barecat_impossible_row_raises(barecat_copy, kind):
     path, _ = barecat_copy
     execute_sql(path, OFF, HOSTILE[kind])
     with pytest.raises(CorruptArchiveError, match=r"data\.barecat"):
         barecat.Barecat(path)
 
 
-def test_without_strict_what_lies_inside_is_served(barecat_copy, caplog):
+def test_barecat_not_strict_leaves_out_only_the_impossible_row(barecat_copy, caplog):
     path, files = barecat_copy
     execute_sql(path, OFF, HOSTILE["beyond"])
     with barecat.Barecat(path, strict=False) as ours:
@@ -244,7 +244,7 @@ def test_without_strict_what_lies_inside_is_served(barecat_copy, caplog):
     assert "'top.txt'" in caplog.text
 
 
-def test_an_endless_view_is_not_run(barecat_copy):
+def test_barecat_endless_view_is_not_run(barecat_copy):
     path, _ = barecat_copy
     execute_sql(
         path,
@@ -256,7 +256,7 @@ def test_an_endless_view_is_not_run(barecat_copy):
         scan_path(path)
 
 
-def test_a_computed_column_is_not_run(barecat_copy):
+def test_barecat_computed_column_is_not_run(barecat_copy):
     path, _ = barecat_copy
     execute_sql(
         path,
@@ -268,7 +268,7 @@ def test_a_computed_column_is_not_run(barecat_copy):
         scan_path(path)
 
 
-def test_pages_that_point_at_one_another(tmp_path):
+def test_barecat_pages_that_share_a_leaf_raise(tmp_path):
     # A tree of few pages in which every path leads to the same leaf: 10**20 rows to visit.
     path = write_barecat(str(tmp_path / "data.barecat"), {f"{i:0200d}": b"" for i in range(400)})
     with sqlite3.connect(path) as connection:
@@ -295,7 +295,7 @@ def test_pages_that_point_at_one_another(tmp_path):
         scan_path(path)
 
 
-def test_too_few_files_are_no_damage(barecat_copy):
+def test_barecat_too_few_descriptors_raise_os_error(barecat_copy):
     path, _ = barecat_copy
     with (
         files_left(0),
@@ -305,7 +305,7 @@ def test_too_few_files_are_no_damage(barecat_copy):
     scan_path(path)
 
 
-def test_other_databases_and_versions(barecat_copy, tmp_path):
+def test_barecat_other_databases_and_versions_raise(barecat_copy, tmp_path):
     path, _ = barecat_copy
     execute_sql(path, "UPDATE config SET value_int = 1 WHERE key = 'schema_version_major'")
     with pytest.raises(UnsupportedArchiveError, match="schema 1 is not supported"):
@@ -325,7 +325,7 @@ def test_other_databases_and_versions(barecat_copy, tmp_path):
     assert not sniff(tmp_path)
 
 
-def test_a_schema_that_is_no_text(barecat_copy):
+def test_barecat_schema_that_is_not_text_raises(barecat_copy):
     path, _ = barecat_copy
     content = pathlib.Path(path).read_bytes()
     damaged = content.replace(b"CREATE TABLE dirs", b"CRE\xff\xc9 TABLE dirs")
@@ -336,7 +336,7 @@ def test_a_schema_that_is_no_text(barecat_copy):
         scan_path(path)
 
 
-def test_names_that_are_no_utf_8(barecat_copy):
+def test_barecat_names_that_are_not_utf8_are_kept(barecat_copy):
     path, files = barecat_copy
     execute_sql(
         path, OFF, "UPDATE files SET path = CAST(x'66ff2f78' AS TEXT) WHERE path = 'top.txt'"
@@ -349,7 +349,7 @@ def test_names_that_are_no_utf_8(barecat_copy):
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.data())
-def test_any_damage_ends_in_an_error_of_ours(barecat_archive, tmp_path, data):
+def test_barecat_any_damage_raises_or_reads(barecat_archive, tmp_path, data):
     path, _ = barecat_archive
     target = str(tmp_path / "data.barecat")
     content = bytearray(pathlib.Path(path).read_bytes())
