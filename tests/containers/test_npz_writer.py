@@ -1,12 +1,8 @@
-"""The NPZ writer: what numpy.load sees, ragged columns, failures, and kill -9."""
+"""What `NpzWriter` writes, as `numpy.load` reads it."""
 
 import io
-import multiprocessing
 import os
 import random
-import resource
-import signal
-import time
 import zipfile
 import zlib
 
@@ -15,58 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support.npz_rows import load, write
 
 from imagearchive.arrays.npy import parse_header
-from imagearchive.arrays.ragged import columns, row_range, row_shape
 from imagearchive.containers.npz.direct_column import crc32_combine
 from imagearchive.containers.npz.writer import NpzWriter
 from imagearchive.containers.zip import scan as scanner
 from imagearchive.containers.zip import stream
-from imagearchive.errors import ClosedError, OptionError, OptionTypeError
+from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.storage.local import MemoryStorage
-
-
-def load(path):
-    """All arrays, by numpy.load alone."""
-    with zipfile.ZipFile(path) as archive:
-        assert archive.testzip() is None
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
-
-
-def rows_of(arrays):
-    """The rows of each column, by the convention."""
-    result = {}
-    for name, column in columns(arrays).items():
-        data = arrays[column.data]
-        if column.kind == "array":
-            # With an ellipsis, numbers stay 0-d arrays, which keep their byte order.
-            result[name] = [data[row, ...] for row in range(len(data))]
-            continue
-        offsets = arrays[column.offsets]
-        assert offsets[0] == 0
-        assert offsets[-1] == len(data)
-        result[name] = rows = []
-        for row in range(len(offsets) - 1):
-            start, stop = row_range(offsets, row, len(data))
-            part = data[start:stop]
-            if column.kind == "utf8":
-                part = part.tobytes().decode("utf-8", "surrogatepass")
-            elif column.kind == "bytes":
-                part = part.tobytes()
-            elif column.shapes:
-                part = part.reshape(row_shape(arrays[column.shapes], row, stop - start))
-            rows.append(part)
-    return result
-
-
-def write(path, samples, **options):
-    with NpzWriter(path, **options) as writer:
-        for sample in samples:
-            writer.append(**sample)
-        assert len(writer) == len(samples)
-    arrays = load(path)
-    return arrays, rows_of(arrays)
 
 
 def aligned(path):
@@ -89,7 +42,7 @@ BOTH = pytest.mark.parametrize("compress", [False, True])
 
 
 @BOTH
-def test_detector_data(path, compress):
+def test_writer_detector_data_is_read_back(path, compress):
     rng = np.random.default_rng(0)
     samples = [
         {
@@ -120,7 +73,7 @@ def test_detector_data(path, compress):
 
 
 @BOTH
-def test_images_of_several_sizes(path, compress):
+def test_writer_images_of_several_sizes_store_shapes(path, compress):
     shapes = [(4, 5, 3), (4, 5, 3), (4, 6, 3), (0, 2, 3), (7, 1, 3)]
     images = [np.full(shape, number, np.uint8) for number, shape in enumerate(shapes)]
     arrays, rows = write(path, [{"images": one} for one in images], compress=compress)
@@ -132,7 +85,7 @@ def test_images_of_several_sizes(path, compress):
         assert found.shape == image.shape
 
 
-def test_rows_that_differ_in_their_first_dimension_need_no_shapes(path):
+def test_writer_rows_of_different_length_store_no_shapes(path):
     images = [np.full((height, 6, 3), height, np.uint8) for height in (4, 4, 9, 1)]
     arrays, rows = write(path, [{"images": one} for one in images])
     assert arrays["images.values"].shape == (18, 6, 3)
@@ -148,7 +101,7 @@ STRUCTURED = np.dtype([("a", "<i4"), ("b", ">f8", (2,)), ("c", "U2")])
 
 @settings(max_examples=80, deadline=None)
 @given(st.data(), st.booleans(), st.integers(0, 7))
-def test_any_columns_come_back(tmp_path_factory, data, compress, count):
+def test_writer_any_columns_are_read_back(tmp_path_factory, data, compress, count):
     path = tmp_path_factory.getbasetemp() / "any_columns.npz"
     samples = [{} for _ in range(count)]
     dtypes = {}
@@ -191,7 +144,7 @@ def test_any_columns_come_back(tmp_path_factory, data, compress, count):
     assert compress or aligned(path)
 
 
-def test_extend_writes_the_same_bytes_as_append(tmp_path):
+def test_extend_writes_the_bytes_of_append(tmp_path):
     rng = np.random.default_rng(1)
     columns = {
         "images": rng.integers(0, 256, (20, 8, 8, 3), np.uint8),
@@ -214,7 +167,7 @@ def test_extend_writes_the_same_bytes_as_append(tmp_path):
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_numbers_are_promoted_as_in_one_array(path):
+def test_writer_numbers_are_promoted_as_in_one_array(path):
     for compress in (False, True):
         values = [True, 7, -(2**40), 2.5, 1 + 2j]
         samples = [{"x": value, "image": np.zeros(9, np.uint8)} for value in values]
@@ -232,7 +185,7 @@ def test_numbers_are_promoted_as_in_one_array(path):
         assert np.array_equal(found, np.concatenate(blocks))
 
 
-def test_strings(path):
+def test_writer_strings_are_read_back(path):
     wide = ["short"] * 400 + ["x" * 5000]
     for values, key in (
         (["a", "", "日本"], "s"),
@@ -248,7 +201,7 @@ def test_strings(path):
         assert rows["s"] == values
 
 
-def test_byte_strings(path):
+def test_writer_byte_strings_are_read_back(path):
     values = [b"", b"\xff\xd8jpeg\0", bytearray(b"x"), memoryview(b"yz"), np.bytes_(b"q")]
     arrays, rows = write(path, [{"jpeg": value} for value in values])
     assert sorted(arrays) == ["jpeg.bytes", "jpeg.offsets"]
@@ -256,7 +209,7 @@ def test_byte_strings(path):
 
 
 @BOTH
-def test_encoded_images_go_straight_into_the_file(path, compress):
+def test_writer_encoded_images_are_the_first_array(path, compress):
     rng = random.Random(3)
     values = [rng.randbytes(rng.randrange(1, 300_000)) for _ in range(20)]
     samples = [{"label": number, "jpeg": value} for number, value in enumerate(values)]
@@ -266,7 +219,7 @@ def test_encoded_images_go_straight_into_the_file(path, compress):
     assert compress or aligned(path)
 
 
-def test_empty_lists(path):
+def test_writer_empty_lists_take_the_shape_of_the_others(path):
     arrays, rows = write(path, [{"b": []}, {"b": []}])
     assert arrays["b"].shape == (2, 0)
     arrays, rows = write(path, [{"b": []}, {"b": [[1, 2]]}, {"b": np.zeros((0, 2), np.int8)}])
@@ -278,7 +231,7 @@ def test_empty_lists(path):
     assert [row.tolist() for row in rows["b"]] == [[1], [], [2, 3]]
 
 
-def test_ragged_on_demand(path):
+def test_writer_ragged_option_makes_a_column_ragged(path):
     arrays, rows = write(path, [{"b": [[1, 2]]}, {"b": [[3, 4]]}], ragged=["b"])
     assert sorted(arrays) == ["b.offsets", "b.values"]
     assert [row.tolist() for row in rows["b"]] == [[[1, 2]], [[3, 4]]]
@@ -286,7 +239,7 @@ def test_ragged_on_demand(path):
         write(path, [{"b": 1}], ragged="b")
 
 
-def test_nothing_at_all(path):
+def test_writer_without_samples_writes_an_empty_file(path):
     with NpzWriter(path):
         pass
     assert load(path) == {}
@@ -313,7 +266,7 @@ def test_nothing_at_all(path):
         ({"a": np.zeros(1, STRUCTURED)}, {"a": [1]}, OptionTypeError, "column 'a'"),
     ],
 )
-def test_a_sample_that_does_not_fit_leaves_no_trace(path, first, second, error, match):
+def test_append_sample_that_does_not_fit_changes_nothing(path, first, second, error, match):
     with NpzWriter(path) as writer:
         writer.append(big=np.zeros(99), **first)
         with pytest.raises(error, match=match):
@@ -323,7 +276,7 @@ def test_a_sample_that_does_not_fit_leaves_no_trace(path, first, second, error, 
     assert not load(path)["big"].any()
 
 
-def test_extend_checks_its_columns(path):
+def test_extend_columns_of_different_lengths_raise(path):
     with NpzWriter(path) as writer:
         with pytest.raises(OptionError, match="different lengths"):
             writer.extend(a=[1, 2], b=[1])
@@ -334,12 +287,12 @@ def test_extend_checks_its_columns(path):
 
 
 @pytest.mark.parametrize("names", [["a", "a.values"], [""], ["x\0y"], ["n" * 60001]])
-def test_names_that_cannot_be_columns(path, names):
+def test_append_name_that_cannot_be_a_column_raises(path, names):
     with NpzWriter(path) as writer, pytest.raises(OptionError, match="column"):
         writer.append(**dict.fromkeys(names, 1))
 
 
-def test_any_other_name(path):
+def test_append_unusual_names_are_kept(path):
     names = ["self", "file", "a.npy", "x/y", "日本", "values", ".offsets", "n" * 60000]
     arrays, _ = write(path, [dict.fromkeys(names, 5)])
     assert set(arrays) >= set(names) - {"a.npy"}
@@ -348,7 +301,7 @@ def test_any_other_name(path):
 
 
 @BOTH
-def test_bytes_depend_on_the_samples_alone(tmp_path, compress):
+def test_writer_same_samples_give_the_same_bytes(tmp_path, compress):
     samples = [{"a": np.arange(number), "b": f"{number}"} for number in range(50)]
     first, second = tmp_path / "1.npz", tmp_path / "2.npz"
     write(first, samples, compress=compress)
@@ -358,7 +311,7 @@ def test_bytes_depend_on_the_samples_alone(tmp_path, compress):
 
 
 @BOTH
-def test_zip64_fields(path, compress, monkeypatch):
+def test_writer_zip64_file_is_read_back(path, compress, monkeypatch):
     samples = [{"a": np.arange(500), "b": "x" * 400} for _ in range(3)]
     monkeypatch.setattr(stream, "ZIP64_LIMIT", 300)
     _, rows = write(path, samples, compress=compress)
@@ -368,7 +321,7 @@ def test_zip64_fields(path, compress, monkeypatch):
     assert scanner.scan(storage).rows == 2
 
 
-def test_headers_longer_than_one_deflate_block(path):
+def test_writer_header_longer_than_a_deflate_block_is_read_back(path):
     dtype = np.dtype([(f"column number {number}", "<f4") for number in range(3000)])
     write_rows = [{"table": np.ones((), dtype)} for _ in range(3)]
     with NpzWriter(path, compress=True) as writer:
@@ -379,7 +332,7 @@ def test_headers_longer_than_one_deflate_block(path):
         assert file["table"].tobytes() == np.ones(3, dtype).tobytes()
 
 
-def test_long_spools(path):
+def test_writer_long_columns_are_read_back(path):
     rows = 300_000
     with NpzWriter(path) as writer:
         writer.append(image=np.zeros(4000, np.uint8), box=[], name="", label=0)
@@ -400,7 +353,7 @@ def test_long_spools(path):
     assert np.all(arrays["name"][1:] == "abc")
 
 
-def test_crc32_combine():
+def test_crc32_combine_equals_the_crc_of_both():
     rng = random.Random(4)
     for size in (0, 1, 2, 5, 1000, 65537):
         first, second = rng.randbytes(17), rng.randbytes(size)
@@ -408,168 +361,14 @@ def test_crc32_combine():
         assert combined == zlib.crc32(first + second)
 
 
-def test_the_name_appears_when_the_file_is_whole(path):
-    path.write_bytes(b"old")
-    with NpzWriter(path) as writer:
-        writer.append(a=1)
-        assert path.read_bytes() == b"old"
-        assert sorted(os.listdir(path.parent)) == ["data.npz", "data.npz.part"]
-    assert load(path)["a"].tolist() == [1]
-    assert os.listdir(path.parent) == ["data.npz"]
-    writer.close()
-    with pytest.raises(ClosedError):
-        writer.append(a=1)
-
-
-def test_two_writers_of_one_path(path):
-    path.write_bytes(b"old")
-    first, second = NpzWriter(path), NpzWriter(path)
-    first.extend(a=np.zeros(100_000))
-    second.extend(a=np.ones(70_000))
-    with pytest.raises(ClosedError, match="another writer"):
-        first.close()
-    assert path.read_bytes() == b"old"
-    second.append(a=2)
-    third = NpzWriter(path)
-    second.abort()
-    third.append(a=3)
-    third.close()
-    assert load(path)["a"].tolist() == [3]
-    assert os.listdir(path.parent) == ["data.npz"]
-
-
-def test_abort(path):
-    with pytest.raises(ZeroDivisionError), NpzWriter(path) as writer:
-        writer.append(a=np.zeros(9))
-        1 / 0
-    assert os.listdir(path.parent) == []
-    writer = NpzWriter(path)
-    writer.append(a=1)
-    del writer
-    assert os.listdir(path.parent) == []
-
-
-def _in_child(function):
-    """Run in a forked child, and return its exit code."""
-    process = multiprocessing.get_context("fork").Process(target=function)
-    process.start()
-    process.join()
-    return process.exitcode
-
-
-@BOTH
-def test_full_disk(path, compress):
-    path.write_bytes(b"old")
-
-    def work():
-        # The limit of the file size stands for a full disk; without a handler it would kill.
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 20, 3 << 20))
-        rng = np.random.default_rng(0)
-        try:
-            with NpzWriter(path, compress=compress) as writer:
-                for _ in range(50):
-                    writer.append(a=rng.integers(0, 256, 1 << 20, np.uint8), b="x")
-        except OSError:
-            os._exit(7)
-
-    assert _in_child(work) == 7
-    assert os.listdir(path.parent) == ["data.npz"]
-    assert path.read_bytes() == b"old"
-
-
-def test_a_failed_write_is_final(path, monkeypatch):
-    writer = NpzWriter(path)
-    writer.append(a=np.zeros(9), b=1)
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(writer._columns["b"], "write", fail)
-    with pytest.raises(OSError, match="No space"):
-        writer.append(a=np.zeros(9), b=1)
-    with pytest.raises(ClosedError, match="failed"):
-        writer.append(a=np.zeros(9), b=1)
-    with pytest.raises(ClosedError, match="failed"):
-        writer.close()
-    assert os.listdir(path.parent) == []
-
-
-def test_a_forked_child_leaves_the_file_alone(path):
-    writer = NpzWriter(path)
-    writer.append(a=1)
-    assert _in_child(writer.abort) == 0
-    writer.append(a=2)
-    writer.close()
-    assert load(path)["a"].tolist() == [1, 2]
-
-
-def _write_for_ever(path):
-    rng = random.Random(os.getpid())
-    while True:
-        count = rng.randrange(1, 60)
-        with NpzWriter(path, compress=rng.random() < 0.3) as writer:
-            for number in range(count):
-                writer.append(
-                    images=np.full((60, 60, 3), number, np.uint8),
-                    boxes=[[number] * 4] * (number % 3),
-                    count=count,
-                )
-
-
-def test_kill_at_random_moments(path):
-    rng = random.Random(11)
-    context = multiprocessing.get_context("fork")
-    seen = 0
-    for _ in range(15):
-        process = context.Process(target=_write_for_ever, args=(path,))
-        process.start()
-        time.sleep(rng.uniform(0.01, 0.15))
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        assert set(os.listdir(path.parent)) <= {"data.npz", "data.npz.part"}
-        if path.exists():
-            arrays = load(path)
-            seen += 1
-            count = len(arrays["count"])
-            assert arrays["count"].tolist() == [count] * count
-            assert arrays["images"][:, 0, 0, 0].tolist() == list(range(count))
-    assert seen
-    # The next writer starts clean.
-    write(path, [{"a": 1}])
-    assert os.listdir(path.parent) == ["data.npz"]
-
-
-@BOTH
-def test_memory_does_not_grow(path, compress):
-    def peak(count, queue):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        image = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
-        with NpzWriter(path, compress=compress, level=1) as writer:
-            for number in range(count):
-                writer.append(a=image[: number % 50 + 50], b=image, c=[[1.0, 2]] * (number % 5))
-        queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-
-    context = multiprocessing.get_context("fork")
-    grown = []
-    for count in (100, 800):
-        queue = context.SimpleQueue()
-        process = context.Process(target=peak, args=(count, queue))
-        process.start()
-        grown.append(queue.get())
-        process.join()
-    # 800 samples are 42 MB.
-    assert grown[1] < grown[0] + (10 << 10)
-
-
-def test_level_is_checked(path):
+def test_writer_level_out_of_range_raises(path):
     for level in (0, 10):
         with pytest.raises(OptionError, match="level"):
             NpzWriter(path, compress=True, level=level)
     assert os.listdir(path.parent) == []
 
 
-def test_numpy_reads_a_file_object(path):
+def test_writer_file_is_read_from_a_file_object(path):
     write(path, [{"a": number} for number in range(3)])
     with np.load(io.BytesIO(path.read_bytes())) as file:
         assert file["a"].tolist() == [0, 1, 2]
