@@ -21,6 +21,7 @@ from imagearchive.errors import (
 )
 from imagearchive.errors.hints import Hint, with_hints
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.images.decode import find_damage
 from imagearchive.index.freshness import REBUILD
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.checksums import ChecksumFunction, checksum_function
@@ -106,7 +107,7 @@ def verify(
     archive : Archive
     decode : bool
         Also decode members with a known extension: images, arrays, JSON, and so on, but not
-        pickles.
+        pickles. A damaged JPEG is a failure even though Pillow decodes it.
     limits : Limits, optional
         Anything larger is a failure. By default the limits of `DecodedView`.
     threads : int, optional
@@ -248,6 +249,11 @@ class _Verifier:
         if self._view is not None and self._view.knows(name):
             data = archive.read(position) if content is None else content
             part.decoded += _decode(self._view, name, data)
+            damage = find_damage(data)
+            if damage is not None:
+                raise _DamagedImageError(
+                    f"its data is damaged ({damage}); Pillow decodes it, with wrong pixels"
+                )
 
 
 def _decode(view: DecodedView, name: str, data: bytes | memoryview) -> bool:
@@ -272,3 +278,7 @@ def _decode(view: DecodedView, name: str, data: bytes | memoryview) -> bool:
 
 class _MismatchError(ImageArchiveError):
     """A checksum differs."""
+
+
+class _DamagedImageError(ImageArchiveError):
+    """An image that is decoded in spite of its damage."""

@@ -1,4 +1,8 @@
-"""Encoded images to arrays: JPEG natively, the rest through Pillow."""
+"""Encoded images to arrays: JPEG natively, the rest through Pillow.
+
+Of a damaged JPEG, Pillow decodes what it can, without a word. The native decoder refuses it, and
+the functions of this module then ask Pillow, so that both ways give the same pixels.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.errors import DecodeError
 from imagearchive.images.pillow import ImageOptions, decode_with_pillow
-from imagearchive.images.render import HAVE_JPEG, Decoder, jpeg_info
+from imagearchive.images.render import (
+    HAVE_JPEG,
+    Decoder,
+    UnsupportedJpegError,
+    jpeg_info,
+)
 from imagearchive.storage.limits import Limits
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["decode_image", "local_decoder"]
+__all__ = ["decode_image", "decode_refused", "find_damage", "local_decoder"]
 
 Array = npt.NDArray[Any]
 _local = threading.local()
@@ -47,22 +57,61 @@ def decode_image(
     -------
     ndarray of uint8, shape (H, W, 3)
         Other color spaces are converted and alpha is dropped, as by Pillow's ``convert("RGB")``.
-        16-bit grayscale is reduced to its high byte.
+        16-bit grayscale is reduced to its high byte. Of a damaged JPEG, the same as from Pillow,
+        usually with the damaged part in gray or in stripes; `decoder.damaged_images` counts these.
 
     Raises
     ------
     DecodeError
-        The data is not an image of these formats, or it is truncated or damaged.
+        The data is not an image of these formats, or it is truncated, or so damaged that Pillow
+        refuses it.
     LimitError
         The image has more pixels than ``decoder.max_pixels``.
     """
     decoder = decoder or local_decoder()
-    found = jpeg_info(encoded)
-    if found is None:
-        return _by_pillow(encoded, decoder, exif_transpose)
-    # The orientation is read the same way without libjpeg-turbo, so all builds agree.
-    array = decoder.decode(encoded) if HAVE_JPEG else _by_pillow(encoded, decoder, False)
-    return oriented(array, found[3]) if exif_transpose else array
+    orientation = 1
+    try:
+        found = jpeg_info(encoded)
+        if found is None:
+            return _by_pillow(encoded, decoder, exif_transpose)
+        # The orientation is read the same way without libjpeg-turbo, so all builds agree.
+        orientation = found[3]
+        array = decoder.decode(encoded) if HAVE_JPEG else _by_pillow(encoded, decoder, False)
+    except DecodeError as error:
+        array = decode_refused(encoded, decoder, error)
+    return oriented(array, orientation) if exif_transpose else array
+
+
+def decode_refused(encoded: Buffer, decoder: Decoder, error: DecodeError) -> Array:
+    """Decode a JPEG that the native decoder refused, if Pillow does not refuse it.
+
+    The EXIF orientation is ignored.
+
+    Raises
+    ------
+    DecodeError
+        The error of the native decoder, if Pillow refuses the image, too.
+    """
+    try:
+        array = _by_pillow(encoded, decoder, False)
+    except DecodeError:
+        raise error from None
+    if not isinstance(error, UnsupportedJpegError):
+        decoder.damaged_images += 1
+        decoder.damage = str(error)
+    return array
+
+
+def find_damage(encoded: Buffer) -> str | None:
+    """Return what is damaged in a JPEG, also where Pillow decodes it. None for other formats."""
+    try:
+        if HAVE_JPEG and jpeg_info(encoded) is not None:
+            local_decoder().decode(encoded)
+    except UnsupportedJpegError:
+        return None
+    except DecodeError as error:
+        return str(error)
+    return None
 
 
 def oriented(array: Array, orientation: int) -> Array:

@@ -5,11 +5,14 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
+from imagearchive.errors import DecodeError
 from imagearchive.images.geometry import Geometry, OutputFormat
 
 HAVE_JPEG: bool
 JPEG_VERSION: str
 MAX_PIXELS: int
+
+class UnsupportedJpegError(DecodeError): ...
 
 def use_simd(wanted: bool) -> bool: ...
 def jpeg_info(data: Buffer) -> tuple[int, int, int, int] | None: ...
@@ -17,6 +20,8 @@ def jpeg_info(data: Buffer) -> tuple[int, int, int, int] | None: ...
 @final
 class Decoder:
     def __new__(cls, max_pixels: int | None = 178_956_970) -> Decoder: ...
+    damaged_images: int
+    damage: str | None
     @property
     def max_pixels(self) -> int: ...
     def decode(self, data: Buffer) -> npt.NDArray[np.uint8]: ...

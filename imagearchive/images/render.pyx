@@ -66,6 +66,10 @@ JPEG_VERSION = px_jpeg_version().decode()
 MAX_PIXELS = 178_956_970
 
 
+class UnsupportedJpegError(DecodeError):
+    """A kind of JPEG that is left to Pillow, whose libjpeg-turbo is of another release."""
+
+
 def use_simd(bint wanted):
     """Turn the vector kernels on or off; return whether they are in use."""
     return bool(px_simd(wanted))
@@ -88,11 +92,15 @@ def jpeg_info(const uint8_t[::1] data not None):
 cdef class Decoder:
     """Decodes and renders images, and keeps its buffers between calls.
 
-    Serves one thread at a time; another thread that calls it gets an `OptionError`.
+    Serves one thread at a time; another thread that calls it gets an `OptionError`. Its own methods
+    refuse damaged and unsupported JPEGs. `decode_image` and `Pipeline` leave these to Pillow, and
+    count the damaged ones in `damaged_images`; `damage` says what was wrong with the last of them.
     """
 
     cdef px_decoder *d
     cdef bint busy
+    cdef public int64_t damaged_images
+    cdef public str damage
     cdef readonly uint64_t max_pixels
 
     def __cinit__(self, max_pixels=MAX_PIXELS):
@@ -130,7 +138,7 @@ cdef class Decoder:
         message = px_decoder_message(self.d).decode("utf-8", "replace")
         if code == PX_TOO_LARGE:
             raise LimitError(f"{message}; pass a larger max_pixels if the image is trusted")
-        raise DecodeError(message)
+        raise (UnsupportedJpegError if code == PX_UNSUPPORTED else DecodeError)(message)
 
     def decode(self, data):
         """Decode a whole JPEG to (H, W, 3) uint8."""

@@ -140,7 +140,7 @@ class _SampleChunk:
         first = waiting = 0
         for index in self._indices:
             image, label = self._source.pair(index)
-            images.append(image_array(image))
+            images.append(image_array(image, decoder))
             labels.append(label)
             waiting += images[-1].nbytes
             if waiting >= CALL_BYTES:
@@ -153,7 +153,7 @@ class _SampleChunk:
 
     def render(self, k: int, pipeline: Pipeline, key: Key, decoder: Decoder) -> tuple[Any, Any]:
         image, label = self._source.pair(self._indices[k])
-        return pipeline.apply(image_array(image), key, decoder), label
+        return pipeline.apply(image_array(image, decoder), key, decoder), label
 
     def sample(self, k: int, decoder: Decoder) -> dict[str, Any]:
         index = self._indices[k]
@@ -170,14 +170,14 @@ class _SampleChunk:
         }
 
 
-def image_array(image: Any) -> _Array:
+def image_array(image: Any, decoder: Decoder | None = None) -> _Array:
     """Return an image of any common kind as (H, W, C) uint8 or float32.
 
     A Pillow image becomes RGB, and an encoded image is decoded. An (H, W) array gets a third
     dimension. Torch tensors are taken to be (C, H, W), as are arrays that cannot be (H, W, C).
     """
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return decode_image(image)
+        return decode_image(image, decoder)
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
     if is_tensor(image):

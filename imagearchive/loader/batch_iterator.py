@@ -24,8 +24,8 @@ class BatchIterator(Iterator[Any]):
     epochs : EpochCounter
     start_threads : callable
         Starts the threads that make the batches still to come.
-    report : callable
-        Called with every broken sample of a batch that is received.
+    report, report_damaged : callable
+        Called with every broken, and every damaged sample of a batch that is received.
     """
 
     def __init__(
@@ -33,10 +33,12 @@ class BatchIterator(Iterator[Any]):
         epochs: EpochCounter,
         start_threads: Callable[[Progress], Pool],
         report: Callable[[BadSample], None],
+        report_damaged: Callable[[BadSample], None],
     ) -> None:
         self._epochs = epochs
         self._start_threads = start_threads
         self._report = report
+        self._report_damaged = report_damaged
         self._progress: Progress | None = None
         self._pool: Pool | None = None
         self._closed = False
@@ -83,6 +85,8 @@ class BatchIterator(Iterator[Any]):
                     progress.received += 1
                     for bad in batch.bad:
                         self._report(bad)
+                    for damaged in batch.damaged:
+                        self._report_damaged(damaged)
                     if not batch.empty:
                         return batch.value
         except BaseException:

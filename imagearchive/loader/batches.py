@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -31,7 +31,7 @@ _Array = npt.NDArray[Any]
 
 
 class BadSample(NamedTuple):
-    """A sample that could not be read.
+    """A sample that could not be read, or whose image is damaged.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class BadSample(NamedTuple):
     member : str
         Its name in the archive.
     reason : str
-        Why it could not be read.
+        What is wrong with it.
     """
 
     index: int  # type: ignore[assignment]  # hides the method of tuples
@@ -61,6 +61,8 @@ class Epoch:
     buffers : Buffers
     first : int
         Number of the batch to begin at.
+    known_damaged : container of int
+        Indices of samples with damaged images that need not be reported again.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class Epoch:
         options: BatchOptions,
         buffers: Buffers,
         first: int = 0,
+        known_damaged: Container[int] = (),
     ) -> None:
         self.source = source
+        self.known_damaged = known_damaged
         self.pipeline = pipeline
         self.order = order
         self.options = options
@@ -101,10 +105,11 @@ class Epoch:
 
 @dataclass
 class Batch:
-    """The result of a job: the value for the consumer, and the samples that were broken."""
+    """The result of a job: the value for the consumer, and its broken and damaged samples."""
 
     value: Any
     bad: list[BadSample]
+    damaged: list[BadSample]
     empty: bool = False
 
 
@@ -120,13 +125,20 @@ class BatchJob:
         self.parts = -(-self.size // self.part_size)
         self.kept = [True] * self.size
         self.bad: list[BadSample] = []
+        self.damaged: list[BadSample] = []
 
     def run(self, part: int, decoder: Decoder) -> None:
         """Read and transform the samples of one part."""
         first = part * self.part_size
         indices = self.indices[first : first + self.part_size]
+        before = decoder.damaged_images
         try:
             self.load(first, indices, decoder)
+            known = self.epoch.known_damaged
+            if decoder.damaged_images - before > sum(index in known for index in indices):
+                # Load them one by one to find the damaged ones.
+                for slot, index in enumerate(indices, first):
+                    self._load_one(slot, index, decoder)
         except BROKEN as error:
             if not is_damage(error):
                 raise
@@ -156,6 +168,14 @@ class BatchJob:
                 "PIL.Image.fromarray makes an image of it"
             )
 
+    def _load_one(self, slot: int, index: int, decoder: Decoder) -> None:
+        """Load a sample, and note if its image is damaged."""
+        before = decoder.damaged_images
+        self.load(slot, [index], decoder)
+        if decoder.damaged_images > before and index not in self.epoch.known_damaged:
+            name, reason = self.epoch.source.name(index), str(decoder.damage)
+            self.damaged.append(BadSample(index, name, reason))
+
     def _load_or_report(self, slot: int, index: int, decoder: Decoder) -> None:
         order = self.epoch.order
         on_error = self.epoch.options.on_error
@@ -163,7 +183,7 @@ class BatchJob:
         bad: list[BadSample] = []
         for _ in range(min(order.n, MAX_REPLACEMENTS)):
             try:
-                self.load(slot, [index], decoder)
+                self._load_one(slot, index, decoder)
             except BROKEN as error:
                 if not is_damage(error):
                     raise
@@ -209,7 +229,8 @@ class BatchJob:
 
     def make_batch(self, value: Any) -> Batch:
         """Return the batch, with its broken samples in an order that does not depend on threads."""
-        return Batch(value, sorted(set(self.bad)), empty=not any(self.kept))
+        bad, damaged = sorted(set(self.bad)), sorted(set(self.damaged))
+        return Batch(value, bad, damaged, empty=not any(self.kept))
 
     def drop_skipped(self, values: Sequence[Any]) -> list[Any]:
         """Return the values of all samples that were not skipped."""

@@ -36,6 +36,8 @@ __all__ = ["BadSample", "DataLoader"]
 
 logger = logging.getLogger(__name__)
 
+MAX_LOGGED_DAMAGE: Final = 100
+
 STATE_HINTS: Final = {
     "dataset": "load it with the dataset it was saved with, unchanged",
     "seed": "pass the same seed to the loader",
@@ -123,6 +125,10 @@ class DataLoader:
         The number of the epoch that the next iteration begins.
     errors : list of BadSample
         The broken samples found so far, each once, as (index, member, reason).
+    damaged : list of BadSample
+        The samples found so far whose JPEG is damaged, but which Pillow decodes, usually with a
+        part in gray or in stripes. They are in the batches, with the pixels that Pillow gives, and
+        each is logged once, as far as the first 100.
 
     Raises
     ------
@@ -218,6 +224,7 @@ class DataLoader:
         self._buffers = Buffers(options.prefetch_batches + 2)
         self._epochs = EpochCounter(self._order)
         self._errors: dict[int, BadSample] = {}
+        self._damaged: dict[int, BadSample] = {}
         self._iterators: weakref.WeakSet[BatchIterator] = weakref.WeakSet()
         self._closed = False
         self._lock = ForkSafeLock(reentrant=True)
@@ -264,6 +271,11 @@ class DataLoader:
         """The broken samples found so far, each once."""
         return list(self._errors.values())
 
+    @property
+    def damaged(self) -> list[BadSample]:
+        """The samples found so far with a damaged image that Pillow decodes, each once."""
+        return list(self._damaged.values())
+
     def __len__(self) -> int:
         """Return the number of batches in a whole epoch of this rank."""
         return len(self._order(0, 0))
@@ -300,7 +312,9 @@ class DataLoader:
         An iterator that is never used takes no epoch and no saved position: training frameworks
         make such iterators.
         """
-        iterator = BatchIterator(self._epochs, self._start_threads, self._report)
+        iterator = BatchIterator(
+            self._epochs, self._start_threads, self._report, self._report_damaged
+        )
         with self._lock:
             if self._closed:
                 raise ClosedError("the loader is closed; make a new one to iterate again")
@@ -316,6 +330,7 @@ class DataLoader:
             options.for_batches(),
             self._buffers,
             first=progress.received,
+            known_damaged=self._damaged,
         )
         max_pixels = options.max_pixels
         return Pool(
@@ -330,6 +345,19 @@ class DataLoader:
         if bad.index not in self._errors:
             self._errors[bad.index] = bad
             logger.warning("sample %d (%s): %s", *bad)
+
+    def _report_damaged(self, bad: BadSample) -> None:
+        if bad.index in self._damaged:
+            return
+        self._damaged[bad.index] = bad
+        if len(self._damaged) <= MAX_LOGGED_DAMAGE:
+            logger.warning(
+                "sample %d (%s): its data is damaged (%s); it is decoded as by Pillow, with wrong "
+                "pixels",
+                *bad,
+            )
+        if len(self._damaged) == MAX_LOGGED_DAMAGE:
+            logger.warning("more damaged samples are not logged; DataLoader.damaged lists them")
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration begin this epoch; later ones count on from there."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from imagearchive.errors import OptionError
+from imagearchive.errors import DecodeError, OptionError
 from imagearchive.errors.arguments import check_choice, check_flag, check_number
-from imagearchive.images.decode import decode_image, local_decoder
+from imagearchive.images.decode import decode_image, decode_refused, local_decoder
 from imagearchive.images.geometry import DTYPES, Geometry, OutputFormat
 from imagearchive.images.render import HAVE_JPEG, Decoder, convert_array, convert_arrays, jpeg_info
 from imagearchive.transforms.base import (
@@ -157,7 +158,7 @@ class Pipeline:
         Raises
         ------
         DecodeError
-            The image is truncated or damaged.
+            The image is truncated, or so damaged that Pillow refuses it; see `decode_image`.
         LimitError
             It has more pixels than the decoder accepts.
         TransformError
@@ -188,10 +189,13 @@ class Pipeline:
             An array of shape ``(len(images), *shape)``.
         """
         decoder = decoder or local_decoder()
-        geometries = self._geometries_of_jpegs(images, keys, out) if self.compiled else None
-        if geometries is not None:
-            decoder.render_jpegs(images, geometries, self._output_format, out)
-            return
+        if self.compiled:
+            # Otherwise one by one, to leave the images that are refused to Pillow.
+            with contextlib.suppress(DecodeError):
+                geometries = self._geometries_of_jpegs(images, keys, out)
+                if geometries is not None:
+                    decoder.render_jpegs(images, geometries, self._output_format, out)
+                    return
         for image, key, slot in zip(images, keys, out):
             self._render_encoded(image, key, slot, decoder)
 
@@ -237,22 +241,27 @@ class Pipeline:
         self, encoded: Buffer, key: Key | None, out: Array | None, decoder: Decoder
     ) -> Any:
         geometry = self._geometry_of_jpeg(encoded, key)
-        if geometry is not None:
-            if self.compiled:
-                out = self._output_for(geometry, 3, out)
-                decoder.render(encoded, geometry, self._output_format, out)
-                return out
-            array = np.empty((geometry.height, geometry.width, 3), np.uint8)
-            decoder.render(encoded, geometry, UINT8_FORMAT, array)
-            return self._run_stages(array, "HWC", 1, key, out, decoder)
-        array = decode_image(encoded, decoder, self.exif_transpose)
-        return self._run_stages(array, "HWC", 0, key, out, decoder)
+        if geometry is None:
+            array = decode_image(encoded, decoder, self.exif_transpose)
+            return self._run_stages(array, "HWC", 0, key, out, decoder)
+        output_format = self._output_format if self.compiled else UINT8_FORMAT
+        shape = output_format.shape(geometry.height, geometry.width, 3)
+        array = _output_array(out if self.compiled else None, shape, output_format.dtype)
+        try:
+            decoder.render(encoded, geometry, output_format, array)
+        except DecodeError as error:
+            array = decode_refused(encoded, decoder, error)
+            return self._run_stages(array, "HWC", 0, key, out, decoder)
+        return array if self.compiled else self._run_stages(array, "HWC", 1, key, out, decoder)
 
     def _geometry_of_jpeg(self, encoded: Buffer, key: Key | None) -> Geometry | None:
         """Return the geometry of a JPEG that can be decoded by regions, or None."""
         if not HAVE_JPEG or self._geometric_stage is None:
             return None
-        info = jpeg_info(encoded)
+        try:
+            info = jpeg_info(encoded)
+        except DecodeError:
+            return None
         if info is None or (self.exif_transpose and info[3] > 1):
             return None
         geometry = self._geometric_stage.geometry(info[0], info[1], key)

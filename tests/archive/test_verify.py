@@ -16,6 +16,7 @@ from imagearchive.archive.verify import verify
 from imagearchive.codecs import encode
 from imagearchive.storage.limits import Limits
 from tests.support.files import limited, make_tar
+from tests.support.rendering import needs_jpeg
 
 
 def test_verify_raises_faults_of_the_machine(tmp_path, monkeypatch):
@@ -181,6 +182,17 @@ def test_verify_finds_images_that_cannot_be_decoded(tmp_path):
         found = verify(archive, decode=True)
     assert [failure.name for failure in found.failures] == ["b.png", "c.json"]
     assert found.decoded == 1
+
+
+@needs_jpeg
+def test_verify_finds_damaged_images_that_pillow_decodes(tmp_path):
+    good = encode("x.jpg", np.zeros((40, 50, 3), np.uint8))
+    make_tar(tmp_path / "a.tar", {"a.jpg": good, "b.jpg": good[:-40] + b"\xff\xd9"})
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        assert not verify(archive).failures
+        (failure,) = verify(archive, decode=True).failures
+    assert failure.name == "b.jpg"
+    assert "damaged" in failure.reason
 
 
 def test_verify_finds_damaged_headers_and_truncation(tmp_path):

@@ -107,7 +107,7 @@ struct px_decoder {
     struct jpeg_progress_mgr progress;
     struct jpeg_source_mgr source;
     jmp_buf escape;
-    int code, created;
+    int code;
     char message[JMSG_LENGTH_MAX + 32];
     uint64_t max_pixels;
     px_work work;
@@ -192,12 +192,14 @@ const char *px_jpeg_version(void)
 #endif
 }
 
-static int set_up(px_decoder *d)
+/* Whether this libjpeg-turbo is the one of the headers. */
+static int matches_headers(px_decoder *d)
 {
     if (setjmp(d->escape))
-        return PX_NO_MEMORY;
+        return 0;
     jpeg_create_decompress(&d->jpeg);
-    return PX_OK;
+    jpeg_destroy_decompress(&d->jpeg);
+    return 1;
 }
 
 px_decoder *px_decoder_new(uint64_t max_pixels)
@@ -211,11 +213,10 @@ px_decoder *px_decoder_new(uint64_t max_pixels)
     d->errors.error_exit = stop;
     d->errors.emit_message = emit;
     d->errors.output_message = silent;
-    if (set_up(d)) {
+    if (!matches_headers(d)) {
         px_decoder_free(d);
         return NULL;
     }
-    d->created = 1;
     d->progress.progress_monitor = watch;
     d->source.init_source = no_source;
     d->source.fill_input_buffer = no_more;
@@ -229,8 +230,6 @@ void px_decoder_free(px_decoder *d)
 {
     if (!d)
         return;
-    if (d->created)
-        jpeg_destroy_decompress(&d->jpeg);
     px_work_free(&d->work);
     free(d->lines);
     free(d);
@@ -239,6 +238,9 @@ void px_decoder_free(px_decoder *d)
 static void open_jpeg(px_decoder *d, const uint8_t *data, size_t size)
 {
     struct jpeg_decompress_struct *j = &d->jpeg;
+    /* A new one for each image. Otherwise, the tables of the last one would serve an image that has
+     * lost its own, and its pixels would depend on the order of the images. Takes a microsecond. */
+    jpeg_create_decompress(j);
     j->src = &d->source;
     j->progress = &d->progress;
     d->source.next_input_byte = data;
@@ -286,17 +288,17 @@ static int is_cmyk(const struct jpeg_decompress_struct *j)
     return j->jpeg_color_space == JCS_CMYK || j->jpeg_color_space == JCS_YCCK;
 }
 
-/* Whether every coefficient of a progressive file has full precision. If not, libjpeg smooths
- * across blocks, which it can only do for whole images. */
-static int complete(const struct jpeg_decompress_struct *j)
+/* Refuse a progressive file unless every coefficient has full precision. Otherwise, libjpeg smooths
+ * across blocks, which each release does in another way. Called after jpeg_start_decompress. */
+static void expect_all_scans(px_decoder *d)
 {
+    const struct jpeg_decompress_struct *j = &d->jpeg;
     if (!j->progressive_mode || !j->coef_bits)
-        return 1;
+        return;
     for (int c = 0; c < j->num_components; c++)
         for (int k = 0; k < DCTSIZE2; k++)
             if (j->coef_bits[c][k])
-                return 0;
-    return 1;
+                fail(d, PX_UNSUPPORTED, "a progressive JPEG without its last scans");
 }
 
 static void whole(px_decoder *d, const uint8_t *data, size_t size, int64_t width, int64_t height,
@@ -309,6 +311,7 @@ static void whole(px_decoder *d, const uint8_t *data, size_t size, int64_t width
     int cmyk = is_cmyk(j);
     j->out_color_space = cmyk ? JCS_CMYK : JCS_RGB;
     jpeg_start_decompress(j);
+    expect_all_scans(d);
     if (cmyk && px_grow((void **)&d->lines, &d->lines_cap, (size_t)width, 4))
         fail(d, PX_NO_MEMORY, "out of memory");
     while (j->output_scanline < j->output_height) {
@@ -355,6 +358,7 @@ static void region(px_decoder *d, const uint8_t *data, size_t size, const px_geo
     if (code)
         fail(d, code, "out of memory");
     jpeg_start_decompress(j);
+    expect_all_scans(d);
 
     /* If chroma is upsampled by 2, a pixel depends on the chroma sample next to its own, so the
      * outermost column of a region would differ from the whole image: decode one more. Rows of
@@ -366,8 +370,7 @@ static void region(px_decoder *d, const uint8_t *data, size_t size, const px_geo
         lo = hi - 32 < 0 ? 0 : hi - 32;
         hi = lo + 32;
     }
-    int direct = complete(j);
-    if (work->x.hi > work->x.lo && direct && (lo > 0 || hi < (int64_t)width)) {
+    if (work->x.hi > work->x.lo && (lo > 0 || hi < (int64_t)width)) {
         lo = lo < 0 ? 0 : lo;
         hi = hi > (int64_t)width ? (int64_t)width : hi;
         first = (JDIMENSION)lo;
@@ -380,7 +383,7 @@ static void region(px_decoder *d, const uint8_t *data, size_t size, const px_geo
     uint8_t *rows[ROWS];
     for (int i = 0; i < ROWS; i++)
         rows[i] = d->lines + (size_t)i * pitch;
-    if (work->y.lo > 0 && work->rows > 0 && direct)
+    if (work->y.lo > 0 && work->rows > 0)
         jpeg_skip_scanlines(j, (JDIMENSION)work->y.lo);
     while (work->rows > 0 && (int64_t)j->output_scanline < work->y.hi) {
         int64_t y = j->output_scanline;
@@ -404,7 +407,7 @@ int px_decode(px_decoder *d, const uint8_t *data, size_t size, int64_t width, in
     d->code = PX_OK;
     if (!setjmp(d->escape))
         whole(d, data, size, width, height, out);
-    jpeg_abort_decompress(&d->jpeg);
+    jpeg_destroy_decompress(&d->jpeg);
     return d->code;
 }
 
@@ -414,7 +417,7 @@ int px_render_jpeg(px_decoder *d, const uint8_t *data, size_t size, const px_geo
     d->code = PX_OK;
     if (!setjmp(d->escape))
         region(d, data, size, g, format, out);
-    jpeg_abort_decompress(&d->jpeg);
+    jpeg_destroy_decompress(&d->jpeg);
     return d->code;
 }
 

@@ -18,7 +18,7 @@ enum px_status {
     PX_NO_MEMORY = 1,
     PX_CORRUPT = 2,     /* the image cannot be decoded; a message says why */
     PX_TOO_LARGE = 3,   /* more pixels than allowed */
-    PX_UNSUPPORTED = 4, /* a kind of JPEG that libjpeg-turbo does not decode */
+    PX_UNSUPPORTED = 4, /* a kind of JPEG that this libjpeg-turbo decodes otherwise, or not */
     PX_MISMATCH = 5,    /* the geometry was made for an image of another size */
 };
 
