@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, get_args
 
 from imagearchive.archive.checked_read import iter_chunks, read_whole
+from imagearchive.archive.expansion import check_expansion
 from imagearchive.arrays.npy import parse_header
 from imagearchive.errors import OptionError, UnsafePathError
+from imagearchive.storage.limits import Limits
 from imagearchive.storage.location import expand_home
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ def convert(
     overwrite: bool = False,
     index: bool = True,
     sync: bool = True,
+    limits: Limits | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> int:
     """Write all members of an archive, in its order, as another archive.
@@ -61,8 +64,9 @@ def convert(
     ========  ====================================================================================
 
     An NPZ that is read shows each array as the member ``NAME.npy``, and bins show packets as
-    numbered members, so those names are what is written. Links become files; empty directories
-    are left out. Where several archives are read as one and share a name, the last holds it.
+    numbered members, so those names are what is written. Links become files, and holes of sparse
+    files become zeros; empty directories are left out. Where several archives are read as one and
+    share a name, the last holds it.
 
     Parameters
     ----------
@@ -80,6 +84,9 @@ def convert(
         Build the index of the new archive.
     sync : bool
         Put the archive on disk before it gets its name.
+    limits : Limits, optional
+        The members may take ``max_ratio`` times what the archive holds of them, in any case 64 MiB.
+        It counts where there are sparse files, links to one file, or members that overlap.
     progress : callable, optional
         Called with 1 after each member.
 
@@ -98,6 +105,8 @@ def convert(
         A member's name leads out of the archive.
     CorruptArchiveError, UnsupportedMemberError
         A member cannot be read, or differs from the checksum that a ZIP or NPZ has of it.
+    LimitError
+        The members take more than `limits` allow.
     """
     path = expand_home(target)
     chosen = kind_of(path) if kind is None else kind
@@ -105,6 +114,7 @@ def convert(
         raise OptionError(f"kind={chosen!r}: choose one of {', '.join(get_args(Kind))}")
     step = progress or (lambda count: None)
     positions = [*_live(archive)]
+    check_expansion(archive, positions, limits or Limits())
     if chosen == "bins":
         _to_bins(archive, path, positions, splits, overwrite, step)
     elif chosen == "tar":

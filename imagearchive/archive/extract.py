@@ -22,11 +22,14 @@ from imagearchive.storage.location import expand_home, locate
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
+    from imagearchive.storage.limits import Limits
 
 __all__ = ["Existing", "Extracted", "Refused", "extract", "matching", "refused_members", "select"]
 
 # The longest name of a file on the file systems in use.
 NAME_MAX: Final = 255
+# Deepest nesting of directories. A short archive could otherwise ask for any number of them.
+MAX_DEPTH: Final = 256
 
 
 class Refused(NamedTuple):
@@ -53,15 +56,19 @@ def extract(
     *,
     existing: Existing = "error",
     skip_unsafe: bool = False,
+    limits: Limits | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Extracted:
     """Extract an archive into a directory.
 
     Members that could reach outside are refused, as the ``data`` filter of PEP 706 does: names with
-    ``..``, devices, and links to nothing in the archive. The leading slash of absolute names is
-    dropped. A link to a member is written as a file with the content of that member. No symbolic
-    link inside the target is ever followed, not even one that appears meanwhile.
+    ``..``, devices, and links to nothing in the archive. So are names in more than 256 nested
+    directories. The leading slash of absolute names is dropped. No symbolic link inside the target
+    is ever followed, not even one that appears meanwhile.
+
+    A link to a member, hard or symbolic, becomes a hard link to the file of that member. Where the
+    file system has no hard links, it becomes a copy.
 
     Each file appears under its name only when it is whole. A new directory is called
     ``TARGET.….part`` and gets its name at the end, also after an error if there is a file in it;
@@ -82,6 +89,9 @@ def extract(
     skip_unsafe : bool
         Extract the others and return the refused ones, instead of raising before anything is
         written.
+    limits : Limits, optional
+        The members may take ``max_ratio`` times what the archive holds of them, in any case 64 MiB.
+        It counts where members overlap, and where links are written as copies.
     threads : int, optional
         By default one per processor, at most four.
     progress : callable, optional
@@ -99,14 +109,23 @@ def extract(
         A file exists, and `existing` is ``"error"``.
     CorruptArchiveError, UnsupportedMemberError
         A member cannot be read, or differs from the checksum that a ZIP or NPZ has of it.
+    LimitError
+        The members take more than `limits` allow.
     OSError
         The target cannot be written. Files that were extracted before stay.
     """
     if existing not in get_args(Existing):
         raise OptionError(f"existing={existing!r}: choose one of {', '.join(get_args(Existing))}")
-    refused = _unsafe_names(archive, members)
+    positions = np.arange(len(archive)) if members is None else np.array([*members], np.int64)
+    refused = _unsafe_names(map(archive.table.name_bytes, positions.tolist()))
+    directories: list[bytes] = []
     if members is None:
-        refused = [*refused_members(archive), *refused]
+        directories = [encode(name) for name in archive.table.directories]
+        refused = [
+            *refused_members(archive),
+            *refused,
+            *_unsafe_names(directories, MAX_DEPTH),
+        ]
     if refused and not skip_unsafe:
         raise UnsafePathError(
             _describe(refused), hints=[Hint("skip_unsafe=True", "to extract the others")]
@@ -125,14 +144,12 @@ def extract(
             os.makedirs(place, exist_ok=True)
         fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, fd)
-        run = Extraction(archive, Destination(path, fd, is_new, existing), barred, progress)
-        positions = np.arange(len(archive)) if members is None else np.array([*members], np.int64)
+        run = Extraction(archive, Destination(path, fd, is_new, existing), barred, limits, progress)
         run.run(positions, threads)
-        if members is None:
-            with SafeDirectories(fd, path) as folders:
-                for name in archive.table.directories:
-                    if not _unsafe(encode(name)):
-                        folders.open(encode(name))
+        with SafeDirectories(fd, path) as folders:
+            for name in directories:
+                if not _unsafe(name, MAX_DEPTH):
+                    folders.open(name)
     return Extracted(run.files, run.bytes, run.skipped, refused)
 
 
@@ -211,8 +228,8 @@ def _describe(refused: list[Refused]) -> str:
 # ---------------------------------------------------------------- names
 
 
-def _unsafe(name: bytes) -> str:
-    """Say why a name cannot be written below a directory; empty where it can."""
+def _unsafe(name: bytes, most: int = MAX_DEPTH + 1) -> str:
+    """Say why a name of at most `most` parts cannot be written; empty where it can."""
     if not name or name.endswith(b"/"):
         return "no name of a file"
     if b"\0" in name:
@@ -226,15 +243,11 @@ def _unsafe(name: bytes) -> str:
         return "no plain path"
     if len(name) > NAME_MAX and max(map(len, parts)) > NAME_MAX:
         return f"a name of more than {NAME_MAX} bytes"
+    if len(parts) > most:
+        return f"more than {MAX_DEPTH} nested directories"
     return ""
 
 
-def _unsafe_names(archive: Archive, members: Iterable[int] | None) -> list[Refused]:
-    positions = range(len(archive)) if members is None else members
-    refused = []
-    for position in positions:
-        name = archive.table.name_bytes(position)
-        reason = _unsafe(name)
-        if reason:
-            refused.append(Refused(decode(name), reason))
-    return refused
+def _unsafe_names(names: Iterable[bytes], most: int = MAX_DEPTH + 1) -> list[Refused]:
+    reasons = ((name, _unsafe(name, most)) for name in names)
+    return [Refused(decode(name), reason) for name, reason in reasons if reason]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
 import threading
 import zlib
 from collections.abc import Callable, Collection, Iterable
@@ -16,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.archive.checked_read import iter_data
+from imagearchive.archive.expansion import check_expansion, find_repeats
 from imagearchive.archive.name_tree import decode
 from imagearchive.archive.safe_directories import SafeDirectories
 from imagearchive.archive.threads import Chunks, run_in_threads
@@ -23,6 +26,7 @@ from imagearchive.containers.rows import KIND_FILE
 from imagearchive.errors import TargetExistsError
 from imagearchive.errors.hints import Hint
 from imagearchive.storage.atomic import create_file
+from imagearchive.storage.limits import Limits
 from imagearchive.storage.local import MemoryStorage
 
 if TYPE_CHECKING:
@@ -36,6 +40,10 @@ Existing = Literal["error", "skip", "replace"]
 CHUNK: Final = 64
 # Larger members are written piece by piece, so that an interrupt does not wait for one of them.
 LARGE: Final = 1 << 20
+# What a file system says that has no hard links, or no more of them for one file.
+_NO_LINK: Final = frozenset(
+    [errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV]
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,8 @@ class Extraction:
     target : Destination
     refused : collection of str
         Names that are not written.
+    limits : Limits
+        Bounds on what is written, compared with what the archive holds.
     progress : callable, optional
         Called with the number of files done since the last call, from any of the threads.
 
@@ -83,27 +93,56 @@ class Extraction:
         archive: Archive,
         target: Destination,
         refused: Collection[str] = (),
+        limits: Limits | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> None:
         self._archive = archive
         self._target = target
         self._refused = frozenset(refused)
+        self._limits = limits or Limits()
         self._progress = progress
         # Several archives read as one may share names, of which the last counts.
         self._several = len(archive.table.files) > 1
         self._mapped = _mapped(archive)
         self._lock = threading.Lock()
+        # By position: the file that was written of a member that others are linked to.
+        self._inodes: dict[int, os.stat_result | None] = {}
         self.files = 0
         self.bytes = 0
         self.skipped = 0
 
     def run(self, positions: npt.NDArray[np.int64], threads: int | None) -> None:
-        """Write the members at these positions."""
-        run_in_threads(partial(self._work, positions), len(positions), CHUNK, threads)
+        """Write the members at these positions.
+
+        Members that are one file in the archive, such as hard links, become hard links.
+        """
+        wanted = np.array([*map(self._is_wanted, positions.tolist())], np.bool_)
+        if self._progress is not None and not wanted.all():
+            self._progress(int((~wanted).sum()))
+        positions = positions[wanted]
+        first = find_repeats(self._archive, positions)
+        repeats = np.flatnonzero(first != np.arange(len(positions)))
+        originals = np.delete(positions, repeats)
+        check_expansion(self._archive, originals, self._limits, holes=False)
+        self._inodes = dict.fromkeys(positions[first[repeats]].tolist())
+        try:
+            run_in_threads(partial(self._work, originals), len(originals), CHUNK, threads)
+            pairs = list(zip(positions[first[repeats]].tolist(), positions[repeats].tolist()))
+            link = partial(self._link_some, positions, pairs)
+            run_in_threads(link, len(pairs), CHUNK, 1)
+        finally:
+            self.skipped = len(positions) - self.files
+
+    def _is_wanted(self, position: int) -> bool:
+        table = self._archive.table
+        name = table.name_bytes(position)
+        if self._refused and decode(name) in self._refused:
+            return False
+        return not self._several or table.lookup.find(name) == position
 
     def _work(self, positions: npt.NDArray[np.int64], chunks: Chunks) -> None:
-        files = total = skipped = 0
-        part = f".{secrets.token_hex(6)}.part".encode()
+        files = total = 0
+        part = _temporary_name()
         try:
             with SafeDirectories(self._target.fd, self._target.path) as folders:
                 for places in chunks:
@@ -112,14 +151,12 @@ class Extraction:
                     )
                     files += done
                     total += size
-                    skipped += len(places) - done
                     if self._progress is not None:
                         self._progress(len(places))
         finally:
             with self._lock:
                 self.files += files
                 self.bytes += total
-                self.skipped += skipped
 
     def _write_some(
         self,
@@ -136,19 +173,74 @@ class Extraction:
         data = self._small_members(rows)
         done = total = 0
         for row, position in enumerate(positions.tolist()):
-            name = table.name_bytes(position)
-            if self._refused and decode(name) in self._refused:
-                continue
-            if self._several and table.lookup.find(name) != position:
-                continue
             small = data[row]
             content = iter_data(self._archive, position) if small is None else ((0, small),)
+            name = table.name_bytes(position)
             directory = folders.open(name.rpartition(b"/")[0])
             write = partial(_fill, content, sizes[row], chunks, mtimes[row])
-            if self._write(directory, name, modes[row], write, part):
+            if position in self._inodes:
+                write = partial(self._remember, position, write)
+            base = name[name.rfind(b"/") + 1 :]
+            create = partial(create_file, directory, base, write, modes[row])
+            if self._write(directory, name, create, part):
                 done += 1
                 total += sizes[row]
         return done, total
+
+    # ---------------------------------------------------------------- hard links
+
+    def _remember(self, position: int, write: Callable[[int], None], descriptor: int) -> None:
+        """Write a file that others are linked to, and remember its inode."""
+        write(descriptor)
+        self._inodes[position] = os.fstat(descriptor)
+
+    def _link_some(
+        self, positions: npt.NDArray[np.int64], pairs: list[tuple[int, int]], chunks: Chunks
+    ) -> None:
+        """Make the second member of each pair a link to the first, or a copy of it."""
+        part = _temporary_name()
+        # By original: the member that others are linked to, where that is a copy.
+        sources: dict[int, int] = {}
+        with SafeDirectories(self._target.fd, self._target.path) as folders:
+            for places in chunks:
+                for original, position in pairs[places.start : places.stop]:
+                    chunks.check()
+                    try:
+                        written = self._link(
+                            folders, sources.get(original, original), position, part
+                        )
+                    except _CannotLinkError:
+                        if not sources:
+                            check_expansion(self._archive, positions, self._limits, holes=False)
+                        sources[original] = position
+                        self._inodes[position] = None
+                        copied = np.array([position], np.int64)
+                        written = bool(self._write_some(folders, part, chunks, copied)[0])
+                    if written:
+                        self.files += 1
+                        self.bytes += int(self._archive.table.entries["size"][position])
+                if self._progress is not None:
+                    self._progress(len(places))
+
+    def _link(self, folders: SafeDirectories, source: int, position: int, part: bytes) -> bool:
+        """Link a member to the file of another; return whether it was written.
+
+        Raises
+        ------
+        _CannotLinkError
+            There is no such file of ours, or the file system cannot link it.
+        """
+        status = self._inodes[source]
+        if status is None:
+            raise _CannotLinkError
+        old, name = map(self._archive.table.name_bytes, (source, position))
+        base = name[name.rfind(b"/") + 1 :]
+        old_directory = folders.open(old.rpartition(b"/")[0])
+        directory = folders.open(name.rpartition(b"/")[0])
+        create = partial(
+            _link_file, old_directory, old[old.rfind(b"/") + 1 :], status, directory, base
+        )
+        return self._write(directory, name, create, part)
 
     def _small_members(self, rows: npt.NDArray[np.void]) -> list[memoryview | None]:
         """Return the content of members that only have to be copied, None for the others."""
@@ -168,15 +260,16 @@ class Extraction:
                 found[row] = data
         return found
 
-    def _write(
-        self, directory: int, name: bytes, mode: int, write: Callable[[int], None], part: bytes
-    ) -> bool:
-        """Write one file, whole or not at all; return whether it was written."""
+    def _write(self, directory: int, name: bytes, create: Callable[..., None], part: bytes) -> bool:
+        """Write one file, whole or not at all; return whether it was written.
+
+        `create` makes it under its own name, or with ``part=`` under that one first.
+        """
         base = name[name.rfind(b"/") + 1 :]
         try:
             if self._target.is_new:
                 with contextlib.suppress(FileExistsError):
-                    create_file(directory, base, write, mode)
+                    create()
                     return True
             if self._target.existing != "replace" and _is_there(base, directory):
                 if self._target.existing == "skip":
@@ -188,7 +281,7 @@ class Extraction:
                         Hint("existing='skip'", "to keep it"),
                     ],
                 )
-            create_file(directory, base, write, mode, part)
+            create(part=part)
         except OSError as error:
             # Errors of reading name the archive.
             if error.errno and error.filename in (None, base, part):
@@ -213,6 +306,55 @@ def _mapped(archive: Archive) -> memoryview | None:
         return None
     storage = archive.storage()
     return storage.read(0, storage.size) if isinstance(storage, MemoryStorage) else None
+
+
+class _CannotLinkError(Exception):
+    """A file cannot be linked, so it is copied."""
+
+
+def _temporary_name() -> bytes:
+    return f".{secrets.token_hex(6)}.part".encode()
+
+
+def _link_file(
+    source_directory: int,
+    source: bytes,
+    status: os.stat_result,
+    directory: int,
+    name: bytes,
+    part: bytes = b"",
+) -> None:
+    """Make a hard link to a file, if it is still that of `status`; `part` as for `create_file`."""
+    path = part or name
+    try:
+        os.link(
+            source,
+            path,
+            src_dir_fd=source_directory,
+            dst_dir_fd=directory,
+            follow_symlinks=False,
+        )
+    except OSError as error:
+        if error.errno in _NO_LINK or isinstance(error, FileNotFoundError):
+            raise _CannotLinkError from error
+        error.filename, error.filename2 = path, None
+        raise
+    remove = path
+    try:
+        # Another process may have put something else there, which may get the same inode number.
+        found = os.stat(path, dir_fd=directory, follow_symlinks=False)
+        same = os.path.samestat(status, found) and status.st_size == found.st_size
+        if not (same and stat.S_ISREG(found.st_mode)):
+            raise _CannotLinkError
+        if part:
+            os.rename(part, name, src_dir_fd=directory, dst_dir_fd=directory)
+        else:
+            remove = b""
+    finally:
+        # Renaming a link to another link of the same file does nothing.
+        if remove:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(remove, dir_fd=directory)
 
 
 def _is_there(name: bytes, directory: int) -> bool:

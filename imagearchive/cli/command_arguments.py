@@ -141,6 +141,19 @@ def _add_quiet(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_max_ratio(
+    parser: argparse.ArgumentParser,
+    what: str = "the size of the members together",
+    base: str = "bytes that the archive holds of them",
+) -> None:
+    parser.add_argument(
+        "--max-ratio",
+        type=ratio,
+        metavar="N",
+        help=f"limit for {what} above 64 MiB, as a multiple of the {base}; default 1000",
+    )
+
+
 def _add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads",
@@ -232,6 +245,7 @@ def _add_cat(commands: Any) -> None:
     parser.add_argument(
         "members", metavar="MEMBER", nargs="+", help="a name in the archive, or a pattern"
     )
+    _add_max_ratio(parser)
 
 
 def _add_info(commands: Any) -> None:
@@ -265,13 +279,7 @@ def _add_verify(commands: Any) -> None:
         metavar="SIZE",
         help="limit for the decompressed size of a file; default 1GiB",
     )
-    parser.add_argument(
-        "--max-ratio",
-        type=ratio,
-        metavar="N",
-        help="limit for the decompressed size above 64 MiB, as a multiple of the compressed size; "
-        "default 1000",
-    )
+    _add_max_ratio(parser, "the decompressed size", "compressed size")
     _add_threads(parser)
     _add_json(parser)
     _add_quiet(parser)
@@ -318,6 +326,7 @@ def _add_extract(commands: Any) -> None:
         action="store_true",
         help="skip unsafe members instead of extracting nothing",
     )
+    _add_max_ratio(parser)
     _add_threads(parser)
     _add_json(parser)
     _add_quiet(parser)
@@ -388,6 +397,7 @@ def _add_convert(commands: Any) -> None:
     parser.add_argument(
         "--splits", type=positive_integer, default=128, metavar="N", help="number of bins"
     )
+    _add_max_ratio(parser)
     _add_no_index(parser)
     _add_overwrite(parser, "an existing target")
     _add_json(parser)

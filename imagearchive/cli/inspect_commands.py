@@ -275,9 +275,15 @@ def _find_directories(archive: Archive, arguments: argparse.Namespace) -> Iterat
 
 def cat(arguments: argparse.Namespace) -> int:
     """Write members to standard output."""
+    from imagearchive.archive.expansion import check_expansion
+    from imagearchive.storage.limits import Limits
+
     with open_archive_argument(arguments) as archive, standard_output() as out:
         # All names are looked up before the first byte is written.
         positions = [one for name in arguments.members for one in _find_members(archive, name)]
+        check_expansion(
+            archive, positions, Limits(max_ratio=arguments.max_ratio or Limits.max_ratio)
+        )
         for position in positions:
             for data in iter_chunks(archive, position):
                 out.write(data)

@@ -67,6 +67,7 @@ def extract(arguments: argparse.Namespace) -> int:
     from imagearchive.archive.extract import select
     from imagearchive.cli.archive_argument import open_archive_argument
     from imagearchive.cli.parser import SEVERAL
+    from imagearchive.storage.limits import Limits
 
     if os.path.isfile(arguments.target):
         raise TargetExistsError(
@@ -87,6 +88,7 @@ def extract(arguments: argparse.Namespace) -> int:
                 members,
                 existing=existing,
                 skip_unsafe=arguments.skip_unsafe,
+                limits=Limits(max_ratio=arguments.max_ratio or Limits.max_ratio),
                 threads=arguments.threads,
                 progress=step,
             )
@@ -153,6 +155,7 @@ def convert(arguments: argparse.Namespace) -> int:
     from imagearchive.archive.convert import convert as write_archive
     from imagearchive.archive.convert import kind_of
     from imagearchive.cli.archive_argument import open_archive_argument
+    from imagearchive.storage.limits import Limits
 
     if arguments.to is None:
         try:
@@ -170,6 +173,7 @@ def convert(arguments: argparse.Namespace) -> int:
             splits=arguments.splits,
             overwrite=arguments.overwrite,
             index=not arguments.no_index,
+            limits=Limits(max_ratio=arguments.max_ratio or Limits.max_ratio),
             progress=step,
         )
     if arguments.json:

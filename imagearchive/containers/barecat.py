@@ -102,8 +102,9 @@ class BarecatContainer(Container):
         location : Location
             The archive, or its index file.
         strict : bool
-            Whether a member outside its shard is an error; otherwise such members are left out,
-            and the loss is logged. Damage to the database itself is an error in any case.
+            Whether a member outside its shard, or one that overlaps another, is an error; otherwise
+            such members are left out, and the loss is logged. Damage to the database itself is an
+            error in any case.
 
         Returns
         -------
@@ -171,12 +172,50 @@ def _scan(location: Location, strict: bool) -> tuple[RowBuffer, list[Location]]:
             f"is not inside {paths[number[first]].path}: the shard is missing or truncated, or "
             f"the index belongs to another"
         )
-        if strict:
-            raise CorruptArchiveError(message)
-        logger.warning("%s; %d such members are left out", message, int((~keep).sum()))
-        files, number, file_names = files[keep], number[keep], file_names.select(keep)
+        files, number, file_names = _without(~keep, strict, message, files, number, file_names)
+    bad = _overlapping(files, number)
+    if bad.any():
+        first = int(bad.argmax())
+        message = (
+            f"{name}: {file_names.quoted(first)} at offset {files[first]['offset']} overlaps "
+            f"another file in {paths[number[first]].path}: the index is damaged"
+        )
+        files, number, file_names = _without(bad, strict, message, files, number, file_names)
     rows = _rows(files, number, file_names, directories, directory_names)
     return rows, [*paths, location]
+
+
+def _without(
+    bad: npt.NDArray[np.bool_],
+    strict: bool,
+    message: str,
+    files: npt.NDArray[Any],
+    number: npt.NDArray[np.intp],
+    names: _Names,
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp], _Names]:
+    """Raise because of the bad files, or log that they are left out."""
+    if strict:
+        raise CorruptArchiveError(message)
+    logger.warning("%s; %d such members are left out", message, int(bad.sum()))
+    return files[~bad], number[~bad], names.select(~bad)
+
+
+def _overlapping(files: npt.NDArray[Any], number: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    """Find the files that begin inside another one; several may share the same bytes exactly."""
+    bad = np.zeros(len(files), np.bool_)
+    rows = np.flatnonzero(files["size"])
+    order = rows[np.lexsort((files["size"][rows], files["offset"][rows], number[rows]))]
+    starts, shards = files["offset"][order], number[order]
+    ends = starts + files["size"][order]
+    repeated = np.zeros(len(order), np.bool_)
+    repeated[1:] = (
+        (starts[1:] == starts[:-1]) & (ends[1:] == ends[:-1]) & (shards[1:] == shards[:-1])
+    )
+    order, starts, ends, shards = (x[~repeated] for x in (order, starts, ends, shards))
+    for part in np.split(np.arange(len(order)), np.flatnonzero(shards[1:] != shards[:-1]) + 1):
+        inside = starts[part][1:] < np.maximum.accumulate(ends[part])[:-1]
+        bad[order[part][1:][inside]] = True
+    return bad
 
 
 class _Names(NamedTuple):

@@ -244,6 +244,23 @@ def test_barecat_not_strict_leaves_out_only_the_impossible_row(barecat_copy, cap
     assert "'top.txt'" in caplog.text
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_barecat_overlapping_files_raise_or_are_left_out(tmp_path, strict, caplog):
+    path = str(tmp_path / "data.barecat")
+    write_barecat(path, {"a": bytes(100), "b": bytes(100), "c": bytes(50), "d": bytes(10)})
+    statements = [OFF, "UPDATE files SET offset = 0 WHERE path IN ('a', 'b')"]
+    execute_sql(path, *statements)
+    with barecat.Barecat(path) as ours:
+        assert len(ours) == 4
+    execute_sql(path, OFF, "UPDATE files SET offset = 50 WHERE path = 'c'")
+    if strict:
+        with pytest.raises(CorruptArchiveError, match="'c' at offset 50 overlaps another file"):
+            barecat.Barecat(path)
+        return
+    with barecat.Barecat(path, strict=False) as ours:
+        assert sorted(ours) == ["a", "b", "d"]
+
+
 def test_barecat_endless_view_is_not_run(barecat_copy):
     path, _ = barecat_copy
     execute_sql(

@@ -75,6 +75,19 @@ def test_bins_scan_wrong_index_raises_with_packet(split_set, kind, caplog):
     assert "the 50 packets before are served" in caplog.text
 
 
+def test_bins_scan_overlapping_packets_raises(tmp_path, caplog):
+    # Packet 1 is inside packet 0, and both have the length that the index says.
+    content = bytes(20) + (30).to_bytes(4, "little") + bytes(76)
+    (tmp_path / "bin00000000.dat").write_bytes(len(content).to_bytes(4, "little") + content)
+    index = np.array([[0, 0, 100], [0, 24, 30]], "<u4")
+    (tmp_path / "index.dat").write_bytes(index.tobytes())
+    with pytest.raises(CorruptArchiveError, match="packet 1 at offset 24: it overlaps another"):
+        scan_path(str(tmp_path))
+    rows, _ = scan_path(str(tmp_path), strict=False)
+    assert rows.rows == 1
+    assert "overlaps" in caplog.text
+
+
 def test_bins_scan_truncated_or_missing_file_raises(split_set):
     folder, data = split_set
     index = os.path.join(folder, "index.dat")

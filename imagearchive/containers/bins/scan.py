@@ -84,7 +84,7 @@ def scan_location(location: Location, strict: bool = True) -> tuple[RowBuffer, l
     ArchiveNotFoundError
         There is no ``index.dat``.
     CorruptArchiveError
-        A bin is missing or too short, or a packet's length differs from the index.
+        A bin is missing or too short, a packet's length differs from the index, or packets overlap.
     """
     index = location.join(INDEX_NAME)
     triplets, damage = _read_index(index)
@@ -154,13 +154,17 @@ def _check_bin(
             stored[inside] = _prefixes(storage, positions[inside])
         except OSError as error:
             raise CorruptArchiveError(f"{path}: cannot be read: {error.strerror}") from error
-    bad = np.flatnonzero(outside | (stored != triplets["length"]))
+    overlapping = np.zeros(len(ends), np.bool_)
+    overlapping[1:] = positions[1:] < np.maximum.accumulate(ends)[:-1]
+    bad = np.flatnonzero(outside | (stored != triplets["length"]) | overlapping)
     if not len(bad):
         return None
     worst = bad[rows[bad].argmin()]
     row, position, length = int(rows[worst]), int(positions[worst]), int(triplets["length"][worst])
     if outside[worst]:
         what = f"{length} bytes are not within the file of {size} bytes: it was truncated"
+    elif overlapping[worst]:
+        what = "it overlaps another packet: the index is damaged"
     else:
         what = f"the length there is {stored[worst]}, but {length} in the index"
     return row, f"{path}: packet {row} at offset {position}: {what}"
