@@ -1,6 +1,8 @@
 """Fixtures for the tests of the loader."""
 
 import gc
+import multiprocessing
+import os
 
 import numpy as np
 import pytest
@@ -13,6 +15,17 @@ def no_thread_is_left():
     yield
     gc.collect()
     assert loader_threads() == []
+
+
+@pytest.fixture
+def no_child_is_left():
+    """Nor a descriptor of one."""
+    descriptors = len(os.listdir("/proc/self/fd"))
+    yield
+    gc.collect()
+    assert not multiprocessing.active_children()
+    # The fork server and the resource tracker keep one or two of their own.
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 3
 
 
 @pytest.fixture
