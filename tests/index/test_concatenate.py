@@ -1,0 +1,102 @@
+"""The index of several archives."""
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+
+import pytest
+from support.archives import write_tar
+from support.index_files import append, is_marked, mark
+
+from imagearchive.archive.archive import Archive
+from imagearchive.errors import (
+    CorruptArchiveError,
+    OptionError,
+    StaleIndexError,
+)
+from imagearchive.index.table import IndexTable
+
+
+def test_concatenate_shards_are_one_archive(shards):
+    archive = Archive(shards)
+    assert len(archive) == 24
+    assert archive["b/2-3.txt"] == b"2 3"
+    assert archive.table.entries["shard"].tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    # Each archive has its own index; their sum is mapped from the cache.
+    assert os.path.exists(shards.replace("{0000..0002}", "0001")[:-4] + ".idx.npy")
+    for path in archive.table.files:
+        mark(IndexTable.open(path))
+    again = Archive(shards)
+    assert again.table.path is not None
+    assert all(is_marked(IndexTable.open(path)) for path in archive.table.files)
+    assert dict(again) == dict(archive)
+
+
+def test_concatenate_notices_a_changed_shard(shards):
+    Archive(shards)
+    path = shards.replace("{0000..0002}", "0001")
+    time.sleep(0.01)
+    append(path)
+    assert Archive(shards)["c/new.txt"] == b"new"
+
+
+def test_concatenate_many_shards_keep_few_files_open(tmp_path):
+    for number in range(60):
+        write_tar(tmp_path / f"s-{number}.tar", {f"{number}.txt": b"%d" % number})
+    archive = Archive(str(tmp_path / "s-{0..59}.tar"), max_open=4, storage="pread")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        for number in range(60):
+            assert archive[f"{number}.txt"] == b"%d" % number
+    assert len(os.listdir("/proc/self/fd")) - before <= 4
+
+
+def test_concatenate_given_index_is_used_or_refused(shards, tmp_path):
+    ipath = tmp_path / "joined"
+    assert len(Archive(shards, ipath)) == 24
+    assert len(Archive(shards, ipath)) == 24
+    append(shards.replace("{0000..0002}", "0000"))
+    with pytest.raises(StaleIndexError):
+        Archive(shards, ipath)
+
+
+def test_concatenate_index_of_other_shards_is_refused(shards, tmp_path):
+    for number in range(3):
+        write_tar(tmp_path / f"val-{number}.tar", {f"a/{number}.txt": b"val"})
+    ipath = tmp_path / "joined"
+    Archive(shards, ipath)
+    with pytest.raises(StaleIndexError, match="built for others"):
+        Archive(str(tmp_path / "val-{0..2}.tar"), ipath)
+    with pytest.raises(OptionError):
+        Archive(shards, shards.replace("{0000..0002}", "0001"), overwrite_index=True)
+
+
+def test_concatenate_damaged_shard_raises_unless_not_strict(shards, tmp_path):
+    os.truncate(shards.replace("{0000..0002}", "0001"), 3000)
+    for ipath in (None, tmp_path / "joined"):
+        with pytest.raises(CorruptArchiveError):
+            Archive(shards, ipath)
+        assert 0 < len(Archive(shards, ipath, strict=False)) < 24
+        with pytest.raises((CorruptArchiveError, StaleIndexError)):
+            Archive(shards, ipath)
+
+
+def test_concatenate_many_shards_under_a_low_limit_of_files(tmp_path):
+    code = f"""
+import resource, warnings
+warnings.simplefilter("error")
+import imagearchive
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+archive = imagearchive.open({str(tmp_path)!r} + "/s-{{0..199}}.tar")
+assert all(archive[f"{{i}}.txt"] == b"%d" % i for i in range(200))
+"""
+    for number in range(200):
+        write_tar(tmp_path / f"s-{number}.tar", {f"{number}.txt": b"%d" % number})
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    assert len(list(tmp_path.glob("s-*.idx.npy"))) == 200
+
+
+def test_pickle_of_an_archive_has_no_table(shards):
+    assert len(pickle.dumps(Archive(shards))) < 1000
