@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,12 +162,16 @@ def test_bins_scan_any_damage_raises_or_stays_inside_bins(tmp_path_factory, data
     assert rows.rows <= 41
 
 
-def test_bins_scan_any_window_gives_same_rows(tmp_path, monkeypatch):
-    data = [bytes(n % 97) for n in range(3000)] + [bytes(20_000)] * 50
+@pytest.mark.parametrize(
+    "sizes",
+    [[n % 97 for n in range(3000)], [20_000] * 50, [3000 + n % 97 for n in range(3000)]],
+    ids=["near each other", "far apart", "more than one window"],
+)
+def test_bins_scan_any_distance_finds_the_packets(tmp_path, sizes):
+    data = [bytes([n % 251]) * size for n, size in enumerate(sizes)]
     write_split_data(tmp_path / "x", data, splits=2)
-    whole = scan_path(tmp_path / "x")[0]
-    for near, window in ((0, 1), (1 << 30, 64), (1 << 30, 1 << 22)):
-        monkeypatch.setattr("imagearchive.containers.bins.scan._NEAR", near)
-        monkeypatch.setattr("imagearchive.containers.bins.scan._WINDOW", window)
-        rows, _ = scan_path(tmp_path / "x")
-        assert (rows.entries[: rows.rows] == whole.entries[: whole.rows]).all()
+    rows, files = scan_path(tmp_path / "x")
+    bins = [Path(file).read_bytes() for file in files]
+    entries = rows.entries[: rows.rows][["index", "shard", "offset", "size"]].tolist()
+    found = {index: bins[shard][start : start + size] for index, shard, start, size in entries}
+    assert found == dict(enumerate(data))

@@ -1,7 +1,7 @@
 """A container format of the tests' own: Unix ``ar``, as static libraries and Debian packages are.
 
 It shows what a new format takes: this module, one line where it is registered, and one line in
-the matrix of `tests/archive/test_archive.py`.
+the matrix of `tests/support/containers.py`.
 """
 
 from imagearchive.containers.container import Container, Match
