@@ -69,7 +69,8 @@ class DataLoader:
         calling thread does the work when it asks for a batch. The batches are the same for any
         number.
     transform : callable, optional
-        A `Compose`, or any function of an (H, W, 3) uint8 array.
+        A `Compose`, or any function of an (H, W, 3) uint8 array. Images of a batch are (C, H, W),
+        unless it ends with ``ToTensor(TensorFormat.TENSORFLOW_HWC)``.
     image_size : int or (width, height), optional
         Short for ``transform=Compose([Resize(width, height), ToTensor()])``.
     output : {"torch", "numpy"}, optional
@@ -217,7 +218,7 @@ class DataLoader:
         if options.transform is not None:
             self._pipeline = compile_pipeline(
                 options.transform,
-                layout="HWC" if options.channels_last else "CHW",
+                layout=options.image_layout(),
                 dtype=options.dtype,
                 exif_transpose=options.exif_transpose,
             )

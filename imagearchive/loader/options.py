@@ -16,7 +16,9 @@ import numpy as np
 from imagearchive.errors import MissingDependencyError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_callable, check_choice, check_integer
 from imagearchive.loader.order import MAX_BATCH, find_rank
-from imagearchive.transforms import Compose, Resize, ToTensor
+from imagearchive.transforms import Compose, Resize, TensorFormat, ToTensor
+from imagearchive.transforms.base import Layout
+from imagearchive.transforms.compose import flat
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -123,6 +125,18 @@ class LoaderOptions:
             check_callable("collate_fn", self.collate_fn)
         if self.rank is not None or self.world_size is not None:
             find_rank(self.rank, self.world_size)
+
+    def image_layout(self) -> Layout:
+        """Return the layout in which images are written to a batch."""
+        tensors = [step for step in flat(self.transform) if isinstance(step, ToTensor)]
+        chosen = tensors[-1].format if tensors else None
+        if chosen is TensorFormat.TENSORFLOW_HWC and self.channels_last:
+            raise OptionError(
+                "channels_last=True is not for a transform with ToTensor(TENSORFLOW_HWC), whose "
+                "batches are (N, H, W, C) already; leave out one of them"
+            )
+        last = self.channels_last or chosen is TensorFormat.TENSORFLOW_HWC
+        return "HWC" if last else "CHW"
 
     def for_batches(self) -> BatchOptions:
         """Return what the threads need, for this machine: whether torch and CUDA are there."""

@@ -102,6 +102,8 @@ def _combine(first: int, steps: list[Step]) -> OutputStage | None:
     for step in steps:
         if isinstance(step, ToTensor):
             layout = step.format.value
+            if step.normalize and dtype == "uint8":
+                scale, dtype = tuple(v / 255.0 for v in scale), "float32"
         elif dtype == "float16":
             return None
         elif isinstance(step, Normalize):

@@ -112,23 +112,29 @@ class ImageNetNormalize(Normalize):
 
 
 class ToTensor(Transform):
-    """Change the layout. Values and dtype do not change.
+    """Change the layout. By default, values and dtype do not change.
 
-    torchvision's transform of this name also divides by 255. Use `Normalize`, `ImageNetNormalize`
-    or ``ToDtype("float32", scale=True)`` for that.
+    The transforms of this name in torchvision and in current releases of TurboLoader also divide by
+    255; pass ``normalize=True`` for that. `Normalize` and `ImageNetNormalize` scale uint8 images
+    themselves.
 
     Parameters
     ----------
     format : TensorFormat
         ``PYTORCH_CHW`` for (C, H, W), ``TENSORFLOW_HWC`` for (H, W, C).
+    normalize : bool
+        Convert uint8 images to float32 in [0, 1]. Float images keep their values.
     """
 
-    arguments = ("format",)
+    arguments = ("format", "normalize")
     any_layout = True
     any_dtype = True
 
-    def __init__(self, format: TensorFormat = TensorFormat.PYTORCH_CHW) -> None:
+    def __init__(
+        self, format: TensorFormat = TensorFormat.PYTORCH_CHW, normalize: bool = False
+    ) -> None:
         super().__init__()
+        self.normalize = check_flag("normalize", normalize)
         try:
             self.format = TensorFormat(format)
         except ValueError:
@@ -141,9 +147,15 @@ class ToTensor(Transform):
     ) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.apply_array`."""
         wanted: Layout = self.format.value
+        if self.normalize and array.dtype == np.uint8:
+            array = array * np.float32(1.0 / 255.0)
         if layout != wanted:
             array = array.transpose((2, 0, 1) if wanted == "CHW" else (1, 2, 0))
         return np.ascontiguousarray(array), wanted
+
+    def output_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """Dtype of the result; see `Transform.output_dtype`."""
+        return FLOAT32 if self.normalize and dtype == np.uint8 else dtype
 
 
 class ToDtype(Transform):

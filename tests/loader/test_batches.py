@@ -17,7 +17,9 @@ from imagearchive.transforms import (
     CenterCrop,
     Compose,
     ImageNetNormalize,
+    Lambda,
     Resize,
+    TensorFormat,
     ToTensor,
 )
 
@@ -149,3 +151,26 @@ def test_exif_transpose_turns_images_only_if_set():
             iter(DataLoader(source, num_workers=0, exif_transpose=transpose, transform=ToTensor()))
         )
         assert tuple(images.shape) == (1, 3, *shape[:2])
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(
+    "steps",
+    [[Resize(12, 10)], [Resize(12, 10), Lambda(np.array)], [Lambda(np.array), Resize(12, 10)]],
+)
+def test_batch_after_to_tensor_hwc_is_channels_last(steps, normalize):
+    last = TensorFormat.TENSORFLOW_HWC
+    options = {"output": "numpy", "dtype": None, "num_workers": 0}
+    first = DataLoader(
+        Encoded(), 4, transform=Compose([*steps, ToTensor(normalize=normalize)]), **options
+    )
+    loader = DataLoader(
+        Encoded(), 4, transform=Compose([*steps, ToTensor(last, normalize)]), **options
+    )
+    images = next(iter(loader))[0]
+    assert images.shape == (4, 10, 12, 3)
+    assert images.dtype == (np.float32 if normalize else np.uint8)
+    assert images.max() > 1 or normalize
+    np.testing.assert_array_equal(images, next(iter(first))[0].transpose(0, 2, 3, 1))
+    with pytest.raises(OptionError, match="leave out one"):
+        DataLoader(Encoded(), 4, transform=ToTensor(last), channels_last=True)

@@ -38,6 +38,7 @@ TRANSFORMS = [
     T.ImageNetNormalize(),
     T.ToTensor(),
     T.ToTensor(TensorFormat.TENSORFLOW_HWC),
+    T.ToTensor(normalize=True),
     T.ToDtype("float32", scale=True),
     T.ToDtype("float16"),
     T.RandAugment(),

@@ -51,7 +51,7 @@ def test_repr_evaluates_to_an_equal_transform(transform):
 def test_repr_shows_arguments():
     assert repr(T.Resize(256, 224)) == "Resize(width=256, height=224, interpolation='bilinear')"
     assert repr(T.ImageNetNormalize()) == "ImageNetNormalize()"
-    assert repr(T.ToTensor()) == "ToTensor(format=TensorFormat.PYTORCH_CHW)"
+    assert repr(T.ToTensor()) == "ToTensor(format=TensorFormat.PYTORCH_CHW, normalize=False)"
     assert repr(T.RandomHorizontalFlip(0.2, seed=4)) == "RandomHorizontalFlip(p=0.2, seed=4)"
     assert "Resize(width=3" in repr(Compose([T.Resize(3)]))
 

@@ -40,6 +40,24 @@ def test_to_tensor_keeps_values():
     assert result.shape == (3, 3, 5)
 
 
+def test_to_tensor_normalize_equals_scaling():
+    image = noise(33, 21)
+    for format in TensorFormat:
+        expected = Compose([T.ToDtype("float32", scale=True), T.ToTensor(format)])(image)
+        for steps in ([T.ToTensor(format, True)], [T.ToTensor(format, True), T.ToTensor(format)]):
+            transform = Compose(steps)
+            result = transform(image)
+            assert result.dtype == np.float32
+            np.testing.assert_array_equal(result, expected)
+            np.testing.assert_array_equal(compile_pipeline(transform).apply(image), expected)
+    # Values that are floats already are kept.
+    normalized = T.ImageNetNormalize()(image)
+    transform = Compose([T.ImageNetNormalize(), T.ToTensor(normalize=True)])
+    np.testing.assert_array_equal(transform(image), normalized.transpose(2, 0, 1))
+    np.testing.assert_array_equal(compile_pipeline(transform).apply(image), transform(image))
+    assert compile_pipeline(T.ToTensor(normalize=True)).dtype == np.float32
+
+
 def test_to_dtype_scales_and_clips():
     image = noise(9, 8)
     floats = T.ToDtype("float32", scale=True)(image)
