@@ -16,7 +16,7 @@ from imagearchive.errors import (
 )
 from imagearchive.storage.location import locate
 from imagearchive.storage.lru import LRUCache
-from imagearchive.storage.protocol import FileStorage, StorageKind
+from imagearchive.storage.protocol import FileStorage, ReadAheadStorage, StorageKind
 
 if TYPE_CHECKING:
     from imagearchive.index.table import IndexTable
@@ -57,7 +57,7 @@ class StoragePool:
         self._kind = kind
         # An evicted storage is not closed, as another thread may be reading from it. It closes when
         # its last user drops it.
-        self._open = LRUCache[int, FileStorage](limit)
+        self._open = LRUCache[int, ReadAheadStorage](limit)
         self._closed = False
         # The shards whose members are files of their own.
         self._directories = {
@@ -66,7 +66,7 @@ class StoragePool:
             if table.container(shard).members_are_files
         }
         # The open file of an archive that has only one: the fast path of `get`.
-        self._sole: FileStorage | None = None
+        self._sole: ReadAheadStorage | None = None
         self._single = len(table.files) == 1 and not self._directories
         if kind == "memory":
             # The user asked for everything to stay in memory.
@@ -84,7 +84,7 @@ class StoragePool:
             return locate(path).join(self._table.name(position)).path
         return path
 
-    def get(self, shard: int, position: int) -> FileStorage:
+    def get(self, shard: int, position: int) -> ReadAheadStorage:
         """Return the storage that holds a member.
 
         Raises
@@ -112,7 +112,7 @@ class StoragePool:
             self._sole = storage
         return storage
 
-    def _open_unchanged(self, shard: int, position: int) -> FileStorage:
+    def _open_unchanged(self, shard: int, position: int) -> ReadAheadStorage:
         """Open the file of a member; raises StaleIndexError if it has changed."""
         storage = self._open_file(self.path(shard, position))
         try:
@@ -121,10 +121,10 @@ class StoragePool:
             elif storage.size != self._table.lookup.row(position)[2]:
                 # The listing recorded only its size.
                 raise _changed(storage.path)
-        except StaleIndexError:
+            return self._table.open_derived(shard, storage)
+        except (StaleIndexError, CorruptArchiveError):
             storage.close()
             raise
-        return storage
 
     def _open_file(self, path: str) -> FileStorage:
         """Open a file; if too many are open, drop the least recently used first."""

@@ -77,6 +77,8 @@ class Container:
         Each member is a file of its own below the location, found by its name.
     has_special_members : bool
         The format stores links or devices, which may be missing from the index table.
+    scans_forward : bool
+        Its headers are read from start to end, so it can be scanned while it is decompressed.
     checksum_algorithm : str or None
         The algorithm of the members' checksums; see `imagearchive.storage.checksums`.
     """
@@ -87,6 +89,7 @@ class Container:
     extensions: ClassVar[Sequence[str]] = ()
     members_are_files: ClassVar[bool] = False
     has_special_members: ClassVar[bool] = False
+    scans_forward: ClassVar[bool] = False
     checksum_algorithm: ClassVar[Algorithm | None] = None
 
     def resolve(self, location: Location) -> Location | None:

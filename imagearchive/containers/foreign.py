@@ -7,7 +7,6 @@ from typing import Final
 __all__ = ["describe_foreign"]
 
 _COMPRESSED: Final = (
-    (b"\x1f\x8b", "gzip", "gzip -dk"),
     (b"BZh", "bzip2", "bzip2 -dk"),
     (b"\xfd7zXZ\0", "xz", "xz -dk"),
     (b"\x28\xb5\x2f\xfd", "zstd", "zstd -d"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from typing import Final, NamedTuple
 
@@ -10,9 +11,11 @@ import numpy as np
 from imagearchive.containers.barecat import BarecatContainer
 from imagearchive.containers.bins import BinsContainer
 from imagearchive.containers.container import Container, Match
+from imagearchive.containers.derived import DerivedFile, find_stream_format
 from imagearchive.containers.directory import DirectoryContainer
 from imagearchive.containers.foreign import describe_foreign
 from imagearchive.containers.rows import RowBuffer
+from imagearchive.containers.single_file import SingleFileContainer
 from imagearchive.containers.tar import TarContainer
 from imagearchive.containers.zip import ZipContainer
 from imagearchive.errors import (
@@ -21,7 +24,16 @@ from imagearchive.errors import (
     OptionError,
     UnsupportedArchiveError,
 )
+from imagearchive.errors.hints import Hint
+from imagearchive.storage.checkpoints import CheckpointBuilder
+from imagearchive.storage.compressed import CompressedStorage
 from imagearchive.storage.location import Location
+from imagearchive.storage.stream_format import (
+    UNKNOWN_SIZE,
+    DamagedRangeError,
+    ForwardStorage,
+    StreamFormat,
+)
 
 __all__ = [
     "Scanned",
@@ -46,6 +58,7 @@ _CONTAINERS: Final[list[Container]] = [
     TarContainer(),
     ZipContainer(),
 ]
+_SINGLE_FILE: Final = SingleFileContainer()
 
 
 class Scanned(NamedTuple):
@@ -62,6 +75,10 @@ class Scanned(NamedTuple):
         The error that ended the scan, if ``strict=False``.
     ends : list of int
         For each file, where its last member ends, including directories and links.
+    derived : DerivedFile or None
+        The decompressed view of the file, to which the rows refer, if it is compressed.
+    checkpoints : bytes
+        Those of `derived`.
     """
 
     container: Container
@@ -69,6 +86,8 @@ class Scanned(NamedTuple):
     files: list[Location]
     damage: str | None
     ends: list[int]
+    derived: DerivedFile | None = None
+    checkpoints: bytes = b""
 
 
 def all_containers() -> list[Container]:
@@ -98,7 +117,7 @@ def unregister_container(name: str) -> None:
 
 def container_named(name: object) -> Container | None:
     """Return the container format with a name, or None."""
-    for container in _CONTAINERS:
+    for container in (*_CONTAINERS, _SINGLE_FILE):
         if container.name == name:
             return container
     return None
@@ -178,6 +197,9 @@ def scan_location(location: Location, *, strict: bool = True) -> Scanned:
     CorruptArchiveError
         It is damaged; with ``strict=False`` only if no part of it can be read.
     """
+    format = _stream_format(location)
+    if format is not None:
+        return _scan_compressed(location, format, strict)
     container = find_container(location)
     damage = None
     try:
@@ -192,3 +214,84 @@ def scan_location(location: Location, *, strict: bool = True) -> Scanned:
     ends = np.zeros(len(files), np.uint64)
     np.maximum.at(ends, entries["shard"], entries["offset"] + entries["stored_size"])
     return Scanned(container, rows, files, damage, ends.tolist())
+
+
+def _stream_format(location: Location) -> StreamFormat | None:
+    """Return the format of a file that is compressed as a whole, or None."""
+    if not location.status().is_file:
+        return None
+    with closing(location.open("pread")) as storage:
+        return find_stream_format(bytes(storage.read(0, min(HEAD_BYTES, storage.size))))
+
+
+def _scan_compressed(location: Location, format: StreamFormat, strict: bool) -> Scanned:
+    """Scan a compressed archive, and find its checkpoints in the same pass if its format allows."""
+    path = location.path
+    with closing(location.open("pread")) as file:
+        builder = CheckpointBuilder(file.size)
+        stream = format.stream(file, 0, file.size, UNKNOWN_SIZE, path)
+        forward = ForwardStorage(stream.start(builder), path, strict)
+        container, rows = _scan_forward(forward, strict)
+        forward.drain()
+        if strict and forward.damage is not None:
+            raise _name_members(forward.damage, rows)
+        stream = format.stream(file, 0, file.size, forward.size, path)
+        checkpoints = builder.finish(stream)
+        if container is None or rows is None:
+            storage = CompressedStorage(stream, checkpoints)
+            container, rows = _scan_decompressed(storage, location, format, strict)
+        damage = None if forward.damage is None else forward.damage.message
+        derived = DerivedFile(format.name, file.size, forward.size, (0, len(checkpoints)))
+    return Scanned(container, rows, [location], damage, [file.size], derived, checkpoints)
+
+
+def _scan_forward(
+    forward: ForwardStorage, strict: bool
+) -> tuple[Container, RowBuffer] | tuple[None, None]:
+    """Scan an archive while it is decompressed, if it has a format that allows that."""
+    head = forward.read(0, HEAD_BYTES)
+    for container in _CONTAINERS:
+        if container.scans_forward and container.sniff(head, forward):
+            try:
+                return container, container.scan(forward, strict)
+            except CorruptArchiveError as error:
+                # The cause of an end that comes too early.
+                raise forward.damage or error from None
+    return None, None
+
+
+def _scan_decompressed(
+    storage: CompressedStorage, location: Location, format: StreamFormat, strict: bool
+) -> tuple[Container, RowBuffer]:
+    """Scan an archive, or a single array, whose checkpoints are known."""
+    head = bytes(storage.read(0, min(HEAD_BYTES, storage.size)))
+    for container in _CONTAINERS:
+        if container.sniff(head, storage) is Match.CERTAIN:
+            return container, container.scan(storage, strict)
+    if not SingleFileContainer.accepts(head):
+        raise UnsupportedArchiveError(
+            f"{location.path}: {format.label} data, but neither an archive nor an array is in it; "
+            f"it begins with {head[:8]!r}"
+        )
+    name, extension = os.path.splitext(location.name)
+    name = name if extension.lower() in format.extensions else location.name
+    rows = RowBuffer(1)
+    rows.append(os.fsencode(name), size=storage.size, stored_size=storage.size)
+    return _SINGLE_FILE, rows
+
+
+def _name_members(error: CorruptArchiveError, rows: RowBuffer | None) -> CorruptArchiveError:
+    """Return the error for a checksum that does not match, with the members that it covers."""
+    if rows is None or not rows.rows or not isinstance(error, DamagedRangeError):
+        return error
+    entries = rows.entries[: rows.rows]
+    starts, ends = entries["offset"], entries["offset"] + entries["stored_size"]
+    covered = np.flatnonzero((ends > error.start) & (starts < error.stop))
+    if not len(covered):
+        return error
+    first, last = (os.fsdecode(rows.name(int(row))) for row in (covered[0], covered[-1]))
+    return CorruptArchiveError(
+        f"{error.message}. Any of the {len(covered)} members from {first!r} to {last!r} may be "
+        f"damaged",
+        hints=[Hint("strict=False", "to read them anyway")],
+    )

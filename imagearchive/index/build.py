@@ -11,6 +11,7 @@ from imagearchive.containers.registry import scan_location
 from imagearchive.index.class_directories import class_directories
 from imagearchive.index.freshness import Signature, fingerprints, signatures
 from imagearchive.index.lookup import Lookup
+from imagearchive.index.metadata import CHECKPOINTS
 from imagearchive.index.resolve import resolve
 from imagearchive.storage.location import Location
 
@@ -27,6 +28,8 @@ class BuiltIndex(NamedTuple):
     files : list of str
         The files that hold the bytes.
     meta : dict
+    extra : dict of str to ndarray
+        Further sections; the checkpoints of compressed files are in `CHECKPOINTS`.
     file_signatures : dict of str to Signature
         Size and identity of the files when they were scanned, by path.
     unchanged : bool
@@ -36,6 +39,7 @@ class BuiltIndex(NamedTuple):
     columns: dict[str, Any]
     files: list[str]
     meta: dict[str, Any]
+    extra: dict[str, npt.NDArray[np.uint8]]
     file_signatures: dict[str, Signature]
     unchanged: bool
 
@@ -46,7 +50,9 @@ def build_columns(location: Location, *, strict: bool = True) -> BuiltIndex:
         before = signatures([location])
         scanned = scan_location(location, strict=strict)
         resolved = resolve(scanned.rows)
-        prints = fingerprints(scanned.files, resolved.entries, scanned.ends)
+        prints = fingerprints(
+            scanned.files, resolved.entries, scanned.ends, compressed=scanned.derived is not None
+        )
         unchanged = signatures([location]) == before
         if unchanged:
             break
@@ -58,6 +64,10 @@ def build_columns(location: Location, *, strict: bool = True) -> BuiltIndex:
     }
     if scanned.damage:
         meta["damage"] = scanned.damage
+    extra = {}
+    if scanned.derived is not None:
+        meta["derived"] = {"0": scanned.derived.to_json()}
+        extra[CHECKPOINTS] = np.frombuffer(scanned.checkpoints, np.uint8)
     lookup = Lookup(resolved.entries, resolved.names, resolved.name_offsets, resolved.name_order)
     values, offsets = directory_labels(lookup, resolved.name_order)
     columns = {
@@ -73,7 +83,9 @@ def build_columns(location: Location, *, strict: bool = True) -> BuiltIndex:
         for file, one in zip(files, prints)
         if "size" in one
     }
-    return BuiltIndex(columns, [file.path for file in files], meta, file_signatures, unchanged)
+    return BuiltIndex(
+        columns, [file.path for file in files], meta, extra, file_signatures, unchanged
+    )
 
 
 def directory_labels(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import os
@@ -23,7 +24,7 @@ from imagearchive.index.build import directory_labels
 from imagearchive.index.freshness import READ_PARTLY, REBUILD, Signature, signatures
 from imagearchive.index.index_locations import cache_location, check_replaceable
 from imagearchive.index.lookup import Lookup
-from imagearchive.index.metadata import add_container_runs
+from imagearchive.index.metadata import CHECKPOINTS, add_container_runs
 from imagearchive.index.names import sort_names
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.location import Location, locate
@@ -176,6 +177,8 @@ def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
     files: list[str] = []
     meta: dict[str, Any] = {"containers": [], "archives": [], "directories": []}
     file_signatures: dict[str, Signature] = {}
+    checkpoints: list[npt.NDArray[np.uint8]] = []
+    checkpoint_bytes = 0
     for table in tables:
         entries = np.array(table.entries)
         entries["shard"] += np.uint32(len(files))
@@ -188,6 +191,15 @@ def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
             {"path": file, "directory": bool(archive.get("directory"))}
             for file, archive in zip(table.files, table.meta.get("archives", []))
         ]
+        for number, derived in table.derived.items():
+            start, stop = derived.checkpoints
+            moved = dataclasses.replace(
+                derived, checkpoints=(start + checkpoint_bytes, stop + checkpoint_bytes)
+            )
+            meta.setdefault("derived", {})[str(number + len(files))] = moved.to_json()
+        if CHECKPOINTS in table.extra:
+            checkpoints.append(np.array(table.extra[CHECKPOINTS]))
+            checkpoint_bytes += len(checkpoints[-1])
         if "damage" in table.meta:
             meta.setdefault("damage", table.meta["damage"])
         files += table.files
@@ -210,6 +222,7 @@ def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
         name_order=order,
         files=files,
         meta=meta,
+        extra={CHECKPOINTS: np.concatenate(checkpoints)} if checkpoints else {},
     )
     combined.file_signatures = file_signatures
     return combined

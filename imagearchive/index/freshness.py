@@ -48,7 +48,10 @@ def signatures(files: Sequence[Location]) -> list[Signature | None]:
 
 
 def fingerprints(
-    files: Sequence[Location], entries: npt.NDArray[Any], ends: Sequence[int]
+    files: Sequence[Location],
+    entries: npt.NDArray[Any],
+    ends: Sequence[int],
+    compressed: bool = False,
 ) -> list[dict[str, Any]]:
     """Describe each file, so that `difference` can tell whether it has changed.
 
@@ -59,6 +62,8 @@ def fingerprints(
         The rows of the index.
     ends : sequence of int
         For each file, where its last member ends.
+    compressed : bool
+        Whether the files are compressed, so that the rows do not refer to their bytes.
 
     Returns
     -------
@@ -71,7 +76,10 @@ def fingerprints(
         if signature is None:
             found.append({"directory": True})
             continue
-        headers = _headers(entries, shard, len(files))
+        if compressed:
+            headers = _spread(signature[0])
+        else:
+            headers = _headers(entries, shard, len(files))
         found.append(
             {
                 "size": signature[0],
@@ -80,6 +88,8 @@ def fingerprints(
                 "headers": _digest(file, headers, end),
             }
         )
+        if compressed:
+            found[-1]["compressed"] = True
     return found
 
 
@@ -99,7 +109,10 @@ def difference(
                 return f"{path} has {signature[0]} bytes, but {archive['size']} when it was indexed"
             if signature[1] == archive["identity"]:
                 continue
-            headers = _headers(entries, shard, len(files))
+            if archive.get("compressed"):
+                headers = _spread(signature[0])
+            else:
+                headers = _headers(entries, shard, len(files))
             if _digest(file, headers, int(archive["end"])) != archive["headers"]:
                 return f"headers inside {path} have changed since it was indexed"
         except (FileNotFoundError, NotADirectoryError):
@@ -107,6 +120,13 @@ def difference(
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             return f"its metadata cannot be read ({error})"
     return None
+
+
+def _spread(size: int) -> list[int]:
+    """Return where to compare a compressed file, of which any part may have changed."""
+    last = max(0, size - SAMPLE_BYTES)
+    places: list[int] = np.unique(np.linspace(0, last, SAMPLES).astype(np.int64)).tolist()
+    return places
 
 
 def _headers(entries: npt.NDArray[Any], shard: int, files: int) -> list[int]:

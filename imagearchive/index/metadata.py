@@ -12,17 +12,23 @@ from itertools import pairwise
 from typing import Any, Final
 
 from imagearchive.containers.container import Container
+from imagearchive.containers.derived import DerivedFile
 from imagearchive.containers.registry import container_named
 from imagearchive.errors import CorruptIndexError
 
 __all__ = [
+    "CHECKPOINTS",
     "add_container_runs",
     "changed_scanner",
     "check_metadata",
     "container_of_file",
     "containers_of",
+    "derived_files",
     "file_sizes",
 ]
+
+#: The section that holds the checkpoints of compressed files.
+CHECKPOINTS: Final = "file_checkpoints"
 
 # The index of the original ImageArchive does not name a format; its archives are TAR files.
 _ORIGINAL_RUNS: Final = [{"name": "tar", "version": 0, "first_file": 0}]
@@ -59,6 +65,25 @@ def file_sizes(ipath: str, archives: Sequence[dict[str, Any]]) -> list[int]:
     if not sizes or not all(type(size) is int and 0 <= size < 1 << 63 for size in sizes):
         raise CorruptIndexError(f"{ipath}: the metadata do not name files with sizes; delete it")
     return [int(size) for size in sizes if size is not None]
+
+
+def derived_files(ipath: str | None, meta: dict[str, Any]) -> dict[int, DerivedFile]:
+    """Return the files that are compressed, by number.
+
+    Raises
+    ------
+    CorruptIndexError
+        They are not described as this library does.
+    """
+    try:
+        return {
+            int(number): DerivedFile.from_json(found)
+            for number, found in meta.get("derived", {}).items()
+        }
+    except (ValueError, AttributeError) as error:
+        raise CorruptIndexError(
+            f"{ipath}: the metadata do not describe the compressed files; delete it"
+        ) from error
 
 
 def _is_inside(path: str) -> bool:

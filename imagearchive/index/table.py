@@ -30,10 +30,12 @@ from imagearchive.index.freshness import READ_PARTLY, REBUILD, Signature, differ
 from imagearchive.index.index_locations import check_replaceable, index_locations
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import (
+    CHECKPOINTS,
     changed_scanner,
     check_metadata,
     container_of_file,
     containers_of,
+    derived_files,
     file_sizes,
 )
 from imagearchive.index.original_format import original_columns
@@ -41,6 +43,8 @@ from imagearchive.storage.location import Location, locate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from imagearchive.storage.protocol import FileStorage, ReadAheadStorage
 
 __all__ = ["IndexTable"]
 
@@ -109,6 +113,8 @@ class IndexTable:
         # The files as they were when the table was compared with them, by path.
         self.file_signatures: dict[str, Signature] = {}
         self.unchanged_during_scan = True
+        #: The files that are compressed, by number.
+        self.derived = derived_files(self.path, self.meta)
         self.lookup = Lookup(self.entries, self.names, self.name_offsets, self.name_order)
         if len(self.label_offsets) != len(self.entries) + 1:
             raise CorruptIndexError(
@@ -170,6 +176,23 @@ class IndexTable:
             The index does not name its format, or the format is unknown.
         """
         return container_of_file(self.path, self.meta, shard)
+
+    def open_derived(self, shard: int, file: FileStorage) -> ReadAheadStorage:
+        """Return what the rows of a file refer to: its decompressed view if it is compressed.
+
+        Parameters
+        ----------
+        shard : int
+            The number of the file.
+        file : FileStorage
+            The open file, which is closed together with its view.
+        """
+        derived = self.derived.get(shard)
+        if derived is None:
+            return file
+        if CHECKPOINTS not in self.extra:
+            raise CorruptIndexError(f"{self.path}: the checkpoints are missing; delete the index")
+        return derived.open(file, self.extra[CHECKPOINTS].data)
 
     # --- opening ----------------------------------------------------------------------------
 
@@ -399,9 +422,11 @@ class IndexTable:
         base = locate(ipath if apath is None else apath).parent
         check_metadata(ipath, meta)
         archives = meta["archives"]
-        check_columns(
-            ipath, identity, columns, file_sizes(ipath, archives) if sizes is None else list(sizes)
-        )
+        seekable = file_sizes(ipath, archives) if sizes is None else list(sizes)
+        for number, derived in derived_files(ipath, meta).items():
+            if number < len(seekable):
+                seekable[number] = derived.size
+        check_columns(ipath, identity, columns, seekable)
         if apath is not None and len(archives) == 1:
             # A renamed archive keeps its index.
             files = [locate(apath).path]
@@ -413,7 +438,7 @@ class IndexTable:
     def build(cls, path: str | os.PathLike[str] | Location, *, strict: bool = True) -> IndexTable:
         """Scan an archive without saving its index."""
         built = build_columns(resolve_location(locate(path)), strict=strict)
-        table = cls(**built.columns, files=built.files, meta=built.meta)
+        table = cls(**built.columns, files=built.files, meta=built.meta, extra=built.extra)
         table.file_signatures, table.unchanged_during_scan = built.file_signatures, built.unchanged
         return table
 

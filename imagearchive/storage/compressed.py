@@ -22,6 +22,8 @@ from imagearchive.storage.fork_lock import ForkSafeLock
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from imagearchive.storage.protocol import Storage
+
 __all__ = ["STEP", "CompressedStorage", "CompressedStream", "Decoder", "build_checkpoints"]
 
 logger = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ class CompressedStream(StreamIdentity, Protocol):
         ...
 
     def whole(self) -> bytes:
-        """Return the whole output, which is checked."""
+        """Return the whole output."""
         ...
 
 
@@ -139,9 +141,10 @@ class CompressedStorage(Closable):
     Parameters
     ----------
     stream : CompressedStream
-        Its storage stays open when this one is closed.
     checkpoints : bytes-like, optional
         What `build_checkpoints` returned. It is not copied: a mapped file is best.
+    owned : Storage, optional
+        A storage to close together with this one.
 
     Raises
     ------
@@ -156,7 +159,13 @@ class CompressedStorage(Closable):
 
     zero_copy = False
 
-    def __init__(self, stream: CompressedStream, checkpoints: Buffer | None = None) -> None:
+    def __init__(
+        self,
+        stream: CompressedStream,
+        checkpoints: Buffer | None = None,
+        owned: Storage | None = None,
+    ) -> None:
+        self._owned = owned
         self.path = stream.where
         self.size = stream.size
         self._stream = stream
@@ -230,9 +239,14 @@ class CompressedStorage(Closable):
             self.read(offset, 0)
         return len(target)
 
+    def prefetch(self, offset: int, size: int) -> None:
+        """Do nothing: a reader that goes on decompresses ahead by itself."""
+
     def close(self) -> None:
         """Release the memory; views returned before stay valid."""
         super().close()
+        if self._owned is not None:
+            self._owned.close()
         self._whole = self._checkpoints = None
         self._local = threading.local()
 

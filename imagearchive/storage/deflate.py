@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from imagearchive.errors import CorruptArchiveError
 from imagearchive.storage.compressed import STEP, CompressedStorage
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from imagearchive.storage.checkpoints import CheckpointBuilder, Point
     from imagearchive.storage.protocol import Storage
 
-__all__ = ["FEED", "DeflateStream", "DeflatedStorage", "inflate"]
+__all__ = ["DeflateStream", "DeflatedStorage", "InflateDecoder", "InflateStream", "inflate"]
 
-#: Compressed bytes that are fed to a decoder at a time.
+# Compressed bytes that are fed to a decoder at a time.
 FEED: Final = 1 << 16
 
 # No deflate stream has a higher ratio: 258 bytes from two bits.
@@ -121,43 +121,68 @@ class DeflateStream:
         return data
 
 
-class _DeflateDecoder:
-    """Decodes a raw deflate stream from some position on."""
+class InflateStream(Protocol):
+    """What an `InflateDecoder` reads."""
+
+    def read(self, position: int, size: int) -> bytes | memoryview:
+        """Return `size` bytes of the stream, or fewer at its end."""
+        ...
+
+    def error(self, reason: str) -> CorruptArchiveError:
+        """Return the error for a damaged stream."""
+        ...
+
+
+class InflateDecoder:
+    """Decodes deflated data from some position on; subclasses check its end.
+
+    Parameters
+    ----------
+    stream : InflateStream
+    inflater : Inflater
+    point : Point, optional
+        Where the inflater stands. By default at the start of the stream.
+    builder : CheckpointBuilder, optional
+        Where to add checkpoints.
+
+    Attributes
+    ----------
+    source : int
+        How many stored bytes are used up.
+    position : int
+        The position of the next byte in the output.
+    """
 
     def __init__(
         self,
-        stream: DeflateStream,
+        stream: InflateStream,
         inflater: Inflater,
         point: Point | None = None,
         builder: CheckpointBuilder | None = None,
     ) -> None:
         self.source = 0 if point is None else point.source
         self.position = 0 if point is None else point.position
-        self._stream = stream
+        self._inflated = stream
         self._inflater = inflater
         self._builder = builder
         self._pending = memoryview(b"")
-        # The CRC-32 of the output so far, if it was read from the start.
-        self._crc = 0 if point is None else None
 
     def next(self, size: int) -> bytes:
         """Return between one and `size` bytes, or none at the end."""
-        stream, builder = self._stream, self._builder
+        builder = self._builder
         while True:
             if self._inflater.ended:
-                if self.position != stream.size or (builder and self.source != stream.stored_size):
-                    raise stream.error(f"it inflates to {self.position} of {stream.size} bytes")
-                return b""
-            if not self._pending:
-                self._pending = memoryview(stream.read(self.source, FEED))
-            fed = len(self._pending)
+                following = self._following()
+                if following is None:
+                    return b""
+                self._inflater = following
+            fed = self._fetch()
             due = builder is not None and builder.wants(self.position)
             try:
                 data, used = self._inflater.decompress(self._pending, min(size, STEP), due)
             except ValueError as error:
-                raise stream.error(str(error)) from error
-            self.source += used
-            self._pending = self._pending[used:]
+                raise self._inflated.error(str(error)) from error
+            self._use(used)
             self.position += len(data)
             if builder is not None and due and self._inflater.at_block:
                 window = self._inflater.window()
@@ -166,7 +191,45 @@ class _DeflateDecoder:
                 self._check(data)
                 return data
             if not fed and not self._inflater.ended:
-                raise stream.error(f"it ends after {self.position} of {stream.size} bytes")
+                raise self._inflated.error(f"it ends early, after {self.position} bytes of output")
+
+    def _fetch(self) -> int:
+        """Read more of the stream if nothing is pending; return how much is."""
+        if not self._pending:
+            self._pending = memoryview(self._inflated.read(self.source, FEED))
+        return len(self._pending)
+
+    def _use(self, count: int) -> None:
+        self.source += count
+        self._pending = self._pending[count:]
+
+    def _following(self) -> Inflater | None:
+        """Return a decoder for what follows a deflate stream that has ended, or None."""
+        raise NotImplementedError
+
+    def _check(self, data: bytes) -> None:
+        """Check the output."""
+
+
+class _DeflateDecoder(InflateDecoder):
+    """Decodes a `DeflateStream`."""
+
+    def __init__(
+        self,
+        stream: DeflateStream,
+        inflater: Inflater,
+        point: Point | None = None,
+        builder: CheckpointBuilder | None = None,
+    ) -> None:
+        super().__init__(stream, inflater, point, builder)
+        self._stream = stream
+        # The CRC-32 of the output so far, if it was read from the start.
+        self._crc = 0 if point is None else None
+
+    def _following(self) -> None:
+        stream = self._stream
+        if self.position != stream.size or (self._builder and self.source != stream.stored_size):
+            raise stream.error(f"it inflates to {self.position} of {stream.size} bytes")
 
     def _check(self, data: bytes) -> None:
         """Check the size, and the CRC-32 at the end of a stream that was read from its start."""

@@ -9,7 +9,14 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ["FileStorage", "SelfCheckingStorage", "Storage", "StorageKind", "file_identity"]
+__all__ = [
+    "FileStorage",
+    "ReadAheadStorage",
+    "SelfCheckingStorage",
+    "Storage",
+    "StorageKind",
+    "file_identity",
+]
 
 StorageKind = Literal["auto", "mmap", "pread", "memory"]
 
@@ -76,8 +83,17 @@ class SelfCheckingStorage(Storage, Protocol):
 
 
 @runtime_checkable
-class FileStorage(Storage, Protocol):
-    """A storage of a whole file, which can read ahead.
+class ReadAheadStorage(Storage, Protocol):
+    """A storage that can read ahead."""
+
+    def prefetch(self, offset: int, size: int) -> None:
+        """Request a range that will be read soon; costs about a microsecond and never fails."""
+        ...
+
+
+@runtime_checkable
+class FileStorage(ReadAheadStorage, Protocol):
+    """A storage of a whole file.
 
     Attributes
     ----------
@@ -86,7 +102,3 @@ class FileStorage(Storage, Protocol):
     """
 
     identity: str
-
-    def prefetch(self, offset: int, size: int) -> None:
-        """Request a range that will be read soon; costs about a microsecond and never fails."""
-        ...

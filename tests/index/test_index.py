@@ -205,7 +205,7 @@ def test_open_damaged_archive_raises_unless_not_strict(tar):
     [
         (b"", UnsupportedArchiveError, "complete"),
         (b"hello", UnsupportedArchiveError, "hello"),
-        (b"\x1f\x8b\x08\x00" * 200, UnsupportedArchiveError, "gunzip|gzip"),
+        (b"\x1f\x8b\x08\x00" * 200, CorruptArchiveError, "gzip"),
         (b"PK\x03\x04" + b"x" * 600, (CorruptArchiveError, UnsupportedArchiveError), "broken"),
     ],
 )

@@ -25,6 +25,7 @@ class TarContainer(Container):
     label = "TAR"
     extensions = (".tar",)
     has_special_members = True
+    scans_forward = True
 
     def sniff(self, head: bytes, storage: Storage) -> Match:
         """Recognize a header by its checksum; zeros alone may be an empty archive."""

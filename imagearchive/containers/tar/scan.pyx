@@ -283,7 +283,35 @@ cdef int scan_storage(Cursor cursor, object rows, object storage) except -1:
             size = 2 * len(window)
         start = s.offset
         size = max(size, s.need - s.offset)
-        window = storage.read(start, min(size, s.file_size - start))
+        size = min(size, s.file_size - start)
+        window = storage.read(start, size)
+        if <uint64_t> len(window) < size:
+            code = end_early(cursor, rows, storage.size)
+            if code != DONE:
+                return code
+            start = min(start, s.file_size)
+
+
+cdef int end_early(Cursor cursor, object rows, uint64_t size) except -1:
+    """Take the size of an archive that is known only now; return DONE unless it cuts a member."""
+    cdef State* s = &cursor.state
+    cdef Entry[::1] entries = rows.entries
+    cdef uint64_t row = s.rows
+    s.file_size = size
+    if s.offset <= size:
+        return DONE
+    s.offset = size
+    if not row:
+        s.fault = size
+        return CUT_HEADER
+    s.fault = entries[row - 1].header_offset
+    if entries[row - 1].offset + entries[row - 1].stored_size <= size:
+        return CUT_PADDING
+    # A member whose data is cut is not served, as in a file.
+    s.rows -= 1
+    rows.rows -= 1
+    rows.name_bytes = int(rows.link_ends[row - 2]) if row > 1 else 0
+    return CUT_DATA
 
 
 def read_member(storage, offset):

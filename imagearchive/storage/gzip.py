@@ -1,0 +1,148 @@
+"""gzip files as compressed streams; also several members one after the other, as bgzip writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, Final
+
+from imagearchive.errors import CorruptArchiveError
+from imagearchive.storage.deflate import InflateDecoder
+from imagearchive.storage.inflate import GZIP, RAW, Inflater
+from imagearchive.storage.stream_format import DamagedRangeError, StreamFormat
+
+if TYPE_CHECKING:
+    from imagearchive.storage.checkpoints import CheckpointBuilder, Point
+    from imagearchive.storage.protocol import Storage
+
+__all__ = ["GzipFormat"]
+
+logger = logging.getLogger(__name__)
+
+_MAGIC: Final = b"\x1f\x8b\x08"
+# CRC-32 and length of a member.
+_TRAILER: Final = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class GzipStream:
+    """The gzip members in a range of a file, which decompress to one output.
+
+    Attributes are those of `imagearchive.storage.compressed.CompressedStream`.
+    """
+
+    storage: Storage
+    offset: int
+    stored_size: int
+    size: int
+    where: str
+    crc: int = 0
+
+    def read(self, position: int, size: int) -> bytes | memoryview:
+        """Return `size` bytes of the stream, or fewer at its end."""
+        return self.storage.read(self.offset + position, min(size, self.stored_size - position))
+
+    def error(self, reason: str) -> CorruptArchiveError:
+        """Return the error for a damaged stream."""
+        return CorruptArchiveError(f"{self.where}: gzip: {reason}; the file is damaged")
+
+    def start(self, builder: CheckpointBuilder | None = None) -> GzipDecoder:
+        """Return a decoder at the start, which adds checkpoints to a builder."""
+        return GzipDecoder(self, Inflater(GZIP), builder=builder)
+
+    def resume(self, point: Point) -> GzipDecoder:
+        """Return a decoder at a checkpoint; raises ValueError if it cannot be used."""
+        if not point.inside:
+            return GzipDecoder(self, Inflater(GZIP), point)
+        byte = self.read(point.source - 1, 1)[0] if point.bits else 0
+        return GzipDecoder(self, Inflater(RAW, point.window, point.bits, byte), point)
+
+    def whole(self) -> bytes:
+        """Return the whole output."""
+        decoder = self.start()
+        parts = []
+        while decoder.position < self.size:
+            data = decoder.next(self.size - decoder.position)
+            if not data:
+                raise self.error(f"it decompresses to {decoder.position} of {self.size} bytes")
+            parts.append(data)
+        return b"".join(parts)
+
+
+class GzipDecoder(InflateDecoder):
+    """Decodes a `GzipStream`. zlib checks the CRC-32 of each member that is read from its start."""
+
+    def __init__(
+        self,
+        stream: GzipStream,
+        inflater: Inflater,
+        point: Point | None = None,
+        builder: CheckpointBuilder | None = None,
+    ) -> None:
+        super().__init__(stream, inflater, point, builder)
+        self._stream = stream
+        # A decoder that started inside a member leaves the member's trailer.
+        self._skip = _TRAILER if point is not None and point.inside else 0
+        self._member_start = self.position
+
+    def next(self, size: int) -> bytes:
+        """Return between one and `size` bytes, or none at the end."""
+        try:
+            return super().next(size)
+        except CorruptArchiveError as error:
+            if "incorrect" in error.message:
+                # The data or length check: any byte of the member may be wrong.
+                raise DamagedRangeError(
+                    error.message, self._member_start, self.position
+                ) from error.__cause__
+            raise
+
+    def _following(self) -> Inflater | None:
+        stream = self._stream
+        while self._skip:
+            available = min(self._skip, self._fetch())
+            if not available:
+                raise stream.error("its trailer is missing")
+            self._use(available)
+            self._skip -= available
+        # Zeros may follow a member, as on tapes.
+        while self._fetch():
+            zeros = len(self._pending) - len(bytes(self._pending).lstrip(b"\0"))
+            if not zeros:
+                break
+            self._use(zeros)
+        if not self._fetch():
+            return None
+        if len(self._pending) < len(_MAGIC):
+            self._pending = memoryview(stream.read(self.source, len(_MAGIC)))
+        if bytes(self._pending[: len(_MAGIC)]) != _MAGIC:
+            if self._builder is not None:
+                logger.warning(
+                    "%s: the %d bytes after the last gzip member are ignored",
+                    stream.where,
+                    stream.stored_size - self.source,
+                )
+            self._use(len(self._pending))
+            return None
+        self._member_start = self.position
+        if self._builder is not None and self._builder.wants_free(self.position):
+            self._builder.add(self.source, self.position)
+        return Inflater(GZIP)
+
+
+class GzipFormat(StreamFormat):
+    """gzip, as ``gzip``, ``pigz``, and ``bgzip`` write it."""
+
+    name = "gzip"
+    label = "gzip"
+    extensions = (".gz", ".tgz")
+
+    def sniff(self, head: bytes) -> bool:
+        """Recognize the header of a member."""
+        return head[: len(_MAGIC)] == _MAGIC
+
+    def stream(
+        self, storage: Storage, offset: int, stored_size: int, size: int, where: str
+    ) -> GzipStream:
+        """Return a range of a file as a stream."""
+        return GzipStream(storage, offset, stored_size, size, where)

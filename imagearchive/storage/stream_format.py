@@ -1,0 +1,157 @@
+"""Compression formats of whole files: their interface, and reading one from start to end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from imagearchive.errors import CorruptArchiveError
+from imagearchive.storage.closing import Closable
+from imagearchive.storage.compressed import STEP
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from imagearchive.storage.compressed import CompressedStream, Decoder
+    from imagearchive.storage.protocol import Storage
+
+__all__ = ["UNKNOWN_SIZE", "DamagedRangeError", "ForwardStorage", "StreamFormat"]
+
+logger = logging.getLogger(__name__)
+
+#: The size of output whose end has not been seen.
+UNKNOWN_SIZE: Final = 1 << 62
+
+
+class DamagedRangeError(CorruptArchiveError):
+    """A checksum over a range of the output does not match.
+
+    Attributes
+    ----------
+    start, stop : int
+        The range of the output.
+    """
+
+    def __init__(self, message: str, start: int, stop: int) -> None:
+        super().__init__(message)
+        self.start = start
+        self.stop = stop
+
+
+class StreamFormat:
+    """A compression format of whole files. Stateless.
+
+    Attributes
+    ----------
+    name : str
+        Recorded in indexes; never changes.
+    label : str
+        The name of the format in messages.
+    extensions : sequence of str
+        Usual file name extensions, for messages and names; the content decides.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    extensions: ClassVar[Sequence[str]]
+
+    def sniff(self, head: bytes) -> bool:
+        """Whether a file that begins with `head` has this format."""
+        raise NotImplementedError
+
+    def stream(
+        self, storage: Storage, offset: int, stored_size: int, size: int, where: str
+    ) -> CompressedStream:
+        """Return a range of a storage as a compressed stream.
+
+        Parameters
+        ----------
+        storage : Storage
+        offset, stored_size : int
+            The range.
+        size : int
+            The length of its output, `UNKNOWN_SIZE` before it has been read to its end.
+        where : str
+            Its name in messages.
+        """
+        raise NotImplementedError
+
+
+class ForwardStorage(Closable):
+    """The output of a decoder as a storage that is read once, from start to end.
+
+    Reads must not go back further than the start of the last read.
+
+    Parameters
+    ----------
+    decoder : Decoder
+    path : str
+        The name in messages.
+    strict : bool
+        Whether damage is an error. Otherwise the output ends before it, and the loss is logged.
+
+    Attributes
+    ----------
+    size : int
+        `UNKNOWN_SIZE` until the end has been reached.
+    damage : CorruptArchiveError or None
+        The error that ended the output. A checksum that does not match is never raised, because
+        what it covers is known only after a scan.
+    """
+
+    zero_copy = False
+
+    def __init__(self, decoder: Decoder, path: str, strict: bool = True) -> None:
+        self.path = path
+        self.size = UNKNOWN_SIZE
+        self.damage: CorruptArchiveError | None = None
+        self._decoder = decoder
+        self._strict = strict
+        self._start = 0
+        self._kept = b""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset`, or fewer at the end of the output."""
+        if offset < self._start:
+            raise CorruptArchiveError(
+                f"{self.path}: reading it needs a jump back, which is not possible while its "
+                f"checkpoints are built"
+            )
+        kept = self._kept[offset - self._start :]
+        while self._decoder.position < offset and self._next(offset - self._decoder.position):
+            pass
+        parts = [kept]
+        missing = size - len(kept)
+        while missing > 0 and (data := self._next(missing)):
+            parts.append(data)
+            missing -= len(data)
+        self._start = offset
+        self._kept = b"".join(parts)
+        return self._kept[:size]
+
+    def readinto(self, offset: int, buffer: Buffer) -> int:
+        """Fill a buffer as far as there is output; return its length in bytes."""
+        target = memoryview(buffer).cast("B")
+        data = self.read(offset, len(target))
+        target[: len(data)] = data
+        return len(data)
+
+    def drain(self) -> None:
+        """Decompress what is left, so that all of it is checked."""
+        while self._next(STEP):
+            pass
+
+    def _next(self, size: int) -> bytes:
+        if self.size != UNKNOWN_SIZE:
+            return b""
+        try:
+            data = self._decoder.next(min(size, STEP))
+        except CorruptArchiveError as error:
+            if self._strict and not isinstance(error, DamagedRangeError):
+                raise
+            self.damage = error
+            data = b""
+        if not data:
+            self.size = self._decoder.position
+        return data

@@ -1,0 +1,280 @@
+"""Archives that are compressed as a whole: all members, any order, damage, several streams."""
+
+import gzip
+import io
+import logging
+import multiprocessing
+import os
+import random
+import struct
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.deflate import photo
+from support.threads import run_in_threads
+
+import imagearchive
+from imagearchive.errors import CorruptArchiveError, StaleIndexError, UnsupportedArchiveError
+
+
+def tar_of(members, **options):
+    """Return a TAR."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", **options) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def bgzip(data, block=60_000):
+    """Compress in blocks with an extra field, and with the empty block at the end."""
+    parts = []
+    for start in [*range(0, len(data), block), len(data)]:
+        plain = data[start : start + block]
+        packer = zlib.compressobj(6, zlib.DEFLATED, -15)
+        body = packer.compress(plain) + packer.flush()
+        extra = b"BC\2\0" + struct.pack("<H", len(body) + 25)
+        head = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff" + struct.pack("<H", len(extra)) + extra
+        parts.append(head + body + struct.pack("<II", zlib.crc32(plain), len(plain)))
+    return b"".join(parts)
+
+
+def two_members(data):
+    half = len(data) // 2
+    return gzip.compress(data[:half]) + gzip.compress(data[half:])
+
+
+COMPRESS = {
+    "gzip": gzip.compress,
+    "gzip, level 1": lambda data: gzip.compress(data, 1),
+    "gzip, stored": lambda data: gzip.compress(data, 0),
+    "gzip, two members": two_members,
+    "gzip, zeros at the end": lambda data: gzip.compress(data) + bytes(70_000),
+    "bgzip": bgzip,
+}
+compressions = pytest.mark.parametrize("compress", COMPRESS.values(), ids=COMPRESS)
+
+MEMBERS = {f"c{i % 3}/{i:03}.jpg": photo(1000 + 6_000 * (i % 20), i) for i in range(40)}
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return tar_of(MEMBERS)
+
+
+@compressions
+def test_compressed_tar_has_the_members_of_the_plain_one(compress, plain, tmp_path):
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(compress(plain))
+    for _ in ("built", "saved"):
+        with imagearchive.open(path) as archive:
+            assert list(archive) == sorted(MEMBERS, key=list(archive).index)
+            assert dict(archive) == MEMBERS
+            order = random.Random(3).sample(list(MEMBERS), len(MEMBERS))
+            assert [archive[name] for name in order] == [MEMBERS[name] for name in order]
+    assert sorted(os.listdir(tmp_path)) == ["x.tar.gz", "x.tar.idx.npy"]
+
+
+@compressions
+@pytest.mark.parametrize("storage", ["mmap", "pread", "memory"])
+def test_compressed_tar_any_storage_is_read(compress, plain, storage, tmp_path):
+    path = tmp_path / "x.tar"  # whatever its name
+    path.write_bytes(compress(plain))
+    with imagearchive.open(path, storage=storage) as archive:
+        assert dict(archive) == MEMBERS
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_compressed_tar_any_content_is_read(data):
+    names = st.text("abc./é", min_size=1, max_size=120).filter(lambda n: not set(n) <= set("./"))
+    members = data.draw(st.dictionaries(names, st.binary(max_size=3000), max_size=8))
+    variant = data.draw(st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
+    tar = tar_of(members, format=variant)
+    with tempfile.TemporaryDirectory() as folder:
+        one, two = Path(folder, "a.tar"), Path(folder, "b.tar.gz")
+        one.write_bytes(tar)
+        two.write_bytes(data.draw(st.sampled_from(list(COMPRESS.values())))(tar))
+        with imagearchive.open(one) as expected, imagearchive.open(two) as found:
+            assert list(found) == list(expected)
+            assert dict(found) == dict(expected)
+
+
+def test_compressed_zip_is_read(tmp_path):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as writer:
+        for name, data in MEMBERS.items():
+            method = zipfile.ZIP_DEFLATED if "c1" in name else zipfile.ZIP_STORED
+            writer.writestr(name, data, method)
+    path = tmp_path / "x.zip.gz"
+    path.write_bytes(gzip.compress(file.getvalue()))
+    with imagearchive.open(path) as archive:
+        assert dict(archive) == MEMBERS
+
+
+@pytest.mark.parametrize("name", ["images.npy.gz", "images.npy"])
+def test_compressed_array_is_an_archive_of_one_member(name, tmp_path):
+    array = np.arange(300_000).reshape(1000, 300)
+    file = io.BytesIO()
+    np.save(file, array)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(file.getvalue()))
+    with imagearchive.open(path) as archive:
+        assert list(archive) == ["images.npy"]
+        assert archive["images.npy"] == file.getvalue()
+        assert (np.load(archive.open("images.npy")) == array).all()
+
+
+def test_compressed_text_is_refused(tmp_path):
+    path = tmp_path / "notes.txt.gz"
+    path.write_bytes(gzip.compress(b"to do: nothing"))
+    with pytest.raises(UnsupportedArchiveError, match=r"gzip data, but neither .*b'to do: n'"):
+        imagearchive.open(path)
+
+
+def test_compressed_several_archives_are_read_as_one(tmp_path):
+    parts = {}
+    for number, compress in enumerate([gzip.compress, bytes, bgzip]):
+        members = {f"{number}/{name}": data for name, data in MEMBERS.items()}
+        (tmp_path / f"{number}.tar").write_bytes(compress(tar_of(members)))
+        parts |= members
+    for _ in ("built", "saved"):
+        with imagearchive.open(str(tmp_path / "{0..2}.tar")) as archive:
+            assert dict(archive) == parts
+
+
+def test_compressed_touched_archive_keeps_its_index_and_a_changed_one_does_not(plain, tmp_path):
+    path, ipath = tmp_path / "x.tar.gz", tmp_path / "x.tar.idx.npy"
+    path.write_bytes(gzip.compress(plain, mtime=1))
+    imagearchive.open(path, ipath=ipath).close()
+    os.utime(path, (1, 1))
+    imagearchive.open(path, ipath=ipath).close()
+    changed = path.read_bytes()
+    path.write_bytes(changed[:1000] + changed[1000:10_000][::-1] + changed[10_000:])
+    with pytest.raises(StaleIndexError):
+        imagearchive.open(path, ipath=ipath)
+
+
+# ---------------------------------------------------------------- damage
+
+
+def test_compressed_truncated_file_is_refused_or_served_in_part(plain, tmp_path):
+    whole = gzip.compress(plain)
+    path = tmp_path / "x.tar.gz"
+    for length in range(len(whole) - 1, 600, -len(whole) // 25):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CorruptArchiveError, match=r"x\.tar\.gz"):
+            imagearchive.open(path)
+        with imagearchive.open(path, strict=False) as archive:
+            found = dict(archive)
+        assert found.items() <= MEMBERS.items()
+        assert length < len(whole) // 2 or len(found) > 20
+
+
+def test_compressed_truncated_tar_in_a_whole_gzip_file_is_refused(plain, tmp_path):
+    path = tmp_path / "x.tar.gz"
+    with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
+        infos = tar.getmembers()
+    for cut in (512, infos[3].offset_data + 10, infos[3].offset + 300, infos[-1].offset_data):
+        path.write_bytes(gzip.compress(plain[:cut]))
+        (tmp_path / "y.tar").write_bytes(plain[:cut])
+        with pytest.raises(CorruptArchiveError) as expected:
+            imagearchive.open(tmp_path / "y.tar")
+        with pytest.raises(CorruptArchiveError) as found:
+            imagearchive.open(path)
+        assert str(found.value).partition("offset")[2] == str(expected.value).partition("offset")[2]
+        with (
+            imagearchive.open(path, strict=False) as partly,
+            imagearchive.open(tmp_path / "y.tar", strict=False) as plain_partly,
+        ):
+            assert dict(partly) == dict(plain_partly)
+
+
+def test_compressed_wrong_checksum_names_the_members_it_covers(plain, tmp_path):
+    half = (len(plain) // 2) & ~511
+    second = bytearray(gzip.compress(plain[half:]))
+    second[-8] ^= 1
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(gzip.compress(plain[:half]) + second)
+    with pytest.raises(CorruptArchiveError, match=r"Any of the \d+ members from .* may") as error:
+        imagearchive.open(path)
+    first, *_, last = MEMBERS
+    assert last in str(error.value)
+    assert first not in str(error.value)
+    with imagearchive.open(path, strict=False) as archive:
+        assert dict(archive) == MEMBERS
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_compressed_flipped_bits_are_refused(plain, seed, tmp_path):
+    rng = random.Random(seed)
+    damaged = bytearray(gzip.compress(plain, mtime=0))
+    damaged[rng.randrange(10, len(damaged) - 4)] ^= 1 << rng.randrange(8)
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(damaged)
+    with pytest.raises(CorruptArchiveError):
+        imagearchive.open(path)
+    assert os.listdir(tmp_path) == ["x.tar.gz"]
+
+
+def test_compressed_garbage_after_the_data_is_ignored_with_a_warning(plain, tmp_path, caplog):
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(gzip.compress(plain) + b"garbage")
+    with caplog.at_level(logging.WARNING), imagearchive.open(path) as archive:
+        assert dict(archive) == MEMBERS
+    assert "the 7 bytes after the last gzip member are ignored" in caplog.text
+
+
+# ---------------------------------------------------------------- threads and processes
+
+
+def _read_all(path, order):
+    with imagearchive.open(path) as archive:
+        return [archive[name] for name in order] == [MEMBERS[name] for name in order]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_compressed_processes_read_by_themselves(plain, method, tmp_path):
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(gzip.compress(plain))
+    imagearchive.open(path).close()
+    orders = [random.Random(seed).sample(list(MEMBERS), len(MEMBERS)) for seed in range(2)]
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.starmap(_read_all, [(path, order) for order in orders]) == [True, True]
+
+
+def test_compressed_threads_share_an_archive(plain, tmp_path):
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(gzip.compress(plain))
+    with imagearchive.open(path) as archive:
+
+        def work(seed):
+            for name in random.Random(seed).sample(list(MEMBERS), len(MEMBERS)):
+                assert archive[name] == MEMBERS[name]
+
+        run_in_threads(work, 5)
+
+
+def test_compressed_reading_in_order_decompresses_once(plain, tmp_path, monkeypatch):
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(gzip.compress(plain))
+    imagearchive.open(path).close()
+    with imagearchive.open(path) as archive:
+        before = _bytes_read()
+        for position in range(len(archive)):
+            archive.read(position)
+        assert _bytes_read() - before < 1.1 * os.path.getsize(path) + (1 << 18)
+
+
+def _bytes_read():
+    with open("/proc/self/io") as file:
+        return int(file.readline().split()[1])
