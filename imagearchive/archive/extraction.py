@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 import threading
 import zlib
@@ -313,7 +312,7 @@ class _CannotLinkError(Exception):
 
 
 def _temporary_name() -> bytes:
-    return f".{secrets.token_hex(6)}.part".encode()
+    return f".{os.urandom(6).hex()}.part".encode()
 
 
 def _link_file(

@@ -10,7 +10,6 @@ from imagearchive.containers.tar.writer import BareTarWriter
 from imagearchive.containers.zip.writer import BareZipWriter
 from imagearchive.errors import CorruptIndexError
 from imagearchive.index.index_locations import cache_location, index_beside
-from imagearchive.index.table import IndexTable
 from imagearchive.storage.location import expand_home, locate
 
 __all__ = ["TarWriter", "ZipWriter", "drop_index"]
@@ -84,6 +83,9 @@ class TarWriter(BareTarWriter):
         if self.published and self._index:
             # Once only.
             self._index = False
+            # Imports NumPy, which `pack` does in a thread while it packs.
+            from imagearchive.index.table import IndexTable
+
             IndexTable.open(self.path, overwrite=True)
 
 
@@ -134,6 +136,10 @@ def drop_index(path: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(cached.path)
     place = index_beside(archive).path
+    if not os.path.lexists(place):
+        return
+    from imagearchive.index.table import IndexTable
+
     try:
         if IndexTable.load(place).files == [archive.path]:
             os.unlink(place)

@@ -83,10 +83,10 @@ def _run_command(argv: Sequence[str], arguments: argparse.Namespace, interrupts:
             from imagearchive.cli.parser import parse
 
             parse(argv, arguments)
-            module, _, function = arguments.run.partition(":")
-            run = getattr(importlib.import_module(f"imagearchive.cli.{module}"), function)
             for name in arguments.modules:
                 importlib.import_module(name)
+            module, _, function = arguments.run.partition(":")
+            run = getattr(importlib.import_module(f"imagearchive.cli.{module}"), function)
         status = run(arguments)
     except SystemExit as stop:
         # argparse has printed the help (0) or what is wrong (2).

@@ -26,20 +26,25 @@ __all__ = ["add_commands"]
 SHELLS: Final = ("bash", "zsh", "fish")
 KINDS: Final = ("tar", "zip", "npz", "bins")
 
-# The modules that a command imports. They are imported before it starts, while interrupts are
-# delayed.
+# The modules that a command imports in this order before it starts, while interrupts are delayed.
+# NumPy is first, because its import takes twice as long when many other imports are in progress:
+# each of its calls then needs another piece of memory for the interpreter's stack.
+_NUMPY: Final = ("numpy",)
 _MODULES: Final = {
-    "index": ("imagearchive.cli.archive_argument",),
-    "verify": ("imagearchive.cli.archive_argument", "imagearchive.archive.verify"),
-    "extract": ("imagearchive.cli.archive_argument", "imagearchive.archive.extract"),
+    "completion": (),
+    "index": (*_NUMPY, "imagearchive.index.table"),
+    "verify": (*_NUMPY, "imagearchive.archive.verify"),
+    "extract": (*_NUMPY, "imagearchive.cli.archive_argument", "imagearchive.archive.extract"),
+    # A thread imports NumPy while files are read.
     "pack": ("imagearchive.archive.pack",),
     "convert": (
+        *_NUMPY,
         "imagearchive.cli.archive_argument",
         "imagearchive.archive.convert",
         "imagearchive.containers.bins.writer",
         "imagearchive.archive.writers",
     ),
-    "process": ("imagearchive.processing.processor",),
+    "process": (*_NUMPY, "imagearchive.processing.processor"),
 }
 
 
@@ -81,7 +86,7 @@ def _add_command(
         description=summary[0].upper() + summary[1:] + ".",
         add_help=not human_sizes,
     )
-    parser.set_defaults(run=run, parser=parser, modules=_MODULES.get(name, ()))
+    parser.set_defaults(run=run, parser=parser, modules=_MODULES.get(name, _NUMPY))
     if human_sizes:
         parser.add_argument("--help", action="help", help="show this help message and exit")
         parser.add_argument(

@@ -16,8 +16,8 @@ from imagearchive.containers.directory import DirectoryContainer
 from imagearchive.containers.foreign import describe_foreign
 from imagearchive.containers.rows import RowBuffer
 from imagearchive.containers.single_file import SingleFileContainer
-from imagearchive.containers.tar import TarContainer
-from imagearchive.containers.zip import ZipContainer
+from imagearchive.containers.tar.tar_container import TarContainer
+from imagearchive.containers.zip.zip_container import ZipContainer
 from imagearchive.errors import (
     CorruptArchiveError,
     ImageArchiveError,

@@ -10,10 +10,9 @@ import math
 import numbers
 import operator
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
-
-import numpy as np
 
 from imagearchive.errors import OptionError, OptionTypeError
 
@@ -43,7 +42,7 @@ def is_number(value: object) -> bool:
 
 def check_integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
     """Return an integer between `low` and `high`, both included."""
-    if isinstance(value, (bool, np.bool_)):
+    if isinstance(value, bool):
         raise OptionTypeError(f"{name} must be an integer, got {value!r}")
     try:
         integer = operator.index(value)
@@ -109,7 +108,9 @@ def check_choice(name: str, value: Any, choices: Sequence[_T]) -> _T:
 
 def check_flag(name: str, value: Any) -> bool:
     """Return True or False. 0 and 1 are accepted; other objects, such as "no", are not."""
-    if isinstance(value, (bool, np.bool_, numbers.Integral)) and value in (0, 1):
+    # Not imported for this: a value is NumPy's only where NumPy is imported.
+    numpy_bool = getattr(sys.modules.get("numpy"), "bool_", ())
+    if isinstance(value, (numbers.Integral, numpy_bool)) and value in (0, 1):
         return bool(value)
     raise OptionTypeError(f"{name} must be True or False, got {shorten(value)}")
 

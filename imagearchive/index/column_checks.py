@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
 
@@ -84,6 +83,9 @@ def check_columns(
         *(partial(rows, start) for start in range(0, count, _CHUNK)),
     ]
     if count > _CHUNK:
+        # Imported here, because few archives are that large.
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
             found = list(threads.map(lambda check: check(), checks))
     else:

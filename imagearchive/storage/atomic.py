@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import stat
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
@@ -332,7 +331,7 @@ def file_kind(mode: int) -> str:
 def temporary_name(path: str) -> str:
     """Return a random name in the folder of `path`, short enough for any file system."""
     folder, name = os.path.split(path)
-    token = secrets.token_hex(8)
+    token = os.urandom(8).hex()
     if len(os.fsencode(name)) + SUFFIX_LENGTH > NAME_MAX:
         return os.path.join(folder, f".{token}.part")
     return f"{path}.{token}.part"

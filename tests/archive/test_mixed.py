@@ -95,7 +95,7 @@ def test_find_container_goes_by_content_and_not_by_name(paths, tmp_path, name):
 
 def test_container_that_fails_while_it_is_asked_hides_no_other(paths, monkeypatch):
     from imagearchive.containers.barecat import BarecatContainer
-    from imagearchive.containers.tar import TarContainer
+    from imagearchive.containers.tar.tar_container import TarContainer
 
     def fail(*_):
         raise OSError(5, "Input/output error")

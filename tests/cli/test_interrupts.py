@@ -113,7 +113,7 @@ def test_interrupt_during_imports_waits_for_their_end(archive, monkeypatch, caps
 
     monkeypatch.setattr(importlib, "import_module", interrupted)
     assert main(["verify", archive]) == 130
-    assert loaded[-1] == "imagearchive.archive.verify"
+    assert loaded[-1] == "imagearchive.cli.inspect_commands"
     assert capsys.readouterr() == ("", "")
 
 

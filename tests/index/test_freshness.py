@@ -12,7 +12,7 @@ from support.index_files import MEMBERS, append, contents, default_path, is_mark
 
 from imagearchive.archive.archive import Archive
 from imagearchive.containers.bins.writer import write_split_data
-from imagearchive.containers.tar import TarContainer
+from imagearchive.containers.tar.tar_container import TarContainer
 from imagearchive.errors import (
     StaleIndexError,
 )

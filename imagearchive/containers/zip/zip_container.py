@@ -1,0 +1,121 @@
+"""The ZIP format, and so NPZ: what the registry and archives ask of it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from imagearchive.containers.container import Checkpoints, Checksum, Container, Match
+from imagearchive.containers.rows import (
+    KIND_ENCRYPTED,
+    KIND_FILE,
+    METHOD_DEFLATED,
+    METHOD_STORED,
+    RowBuffer,
+)
+from imagearchive.containers.zip import scan
+from imagearchive.errors import CorruptArchiveError, CorruptIndexError, UnsupportedMemberError
+from imagearchive.storage.deflate import DeflatedStorage, inflate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imagearchive.storage.protocol import Storage
+
+__all__ = ["ZipContainer"]
+
+logger = logging.getLogger(__name__)
+
+
+class ZipContainer(Container):
+    """ZIP archives with stored and deflated members; see `imagearchive.containers.zip.scan`."""
+
+    name = "zip"
+    version = 1
+    label = "ZIP"
+    extensions = (".zip", ".npz")
+    has_special_members = True
+    checksum_algorithm = "crc32"
+
+    def sniff(self, head: bytes, storage: Storage) -> Match:
+        """Recognize the first header, or behind a prefix the end record."""
+        return Match.CERTAIN if scan.sniff(storage) else Match.NO
+
+    def scan(self, storage: Storage, strict: bool = True) -> RowBuffer:
+        """Read the central directory and all local headers."""
+        return scan.scan(storage, strict)
+
+    def open_member(
+        self, storage: Storage, row: Any, where: str, checkpoints: Checkpoints | None = None
+    ) -> Storage:
+        """Return a member; a deflated one is inflated from the nearest checkpoint."""
+        _check_readable(row, where)
+        if row["method"] == METHOD_DEFLATED:
+            return _open_deflated(storage, row, where, checkpoints)
+        return super().open_member(storage, row, where, checkpoints)
+
+    def read_member(self, storage: Storage, row: Any, where: str) -> bytes | memoryview:
+        """Return the whole content of a member; a deflated one is compared with its CRC-32."""
+        if row["kind"] == KIND_FILE and row["method"] == METHOD_DEFLATED:
+            offset, stored_size = int(row["offset"]), int(row["stored_size"])
+            return inflate(storage, offset, stored_size, int(row["size"]), int(row["crc"]), where)
+        return super().read_member(storage, row, where)
+
+    def checksum(self, row: Any) -> Checksum:
+        """Return the CRC-32 of a member; inflating all of it compares it."""
+        return Checksum("crc32", int(row["crc"]), compared=row["method"] == METHOD_DEFLATED)
+
+
+def _check_readable(row: Any, where: str) -> None:
+    if row["kind"] == KIND_ENCRYPTED:
+        raise UnsupportedMemberError(
+            f"{where}: encrypted; decrypt the archive (with unzip or 7z) and pack it again"
+        )
+    if row["method"] == scan.METHOD_OTHER_DISK:
+        raise UnsupportedMemberError(
+            f"{where}: is on another part of a split archive; join the parts first: zip -s 0"
+        )
+    if row["method"] == scan.METHOD_OTHER_NAME:
+        raise CorruptArchiveError(
+            f"{where}: its local header has another name than the central directory; fetch the "
+            f"archive again, or leave this member out"
+        )
+    if row["method"] not in (METHOD_STORED, METHOD_DEFLATED):
+        raise UnsupportedMemberError(
+            f"{where}: compressed by method {row['method']}; only stored and deflated members "
+            f"can be read: unpack the archive and pack it again"
+        )
+
+
+class _SavingDeflated(DeflatedStorage):
+    """A deflated member whose checkpoints are saved once they are built."""
+
+    save: Callable[[bytes], None]
+
+    def build_checkpoints(self, progress: Callable[[int, int], object] | None = None) -> bytes:
+        """Build them, as the base class, and save them."""
+        checkpoints = super().build_checkpoints(progress)
+        self.save(checkpoints)
+        return checkpoints
+
+
+def _open_deflated(
+    storage: Storage, row: Any, where: str, checkpoints: Checkpoints | None
+) -> DeflatedStorage:
+    arguments = (
+        storage,
+        int(row["offset"]),
+        int(row["stored_size"]),
+        int(row["size"]),
+        int(row["crc"]),
+        where,
+    )
+    if checkpoints is None:
+        return DeflatedStorage(*arguments)
+    try:
+        member = _SavingDeflated(*arguments, checkpoints.load())
+    except CorruptIndexError as error:
+        logger.warning("%s; they are built again", error)
+        member = _SavingDeflated(*arguments)
+    member.save = checkpoints.save
+    return member
