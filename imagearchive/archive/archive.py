@@ -449,6 +449,7 @@ class Archive(Closable, Mapping[str, bytes]):
         """Close all files. Views returned before stay valid; a second call does nothing."""
         super().close()
         self._pool.close()
+        self.table.save_extra()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (

@@ -16,11 +16,10 @@ from imagearchive.errors import (
     SampleIndexError,
     UnsupportedMemberError,
 )
-from imagearchive.index.names import sort_names
+from imagearchive.index.names import is_first_of_name, sort_names
 from imagearchive.index.sample_keys import (
     belong_to_samples,
     have_extension,
-    is_first_of_name,
     key_ends,
     take_keys,
 )

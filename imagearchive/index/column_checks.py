@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.containers.rows import ENTRY_DTYPE
 from imagearchive.errors import CorruptIndexError
 from imagearchive.index.validate import (
     UNBOUNDED,
@@ -23,13 +24,43 @@ from imagearchive.index.validate import (
 )
 from imagearchive.storage.lru import LRUCache
 
-__all__ = ["UNBOUNDED", "check_columns"]
+__all__ = ["COLUMNS", "UNBOUNDED", "check_columns", "take_columns"]
+
+COLUMNS: Final[dict[str, np.dtype[Any]]] = {
+    "entries": ENTRY_DTYPE,
+    "label_values": np.dtype("<f8"),
+    "label_offsets": np.dtype("<u8"),
+    "names": np.dtype("u1"),
+    "name_offsets": np.dtype("<u8"),
+    "name_order": np.dtype("<u8"),
+}
 
 # Rows that one thread checks at a time; below this, no thread is started.
 _CHUNK: Final = 1 << 20
 
 # The index files that passed, so that a process pays once for each.
 _passed = LRUCache[str, bool](256)
+
+
+def take_columns(path: str, sections: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Remove the columns from the sections of an index file, and return them.
+
+    Raises
+    ------
+    CorruptIndexError
+        A column is missing, or of another type.
+    """
+    missing = [name for name in COLUMNS if name not in sections]
+    if missing:
+        raise CorruptIndexError(f"{path}: sections {missing} are missing; delete it")
+    columns = {name: sections.pop(name) for name in COLUMNS}
+    for name, dtype in COLUMNS.items():
+        if columns[name].dtype != dtype or columns[name].ndim != 1:
+            raise CorruptIndexError(
+                f"{path}: section {name!r} is {columns[name].dtype} of {columns[name].ndim} "
+                f"dimensions; delete it"
+            )
+    return columns
 
 
 def check_columns(

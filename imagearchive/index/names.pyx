@@ -349,38 +349,58 @@ def sort_names(const uint8_t[::1] names not None, const uint64_t[::1] offsets no
     return order_array
 
 
+cdef mark_one_of_each(
+    const uint8_t[::1] names,
+    const uint64_t[::1] offsets,
+    const uint64_t[::1] order,
+    Py_ssize_t dropped,
+):
+    """Mark one row of each name: of two neighbors in `order`, the one at `dropped` is not it."""
+    check(names, offsets)
+    cdef Py_ssize_t i, count = offsets.shape[0] - 1
+    if order.shape[0] != count or (count and np.max(order) >= <uint64_t> count):
+        raise CorruptIndexError("the order does not fit the names: the index is damaged; delete it")
+    mask_array = np.ones(count, np.uint8)
+    if count < 2:
+        return mask_array.view(np.bool_)
+    cdef uint8_t[::1] mask = mask_array
+    cdef const uint8_t* data = &names[0] if names.shape[0] else <const uint8_t*> &order[0]
+    with nogil:
+        for i in range(count - 1):
+            if compare(data, &offsets[0], order[i], order[i + 1]) == 0:
+                mask[order[i + dropped]] = 0
+    return mask_array.view(np.bool_)
+
+
 def is_last_of_name(
     const uint8_t[::1] names not None,
     const uint64_t[::1] offsets not None,
     const uint64_t[::1] order not None,
 ):
-    """Mark the rows that are the last of their name.
+    """Mark the rows that are the last of their name in `order`, which sorts the names.
 
     Returns
     -------
     last : ndarray of bool, shape (N,), by row
     """
-    check(names, offsets)
-    cdef Py_ssize_t i, count = offsets.shape[0] - 1
-    if order.shape[0] != count or (count and np.max(order) >= <uint64_t> count):
-        raise CorruptIndexError("the order does not fit the names: the index is damaged; delete it")
-    last_array = np.ones(count, np.uint8)
-    if count < 2 or names.shape[0] == 0:
-        last_array[: max(count - 1, 0)] = 0
-        return last_array.view(np.bool_)
-    cdef uint8_t[::1] last = last_array
-    with nogil:
-        for i in range(count - 1):
-            if compare(&names[0], &offsets[0], order[i], order[i + 1]) == 0:
-                last[order[i]] = 0
-    return last_array.view(np.bool_)
+    return mark_one_of_each(names, offsets, order, 0)
+
+
+def is_first_of_name(
+    const uint8_t[::1] names not None,
+    const uint64_t[::1] offsets not None,
+    const uint64_t[::1] order not None,
+):
+    """Mark the rows that are the first of their name in `order`, which sorts the names.
+
+    Returns
+    -------
+    first : ndarray of bool, shape (N,), by row
+    """
+    return mark_one_of_each(names, offsets, order, 1)
 
 
 # --- selecting ------------------------------------------------------------------------------
-
-cdef inline uint8_t lower(uint8_t byte) noexcept nogil:
-    return byte + 32 if b"A" <= byte <= b"Z" else byte
-
 
 def ends_with(
     const uint8_t[::1] names not None,

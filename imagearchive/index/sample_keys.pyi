@@ -20,8 +20,3 @@ def take_keys(
     offsets: npt.NDArray[np.uint64],
     ends: npt.NDArray[np.uint64],
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]: ...
-def is_first_of_name(
-    names: npt.NDArray[np.uint8],
-    offsets: npt.NDArray[np.uint64],
-    order: npt.NDArray[np.uint64],
-) -> npt.NDArray[np.bool_]: ...

@@ -1,30 +1,30 @@
 """Keys of samples: the part that the names of their files have in common, for all rows at once."""
 
 from libc.stdint cimport uint8_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
 
 import numpy as np
+
+from imagearchive.index.names cimport check, lower
 
 from imagearchive.errors import CorruptIndexError
 
 
-cdef void check(
+cdef void check_keys(
     const uint8_t[::1] names, const uint64_t[::1] offsets, const uint64_t[::1] ends
 ) except *:
+    """Raise unless every name is inside `names`, and every key inside its name."""
+    check(names, offsets)
     cdef Py_ssize_t i, count = offsets.shape[0] - 1
-    cdef bint good = count >= 0 and ends.shape[0] == count
-    good = good and offsets[count] <= <uint64_t> names.shape[0]
+    cdef bint good = ends.shape[0] == count
     if good:
         with nogil:
             for i in range(count):
-                if offsets[i] > offsets[i + 1] or ends[i] > offsets[i + 1] - offsets[i]:
+                if ends[i] > offsets[i + 1] - offsets[i]:
                     good = False
                     break
     if not good:
-        raise CorruptIndexError(
-            "the name offsets do not ascend inside the names: the index is damaged; delete it and "
-            "open the archive again"
-        )
+        raise CorruptIndexError("the keys of the samples are not inside their names")
 
 
 def key_ends(const uint8_t[::1] names not None, const uint64_t[::1] offsets not None):
@@ -40,9 +40,9 @@ def key_ends(const uint8_t[::1] names not None, const uint64_t[::1] offsets not 
     """
     cdef Py_ssize_t i, count = offsets.shape[0] - 1
     cdef uint64_t j, size, component
-    ends_array = np.zeros(max(count, 0), np.uint64)
+    check(names, offsets)
+    ends_array = np.empty(count, np.uint64)
     cdef uint64_t[::1] ends = ends_array
-    check(names, offsets, ends)
     with nogil:
         for i in range(count):
             size = offsets[i + 1] - offsets[i]
@@ -70,7 +70,7 @@ def belong_to_samples(
     -------
     mask : ndarray of bool, shape (N,)
     """
-    check(names, offsets, ends)
+    check_keys(names, offsets, ends)
     cdef Py_ssize_t i, count = offsets.shape[0] - 1
     cdef uint64_t start, size, component, first
     mask_array = np.zeros(count, np.uint8)
@@ -116,10 +116,9 @@ def have_extension(
     -------
     mask : ndarray of bool, shape (N,)
     """
-    check(names, offsets, ends)
+    check_keys(names, offsets, ends)
     cdef Py_ssize_t i, count = offsets.shape[0] - 1
     cdef uint64_t j, start, size
-    cdef uint8_t byte
     cdef const uint8_t[::1] extension
     mask_array = np.zeros(count, np.uint8)
     cdef uint8_t[::1] mask = mask_array
@@ -136,10 +135,7 @@ def have_extension(
                 if size != <uint64_t> extension.shape[0]:
                     continue
                 for j in range(size):
-                    byte = names[start + j]
-                    if b"A" <= byte <= b"Z":
-                        byte += 32
-                    if byte != extension[j]:
+                    if lower(names[start + j]) != extension[j]:
                         break
                 else:
                     mask[i] = 1
@@ -158,7 +154,7 @@ def take_keys(
     keys : ndarray of uint8
     key_offsets : ndarray of uint64, shape (N + 1,)
     """
-    check(names, offsets, ends)
+    check_keys(names, offsets, ends)
     cdef Py_ssize_t i, count = offsets.shape[0] - 1
     out_offsets_array = np.zeros(count + 1, np.uint64)
     np.cumsum(ends, out=out_offsets_array[1:])
@@ -170,33 +166,3 @@ def take_keys(
             if ends[i]:
                 memcpy(&out[out_offsets[i]], &names[offsets[i]], ends[i])
     return out_array, out_offsets_array
-
-
-def is_first_of_name(
-    const uint8_t[::1] names not None,
-    const uint64_t[::1] offsets not None,
-    const uint64_t[::1] order not None,
-):
-    """Mark the rows that are the first of their name in `order`.
-
-    Returns
-    -------
-    first : ndarray of bool, shape (N,), by row
-    """
-    cdef Py_ssize_t i, count = offsets.shape[0] - 1
-    check(names, offsets, np.zeros(max(count, 0), np.uint64))
-    if order.shape[0] != count or (count and np.max(order) >= <uint64_t> count):
-        raise CorruptIndexError("the order does not fit the names: the index is damaged; delete it")
-    first_array = np.ones(count, np.uint8)
-    cdef uint8_t[::1] first = first_array
-    cdef uint64_t a, b, size
-    with nogil:
-        for i in range(1, count):
-            a = order[i - 1]
-            b = order[i]
-            size = offsets[b + 1] - offsets[b]
-            if offsets[a + 1] - offsets[a] == size and (
-                size == 0 or memcmp(&names[offsets[a]], &names[offsets[b]], size) == 0
-            ):
-                first[b] = 0
-    return first_array.view(np.bool_)

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from imagearchive.containers.container import Container
 from imagearchive.containers.registry import find_container, resolve_location
-from imagearchive.containers.rows import ENTRY_DTYPE
 from imagearchive.errors import (
     ArchiveNotFoundError,
     CorruptArchiveError,
@@ -25,7 +24,7 @@ from imagearchive.errors import (
 )
 from imagearchive.index import file_format
 from imagearchive.index.build import build_columns
-from imagearchive.index.column_checks import UNBOUNDED, check_columns
+from imagearchive.index.column_checks import COLUMNS, UNBOUNDED, check_columns, take_columns
 from imagearchive.index.freshness import READ_PARTLY, REBUILD, Signature, difference, signatures
 from imagearchive.index.index_locations import check_replaceable, index_locations
 from imagearchive.index.lookup import Lookup
@@ -52,15 +51,6 @@ logger = logging.getLogger(__name__)
 
 # Errors that say nothing about the index: the process has too many files open.
 OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
-
-COLUMNS: Final[dict[str, np.dtype[Any]]] = {
-    "entries": ENTRY_DTYPE,
-    "label_values": np.dtype("<f8"),
-    "label_offsets": np.dtype("<u8"),
-    "names": np.dtype("u1"),
-    "name_offsets": np.dtype("<u8"),
-    "name_order": np.dtype("<u8"),
-}
 
 
 @dataclass(eq=False)
@@ -115,6 +105,8 @@ class IndexTable:
         self.unchanged_during_scan = True
         #: The files that are compressed, by number.
         self.derived = derived_files(self.path, self.meta)
+        self._added = 0
+        self._unsaved = False
         self.lookup = Lookup(self.entries, self.names, self.name_offsets, self.name_order)
         if len(self.label_offsets) != len(self.entries) + 1:
             raise CorruptIndexError(
@@ -243,22 +235,32 @@ class IndexTable:
                     f"{given.path}: a plain directory has no index file, because it is listed each "
                     f"time it is opened"
                 )
-            return cls.build(archive, strict=strict)
+            return cls._build(archive, strict)
         if given is not None:
-            return cls._open_given(archive, given, overwrite, strict)
-        table, writable = cls._find(archive, overwrite, strict)
+            table, writable = cls._open_given(archive, given, overwrite, strict), [given]
+        else:
+            table, writable = cls._find(archive, overwrite, strict)
         if table is not None:
             return table
-        table = cls.build(archive, strict=strict)
+        table = cls._build(archive, strict)
         if not table.unchanged_during_scan:
-            _warn_of_change(archive)
+            warnings.warn(
+                f"{archive.path}: the archive changes while it is read, so its index is not saved",
+                RuntimeWarning,
+                stacklevel=2,
+            )
             return table
         failures = []
         for location in writable:
             try:
-                location.parent.make_directory()
+                if given is None:
+                    location.parent.make_directory()
                 return table.save(location)
             except OSError as error:
+                if given is not None:
+                    raise OptionError(
+                        f"{given.path}: cannot write the index: {error.strerror}"
+                    ) from error
                 if error.errno in OUT_OF_FILES:
                     raise
                 failures.append(f"{location.path}: {error.strerror}")
@@ -274,31 +276,23 @@ class IndexTable:
     @classmethod
     def _open_given(
         cls, archive: Location, ipath: Location, overwrite: bool, strict: bool
-    ) -> IndexTable:
-        if ipath.exists():
-            check_replaceable(ipath, [archive])
-            try:
-                table = cls.load(ipath.path, archive.path)
-            except file_format.NotAnIndexError as error:
-                if not overwrite:
-                    raise
-                # It may be anything, so it is not overwritten.
-                raise OptionError(f"{error}; refusing to overwrite it") from error
-            except CorruptIndexError:
-                if not overwrite:
-                    raise
-            else:
-                if not overwrite:
-                    return table._checked(strict)
-                del table
-        table = cls.build(archive, strict=strict)
-        if not table.unchanged_during_scan:
-            _warn_of_change(archive)
-            return table
+    ) -> IndexTable | None:
+        """Return the index that was asked for, or None if it is to be built."""
+        if not ipath.exists():
+            return None
+        check_replaceable(ipath, [archive])
         try:
-            return table.save(ipath)
-        except OSError as error:
-            raise OptionError(f"{ipath.path}: cannot write the index: {error.strerror}") from error
+            table = cls.load(ipath.path, archive.path)
+        except file_format.NotAnIndexError as error:
+            if not overwrite:
+                raise
+            # It may be anything, so it is not overwritten.
+            raise OptionError(f"{error}; refusing to overwrite it") from error
+        except CorruptIndexError:
+            if not overwrite:
+                raise
+            return None
+        return None if overwrite else table._checked(strict)
 
     def _checked(self, strict: bool) -> IndexTable:
         """Return the table if it is fresh and complete, else raise."""
@@ -324,7 +318,9 @@ class IndexTable:
                 if not table.meta or table._belongs_to_another(archive):
                     # The index of the original ImageArchive may list only a part of the archive.
                     continue
-                reason = "asked to" if overwrite else table._why_unusable(strict)
+                reason = "asked to" if overwrite else table.staleness()
+                if reason is None and strict and table.meta.get("damage"):
+                    reason = "it was built without strict"
                 if reason is None:
                     return table._with_current_identities(location), []
                 logger.info("%s: building the index again: %s", archive.path, reason)
@@ -347,13 +343,6 @@ class IndexTable:
         if any(path.split("/")[0] == archive.name for path in recorded):
             return False
         return any(archive.parent.join(path).exists() for path in recorded)
-
-    def _why_unusable(self, strict: bool) -> str | None:
-        """Return why an index that was found cannot be used, or None if it can."""
-        reason = self.staleness()
-        if reason is None and strict and self.meta.get("damage"):
-            return "it was built without strict"
-        return reason
 
     def _with_current_identities(self, location: Location) -> IndexTable:
         """Save the identity of a touched or copied archive, so that it is compared only once."""
@@ -409,16 +398,7 @@ class IndexTable:
             original = original_columns(ipath, sections["entries"])
             check_columns(ipath, identity, original, [archive.status().size])
             return cls(**original, files=[archive.path], meta={}, path=ipath)
-        missing = [name for name in COLUMNS if name not in sections]
-        if missing:
-            raise CorruptIndexError(f"{ipath}: sections {missing} are missing; delete it")
-        columns = {name: sections.pop(name) for name in COLUMNS}
-        for name, dtype in COLUMNS.items():
-            if columns[name].dtype != dtype or columns[name].ndim != 1:
-                raise CorruptIndexError(
-                    f"{ipath}: section {name!r} is {columns[name].dtype} of "
-                    f"{columns[name].ndim} dimensions; delete it"
-                )
+        columns = take_columns(ipath, sections)
         base = locate(ipath if apath is None else apath).parent
         check_metadata(ipath, meta)
         archives = meta["archives"]
@@ -437,7 +417,11 @@ class IndexTable:
     @classmethod
     def build(cls, path: str | os.PathLike[str] | Location, *, strict: bool = True) -> IndexTable:
         """Scan an archive without saving its index."""
-        built = build_columns(resolve_location(locate(path)), strict=strict)
+        return cls._build(resolve_location(locate(path)), strict)
+
+    @classmethod
+    def _build(cls, archive: Location, strict: bool) -> IndexTable:
+        built = build_columns(archive, strict=strict)
         table = cls(**built.columns, files=built.files, meta=built.meta, extra=built.extra)
         table.file_signatures, table.unchanged_during_scan = built.file_signatures, built.unchanged
         return table
@@ -469,11 +453,20 @@ class IndexTable:
     def add_extra(self, sections: Mapping[str, npt.NDArray[Any]]) -> None:
         """Add named sections to the table and, if it can be written, to the index file.
 
-        A failure to write the file is logged.
+        Each save writes the whole file, so only the first, second, fourth, eighth and so on
+        addition is saved at once; the others with the next one, or by `save_extra`.
         """
         self.extra = {**self.extra, **sections}
-        if self.path is None:
+        self._added += 1
+        self._unsaved = self.path is not None
+        if self._added & (self._added - 1) == 0:
+            self.save_extra()
+
+    def save_extra(self) -> None:
+        """Save the sections that were added and are not saved yet; a failure is logged."""
+        if not self._unsaved or self.path is None:
             return
+        self._unsaved = False
         try:
             self.save(self.path)
         except OSError as error:
@@ -538,11 +531,3 @@ class SavedCheckpoints:
     def save(self, checkpoints: bytes) -> None:
         """Save checkpoints; see `IndexTable.add_extra`."""
         self._table.add_extra({self._section: np.frombuffer(checkpoints, np.uint8)})
-
-
-def _warn_of_change(archive: Location) -> None:
-    warnings.warn(
-        f"{archive.path}: the archive changes while it is read, so its index is not saved",
-        RuntimeWarning,
-        stacklevel=4,
-    )

@@ -29,6 +29,7 @@ from imagearchive.loader.options import (
 )
 from imagearchive.loader.order import ORDER_VERSION, EpochOrder, check_state, find_rank
 from imagearchive.loader.thread_pool import JOIN_TIMEOUT, Pool
+from imagearchive.storage.closing import Closable
 from imagearchive.storage.fork_lock import ForkSafeLock
 from imagearchive.transforms import Pipeline, compile_pipeline
 
@@ -46,7 +47,7 @@ STATE_HINTS: Final = {
 }
 
 
-class DataLoader:
+class DataLoader(Closable):
     """Yields batches of images and labels from an archive or a dataset.
 
     Without a transform, a batch is a list of sample dicts; with one, it is ``(images, labels)``.
@@ -227,7 +228,6 @@ class DataLoader:
         self._errors: dict[int, BadSample] = {}
         self._damaged: dict[int, BadSample] = {}
         self._iterators: weakref.WeakSet[BatchIterator] = weakref.WeakSet()
-        self._closed = False
         self._lock = ForkSafeLock(reentrant=True)
         if options.enable_distributed:
             # An error is better now than when the iteration begins.
@@ -408,12 +408,9 @@ class DataLoader:
         if self._owns_dataset:
             self._source.dataset.close()
 
-    def __enter__(self) -> DataLoader:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         # After Ctrl-C nobody wants to wait for the largest image.
-        self._close(None if kind is None else JOIN_TIMEOUT)
+        self._close(None if error[0] is None else JOIN_TIMEOUT)
 
     def __getstate__(self) -> dict[str, Any]:
         # The copy begins where the next iteration would begin; `state_dict` tells more.

@@ -139,6 +139,23 @@ class MmapStorage(MemoryStorage):
             with contextlib.suppress(OSError, ValueError):
                 self._advise(mmap.MADV_WILLNEED, start, min(offset + size, self.size) - start)
 
+    def open_descriptor(self) -> PreadStorage | None:
+        """Open the mapped file for reads without page faults; the caller closes it.
+
+        Returns
+        -------
+        PreadStorage or None
+            None if the file was deleted or replaced since it was mapped.
+        """
+        try:
+            file = PreadStorage(self.path)
+        except (OSError, UnsupportedArchiveError):
+            return None
+        if file.size == self.size:
+            return file
+        file.close()
+        return None
+
     def close(self) -> None:
         """Release the mapping; views returned before keep it alive."""
         self._advise = None

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = [
+    "DescriptorStorage",
     "FileStorage",
+    "MappedStorage",
     "ReadAheadStorage",
     "SelfCheckingStorage",
     "Storage",
@@ -102,3 +104,20 @@ class FileStorage(ReadAheadStorage, Protocol):
     """
 
     identity: str
+
+
+@runtime_checkable
+class MappedStorage(FileStorage, Protocol):
+    """A storage of a mapped file, which can also be read through a descriptor."""
+
+    def open_descriptor(self) -> DescriptorStorage | None:
+        """Open the file for reads without page faults, or return None if it is gone."""
+        ...
+
+
+class DescriptorStorage(FileStorage, Protocol):
+    """A storage of an open file, for native code that reads it by its descriptor."""
+
+    def fileno(self) -> int:
+        """Return the file descriptor, which is valid until `close`."""
+        ...

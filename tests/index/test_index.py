@@ -20,7 +20,7 @@ from imagearchive.errors import (
     UnsupportedArchiveError,
 )
 from imagearchive.index import file_format as index_file
-from imagearchive.index import table as index
+from imagearchive.index.column_checks import COLUMNS
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.location import locate
 
@@ -72,7 +72,7 @@ def test_index_file_sections_are_aligned_and_mapped(tar):
     while getattr(base, "base", None) is not None:
         base = base.base
     assert not table.entries.flags.writeable
-    addresses = [getattr(table, name).ctypes.data for name in index.COLUMNS]
+    addresses = [getattr(table, name).ctypes.data for name in COLUMNS]
     assert all(address % 64 == 0 for address in addresses)
 
 
@@ -80,7 +80,7 @@ def test_index_round_trip_keeps_all_columns(tar):
     built = IndexTable.build(tar)
     opened = IndexTable.open(tar)
     again = IndexTable.open(tar)
-    for name in index.COLUMNS:
+    for name in COLUMNS:
         np.testing.assert_array_equal(getattr(built, name), getattr(opened, name))
         np.testing.assert_array_equal(getattr(built, name), getattr(again, name))
     assert contents(again) == MEMBERS
@@ -176,7 +176,7 @@ def test_open_index_with_flipped_bytes_raises_or_reads_right(tar, tmp_path):
 
 def test_open_index_of_a_newer_format_says_so(tar, tmp_path):
     table = IndexTable.build(tar)
-    columns = {name: getattr(table, name) for name in index.COLUMNS}
+    columns = {name: getattr(table, name) for name in COLUMNS}
     newer = index_file.VERSION
     try:
         index_file.VERSION = 99
@@ -234,6 +234,6 @@ def test_open_missing_archive_raises(tmp_path):
 )  # fmt: skip
 def test_open_index_with_malformed_metadata_builds_again(tar, change):
     table = IndexTable.open(tar)
-    columns = {name: getattr(table, name) for name in index.COLUMNS}
+    columns = {name: getattr(table, name) for name in COLUMNS}
     index_file.save(locate(table.path), columns, {**table.meta, **change})
     assert contents(IndexTable.open(tar)) == MEMBERS

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import platformdirs
 import pytest
 from support.index_files import MEMBERS, contents, default_path, is_marked, mark
 
+from imagearchive.archive.archive import Archive
 from imagearchive.errors import (
     OptionError,
 )
@@ -154,3 +156,30 @@ def test_open_with_overwrite_replaces_only_indexes(tar, tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
     with pytest.raises(OptionError, match="directory"):
         IndexTable.open(tmp_path, tmp_path / "index")
+
+
+def test_add_extra_many_sections_save_the_file_few_times(tar, monkeypatch):
+    table, saved = IndexTable.open(tar), []
+
+    def replace(*paths, real=os.replace):
+        saved.append(paths)
+        real(*paths)
+
+    monkeypatch.setattr(os, "replace", replace)
+    for number in range(100):
+        table.add_extra({f"{number}": np.full(3, number)})
+        # At least half of what was added is in the file at any time.
+        assert 2 * len(IndexTable.load(table.path, tar).extra) > number
+    assert len(saved) == 7
+    table.save_extra()
+    table.save_extra()
+    assert len(saved) == 8
+    extra = IndexTable.open(tar).extra
+    assert {name: values[0] for name, values in extra.items()} == {f"{n}": n for n in range(100)}
+
+
+def test_close_archive_saves_sections_that_were_added(tar):
+    with Archive(tar) as archive:
+        for number in range(7):
+            archive.table.add_extra({f"{number}": np.zeros(1)})
+    assert len(IndexTable.open(tar).extra) == 7

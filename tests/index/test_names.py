@@ -14,12 +14,13 @@ from imagearchive.index.lookup import Lookup
 from imagearchive.index.names import (
     ends_with,
     gather,
+    is_first_of_name,
     is_last_of_name,
     normalize,
     normalize_all,
     sort_names,
 )
-from imagearchive.index.sample_keys import have_extension, is_first_of_name, key_ends, take_keys
+from imagearchive.index.sample_keys import have_extension, key_ends, take_keys
 
 NAMES = st.lists(
     st.one_of(

@@ -13,7 +13,8 @@ from support.archives import write_tar
 from imagearchive.archive.archive import Archive
 from imagearchive.errors import CorruptIndexError, ImageArchiveError
 from imagearchive.index import column_checks, file_format
-from imagearchive.index.table import COLUMNS, IndexTable
+from imagearchive.index.column_checks import COLUMNS
+from imagearchive.index.table import IndexTable
 from imagearchive.storage.location import locate
 
 MEMBERS = {f"{name}/{i}.txt": b"%d" % i * (i + 1) for name in ("b", "a", "a-b") for i in range(5)}

@@ -6,9 +6,9 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
+from imagearchive.containers.archive_writer import ArchiveWriter
 from imagearchive.containers.tar.ustar import BLOCK, header
 from imagearchive.errors import (
-    ClosedError,
     CorruptArchiveError,
     OptionError,
     OptionTypeError,
@@ -16,9 +16,7 @@ from imagearchive.errors import (
     UnsupportedMemberError,
 )
 from imagearchive.errors.os_errors import os_errors_for
-from imagearchive.storage.atomic import AtomicFile, file_kind
-from imagearchive.storage.closing import Abortable
-from imagearchive.storage.location import expand_home
+from imagearchive.storage.atomic import file_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,7 +31,7 @@ BUFFER: Final = 1 << 20
 _OPEN_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-class BareTarWriter(Abortable):
+class BareTarWriter(ArchiveWriter):
     """Writes one TAR archive and no index; `imagearchive.TarWriter` says what is promised.
 
     Parameters
@@ -54,27 +52,16 @@ class BareTarWriter(Abortable):
         sync: bool = True,
         before_replace: Callable[[], object] | None = None,
     ) -> None:
-        self.path = expand_home(path)
+        super().__init__(
+            path, overwrite=overwrite, sync=sync, before_replace=before_replace, buffering=0
+        )
         self._mtime = mtime
         self._mode = mode
         self._buffer = memoryview(bytearray(BUFFER))
         self._used = 0
         self._flushed = 0
         self._count = 0
-        self._failed = False
-        self._target = AtomicFile(
-            self.path,
-            overwrite=overwrite,
-            sync=sync,
-            before_replace=before_replace,
-            buffering=0,
-        )
         self._fd = self._target.file.fileno()
-
-    @property
-    def published(self) -> bool:
-        """Whether the archive has its name."""
-        return self._target.published
 
     @property
     def size(self) -> int:
@@ -346,53 +333,17 @@ class BareTarWriter(Abortable):
             self._fail()
             raise
 
-    def _fail(self) -> None:
-        """Discard the archive: nothing can follow half a member."""
-        if self._target.part:
-            self.abort()
-            self._failed = True
-
-    def _closed_error(self) -> ClosedError:
-        why = (
-            "a member failed, so the archive was discarded"
-            if self._failed
-            else "the writer is closed"
-        )
-        return ClosedError(f"{self.path}: {why}")
-
     # --- the end ----------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        end = 2 * BLOCK
+        self._write(bytes(end + -(self.size + end) % RECORD))
+        self._flush()
 
     def complete(self) -> None:
         """Complete the temporary file without giving it its name yet."""
-        if self._fd < 0:
-            return
-        try:
-            end = 2 * BLOCK
-            self._write(bytes(end + -(self.size + end) % RECORD))
-            self._flush()
-            self._target.complete()
-        except BaseException:
-            self.abort()
-            raise
+        super().complete()
         self._fd = -1
-
-    def publish(self) -> None:
-        """Complete the archive and give it its name; a second call does nothing.
-
-        Raises
-        ------
-        ClosedError
-            Adding a member failed, so the archive was discarded.
-        TargetExistsError
-            An archive of that name has appeared in the meantime.
-        OSError
-            The disk is full, for example; the temporary file is removed.
-        """
-        if self._failed:
-            raise self._closed_error()
-        if self._target.part:
-            self.complete()
-            self._target.publish()
 
     def withdraw(self) -> None:
         """Remove the archive even after `publish`, unless it has replaced another one.
@@ -400,19 +351,9 @@ class BareTarWriter(Abortable):
         For several archives that appear together or not at all.
         """
         self._fd = -1
-        self._target.withdraw()
-
-    def close(self) -> None:
-        """Complete the archive and give it its name; a second call does nothing.
-
-        Raises
-        ------
-        ClosedError, TargetExistsError, OSError
-            As `publish`.
-        """
-        self.publish()
+        super().withdraw()
 
     def abort(self) -> None:
         """Remove the temporary file; an existing archive stays as it was."""
         self._fd = -1
-        self._target.abort()
+        super().abort()

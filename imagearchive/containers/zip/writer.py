@@ -7,12 +7,10 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
+from imagearchive.containers.archive_writer import ArchiveWriter
 from imagearchive.containers.zip.stream import ZipStream
-from imagearchive.errors import ClosedError, UnsafePathError
+from imagearchive.errors import UnsafePathError
 from imagearchive.errors.os_errors import os_errors_for
-from imagearchive.storage.atomic import AtomicFile
-from imagearchive.storage.closing import Abortable
-from imagearchive.storage.location import expand_home
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -24,7 +22,7 @@ FIRST_SECOND: Final = 315_532_800
 LAST_SECOND: Final = 4_354_819_199
 
 
-class BareZipWriter(Abortable):
+class BareZipWriter(ArchiveWriter):
     """Writes one ZIP archive and no index; `imagearchive.ZipWriter` says what is promised.
 
     Parameters
@@ -43,14 +41,7 @@ class BareZipWriter(Abortable):
         sync: bool = True,
         before_replace: Callable[[], object] | None = None,
     ) -> None:
-        self.path = expand_home(path)
-        self._failed = False
-        self._target = AtomicFile(
-            self.path,
-            overwrite=overwrite,
-            sync=sync,
-            before_replace=before_replace,
-        )
+        super().__init__(path, overwrite=overwrite, sync=sync, before_replace=before_replace)
         self._zip = ZipStream(self._target.file)
 
     def add(
@@ -77,24 +68,15 @@ class BareZipWriter(Abortable):
             The writer is closed, or was discarded: any exception from `chunks` leaves half a
             member behind.
         """
-        if not self._target.part:
+        if self._finished or not self._target.part:
             raise self._closed_error()
         encoded = self._encode_name(name)
         try:
             with os_errors_for(self.path):
                 self._zip.add(encoded, chunks, align=True, moment=_zip_time(mtime), mode=mode)
         except BaseException:
-            self.abort()
-            self._failed = True
+            self._fail()
             raise
-
-    def _closed_error(self) -> ClosedError:
-        why = (
-            "a member failed, so the archive was discarded"
-            if self._failed
-            else "the writer is closed"
-        )
-        return ClosedError(f"{self.path}: {why}")
 
     @staticmethod
     def _encode_name(name: str) -> bytes:
@@ -116,33 +98,8 @@ class BareZipWriter(Abortable):
             )
         return encoded
 
-    def close(self) -> None:
-        """Complete the archive and give it its name; a second call does nothing.
-
-        Raises
-        ------
-        ClosedError
-            Adding a member failed, so the archive was discarded.
-        TargetExistsError
-            An archive of that name has appeared in the meantime.
-        OSError
-            The disk is full, for example; the temporary file is removed.
-        """
-        if self._failed:
-            raise self._closed_error()
-        if not self._target.part:
-            return
-        try:
-            with os_errors_for(self.path):
-                self._zip.finish()
-        except BaseException:
-            self.abort()
-            raise
-        self._target.publish()
-
-    def abort(self) -> None:
-        """Remove the temporary file; an existing archive stays as it was."""
-        self._target.abort()
+    def _finish(self) -> None:
+        self._zip.finish()
 
 
 def _zip_time(mtime: int) -> tuple[int, int]:

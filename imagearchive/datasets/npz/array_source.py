@@ -10,10 +10,12 @@ import numpy.typing as npt
 from imagearchive.archive.archive import Archive
 from imagearchive.archive.checked_read import iter_chunks
 from imagearchive.arrays import npy
-from imagearchive.errors import UnsupportedArchiveError
-from imagearchive.storage.local import MmapStorage, PreadStorage
-from imagearchive.storage.location import locate
-from imagearchive.storage.protocol import SelfCheckingStorage, Storage
+from imagearchive.storage.protocol import (
+    DescriptorStorage,
+    MappedStorage,
+    SelfCheckingStorage,
+    Storage,
+)
 
 __all__ = ["NPY_SUFFIX", "ArraySource", "NpzArray", "OpenRange"]
 
@@ -61,17 +63,11 @@ class ArraySource:
         OpenRange or None
             None if the array is not mapped, or if the file is no longer there.
         """
-        if not (self.storage.zero_copy and isinstance(self._file, MmapStorage)):
+        if not (self.storage.zero_copy and isinstance(self._file, MappedStorage)):
             return None
-        try:
-            file = locate(self._file.path).open("pread")
-        except (OSError, UnsupportedArchiveError):
-            # Deleted or replaced since it was mapped: the mapping serves as well.
-            return None
-        if file.size == self._file.size and isinstance(file, PreadStorage):
-            return OpenRange(file, self._offset)
-        file.close()
-        return None
+        # Deleted or replaced since it was mapped: the mapping serves as well.
+        file = self._file.open_descriptor()
+        return None if file is None else OpenRange(file, self._offset)
 
     def load_tables(self, kind: str) -> Mapping[str, npt.NDArray[Any]] | None:
         """Return the tables that `save_tables` stored, or None."""
@@ -138,7 +134,7 @@ class NpzArray(ArraySource):
 class OpenRange:
     """An array inside an open file: it begins at byte `offset`."""
 
-    def __init__(self, file: PreadStorage, offset: int) -> None:
+    def __init__(self, file: DescriptorStorage, offset: int) -> None:
         self.offset = offset
         self.fileno = file.fileno
         self.close = file.close

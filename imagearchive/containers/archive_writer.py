@@ -1,0 +1,126 @@
+"""What the writers of archives share: an archive that appears when it is whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imagearchive.errors import ClosedError
+from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.storage.atomic import AtomicFile
+from imagearchive.storage.closing import Abortable
+from imagearchive.storage.location import expand_home
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+__all__ = ["ArchiveWriter"]
+
+
+class ArchiveWriter(Abortable):
+    """Base of writers of one archive; a subclass writes members to the file of ``_target``.
+
+    Parameters
+    ----------
+    path, overwrite, sync
+        As in `imagearchive.TarWriter`.
+    before_replace : callable, optional
+        Called just before another archive is replaced.
+    buffering : int
+        As in `open`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        sync: bool = True,
+        before_replace: Callable[[], object] | None = None,
+        buffering: int = -1,
+    ) -> None:
+        self.path = expand_home(path)
+        self._failed = False
+        self._finished = False
+        self._target = AtomicFile(
+            self.path,
+            overwrite=overwrite,
+            sync=sync,
+            before_replace=before_replace,
+            buffering=buffering,
+        )
+
+    @property
+    def published(self) -> bool:
+        """Whether the archive has its name."""
+        return self._target.published
+
+    def _finish(self) -> None:
+        """Write the end of the archive."""
+        raise NotImplementedError
+
+    def _fail(self) -> None:
+        """Discard the archive: nothing can follow half a member."""
+        if self._target.part:
+            self.abort()
+            self._failed = True
+
+    def _closed_error(self) -> ClosedError:
+        why = (
+            "a member failed, so the archive was discarded"
+            if self._failed
+            else "the writer is closed"
+        )
+        return ClosedError(f"{self.path}: {why}")
+
+    def complete(self) -> None:
+        """Complete the temporary file without giving it its name yet."""
+        if self._finished or not self._target.part:
+            return
+        try:
+            with os_errors_for(self.path):
+                self._finish()
+            self._target.complete()
+        except BaseException:
+            self.abort()
+            raise
+        self._finished = True
+
+    def publish(self) -> None:
+        """Complete the archive and give it its name; a second call does nothing.
+
+        Raises
+        ------
+        ClosedError
+            Adding a member failed, so the archive was discarded.
+        TargetExistsError
+            An archive of that name has appeared in the meantime.
+        OSError
+            The disk is full, for example; the temporary file is removed.
+        """
+        if self._failed:
+            raise self._closed_error()
+        if self._target.part:
+            self.complete()
+            self._target.publish()
+
+    def withdraw(self) -> None:
+        """Remove the archive even after `publish`, unless it has replaced another one.
+
+        For several archives that appear together or not at all.
+        """
+        self._target.withdraw()
+
+    def close(self) -> None:
+        """Complete the archive and give it its name; a second call does nothing.
+
+        Raises
+        ------
+        ClosedError, TargetExistsError, OSError
+            As `publish`.
+        """
+        self.publish()
+
+    def abort(self) -> None:
+        """Remove the temporary file; an existing archive stays as it was."""
+        self._target.abort()
