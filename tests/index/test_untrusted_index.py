@@ -264,7 +264,8 @@ VALUES = st.one_of(
     st.integers(0, 2**64 - 1),
 )
 # Fields that name a place in the archive: another place in it is another's bytes, not a danger.
-PLACES = {"offset", "stored_size", "size", "header_offset"}
+# So is the method, where the compressed bytes are as many as the content.
+PLACES = {"method", "offset", "stored_size", "size", "header_offset"}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: (
