@@ -88,6 +88,7 @@ class Archive(Closable, Mapping[str, bytes]):
         See `open_archive`.
     ipath : path-like, optional
         The index file to use, or to create; see `imagearchive.index.table.IndexTable.open`.
+        Of several archives, it is one index for all, and nothing is saved beside them.
     storage : {"auto", "mmap", "pread", "memory"}
         How bytes are read; see `imagearchive.storage.local.open_storage`.
     overwrite_index : bool

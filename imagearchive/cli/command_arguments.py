@@ -32,7 +32,7 @@ KINDS: Final = ("tar", "zip", "npz", "bins")
 _NUMPY: Final = ("numpy",)
 _MODULES: Final = {
     "completion": (),
-    "index": (*_NUMPY, "imagearchive.index.table"),
+    "index": (*_NUMPY, "imagearchive.index.concatenate"),
     "verify": (*_NUMPY, "imagearchive.archive.verify"),
     "extract": (*_NUMPY, "imagearchive.cli.archive_argument", "imagearchive.archive.extract"),
     # A thread imports NumPy while files are read.
@@ -301,7 +301,10 @@ def _add_index(commands: Any) -> None:
         "archives", metavar="ARCHIVE", nargs="+", type=archive_path, help="the archives to index"
     )
     parser.add_argument(
-        "--ipath", metavar="FILE", type=path, help="the index file to write, for one archive"
+        "--ipath",
+        metavar="FILE",
+        type=path,
+        help="the index file to write; one for all archives if there are several",
     )
     _add_partial(parser)
     _add_overwrite(parser, "the index even if it is up to date")

@@ -36,22 +36,27 @@ __all__ = ["convert", "extract", "index", "pack", "process"]
 
 def index(arguments: argparse.Namespace) -> int:
     """Build the index of archives."""
-    from imagearchive.index.table import IndexTable
+    from imagearchive.index.concatenate import open_concatenated
     from imagearchive.storage.patterns import expand_paths
 
     paths = [path for given in arguments.archives for path in expand_paths(given)]
-    if arguments.ipath and len(paths) > 1:
-        arguments.parser.error("--ipath is for one archive, got several")
-    made = []
-    for path in paths:
-        table = IndexTable.open(
-            path,
+    made: list[dict[str, object]] = []
+    # With --ipath, one index for all of them.
+    for group in [paths] if arguments.ipath else [[path] for path in paths]:
+        table = open_concatenated(
+            group,
             arguments.ipath,
             overwrite=arguments.overwrite,
             strict=not arguments.partial,
         )
-        shown, index_path = relative_path(path) or path, relative_path(table.path)
-        made.append({"archive": shown, "members": len(table), "index": index_path})
+        index_path = relative_path(table.path)
+        facts = {"members": len(table), "index": index_path}
+        if len(group) == 1:
+            shown = relative_path(group[0]) or group[0]
+            made.append({"archive": shown, **facts})
+        else:
+            shown = pluralize(len(group), "archive")
+            made.append({"archives": len(group), **facts})
         if not arguments.json:
             members = pluralize(len(table), "member")
             target = escape_name(index_path or "in memory only")

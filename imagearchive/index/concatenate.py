@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from imagearchive.index.index_locations import cache_location, check_replaceable
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import CHECKPOINTS, add_container_runs
 from imagearchive.index.names import sort_names
+from imagearchive.index.open_indexes import open_indexes
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.location import Location, locate
 
@@ -51,8 +53,9 @@ def open_concatenated(
     that one file instead of concatenating the tables again.
 
     Parameters and errors are those of `IndexTable.open`. For several archives, `ipath` is the
-    combined index. If archives have members of the same name, all are kept, and a lookup finds
-    the last.
+    combined index, and then it is the only file that is saved: indexes that the archives have are
+    used, but missing ones are not saved. If archives have members of the same name, all are kept,
+    and a lookup finds the last.
     """
     if len(paths) == 1:
         return IndexTable.open(paths[0], ipath, overwrite=overwrite, strict=strict)
@@ -75,9 +78,9 @@ def open_concatenated(
             return found
     if ipath is not None and location is not None and location.exists():
         _check_is_index(location, archives)
-    table = _concatenate(
-        IndexTable.open(one.path, overwrite=overwrite, strict=strict) for one in archives
-    )
+    tables = open_indexes(archives, overwrite=overwrite, strict=strict, save=ipath is None)
+    with closing(tables):
+        table = _concatenate(tables)
     if location is None or len(table.files) != len(paths):
         return table
     table.meta["joined"] = digest

@@ -196,6 +196,7 @@ class IndexTable:
         *,
         overwrite: bool = False,
         strict: bool = True,
+        save: bool = True,
     ) -> IndexTable:
         """Open the index of one archive; build it if there is none, or if it is stale.
 
@@ -211,6 +212,8 @@ class IndexTable:
         strict : bool
             Whether damage in the archive is an error. Otherwise the members before it are kept, and
             the loss is logged.
+        save : bool
+            Whether an index that is built is saved, if `ipath` is not given.
 
         Raises
         ------
@@ -249,6 +252,8 @@ class IndexTable:
                 RuntimeWarning,
                 stacklevel=2,
             )
+            return table
+        if not save:
             return table
         failures = []
         for location in writable:

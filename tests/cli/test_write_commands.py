@@ -11,12 +11,21 @@ import numpy as np
 import imagearchive
 
 
+def test_index_several_archives_with_ipath_writes_one_index(run, archive):
+    Path("b.tar").write_bytes(Path(archive).read_bytes())
+    out = run("index", archive, "b.tar", "--ipath", "x.npy")[1]
+    assert out == b"2 archives: 6 members -> x.npy\n"
+    assert not Path("b.idx.npy").exists()
+    made = json.loads(run("index", "[ab].tar", "--ipath", "x.npy", "--json")[1])
+    assert made == [{"archives": 2, "members": 6, "index": "x.npy"}]
+    assert run("ls", "--ipath", "x.npy", "{a,b}.tar")[1] == b"cat/\ndog.txt\n"
+
+
 def test_index_writes_and_reports_index(run, archive):
     assert run("index", archive, "--ipath", "other.npy")[1] == b"a.tar: 3 members -> other.npy\n"
     assert len(np.load("other.npy")) == 3
     made = json.loads(run("index", "--json", "--overwrite", archive)[1])
     assert made == [{"archive": "a.tar", "members": 3, "index": "a.idx.npy"}]
-    assert run("index", archive, archive, "--ipath", "x.npy")[0] == 2
 
 
 def test_index_pattern_builds_one_index_per_archive(run, archive):

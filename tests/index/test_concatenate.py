@@ -1,9 +1,11 @@
 """The index of several archives."""
 
+import io
 import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -11,6 +13,7 @@ from support.archives import write_tar
 from support.index_files import append, is_marked, mark
 
 from imagearchive.archive.archive import Archive
+from imagearchive.containers.tar.tar_container import TarContainer
 from imagearchive.errors import (
     CorruptArchiveError,
     OptionError,
@@ -100,3 +103,67 @@ assert all(archive[f"{{i}}.txt"] == b"%d" % i for i in range(200))
 
 def test_pickle_of_an_archive_has_no_table(shards):
     assert len(pickle.dumps(Archive(shards))) < 1000
+
+
+def test_concatenate_given_index_is_the_only_file_saved(shards, tmp_path):
+    ipath = tmp_path / "joined"
+    archive = Archive(shards, ipath)
+    assert archive.table.path == str(ipath)
+    assert dict(Archive(shards, ipath)) == dict(archive)
+    assert not list(tmp_path.rglob("*.idx.npy"))
+
+
+def test_concatenate_given_index_uses_indexes_that_are_there(shards, tmp_path):
+    Archive(shards)
+    paths = [shards.replace("{0000..0002}", f"000{number}") for number in range(3)]
+    for path in paths:
+        mark(IndexTable.open(path))
+    Archive(shards, tmp_path / "joined")
+    assert all(is_marked(IndexTable.open(path)) for path in paths)
+
+
+def test_concatenate_missing_indexes_are_built_in_several_threads(tmp_path, monkeypatch):
+    for number in range(20):
+        write_tar(tmp_path / f"s-{number}.tar", {f"{number}.txt": b"%d" % number})
+    # Each of the first two scans ends only when both have begun.
+    both = threading.Barrier(2, timeout=20)
+    scan, begun = TarContainer.scan_location, []
+
+    def scan_together(self, location, strict):
+        begun.append(location.path)
+        if len(begun) <= 2:
+            both.wait()
+        return scan(self, location, strict)
+
+    monkeypatch.setattr(TarContainer, "scan_location", scan_together)
+    archive = Archive(str(tmp_path / "s-{0..19}.tar"))
+    assert list(archive) == [f"{number}.txt" for number in range(20)]
+
+
+def test_concatenate_damaged_shards_the_first_is_reported(tmp_path):
+    for number in range(40):
+        write_tar(tmp_path / f"s-{number}.tar", {f"{number}.txt": b"%d" % number})
+    for number in (7, 9, 11):
+        os.truncate(tmp_path / f"s-{number}.tar", 700)
+    with pytest.raises(CorruptArchiveError, match=r"s-7\.tar"):
+        Archive(str(tmp_path / "s-{0..39}.tar"))
+
+
+def test_concatenate_progress_is_shown_on_a_terminal_only(tmp_path, monkeypatch):
+    for number in range(4):
+        write_tar(tmp_path / f"s-{number}.tar", {f"{number}.txt": b"%d" % number})
+
+    class Screen(io.StringIO):
+        def __init__(self, is_terminal):
+            super().__init__()
+            self.isatty = lambda: is_terminal
+
+    monkeypatch.setattr("imagearchive.index.open_indexes.DELAY", 0)
+    shown = {}
+    for is_terminal in (True, False):
+        monkeypatch.setattr(sys, "stderr", Screen(is_terminal))
+        Archive(str(tmp_path / "s-{0..3}.tar"), overwrite_index=True)
+        shown[is_terminal] = sys.stderr.getvalue()
+    assert "indexing" in shown[True]
+    assert "/4" in shown[True]
+    assert shown[False] == ""
