@@ -6,7 +6,6 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
 from imagearchive.storage.compressed import CompressedStorage
-from imagearchive.storage.gzip import GzipFormat
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -16,17 +15,30 @@ if TYPE_CHECKING:
 
 __all__ = ["DerivedFile", "find_stream_format", "stream_format_named"]
 
-_FORMATS: Final[list[StreamFormat]] = [GzipFormat()]
+# How the files of each format begin, so that its module is imported only for them.
+_BEGINNINGS: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+_SKIPPABLE_FRAME: Final = b"\x2a\x4d\x18"
+
+
+def _formats() -> list[StreamFormat]:
+    from imagearchive.storage.bzip2 import Bzip2Format
+    from imagearchive.storage.gzip import GzipFormat
+    from imagearchive.storage.xz import XzFormat
+    from imagearchive.storage.zstd import ZstdFormat
+
+    return [GzipFormat(), Bzip2Format(), XzFormat(), ZstdFormat()]
 
 
 def find_stream_format(head: bytes) -> StreamFormat | None:
     """Return the compression format of a file that begins with `head`, or None."""
-    return next((format for format in _FORMATS if format.sniff(head)), None)
+    if not head.startswith(_BEGINNINGS) and head[1:4] != _SKIPPABLE_FRAME:
+        return None
+    return next((format for format in _formats() if format.sniff(head)), None)
 
 
 def stream_format_named(name: object) -> StreamFormat | None:
     """Return the compression format with a name, or None."""
-    return next((format for format in _FORMATS if format.name == name), None)
+    return next((format for format in _formats() if format.name == name), None)
 
 
 @dataclasses.dataclass(frozen=True)

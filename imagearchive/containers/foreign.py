@@ -7,9 +7,6 @@ from typing import Final
 __all__ = ["describe_foreign"]
 
 _COMPRESSED: Final = (
-    (b"BZh", "bzip2", "bzip2 -dk"),
-    (b"\xfd7zXZ\0", "xz", "xz -dk"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -d"),
     (b"\x04\x22\x4d\x18", "lz4", "lz4 -d"),
     (b"\x1f\x9d", "compress", "gzip -d"),
 )

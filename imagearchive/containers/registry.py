@@ -48,6 +48,9 @@ __all__ = [
 
 HEAD_BYTES: Final = 512
 
+# A read in a compressed file decompresses this much at most.
+MAX_SPAN: Final = 64 << 20
+
 # Formats are asked in this order; of two that are equally certain, the first wins. TAR is before
 # ZIP, because the last member of a TAR may be a ZIP. A directory that is not another format is a
 # directory of files.
@@ -230,11 +233,13 @@ def _scan_compressed(location: Location, format: StreamFormat, strict: bool) -> 
     with closing(location.open("pread")) as file:
         builder = CheckpointBuilder(file.size)
         stream = format.stream(file, 0, file.size, UNKNOWN_SIZE, path)
+        _check_span(stream.span, path, format)
         forward = ForwardStorage(stream.start(builder), path, strict)
         container, rows = _scan_forward(forward, strict)
         forward.drain()
         if strict and forward.damage is not None:
             raise _name_members(forward.damage, rows)
+        _check_span(builder.span(forward.size), path, format)
         stream = format.stream(file, 0, file.size, forward.size, path)
         checkpoints = builder.finish(stream)
         if container is None or rows is None:
@@ -243,6 +248,15 @@ def _scan_compressed(location: Location, format: StreamFormat, strict: bool) -> 
         damage = None if forward.damage is None else forward.damage.message
         derived = DerivedFile(format.name, file.size, forward.size, (0, len(checkpoints)))
     return Scanned(container, rows, [location], damage, [file.size], derived, checkpoints)
+
+
+def _check_span(span: int, path: str, format: StreamFormat) -> None:
+    """Refuse a file of which each read would decompress too much."""
+    if span > MAX_SPAN:
+        raise UnsupportedArchiveError(
+            f"{path}: {format.label} data in one piece that decompresses to {span} bytes or more, "
+            f"so its members cannot be read at random; decompress it first: {format.command} {path}"
+        )
 
 
 def _scan_forward(

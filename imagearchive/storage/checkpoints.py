@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -133,6 +134,10 @@ class CheckpointBuilder:
         self._rows.append((source, position, *row, window is not None, deflated))
         self._windows.append(stored)
         self._window_bytes += len(stored)
+
+    def span(self, size: int) -> int:
+        """Return the longest output between two checkpoints of a stream whose output has a size."""
+        return max(b - a for a, b in pairwise([row[1] for row in self._rows] + [size]))
 
     def finish(self, stream: StreamIdentity) -> bytes:
         """Return what `Checkpoints` reads."""

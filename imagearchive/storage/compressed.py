@@ -45,18 +45,17 @@ Progress = Callable[[int, int], object]
 
 
 class Decoder(Protocol):
-    """Decompresses a stream from some position on.
+    """Decompresses a stream from some position on."""
 
-    Attributes
-    ----------
-    source : int
-        How many stored bytes are used up.
-    position : int
-        The position of the next byte in the output.
-    """
+    @property
+    def source(self) -> int:
+        """How many stored bytes are used up."""
+        ...
 
-    source: int
-    position: int
+    @property
+    def position(self) -> int:
+        """The position of the next byte in the output."""
+        ...
 
     def next(self, size: int) -> bytes:
         """Return between one and `size` bytes, or none at the end of the stream.
@@ -71,6 +70,11 @@ class Decoder(Protocol):
 
 class CompressedStream(StreamIdentity, Protocol):
     """A compressed stream in a storage."""
+
+    @property
+    def span(self) -> int:
+        """The longest output between two places where decompression can start, if it is known."""
+        ...
 
     def start(self, builder: CheckpointBuilder | None = None) -> Decoder:
         """Return a decoder at the start, which adds checkpoints to a builder."""

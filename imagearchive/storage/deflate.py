@@ -85,6 +85,11 @@ class DeflateStream:
         if self.size > _MAX_RATIO * (self.stored_size + 1):
             raise self.error(f"{self.stored_size} bytes cannot inflate to {self.size}")
 
+    @property
+    def span(self) -> int:
+        """0: checkpoints can be anywhere."""
+        return 0
+
     def read(self, position: int, size: int) -> bytes | memoryview:
         """Return `size` bytes of the stream, or fewer at its end."""
         return self.storage.read(self.offset + position, min(size, self.stored_size - position))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from imagearchive.errors import CorruptArchiveError
 from imagearchive.storage.deflate import InflateDecoder
 from imagearchive.storage.inflate import GZIP, RAW, Inflater
-from imagearchive.storage.stream_format import DamagedRangeError, StreamFormat
+from imagearchive.storage.stream_format import DamagedRangeError, StreamFormat, StreamRange
 
 if TYPE_CHECKING:
     from imagearchive.storage.checkpoints import CheckpointBuilder, Point
@@ -25,26 +25,10 @@ _TRAILER: Final = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class GzipStream:
-    """The gzip members in a range of a file, which decompress to one output.
+class GzipStream(StreamRange):
+    """The gzip members in a range of a file, which decompress to one output."""
 
-    Attributes are those of `imagearchive.storage.compressed.CompressedStream`.
-    """
-
-    storage: Storage
-    offset: int
-    stored_size: int
-    size: int
-    where: str
-    crc: int = 0
-
-    def read(self, position: int, size: int) -> bytes | memoryview:
-        """Return `size` bytes of the stream, or fewer at its end."""
-        return self.storage.read(self.offset + position, min(size, self.stored_size - position))
-
-    def error(self, reason: str) -> CorruptArchiveError:
-        """Return the error for a damaged stream."""
-        return CorruptArchiveError(f"{self.where}: gzip: {reason}; the file is damaged")
+    label = "gzip"
 
     def start(self, builder: CheckpointBuilder | None = None) -> GzipDecoder:
         """Return a decoder at the start, which adds checkpoints to a builder."""
@@ -56,17 +40,6 @@ class GzipStream:
             return GzipDecoder(self, Inflater(GZIP), point)
         byte = self.read(point.source - 1, 1)[0] if point.bits else 0
         return GzipDecoder(self, Inflater(RAW, point.window, point.bits, byte), point)
-
-    def whole(self) -> bytes:
-        """Return the whole output."""
-        decoder = self.start()
-        parts = []
-        while decoder.position < self.size:
-            data = decoder.next(self.size - decoder.position)
-            if not data:
-                raise self.error(f"it decompresses to {decoder.position} of {self.size} bytes")
-            parts.append(data)
-        return b"".join(parts)
 
 
 class GzipDecoder(InflateDecoder):
@@ -136,6 +109,7 @@ class GzipFormat(StreamFormat):
     name = "gzip"
     label = "gzip"
     extensions = (".gz", ".tgz")
+    command = "gzip -dk"
 
     def sniff(self, head: bytes) -> bool:
         """Recognize the header of a member."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -13,10 +14,11 @@ from imagearchive.storage.compressed import STEP
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from imagearchive.storage.checkpoints import CheckpointBuilder
     from imagearchive.storage.compressed import CompressedStream, Decoder
     from imagearchive.storage.protocol import Storage
 
-__all__ = ["UNKNOWN_SIZE", "DamagedRangeError", "ForwardStorage", "StreamFormat"]
+__all__ = ["UNKNOWN_SIZE", "DamagedRangeError", "ForwardStorage", "StreamFormat", "StreamRange"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +52,14 @@ class StreamFormat:
         The name of the format in messages.
     extensions : sequence of str
         Usual file name extensions, for messages and names; the content decides.
+    command : str
+        The shell command that decompresses a file and keeps it, for messages.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
     extensions: ClassVar[Sequence[str]]
+    command: ClassVar[str]
 
     def sniff(self, head: bytes) -> bool:
         """Whether a file that begins with `head` has this format."""
@@ -76,6 +81,65 @@ class StreamFormat:
             Its name in messages.
         """
         raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamRange:
+    """A range of a storage that holds compressed data; the base of the streams of each format.
+
+    Attributes
+    ----------
+    storage : Storage
+    offset, stored_size : int
+        The range.
+    size : int
+        The length of its output, `UNKNOWN_SIZE` before it has been read to its end.
+    where : str
+        Its name in messages.
+    crc : int
+        Always 0: the format has checksums of its own.
+    """
+
+    label: ClassVar[str]
+
+    storage: Storage
+    offset: int
+    stored_size: int
+    size: int
+    where: str
+    crc: int = 0
+
+    @property
+    def span(self) -> int:
+        """The longest output between two places where decompression can start.
+
+        It is known before decompression; 0 if the format has such places anywhere.
+        """
+        return 0
+
+    def start(self, builder: CheckpointBuilder | None = None) -> Decoder:
+        """Return a decoder at the start, which adds checkpoints to a builder."""
+        raise NotImplementedError
+
+    def read(self, position: int, size: int) -> bytes | memoryview:
+        """Return `size` bytes of the stream, or fewer at its end."""
+        available = max(0, min(size, self.stored_size - position))
+        return self.storage.read(self.offset + position, available) if available else b""
+
+    def error(self, reason: str) -> CorruptArchiveError:
+        """Return the error for a damaged stream."""
+        return CorruptArchiveError(f"{self.where}: {self.label}: {reason}; the file is damaged")
+
+    def whole(self) -> bytes:
+        """Return the whole output."""
+        decoder = self.start()
+        parts = []
+        while decoder.position < self.size:
+            data = decoder.next(self.size - decoder.position)
+            if not data:
+                raise self.error(f"it decompresses to {decoder.position} of {self.size} bytes")
+            parts.append(data)
+        return b"".join(parts)
 
 
 class ForwardStorage(Closable):
