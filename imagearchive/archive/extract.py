@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
+import logging
 import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from imagearchive.archive.extraction import Destination, Existing, Extraction
 from imagearchive.archive.name_tree import decode, encode
@@ -17,14 +21,16 @@ from imagearchive.errors import OptionError, UnsafePathError
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.index.names import normalize
-from imagearchive.storage.atomic import new_directory
 from imagearchive.storage.location import expand_home, locate
+from imagearchive.storage.temporary import remove_stale_directories, resumable_directory
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
     from imagearchive.storage.limits import Limits
 
 __all__ = ["Existing", "Extracted", "Refused", "extract", "matching", "refused_members", "select"]
+
+logger = logging.getLogger(__name__)
 
 # The longest name of a file on the file systems in use.
 NAME_MAX: Final = 255
@@ -47,6 +53,8 @@ class Extracted(NamedTuple):
     skipped: int
     """Files that were there already, with ``existing="skip"``."""
     refused: list[Refused]
+    resumed: int = 0
+    """Files that an interrupted extraction had written before."""
 
 
 def extract(
@@ -70,12 +78,14 @@ def extract(
     A link to a member, hard or symbolic, becomes a hard link to the file of that member. Where the
     file system has no hard links, it becomes a copy.
 
-    Each file appears under its name only when it is whole. A new directory is called
-    ``TARGET.….part`` and gets its name at the end, also after an error if there is a file in it;
-    only a killed process leaves the temporary name. A file keeps its
-    modification time (where one is recorded and not 0) and, within the umask, its permissions
-    without set-user-id, set-group-id, sticky, and write permission for others. Owners are not
-    restored.
+    A new directory is called ``TARGET.….part`` until it is complete. If the extraction is
+    interrupted, killed, or fails, the files stay there, and extracting the same members into the
+    same target again continues: files whose size and modification time are right are kept. In an
+    existing directory, each file appears under its name only when it is whole.
+
+    A file keeps its modification time (where one is recorded and not 0) and, within the umask, its
+    permissions without set-user-id, set-group-id, sticky, and write permission for others. Owners
+    are not restored.
 
     Parameters
     ----------
@@ -106,13 +116,18 @@ def extract(
     UnsafePathError
         A member is refused, before anything is written; or a symbolic link is in the way.
     TargetExistsError
-        A file exists, and `existing` is ``"error"``.
+        A file exists, and `existing` is ``"error"``; or another process is extracting the same
+        members into the same new directory.
     CorruptArchiveError, UnsupportedMemberError
         A member cannot be read, or differs from the checksum that a ZIP or NPZ has of it.
     LimitError
         The members take more than `limits` allow.
     OSError
-        The target cannot be written. Files that were extracted before stay.
+        The target cannot be written.
+
+    Warns
+    -----
+    If the extraction stops early, the log says how many files are there and how to continue.
     """
     if existing not in get_args(Existing):
         raise OptionError(f"existing={existing!r}: choose one of {', '.join(get_args(Existing))}")
@@ -135,22 +150,50 @@ def extract(
     if not path:
         raise OptionError("the target is an empty string; name the directory to extract into")
     with contextlib.ExitStack() as stack:
-        # A new directory gets its name at the end, and its files need no temporary names.
+        # Only a new directory has a temporary name, so its files need none.
         is_new = not os.path.lexists(path)
+        place, resumed = path, False
         if is_new:
-            place = stack.enter_context(new_directory(path))
+            place, resumed = stack.enter_context(
+                resumable_directory(path, _fingerprint(archive, positions))
+            )
         else:
-            place = path
-            os.makedirs(place, exist_ok=True)
+            os.makedirs(path, exist_ok=True)
         fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, fd)
         run = Extraction(archive, Destination(path, fd, is_new, existing), barred, limits, progress)
-        run.run(positions, threads)
-        with SafeDirectories(fd, path) as folders:
-            for name in directories:
-                if not _unsafe(name, MAX_DEPTH):
-                    folders.open(name)
-    return Extracted(run.files, run.bytes, run.skipped, refused)
+        try:
+            run.run(positions, threads, resumed=resumed)
+            with SafeDirectories(fd, path) as folders:
+                for name in directories:
+                    if not _unsafe(name, MAX_DEPTH):
+                        folders.open(name)
+        except BaseException:
+            _warn_of_stop(path, place, run, len(positions))
+            raise
+    remove_stale_directories(path)
+    return Extracted(run.files, run.bytes, run.skipped, refused, run.resumed)
+
+
+def _fingerprint(archive: Archive, positions: npt.NDArray[np.int64]) -> str:
+    """Return 16 digits that identify what is extracted."""
+    table = archive.table
+    digest = hashlib.blake2b(table.fingerprint().encode(), digest_size=8)
+    digest.update(json.dumps(table.meta.get("archives", []), sort_keys=True).encode())
+    digest.update(positions.tobytes())
+    return digest.hexdigest()
+
+
+def _warn_of_stop(path: str, place: str, run: Extraction, total: int) -> None:
+    """Say what an extraction has done that ends early."""
+    done = run.files + run.resumed
+    if not done:
+        return
+    if place == path:
+        how = "to continue, extract again and skip existing files"
+    else:
+        how = f"they are in {place}; to continue, extract again; to give up, delete that directory"
+    logger.warning("%s: stopped after %d of %d files; %s", path, done, total, how)
 
 
 def select(archive: Archive, patterns: Iterable[str]) -> list[int]:

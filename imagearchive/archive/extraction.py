@@ -9,6 +9,7 @@ import stat
 import threading
 import zlib
 from collections.abc import Callable, Collection, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
@@ -22,11 +23,12 @@ from imagearchive.archive.name_tree import decode
 from imagearchive.archive.safe_directories import SafeDirectories
 from imagearchive.archive.threads import Chunks, run_in_threads
 from imagearchive.containers.rows import KIND_FILE
-from imagearchive.errors import TargetExistsError
+from imagearchive.errors import TargetExistsError, UnsafePathError
 from imagearchive.errors.hints import Hint
 from imagearchive.storage.atomic import create_file
 from imagearchive.storage.limits import Limits
 from imagearchive.storage.local import MemoryStorage
+from imagearchive.storage.temporary import LockedDirectory
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -35,6 +37,8 @@ __all__ = ["Destination", "Existing", "Extraction"]
 
 Existing = Literal["error", "skip", "replace"]
 
+# Beginning of the name of the directory for temporary files.
+STAGING_PREFIX: Final = ".imagearchive-extract-"
 # Members that a thread takes at a time: enough to stay in one directory, few enough to share.
 CHUNK: Final = 64
 # Larger members are written piece by piece, so that an interrupt does not wait for one of them.
@@ -43,6 +47,8 @@ LARGE: Final = 1 << 20
 _NO_LINK: Final = frozenset(
     [errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV]
 )
+
+_OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,14 @@ class Destination:
     existing: Existing
 
 
+@dataclass
+class _Counts:
+    """What one thread has done."""
+
+    files: int = 0
+    bytes: int = 0
+
+
 class Extraction:
     """One extraction, shared by its threads.
 
@@ -85,6 +99,8 @@ class Extraction:
     ----------
     files, bytes, skipped : int
         Files written, their size, and members that were passed over.
+    resumed : int
+        Files that were written before.
     """
 
     def __init__(
@@ -104,14 +120,19 @@ class Extraction:
         self._several = len(archive.table.files) > 1
         self._mapped = _mapped(archive)
         self._lock = threading.Lock()
+        # The directory of temporary files, where there is one.
+        self._staging: int | None = None
         # By position: the file that was written of a member that others are linked to.
         self._inodes: dict[int, os.stat_result | None] = {}
         self.files = 0
         self.bytes = 0
         self.skipped = 0
+        self.resumed = 0
 
-    def run(self, positions: npt.NDArray[np.int64], threads: int | None) -> None:
-        """Write the members at these positions.
+    def run(
+        self, positions: npt.NDArray[np.int64], threads: int | None, resumed: bool = False
+    ) -> None:
+        """Write the members at these positions, except those that are there if it is resumed.
 
         Members that are one file in the archive, such as hard links, become hard links.
         """
@@ -120,17 +141,70 @@ class Extraction:
             self._progress(int((~wanted).sum()))
         positions = positions[wanted]
         first = find_repeats(self._archive, positions)
-        repeats = np.flatnonzero(first != np.arange(len(positions)))
-        originals = np.delete(positions, repeats)
-        check_expansion(self._archive, originals, self._limits, holes=False)
-        self._inodes = dict.fromkeys(positions[first[repeats]].tolist())
-        try:
+        is_repeat = first != np.arange(len(positions))
+        sources = positions[first]
+        check_expansion(self._archive, positions[~is_repeat], self._limits, holes=False)
+        self._inodes = dict.fromkeys(sources[is_repeat].tolist())
+        missing = np.ones(len(positions), np.bool_)
+        if resumed:
+            missing = self._find_missing(positions, sources)
+        originals = positions[missing & ~is_repeat]
+        repeats = missing & is_repeat
+        pairs = list(zip(sources[repeats].tolist(), positions[repeats].tolist()))
+        with ExitStack() as stack:
+            if not self._target.is_new:
+                # Where the next run finds what this one leaves if it is killed.
+                staging = stack.enter_context(LockedDirectory(self._target.path, STAGING_PREFIX))
+                self._staging = os.open(staging.path, _OPEN_DIRECTORY)
+                stack.callback(os.close, self._staging)
             run_in_threads(partial(self._work, originals), len(originals), CHUNK, threads)
-            pairs = list(zip(positions[first[repeats]].tolist(), positions[repeats].tolist()))
             link = partial(self._link_some, positions, pairs)
             run_in_threads(link, len(pairs), CHUNK, 1)
-        finally:
-            self.skipped = len(positions) - self.files
+        self.skipped = len(positions) - self.files - self.resumed
+
+    def _find_missing(
+        self, positions: npt.NDArray[np.int64], sources: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
+        """Find the members whose files are not there, and remove files that are not whole.
+
+        Data are appended, and the modification time is set at the end. So a file that was cut off
+        differs in one of them.
+
+        Parameters
+        ----------
+        positions : ndarray of int64
+        sources : ndarray of int64
+            For each, the position of the member that it is linked to, or its own.
+        """
+        table = self._archive.table
+        rows = table.entries[positions]
+        missing = np.ones(len(positions), np.bool_)
+        members = zip(
+            positions.tolist(), sources.tolist(), rows["size"].tolist(), rows["mtime"].tolist()
+        )
+        # By inode: the member that it holds.
+        seen: dict[tuple[int, int], int] = {}
+        with SafeDirectories(self._target.fd, self._target.path) as folders:
+            for row, (position, source, size, mtime) in enumerate(members):
+                folder, _, name = table.name_bytes(position).rpartition(b"/")
+                try:
+                    directory = folders.open(folder)
+                    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                except (OSError, UnsafePathError):
+                    continue
+                # Names may differ only in case, and the file system takes them for one.
+                if seen.setdefault((status.st_dev, status.st_ino), source) != source:
+                    continue
+                if status.st_size == size and (not mtime or status.st_mtime_ns == mtime):
+                    missing[row] = False
+                    self.resumed += 1
+                    if source == position and position in self._inodes:
+                        self._inodes[position] = status
+                elif stat.S_ISREG(status.st_mode):
+                    os.unlink(name, dir_fd=directory)
+        if self._progress is not None and self.resumed:
+            self._progress(self.resumed)
+        return missing
 
     def _is_wanted(self, position: int) -> bool:
         table = self._archive.table
@@ -140,22 +214,20 @@ class Extraction:
         return not self._several or table.lookup.find(name) == position
 
     def _work(self, positions: npt.NDArray[np.int64], chunks: Chunks) -> None:
-        files = total = 0
+        counts = _Counts()
         part = _temporary_name()
         try:
             with SafeDirectories(self._target.fd, self._target.path) as folders:
                 for places in chunks:
-                    done, size = self._write_some(
-                        folders, part, chunks, positions[places.start : places.stop]
+                    self._write_some(
+                        folders, part, chunks, positions[places.start : places.stop], counts
                     )
-                    files += done
-                    total += size
                     if self._progress is not None:
                         self._progress(len(places))
         finally:
             with self._lock:
-                self.files += files
-                self.bytes += total
+                self.files += counts.files
+                self.bytes += counts.bytes
 
     def _write_some(
         self,
@@ -163,28 +235,25 @@ class Extraction:
         part: bytes,
         chunks: Chunks,
         positions: npt.NDArray[np.int64],
-    ) -> tuple[int, int]:
-        """Write a few members; return how many and their size."""
+        counts: _Counts,
+    ) -> None:
+        """Write a few members."""
         table = self._archive.table
         rows = table.entries[positions]
         sizes = rows["size"].tolist()
         modes, mtimes = _permissions(rows["mode"]).tolist(), rows["mtime"].tolist()
         data = self._small_members(rows)
-        done = total = 0
         for row, position in enumerate(positions.tolist()):
-            small = data[row]
-            content = iter_data(self._archive, position) if small is None else ((0, small),)
             name = table.name_bytes(position)
             directory = folders.open(name.rpartition(b"/")[0])
-            write = partial(_fill, content, sizes[row], chunks, mtimes[row])
+            write = partial(self._fill, position, data[row], sizes[row], chunks, mtimes[row])
             if position in self._inodes:
                 write = partial(self._remember, position, write)
             base = name[name.rfind(b"/") + 1 :]
             create = partial(create_file, directory, base, write, modes[row])
             if self._write(directory, name, create, part):
-                done += 1
-                total += sizes[row]
-        return done, total
+                counts.files += 1
+                counts.bytes += sizes[row]
 
     # ---------------------------------------------------------------- hard links
 
@@ -200,26 +269,29 @@ class Extraction:
         part = _temporary_name()
         # By original: the member that others are linked to, where that is a copy.
         sources: dict[int, int] = {}
-        with SafeDirectories(self._target.fd, self._target.path) as folders:
-            for places in chunks:
-                for original, position in pairs[places.start : places.stop]:
-                    chunks.check()
-                    try:
-                        written = self._link(
-                            folders, sources.get(original, original), position, part
-                        )
-                    except _CannotLinkError:
-                        if not sources:
-                            check_expansion(self._archive, positions, self._limits, holes=False)
-                        sources[original] = position
-                        self._inodes[position] = None
-                        copied = np.array([position], np.int64)
-                        written = bool(self._write_some(folders, part, chunks, copied)[0])
-                    if written:
-                        self.files += 1
-                        self.bytes += int(self._archive.table.entries["size"][position])
-                if self._progress is not None:
-                    self._progress(len(places))
+        counts = _Counts()
+        try:
+            with SafeDirectories(self._target.fd, self._target.path) as folders:
+                for places in chunks:
+                    for original, position in pairs[places.start : places.stop]:
+                        chunks.check()
+                        source = sources.get(original, original)
+                        try:
+                            if self._link(folders, source, position, part):
+                                counts.files += 1
+                                counts.bytes += int(self._archive.table.entries["size"][position])
+                        except _CannotLinkError:
+                            if not sources:
+                                check_expansion(self._archive, positions, self._limits, holes=False)
+                            sources[original] = position
+                            self._inodes[position] = None
+                            copied = np.array([position], np.int64)
+                            self._write_some(folders, part, chunks, copied, counts)
+                    if self._progress is not None:
+                        self._progress(len(places))
+        finally:
+            self.files += counts.files
+            self.bytes += counts.bytes
 
     def _link(self, folders: SafeDirectories, source: int, position: int, part: bytes) -> bool:
         """Link a member to the file of another; return whether it was written.
@@ -280,13 +352,31 @@ class Extraction:
                         Hint("existing='skip'", "to keep it"),
                     ],
                 )
-            create(part=part)
+            try:
+                create(part=part, staging=self._staging)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                # Another file system is mounted below the target.
+                create(part=part)
         except OSError as error:
             # Errors of reading name the archive.
             if error.errno and error.filename in (None, base, part):
                 error.filename, error.filename2 = self._path(name), None
             raise
         return True
+
+    def _fill(
+        self,
+        position: int,
+        small: memoryview | None,
+        size: int,
+        chunks: Chunks,
+        mtime: int,
+        descriptor: int,
+    ) -> None:
+        content = iter_data(self._archive, position) if small is None else ((0, small),)
+        _fill(content, size, chunks, mtime, descriptor)
 
     def _path(self, name: bytes) -> str:
         return os.path.join(self._target.path, decode(name))
@@ -322,15 +412,20 @@ def _link_file(
     directory: int,
     name: bytes,
     part: bytes = b"",
+    staging: int | None = None,
 ) -> None:
-    """Make a hard link to a file, if it is still that of `status`; `part` as for `create_file`."""
+    """Make a hard link to a file, if it is still that of `status`.
+
+    `part` and `staging` are as for `create_file`.
+    """
     path = part or name
+    place = directory if staging is None else staging
     try:
         os.link(
             source,
             path,
             src_dir_fd=source_directory,
-            dst_dir_fd=directory,
+            dst_dir_fd=place,
             follow_symlinks=False,
         )
     except OSError as error:
@@ -341,19 +436,19 @@ def _link_file(
     remove = path
     try:
         # Another process may have put something else there, which may get the same inode number.
-        found = os.stat(path, dir_fd=directory, follow_symlinks=False)
+        found = os.stat(path, dir_fd=place, follow_symlinks=False)
         same = os.path.samestat(status, found) and status.st_size == found.st_size
         if not (same and stat.S_ISREG(found.st_mode)):
             raise _CannotLinkError
         if part:
-            os.rename(part, name, src_dir_fd=directory, dst_dir_fd=directory)
+            os.rename(part, name, src_dir_fd=place, dst_dir_fd=directory)
         else:
             remove = b""
     finally:
         # Renaming a link to another link of the same file does nothing.
         if remove:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(remove, dir_fd=directory)
+                os.unlink(remove, dir_fd=place)
 
 
 def _is_there(name: bytes, directory: int) -> bool:

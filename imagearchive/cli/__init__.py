@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 output closed early.
+        Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 output closed early,
+        143 terminated.
     """
     _open_standard_streams()
     with Interrupts() as interrupts, print_warnings():
@@ -48,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = _run(sys.argv[1:] if argv is None else argv, interrupts)
         except Exception:
             # Some code turns an interrupt into another exception; NumPy does, while it is imported.
-            if not interrupts.seen:
+            if not interrupts.status:
                 raise
-            status = INTERRUPTED
-        return INTERRUPTED if status and interrupts.seen else status
+            status = FAILED
+        return interrupts.status if status and interrupts.status else status
 
 
 def _run(argv: Sequence[str], interrupts: Interrupts) -> int:

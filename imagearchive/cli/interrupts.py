@@ -1,4 +1,4 @@
-"""Ctrl-C while a command runs."""
+"""Signals that end a command: Ctrl-C, and SIGTERM from batch systems."""
 
 from __future__ import annotations
 
@@ -7,43 +7,52 @@ import signal
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 __all__ = ["Interrupts"]
 
-#: For so many seconds after an interrupt, further ones are ignored: whoever presses Ctrl-C twice
-#: does not want to interrupt the cleanup.
+#: For so many seconds after a signal, further ones are ignored: whoever presses Ctrl-C twice does
+#: not want to interrupt the cleanup.
 GRACE_PERIOD: Final = 2.0
+
+# The handlers that a process starts with.
+_DEFAULTS: Final[dict[signal.Signals, Any]] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
 
 
 class Interrupts:
-    """A context manager that notes whether the user has pressed Ctrl-C.
+    """A context manager that notes SIGINT and SIGTERM.
 
-    The first interrupt raises `KeyboardInterrupt`, and so does one after the grace period. Where
-    the caller has a signal handler of its own, or is not the main thread, nothing is changed.
+    The first of them raises `KeyboardInterrupt`, so that the command cleans up, and so does one
+    after the grace period. Where the caller has a signal handler of its own, or is not the main
+    thread, nothing is changed.
 
     Attributes
     ----------
-    seen : bool
-        Whether there was an interrupt.
+    status : int
+        The exit status that the signal calls for, 130 or 143; 0 if there was none.
     """
 
     def __init__(self) -> None:
-        self.seen = False
+        self.status = 0
         self._when = 0.0
         self._delayed = False
-        self._previous: object = None
+        self._set: list[signal.Signals] = []
 
     def __enter__(self) -> Interrupts:
-        # Only the main thread may set a handler.
-        with contextlib.suppress(ValueError):
-            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                self._previous = signal.signal(signal.SIGINT, self._interrupt)
+        for number, default in _DEFAULTS.items():
+            # Only the main thread may set a handler.
+            with contextlib.suppress(ValueError):
+                if signal.getsignal(number) is default:
+                    signal.signal(number, self._interrupt)
+                    self._set.append(number)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in self._set:
+            signal.signal(number, _DEFAULTS[number])
 
     @contextlib.contextmanager
     def delay(self) -> Iterator[None]:
@@ -56,13 +65,13 @@ class Interrupts:
             yield
         finally:
             self._delayed = False
-        if self.seen:
+        if self.status:
             raise KeyboardInterrupt
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.seen and now - self._when < GRACE_PERIOD:
+        if self.status and now - self._when < GRACE_PERIOD:
             return
-        self.seen, self._when = True, now
+        self.status, self._when = 128 + number, now
         if not self._delayed:
             raise KeyboardInterrupt

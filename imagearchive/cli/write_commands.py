@@ -103,6 +103,8 @@ def extract(arguments: argparse.Namespace) -> int:
         write_json({**done._asdict(), "refused": [item._asdict() for item in done.refused]})
     elif not arguments.quiet:
         more = f", {done.skipped} skipped" if done.skipped else ""
+        if done.resumed:
+            more += f", {done.resumed} from an interrupted run"
         write([f"{pluralize(done.files, 'file')}, {format_size(done.bytes, True)}{more}"])
     return 0
 

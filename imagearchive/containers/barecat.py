@@ -30,6 +30,7 @@ from imagearchive.errors import (
     CorruptArchiveError,
     UnsupportedArchiveError,
 )
+from imagearchive.storage.temporary import LockedDirectory
 
 if TYPE_CHECKING:
     from imagearchive.storage.location import Location, Status
@@ -249,8 +250,8 @@ def _local_copy(location: Location, suffixes: tuple[str, ...] = ()) -> Iterator[
     if not suffixes and location.local_path is not None:
         yield location.local_path
         return
-    with tempfile.TemporaryDirectory(prefix="imagearchive-") as folder:
-        copy = os.path.join(folder, "index")
+    with LockedDirectory(tempfile.gettempdir(), "imagearchive-") as folder:
+        copy = os.path.join(folder.path, "index")
         # The journal last: it has the old content of pages that change during the copy.
         for suffix in ("", *suffixes):
             with contextlib.suppress(FileNotFoundError):

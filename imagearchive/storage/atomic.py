@@ -2,7 +2,8 @@
 
 A file is written under a temporary name beside its target, put on disk, and renamed. Readers see
 the old file or the new one, and a failure or an interrupt leaves the old one. A process that is
-killed leaves the temporary file, which nothing takes for the target.
+killed leaves the temporary file, which nothing takes for the target, and which the next writer of
+the target removes; see `imagearchive.storage.temporary`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
 
@@ -19,6 +19,7 @@ from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.closing import Abortable
 from imagearchive.storage.disk_sync import sync_folder
+from imagearchive.storage.temporary import lock_new_file, remove_stale_files, temporary_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,14 +29,8 @@ __all__ = [
     "check_target",
     "create_file",
     "file_kind",
-    "new_directory",
     "publish_together",
 ]
-
-
-# The longest name of a file on the file systems in use, and what a temporary name adds to one.
-NAME_MAX: Final = 255
-SUFFIX_LENGTH: Final = len(".0123456789abcdef.part")
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -59,9 +54,6 @@ class AtomicFile(Abortable):
     sync : bool
         Put the file on disk before it gets its name, and then the name. Without, a power failure
         can leave the name with missing content.
-    takeover : bool
-        Use the temporary name ``PATH.part`` instead of a random one. A new writer then replaces
-        what a killed one left, and what a living one has begun: that one cannot publish.
     before_replace : callable, optional
         Called just before another file is replaced.
     buffering : int
@@ -93,7 +85,6 @@ class AtomicFile(Abortable):
         overwrite: bool = False,
         check: bool = True,
         sync: bool = True,
-        takeover: bool = False,
         before_replace: Callable[[], object] | None = None,
         buffering: int = -1,
     ) -> None:
@@ -103,13 +94,12 @@ class AtomicFile(Abortable):
         self._overwrite = overwrite
         self._check = check
         self._sync = sync
-        self._takeover = takeover
         self._before_replace = before_replace
         self._replaced = False
         self._pid = os.getpid()
         self._check_target()
-        # Set before the file exists, since an interrupt may come at any moment.
-        self.part = f"{self.path}.part" if takeover else temporary_name(self.path)
+        remove_stale_files(self.path)
+        self.part = ""
         self._file = self._open(buffering)
         self._status = os.fstat(self._file.fileno())
 
@@ -123,15 +113,12 @@ class AtomicFile(Abortable):
     def _open(self, buffering: int) -> BinaryIO:
         try:
             while True:
-                if self._takeover:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(self.part)
-                try:
-                    return open(self.part, "x+b", buffering)
-                except FileExistsError:
-                    # With a random name this is not another writer of the same target.
-                    if not self._takeover:
-                        raise
+                # Set before the file exists, since an interrupt may come at any moment.
+                self.part = temporary_name(self.path)
+                file = open(self.part, "x+b", buffering)  # noqa: SIM115 - closed by `_close`
+                if lock_new_file(file.fileno(), self.part):
+                    return file
+                file.close()
         except OSError as error:
             folder = os.path.dirname(self.path) or "."
             if isinstance(error, FileNotFoundError) and not os.path.exists(folder):
@@ -148,6 +135,8 @@ class AtomicFile(Abortable):
     def complete(self) -> None:
         """Flush the temporary file, put it on disk and close it; a second call does nothing.
 
+        From then on it is not locked, so that many files can wait to be published together.
+
         Raises
         ------
         OSError
@@ -160,10 +149,8 @@ class AtomicFile(Abortable):
                 self._file.flush()
                 if self._sync:
                     os.fsync(self._file.fileno())
-                # No other file has its inode number while it is open; see `_is_ours`.
-                if not self._takeover:
-                    self._file.close()
-                    self._file = None
+                self._file.close()
+                self._file = None
         except BaseException:
             self.abort()
             raise
@@ -174,7 +161,7 @@ class AtomicFile(Abortable):
         Raises
         ------
         ClosedError
-            The file was given up, or another writer has taken over.
+            The file was given up, or another process has removed the temporary file.
         TargetExistsError
             A file of that name has appeared in the meantime.
         OSError
@@ -184,29 +171,53 @@ class AtomicFile(Abortable):
             return
         if not self.part:
             raise ClosedError(f"{self.path}: the file was given up")
-        self.complete()
-        try:
-            self._check_part()
-            # Renaming would replace what has appeared since the first check.
-            self._check_target()
-            self._replaced = os.path.lexists(self.path)
-            if self._replaced and self._before_replace is not None:
-                self._before_replace()
-            with _name_target(self.path):
-                os.replace(self.part, self.path)
-            self.part = ""
-            self.published = True
-        except BaseException:
-            self.abort()
-            raise
-        self._close()
+        with self._locked():
+            self.complete()
+            try:
+                # Renaming would replace what has appeared since the first check.
+                self._check_target()
+                self._replaced = os.path.lexists(self.path)
+                if self._replaced and self._before_replace is not None:
+                    self._before_replace()
+                with _name_target(self.path):
+                    self._rename()
+                self.part = ""
+                self.published = True
+            except BaseException:
+                self.abort()
+                raise
         if self._sync:
             sync_folder(os.path.dirname(self.path) or ".")
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep the lock of the file when the file is closed."""
+        lock = -1
+        if self._file is not None:
+            # If no descriptor is left, the file is not locked between closing and renaming.
+            with contextlib.suppress(OSError):
+                lock = os.dup(self._file.fileno())
+        try:
+            yield
+        finally:
+            if lock >= 0:
+                os.close(lock)
+
+    def _rename(self) -> None:
+        try:
+            os.replace(self.part, self.path)
+        except FileNotFoundError:
+            if os.path.lexists(self.part):
+                raise
+            raise ClosedError(
+                f"{self.path}: another process that writes this file has removed the temporary "
+                f"file; let one process write it"
+            ) from None
 
     def abort(self) -> None:
         """Remove the temporary file; what has the name of the target stays as it was."""
         part, self.part = self.part, ""
-        ours = part and self._pid == os.getpid() and (not self._takeover or self._is_ours(part))
+        ours = part and self._pid == os.getpid()
         self._close()
         if ours:
             # What cannot be removed was never made, or is where nothing can be written.
@@ -221,23 +232,6 @@ class AtomicFile(Abortable):
             status = os.lstat(self.path)
             if not self._replaced and os.path.samestat(status, self._status):
                 os.unlink(self.path)
-
-    def _is_ours(self, part: str) -> bool:
-        """Whether the temporary name is still that of our file, not of another writer's."""
-        if self._file is None:
-            return False
-        try:
-            status = os.lstat(part)
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(status, self._status)
-
-    def _check_part(self) -> None:
-        if self._takeover and not self._is_ours(self.part):
-            raise ClosedError(
-                f"{self.path}: another writer has begun to write this file, so this one is "
-                f"discarded; let one process write it"
-            )
 
     def _close(self) -> None:
         file, self._file = self._file, None
@@ -257,7 +251,12 @@ class AtomicFile(Abortable):
 
 
 def create_file(
-    directory: int, name: bytes, write: Callable[[int], object], mode: int, part: bytes = b""
+    directory: int,
+    name: bytes,
+    write: Callable[[int], object],
+    mode: int,
+    part: bytes = b"",
+    staging: int | None = None,
 ) -> None:
     """Make a file in a directory, whole or not at all, as fast as many small files need it.
 
@@ -271,9 +270,11 @@ def create_file(
     mode : int
         Permission bits, to which the umask is applied.
     part : bytes
-        Temporary name in the directory, which no other thread uses. The file then replaces what
-        has its name, a symbolic link itself included. Without, it is made under its own name,
-        where others can see it before it is whole, and replaces nothing.
+        Temporary name, which no other thread uses. The file then replaces what has its name, a
+        symbolic link itself included. Without, it is made under its own name, where others can
+        see it before it is whole, and replaces nothing.
+    staging : int, optional
+        Descriptor of the directory of the temporary name, by default `directory`.
 
     Raises
     ------
@@ -281,20 +282,21 @@ def create_file(
         The file cannot be made or written; nothing is left of it.
     """
     path = part or name
+    place = directory if staging is None else staging
     descriptor = -1
     try:
-        descriptor = os.open(path, _CREATE, mode, dir_fd=directory)
+        descriptor = os.open(path, _CREATE, mode, dir_fd=place)
         try:
             write(descriptor)
         finally:
             os.close(descriptor)
         if part:
-            os.rename(part, name, src_dir_fd=directory, dst_dir_fd=directory)
+            os.rename(part, name, src_dir_fd=place, dst_dir_fd=directory)
     except BaseException as error:
         # An interrupt may come when the file exists and its descriptor is not known yet.
         if descriptor >= 0 or not isinstance(error, OSError):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path, dir_fd=directory)
+                os.unlink(path, dir_fd=place)
         raise
 
 
@@ -328,15 +330,6 @@ def file_kind(mode: int) -> str:
     return "a device"
 
 
-def temporary_name(path: str) -> str:
-    """Return a random name in the folder of `path`, short enough for any file system."""
-    folder, name = os.path.split(path)
-    token = os.urandom(8).hex()
-    if len(os.fsencode(name)) + SUFFIX_LENGTH > NAME_MAX:
-        return os.path.join(folder, f".{token}.part")
-    return f"{path}.{token}.part"
-
-
 # ---------------------------------------------------------------- several files
 
 
@@ -368,33 +361,6 @@ def publish_together(files: Sequence[Publishable]) -> None:
         for file in files:
             file.withdraw()
         raise
-
-
-@contextlib.contextmanager
-def new_directory(path: str) -> Iterator[str]:
-    """Make a directory that gets its name at the end of the block.
-
-    If the block raises, the directory gets its name if there is a file in it, and is removed if
-    there is none.
-
-    Yields
-    ------
-    str
-        Its temporary name. Files below it need no temporary names of their own.
-    """
-    target = path.rstrip("/")
-    part = temporary_name(target)
-    whole = False
-    try:
-        with _name_target(path):
-            os.makedirs(part)
-        yield part
-        whole = True
-    finally:
-        if whole or any(files for _, _, files in os.walk(part)):
-            os.rename(part, target)
-        else:
-            shutil.rmtree(part, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import logging
 import os
-import shutil
-import tempfile
 from typing import TYPE_CHECKING
 
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.disk_sync import sync_files, sync_folder
+from imagearchive.storage.temporary import LockedDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
 __all__ = ["StagedFiles"]
-
-logger = logging.getLogger(__name__)
 
 
 class StagedFiles(Closable):
@@ -38,30 +33,12 @@ class StagedFiles(Closable):
 
     def __init__(self, folder: str, prefix: str) -> None:
         self._folder = folder
-        self._prefix = prefix
-        self._names: set[str] = set()
-        self._lock = -1
-        self._clear()
-        # Under this name nobody removes it before it is locked.
-        self._staging = tempfile.mkdtemp(prefix=f".new{prefix}", dir=folder)
-        try:
-            self._lock = os.open(self._staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            _try_lock(self._lock)
-            staging = os.path.join(folder, prefix + os.path.basename(self._staging)[4:])
-            os.rename(self._staging, staging)
-            self._staging = staging
-        except BaseException:
-            self.close()
-            raise
+        self._staging = LockedDirectory(folder, prefix)
 
     def path(self, name: str) -> str:
         """Return where to make the file that is going to have this name."""
-        self._names.add(name)
-        return self._path(name)
-
-    def _path(self, name: str) -> str:
         # A search for the targets below the folder must not find the staged ones.
-        return os.path.join(self._staging, f"new-{name}")
+        return self._staging.file(f"new-{name}")
 
     def publish(self, names: Sequence[str], obsolete: Collection[str] = ()) -> None:
         """Put the files on disk, then move them to the folder in this order.
@@ -77,7 +54,7 @@ class StagedFiles(Closable):
         obsolete : collection of str
             Files of the folder that do not belong to the new ones. They need not exist.
         """
-        sync_files(self._path(name) for name in names)
+        sync_files(self.path(name) for name in names)
         try:
             self._move(names, obsolete)
         except KeyboardInterrupt:
@@ -87,7 +64,7 @@ class StagedFiles(Closable):
 
     def _move(self, names: Sequence[str], obsolete: Collection[str]) -> None:
         """Move the files; goes on where an earlier call was interrupted."""
-        staged = [name for name in names if os.path.lexists(self._path(name))]
+        staged = [name for name in names if os.path.lexists(self.path(name))]
         if staged and (len(names) > 1 or obsolete):
             self._remove([names[-1]])
             sync_folder(self._folder)
@@ -96,7 +73,7 @@ class StagedFiles(Closable):
         for name in staged:
             if name == names[-1] and len(names) > 1:
                 sync_folder(self._folder)
-            os.replace(self._path(name), os.path.join(self._folder, name))
+            os.replace(self.path(name), os.path.join(self._folder, name))
         sync_folder(self._folder)
 
     def _remove(self, names: Iterable[str]) -> None:
@@ -107,39 +84,4 @@ class StagedFiles(Closable):
     def close(self) -> None:
         """Remove the directory. Takes no descriptor unless there is something unexpected in it."""
         super().close()
-        for name in self._names:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path(name))
-        try:
-            os.rmdir(self._staging)
-        except OSError:
-            shutil.rmtree(self._staging, ignore_errors=True)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
-    def _clear(self) -> None:
-        """Remove the directories of processes that were killed."""
-        with os.scandir(self._folder) as entries:
-            found = [
-                entry.path
-                for entry in entries
-                if entry.name.startswith(self._prefix) and entry.is_dir(follow_symlinks=False)
-            ]
-        for path in found:
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                if _try_lock(lock):
-                    logger.info("%s: removing what an interrupted run left", path)
-                    shutil.rmtree(path, ignore_errors=True)
-            finally:
-                os.close(lock)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        # Held by a process that lives, or the file system has no locks: leave it alone.
-        return False
-    return True
+        self._staging.close()

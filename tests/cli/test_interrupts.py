@@ -1,4 +1,4 @@
-"""Ctrl-C while a command runs."""
+"""Signals that end a command while it runs."""
 
 import contextlib
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.command_line import start_command
+from support.files import unfinished
 
 import imagearchive
 from imagearchive.archive.verify import verify
@@ -17,8 +18,9 @@ from imagearchive.cli import inspect_commands, main
 from imagearchive.cli.interrupts import Interrupts
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["pack", "shards", "convert", "bins", "extract", "verify"])
-def test_interrupt_leaves_nothing_half_written(work, command):
+def test_interrupt_leaves_nothing_half_written(work, command, signum):
     os.makedirs("many")
     for number in range(300):
         Path(f"many/{number:05d}").write_bytes(bytes(200_000))
@@ -40,15 +42,23 @@ def test_interrupt_leaves_nothing_half_written(work, command):
             time.sleep(0.001)
             if command == "verify" and b"/tar/scan" in read_if_there(f"/proc/{process.pid}/maps"):
                 break
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signum)
         # Ctrl-C again, as people do.
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signum)
         _, err = process.communicate(timeout=30)
-    assert err == b""
     # On a fast machine it may have been done before; at its very end, nothing catches the signal.
-    assert process.returncode in (0, 130, -signal.SIGINT)
+    assert process.returncode in (0, 128 + signum, -signum)
     made = sorted(name for name in os.listdir(work) if name not in before)
-    assert not [name for name in made if name.endswith(".part")]
+    parts = [name for name in made if name.endswith(".part")]
+    if command == "extract" and parts:
+        found = unfinished(work, "out")
+        assert (b"files; they are in out." in err) == bool(found)
+        assert all(len(data) == 200_000 for data in found.values())
+        assert main(["extract", "many.tar", "out"]) == 0
+        assert len(os.listdir("out")) == 300
+    else:
+        assert err == b""
+        assert not parts
     archives = [name for name in made if name.endswith((".tar", ".zip"))]
     # Whole, or not there.
     total = 0
@@ -57,8 +67,6 @@ def test_interrupt_leaves_nothing_half_written(work, command):
             assert not verify(archive).failures
             total += len(archive)
     assert total in (0, 300)
-    if command == "extract" and made:
-        assert all(os.path.getsize(f"out/{name}") == 200_000 for name in os.listdir("out"))
     if command == "bins" and os.path.exists("out/index.dat"):
         assert len(imagearchive.SplitDataLoader("out")) == 300
 
@@ -82,6 +90,16 @@ def interrupted_then_failed(arguments):
     with contextlib.suppress(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     return 1
+
+
+def terminated(arguments):
+    signal.raise_signal(signal.SIGTERM)
+
+
+def test_termination_returns_143(archive, monkeypatch):
+    monkeypatch.setattr(inspect_commands, "ls", terminated)
+    assert main(["ls", archive]) == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("command", [interrupted_then_import_error, interrupted_then_failed])
@@ -127,7 +145,7 @@ def test_second_interrupt_does_not_stop_cleanup():
             steps.append("cleaned up")
             raise
     assert steps == ["cleaned up"]
-    assert interrupts.seen
+    assert interrupts.status == 130
 
 
 def test_delayed_interrupt_is_raised_at_the_end_of_the_block():

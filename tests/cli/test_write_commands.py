@@ -48,7 +48,7 @@ def test_extract_existing_files_need_an_option(run, archive):
 
 def test_extract_json_reports_counts(run, archive):
     assert json.loads(run("extract", archive, "some", "-q", "cat", "--json")[1]) == {
-        "files": 2, "bytes": 5001, "skipped": 0, "refused": [],
+        "files": 2, "bytes": 5001, "skipped": 0, "refused": [], "resumed": 0,
     }  # fmt: skip
 
 

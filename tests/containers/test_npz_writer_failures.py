@@ -28,7 +28,7 @@ def test_writer_file_appears_when_closed(path):
     with NpzWriter(path) as writer:
         writer.append(a=1)
         assert path.read_bytes() == b"old"
-        assert sorted(os.listdir(path.parent)) == ["data.npz", "data.npz.part"]
+        assert len(os.listdir(path.parent)) == 2
     assert load(path)["a"].tolist() == [1]
     assert os.listdir(path.parent) == ["data.npz"]
     writer.close()
@@ -36,20 +36,14 @@ def test_writer_file_appears_when_closed(path):
         writer.append(a=1)
 
 
-def test_writer_second_of_one_path_takes_over(path):
-    path.write_bytes(b"old")
+def test_writer_closed_last_wins(path):
     first, second = NpzWriter(path), NpzWriter(path)
     first.extend(a=np.zeros(100_000))
     second.extend(a=np.ones(70_000))
-    with pytest.raises(ClosedError, match="another writer"):
-        first.close()
-    assert path.read_bytes() == b"old"
-    second.append(a=2)
-    third = NpzWriter(path)
-    second.abort()
-    third.append(a=3)
-    third.close()
-    assert load(path)["a"].tolist() == [3]
+    second.close()
+    assert load(path)["a"].tolist() == [1] * 70_000
+    first.close()
+    assert load(path)["a"].tolist() == [0] * 100_000
     assert os.listdir(path.parent) == ["data.npz"]
 
 
@@ -142,7 +136,8 @@ def test_writer_killed_at_any_moment_leaves_whole_files(path):
         time.sleep(rng.uniform(0.01, 0.15))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        assert set(os.listdir(path.parent)) <= {"data.npz", "data.npz.part"}
+        left = [name for name in os.listdir(path.parent) if name != "data.npz"]
+        assert len(left) <= 1
         if path.exists():
             arrays = load(path)
             seen += 1

@@ -1,6 +1,7 @@
 """Files that appear when they are complete, one at a time."""
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import resource
@@ -17,6 +18,7 @@ from imagearchive.storage.atomic import (
     AtomicFile,
     check_target,
 )
+from imagearchive.storage.temporary import temporary_name
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def in_child(function):
     return process.exitcode
 
 
-@pytest.mark.parametrize("options", [{}, {"takeover": True}, {"sync": False}, {"buffering": 0}])
+@pytest.mark.parametrize("options", [{}, {"sync": False}, {"buffering": 0}])
 def test_atomic_file_appears_when_published(path, options):
     target = AtomicFile(path, **options)
     target.file.write(b"data")
@@ -85,13 +87,12 @@ def test_atomic_file_names_the_target_in_errors_of_creation(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("takeover", [False, True])
-def test_atomic_file_left_by_an_exception_leaves_the_old_file(path, error, takeover):
+def test_atomic_file_left_by_an_exception_leaves_the_old_file(path, error):
     path.write_bytes(b"old")
     before = descriptors()
     with (
         pytest.raises(error),
-        AtomicFile(path, overwrite=True, takeover=takeover) as target,
+        AtomicFile(path, overwrite=True) as target,
     ):
         target.file.write(bytes(100_000))
         raise error
@@ -170,15 +171,14 @@ def test_atomic_file_interrupted_right_after_the_rename_is_withdrawn(path, monke
 
 
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
-@pytest.mark.parametrize("takeover", [False, True])
-def test_atomic_file_of_a_killed_process_leaves_the_old_file(path, moment, takeover):
+def test_atomic_file_of_a_killed_process_is_removed_by_the_next_writer(path, moment):
     path.write_bytes(b"old")
     script = f"""
 import os, signal
 from imagearchive.storage.atomic import AtomicFile
 def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
-with AtomicFile({str(path)!r}, overwrite=True, takeover={takeover}) as target:
+with AtomicFile({str(path)!r}, overwrite=True) as target:
     target.file.write(b"new")
     os.write = os.{moment} = kill
     if {moment == "write"}:
@@ -190,10 +190,12 @@ with AtomicFile({str(path)!r}, overwrite=True, takeover={takeover}) as target:
     (part,) = set(os.listdir(path.parent)) - {"a.bin"}
     assert part.startswith("a.bin.")
     assert part.endswith(".part")
-    # The next writer is not in its way; with a fixed name, it clears the remains away.
-    write(path, b"newer", overwrite=True, takeover=takeover)
+    # The writer of another file leaves it alone.
+    write(path.with_name("b.bin"), b"other")
+    assert sorted(os.listdir(path.parent)) == ["a.bin", part, "b.bin"]
+    write(path, b"newer", overwrite=True)
     assert path.read_bytes() == b"newer"
-    assert set(os.listdir(path.parent)) == ({"a.bin"} if takeover else {"a.bin", part})
+    assert sorted(os.listdir(path.parent)) == ["a.bin", "b.bin"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -319,37 +321,86 @@ def test_two_atomic_files_that_overwrite_leave_the_last(path):
     assert os.listdir(path.parent) == ["a.bin"]
 
 
-def test_atomic_file_is_taken_over_by_the_next_writer(path):
-    path.write_bytes(b"old")
-    first = AtomicFile(path, overwrite=True, takeover=True)
-    first.file.write(b"first")
-    second = AtomicFile(path, overwrite=True, takeover=True)
-    second.file.write(b"second")
-    with pytest.raises(ClosedError, match="another writer has begun to write this file"):
-        first.publish()
-    assert path.read_bytes() == b"old"
-    third = AtomicFile(path, overwrite=True, takeover=True)
-    # What was taken over is not removed by the one that lost it.
-    second.abort()
-    third.file.write(b"third")
-    third.publish()
-    assert path.read_bytes() == b"third"
-    assert os.listdir(path.parent) == ["a.bin"]
+def leave_stale(path):
+    """Make the temporary file that a killed writer of `path` leaves; return its path."""
+    part = temporary_name(str(path))
+    with open(part, "wb") as file:
+        file.write(b"stale")
+    return part
 
 
-def test_atomic_file_replaces_a_stale_part(path):
-    stale = path.with_name("a.bin.part")
-    stale.write_bytes(b"stale")
+@pytest.mark.parametrize("length", [5, 255])
+def test_atomic_file_removes_the_stale_files_of_its_target_only(tmp_path, length):
+    path = tmp_path / ("x" * length)
+    for _ in range(3):
+        leave_stale(path)
+    other = leave_stale(tmp_path / ("x" * (length - 1)))
     write(path, b"new")
-    assert stale.read_bytes() == b"stale"
-    write(path, b"newer", overwrite=True, takeover=True)
-    assert path.read_bytes() == b"newer"
+    assert sorted(os.listdir(tmp_path)) == sorted([os.path.basename(other), path.name])
+
+
+@pytest.mark.parametrize("name", ["a.bin.part", "a.bin.0123456789ABCDEF.part", "a.bin.12.part"])
+def test_atomic_file_keeps_files_of_other_programs(path, name):
+    path.with_name(name).write_bytes(b"a download")
+    write(path, b"new")
+    assert path.with_name(name).read_bytes() == b"a download"
+
+
+def test_atomic_file_keeps_the_file_of_a_living_process(path):
+    script = f"""
+from imagearchive.storage.atomic import AtomicFile
+target = AtomicFile({str(path)!r}, overwrite=True)
+target.file.write(b"slow")
+print("ready", flush=True)
+input()
+target.publish()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        child.stdout.readline()
+        write(path, b"fast")
+        assert path.read_bytes() == b"fast"
+        assert len(os.listdir(path.parent)) == 2
+        child.communicate(b"\n")
+    assert path.read_bytes() == b"slow"
     assert os.listdir(path.parent) == ["a.bin"]
 
 
-def test_atomic_file_does_not_follow_a_link_at_its_part(tmp_path, path):
+def test_atomic_file_removes_no_link_and_follows_none(tmp_path, path):
     (tmp_path / "victim").write_bytes(b"theirs")
-    (tmp_path / "a.bin.part").symlink_to("victim")
-    write(path, b"new", takeover=True)
+    link = temporary_name(str(path))
+    os.symlink("victim", link)
+    write(path, b"new")
     assert (tmp_path / "victim").read_bytes() == b"theirs"
-    assert sorted(os.listdir(tmp_path)) == ["a.bin", "victim"]
+    assert os.path.islink(link)
+
+
+def test_atomic_file_whose_part_is_gone_names_the_cause(path):
+    target = AtomicFile(path)
+    os.unlink(target.part)
+    with pytest.raises(ClosedError, match="another process that writes this file"):
+        target.publish()
+
+
+def test_atomic_file_without_locks_removes_nothing(path, monkeypatch):
+    """Where a file system has no locks, nothing tells whether a writer lives."""
+    stale = leave_stale(path)
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    write(path, b"new")
+    assert os.path.exists(stale)
+    assert path.read_bytes() == b"new"
+
+
+def test_atomic_files_in_one_folder_do_not_list_it_each_time(tmp_path, monkeypatch):
+    for number in range(3000):
+        (tmp_path / f"{number}").touch()
+    calls = []
+    monkeypatch.setattr(os, "listdir", lambda path, real=os.listdir: calls.append(1) or real(path))
+    for number in range(300):
+        write(tmp_path / f"{number}.bin", b"", sync=False)
+    assert len(calls) < 100

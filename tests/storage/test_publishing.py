@@ -10,7 +10,6 @@ from support.files import descriptors
 from imagearchive.storage.atomic import (
     AtomicFile,
     create_file,
-    new_directory,
     publish_together,
 )
 
@@ -146,33 +145,3 @@ def test_create_file_replaces_only_under_a_temporary_name(tmp_path, directory):
         create_file(directory, b"file", write, 0o644, b".part")
     assert (tmp_path / ".part").read_bytes() == b"theirs"
     assert sorted(os.listdir(tmp_path)) == [".part", "file", "folder", "link"]
-
-
-def test_new_directory_gets_its_name_at_the_end(tmp_path):
-    target = tmp_path / "folder"
-    with new_directory(f"{target}/") as part:
-        with open(os.path.join(part, "a"), "w"):
-            pass
-        assert not target.exists()
-    assert os.listdir(tmp_path) == ["folder"]
-    assert os.listdir(target) == ["a"]
-
-
-def test_new_directory_is_kept_after_a_failure_if_it_holds_a_file(tmp_path):
-    with pytest.raises(ZeroDivisionError), new_directory(str(tmp_path / "empty")) as part:
-        os.mkdir(os.path.join(part, "below"))
-        raise ZeroDivisionError
-    assert os.listdir(tmp_path) == []
-    with pytest.raises(KeyboardInterrupt), new_directory(str(tmp_path / "kept")) as part:
-        os.mkdir(os.path.join(part, "below"))
-        with open(os.path.join(part, "below", "a"), "w"):
-            raise KeyboardInterrupt
-    assert os.listdir(tmp_path / "kept" / "below") == ["a"]
-
-
-def test_new_directory_names_the_target_in_errors(tmp_path):
-    (tmp_path / "file").touch()
-    path = str(tmp_path / "file" / "folder")
-    with pytest.raises(NotADirectoryError) as caught, new_directory(path):
-        pass
-    assert caught.value.filename == path

@@ -6,6 +6,8 @@ import os
 import resource
 import tarfile
 
+from imagearchive.storage.temporary import LOCK_NAME
+
 
 def tar_names(path):
     """Names of the members of a TAR, as tarfile reads them."""
@@ -58,6 +60,14 @@ def tree(folder):
             with open(path, "rb") as file:
                 found[key] = file.read()
     return found
+
+
+def unfinished(folder, name):
+    """Return the files of an extraction that ended early, from its temporary directory or not."""
+    (found,) = [path for path in os.listdir(folder) if path.startswith(name)]
+    files = tree(os.path.join(folder, found))
+    files.pop(LOCK_NAME, None)
+    return files
 
 
 @contextlib.contextmanager

@@ -46,9 +46,9 @@ class NpzWriter(Abortable):
     Parameters
     ----------
     path : path-like
-        The file to write. It appears under this name when it is whole; until then it is
-        ``path.part``. The next writer to the same path replaces that, so the `close` of a writer
-        that is still at work fails. An existing file stays until it is replaced.
+        The file to write. It appears under this name when it is whole; until then it has a
+        temporary name. An existing file stays until it is replaced. Of several writers to the
+        same path, the one that is closed last wins.
     compress : bool
         Deflate the arrays, as `numpy.savez_compressed` does.
     level : int
@@ -93,7 +93,7 @@ class NpzWriter(Abortable):
         self._columns: dict[str, Column] = {}
         self._rows = 0
         self._failed = False
-        self._target = AtomicFile(self.path, overwrite=True, takeover=True, buffering=CHUNK)
+        self._target = AtomicFile(self.path, overwrite=True, buffering=CHUNK)
         self._zip = ZipStream(self._target.file)
         self._closed = False
 
@@ -151,8 +151,7 @@ class NpzWriter(Abortable):
         Raises
         ------
         ClosedError
-            An earlier write failed, or another writer to the same path was opened since; the file
-            is discarded.
+            An earlier write failed; the file is discarded.
         OSError
             The file cannot be written; it is discarded.
         """
