@@ -68,6 +68,7 @@ def add_commands(commands: Any) -> None:
         _add_pack,
         _add_convert,
         _add_process,
+        _add_cache,
         _add_completion,
     ):
         add(commands)
@@ -478,6 +479,31 @@ def _add_process(commands: Any) -> None:
     )
     _add_json(parser)
     _add_quiet(parser)
+
+
+def _add_cache(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "cache",
+        "list or remove the indexes in the cache directory",
+        "cache_command:cache",
+        human_sizes=True,
+    )
+    parser.add_argument(
+        "--clean", action="store_true", help="remove the indexes that the next options choose"
+    )
+    parser.add_argument(
+        "--stale", action="store_true", help="indexes of archives that have changed or are gone"
+    )
+    parser.add_argument(
+        "--older-than",
+        type=positive_integer,
+        metavar="DAYS",
+        help="indexes that were not used for so many days",
+    )
+    parser.add_argument("--all", action="store_true", help="all indexes")
+    parser.add_argument("--dry-run", action="store_true", help="show what --clean would remove")
+    _add_json(parser)
 
 
 def _add_completion(commands: Any) -> None:

@@ -27,7 +27,6 @@ from imagearchive.index.index_locations import cache_location, check_replaceable
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import CHECKPOINTS, add_container_runs
 from imagearchive.index.names import sort_names
-from imagearchive.index.open_indexes import open_indexes
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.location import Location, locate
 
@@ -78,6 +77,9 @@ def open_concatenated(
             return found
     if ipath is not None and location is not None and location.exists():
         _check_is_index(location, archives)
+    # Imported here, because a single archive needs no threads.
+    from imagearchive.index.open_indexes import open_indexes
+
     tables = open_indexes(archives, overwrite=overwrite, strict=strict, save=ipath is None)
     with closing(tables):
         table = _concatenate(tables)

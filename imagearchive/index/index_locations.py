@@ -12,7 +12,13 @@ from imagearchive.errors import OptionError
 from imagearchive.storage.location import Location, locate
 from imagearchive.storage.patterns import INDEX_SUFFIX
 
-__all__ = ["cache_location", "check_replaceable", "index_beside", "index_locations"]
+__all__ = [
+    "cache_directory",
+    "cache_location",
+    "check_replaceable",
+    "index_beside",
+    "index_locations",
+]
 
 
 def index_beside(archive: Location) -> Location:
@@ -20,10 +26,22 @@ def index_beside(archive: Location) -> Location:
     return archive.parent.join(os.path.splitext(archive.name)[0] + INDEX_SUFFIX)
 
 
+def cache_directory() -> Location | None:
+    """Return the directory for indexes that cannot be saved beside their archives.
+
+    None if the user has no home directory, as in a container that runs under an arbitrary user ID.
+    """
+    try:
+        folder = platformdirs.user_cache_dir("imagearchive", appauthor=False)
+    except RuntimeError:
+        return None
+    return locate(os.path.join(folder, "index"))
+
+
 def cache_location(keys: Sequence[str], archive: Location) -> Location | None:
     """Return the location of an index that cannot be saved beside its archive.
 
-    None if the user has no home directory, as in a container that runs under an arbitrary user ID.
+    None if there is no cache directory.
 
     Parameters
     ----------
@@ -35,12 +53,9 @@ def cache_location(keys: Sequence[str], archive: Location) -> Location | None:
     digest = hashlib.blake2b(digest_size=16)
     for key in keys:
         digest.update(os.fsencode(key) + b"\0")
-    try:
-        folder = platformdirs.user_cache_dir("imagearchive", appauthor=False)
-    except RuntimeError:
-        return None
+    folder = cache_directory()
     stem = os.path.splitext(archive.name)[0][:80]
-    return locate(os.path.join(folder, "index", f"{stem}-{digest.hexdigest()}{INDEX_SUFFIX}"))
+    return folder and folder.join(f"{stem}-{digest.hexdigest()}{INDEX_SUFFIX}")
 
 
 def index_locations(archive: Location) -> list[Location]:

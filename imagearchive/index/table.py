@@ -24,6 +24,7 @@ from imagearchive.errors import (
 )
 from imagearchive.index import file_format
 from imagearchive.index.build import build_columns
+from imagearchive.index.cache import FILES, describe_files, is_cached
 from imagearchive.index.column_checks import COLUMNS, UNBOUNDED, check_columns, take_columns
 from imagearchive.index.freshness import READ_PARTLY, REBUILD, Signature, difference, signatures
 from imagearchive.index.index_locations import check_replaceable, index_locations
@@ -444,6 +445,9 @@ class IndexTable:
         location = locate(path)
         sections = {name: getattr(self, name) for name in COLUMNS}
         sections.update(sorted(self.extra.items()))
+        if is_cached(location):
+            # The name of a cached index does not tell whose it is.
+            sections[FILES] = describe_files(self.file_signatures)
         meta = {key: value for key, value in self.meta.items() if key != "sections"}
         file_format.save(location, sections, meta)
         unknown = (UNBOUNDED, "")

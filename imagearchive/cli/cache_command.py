@@ -1,0 +1,66 @@
+"""The command `cache`: lists and removes indexes in the user's cache directory."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Final
+
+from imagearchive.cli.output import (
+    escape_name,
+    format_size,
+    format_time,
+    pluralize,
+    write,
+    write_json,
+)
+from imagearchive.index.cache import CachedIndex, cached_indexes, remove_cached
+
+__all__ = ["cache"]
+
+NANOSECONDS_PER_DAY: Final = 24 * 60 * 60 * 1_000_000_000
+
+
+def cache(arguments: argparse.Namespace) -> int:
+    """List the indexes in the cache, or remove some of them."""
+    chosen = arguments.stale or arguments.all or arguments.older_than is not None
+    if arguments.clean and not chosen:
+        arguments.parser.error("--clean needs --stale, --older-than, or --all")
+    if arguments.dry_run and not arguments.clean:
+        arguments.parser.error("--dry-run needs --clean")
+    indexes = [index for index in cached_indexes() if not chosen or _matches(index, arguments)]
+    if arguments.clean and not arguments.dry_run:
+        for index in indexes:
+            remove_cached(index)
+    if arguments.json:
+        write_json([index._asdict() for index in indexes])
+        return 0
+    write(_line(index, arguments.human_readable) for index in indexes)
+    size = format_size(sum(index.size for index in indexes), True)
+    done = "removed" if not arguments.dry_run else "to remove"
+    total = f"{pluralize(len(indexes), 'index', 'indexes')}, {size}"
+    write([f"{total} {done}" if arguments.clean else total])
+    return 0
+
+
+def _matches(index: CachedIndex, arguments: argparse.Namespace) -> bool:
+    """Whether an index is one of those that are asked for."""
+    if arguments.all:
+        return True
+    if arguments.stale and index.state != "stale":
+        return False
+    if arguments.older_than is None:
+        return True
+    age: int = time.time_ns() - index.last_used_ns
+    return age > int(arguments.older_than) * NANOSECONDS_PER_DAY
+
+
+def _line(index: CachedIndex, human: bool) -> str:
+    archive = escape_name(index.archives[0]) if index.archives else "-"
+    if len(index.archives) > 1:
+        archive += f" and {len(index.archives) - 1} more"
+    size = format_size(index.size, human)
+    return (
+        f"{size:>10} {format_time(index.last_used_ns)} {index.state:<7} "
+        f"{escape_name(index.path)}: {archive}"
+    )
