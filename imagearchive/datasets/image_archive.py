@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from imagearchive.archive.archive import Archive, check_fingerprint
 from imagearchive.archive.member_file import open_bytes
@@ -25,6 +26,7 @@ from imagearchive.datasets.image_options import (
     Transform,
 )
 from imagearchive.datasets.label_files import LabelParser, parse_label_line
+from imagearchive.datasets.label_guard import LabelGuard, LabelKind
 from imagearchive.datasets.labels import Labels, find_labels
 from imagearchive.datasets.pil_loader import pil_loader
 from imagearchive.datasets.sample_names import SampleNames
@@ -107,6 +109,11 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         Build the index even if there is a fresh one.
     strict : bool
         Raise an error if the archive is damaged. Otherwise serve the members before the damage.
+    label_kind : {"places", "values"}, optional
+        Whether labels say where something is in the image, as boxes, keypoints, and masks do, or
+        not, as classes do. A transform of this library that moves pixels does not move labels: with
+        "places" it is refused, with "values" it is allowed. By default, it is refused where labels
+        are certainly places, and a warning is logged once where they may be.
 
     Attributes
     ----------
@@ -149,6 +156,8 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
     _selection: Selection
     _labels: Labels
     _length: int
+    _guard: tuple[Any, LabelGuard] | None = None
+    label_kind: LabelKind | None
 
     _settable: ClassVar[tuple[str, ...]] = (
         "loader",
@@ -181,6 +190,7 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         storage: StorageKind = "auto",
         overwrite_index: bool = False,
         strict: bool = True,
+        label_kind: LabelKind | None = None,
     ) -> None:
         check_choice("mode", mode, ("single", "multi"))
         check_callable("loader", loader)
@@ -211,6 +221,7 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
             cache_size=cache_size,
             storage=storage,
             strict=strict,
+            label_kind=label_kind,
         )
         self._start(options, overwrite_index=overwrite_index)
         # Messages show the path as given; a pickle may be opened in another directory.
@@ -225,6 +236,7 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         self.index_transform = options.index_transform
         self.root = options.root
         self.mode = options.mode
+        self.label_kind = options.label_kind
         self._multi = options.mode == "multi"
         self._cache = SampleCache(options.cache_size)
         self.archive = Archive(
@@ -260,6 +272,7 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
             self._split(options.split_mask)
         self.classes = self._labels.classes
         self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
+        self._guard_labels()
         self._length = len(self._selection)
         if options.data_in_memory or not options.open_after_fork:
             self.worker_open_archive()
@@ -295,8 +308,20 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         if by_index is not None:
             image = self._each(lambda one: by_index(one, sample), image)
         if self.transform is not None:
+            guard = self._guard_labels()
+            if guard.active:
+                guard.check(label, _size_of(image))
             image = self._each(self.transform, image)
         return image, label
+
+    def _guard_labels(self) -> LabelGuard:
+        """Return the guard for the current transform, which may have been set since."""
+        transform = self.transform
+        if self._guard is None or self._guard[0] is not transform:
+            guard = LabelGuard(transform, self.label_kind)
+            guard.check_sizes(self.label_sizes())
+            self._guard = transform, guard
+        return self._guard[1]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
         """Return several samples; PyTorch's loader calls it for a batch."""
@@ -376,6 +401,10 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         """
         return self._labels.values(self._index(index))
 
+    def label_sizes(self) -> npt.NDArray[np.int64] | None:
+        """Return how many values each sample has in the label file; None without a label file."""
+        return self._labels.sizes()
+
     def encoded_images(self) -> ImageArchive | None:
         """Return this dataset if its samples are its stored images, otherwise None.
 
@@ -435,3 +464,10 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         classes = f", {len(self.classes)} classes" if self.classes else ""
         root = f", root={self.root!r}" if self.root else ""
         return f"ImageArchive({self.archive.path!r}{root}, {self._length} samples{classes})"
+
+
+def _size_of(image: Any) -> tuple[int, ...] | None:
+    """Return height and width of an image, and anything else behind them; None if unknown."""
+    if isinstance(image, Image.Image):
+        return image.height, image.width
+    return image.shape if isinstance(image, np.ndarray) else None

@@ -13,6 +13,7 @@ from imagearchive.errors import OptionError
 
 if TYPE_CHECKING:
     from imagearchive.datasets.label_files import LabelParser
+    from imagearchive.datasets.label_guard import LabelKind
     from imagearchive.storage.protocol import StorageKind
 
 __all__ = [
@@ -78,3 +79,4 @@ class ImageArchiveOptions:
     cache_size: int
     storage: StorageKind
     strict: bool
+    label_kind: LabelKind | None

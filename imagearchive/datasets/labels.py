@@ -49,6 +49,10 @@ class Labels(Protocol):
         """Return the labels of all samples as a new array; see `ImageArchive.targets`."""
         ...
 
+    def sizes(self) -> npt.NDArray[np.int64] | None:
+        """Return how many values each sample has in a label file; None for other labels."""
+        ...
+
     def select(self, rows: npt.NDArray[np.int64]) -> Labels:
         """Return the labels of some of the samples."""
         ...
@@ -70,6 +74,9 @@ class ClassLabels:
     def targets(self) -> npt.NDArray[np.int64]:
         return self._numbers.values.astype(np.int64)
 
+    def sizes(self) -> None:
+        return None
+
     def select(self, rows: npt.NDArray[np.int64]) -> ClassLabels:
         return ClassLabels(self.classes, self._numbers.select(rows))
 
@@ -89,6 +96,9 @@ class ListedLabels:
 
     def targets(self) -> npt.NDArray[Any]:
         return self._labels.as_array()
+
+    def sizes(self) -> npt.NDArray[np.int64]:
+        return np.diff(self._labels.offsets).astype(np.int64)
 
     def select(self, rows: npt.NDArray[np.int64]) -> ListedLabels:
         return ListedLabels(self._labels.select(rows))
@@ -130,6 +140,10 @@ class SiblingLabels:
         found = RaggedLabels(np.concatenate([np.zeros(0), *labels]), offsets).as_array()
         are_integers = found.dtype == np.float64 and (found == np.floor(found)).all()
         return found.astype(np.int64) if are_integers else found
+
+    def sizes(self) -> None:
+        # They are not known without reading all members.
+        return None
 
     def select(self, rows: npt.NDArray[np.int64]) -> SiblingLabels:
         # The selection, which is narrowed at the same time, says which members they are.

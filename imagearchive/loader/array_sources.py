@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from imagearchive.datasets.label_guard import LabelGuard
 from imagearchive.errors import OptionError
 from imagearchive.images.render import Decoder
 from imagearchive.loader.sources import BROKEN, Chunk, make_fingerprint, spread_indices
@@ -38,7 +39,10 @@ _Array = npt.NDArray[Any]
 class SampleSource:
     """Any object with ``len`` and ``[i]``: a dict, an (image, label) pair, or an image alone."""
 
-    def __init__(self, dataset: Any, columns: tuple[str, str | None] | None) -> None:
+    def __init__(
+        self, dataset: Any, columns: tuple[str, str | None] | None, guard: LabelGuard
+    ) -> None:
+        self.guard = guard
         self.dataset = dataset
         self.columns = columns
         self._requested = _has_requested_keys(dataset)
@@ -101,7 +105,9 @@ class SampleSource:
                     f"sample {index} has the entries {', '.join(map(str, item))}, not {label!r}; "
                     f"pass columns=(image, label) to name its label"
                 )
-            return item[image], _checked_label(index, item.get(label, NO_LABEL))
+            found = _checked_label(index, item.get(label, NO_LABEL))
+            self.guard.check_column(found, label)
+            return item[image], found
         return split_pair(index, item)
 
 
@@ -141,6 +147,7 @@ class _SampleChunk:
         for index in self._indices:
             image, label = self._source.pair(index)
             images.append(image_array(image, decoder))
+            self._source.guard.check(label, images[-1].shape)
             labels.append(label)
             waiting += images[-1].nbytes
             if waiting >= CALL_BYTES:
@@ -153,7 +160,9 @@ class _SampleChunk:
 
     def render(self, k: int, pipeline: Pipeline, key: Key, decoder: Decoder) -> tuple[Any, Any]:
         image, label = self._source.pair(self._indices[k])
-        return pipeline.apply(image_array(image, decoder), key, decoder), label
+        array = image_array(image, decoder)
+        self._source.guard.check(label, array.shape)
+        return pipeline.apply(array, key, decoder), label
 
     def sample(self, k: int, decoder: Decoder) -> dict[str, Any]:
         index = self._indices[k]

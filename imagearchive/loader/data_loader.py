@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Final, NoReturn
 
+from imagearchive.datasets.label_guard import LabelKind
 from imagearchive.errors import ClosedError
 from imagearchive.errors.arguments import check_integer
 from imagearchive.images.render import Decoder
@@ -118,6 +119,12 @@ class DataLoader(Closable):
     split_torch_workers : bool
         In a worker process of torch's ``DataLoader``, yield only that worker's part of the epoch,
         so that an ``IterableDataset`` around this loader yields every sample once.
+    label_kind : {"places", "values"}, optional
+        Whether labels say where something is in the image, as boxes, keypoints, and masks do, or
+        not, as classes do; by default, what the dataset says. Transforms do not move labels: with
+        "places", those that move pixels are refused, with "values" they are allowed. Where nothing
+        is said, they are refused if labels are certainly places, and a warning is logged once if
+        they may be.
 
     Attributes
     ----------
@@ -177,6 +184,7 @@ class DataLoader(Closable):
         max_pixels: int = DEFAULT_MAX_PIXELS,
         columns: tuple[str, str | None] | None = None,
         split_torch_workers: bool = True,
+        label_kind: LabelKind | None = None,
         **unsupported: NoReturn,
     ) -> None:
         if unsupported:
@@ -203,6 +211,7 @@ class DataLoader(Closable):
             max_pixels=max_pixels,
             columns=columns,
             split_torch_workers=split_torch_workers,
+            label_kind=label_kind,
         )
         self._open(source, options)
 
@@ -213,7 +222,8 @@ class DataLoader(Closable):
             source,
             options.columns,
             options.exif_transpose,
-            transformed=options.transform is not None,
+            options.transform,
+            options.label_kind,
         )
         self._pipeline: Pipeline | None = None
         if options.transform is not None:

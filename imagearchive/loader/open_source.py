@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from imagearchive.archive.samples import Samples
+from imagearchive.datasets.label_guard import LabelGuard, LabelKind
 from imagearchive.errors import MemberNotFoundError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_path, shorten
 from imagearchive.loader.array_sources import SampleSource
@@ -18,7 +20,11 @@ __all__ = ["open_source"]
 
 
 def open_source(
-    source: Any, columns: tuple[str, str | None] | None, exif_transpose: bool, transformed: bool
+    source: Any,
+    columns: tuple[str, str | None] | None,
+    exif_transpose: bool,
+    transform: Callable[..., Any] | None,
+    label_kind: LabelKind | None,
 ) -> tuple[Source, bool]:
     """Return the source, and whether its dataset was opened here, from a path or pattern.
 
@@ -29,18 +35,19 @@ def open_source(
         Names of the image and the label in samples that are dicts.
     exif_transpose : bool
         Whether to rotate and flip images as their EXIF orientation says.
-    transformed : bool
-        Whether samples are transformed before they are handed out. Arrays of a mapped file are then
-        not copied first.
+    transform : callable, optional
+        How samples are transformed before they are handed out. If they are, arrays of a mapped file
+        are not copied first.
+    label_kind : {"places", "values"}, optional
+        What the caller says about the labels; see `LabelGuard`.
     """
     if columns is not None and (not isinstance(columns, (tuple, list)) or len(columns) != 2):
         raise OptionError(f"columns must be a pair of names, (image, label), got {columns!r}")
     paths = _paths(source)
     if paths is None:
-        return _wrap(source, columns, exif_transpose), False
-    return _wrap(
-        _open_paths(expand_paths(paths), columns, not transformed), columns, exif_transpose
-    ), True
+        return _Wrapper(columns, exif_transpose, transform, label_kind).wrap(source), False
+    wrapper = _Wrapper(columns, exif_transpose, transform, label_kind)
+    return wrapper.wrap(_open_paths(expand_paths(paths), columns, transform is None)), True
 
 
 def _paths(source: Any) -> list[str] | None:
@@ -87,7 +94,35 @@ def _open_arrays(path: str, wanted: list[str], copy: bool) -> Any:
     return chosen
 
 
-def _wrap(dataset: Any, columns: tuple[str, str | None] | None, exif_transpose: bool) -> Source:
+@dataclass(frozen=True)
+class _Wrapper:
+    """Makes the source for a dataset, and for the datasets that it consists of."""
+
+    columns: tuple[str, str | None] | None
+    exif_transpose: bool
+    transform: Callable[..., Any] | None
+    label_kind: LabelKind | None
+
+    def wrap(self, dataset: Any) -> Source:
+        _check_dataset(dataset)
+        guard = LabelGuard(self.transform, self.label_kind or getattr(dataset, "label_kind", None))
+        encoded = _offered(dataset, "encoded_images")
+        images = None if encoded is None else encoded()
+        if images is not None:
+            return EncodedSource(dataset, images, self.exif_transpose, guard)
+        parts = _concatenated(dataset)
+        if parts is not None:
+            sources = [self.wrap(part) for part in parts]
+            if not all(isinstance(source, SampleSource) for source in sources):
+                return ConcatenatedSource(dataset, sources)
+        if _is_of_torch(dataset, "Subset"):
+            whole = self.wrap(dataset.dataset)
+            if not isinstance(whole, SampleSource):
+                return SubsetSource(dataset, whole)
+        return SampleSource(dataset, self.columns, guard)
+
+
+def _check_dataset(dataset: Any) -> None:
     # The keys of a mapping, such as an Archive, are names.
     named = isinstance(dataset, Mapping) and len(dataset) > 0 and 0 not in dataset
     if named or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
@@ -101,20 +136,6 @@ def _wrap(dataset: Any, columns: tuple[str, str | None] | None, exif_transpose: 
             "images and their labels, pass ImageArchive(path, label_extension='cls'), or a "
             "dataset of your own that decodes them"
         )
-    encoded = _offered(dataset, "encoded_images")
-    images = None if encoded is None else encoded()
-    if images is not None:
-        return EncodedSource(dataset, images, exif_transpose)
-    parts = _concatenated(dataset)
-    if parts is not None:
-        sources = [_wrap(part, columns, exif_transpose) for part in parts]
-        if not all(isinstance(source, SampleSource) for source in sources):
-            return ConcatenatedSource(dataset, sources)
-    if _is_of_torch(dataset, "Subset"):
-        whole = _wrap(dataset.dataset, columns, exif_transpose)
-        if not isinstance(whole, SampleSource):
-            return SubsetSource(dataset, whole)
-    return SampleSource(dataset, columns)
 
 
 def _offered(dataset: Any, method: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
+from imagearchive.datasets.label_guard import LabelKind
 from imagearchive.errors import MissingDependencyError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_callable, check_choice, check_integer
 from imagearchive.loader.order import MAX_BATCH, find_rank
@@ -102,6 +103,7 @@ class LoaderOptions:
     max_pixels: int
     columns: tuple[str, str | None] | None
     split_torch_workers: bool
+    label_kind: LabelKind | None
 
     def __post_init__(self) -> None:
         dtype = _dtype_name(self.dtype)

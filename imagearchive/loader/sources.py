@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 import numpy.typing as npt
 
+from imagearchive.datasets.label_guard import LabelGuard
 from imagearchive.datasets.protocols import EncodedImages
 from imagearchive.errors import (
     CorruptArchiveError,
@@ -102,13 +103,22 @@ class Source(Protocol):
 class EncodedSource:
     """A dataset of encoded images, which the native pipeline decodes."""
 
-    def __init__(self, dataset: Any, images: EncodedImages, exif_transpose: bool) -> None:
+    def __init__(
+        self, dataset: Any, images: EncodedImages, exif_transpose: bool, guard: LabelGuard
+    ) -> None:
+        guard.check_sizes(images.label_sizes() if hasattr(images, "label_sizes") else None)
+        self.guard = guard
         self.dataset = dataset
         self.images = images
         self.exif_transpose = exif_transpose
         self.read = images.read
-        self.label = images.label
+        self.label = self._checked_label if guard.active else images.label
         self.prefetch = images.prefetch
+
+    def _checked_label(self, index: int) -> Any:
+        label = self.images.label(index)
+        self.guard.check(label, None)
+        return label
 
     def __len__(self) -> int:
         return len(self.images)

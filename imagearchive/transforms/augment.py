@@ -106,6 +106,7 @@ class _Policy(Transform):
     """Operations on 8-bit images by Pillow."""
 
     is_random = True
+    moves_pixels = True
 
     def __init__(self, interpolation: str, fill: Fill, seed: int | None) -> None:
         super().__init__(seed=seed)

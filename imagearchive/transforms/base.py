@@ -185,6 +185,8 @@ class Transform:
     arguments: ClassVar[tuple[str, ...]] = ()
     #: Whether it needs random numbers.
     is_random: ClassVar[bool] = False
+    #: Whether what is at a place of the image may be at another place of the result.
+    moves_pixels: ClassVar[bool] = False
     #: Whether `apply_array` takes (C, H, W) as well as (H, W, C).
     any_layout: ClassVar[bool] = False
     #: Whether `apply_array` takes float16; otherwise it gets float32.
@@ -275,6 +277,7 @@ class Transform:
 class GeometricTransform(Transform):
     """A transform that crops, resizes, flips or pads. Several in a row become one native step."""
 
+    moves_pixels = True
     #: Whether it resizes, and whether it flips. One step resizes at most once, before it flips.
     resizes: ClassVar[bool] = False
     flips: ClassVar[bool] = False

@@ -55,6 +55,7 @@ class RandomRotation(Transform):
 
     arguments = ("degrees", "interpolation", "expand", "fill")
     is_random = True
+    moves_pixels = True
 
     def __init__(
         self,
@@ -138,6 +139,7 @@ class RandomPerspective(Transform):
 
     arguments = ("distortion_scale", "p", "interpolation", "fill")
     is_random = True
+    moves_pixels = True
 
     def __init__(
         self,

@@ -98,7 +98,9 @@ def test_npz_with_columns_takes_any_column_as_label(npz):
     assert images.shape == (8, 3, 16, 16)
     assert labels.dtype == np.float64
     assert labels.tolist() == list(range(8))
-    loader = DataLoader(path, 3, image_size=8, num_workers=1, columns=("image", "bboxes"))
+    loader = DataLoader(
+        path, 3, image_size=8, num_workers=1, columns=("image", "bboxes"), label_kind="values"
+    )
     _, boxes = next(iter(loader))
     assert [np.shape(box) for box in boxes] == [(0, 4), (1, 4), (2, 4)]
 
