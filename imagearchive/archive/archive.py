@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import logging
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from imagearchive.archive.member_file import MemberFile
 from imagearchive.archive.name_tree import NameTree, decode, encode
 from imagearchive.archive.samples import Samples
 from imagearchive.containers.container import Checksum, Container
+from imagearchive.containers.left_out import OWN_FILE, LeftOut, LeftOutMember
 from imagearchive.containers.rows import KIND_FILE, KIND_SPARSE, METHOD_STORED
 from imagearchive.errors import (
     LimitError,
@@ -31,10 +33,24 @@ from imagearchive.storage.closing import Closable
 from imagearchive.storage.limits import RATIO_FLOOR
 from imagearchive.storage.local import unknown_kind
 from imagearchive.storage.location import locate
+from imagearchive.storage.lru import LRUCache
 from imagearchive.storage.patterns import ArchivePath, absolute_paths, as_text, expand_paths
 from imagearchive.storage.protocol import Storage, StorageKind
 
-__all__ = ["Archive", "ArchivePath", "DirEntry", "MemberInfo", "open_archive"]
+__all__ = [
+    "Archive",
+    "ArchivePath",
+    "DirEntry",
+    "LeftOut",
+    "LeftOutMember",
+    "MemberInfo",
+    "open_archive",
+]
+
+logger = logging.getLogger(__name__)
+
+# The archives whose left-out members were logged.
+_logged = LRUCache[str, bool](1024)
 
 # Members closer together than this are read ahead in one request: the bytes between them cost less
 # than another request.
@@ -98,6 +114,18 @@ class Archive(Closable, Mapping[str, bytes]):
     max_open : int
         How many archive files stay open at once.
 
+    Attributes
+    ----------
+    path : path-like or sequence of path-like
+        As given.
+    paths : list of str
+        The archives, absolute.
+    table : IndexTable
+        The table of the members.
+    left_out : LeftOut
+        What the archive holds that is not a member or cannot be read: how many by reason, and the
+        first names. It is logged when a process opens the archive for the first time.
+
     Raises
     ------
     ArchiveNotFoundError, UnsupportedArchiveError, CorruptArchiveError, StaleIndexError
@@ -132,6 +160,8 @@ class Archive(Closable, Mapping[str, bytes]):
             max_open=max_open,
         )
         self.table = open_concatenated(self.paths, ipath, overwrite=overwrite_index, strict=strict)
+        self.left_out = self.table.left_out
+        _log_left_out(self.path, self.left_out)
         self._lookup = self.table.lookup
         self._tree = NameTree(self._lookup, self.table.directories)
         self._pool = StoragePool(self.table, storage, max_open)
@@ -468,6 +498,22 @@ class Archive(Closable, Mapping[str, bytes]):
         path = self.path
         state = ", closed" if self._closed else ""
         return f"Archive({path!r}, {len(self)} members{state})"
+
+
+def _log_left_out(path: ArchivePath, left_out: LeftOut) -> None:
+    """Log what is left out, once per process for each archive and each state of it."""
+    if not left_out or _logged.get(key := f"{path}\0{left_out.counts}"):
+        return
+    _logged.setdefault(key, True)
+    level = logging.INFO if left_out.counts.keys() <= {OWN_FILE} else logging.WARNING
+    logger.log(
+        level,
+        "%s: %s %s left out or cannot be read: %s; `imagearchive info` lists them",
+        path,
+        f"{len(left_out):,}",
+        "member is" if len(left_out) == 1 else "members are",
+        left_out.describe(),
+    )
 
 
 def _reopen(

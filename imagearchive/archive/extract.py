@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple, get_args
 
@@ -16,11 +17,19 @@ import numpy.typing as npt
 from imagearchive.archive.extraction import Destination, Existing, Extraction
 from imagearchive.archive.name_tree import decode, encode
 from imagearchive.archive.safe_directories import SafeDirectories
-from imagearchive.containers.rows import KIND_HARDLINK, KIND_OTHER, KIND_SYMLINK
+from imagearchive.containers.left_out import (
+    DANGLING_LINK,
+    LINK_LIMIT,
+    LOOPING_LINK,
+    OUTSIDE_LINK,
+    SPECIAL,
+    describe_reason,
+)
 from imagearchive.errors import OptionError, UnsafePathError
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.index.names import normalize
+from imagearchive.index.resolve import resolve
 from imagearchive.storage.location import expand_home, locate
 from imagearchive.storage.temporary import remove_stale_directories, resumable_directory
 
@@ -36,6 +45,9 @@ logger = logging.getLogger(__name__)
 NAME_MAX: Final = 255
 # Deepest nesting of directories. A short archive could otherwise ask for any number of them.
 MAX_DEPTH: Final = 256
+
+# Why a member is neither a file nor a directory.
+_NO_FILES: Final = (SPECIAL, DANGLING_LINK, OUTSIDE_LINK, LOOPING_LINK, LINK_LIMIT)
 
 
 class Refused(NamedTuple):
@@ -237,9 +249,9 @@ def matching(archive: Archive, pattern: str) -> list[int]:
 
 
 def refused_members(archive: Archive) -> list[Refused]:
-    """List the links and devices of an archive that are not files in it.
+    """List the links and devices of an archive that are not files or directories in it.
 
-    The index leaves them out; this scans the headers again.
+    The index lists the first of them only; this scans the headers again.
     """
     refused = []
     for shard, file in enumerate(archive.table.files):
@@ -248,17 +260,12 @@ def refused_members(archive: Archive) -> list[Refused]:
             continue
         with os_errors_for(file):
             rows, _ = container.scan_location(locate(file), strict=False)
-        kinds = rows.entries["kind"][: rows.rows]
-        special = np.isin(kinds, (KIND_OTHER, KIND_HARDLINK, KIND_SYMLINK))
-        for row in np.flatnonzero(special).tolist():
-            name = decode(normalize(rows.name(row)))
-            if kinds[row] == KIND_OTHER:
-                refused.append(Refused(name, "a device or FIFO"))
-            elif archive.table.find(name) < 0:
-                link = decode(rows.link(row))
-                refused.append(
-                    Refused(name, f"a link to {link!r}, which is not a file in the archive")
-                )
+        rows.left_out.max_listed = sys.maxsize
+        refused += [
+            Refused(member.name, describe_reason(member.reason))
+            for member in resolve(rows).left_out.members
+            if member.reason in _NO_FILES
+        ]
     return refused
 
 

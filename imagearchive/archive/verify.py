@@ -14,6 +14,7 @@ from imagearchive.archive.checked_read import CHUNK_SIZE, iter_data
 from imagearchive.archive.threads import Chunks, run_in_threads
 from imagearchive.codecs.npz_arrays import NpzArrays
 from imagearchive.codecs.view import DecodedView
+from imagearchive.containers.left_out import LeftOut
 from imagearchive.errors import (
     CorruptArchiveError,
     ImageArchiveError,
@@ -23,6 +24,7 @@ from imagearchive.errors.hints import Hint, with_hints
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.images.decode import find_damage
 from imagearchive.index.freshness import REBUILD
+from imagearchive.index.names import sort_names
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.checksums import ChecksumFunction, checksum_function
 from imagearchive.storage.limits import Limits
@@ -79,6 +81,8 @@ class Verified:
         How many of them were decoded.
     failures : list of Failure
         In archive order; empty for a good archive.
+    left_out : LeftOut
+        What the archive holds that is not a member, or cannot be read; see `Archive.left_out`.
     """
 
     files: int = 0
@@ -86,6 +90,7 @@ class Verified:
     checked: int = 0
     decoded: int = 0
     failures: list[Failure] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 def verify(
@@ -125,7 +130,7 @@ def verify(
     OSError
         Too many files are open, or memory is short, which says nothing about the archive.
     """
-    result = Verified()
+    result = Verified(left_out=archive.left_out)
     view = DecodedView(archive, mode="unchanged", **asdict(limits or Limits())) if decode else None
     _check_headers(archive, result.failures)
     verifier = _Verifier(archive, view, result, progress)
@@ -144,6 +149,8 @@ def _check_headers(archive: Archive, failures: list[Failure]) -> None:
             table.check()
     except (ImageArchiveError, OSError) as error:
         failures.append(_failure(error, -1, index, index))
+    if not np.array_equal(sort_names(table.names, table.name_offsets), table.name_order):
+        failures.append(Failure(-1, index, "it lists the names in a wrong order", (REBUILD,)))
     for path in archive.paths:
         try:
             with os_errors_for(path):

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.containers.container import Checksum, Container
+from imagearchive.containers.left_out import DAMAGED, LeftOut
 from imagearchive.containers.rows import ENTRY_DTYPE, KIND_DIRECTORY, RowBuffer
 from imagearchive.errors import (
     ArchiveNotFoundError,
@@ -165,6 +166,7 @@ def _scan(location: Location, strict: bool) -> tuple[RowBuffer, list[Location]]:
     sizes = np.array([_size(shard) for shard in paths], np.int64)
     # Each is below 2**62, so that the sum cannot overflow.
     keep = files["offset"] + files["size"] <= sizes[number]
+    left_out = LeftOut()
     if not keep.all():
         first = int(keep.argmin())
         row = files[first]
@@ -173,7 +175,9 @@ def _scan(location: Location, strict: bool) -> tuple[RowBuffer, list[Location]]:
             f"is not inside {paths[number[first]].path}: the shard is missing or truncated, or "
             f"the index belongs to another"
         )
-        files, number, file_names = _without(~keep, strict, message, files, number, file_names)
+        files, number, file_names = _without(
+            ~keep, strict, message, files, number, file_names, left_out
+        )
     bad = _overlapping(files, number)
     if bad.any():
         first = int(bad.argmax())
@@ -181,8 +185,11 @@ def _scan(location: Location, strict: bool) -> tuple[RowBuffer, list[Location]]:
             f"{name}: {file_names.quoted(first)} at offset {files[first]['offset']} overlaps "
             f"another file in {paths[number[first]].path}: the index is damaged"
         )
-        files, number, file_names = _without(bad, strict, message, files, number, file_names)
+        files, number, file_names = _without(
+            bad, strict, message, files, number, file_names, left_out
+        )
     rows = _rows(files, number, file_names, directories, directory_names)
+    rows.left_out = left_out
     return rows, [*paths, location]
 
 
@@ -193,11 +200,15 @@ def _without(
     files: npt.NDArray[Any],
     number: npt.NDArray[np.intp],
     names: _Names,
+    left_out: LeftOut,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp], _Names]:
     """Raise because of the bad files, or log that they are left out."""
     if strict:
         raise CorruptArchiveError(message)
     logger.warning("%s; %d such members are left out", message, int(bad.sum()))
+    offsets = np.zeros(len(files) + 1, np.uint64)
+    offsets[1:] = np.cumsum(names.lengths)
+    left_out.add_rows(names.text, offsets, bad, DAMAGED, number)
     return files[~bad], number[~bad], names.select(~bad)
 
 

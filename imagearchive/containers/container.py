@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from imagearchive.containers.rows import KIND_FILE, METHOD_STORED, RowBuffer
 from imagearchive.errors import UnsupportedMemberError
 from imagearchive.storage.checksums import Algorithm
@@ -174,6 +177,16 @@ class Container:
         """Return the whole content of a member; parameters and errors as for `open_member`."""
         member = self.open_member(storage, row, where)
         return member.read(0, member.size)
+
+    def unreadable(self, entries: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.bool_]]:
+        """Mark the rows of members that the table lists, but that cannot be read.
+
+        Returns
+        -------
+        dict of str to ndarray of bool, shape (N,)
+            By reason; see `imagearchive.containers.left_out`.
+        """
+        return {}
 
     def checksum(self, row: Any) -> Checksum | None:
         """Return the checksum that the container stores for a member, or None."""

@@ -3,23 +3,58 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
-from typing import TYPE_CHECKING
+from contextlib import closing
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from imagearchive.arrays import npy
 from imagearchive.containers.container import Container
-from imagearchive.containers.rows import KIND_DIRECTORY, KIND_FILE, KIND_OTHER, RowBuffer
+from imagearchive.containers.left_out import (
+    DANGLING_LINK,
+    LINK_LIMIT,
+    LOOPING_LINK,
+    OWN_FILE,
+    UNREADABLE_DIRECTORY,
+)
+from imagearchive.containers.rows import (
+    ENTRY_DTYPE,
+    KIND_DIRECTORY,
+    KIND_FILE,
+    KIND_OTHER,
+    RowBuffer,
+)
+from imagearchive.errors import ImageArchiveError
 
 if TYPE_CHECKING:
-    from imagearchive.storage.location import Location, Status
+    from collections.abc import Sequence
+
+    from imagearchive.storage.location import Entry, Location, Status
 
 __all__ = ["DirectoryContainer"]
+
+_INDEX_SUFFIX: Final = ".idx.npy"
+# The temporary names of `imagearchive.storage.atomic`.
+_UNFINISHED: Final = re.compile(r"\.[0-9a-f]{16}\.part$")
+# Links to links can multiply directories without end.
+_MAX_LINKED: Final = 100_000
+
+
+class _Folder(NamedTuple):
+    location: Location
+    prefix: str
+    above: tuple[Location, ...]
+    """The directories that contain it, from the top."""
+
+    is_linked: bool
+    """Whether a link leads to it, or to a directory that contains it."""
 
 
 class DirectoryContainer(Container):
     """A directory of files that is not another format."""
 
     name = "directory"
-    version = 1
+    version = 2
     label = "directory"
     members_are_files = True
     has_special_members = True
@@ -33,8 +68,9 @@ class DirectoryContainer(Container):
     ) -> tuple[RowBuffer, list[Location]]:
         """List a directory and all below it, sorted by name.
 
-        Symbolic links to files count as files. Links to directories are not followed, because
-        they may form loops.
+        Symbolic links are followed, also out of the directory, as `os.walk` does with
+        ``followlinks=True``; but not into a directory that contains the link. Index files of this
+        library beside their archives, and its unfinished files, are left out.
 
         Raises
         ------
@@ -42,31 +78,83 @@ class DirectoryContainer(Container):
             A directory cannot be listed. With ``strict=False``, only if it is `location` itself.
         """
         rows = RowBuffer()
-        pending = [(location, "")]
+        pending = [_Folder(location, "", (), False)]
+        linked = 0
         while pending:
-            folder, prefix = pending.pop()
+            folder = pending.pop()
             try:
-                found = folder.list()
+                found = folder.location.list()
             except OSError:
-                if strict or not prefix:
+                if strict or not folder.prefix:
                     raise
+                rows.left_out.add(os.fsencode(folder.prefix[:-1]), UNREADABLE_DIRECTORY)
                 continue
+            own = _own_files(folder.location, found)
             below = []
             for entry in found:
-                name, status = prefix + entry.name, entry.status
-                if status is None:
-                    continue
-                if status.is_directory and not entry.is_link:
-                    rows.append(os.fsencode(name), kind=KIND_DIRECTORY)
-                    below.append((folder.join(entry.name), name + "/"))
-                    continue
-                rows.append(
-                    os.fsencode(name),
-                    kind=KIND_FILE if status.is_file else KIND_OTHER,
-                    size=status.size,
-                    stored_size=status.size,
-                    mtime=status.mtime_ns,
-                    mode=stat.S_IMODE(status.mode),
-                )
+                name, status = folder.prefix + entry.name, entry.status
+                if entry.name in own:
+                    rows.left_out.add(os.fsencode(name), OWN_FILE)
+                elif status is None:
+                    # Without a link, it has disappeared since the directory was listed.
+                    if entry.is_link:
+                        rows.left_out.add(os.fsencode(name), DANGLING_LINK)
+                elif status.is_directory:
+                    inside = _Folder(
+                        folder.location.join(entry.name),
+                        name + "/",
+                        (*folder.above, folder.location),
+                        folder.is_linked or entry.is_link,
+                    )
+                    linked += inside.is_linked
+                    if inside.is_linked and linked > _MAX_LINKED:
+                        rows.left_out.add(os.fsencode(name), LINK_LIMIT)
+                    elif inside.is_linked and _is_loop(inside):
+                        rows.left_out.add(os.fsencode(name), LOOPING_LINK)
+                    else:
+                        rows.append(os.fsencode(name), kind=KIND_DIRECTORY)
+                        below.append(inside)
+                else:
+                    rows.append(
+                        os.fsencode(name),
+                        kind=KIND_FILE if status.is_file else KIND_OTHER,
+                        size=status.size,
+                        stored_size=status.size,
+                        mtime=status.mtime_ns,
+                        mode=stat.S_IMODE(status.mode),
+                    )
             pending.extend(reversed(below))
         return rows, [location]
+
+
+def _is_loop(folder: _Folder) -> bool:
+    return any(folder.location.is_same(above) for above in folder.above)
+
+
+def _own_files(folder: Location, found: Sequence[Entry]) -> set[str]:
+    """Return the names of the index files whose archive is in the folder, and of unfinished files.
+
+    A file with such a name that is not an index is data.
+    """
+    own = {entry.name for entry in found if _UNFINISHED.search(entry.name)}
+    stems = {entry.name[: -len(_INDEX_SUFFIX)]: entry for entry in found if _names_index(entry)}
+    if stems:
+        for entry in found:
+            stem = os.path.splitext(entry.name)[0]
+            index = stems.get(entry.name) or stems.get(stem)
+            if index is not None and index is not entry and _is_index(folder.join(index.name)):
+                own.add(index.name)
+    return own
+
+
+def _names_index(entry: Entry) -> bool:
+    is_file = entry.status is not None and entry.status.is_file
+    return is_file and entry.name.endswith(_INDEX_SUFFIX)
+
+
+def _is_index(location: Location) -> bool:
+    try:
+        with closing(location.open("pread")) as storage:
+            return npy.parse_header(storage, 0, where=location.path).dtype == ENTRY_DTYPE
+    except (OSError, ImageArchiveError):
+        return False

@@ -206,7 +206,8 @@ def scan_location(location: Location, *, strict: bool = True) -> Scanned:
     container = find_container(location)
     damage = None
     try:
-        rows, files = container.scan_location(location, True)
+        # A directory that cannot be listed raises OSError, and is no damage of an archive.
+        rows, files = container.scan_location(location, strict or not container.members_are_files)
     except CorruptArchiveError as error:
         if strict:
             raise

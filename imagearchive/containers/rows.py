@@ -7,6 +7,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.containers.left_out import LeftOut
+
 __all__ = [
     "ENTRY_DTYPE",
     "KIND_DIRECTORY",
@@ -65,6 +67,8 @@ class RowBuffer:
         Rows filled so far.
     name_bytes : int
         Bytes of `names` filled so far.
+    left_out : LeftOut
+        What the scanner found and has no row for.
     """
 
     def __init__(self, capacity: int = 1024) -> None:
@@ -74,6 +78,7 @@ class RowBuffer:
         self.names: npt.NDArray[np.uint8] = np.empty(capacity * 64, np.uint8)
         self.rows = 0
         self.name_bytes = 0
+        self.left_out = LeftOut()
 
     def reserve(self, rows: int, name_bytes: int) -> None:
         """Make room for at least that many more rows and name bytes."""

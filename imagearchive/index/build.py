@@ -62,6 +62,13 @@ def build_columns(location: Location, *, strict: bool = True) -> BuiltIndex:
         "archives": [{"path": base.relative(file.path), **one} for file, one in zip(files, prints)],
         "directories": [name.decode("utf-8", "surrogateescape") for name in resolved.directories],
     }
+    left_out = resolved.left_out
+    for reason, mask in container.unreadable(resolved.entries).items():
+        left_out.add_rows(
+            resolved.names, resolved.name_offsets, mask, reason, resolved.entries["shard"]
+        )
+    if left_out:
+        meta["left_out"] = left_out.to_metadata()
     if scanned.damage:
         meta["damage"] = scanned.damage
     extra = {}

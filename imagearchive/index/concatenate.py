@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.containers.left_out import LeftOut
 from imagearchive.containers.registry import all_containers, resolve_location
 from imagearchive.errors import (
     ArchiveNotFoundError,
@@ -184,6 +185,7 @@ def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
     file_signatures: dict[str, Signature] = {}
     checkpoints: list[npt.NDArray[np.uint8]] = []
     checkpoint_bytes = 0
+    left_out = LeftOut()
     for table in tables:
         entries = np.array(table.entries)
         entries["shard"] += np.uint32(len(files))
@@ -191,6 +193,7 @@ def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
         columns["names"].append(np.array(table.names))
         columns["name_offsets"].append(np.array(table.name_offsets))
         add_container_runs(meta["containers"], table.meta["containers"], len(files))
+        left_out.extend(table.left_out, len(files))
         meta["directories"] += table.directories
         meta["archives"] += [
             {"path": file, "directory": bool(archive.get("directory"))}
@@ -209,6 +212,8 @@ def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
             meta.setdefault("damage", table.meta["damage"])
         files += table.files
         file_signatures |= table.file_signatures
+    if left_out:
+        meta["left_out"] = left_out.to_metadata()
     entries = np.concatenate(columns["entries"])
     entries["index"] = np.arange(len(entries), dtype=np.uint64)
     names = np.concatenate(columns["names"])

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from imagearchive.containers.container import Container
 from imagearchive.containers.derived import DerivedFile
+from imagearchive.containers.left_out import LeftOut
 from imagearchive.containers.registry import container_named
 from imagearchive.errors import CorruptIndexError
 
@@ -45,6 +46,10 @@ def check_metadata(ipath: str, meta: dict[str, Any]) -> None:
         and _are_runs(meta.get("containers"))
     ):
         raise CorruptIndexError(f"{ipath}: the metadata do not name an archive; delete it")
+    try:
+        LeftOut.from_metadata(meta.get("left_out"))
+    except ValueError as error:
+        raise CorruptIndexError(f"{ipath}: {error}; delete it") from error
     for archive in archives:
         if not _is_inside(archive["path"]):
             raise CorruptIndexError(

@@ -27,5 +27,9 @@ def ends_with(
     names: npt.NDArray[np.uint8], offsets: npt.NDArray[np.uint64], suffixes: Sequence[bytes]
 ) -> npt.NDArray[np.bool_]: ...
 def gather(
-    names: npt.NDArray[np.uint8], offsets: npt.NDArray[np.uint64], rows: npt.NDArray[Any]
+    names: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.uint64],
+    rows: npt.NDArray[Any],
+    prefix: bytes = b"",
+    skip: int = 0,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]: ...

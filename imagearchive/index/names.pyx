@@ -449,8 +449,17 @@ def gather(
     const uint8_t[::1] names not None,
     const uint64_t[::1] offsets not None,
     const uint64_t[::1] rows not None,
+    bytes prefix not None=b"",
+    uint64_t skip=0,
 ):
     """Copy the names of some rows into columns of their own.
+
+    Parameters
+    ----------
+    rows : array of uint64
+    prefix : bytes, default=b""
+        Takes the place of the first `skip` bytes of each name.
+    skip : int, default=0
 
     Returns
     -------
@@ -459,17 +468,18 @@ def gather(
     """
     check(names, offsets)
     cdef Py_ssize_t i, count = rows.shape[0], total = offsets.shape[0] - 1
-    cdef uint64_t row, used = 0, size
+    cdef uint64_t row, used = 0, size, added = len(prefix)
+    cdef const uint8_t* start = <const uint8_t*> <const char*> prefix
     cdef bint good = True
     out_offsets = np.zeros(count + 1, np.uint64)
     cdef uint64_t[::1] target_offsets = out_offsets
     with nogil:
         for i in range(count):
             row = rows[i]
-            if row >= <uint64_t> total:
+            if row >= <uint64_t> total or offsets[row + 1] - offsets[row] < skip:
                 good = False
                 break
-            used += offsets[row + 1] - offsets[row]
+            used += offsets[row + 1] - offsets[row] - skip + added
             target_offsets[i + 1] = used
     if not good:
         raise CorruptIndexError("a row number is beyond the index: the index is damaged")
@@ -478,7 +488,9 @@ def gather(
     with nogil:
         for i in range(count):
             row = rows[i]
-            size = offsets[row + 1] - offsets[row]
+            size = offsets[row + 1] - offsets[row] - skip
+            if added:
+                memcpy(&target[target_offsets[i]], start, added)
             if size:
-                memcpy(&target[target_offsets[i]], &names[offsets[row]], size)
+                memcpy(&target[target_offsets[i] + added], &names[offsets[row] + skip], size)
     return out, out_offsets

@@ -1,7 +1,7 @@
 """From the raw rows of a scanner to those of an index: what a reader would find on disk.
 
 Names are normalized, of several members of one name the last one holds it, links take the place
-of their targets, and what is not a file leaves the table.
+of their targets, links to directories are followed, and what is not a file leaves the table.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.containers.left_out import REPLACED, SPECIAL, LeftOut
 from imagearchive.containers.rows import (
     KIND_DIRECTORY,
     KIND_ENCRYPTED,
     KIND_FILE,
     KIND_HARDLINK,
+    KIND_OTHER,
     KIND_SPARSE,
     KIND_SYMLINK,
     RowBuffer,
 )
-from imagearchive.index.links import link_targets
+from imagearchive.index.linked_directories import LinkedPart, append_linked, linked_files
+from imagearchive.index.links import LinkTargets, link_targets
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.names import gather, is_last_of_name, normalize_all, sort_names
 
@@ -36,6 +39,8 @@ class Resolved(NamedTuple):
     name_order: npt.NDArray[np.uint64]
     directories: list[bytes]
     """Directories that the archive names and that hold no file, sorted."""
+    left_out: LeftOut
+    """The members that have no row, and why."""
 
 
 def resolve(rows: RowBuffer) -> Resolved:
@@ -49,23 +54,50 @@ def resolve(rows: RowBuffer) -> Resolved:
     kinds = entries["kind"]
     holds = is_last_of_name(names, offsets, order)
     links = np.flatnonzero((kinds == KIND_HARDLINK) | (kinds == KIND_SYMLINK))
+    targets = LinkTargets(np.empty(0, np.int64), {}, {})
     if len(links):
         lookup = Lookup(entries, names, offsets, order)
         entries = entries.copy()
         targets = link_targets(rows, lookup, links)
-        found = targets >= 0
-        entries[links[found]] = rows.entries[:count][targets[found]]
+        found = targets.rows >= 0
+        entries[links[found]] = rows.entries[:count][targets.rows[found]]
         kinds = entries["kind"]
     readable = (kinds == KIND_FILE) | (kinds == KIND_SPARSE) | (kinds == KIND_ENCRYPTED)
-    live = np.flatnonzero(readable & holds).astype(np.uint64)
-    named = np.flatnonzero((kinds == KIND_DIRECTORY) & holds)
+    is_live = readable & holds
+    is_named = (kinds == KIND_DIRECTORY) & holds
     directories = [
-        names[int(offsets[row]) : int(offsets[row + 1])].tobytes() for row in named.tolist()
+        names[int(offsets[row]) : int(offsets[row + 1])].tobytes()
+        for row in np.flatnonzero(is_named).tolist()
     ]
-    if len(live) < count:
+    reasons = {row: reason for row, reason in targets.reasons.items() if holds[row]}
+    parts: list[LinkedPart] = []
+    if targets.directories:
+        held = {row: target for row, target in targets.directories.items() if holds[row]}
+        linked = linked_files((names, offsets, order), lookup, is_live, is_named, held)
+        parts = linked.parts
+        directories += linked.directories
+        reasons |= linked.reasons
+    left_out = rows.left_out
+    shards = entries["shard"]
+    left_out.add_rows(names, offsets, ~holds & (kinds != KIND_DIRECTORY), REPLACED, shards)
+    left_out.add_rows(names, offsets, (kinds == KIND_OTHER) & holds, SPECIAL, shards)
+    for row, reason in sorted(reasons.items()):
+        left_out.add(_name(names, offsets, row), reason, int(shards[row]))
+    live = np.flatnonzero(is_live).astype(np.uint64)
+    if parts:
+        entries, names, offsets = append_linked(entries, names, offsets, live, parts)
+        order = sort_names(names, offsets)
+        # A member may be stored below the name of a link.
+        last = is_last_of_name(names, offsets, order)
+        if not last.all():
+            left_out.add_count(REPLACED, int((~last).sum()))
+            entries = entries[last]
+            names, offsets = gather(names, offsets, np.flatnonzero(last).astype(np.uint64))
+            order = sort_names(names, offsets)
+    elif len(live) < count:
         entries = entries[live]
-        position = np.cumsum(readable & holds, dtype=np.uint64) - 1
-        order = position[order[(readable & holds)[order]]]
+        position = np.cumsum(is_live, dtype=np.uint64) - 1
+        order = position[order[is_live[order]]]
         names, offsets = gather(names, offsets, live)
     elif entries.base is not None:
         entries = entries.copy()
@@ -74,7 +106,11 @@ def resolve(rows: RowBuffer) -> Resolved:
         lookup = Lookup(entries, names, offsets, order)
         directories = sorted(
             name
-            for name in directories
+            for name in set(directories)
             if name and lookup.bounds(name + b"/")[0] == lookup.bounds(name + b"/")[1]
         )
-    return Resolved(entries, names, offsets, order, directories)
+    return Resolved(entries, names, offsets, order, directories, left_out)
+
+
+def _name(names: npt.NDArray[np.uint8], offsets: npt.NDArray[np.uint64], row: int) -> bytes:
+    return names[int(offsets[row]) : int(offsets[row + 1])].tobytes()

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.containers.container import Container
+from imagearchive.containers.left_out import LeftOut
 from imagearchive.containers.registry import find_container, resolve_location
 from imagearchive.errors import (
     ArchiveNotFoundError,
@@ -154,6 +155,11 @@ class IndexTable:
     def directories(self) -> list[str]:
         """Directories that the archive names and that contain no files."""
         return list(self.meta.get("directories", []))
+
+    @property
+    def left_out(self) -> LeftOut:
+        """The members that are not in the table or cannot be read, and why."""
+        return LeftOut.from_metadata(self.meta.get("left_out"))
 
     @property
     def containers(self) -> list[Container]:

@@ -6,6 +6,7 @@ Everything above this package accesses files through a `Location`, so a new kind
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -27,6 +28,9 @@ __all__ = [
     "register_scheme",
     "unregister_scheme",
 ]
+
+# Why a link may lead to nothing.
+_BROKEN: Final = (errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG)
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
@@ -70,8 +74,8 @@ class Entry(NamedTuple):
     name : str
         Without the directory; bytes that are not UTF-8 appear as surrogates.
     status : Status or None
-        A link has the status of its target. None if the target does not exist, or if the entry
-        has disappeared.
+        A link has the status of its target. None if the link leads to nothing that can be
+        reached, or if the entry has disappeared.
     is_link : bool
         Whether the entry is a symbolic link.
     """
@@ -246,9 +250,11 @@ def _status(found: os.stat_result) -> Status:
 def _status_of(entry: os.DirEntry[str]) -> Status | None:
     try:
         return _status(entry.stat())
-    except FileNotFoundError:
-        # A broken link, or a file that was removed since the listing.
-        return None
+    except OSError as error:
+        # A link that leads to nothing, or a file that was removed since the listing.
+        if error.errno == errno.ENOENT or (entry.is_symlink() and error.errno in _BROKEN):
+            return None
+        raise
 
 
 _schemes: dict[str, Callable[[str], Location]] = {}

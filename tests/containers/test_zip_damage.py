@@ -6,6 +6,7 @@ import logging
 import random
 import stat
 import struct
+import zipfile
 from contextlib import suppress
 
 import numpy as np
@@ -60,9 +61,6 @@ def test_scan_bad_link_target_raises():
         member(b"bad", b"123", size=1 << 30, stored=1 << 30),
         member(b"bad", b"123", 8, size=1 << 30),
         member(b"bad", b"123", 8, stored=1 << 30),
-        member(b"bad", b"123", local_method=8),
-        member(b"bad", b"123", local_sizes=(0, 2, 3)),
-        member(b"bad", b"123", local_sizes=(0, 3, 2)),
         member(b"bad", b"123", offset=1),
         member(b"bad", b"123", offset=FULL - 1),
         member(b"bad", b"123", offset=FULL, extra=zip64(1 << 63)),
@@ -204,7 +202,31 @@ def test_member_with_other_local_name_is_refused_when_read(
         for read in (archive.read, lambda name: archive.open(name).read()):
             with pytest.raises(CorruptArchiveError, match=r"names\.zip.*bad.*another name"):
                 read("bad")
-    assert "1 members cannot be read; the first: 'bad'" in caplog.text
+        assert archive.left_out.counts == {"damaged": 1}
+    assert "1 member is left out or cannot be read: damaged (1); such as 'bad'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "different",
+    [{"local_method": 8}, {"local_sizes": (0, 2, 3)}, {"local_sizes": (0, 3, 2)}],
+    ids=["method", "stored size", "size"],
+)
+@pytest.mark.parametrize("storage", ["mmap", "pread"])
+def test_member_with_other_local_method_or_size_is_refused_when_read(tmp_path, storage, different):
+    path = tmp_path / "sizes.zip"
+    path.write_bytes(
+        build(member(b"a", b"1"), member(b"bad", b"123", **different), member(b"b", b"2"))
+    )
+    with zipfile.ZipFile(path) as peer:
+        assert peer.read("a") == b"1"
+    with imagearchive.open(path, storage=storage) as archive:
+        assert (archive["a"], archive["b"]) == (b"1", b"2")
+        with pytest.raises(CorruptArchiveError, match=r"sizes\.zip.*bad.*another method or size"):
+            archive.read("bad")
+        assert archive.left_out.counts == {"damaged": 1}
+    rows = scanner.scan(MemoryStorage(path.read_bytes(), "sizes.zip"), strict=False)
+    assert [rows.name(row) for row in range(rows.rows)] == [b"a", b"b"]
+    assert [one.name for one in rows.left_out.members] == ["bad"]
 
 
 def test_scan_other_local_name_is_left_out_unless_strict(caplog):

@@ -193,6 +193,8 @@ def test_image_archive_links_and_duplicates_are_resolved(tmp_path, pictures):
         "b/soft.png": second,
         "b/through.png": second,
         "a/file.png": second,
+        "linked/file.png": second,
+        "linked/hard.png": first,
     }
 
 

@@ -9,6 +9,7 @@ from imagearchive.containers.rows import (
     KIND_DIRECTORY,
     KIND_FILE,
     KIND_HARDLINK,
+    KIND_OTHER,
     KIND_SYMLINK,
     RowBuffer,
 )
@@ -94,14 +95,20 @@ def test_resolve_symbolic_link_through_linked_directories_serves_the_file():
         symbolic(b"y/link", b"../link"),
         hard(b"hard", b"link"),
     )
-    assert found == dict.fromkeys([b"raw/deep/f", b"link", b"y/link", b"hard"], 0)
+    assert found == dict.fromkeys(
+        [
+            *(b"raw/deep/f", b"link", b"y/link", b"hard"),
+            *(b"one/deep/f", b"one/two/f", b"raw/two/f", b"x/three/deep/f", b"x/three/two/f"),
+        ],
+        0,
+    )
 
 
 def test_resolve_symbolic_link_to_listed_directory_leads_on():
     found = served(
         (b"d/", b"", KIND_DIRECTORY), symbolic(b"l", b"d"), file(b"d/f"), symbolic(b"m", b"l/f")
     )
-    assert found == {b"d/f": 2, b"m": 2}
+    assert found == {b"d/f": 2, b"m": 2, b"l/f": 2}
 
 
 @pytest.mark.parametrize(
@@ -110,6 +117,88 @@ def test_resolve_symbolic_link_to_listed_directory_leads_on():
 def test_resolve_symbolic_link_that_leads_to_no_file_is_left_out(target):
     expected = {b"f": 0, b"l": 0} if target == b"f/" else {b"f": 0}
     assert served(file(b"f"), symbolic(b"l", target)) == expected
+
+
+def resolved(*members: tuple[bytes, bytes, int]):
+    rows = RowBuffer(16)
+    for position, (name, link, kind) in enumerate(members):
+        rows.append(name, link, kind=kind, offset=position, size=1)
+    return resolve(rows)
+
+
+def test_resolve_linked_directory_comes_at_the_place_of_its_link():
+    table = resolved(
+        file(b"raw/b"),
+        file(b"raw/a"),
+        symbolic(b"data/cat", b"../raw"),
+        file(b"data/dog/1"),
+        (b"raw/empty/", b"", KIND_DIRECTORY),
+    )
+    assert table.entries["offset"].tolist() == [0, 1, 0, 1, 3]
+    names = table.names.tobytes()
+    ends = table.name_offsets.tolist()
+    assert [names[start:end] for start, end in zip(ends, ends[1:])] == [
+        *(b"raw/b", b"raw/a", b"data/cat/b", b"data/cat/a", b"data/dog/1")
+    ]
+    assert table.directories == [b"data/cat/empty", b"raw/empty"]
+    assert not table.left_out
+
+
+def test_resolve_member_stored_below_a_link_replaces_the_linked_one():
+    found = served(file(b"raw/f"), symbolic(b"l", b"raw"), file(b"l/f"))
+    assert found == {b"raw/f": 0, b"l/f": 2}
+
+
+def test_resolve_links_to_directories_above_them_are_left_out():
+    table = resolved(
+        file(b"a/b/f"),
+        symbolic(b"a/up", b"."),
+        symbolic(b"a/b/top", b"../.."),
+        symbolic(b"c", b"a"),
+        symbolic(b"a/b/other", b"../../d"),
+        symbolic(b"d/back", b"../a/b"),
+    )
+    # A loop is entered once, as by pack: d/back leads on, d/back/other would lead back.
+    names = table.names.tobytes()
+    ends = table.name_offsets.tolist()
+    found = {names[start:end] for start, end in zip(ends, ends[1:])}
+    assert found == {b"a/b/f", b"c/b/f", b"d/back/f"}
+    assert table.left_out.counts == {"looping_link": 2}
+
+
+def test_resolve_links_that_multiply_the_files_are_left_out():
+    members = [file(b"d0/f%d" % number) for number in range(100)]
+    for level in range(1, 40):
+        target = b"../d%d" % (level - 1)
+        members += [symbolic(b"d%d/%c" % (level, side), target) for side in b"ab"]
+    table = resolved(*members)
+    assert len(table.entries) <= 100 + 16 * len(members) + (1 << 16)
+    assert table.left_out.counts["link_limit"] > 40
+    # Each link is there with all its files, or not at all.
+    names = table.names.tobytes()
+    ends = table.name_offsets.tolist()
+    found = [names[start:end].rpartition(b"/")[0] for start, end in zip(ends, ends[1:])]
+    assert set(np.unique(np.array(found), return_counts=True)[1].tolist()) == {100}
+
+
+def test_resolve_says_why_members_are_left_out():
+    table = resolved(
+        *(file(b"f"), file(b"f"), (b"dev", b"", KIND_OTHER), hard(b"fifo", b"dev")),
+        *(symbolic(b"no", b"nothing"), symbolic(b"out", b"../f"), symbolic(b"abs", b"/f")),
+        *(symbolic(b"loop", b"loop"), hard(b"later", b"no such")),
+    )
+    assert {one.name: one.reason for one in table.left_out.members} == {
+        **{"f": "replaced", "dev": "special", "fifo": "special", "no": "dangling_link"},
+        **{"out": "outside_link", "abs": "outside_link", "loop": "looping_link"},
+        "later": "dangling_link",
+    }
+    assert len(table.left_out) == 8
+
+
+def test_resolve_lists_the_first_hundred_and_counts_all():
+    table = resolved(*(symbolic(b"%d" % number, b"nothing") for number in range(250)))
+    assert table.left_out.counts == {"dangling_link": 250}
+    assert [one.name for one in table.left_out.members] == [str(number) for number in range(100)]
 
 
 class CountingLookup:

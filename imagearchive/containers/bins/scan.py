@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.containers.left_out import DAMAGED
 from imagearchive.containers.rows import ENTRY_DTYPE, RowBuffer
 from imagearchive.errors import ArchiveNotFoundError, CorruptArchiveError
 
@@ -98,15 +99,19 @@ def scan_location(location: Location, strict: bool = True) -> tuple[RowBuffer, l
         found = _check_bin(file, triplets[rows], rows)
         if found is not None and (damage is None or found < damage):
             damage = found
+    lost = 0
     if damage is not None:
         if strict:
             raise CorruptArchiveError(damage[1])
         logger.warning("%s; the %d packets before are served", damage[1], damage[0])
+        lost = len(triplets) - damage[0]
         triplets = triplets[: damage[0]]
         # A bin that holds none of them may not even exist.
         used, shards = np.unique(shards[: damage[0]], return_inverse=True)
         files = [files[shard] for shard in used]
-    return _rows(triplets, shards), [*files, index]
+    buffer = _rows(triplets, shards)
+    buffer.left_out.add_count(DAMAGED, lost)
+    return buffer, [*files, index]
 
 
 def _read_index(index: Location) -> tuple[npt.NDArray[Any], tuple[int, str] | None]:

@@ -16,10 +16,9 @@ class Code(IntEnum):
     BAD_ZIP64 = 3
     BAD_SIZE = 4
     BAD_OFFSET = 5
-    BAD_LOCAL = 6
-    UNREADABLE = 7
-    PAUSE = 8
-    SYSTEM_ERROR = 9
+    UNREADABLE = 6
+    PAUSE = 7
+    SYSTEM_ERROR = 8
 
 def dos_time(date: int, time: int) -> int: ...
 def central_records(

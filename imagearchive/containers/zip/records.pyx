@@ -31,6 +31,7 @@ cdef enum:
 
 # No compression methods, but why the data of a member cannot be read; as in `zip.scan`.
 cdef enum:
+    METHOD_CONTRADICTED = 0xFFFD
     METHOD_OTHER_NAME = 0xFFFE
     METHOD_OTHER_DISK = 0xFFFF
 
@@ -41,10 +42,9 @@ cpdef enum Code:
     BAD_ZIP64 = 3    # a field says "see the ZIP64 field", which is not there
     BAD_SIZE = 4     # a stored member whose two sizes differ, or an impossible ratio
     BAD_OFFSET = 5   # outside the part of the file in front of the central directory
-    BAD_LOCAL = 6    # the local header belongs to another member
-    UNREADABLE = 7   # the file ends before the header
-    PAUSE = 8        # nothing is wrong; lets Python look at signals
-    SYSTEM_ERROR = 9 # pread failed
+    UNREADABLE = 6   # the file ends before the header
+    PAUSE = 7        # nothing is wrong; lets Python look at signals
+    SYSTEM_ERROR = 8 # pread failed
 
 #: What the codes mean, by code.
 REASONS = {
@@ -53,7 +53,6 @@ REASONS = {
     BAD_ZIP64: "the ZIP64 field is missing or too short",
     BAD_SIZE: "the sizes contradict each other",
     BAD_OFFSET: "it lies outside the part of the file that holds members",
-    BAD_LOCAL: "the local header belongs to another member or contradicts the central directory",
     UNREADABLE: "the file ends before its local header",
 }
 
@@ -287,14 +286,15 @@ cdef int local(
         entry.method = METHOD_OTHER_NAME
         return FINE
     if entry.kind != KIND_ENCRYPTED and u16(data + 8) != entry.method:
-        return BAD_LOCAL
+        entry.method = METHOD_CONTRADICTED
+        return FINE
     # With a data descriptor, and from writers that do not go back, the local sizes are 0; with
     # ZIP64 they are all ones.
     if not u16(data + 6) & 8 and (
         (stored and stored != 0xFFFFFFFFU and stored != entry.stored_size)
         or (full and full != 0xFFFFFFFFU and full != entry.size)
     ):
-        return BAD_LOCAL
+        entry.method = METHOD_CONTRADICTED
     return FINE
 
 

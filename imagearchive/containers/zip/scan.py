@@ -6,8 +6,8 @@ a ZIP64 field of 20 bytes into the local header alone).
 
 Nothing that a header claims is believed before it is checked against the file: members are in
 front of the central directory and do not overlap (an archive whose members overlap is how a few
-kilobytes unpack to terabytes). A member whose local header has another name is listed, but not
-read: which of the two is right cannot be known.
+kilobytes unpack to terabytes). A member whose local header has another name, method or size is
+listed, but not read: which of the two is right cannot be known.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.containers.left_out import DAMAGED
 from imagearchive.containers.rows import (
     KIND_DIRECTORY,
     KIND_ENCRYPTED,
@@ -36,16 +37,22 @@ from imagearchive.errors import CorruptArchiveError
 if TYPE_CHECKING:
     from imagearchive.storage.protocol import Storage
 
-__all__ = ["METHOD_OTHER_DISK", "METHOD_OTHER_NAME", "NAME", "VERSION", "scan", "sniff"]
-
-NAME: Final = "zip"
-VERSION: Final = 1
+__all__ = [
+    "METHOD_CONTRADICTED",
+    "METHOD_OTHER_DISK",
+    "METHOD_OTHER_NAME",
+    "scan",
+    "sniff",
+]
 
 #: `method` of a member whose data lie on another disk of a multi-disk archive: never readable.
 METHOD_OTHER_DISK: Final = 0xFFFF
 
 #: `method` of a member whose local header has another name than the central directory.
 METHOD_OTHER_NAME: Final = 0xFFFE
+
+#: `method` of a member whose local header has another method or size than the central directory.
+METHOD_CONTRADICTED: Final = 0xFFFD
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +64,10 @@ _MAX_LINK: Final = 1 << 16
 _WINDOW: Final = 1 << 20
 # For storages without a descriptor or a mapping: one request brings many small members.
 _LOCAL_WINDOW: Final = 1 << 17
-_OTHER_NAME: Final = "its local header has another name than the central directory"
+_CONTRADICTIONS: Final = {
+    METHOD_OTHER_NAME: "its local header has another name than the central directory",
+    METHOD_CONTRADICTED: "its local header has another method or size than the central directory",
+}
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
 
 
@@ -88,7 +98,7 @@ def scan(storage: Storage, strict: bool = True) -> RowBuffer:
         ``mtime`` comes from the extended timestamp where there is one; the MS-DOS time has no
         zone and is taken as UTC. A symbolic link's target, its content, is its link name.
         Encrypted members have their own kind, and those on another disk `METHOD_OTHER_DISK`,
-        those whose local header has another name `METHOD_OTHER_NAME`.
+        those whose local header contradicts it `METHOD_OTHER_NAME` or `METHOD_CONTRADICTED`.
 
     Raises
     ------
@@ -162,6 +172,7 @@ class _Scan:
     def damaged_row(self, row: int, reason: str) -> int:
         name = self.rows.name(row).decode("utf-8", "replace")
         self.damaged(f"member {name!r}", int(self.rows.entries["header_offset"][row]), reason)
+        self.rows.left_out.add(self.rows.name(row), DAMAGED)
         return row
 
     def reserve(self, rows: int, name_bytes: int) -> None:
@@ -189,6 +200,7 @@ class _Scan:
             number = self.rows.rows + self.lost
             reason = zip_records.REASONS[code]
             self.damaged(f"record {number} of the central directory", position, reason)
+            self.rows.left_out.add_count(DAMAGED, 1)
             if not length:
                 break
             position += length
@@ -225,23 +237,15 @@ class _Scan:
             elif code not in {Code.FINE, Code.PAUSE}:
                 bad.append(self.damaged_row(row, zip_records.REASONS[code]))
                 row += 1
-        return bad + self.other_names()
+        return bad + self.contradicted()
 
-    def other_names(self) -> list[int]:
-        """Log members whose two headers differ in the name; return them unless all are wanted."""
+    def contradicted(self) -> list[int]:
+        """Return the members whose two headers differ, unless all members are wanted."""
+        if self.strict:
+            return []
         methods = self.rows.entries["method"][: self.rows.rows]
-        rows: list[int] = np.flatnonzero(methods == METHOD_OTHER_NAME).tolist()
-        if not self.strict:
-            return [self.damaged_row(row, _OTHER_NAME) for row in rows]
-        if rows:
-            logger.warning(
-                "%s: %d members cannot be read; the first: %r: %s",
-                self.storage.path,
-                len(rows),
-                self.rows.name(rows[0]).decode("utf-8", "replace"),
-                _OTHER_NAME,
-            )
-        return []
+        rows: list[int] = np.flatnonzero(np.isin(methods, list(_CONTRADICTIONS))).tolist()
+        return [self.damaged_row(row, _CONTRADICTIONS[int(methods[row])]) for row in rows]
 
     def overlapping(self, bad: list[int]) -> list[int]:
         """Return the rows that start before the end of an earlier one."""
@@ -355,6 +359,7 @@ def _finished(rows: RowBuffer, bad: list[int], links: dict[int, bytes]) -> RowBu
         link_lengths[row] = len(target)
     lengths, link_lengths = lengths[keep], link_lengths[keep]
     result = RowBuffer(max(1, len(lengths)))
+    result.left_out = rows.left_out
     result.rows = len(lengths)
     result.entries[: result.rows] = rows.entries[:count][keep]
     result.entries["index"][: result.rows] = np.arange(result.rows)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from imagearchive.containers.container import Checkpoints, Checksum, Container, Match
+from imagearchive.containers.left_out import DAMAGED, ENCRYPTED, UNSUPPORTED
 from imagearchive.containers.rows import (
     KIND_ENCRYPTED,
     KIND_FILE,
@@ -26,12 +30,18 @@ __all__ = ["ZipContainer"]
 
 logger = logging.getLogger(__name__)
 
+# What the two headers of a member disagree about, by the number that stands for it.
+_CONTRADICTED: Final = {
+    scan.METHOD_OTHER_NAME: "name",
+    scan.METHOD_CONTRADICTED: "method or size",
+}
+
 
 class ZipContainer(Container):
     """ZIP archives with stored and deflated members; see `imagearchive.containers.zip.scan`."""
 
     name = "zip"
-    version = 1
+    version = 2
     label = "ZIP"
     extensions = (".zip", ".npz")
     has_special_members = True
@@ -61,6 +71,17 @@ class ZipContainer(Container):
             return inflate(storage, offset, stored_size, int(row["size"]), int(row["crc"]), where)
         return super().read_member(storage, row, where)
 
+    def unreadable(self, entries: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.bool_]]:
+        """Mark members that are encrypted, damaged, or compressed by an unsupported method."""
+        encrypted = entries["kind"] == KIND_ENCRYPTED
+        contradicted = np.isin(entries["method"], list(_CONTRADICTED))
+        readable = np.isin(entries["method"], (METHOD_STORED, METHOD_DEFLATED))
+        return {
+            ENCRYPTED: encrypted,
+            DAMAGED: contradicted & ~encrypted,
+            UNSUPPORTED: ~(readable | contradicted | encrypted),
+        }
+
     def checksum(self, row: Any) -> Checksum:
         """Return the CRC-32 of a member; inflating all of it compares it."""
         return Checksum("crc32", int(row["crc"]), compared=row["method"] == METHOD_DEFLATED)
@@ -75,10 +96,10 @@ def _check_readable(row: Any, where: str) -> None:
         raise UnsupportedMemberError(
             f"{where}: is on another part of a split archive; join the parts first: zip -s 0"
         )
-    if row["method"] == scan.METHOD_OTHER_NAME:
+    if row["method"] in _CONTRADICTED:
         raise CorruptArchiveError(
-            f"{where}: its local header has another name than the central directory; fetch the "
-            f"archive again, or leave this member out"
+            f"{where}: its local header has another {_CONTRADICTED[int(row['method'])]} than the "
+            f"central directory; fetch the archive again, or leave this member out"
         )
     if row["method"] not in (METHOD_STORED, METHOD_DEFLATED):
         raise UnsupportedMemberError(
