@@ -256,7 +256,7 @@ def refused_members(archive: Archive) -> list[Refused]:
     refused = []
     for shard, file in enumerate(archive.table.files):
         container = archive.table.container(shard)
-        if not container.has_special_members:
+        if not container.has_special_members or shard in archive.table.derived:
             continue
         with os_errors_for(file):
             rows, _ = container.scan_location(locate(file), strict=False)
