@@ -96,27 +96,28 @@ def _add_command(
     return parser
 
 
-def _add_archive(
-    parser: argparse.ArgumentParser, *, optional: bool = False, partial: bool = True
-) -> None:
-    """Add the archive to read; without `partial`, a damaged one is always read in part."""
+def _add_archive(parser: argparse.ArgumentParser) -> None:
+    """Add the archive to read."""
+    parser.add_argument("archive", metavar="ARCHIVE", type=archive_path, help="the archive to read")
+    _add_ipath(parser, "the index file; it is created if it does not exist")
+    _add_partial(parser)
+
+
+def _add_archives(parser: argparse.ArgumentParser, nargs: str) -> None:
+    """Add archives that are read one after the other, each in part if it is damaged."""
     parser.add_argument(
-        "archive",
+        "archives",
         metavar="ARCHIVE",
-        nargs="?" if optional else None,
+        nargs=nargs,
         type=archive_path,
-        help="the archive to read",
+        help="an archive to read, or a pattern in quotes for several that are read as one",
     )
-    parser.add_argument(
-        "--ipath",
-        metavar="FILE",
-        type=path,
-        help="the index file; it is created if it does not exist",
-    )
-    if partial:
-        _add_partial(parser)
-    else:
-        parser.set_defaults(partial=True)
+    _add_ipath(parser, "the index file of the archive; it is created if it does not exist")
+    parser.set_defaults(partial=True)
+
+
+def _add_ipath(parser: argparse.ArgumentParser, purpose: str) -> None:
+    parser.add_argument("--ipath", metavar="FILE", type=path, help=purpose)
 
 
 def _add_partial(parser: argparse.ArgumentParser) -> None:
@@ -256,9 +257,9 @@ def _add_cat(commands: Any) -> None:
 
 def _add_info(commands: Any) -> None:
     parser = _add_command(
-        commands, "info", "describe an archive", "inspect_commands:info", human_sizes=True
+        commands, "info", "describe archives", "inspect_commands:info", human_sizes=True
     )
-    _add_archive(parser, optional=True, partial=False)
+    _add_archives(parser, "*")
     parser.add_argument(
         "--build", action="store_true", help="describe this installation instead of an archive"
     )
@@ -269,7 +270,7 @@ def _add_verify(commands: Any) -> None:
     parser = _add_command(
         commands, "verify", "read and check every member", "inspect_commands:verify"
     )
-    _add_archive(parser, partial=False)
+    _add_archives(parser, "+")
     parser.add_argument(
         "--decode", action="store_true", help="also decode images, arrays, and other known formats"
     )
@@ -286,6 +287,12 @@ def _add_verify(commands: Any) -> None:
         help="limit for the decompressed size of a file; default 1GiB",
     )
     _add_max_ratio(parser, "the decompressed size", "compressed size")
+    parser.add_argument(
+        "--max-objects",
+        type=positive_integer,
+        metavar="N",
+        help="limit for the values in a JSON or MessagePack file; default 4194304",
+    )
     _add_threads(parser)
     _add_json(parser)
     _add_quiet(parser)

@@ -34,6 +34,7 @@ from imagearchive.cli.output import (
     write,
     write_json,
 )
+from imagearchive.containers.left_out import LeftOut, describe_reason
 from imagearchive.errors import ImageArchiveError
 from imagearchive.index.names import normalize
 
@@ -305,36 +306,69 @@ _MOST_ARRAYS: Final = 100
 
 
 def info(arguments: argparse.Namespace) -> int:
-    """Describe an archive, or how this installation was built."""
+    """Describe archives, or how this installation was built."""
     if arguments.build:
-        facts = _build_facts()
-    elif arguments.archive is None:
+        described = [_build_facts()]
+    elif not arguments.archives:
         arguments.parser.error("name an archive, or use --build")
     else:
-        facts = _archive_facts(arguments)
+        described = [_archive_facts(one) for one in _each_archive(arguments)]
     if arguments.json:
-        write_json(facts)
+        write_json(described[0] if len(described) == 1 else described)
         return 0
+    for number, facts in enumerate(described):
+        if len(described) > 1:
+            title = escape_name(str(arguments.archives[number]))
+            write([*([""] if number else []), f"{title}:"])
+        _write_facts(facts, arguments.human_readable)
+    return 0
+
+
+def _each_archive(arguments: argparse.Namespace) -> Iterator[argparse.Namespace]:
+    """Yield the arguments of a command for each of its archives."""
+    if arguments.ipath is not None and len(arguments.archives) > 1:
+        arguments.parser.error("--ipath names the index of one archive")
+    for archive in arguments.archives:
+        yield argparse.Namespace(**{**vars(arguments), "archive": archive})
+
+
+def _write_facts(facts: dict[str, Any], human_readable: bool) -> None:
     sizes = ("size", "stored", "index_size", "largest")
     width = max(map(len, facts)) + 1
     for key, value in facts.items():
-        if key == "arrays":
+        if key == "left_out":
+            names = [f"{one['name']} ({one['reason']})" for one in value["members"]]
+            reasons = [f"{reason} {count}" for reason, count in value["counts"].items()]
+            shown = f"{', '.join(reasons)}: {_first(names, value['count'])}"
+        elif key == "arrays":
             shown = "; ".join(f"{escape_name(name)} {_shown(one)}" for name, one in value.items())
         elif isinstance(value, dict):
             counts = (f"{escape_name(str(name))} {count}" for name, count in value.items())
             shown = ", ".join(counts) or "-"
         elif isinstance(value, list):
-            shown = ", ".join(escape_name(str(item)) for item in value[:5])
-            shown += f", … ({len(value)})" if len(value) > 5 else ""
+            shown = _first(value, len(value))
         elif key in sizes:
-            shown = format_size(int(value), arguments.human_readable)
+            shown = format_size(int(value), human_readable)
         elif isinstance(value, bool):
             shown = "yes" if value else "no"
         else:
             shown = escape_name(str(value))
         label = _LABELS.get(key, key.replace("_", " "))
         write([f"{label + ':':<{width}} {shown}"])
-    return 0
+
+
+def _first(names: list[Any], count: int) -> str:
+    """Return the first five names, and how many there are if there are more."""
+    shown = ", ".join(escape_name(str(name)) for name in names[:5])
+    return f"{shown}, … ({count})" if count > min(len(names), 5) else shown
+
+
+def _left_out(left_out: LeftOut) -> dict[str, Any]:
+    return {
+        "count": len(left_out),
+        "counts": left_out.counts,
+        "members": [one._asdict() for one in left_out.members],
+    }
 
 
 def _shown(array: dict[str, Any]) -> str:
@@ -393,6 +427,8 @@ def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
         }
         if arrays := _array_facts(archive):
             facts["arrays"] = arrays
+        if archive.left_out:
+            facts["left_out"] = _left_out(archive.left_out)
         if table.meta.get("damage"):
             facts["damage"] = table.meta["damage"]
         return facts
@@ -435,6 +471,18 @@ def _build_facts() -> dict[str, Any]:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Read and check every member."""
+    results = []
+    for one in _each_archive(arguments):
+        found = _verify_one(one)
+        results.append(found)
+        if not arguments.json:
+            _write_verified(found, arguments)
+    if arguments.json:
+        write_json(results[0] if len(results) == 1 else results)
+    return FAILED if any(found["failures"] for found in results) else 0
+
+
+def _verify_one(arguments: argparse.Namespace) -> dict[str, Any]:
     from imagearchive.archive.verify import verify as check
     from imagearchive.storage.limits import Limits
 
@@ -442,6 +490,7 @@ def verify(arguments: argparse.Namespace) -> int:
         arguments.max_size or Limits.max_size,
         arguments.max_ratio or Limits.max_ratio,
         arguments.max_pixels or Limits.max_pixels,
+        arguments.max_objects or Limits.max_objects,
     )
     with (
         open_archive_argument(arguments) as archive,
@@ -454,28 +503,37 @@ def verify(arguments: argparse.Namespace) -> int:
             threads=arguments.threads,
             progress=step,
         )
-    failures = [
-        (failure.position, failure.name, with_options(failure.message, failure.hints))
-        for failure in found.failures
-    ]
-    if arguments.json:
-        write_json(
+    return {
+        "archive": relative_path(str(arguments.archive)),
+        "files": found.files,
+        "bytes": found.bytes,
+        "checksums": found.checked,
+        "decoded": found.decoded,
+        "left_out": _left_out(found.left_out),
+        "failures": [
             {
-                "files": found.files,
-                "bytes": found.bytes,
-                "checksums": found.checked,
-                "decoded": found.decoded,
-                "failures": [dict(zip(("position", "name", "reason"), row)) for row in failures],
+                "position": failure.position,
+                "name": failure.name,
+                "reason": with_options(failure.message, failure.hints),
             }
-        )
-    else:
-        write(f"{escape_name(name)}: {escape_message(reason)}" for _, name, reason in failures)
-        if not arguments.quiet:
-            write(
-                [
-                    f"{pluralize(found.files, 'member')} read, "
-                    f"{pluralize(found.checked, 'checksum')} compared, "
-                    f"{found.decoded} decoded, {pluralize(len(failures), 'failure')}"
-                ]
-            )
-    return FAILED if failures else 0
+            for failure in found.failures
+        ],
+    }
+
+
+def _write_verified(found: dict[str, Any], arguments: argparse.Namespace) -> None:
+    start = f"{escape_name(found['archive'])}: " if len(arguments.archives) > 1 else ""
+    failures = found["failures"]
+    write(f"{start}{escape_name(one['name'])}: {escape_message(one['reason'])}" for one in failures)
+    if arguments.quiet:
+        return
+    for one in found["left_out"]["members"]:
+        reason = describe_reason(one["reason"])
+        write([f"{start}{escape_name(one['name'])}: left out or unreadable: {reason}"])
+    summary = (
+        f"{pluralize(found['files'], 'member')} read, "
+        f"{pluralize(found['checksums'], 'checksum')} compared, "
+        f"{found['decoded']} decoded, {pluralize(len(failures), 'failure')}"
+    )
+    count = found["left_out"]["count"]
+    write([start + summary + (f", {count} left out" if count else "")])

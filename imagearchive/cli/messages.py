@@ -20,6 +20,7 @@ __all__ = ["describe_system_error", "print_error", "print_warnings", "with_optio
 OPTIONS: Final = {
     "existing='replace'": "--overwrite",
     "existing='skip'": "--skip-existing",
+    "max_objects": "--max-objects",
     "max_pixels": "--max-pixels",
     "max_ratio": "--max-ratio",
     "max_size": "--max-size",

@@ -3,12 +3,14 @@
 import gzip
 import json
 import re
+import tarfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.files import make_tar
 
 import imagearchive
 from imagearchive import TarWriter
@@ -191,3 +193,57 @@ def test_verify_help_shows_default_limits(run):
     assert f"default {Limits.max_pixels}" in page
     assert f"default {Limits.max_size >> 30}GiB" in page
     assert f"default {Limits.max_ratio:.0f}" in page
+
+
+@pytest.fixture
+def with_pipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_tar("pipe.tar", {"a": b"1", "fifo": (tarfile.FIFOTYPE, "")})
+    make_tar("good.tar", {"b.json": b"[" + b"1, " * 99 + b"1]"})
+
+
+def test_info_and_verify_list_what_is_left_out(run, with_pipe):
+    left_out = {
+        "count": 1,
+        "counts": {"special": 1},
+        "members": [{"name": "fifo", "reason": "special", "file": 0}],
+    }
+    assert json.loads(run("info", "--json", "pipe.tar")[1])["left_out"] == left_out
+    assert "left_out" not in json.loads(run("info", "--json", "good.tar")[1])
+    assert b"left out:" in run("info", "pipe.tar")[1]
+    assert b"special 1: fifo (special)" in run("info", "pipe.tar")[1]
+    code, out, _ = run("verify", "pipe.tar")
+    assert code == 0
+    assert b"fifo: left out or unreadable: a device, FIFO, or other special file" in out
+    assert out.endswith(b"0 failures, 1 left out\n")
+    assert json.loads(run("verify", "--json", "pipe.tar")[1])["left_out"] == left_out
+
+
+def test_info_and_verify_take_several_archives(run, with_pipe):
+    found = json.loads(run("info", "--json", "pipe.tar", "good.tar")[1])
+    assert [one["files"] for one in found] == [["pipe.tar"], ["good.tar"]]
+    out = run("info", "pipe.tar", "good.tar")[1].decode()
+    assert out.startswith("pipe.tar:\n")
+    assert "\n\ngood.tar:\n" in out
+    found = json.loads(run("verify", "--json", "pipe.tar", "good.tar")[1])
+    assert [(one["archive"], one["files"]) for one in found] == [("pipe.tar", 1), ("good.tar", 1)]
+    assert b"good.tar: 1 member read" in run("verify", "pipe.tar", "good.tar")[1]
+    for command in ("info", "verify"):
+        code, _, err = run(command, "--ipath", "x.idx.npy", "pipe.tar", "good.tar")
+        assert (code, "one archive" in err) == (2, True)
+
+
+def test_verify_of_several_archives_fails_if_one_does(run, with_pipe):
+    with open("good.tar", "r+b") as file:
+        file.truncate(700)
+    assert run("verify", "pipe.tar", "good.tar")[0] == 1
+    assert run("verify", "good.tar", "pipe.tar")[0] == 1
+
+
+def test_verify_max_objects_limits_values_of_json(run, with_pipe):
+    assert run("verify", "good.tar", "--decode")[0] == 0
+    make_tar("big.tar", {"x.json.gz": gzip.compress(b"[" + b"1," * 9999 + b"1]")})
+    assert run("verify", "big.tar", "--decode")[0] == 0
+    code, out, _ = run("verify", "big.tar", "--decode", "--max-objects", "1000")
+    assert code == 1
+    assert b"--max-objects" in out
