@@ -274,8 +274,33 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
         self._guard_labels()
         self._length = len(self._selection)
+        if self._pickled_fingerprint is None:
+            self._warn_of_missing(options)
         if options.data_in_memory or not options.open_after_fork:
             self.worker_open_archive()
+
+    def _warn_of_missing(self, options: ImageArchiveOptions) -> None:
+        """Log that there are no samples, or that none of them has a class."""
+        if not self._length:
+            logger.warning(
+                "%s: the dataset has no samples; is it the right archive, and complete?",
+                options.apath,
+            )
+        elif (
+            not self.classes
+            and options.label_file is None
+            and options.label_extension is None
+            and self.archive.table.meta
+        ):
+            logger.warning(
+                "%s: no sample is in a class directory, so all %d have the label -1, the first is "
+                "%r; name the directory that contains the class directories with root=, or the "
+                "labels with label_file= or label_extension=. Archives within an archive must be "
+                "extracted first",
+                options.apath,
+                self._length,
+                self.archive.name(int(self._selection.view(0)[0])),
+            )
 
     def _split(self, mask: PackedMask) -> None:
         count = len(self._selection)

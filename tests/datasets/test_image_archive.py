@@ -136,7 +136,8 @@ def test_image_archive_selection_beside_directories_has_no_classes(tmp_path, cap
     path = write_tar(tmp_path / "x.tar", {"1.png": image, "2.png": image, "docs/a.txt": b"text"})
     dataset = ImageArchive(path, extensions=(".png",))
     assert (dataset.classes, dataset.targets.tolist()) == ([], [-1, -1])
-    assert not caplog.records
+    [record] = caplog.records
+    assert "all 2 have the label -1" in record.getMessage()
 
 
 def test_image_archive_files_beside_classes_are_not_samples(mixed_tar, tmp_path):

@@ -1,5 +1,8 @@
 """The labels of `ImageArchive` from index and label files, and from members beside the images."""
 
+import pickle
+import tarfile
+
 import numpy as np
 import pytest
 from support.archives import write_tar
@@ -150,3 +153,23 @@ def test_labels_file_inside_the_archive_is_not_a_sample(tmp_path, pictures, monk
         dataset = ImageArchive(apath, label_file=label_file)
         assert dataset.targets.tolist() == [i + 0.5 for i in range(12)]
         assert [name for name, _ in dataset.samples] == names
+
+
+def test_image_archive_without_samples_or_classes_warns(tmp_path, caplog):
+    with tarfile.open(tmp_path / "empty.tar", "w"):
+        pass
+    assert len(ImageArchive(tmp_path / "empty.tar")) == 0
+    assert "empty.tar: the dataset has no samples" in caplog.text
+    caplog.clear()
+    for name in ("x.tar", "y.tar"):
+        with tarfile.open(tmp_path / name, "w") as archive:
+            archive.add(tmp_path / "empty.tar", "inner.tar")
+    dataset = ImageArchive([tmp_path / "x.tar", tmp_path / "y.tar"])
+    assert dataset.targets.tolist() == [-1, -1]
+    assert "all 2 have the label -1, the first is 'inner.tar'" in caplog.text
+    caplog.clear()
+    pickle.loads(pickle.dumps(dataset)).close()
+    with tarfile.open(tmp_path / "good.tar", "w") as archive:
+        archive.add(tmp_path / "empty.tar", "class/image.png")
+    ImageArchive(tmp_path / "good.tar").close()
+    assert not caplog.records
