@@ -25,6 +25,7 @@ from imagearchive.errors import (
     UnsupportedMemberError,
 )
 from imagearchive.errors.hints import Hint
+from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import publish_together
 from imagearchive.storage.location import expand_home
 
@@ -434,7 +435,7 @@ def _tree(top: str, held: ExitStack) -> Iterator[_Source]:
 def _entries(fd: int, top: str, prefix: bytes) -> list[tuple[bytes, bool]]:
     """Names in a directory, those of directories with a slash, in order; True for directories."""
     found: list[tuple[bytes, bool]] = []
-    with os.scandir(fd) as entries:
+    with os_errors_for(os.path.join(top, os.fsdecode(prefix))), os.scandir(fd) as entries:
         for entry in entries:
             name = os.fsencode(entry.name)
             if entry.is_file(follow_symlinks=False):

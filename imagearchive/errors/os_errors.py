@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
-__all__ = ["os_errors_for"]
+__all__ = ["OUT_OF_FILES", "os_errors_for"]
+
+#: Error numbers that say nothing about a file: no more files can be opened at the moment.
+OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
 
 
 @contextmanager

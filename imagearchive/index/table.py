@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,7 @@ from imagearchive.errors import (
     OptionError,
     StaleIndexError,
 )
+from imagearchive.errors.os_errors import OUT_OF_FILES
 from imagearchive.index import file_format
 from imagearchive.index.build import build_columns
 from imagearchive.index.cache import FILES, describe_files, is_cached
@@ -52,7 +52,6 @@ __all__ = ["IndexTable"]
 logger = logging.getLogger(__name__)
 
 # Errors that say nothing about the index: the process has too many files open.
-OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(eq=False)

@@ -26,6 +26,7 @@ from imagearchive.errors import (
     OptionError,
 )
 from imagearchive.errors.arguments import check_choice, check_integer, check_number
+from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.processing.annotation_records import Annotations, Problem
 from imagearchive.processing.annotations import read_annotations
 from imagearchive.processing.background_writer import BackgroundWriter
@@ -310,7 +311,10 @@ class DataProcessor:
                 time.monotonic() - started,
             )
             summary = f"report_{kind}.json"
-            with open(staged.path(summary), "w", encoding="utf-8") as file:
+            with (
+                os_errors_for(os.path.join(self.output_dir, summary)),
+                open(staged.path(summary), "w", encoding="utf-8") as file,
+            ):
                 json.dump(asdict(report), file, indent=1)
                 file.write("\n")
             staged.publish(

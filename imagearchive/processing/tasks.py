@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagearchive.errors import DecodeError, LimitError
+from imagearchive.errors.os_errors import OUT_OF_FILES
 from imagearchive.images.pillow import decode_with_pillow
 from imagearchive.processing.annotation_records import Problem, Record
 
@@ -147,6 +148,9 @@ def _decode(job: Job, options: DecodeOptions) -> dict[str, Any] | Problem:
         with open(job.path, "rb") as file:
             pixels = decode_with_pillow(file.read())
     except (OSError, DecodeError, LimitError) as error:
+        if isinstance(error, OSError) and error.errno in OUT_OF_FILES:
+            # This is not the image's fault, and leaving it out would lose a sample.
+            raise
         return Problem(job.path, f"cannot be read: {error}")
     sample: dict[str, Any] = {}
     boxes = job.boxes

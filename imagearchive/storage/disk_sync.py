@@ -34,8 +34,15 @@ def sync_files(paths: Iterable[str]) -> None:
 
     # Side by side: a file system writes one journal entry for all that wait for it.
     with ThreadPoolExecutor(SYNC_THREADS) as pool:
-        for _ in pool.map(_sync_file, paths):
-            pass
+        pending = []
+        for path in paths:
+            try:
+                pending.append(pool.submit(_sync_file, path))
+            except RuntimeError:
+                # The system grants no more threads.
+                _sync_file(path)
+        for future in pending:
+            future.result()
 
 
 def sync_folder(path: str) -> None:

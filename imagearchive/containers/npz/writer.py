@@ -33,6 +33,7 @@ from imagearchive.containers.npz.column_writer import CHUNK, Chunks, Column, Par
 from imagearchive.containers.npz.direct_column import DirectColumn, member_name
 from imagearchive.containers.zip.stream import ZipStream
 from imagearchive.errors import ClosedError, OptionError, OptionTypeError
+from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import AtomicFile
 from imagearchive.storage.closing import Abortable
 from imagearchive.storage.location import expand_home
@@ -161,7 +162,8 @@ class NpzWriter(Abortable):
             self.abort()
             raise ClosedError(f"{self.path}: an earlier write failed, so the file was discarded")
         try:
-            self._finish()
+            with os_errors_for(self.path):
+                self._finish()
         except BaseException:
             self.abort()
             raise
@@ -193,10 +195,11 @@ class NpzWriter(Abortable):
         self._failed = True
         if not self._columns:
             self._columns = columns
-        if self._rows == 0 and count:
-            self._choose_direct(prepared)
-        for name, values in prepared.items():
-            columns[name].write(values)
+        with os_errors_for(self.path):
+            if self._rows == 0 and count:
+                self._choose_direct(prepared)
+            for name, values in prepared.items():
+                columns[name].write(values)
         self._rows += count
         self._failed = False
 
