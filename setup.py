@@ -25,15 +25,18 @@ SANITIZE = os.environ.get("IMAGEARCHIVE_SANITIZE", "")
 JPEG = os.environ.get("IMAGEARCHIVE_JPEG", "")
 
 PACKAGE = Path("imagearchive")
-# The only extension with handwritten C, and the directory of that C.
+# The extensions with handwritten C; it is in the directory `native` beside them.
 RENDER = "imagearchive.images.render"
+CRC = "imagearchive.storage.crc"
 # The extension that needs the headers of zlib.
 INFLATE = "imagearchive.storage.inflate"
-NATIVE = PACKAGE / "images" / "native"
 C_SOURCES = {
     path.with_suffix("").as_posix().replace("/", "."): [] for path in PACKAGE.rglob("*.pyx")
 }
-C_SOURCES[RENDER] = sorted(path.as_posix() for path in NATIVE.glob("*.c"))
+NATIVE = {name: Path(*name.split(".")).parent / "native" for name in (RENDER, CRC)}
+C_SOURCES |= {
+    name: sorted(path.as_posix() for path in folder.glob("*.c")) for name, folder in NATIVE.items()
+}
 DIRECTIVES = {
     "language_level": 3,
     "embedsignature": True,
@@ -120,8 +123,8 @@ extensions = [
     Extension(
         name,
         [name.replace(".", "/") + ".pyx", *sources],
-        include_dirs=[NATIVE.as_posix()],
-        depends=[path.as_posix() for path in NATIVE.glob("*.h")],
+        include_dirs=[folder.as_posix() for folder in NATIVE.values()],
+        depends=[path.as_posix() for folder in NATIVE.values() for path in folder.glob("*.h")],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
         define_macros=[("CYTHON_CLINE_IN_TRACEBACK", "0")],

@@ -21,6 +21,7 @@ from imagearchive.containers.container import Checksum, Container
 from imagearchive.containers.left_out import OWN_FILE, LeftOut, LeftOutMember
 from imagearchive.containers.rows import KIND_FILE, KIND_SPARSE, METHOD_STORED
 from imagearchive.errors import (
+    CorruptArchiveError,
     LimitError,
     MemberNotFoundError,
     OptionError,
@@ -29,6 +30,7 @@ from imagearchive.errors import (
     StaleIndexError,
 )
 from imagearchive.index.concatenate import open_concatenated
+from imagearchive.storage.checksums import CHECKSUMS, Verify, check_verify, compared_members
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.limits import RATIO_FLOOR
 from imagearchive.storage.local import unknown_kind
@@ -90,6 +92,7 @@ class ArchiveOptions:
     storage: StorageKind
     strict: bool
     max_open: int
+    verify: Verify
 
 
 class Archive(Closable, Mapping[str, bytes]):
@@ -113,6 +116,11 @@ class Archive(Closable, Mapping[str, bytes]):
         Whether damage in the archive is an error. Otherwise the members before it can be read.
     max_open : int
         How many archive files stay open at once.
+    verify : {"first", "always", "never"} or bool
+        When a member that is read as a whole is compared with the checksum that a ZIP or Barecat
+        has of it: at its first read in this process, at every read (True), or never (False).
+        Compressed members are always compared. Parts of a member, as a file from `open` reads
+        them, cannot be.
 
     Attributes
     ----------
@@ -145,6 +153,7 @@ class Archive(Closable, Mapping[str, bytes]):
         overwrite_index: bool = False,
         strict: bool = True,
         max_open: int = 128,
+        verify: Verify | bool = "first",
     ) -> None:
         if max_open < 1:
             raise OptionError(f"max_open must be at least 1, got {max_open}")
@@ -158,6 +167,7 @@ class Archive(Closable, Mapping[str, bytes]):
             storage=storage,
             strict=strict,
             max_open=max_open,
+            verify=check_verify(verify),
         )
         self.table = open_concatenated(self.paths, ipath, overwrite=overwrite_index, strict=strict)
         self.left_out = self.table.left_out
@@ -167,6 +177,11 @@ class Archive(Closable, Mapping[str, bytes]):
         self._pool = StoragePool(self.table, storage, max_open)
         containers = self.table.containers
         self._only_container = containers[0] if len(containers) == 1 else None
+        self._compared = compared_members(
+            self._options.verify,
+            len(self.table),
+            any(container.checksum_algorithm for container in containers),
+        )
         if storage == "memory":
             self._pool.open_all()
 
@@ -183,7 +198,7 @@ class Archive(Closable, Mapping[str, bytes]):
         MemberNotFoundError, SampleIndexError
             There is no such member.
         CorruptArchiveError
-            Its bytes contradict the index.
+            Its bytes contradict the index, or its checksum.
         UnsupportedMemberError
             It is encrypted, or compressed by an unsupported method.
         LimitError
@@ -196,8 +211,48 @@ class Archive(Closable, Mapping[str, bytes]):
         except OverflowError:
             shard, offset, size, _, method, kind = self._lookup.row(self._position(key))
         if method == METHOD_STORED and kind == KIND_FILE:
+            data = self._pool.get(shard, position).read(offset, size)
+            if position not in self._compared:
+                self._compare_once(position, data)
+            return data
+        return self._read_special(position)
+
+    def read_unverified(self, position: int) -> bytes | memoryview:
+        """Return the bytes of a member without comparing its checksum, for callers that do."""
+        shard, offset, size, _, method, kind = self._lookup.row(position)
+        if method == METHOD_STORED and kind == KIND_FILE:
             return self._pool.get(shard, position).read(offset, size)
         return self._read_special(position)
+
+    def _compare_once(self, position: int, data: bytes | memoryview) -> None:
+        position = self._position(position)
+        if position not in self._compared:
+            self.compare(position, data)
+            self._compared.add(position)
+
+    def compare(self, position: int, data: bytes | memoryview) -> None:
+        """Compare the whole content of a member with its checksum, unless reading has done so.
+
+        Raises
+        ------
+        CorruptArchiveError
+            They differ.
+        """
+        checksum = self.checksum(position)
+        if checksum is not None and not checksum.compared:
+            found = CHECKSUMS[checksum.algorithm](data, 0)
+            if found != checksum.value:
+                raise self.mismatch(position, found)
+
+    def mismatch(self, position: int, found: int) -> CorruptArchiveError:
+        """Return the error for a member whose content has the checksum `found`."""
+        checksum = self.checksum(position)
+        expected = 0 if checksum is None else checksum.value
+        return CorruptArchiveError(
+            f"{self._where(position)} at offset {int(self.table.entries['offset'][position])}: its "
+            f"checksum is {found:08x} but the archive says "
+            f"{expected:08x}; the file is damaged"
+        )
 
     def _read_special(self, position: int) -> bytes | memoryview:
         """Read a member whose content is not just a range of its file."""

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from imagearchive.containers.rows import KIND_SPARSE
 from imagearchive.containers.tar.sparse import SparseStorage
-from imagearchive.errors import CorruptArchiveError
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.storage.checksums import CHECKSUMS
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
 
-__all__ = ["CHUNK_SIZE", "checksum_to_compare", "iter_chunks", "iter_data", "read_whole"]
+__all__ = ["CHUNK_SIZE", "iter_chunks", "iter_data", "read_whole"]
 
 CHUNK_SIZE: Final = 8 << 20
 """Bytes of the largest chunk."""
@@ -48,15 +47,17 @@ def iter_chunks(archive: Archive, position: int) -> Iterator[bytes | memoryview]
         return
     with os_errors_for(_file(archive, position)):
         member = archive.member(position)
-        checksum = 0
-        expected = checksum_to_compare(archive, position)
+        found = 0
+        expected = archive.checksum(position)
+        if expected is not None and expected.compared:
+            expected = None
         for offset in range(0, size, CHUNK_SIZE):
             data = member.read(offset, min(CHUNK_SIZE, size - offset))
             if expected is not None:
-                checksum = zlib.crc32(data, checksum)
+                found = CHECKSUMS[expected.algorithm](data, found)
             yield data
-    if expected is not None:
-        _compare(archive, position, checksum, expected)
+    if expected is not None and found != expected.value:
+        raise archive.mismatch(position, found)
 
 
 def iter_data(archive: Archive, position: int) -> Iterator[tuple[int, bytes | memoryview]]:
@@ -93,27 +94,9 @@ def iter_data(archive: Archive, position: int) -> Iterator[tuple[int, bytes | me
 def read_whole(archive: Archive, position: int) -> bytes | memoryview:
     """Read a member at once; raises the same errors as `iter_chunks`."""
     with os_errors_for(_file(archive, position)):
-        data = archive.read(position)
-    expected = checksum_to_compare(archive, position)
-    if expected is not None:
-        _compare(archive, position, zlib.crc32(data), expected)
+        data = archive.read_unverified(position)
+    archive.compare(position, data)
     return data
-
-
-def checksum_to_compare(archive: Archive, position: int) -> int | None:
-    """Return the CRC-32 that the container stores for a member, None if reading compares it."""
-    checksum = archive.checksum(position)
-    if checksum is None or checksum.compared or checksum.algorithm != "crc32":
-        return None
-    return checksum.value
-
-
-def _compare(archive: Archive, position: int, checksum: int, expected: int) -> None:
-    if checksum != expected:
-        raise CorruptArchiveError(
-            f"{_file(archive, position)}: {archive.name(position)!r}: its checksum is "
-            f"{checksum:08x} but the archive says {expected:08x}; the file is damaged"
-        )
 
 
 def _file(archive: Archive, position: int) -> str:

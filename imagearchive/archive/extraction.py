@@ -7,7 +7,6 @@ import errno
 import os
 import stat
 import threading
-import zlib
 from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from imagearchive.containers.rows import KIND_FILE
 from imagearchive.errors import TargetExistsError, UnsafePathError
 from imagearchive.errors.hints import Hint
 from imagearchive.storage.atomic import create_file
+from imagearchive.storage.checksums import CHECKSUMS
 from imagearchive.storage.limits import Limits
 from imagearchive.storage.local import MemoryStorage
 from imagearchive.storage.temporary import LockedDirectory
@@ -320,14 +320,15 @@ class Extraction:
         if source is None:
             return found
         simple = (rows["kind"] == KIND_FILE) & (rows["method"] == 0) & (rows["size"] <= LARGE)
-        has_checksum = self._archive.table.container(0).checksum_algorithm == "crc32"
+        algorithm = self._archive.table.container(0).checksum_algorithm
+        checksum = None if algorithm is None else CHECKSUMS[algorithm]
         for row in np.flatnonzero(simple).tolist():
             start, size = int(rows["offset"][row]), int(rows["size"][row])
             # Reading a damaged one in the general way says what is wrong.
             if start + size > len(source):
                 continue
             data = source[start : start + size]
-            if not has_checksum or zlib.crc32(data) == rows["crc"][row]:
+            if checksum is None or checksum(data, 0) == rows["crc"][row]:
                 found[row] = data
         return found
 

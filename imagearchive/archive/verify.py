@@ -6,11 +6,14 @@ import errno
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from imagearchive.archive.checked_read import CHUNK_SIZE, iter_data
+from imagearchive.archive.expansion import find_repeats
 from imagearchive.archive.threads import Chunks, run_in_threads
 from imagearchive.codecs.npz_arrays import NpzArrays
 from imagearchive.codecs.view import DecodedView
@@ -26,7 +29,7 @@ from imagearchive.images.decode import find_damage
 from imagearchive.index.freshness import REBUILD
 from imagearchive.index.names import sort_names
 from imagearchive.index.table import IndexTable
-from imagearchive.storage.checksums import ChecksumFunction, checksum_function
+from imagearchive.storage.checksums import CHECKSUMS
 from imagearchive.storage.limits import Limits
 
 if TYPE_CHECKING:
@@ -104,7 +107,8 @@ def verify(
     """Check an archive from end to end.
 
     Every member is read, and compared with its checksum if the container stores one: CRC-32 in
-    ZIP and NPZ, CRC-32C in Barecat. All headers are scanned again and compared with the index. In
+    ZIP and NPZ, CRC-32C in Barecat. Members that are one stored file, as hard links are, are read
+    once. All headers are scanned again and compared with the index. In
     a TAR this checks the headers, which have checksums; its data have none.
 
     Parameters
@@ -133,10 +137,33 @@ def verify(
     result = Verified(left_out=archive.left_out)
     view = DecodedView(archive, mode="unchanged", **asdict(limits or Limits())) if decode else None
     _check_headers(archive, result.failures)
+    first = find_repeats(archive, np.arange(len(archive)))
+    is_first = first == np.arange(len(archive))
+    originals = np.flatnonzero(is_first)
     verifier = _Verifier(archive, view, result, progress)
-    run_in_threads(verifier.work, len(archive), CHUNK, threads)
+    run_in_threads(partial(verifier.work, originals), len(originals), CHUNK, threads)
+    _add_repeats(archive, np.flatnonzero(~is_first), first, result)
+    if progress is not None and not is_first.all():
+        progress(int((~is_first).sum()))
     result.failures.sort(key=lambda failure: failure.position)
     return result
+
+
+def _add_repeats(
+    archive: Archive,
+    repeats: npt.NDArray[np.int64],
+    first: npt.NDArray[np.int64],
+    result: Verified,
+) -> None:
+    """Count members whose content was verified under another name, and repeat its failures."""
+    failures = {failure.position: failure for failure in result.failures}
+    for position in repeats.tolist():
+        result.files += 1
+        result.bytes += int(archive.table.entries["size"][position])
+        result.checked += archive.checksum(position) is not None
+        failure = failures.get(int(first[position]))
+        if failure is not None:
+            result.failures.append(failure._replace(position=position, name=archive.name(position)))
 
 
 def _check_headers(archive: Archive, failures: list[Failure]) -> None:
@@ -205,16 +232,11 @@ class _Verifier:
         self._result = result
         self._progress = progress
         self._lock = threading.Lock()
-        # Raises before any work if the package for one of them is missing.
-        self._functions: dict[str, ChecksumFunction] = {
-            container.checksum_algorithm: checksum_function(container.checksum_algorithm)
-            for container in archive.table.containers
-            if container.checksum_algorithm is not None
-        }
 
-    def work(self, chunks: Chunks) -> None:
-        """Verify ranges of positions."""
-        for positions in chunks:
+    def work(self, originals: npt.NDArray[np.int64], chunks: Chunks) -> None:
+        """Verify the members at these positions."""
+        for places in chunks:
+            positions = originals[places.start : places.stop].tolist()
             part = Verified()
             for position in positions:
                 chunks.check()
@@ -239,13 +261,13 @@ class _Verifier:
         archive = self._archive
         size = int(archive.table.entries["size"][position])
         checksum = archive.checksum(position)
-        content = archive.read(position) if size <= CHUNK_SIZE else None
+        content = archive.read_unverified(position) if size <= CHUNK_SIZE else None
         found = 0
         # The holes of a sparse file are not read: a TAR has no checksum of them.
         for _, data in [(0, content)] if content is not None else iter_data(archive, position):
             chunks.check()
             if checksum is not None:
-                found = self._functions[checksum.algorithm](data, found)
+                found = CHECKSUMS[checksum.algorithm](data, found)
         part.bytes += size
         if checksum is not None:
             part.checked += 1

@@ -447,7 +447,6 @@ def _build_facts() -> dict[str, Any]:
         "torch": "torch",
         "zstandard": "compressed",
         "msgpack": "msgpack",
-        "crc32c": "barecat",
         "shtab": "completion",
     }
     return {

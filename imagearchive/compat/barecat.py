@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from imagearchive.archive.archive import Archive, ArchiveOptions
+from imagearchive.archive.archive import Archive
 from imagearchive.codecs.view import DecodedView
 from imagearchive.containers.barecat import BarecatContainer
 from imagearchive.errors import (
@@ -26,11 +26,11 @@ from imagearchive.errors import (
     MemberNotFoundError,
     OptionError,
 )
-from imagearchive.storage.checksums import checksum_function
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from imagearchive.storage.checksums import Verify
     from imagearchive.storage.patterns import ArchivePath
 
 __all__ = [
@@ -107,13 +107,6 @@ class BarecatDirInfo:
 Info = BarecatFileInfo | BarecatDirInfo
 
 
-@dataclasses.dataclass(frozen=True)
-class BarecatOptions(ArchiveOptions):
-    """How a Barecat was opened."""
-
-    verify: bool
-
-
 class Barecat(Archive):
     """A read-only archive with the methods of `barecat.Barecat`.
 
@@ -123,9 +116,9 @@ class Barecat(Archive):
         The archive; for a Barecat archive without ``-shard-00000`` or ``-sqlite-index``.
     threadsafe : bool
         Accepted, but not needed: threads and processes may always share an archive.
-    verify : bool
-        Compare the CRC-32C of each file that is read as a whole, if a Barecat archive stores one.
-        Needs the package `crc32c` (``pip install imagearchive[barecat]``).
+    verify : {"always", "first", "never"} or bool
+        When a file that is read as a whole is compared with its checksum; by default always, as in
+        the original. See `imagearchive.Archive`.
     shard_size_limit, exist_ok, allow_writing_symlinked_shard, wal, readonly_is_immutable
         Accepted, but without effect on an archive that is only read.
     readonly, overwrite, append_only, auto_codec
@@ -152,7 +145,7 @@ class Barecat(Archive):
         wal: bool = False,
         readonly_is_immutable: bool = False,
         *,
-        verify: bool = False,
+        verify: Verify | bool = "always",
         **options: Any,
     ) -> None:
         if not readonly or overwrite or append_only:
@@ -164,11 +157,8 @@ class Barecat(Archive):
             raise OptionError(
                 "auto_codec=True is not supported; wrap the archive in DecodedView instead"
             )
-        super().__init__(path, **options)
-        self._options = BarecatOptions(**dataclasses.asdict(self._options), verify=verify)
+        super().__init__(path, verify=verify, **options)
         is_barecat = all(one.name == BarecatContainer.name for one in self.table.containers)
-        # Here, so that a missing package is noticed now and not in a worker.
-        self._crc32c = checksum_function("crc32c") if verify and is_barecat else None
         numbers = [_SHARD.fullmatch(file) if is_barecat else None for file in self.table.files]
         self._shards = [int(m[1]) if m else place for place, m in enumerate(numbers)]
         self._has_crc = is_barecat
@@ -192,7 +182,7 @@ class Barecat(Archive):
         MemberNotFoundError
             There is no such file.
         CorruptArchiveError
-            With ``verify=True``, the checksum of the whole file differs.
+            The checksum of the whole file differs.
         """
         key = item.position if isinstance(item, BarecatFileInfo) else item
         if offset or size >= 0:
@@ -201,18 +191,7 @@ class Barecat(Archive):
             left = member.size - start
             return bytes(member.read(start, left if size < 0 else min(size, left)))
         data = super().read(key)
-        if self._crc32c is not None:
-            self._compare(self._crc32c(data, 0), self.position(key))
         return data if isinstance(data, bytes) else bytes(data)
-
-    def _compare(self, found: int, position: int) -> None:
-        checksum = self.checksum(position)
-        if checksum is not None and checksum.value != found:
-            info = self.info(position)
-            raise CorruptArchiveError(
-                f"{info.archive}: {info.name!r} at offset {info.offset}: CRC-32C is {found:08x}, "
-                f"but {checksum.value:08x} in the index; restore the shard from a copy"
-            )
 
     def readinto(self, item: BarecatFileInfo | str | int, buffer: Buffer, offset: int = 0) -> int:
         """Read from a file until it ends or the buffer is full; return the number of bytes."""
@@ -221,7 +200,8 @@ class Barecat(Archive):
         target = memoryview(buffer).cast("B")
         start = max(0, min(offset, member.size))
         count = min(len(target), member.size - start)
-        if self._crc32c is not None and count == member.size:
+        if count == member.size:
+            # Compares the checksum.
             target[:count] = self.read(key)
         else:
             member.readinto(start, target[:count])
@@ -304,8 +284,7 @@ class Barecat(Archive):
         key = item.position if isinstance(item, BarecatFileInfo) else item
         if self._has_crc:
             try:
-                function = checksum_function("crc32c")
-                self._compare(function(super().read(key), 0), self.position(key))
+                self.compare(self.position(key), self.read_unverified(self.position(key)))
             except CorruptArchiveError:
                 return False
         return True

@@ -33,6 +33,7 @@ from imagearchive.datasets.sample_names import SampleNames
 from imagearchive.datasets.selection import IMAGE_EXTENSIONS, Selection
 from imagearchive.errors import ImageArchiveError, OptionError
 from imagearchive.errors.arguments import check_callable, check_choice
+from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.location import locate
 from imagearchive.storage.patterns import absolute_paths, as_text
 
@@ -114,6 +115,9 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         not, as classes do. A transform of this library that moves pixels does not move labels: with
         "places" it is refused, with "values" it is allowed. By default, it is refused where labels
         are certainly places, and a warning is logged once where they may be.
+    verify : {"first", "always", "never"} or bool
+        When a stored file is compared with its checksum: at its first read in each process, at
+        every read, or never; see `imagearchive.Archive`.
 
     Attributes
     ----------
@@ -191,6 +195,7 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         overwrite_index: bool = False,
         strict: bool = True,
         label_kind: LabelKind | None = None,
+        verify: Verify | bool = "first",
     ) -> None:
         check_choice("mode", mode, ("single", "multi"))
         check_callable("loader", loader)
@@ -222,6 +227,7 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
             storage=storage,
             strict=strict,
             label_kind=label_kind,
+            verify=check_verify(verify),
         )
         self._start(options, overwrite_index=overwrite_index)
         # Messages show the path as given; a pickle may be opened in another directory.
@@ -245,6 +251,7 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
             storage="memory" if options.data_in_memory else options.storage,
             overwrite_index=overwrite_index,
             strict=options.strict,
+            verify=options.verify,
         )
         self._read = self.archive.read
         if self._pickled_fingerprint is not None:

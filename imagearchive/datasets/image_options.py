@@ -14,6 +14,7 @@ from imagearchive.errors import OptionError
 if TYPE_CHECKING:
     from imagearchive.datasets.label_files import LabelParser
     from imagearchive.datasets.label_guard import LabelKind
+    from imagearchive.storage.checksums import Verify
     from imagearchive.storage.protocol import StorageKind
 
 __all__ = [
@@ -80,3 +81,4 @@ class ImageArchiveOptions:
     storage: StorageKind
     strict: bool
     label_kind: LabelKind | None
+    verify: Verify

@@ -30,6 +30,7 @@ from imagearchive.loader.options import (
 )
 from imagearchive.loader.order import ORDER_VERSION, EpochOrder, check_state, find_rank
 from imagearchive.loader.thread_pool import JOIN_TIMEOUT, Pool
+from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.fork_lock import ForkSafeLock
 from imagearchive.transforms import Pipeline, compile_pipeline
@@ -125,6 +126,10 @@ class DataLoader(Closable):
         "places", those that move pixels are refused, with "values" they are allowed. Where nothing
         is said, they are refused if labels are certainly places, and a warning is logged once if
         they may be.
+    verify : {"first", "always", "never"} or bool, optional
+        For a path: when a member is compared with the checksum that a ZIP or Barecat has of it. By
+        default at its first read for encoded images, as `ImageArchive` does, and never for the
+        arrays of an NPZ; see `LazyNPZDataset`.
 
     Attributes
     ----------
@@ -185,6 +190,7 @@ class DataLoader(Closable):
         columns: tuple[str, str | None] | None = None,
         split_torch_workers: bool = True,
         label_kind: LabelKind | None = None,
+        verify: Verify | bool | None = None,
         **unsupported: NoReturn,
     ) -> None:
         if unsupported:
@@ -212,6 +218,7 @@ class DataLoader(Closable):
             columns=columns,
             split_torch_workers=split_torch_workers,
             label_kind=label_kind,
+            verify=check_verify(verify) if isinstance(verify, bool) else verify,
         )
         self._open(source, options)
 
@@ -224,6 +231,7 @@ class DataLoader(Closable):
             options.exif_transpose,
             options.transform,
             options.label_kind,
+            options.verify,
         )
         self._pipeline: Pipeline | None = None
         if options.transform is not None:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imagearchive.archive.samples import Samples
 from imagearchive.datasets.label_guard import LabelGuard, LabelKind
@@ -15,6 +15,9 @@ from imagearchive.errors.arguments import check_path, shorten
 from imagearchive.loader.array_sources import SampleSource
 from imagearchive.loader.sources import ConcatenatedSource, EncodedSource, Source, SubsetSource
 from imagearchive.storage.patterns import expand_paths
+
+if TYPE_CHECKING:
+    from imagearchive.storage.checksums import Verify
 
 __all__ = ["open_source"]
 
@@ -25,6 +28,7 @@ def open_source(
     exif_transpose: bool,
     transform: Callable[..., Any] | None,
     label_kind: LabelKind | None,
+    verify: Verify | None = None,
 ) -> tuple[Source, bool]:
     """Return the source, and whether its dataset was opened here, from a path or pattern.
 
@@ -40,14 +44,19 @@ def open_source(
         are not copied first.
     label_kind : {"places", "values"}, optional
         What the caller says about the labels; see `LabelGuard`.
+    verify : {"first", "always", "never"}, optional
+        For a path; a dataset has been opened with its own.
     """
     if columns is not None and (not isinstance(columns, (tuple, list)) or len(columns) != 2):
         raise OptionError(f"columns must be a pair of names, (image, label), got {columns!r}")
     paths = _paths(source)
     if paths is None:
+        if verify is not None:
+            raise OptionError("verify= is for paths; pass it where the dataset is opened")
         return _Wrapper(columns, exif_transpose, transform, label_kind).wrap(source), False
     wrapper = _Wrapper(columns, exif_transpose, transform, label_kind)
-    return wrapper.wrap(_open_paths(expand_paths(paths), columns, transform is None)), True
+    dataset = _open_paths(expand_paths(paths), columns, transform is None, verify)
+    return wrapper.wrap(dataset), True
 
 
 def _paths(source: Any) -> list[str] | None:
@@ -61,7 +70,12 @@ def _paths(source: Any) -> list[str] | None:
     return [check_path("source", path) for path in source]
 
 
-def _open_paths(paths: list[str], columns: tuple[str, str | None] | None, copy: bool) -> Any:
+def _open_paths(
+    paths: list[str],
+    columns: tuple[str, str | None] | None,
+    copy: bool,
+    verify: Verify | None,
+) -> Any:
     """Open files of one kind; `copy` says whether rows of arrays are copied."""
     # Imported here, since a loader of other datasets needs none of these.
     from imagearchive.datasets.npz.detect import holds_arrays
@@ -69,24 +83,25 @@ def _open_paths(paths: list[str], columns: tuple[str, str | None] | None, copy: 
     if not holds_arrays(paths[0]):
         from imagearchive.datasets.image_archive import ImageArchive
 
-        return ImageArchive(paths if len(paths) > 1 else paths[0])
+        return ImageArchive(paths if len(paths) > 1 else paths[0], verify=verify or "first")
     from imagearchive.datasets.combined import CombinedLazyDataset
 
     wanted = [name for name in columns or () if name is not None]
-    parts = [_open_arrays(path, wanted, copy) for path in paths]
+    parts = [_open_arrays(path, wanted, copy, verify) for path in paths]
     return CombinedLazyDataset(parts) if len(parts) > 1 else parts[0]
 
 
-def _open_arrays(path: str, wanted: list[str], copy: bool) -> Any:
+def _open_arrays(path: str, wanted: list[str], copy: bool, verify: Verify | None) -> Any:
     """Open an NPZ with the columns that it has by default, or else with those that are wanted."""
     from imagearchive.datasets.npz.columns import PLURALS
     from imagearchive.datasets.npz.dataset import LazyNPZDataset
 
-    dataset = LazyNPZDataset(path, copy=copy)
+    mode = verify or "never"
+    dataset = LazyNPZDataset(path, copy=copy, verify=mode)
     if all(name in dataset.keys or PLURALS.get(name) in dataset.keys for name in wanted):
         return dataset
     try:
-        chosen = LazyNPZDataset(path, copy=copy, keys=wanted)
+        chosen = LazyNPZDataset(path, copy=copy, keys=wanted, verify=mode)
     except MemberNotFoundError:
         # The first sample raises, and lists the columns.
         return dataset

@@ -17,6 +17,7 @@ from imagearchive.datasets.label_guard import LabelKind
 from imagearchive.errors import MissingDependencyError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_callable, check_choice, check_integer
 from imagearchive.loader.order import MAX_BATCH, find_rank
+from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.transforms import Compose, Resize, TensorFormat, ToTensor
 from imagearchive.transforms.base import Layout
 from imagearchive.transforms.compose import flat
@@ -104,6 +105,7 @@ class LoaderOptions:
     columns: tuple[str, str | None] | None
     split_torch_workers: bool
     label_kind: LabelKind | None
+    verify: Verify | None
 
     def __post_init__(self) -> None:
         dtype = _dtype_name(self.dtype)
@@ -117,6 +119,7 @@ class LoaderOptions:
             "seed": check_integer("seed", self.seed),
             "output": check_choice("output", self.output, (None, *get_args(Output))),
             "dtype": check_choice("dtype", dtype, (None, *get_args(DTypeName))),
+            "verify": None if self.verify is None else check_verify(self.verify),
             "on_error": check_choice("on_error", self.on_error, get_args(OnError)),
         }
         checked |= {name: bool(getattr(self, name)) for name in _FLAGS}

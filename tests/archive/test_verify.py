@@ -42,7 +42,7 @@ def test_verify_raises_faults_of_the_machine(tmp_path, monkeypatch):
             raise OSError(number, os.strerror(number))
 
         with imagearchive.open(tmp_path / "a.tar") as archive, monkeypatch.context() as patch:
-            patch.setattr(imagearchive.Archive, "read", fail)
+            patch.setattr(imagearchive.Archive, "read_unverified", fail)
             with pytest.raises(OSError, match=os.strerror(number)) as caught:
                 verify(archive)
             assert caught.value.filename == str(tmp_path / "a.tar")

@@ -159,8 +159,11 @@ def _check_bin(
             stored[inside] = _prefixes(storage, positions[inside])
         except OSError as error:
             raise CorruptArchiveError(f"{path}: cannot be read: {error.strerror}") from error
+    # Several entries may be the same packet: those at one position have one length, or are damaged.
     overlapping = np.zeros(len(ends), np.bool_)
-    overlapping[1:] = positions[1:] < np.maximum.accumulate(ends)[:-1]
+    overlapping[1:] = (positions[1:] < np.maximum.accumulate(ends)[:-1]) & (
+        positions[1:] != positions[:-1]
+    )
     bad = np.flatnonzero(outside | (stored != triplets["length"]) | overlapping)
     if not len(bad):
         return None

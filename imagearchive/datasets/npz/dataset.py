@@ -17,6 +17,7 @@ from imagearchive.datasets.npz.column_choice import choose_columns
 from imagearchive.datasets.npz.columns import ArrayColumn, Column, sample_name
 from imagearchive.datasets.npz.file import NpzFile
 from imagearchive.errors.arguments import check_path, check_sequence
+from imagearchive.storage.checksums import Verify, check_verify
 
 if TYPE_CHECKING:
     from imagearchive.storage.protocol import StorageKind
@@ -80,9 +81,10 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         How bytes are read; see `imagearchive.storage.local.open_storage`.
     ipath : path-like, optional
         The index file. By default ``NPZ_PATH`` with its extension replaced by ``.idx.npy``.
-    verify : bool
-        Compare an array with its CRC-32 before the first row is read, which reads all of it.
-        Otherwise damage inside the pixels of a stored array goes unnoticed, as in any mapped file;
+    verify : {"never", "first"} or bool
+        With "first" or True, compare an array with its CRC-32 before the first row is read, which
+        reads all of it. A row has no checksum of its own, so "always" means the same. Otherwise
+        damage inside the pixels of a stored array goes unnoticed, as in any mapped file;
         deflated arrays are checked when their checkpoints are built.
     overwrite_index : bool
         Build the index even if there is a fresh one.
@@ -146,7 +148,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         open_after_fork: bool = False,
         storage: StorageKind = "auto",
         ipath: str | os.PathLike[str] | None = None,
-        verify: bool = False,
+        verify: Verify | bool = "never",
         overwrite_index: bool = False,
     ) -> None:
         options = LazyNPZOptions(
@@ -160,7 +162,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
             open_after_fork=open_after_fork,
             storage=storage,
             ipath=None if ipath is None else os.fspath(ipath),
-            verify=verify,
+            verify=check_verify(verify) != "never",
         )
         self._start(options, overwrite_index=overwrite_index)
 
