@@ -20,7 +20,7 @@ class Annotations(Harness):
     """Reads a file; the first byte of an input chooses the format."""
 
     name = "annotations"
-    smoke_runs = 60_000
+    smoke_runs = 100_000
     max_size = 1 << 13
     tokens = (
         b"\n", b",", b'"', b'""', b"filename,xmin,ymin,xmax,ymax,class\n", b"a.jpg", b"../a.jpg",

@@ -45,7 +45,7 @@ class Barecat(Harness):
     """Opens an archive whose database is mutated, by SQL or byte by byte."""
 
     name = "barecat"
-    smoke_runs = 3_000
+    smoke_runs = 1_500
     max_size = 1 << 17
     tokens = (b"SQLite format 3\0", b"files", b"dirs", b"config", b"path", b"shard", b"offset")
 

@@ -35,7 +35,7 @@ class Bins(Harness):
     """Opens bins; an input is their index, and then the first bin."""
 
     name = "bins"
-    smoke_runs = 15_000
+    smoke_runs = 8_000
     max_size = 1 << 12
 
     def seeds(self) -> Iterable[bytes]:

@@ -43,7 +43,7 @@ class IndexFile(Harness):
     """Opens a fixed archive by a mutated index; the first byte of an input chooses the archive."""
 
     name = "index"
-    smoke_runs = 20_000
+    smoke_runs = 25_000
     tokens = (
         b'"sections"', b'"archives"', b'"path"', b'"size"', b'"../', b'"containers"',
         b'"first_file"',

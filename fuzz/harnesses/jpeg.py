@@ -42,7 +42,7 @@ class JpegRegions(Harness):
     """Decodes an image whole, and renders parts of it."""
 
     name = "jpeg"
-    smoke_runs = 40_000
+    smoke_runs = 150_000
     max_size = 1 << 14
     tokens = tuple(bytes([0xFF, marker]) for marker in (*_MARKERS, *range(0xD0, 0xD8)))
 

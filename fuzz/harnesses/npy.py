@@ -26,7 +26,7 @@ class NpyHeaders(Harness):
     """Parses a header, and decodes the array behind it."""
 
     name = "npy"
-    smoke_runs = 130_000
+    smoke_runs = 300_000
     max_size = 1 << 14
     tokens = (
         b"'descr'", b"'fortran_order'", b"'shape'", b"True", b"False", b"None", b"(", b")", b"[",

@@ -28,7 +28,7 @@ class NpzRows(Harness):
     """Opens a file as a dataset, and reads samples, batches and whole arrays."""
 
     name = "npz"
-    smoke_runs = 12_000
+    smoke_runs = 10_000
     tokens = (*NpyHeaders.tokens, *ObjectArrays.tokens)
 
     def seeds(self) -> Iterable[bytes]:

@@ -19,7 +19,7 @@ class Values(Harness):
     """Decodes a value; the first byte of an input chooses the format."""
 
     name = "values"
-    smoke_runs = 200_000
+    smoke_runs = 400_000
     max_size = 1 << 14
     tokens = (
         b"[", b"]", b"{", b"}", b'"', b"\\ud800", b"null", b"NaN", b"Infinity", b"-0", b"1e999",
