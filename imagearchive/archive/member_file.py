@@ -40,6 +40,11 @@ class MemberFile(io.RawIOBase):
         self.name = name
         self.mode = "rb"
 
+    @property
+    def size(self) -> int:
+        """The size of the member in bytes."""
+        return self._storage.size
+
     def readable(self) -> bool:
         """Return True: members can always be read."""
         self._check()

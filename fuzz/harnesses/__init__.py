@@ -1,1 +1,0 @@
-"""The harnesses, one module for each kind of input."""
