@@ -18,7 +18,7 @@ from imagearchive.archive.member_file import MemberFile
 from imagearchive.archive.name_tree import NameTree, decode, encode
 from imagearchive.archive.samples import Samples
 from imagearchive.containers.container import Checksum, Container
-from imagearchive.containers.left_out import OWN_FILE, LeftOut, LeftOutMember
+from imagearchive.containers.left_out import DAMAGED, OWN_FILE, LeftOut, LeftOutMember
 from imagearchive.containers.rows import KIND_FILE, KIND_SPARSE, METHOD_STORED
 from imagearchive.errors import (
     CorruptArchiveError,
@@ -171,7 +171,7 @@ class Archive(Closable, Mapping[str, bytes]):
         )
         self.table = open_concatenated(self.paths, ipath, overwrite=overwrite_index, strict=strict)
         self.left_out = self.table.left_out
-        _log_left_out(self.path, self.left_out)
+        _log_left_out(self.path, self.left_out, self.table.meta.get("damage"))
         self._lookup = self.table.lookup
         self._tree = NameTree(self._lookup, self.table.directories)
         self._pool = StoragePool(self.table, storage, max_open)
@@ -555,7 +555,7 @@ class Archive(Closable, Mapping[str, bytes]):
         return f"Archive({path!r}, {len(self)} members{state})"
 
 
-def _log_left_out(path: ArchivePath, left_out: LeftOut) -> None:
+def _log_left_out(path: ArchivePath, left_out: LeftOut, damage: str | None) -> None:
     """Log what is left out, once per process for each archive and each state of it."""
     if not left_out or _logged.get(key := f"{path}\0{left_out.counts}"):
         return
@@ -563,11 +563,12 @@ def _log_left_out(path: ArchivePath, left_out: LeftOut) -> None:
     level = logging.INFO if left_out.counts.keys() <= {OWN_FILE} else logging.WARNING
     logger.log(
         level,
-        "%s: %s %s left out or cannot be read: %s; `imagearchive info` lists them",
+        "%s: %s %s left out or cannot be read: %s; `imagearchive info` lists them%s",
         path,
         f"{len(left_out):,}",
         "member is" if len(left_out) == 1 else "members are",
         left_out.describe(),
+        f". {damage}" if damage and DAMAGED in left_out.counts else "",
     )
 
 

@@ -205,7 +205,8 @@ def _without(
     """Raise because of the bad files, or log that they are left out."""
     if strict:
         raise CorruptArchiveError(message)
-    logger.warning("%s; %d such members are left out", message, int(bad.sum()))
+    # The archive warns of what is left out.
+    logger.info("%s; %d such members are left out", message, int(bad.sum()))
     offsets = np.zeros(len(files) + 1, np.uint64)
     offsets[1:] = np.cumsum(names.lengths)
     left_out.add_rows(names.text, offsets, bad, DAMAGED, number)

@@ -103,8 +103,10 @@ def scan_location(location: Location, strict: bool = True) -> tuple[RowBuffer, l
     if damage is not None:
         if strict:
             raise CorruptArchiveError(damage[1])
-        logger.warning("%s; the %d packets before are served", damage[1], damage[0])
+        # The archive warns of what is left out, if there is any after the damage.
         lost = len(triplets) - damage[0]
+        level = logging.INFO if lost else logging.WARNING
+        logger.log(level, "%s; the %d packets before are served", damage[1], damage[0])
         triplets = triplets[: damage[0]]
         # A bin that holds none of them may not even exist.
         used, shards = np.unique(shards[: damage[0]], return_inverse=True)

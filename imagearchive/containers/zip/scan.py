@@ -153,7 +153,8 @@ class _Scan:
         links = self.read_links(bad)
         rows = _finished(self.rows, bad, links)
         if self.lost:
-            logger.warning(
+            # The archive warns of what is left out.
+            logger.info(
                 "%s: %d members are damaged and left out; the first: %s",
                 self.storage.path,
                 self.lost,
