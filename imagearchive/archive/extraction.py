@@ -403,7 +403,7 @@ class _CannotLinkError(Exception):
 
 
 def _temporary_name() -> bytes:
-    return f".{os.urandom(6).hex()}.part".encode()
+    return f".{os.urandom(8).hex()}.part".encode()
 
 
 def _link_file(

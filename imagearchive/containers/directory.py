@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from contextlib import closing
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -25,6 +24,8 @@ from imagearchive.containers.rows import (
     RowBuffer,
 )
 from imagearchive.errors import ImageArchiveError
+from imagearchive.storage.patterns import INDEX_SUFFIX
+from imagearchive.storage.temporary import is_temporary_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DirectoryContainer"]
 
-_INDEX_SUFFIX: Final = ".idx.npy"
-# The temporary names of `imagearchive.storage.atomic`.
-_UNFINISHED: Final = re.compile(r"\.[0-9a-f]{16}\.part$")
 # Links to links can multiply directories without end.
 _MAX_LINKED: Final = 100_000
 
@@ -136,8 +134,8 @@ def _own_files(folder: Location, found: Sequence[Entry]) -> set[str]:
 
     A file with such a name that is not an index is data.
     """
-    own = {entry.name for entry in found if _UNFINISHED.search(entry.name)}
-    stems = {entry.name[: -len(_INDEX_SUFFIX)]: entry for entry in found if _names_index(entry)}
+    own = {entry.name for entry in found if is_temporary_name(entry.name)}
+    stems = {entry.name[: -len(INDEX_SUFFIX)]: entry for entry in found if _names_index(entry)}
     if stems:
         for entry in found:
             stem = os.path.splitext(entry.name)[0]
@@ -149,7 +147,7 @@ def _own_files(folder: Location, found: Sequence[Entry]) -> set[str]:
 
 def _names_index(entry: Entry) -> bool:
     is_file = entry.status is not None and entry.status.is_file
-    return is_file and entry.name.endswith(_INDEX_SUFFIX)
+    return is_file and entry.name.endswith(INDEX_SUFFIX)
 
 
 def _is_index(location: Location) -> bool:

@@ -26,6 +26,7 @@ from imagearchive.storage.closing import Closable
 
 __all__ = [
     "LockedDirectory",
+    "is_temporary_name",
     "lock_new_file",
     "remove_stale_directories",
     "remove_stale_files",
@@ -61,6 +62,11 @@ def temporary_name(path: str) -> str:
     """Return a random name in the folder of `path`, short enough for any file system."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f"{_stem(name)}.{os.urandom(8).hex()}.part")
+
+
+def is_temporary_name(name: str) -> bool:
+    """Whether a name in a directory is that of an unfinished file or directory of this library."""
+    return name.endswith(".part") and _SUFFIX.fullmatch(name[-_SUFFIX_LENGTH:]) is not None
 
 
 def lock_new_file(descriptor: int, path: str) -> bool:
@@ -108,7 +114,7 @@ def _temporary_files(folder: str) -> dict[str, list[str]]:
     except OSError:
         return files
     for name in names:
-        if name.endswith(".part") and _SUFFIX.fullmatch(name[-_SUFFIX_LENGTH:]):
+        if is_temporary_name(name):
             files.setdefault(name[:-_SUFFIX_LENGTH], []).append(name)
     end = time.monotonic()
     if len(_found) >= _MAX_FOLDERS:
