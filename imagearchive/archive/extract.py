@@ -18,11 +18,13 @@ from imagearchive.archive.extraction import Destination, Existing, Extraction
 from imagearchive.archive.name_tree import decode, encode
 from imagearchive.archive.safe_directories import SafeDirectories
 from imagearchive.containers.left_out import (
+    CONTINUATION,
     DANGLING_LINK,
     LINK_LIMIT,
     LOOPING_LINK,
     OUTSIDE_LINK,
     SPECIAL,
+    LeftOutMember,
     describe_reason,
 )
 from imagearchive.errors import OptionError, UnsafePathError
@@ -47,7 +49,9 @@ NAME_MAX: Final = 255
 MAX_DEPTH: Final = 256
 
 # Why a member is neither a file nor a directory.
-_NO_FILES: Final = (SPECIAL, DANGLING_LINK, OUTSIDE_LINK, LOOPING_LINK, LINK_LIMIT)
+_NO_FILES: Final = frozenset(
+    (SPECIAL, CONTINUATION, DANGLING_LINK, OUTSIDE_LINK, LOOPING_LINK, LINK_LIMIT)
+)
 
 
 class Refused(NamedTuple):
@@ -249,24 +253,38 @@ def matching(archive: Archive, pattern: str) -> list[int]:
 
 
 def refused_members(archive: Archive) -> list[Refused]:
-    """List the links and devices of an archive that are not files or directories in it.
+    """List the links, devices, and other members that are not files or directories in an archive.
 
-    The index lists the first of them only; this scans the headers again.
+    An index lists the first hundred members that it leaves out. Where there are more, this scans
+    the headers again.
     """
-    refused = []
-    for shard, file in enumerate(archive.table.files):
-        container = archive.table.container(shard)
-        if not container.has_special_members or shard in archive.table.derived:
-            continue
-        with os_errors_for(file):
-            rows, _ = container.scan_location(locate(file), strict=False)
-        rows.left_out.max_listed = sys.maxsize
-        refused += [
-            Refused(member.name, describe_reason(member.reason))
-            for member in resolve(rows).left_out.members
-            if member.reason in _NO_FILES
+    left_out = archive.left_out
+    if not left_out.counts.keys() & _NO_FILES:
+        return []
+    members = left_out.members
+    if len(members) < len(left_out):
+        members = [
+            one for shard in range(len(archive.table.files)) for one in _scan(archive, shard)
         ]
-    return refused
+    return [
+        Refused(member.name, describe_reason(member.reason))
+        for member in members
+        if member.reason in _NO_FILES
+    ]
+
+
+def _scan(archive: Archive, shard: int) -> list[LeftOutMember]:
+    """Scan one file of an archive again for all members that it leaves out."""
+    file, container = archive.table.files[shard], archive.table.container(shard)
+    if not container.has_special_members:
+        return []
+    with os_errors_for(file):
+        if shard in archive.table.derived:
+            rows = container.scan(archive.storage(shard), strict=False)
+        else:
+            rows, _ = container.scan_location(locate(file), strict=False)
+    rows.left_out.max_listed = sys.maxsize
+    return resolve(rows).left_out.members
 
 
 def _describe(refused: list[Refused]) -> str:

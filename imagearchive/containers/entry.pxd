@@ -23,3 +23,4 @@ cdef enum Kind:
     KIND_DIRECTORY = 4
     KIND_OTHER = 5      # device, FIFO: never a sample
     KIND_ENCRYPTED = 6  # listed, an error on access
+    KIND_CONTINUATION = 7  # the rest of a file that begins in another volume: never a sample

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "CONTINUATION",
     "DAMAGED",
     "DANGLING_LINK",
     "ENCRYPTED",
@@ -28,6 +29,7 @@ __all__ = [
 
 REPLACED: Final = "replaced"
 SPECIAL: Final = "special"
+CONTINUATION: Final = "continuation"
 DANGLING_LINK: Final = "dangling_link"
 OUTSIDE_LINK: Final = "outside_link"
 LOOPING_LINK: Final = "looping_link"
@@ -42,6 +44,10 @@ OWN_FILE: Final = "own_file"
 _DESCRIPTIONS: Final = {
     REPLACED: ("replaced by a later member of the same name",) * 2,
     SPECIAL: ("a device, FIFO, or other special file", "devices, FIFOs, or other special files"),
+    CONTINUATION: (
+        "the rest of a file that begins in another volume",
+        "the rest of files that begin in another volume",
+    ),
     DANGLING_LINK: ("a link to nothing in the archive", "links to nothing in the archive"),
     OUTSIDE_LINK: ("a link out of the archive", "links out of the archive"),
     LOOPING_LINK: ("a link that loops", "links that loop"),
@@ -104,7 +110,9 @@ class LeftOut:
         ``replaced``
             A later member has the same name.
         ``special``
-            A device, a FIFO, a socket, or the label of a volume.
+            A device, a FIFO, or a socket.
+        ``continuation``
+            The rest of a file that begins in another volume of a TAR.
         ``dangling_link``, ``outside_link``, ``looping_link``
             A link to nothing, out of the archive, or to a directory that contains the link.
         ``link_limit``

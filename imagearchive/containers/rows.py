@@ -11,6 +11,7 @@ from imagearchive.containers.left_out import LeftOut
 
 __all__ = [
     "ENTRY_DTYPE",
+    "KIND_CONTINUATION",
     "KIND_DIRECTORY",
     "KIND_ENCRYPTED",
     "KIND_FILE",
@@ -47,6 +48,7 @@ KIND_SYMLINK: Final = 3
 KIND_DIRECTORY: Final = 4
 KIND_OTHER: Final = 5
 KIND_ENCRYPTED: Final = 6
+KIND_CONTINUATION: Final = 7
 
 METHOD_STORED: Final = 0
 METHOD_DEFLATED: Final = 8

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.containers.left_out import REPLACED, SPECIAL, LeftOut
+from imagearchive.containers.left_out import CONTINUATION, REPLACED, SPECIAL, LeftOut
 from imagearchive.containers.rows import (
+    KIND_CONTINUATION,
     KIND_DIRECTORY,
     KIND_ENCRYPTED,
     KIND_FILE,
@@ -80,7 +81,8 @@ def resolve(rows: RowBuffer) -> Resolved:
     left_out = rows.left_out
     shards = entries["shard"]
     left_out.add_rows(names, offsets, ~holds & (kinds != KIND_DIRECTORY), REPLACED, shards)
-    left_out.add_rows(names, offsets, (kinds == KIND_OTHER) & holds, SPECIAL, shards)
+    for kind, reason in ((KIND_OTHER, SPECIAL), (KIND_CONTINUATION, CONTINUATION)):
+        left_out.add_rows(names, offsets, (kinds == kind) & holds, reason, shards)
     for row, reason in sorted(reasons.items()):
         left_out.add(_name(names, offsets, row), reason, int(shards[row]))
     live = np.flatnonzero(is_live).astype(np.uint64)

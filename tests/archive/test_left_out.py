@@ -1,5 +1,6 @@
 """What an archive leaves out is counted, logged once, and known to a saved index."""
 
+import gzip
 import io
 import logging
 import stat
@@ -8,13 +9,14 @@ import zipfile
 
 import numpy as np
 import pytest
-from support import zip_cases
+from support import tar_cases, zip_cases
 from support.archives import write_tar
 from support.files import make_tar
 
 import imagearchive
 from imagearchive import ImageArchive, IndexTable
-from imagearchive.errors import CorruptIndexError
+from imagearchive.containers.tar.tar_container import TarContainer
+from imagearchive.errors import CorruptIndexError, UnsafePathError
 from imagearchive.index import file_format
 from imagearchive.storage.location import locate
 
@@ -199,3 +201,59 @@ def test_linked_directory_of_a_large_archive_has_every_file(tmp_path):
         assert len(archive) == 6000
         order = np.random.default_rng(0).permutation(3000)[:50]
         assert all(archive[f"l/{number:05d}"] == b"%d" % number for number in order)
+
+
+def test_volume_label_is_silent_and_a_continuation_is_refused(tmp_path, caplog):
+    label = tar_cases.member(b"backup", b"", b"V", magic=tar_cases.GNU_MAGIC)
+    rest = tar_cases.member(b"half", b"rest", b"M", magic=tar_cases.GNU_MAGIC)
+    whole = tar_cases.member(b"a", b"1")
+    (tmp_path / "label.tar").write_bytes(label + whole + tar_cases.END)
+    with imagearchive.open(tmp_path / "label.tar") as archive:
+        assert not archive.left_out
+        assert imagearchive.extract(archive, tmp_path / "out").files == 1
+    assert not caplog.records
+    (tmp_path / "rest.tar").write_bytes(rest + whole + tar_cases.END)
+    with imagearchive.open(tmp_path / "rest.tar") as archive:
+        assert list(archive) == ["a"]
+        assert archive.left_out.counts == {"continuation": 1}
+        with pytest.raises(UnsafePathError, match="begins in another volume"):
+            imagearchive.extract(archive, tmp_path / "two")
+    assert "the rest of a file that begins in another volume (1)" in caplog.text
+
+
+@pytest.mark.parametrize("compress", [lambda data: data, gzip.compress])
+@pytest.mark.parametrize("count", [3, 150])
+def test_extract_refuses_every_special_member(tmp_path, caplog, compress, count):
+    make_tar(tmp_path / "plain.tar", {
+        **{f"pipe{number}": (tarfile.FIFOTYPE, "") for number in range(count)}, "a": b"1",
+    })  # fmt: skip
+    (tmp_path / "a.tar").write_bytes(compress((tmp_path / "plain.tar").read_bytes()))
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        caplog.clear()
+        with pytest.raises(UnsafePathError, match=f"{count} members cannot be extracted"):
+            imagearchive.extract(archive, tmp_path / "out")
+        done = imagearchive.extract(archive, tmp_path / "out", skip_unsafe=True)
+        assert sorted(one.name for one in done.refused) == sorted(
+            f"pipe{number}" for number in range(count)
+        )
+        assert done.files == 1
+        assert not caplog.records
+
+
+def test_extract_without_left_out_members_scans_nothing_again(tmp_path, monkeypatch):
+    write_tar(tmp_path / "a.tar", {"x": b"1"})
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        monkeypatch.setattr(TarContainer, "scan", lambda *arguments: pytest.fail("scanned again"))
+        assert imagearchive.extract(archive, tmp_path / "out").files == 1
+
+
+def test_damage_is_logged_once_with_its_place(tmp_path, caplog):
+    data = zip_cases.build(
+        zip_cases.member(b"good", b"1"), zip_cases.member(b"bad", b"123", offset=1)
+    )
+    (tmp_path / "a.zip").write_bytes(data)
+    with imagearchive.open(tmp_path / "a.zip", strict=False) as archive:
+        assert list(archive) == ["good"]
+    [record] = caplog.records
+    assert "damaged (1); such as 'bad'" in record.getMessage()
+    assert "at offset 1: " in record.getMessage()

@@ -28,6 +28,7 @@ from support.tar_rows import (
 
 from imagearchive.containers.rows import (
     ENTRY_DTYPE,
+    KIND_CONTINUATION,
     KIND_DIRECTORY,
     KIND_FILE,
     KIND_HARDLINK,
@@ -117,12 +118,28 @@ def test_scan_testtar_of_python_matches_tarfile():
     assert {KIND_FILE, KIND_SPARSE, KIND_HARDLINK, KIND_SYMLINK, KIND_DIRECTORY} <= kinds
 
 
-def test_scan_volume_labels_and_continuations_are_not_files():
+def test_scan_volume_labels_are_skipped_and_continuations_are_not_files():
     data = b"".join(
-        cases.member(b"x", b"", flag, magic=cases.GNU_MAGIC) for flag in (b"V", b"M", b"N")
+        cases.member(b"x", b"12", flag, magic=cases.GNU_MAGIC)
+        for flag in (b"V", b"M", b"N", b"V", b"D")
     )
     rows = scan(data + cases.member(b"a", b"1") + cases.END)
-    assert rows.entries[:4]["kind"].tolist() == [KIND_OTHER] * 3 + [KIND_FILE]
+    assert rows.entries[: rows.rows]["kind"].tolist() == [
+        *(KIND_CONTINUATION, KIND_OTHER, KIND_DIRECTORY, KIND_FILE)
+    ]
+
+
+def test_scan_volume_label_alone_is_an_empty_archive():
+    label = cases.member(b"backup", b"", b"V", magic=cases.GNU_MAGIC)
+    for data in (label, label + cases.END):
+        assert scan(data).rows == 0
+
+
+def test_scan_volume_label_that_is_cut_is_damage():
+    label = cases.member(b"backup", b"1" * 600, b"V", magic=cases.GNU_MAGIC)
+    for size in (513, 1112, 1200):
+        with pytest.raises(CorruptArchiveError, match="truncated"):
+            scan(label[:size])
 
 
 def test_scan_duplicates_are_all_listed(tmp_path):

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
 from imagearchive.containers.rows import (
+    KIND_CONTINUATION,
     KIND_DIRECTORY,
     KIND_FILE,
     KIND_HARDLINK,
@@ -38,9 +39,8 @@ KINDS = {
     tarfile.BLKTYPE: KIND_OTHER,
     tarfile.FIFOTYPE: KIND_OTHER,
     b"D": KIND_DIRECTORY,
-    b"M": KIND_OTHER,
+    b"M": KIND_CONTINUATION,
     b"N": KIND_OTHER,
-    b"V": KIND_OTHER,
 }
 
 

@@ -16,7 +16,8 @@ from imagearchive.containers.tar.fields cimport (
     BLOCK, decimal, is_zero, seconds_to_ns, tar_checksum, tar_number, text_size, to_block,
 )
 from imagearchive.containers.entry cimport (
-    KIND_DIRECTORY, KIND_FILE, KIND_HARDLINK, KIND_OTHER, KIND_SPARSE, KIND_SYMLINK, Entry,
+    KIND_CONTINUATION, KIND_DIRECTORY, KIND_FILE, KIND_HARDLINK, KIND_OTHER, KIND_SPARSE,
+    KIND_SYMLINK, Entry,
 )
 from imagearchive.containers.tar.pax cimport (
     PAX_GOOD, PAX_LIMIT, PAX_NUMBER, Attributes, adopt, clear, forget, pax_records, set_globals,
@@ -132,8 +133,10 @@ cdef int member(
         stored = 0
     elif flag == c"D":
         kind = KIND_DIRECTORY  # GNU's list of a directory's files
-    elif flag == c"M" or flag == c"N" or flag == c"V":
-        kind = KIND_OTHER      # the rest of a split file, old long names, the volume's label
+    elif flag == c"M":
+        kind = KIND_CONTINUATION
+    elif flag == c"N" or flag == c"V":
+        kind = KIND_OTHER      # old long names, the volume's label
 
     size = stored
     if flag == c"S":
@@ -180,6 +183,12 @@ cdef int member(
     if stored > s.file_size - data:
         return failed(s, position, CUT_DATA)
 
+    if flag == c"V":
+        # The label of the volume is not a member: GNU tar extracts nothing.
+        s.zeros = False
+        end = data + to_block(stored)
+        s.offset = end if end <= s.file_size else s.file_size
+        return DONE if end <= s.file_size else failed(s, position, CUT_PADDING)
     if kind == KIND_HARDLINK or kind == KIND_SYMLINK:
         link_size = text_size(link, 100)
         if found.link_size:

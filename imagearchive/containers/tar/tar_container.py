@@ -21,7 +21,7 @@ class TarContainer(Container):
     """TAR archives: v7, ustar, GNU and PAX; see `imagearchive.containers.tar.scan`."""
 
     name = "tar"
-    version = 2
+    version = 3
     label = "TAR"
     extensions = (".tar",)
     has_special_members = True
