@@ -18,7 +18,7 @@ from imagearchive.archive.file_pool import check_unchanged
 from imagearchive.containers.bins import BinsContainer
 from imagearchive.containers.bins import scan as split
 from imagearchive.datasets.cache import SampleCache
-from imagearchive.datasets.dataset_base import LazyDataset, resolve_index
+from imagearchive.datasets.dataset_base import LazyDataset, resolve_index, warn_if_empty
 from imagearchive.datasets.permutation import Permutation
 from imagearchive.errors import (
     ArchiveNotFoundError,
@@ -160,6 +160,8 @@ class SplitDataLoader(LazyDataset[SplitDataLoaderOptions, Archive]):
         if self._pickled_fingerprint is not None:
             check_fingerprint(archive, self._pickled_fingerprint)
         self._length = len(archive)
+        if self._pickled_fingerprint is None:
+            warn_if_empty(self.data_dir, self._length)
         return archive
 
     def _fingerprint(self) -> str | None:

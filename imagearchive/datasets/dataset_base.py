@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -17,11 +18,28 @@ from imagearchive.storage.fork_lock import ForkSafeLock
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["Dataset", "LazyDataset", "OptionsDataset", "resolve_index", "resolve_indices"]
+__all__ = [
+    "Dataset",
+    "LazyDataset",
+    "OptionsDataset",
+    "resolve_index",
+    "resolve_indices",
+    "warn_if_empty",
+]
+
+logger = logging.getLogger(__name__)
 
 # A frozen dataclass.
 Options = TypeVar("Options", bound="DataclassInstance")
 Source = TypeVar("Source", bound=Closable)
+
+
+def warn_if_empty(where: object, length: int) -> None:
+    """Log that a dataset has no samples: its epochs would end without a word."""
+    if not length:
+        logger.warning(
+            "%s: the dataset has no samples; is it the right archive, and complete?", where
+        )
 
 
 def resolve_index(

@@ -15,7 +15,7 @@ from PIL import Image
 from imagearchive.archive.archive import Archive, check_fingerprint
 from imagearchive.archive.member_file import open_bytes
 from imagearchive.datasets.cache import SampleCache
-from imagearchive.datasets.dataset_base import OptionsDataset, resolve_index
+from imagearchive.datasets.dataset_base import OptionsDataset, resolve_index, warn_if_empty
 from imagearchive.datasets.image_options import (
     ImageArchiveOptions,
     IndexTransform,
@@ -288,13 +288,10 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
 
     def _warn_of_missing(self, options: ImageArchiveOptions) -> None:
         """Log that there are no samples, or that none of them has a class."""
-        if not self._length:
-            logger.warning(
-                "%s: the dataset has no samples; is it the right archive, and complete?",
-                options.apath,
-            )
-        elif (
-            not self.classes
+        warn_if_empty(options.apath, self._length)
+        if (
+            self._length
+            and not self.classes
             and options.label_file is None
             and options.label_extension is None
             and self.archive.table.meta

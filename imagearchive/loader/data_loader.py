@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Final, NoReturn
 
+from imagearchive.datasets.dataset_base import OptionsDataset, warn_if_empty
 from imagearchive.datasets.label_guard import LabelKind
 from imagearchive.errors import ClosedError
 from imagearchive.errors.arguments import check_integer
@@ -245,6 +246,7 @@ class DataLoader(Closable):
         self._epochs = EpochCounter(self._order)
         self._errors: dict[int, BadSample] = {}
         self._damaged: dict[int, BadSample] = {}
+        self._warned_of_empty = False
         self._iterators: weakref.WeakSet[BatchIterator] = weakref.WeakSet()
         self._lock = ForkSafeLock(reentrant=True)
         if options.enable_distributed:
@@ -342,6 +344,8 @@ class DataLoader(Closable):
 
     def _start_threads(self, progress: Progress) -> Pool:
         options, order = self._options, progress.order
+        if not order.start and not len(order):
+            self._warn_of_empty(order)
         epoch = Epoch(
             self._source,
             self._pipeline,
@@ -359,6 +363,21 @@ class DataLoader(Closable):
             lambda: Decoder(max_pixels=max_pixels),
             name="imagearchive-loader",
         )
+
+    def _warn_of_empty(self, order: EpochOrder) -> None:
+        """Log once why an epoch has no batches, unless the dataset has done so."""
+        if self._warned_of_empty or (not order.n and isinstance(self.dataset, OptionsDataset)):
+            return
+        self._warned_of_empty = True
+        if not order.n:
+            warn_if_empty(type(self.dataset).__name__, 0)
+        elif order.drop_last:
+            logger.warning(
+                "the epoch is empty: with drop_last=True, one batch on every rank takes %d "
+                "samples, and the dataset has %d; use drop_last=False or a smaller batch_size",
+                order.batch_size * order.world_size,
+                order.n,
+            )
 
     def _report(self, bad: BadSample) -> None:
         if bad.index not in self._errors:

@@ -1,5 +1,6 @@
 """The order of epochs, and who takes them."""
 
+import numpy as np
 import pytest
 from support.samples import (
     COUNT,
@@ -116,3 +117,41 @@ def test_prefetch_of_a_dataset_is_called_for_every_batch(num_workers):
         prefetch = 3
 
     assert len(list(DataLoader(Other(), 8, image_size=4, num_workers=num_workers))) == 7
+
+
+def test_epoch_without_batches_warns_once(caplog):
+    loader = DataLoader(Numbered(), COUNT + 1, drop_last=True, image_size=4)
+    assert [list(loader) for _ in range(2)] == [[], []]
+    [record] = caplog.records
+    assert f"takes {COUNT + 1} samples, and the dataset has {COUNT}" in record.getMessage()
+
+
+def test_epoch_of_a_dataset_without_samples_warns_once(caplog, tmp_path):
+    class Nothing:
+        def __len__(self):
+            return 0
+
+        def __getitem__(self, index):
+            raise IndexError(index)
+
+    for source in (Nothing(), _empty_npz(tmp_path)):
+        caplog.clear()
+        assert [list(DataLoader(source)) for _ in range(1)] == [[]]
+        [record] = caplog.records
+        assert "the dataset has no samples" in record.getMessage()
+
+
+def test_epoch_that_resumes_at_its_end_does_not_warn(caplog):
+    loader = DataLoader(Numbered(), 8, image_size=4)
+    for _ in loader:
+        state = loader.state_dict()
+    resumed = DataLoader(Numbered(), 8, image_size=4)
+    resumed.load_state_dict(state)
+    list(resumed)
+    assert not caplog.records
+
+
+def _empty_npz(folder):
+    path = str(folder / "empty.npz")
+    np.savez(path, images=np.empty((0, 4, 4, 3), np.uint8), labels=np.empty(0, np.int64))
+    return path

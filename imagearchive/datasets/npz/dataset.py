@@ -11,7 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.datasets.cache import SampleCache
-from imagearchive.datasets.dataset_base import LazyDataset, resolve_index, resolve_indices
+from imagearchive.datasets.dataset_base import (
+    LazyDataset,
+    resolve_index,
+    resolve_indices,
+    warn_if_empty,
+)
 from imagearchive.datasets.npz.collate import register
 from imagearchive.datasets.npz.column_choice import choose_columns
 from imagearchive.datasets.npz.columns import ArrayColumn, Column, sample_name
@@ -203,6 +208,8 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
             raise
         register()
         self._length = next(iter(columns.values())).length
+        if self._pickled_fingerprint is None:
+            warn_if_empty(self.npz_path, self._length)
         self._columns = columns
         return file
 
