@@ -13,7 +13,11 @@ NATIVE := setup.py $(HANDWRITTEN_C) $(shell find imagearchive -name '*.pyx' -o -
 BENCHMARKS := $(filter-out benchmarks.harness.%,$(subst /,.,$(basename $(wildcard benchmarks/*/*.py))))
 STUBS := $(subst /,.,$(basename $(shell find imagearchive -name '*.pyi')))
 
-.PHONY: demo test lint types docs sdist native check bench clean
+# What `make fuzz` takes in all; SEED=1 gives the same inputs again if there is no saved corpus.
+SECONDS := 600
+FUZZ_BUILD := build/fuzz
+
+.PHONY: demo test lint types docs sdist native check bench fuzz fuzz-smoke clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/train_digits.py
@@ -51,7 +55,17 @@ native: $(VENV)/.dev
 	        imagearchive/images/native/*.c imagearchive/storage/native/*.c || exit 1; \
 	done
 
-check: lint types docs sdist native test
+# Mutated inputs under AddressSanitizer and UndefinedBehaviorSanitizer, which need gcc. The results
+# are in build/fuzz/results; see docs/development/fuzzing.md.
+fuzz: $(VENV)/.test
+	IMAGEARCHIVE_SANITIZE=address,undefined $(BIN)/python setup.py --quiet build --build-base $(FUZZ_BUILD) --build-lib $(FUZZ_BUILD)/package
+	$(BIN)/python -m fuzz.campaign --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) --sanitized $(FUZZ_BUILD)/package
+
+# The same without sanitizers, on a fixed seed: about 20 s for each harness.
+fuzz-smoke: $(VENV)/.test
+	$(BIN)/python -m fuzz.campaign --smoke --folder $(FUZZ_BUILD)/smoke
+
+check: lint types docs sdist native test fuzz-smoke
 
 bench: $(VENV)/.test
 	$(PIP) -e ".[bench]" --no-build-isolation

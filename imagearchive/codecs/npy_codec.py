@@ -72,7 +72,8 @@ def _empty(header: NpyHeader, limits: Limits) -> npt.NDArray[Any]:
     if header.count > limits.allowed(0):
         raise LimitError(f"too many elements of zero bytes: shape {header.shape}")
     try:
-        return np.zeros(header.shape, header.dtype)
+        # Not np.zeros, which makes <U1 of <U0.
+        return np.ndarray(header.shape, header.dtype)
     except ValueError as error:
         raise DecodeError(f"NumPy cannot make an array of shape {header.shape}: {error}") from error
 

@@ -188,9 +188,11 @@ def _scan(location: Location, strict: bool) -> tuple[RowBuffer, list[Location]]:
         files, number, file_names = _without(
             bad, strict, message, files, number, file_names, left_out
         )
+    # What was left out may have been all of a shard that is missing.
+    remaining, number = np.unique(number, return_inverse=True)
     rows = _rows(files, number, file_names, directories, directory_names)
     rows.left_out = left_out
-    return rows, [*paths, location]
+    return rows, [*(paths[shard] for shard in remaining), location]
 
 
 def _without(

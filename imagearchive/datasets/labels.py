@@ -138,7 +138,11 @@ class SiblingLabels:
         labels = [self.values(sample) for sample in range(len(self._selection))]
         offsets = np.cumsum([0, *(len(values) for values in labels)]).astype(np.uint64)
         found = RaggedLabels(np.concatenate([np.zeros(0), *labels]), offsets).as_array()
-        are_integers = found.dtype == np.float64 and (found == np.floor(found)).all()
+        are_integers = (
+            found.dtype == np.float64
+            and (np.abs(found) < 2.0**63).all()
+            and (found == np.floor(found)).all()
+        )
         return found.astype(np.int64) if are_integers else found
 
     def sizes(self) -> None:

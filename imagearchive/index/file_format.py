@@ -121,6 +121,7 @@ def load(location: Location) -> IndexFile:
     try:
         meta = json.loads(last.tobytes())
         names = [section["name"] for section in meta["sections"]]
+        checksums = [section.get("crc32") for section in meta["sections"]]
         version = meta["version"]
         ours = meta["format"] == FORMAT
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -134,11 +135,13 @@ def load(location: Location) -> IndexFile:
         )
     if (
         not all(isinstance(name, str) for name in names)
+        or not all(type(crc) is int for crc in checksums)
         or len(names) != len(arrays) - 1
         or len(set(names)) != len(names)
     ):
         raise CorruptIndexError(
-            f"{path}: {len(arrays) - 1} sections, but the metadata names {len(names)}; delete it"
+            f"{path}: the metadata do not name each of the {len(arrays) - 1} sections once, with a "
+            f"checksum; delete it"
         )
     return IndexFile(dict(zip(names, arrays)), meta, identity)
 

@@ -192,6 +192,8 @@ class Transform:
     #: Whether `apply_array` takes float16; otherwise it gets float32.
     any_dtype: ClassVar[bool] = False
     _streams: InstanceStreams
+    #: `Compose`, whose module imports this one.
+    _composed: ClassVar[type]
 
     def __init__(self, *, seed: int | None = None) -> None:
         self._streams = InstanceStreams(seed, type(self).__qualname__)
@@ -266,6 +268,10 @@ class Transform:
     def output_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Return the dtype of the result for an image of that dtype."""
         return dtype
+
+    def __or__(self, other: Callable[..., Any]) -> Any:
+        """Return a `Compose` of both transforms."""
+        return Transform._composed([self, other])
 
     def __repr__(self) -> str:
         values = [f"{name}={getattr(self, name)!r}" for name in self.arguments]

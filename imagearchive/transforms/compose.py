@@ -74,6 +74,10 @@ class Compose:
             image, layout = run_step(step, image, layout, key, position)
         return image
 
+    def __or__(self, other: Callable[..., Any]) -> Compose:
+        """Return a longer `Compose`."""
+        return Compose([*self.transforms, other])
+
     def __len__(self) -> int:
         return len(self.transforms)
 
@@ -86,6 +90,9 @@ class Compose:
     def __repr__(self) -> str:
         lines = "".join(f"    {transform!r},\n" for transform in self.transforms)
         return f"Compose([\n{lines}])" if lines else "Compose([])"
+
+
+Transform._composed = Compose
 
 
 def check_transform(transform: object) -> None:

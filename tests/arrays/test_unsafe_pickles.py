@@ -138,6 +138,15 @@ def test_object_array_crafted_stream_is_refused(name):
         open_stream(crafted(HOSTILE[name]), (1,)).element(0)
 
 
+def test_object_array_scalar_outside_unicode_is_refused():
+    value = np.array(["ab"], "<U2")[0]
+    stream = pickle.dumps(objects([value]), 4)
+    assert open_stream(stream, (1,)).element(0) == value
+    broken = stream.replace("ab".encode("utf-32-le"), b"a\0\0\0\xff\xff\xff\x7f")
+    with pytest.raises(DecodeError, match="outside Unicode"):
+        open_stream(broken, (1,)).element(0)
+
+
 def test_object_array_value_changed_by_later_element_is_refused():
     # Element 1 appends to the list that is element 0: NumPy would show it in both.
     with pytest.raises(DecodeError, match="changes a complete value"):

@@ -25,6 +25,8 @@ from imagearchive.errors import (
         np.array(["a", "bc"]),
         np.arange(5, dtype=">u2"),
         np.zeros(3, [("x", "<f4"), ("y", "u1", (2,))]),
+        np.ndarray(3, "<U0"),
+        np.ndarray((2, 0), "|S0"),
     ],
 )
 def test_decode_npy_matches_numpy(array):

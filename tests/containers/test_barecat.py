@@ -249,6 +249,13 @@ def test_barecat_not_strict_leaves_out_only_the_impossible_row(barecat_copy, cap
     assert "is not inside" in record.getMessage()
 
 
+def test_barecat_not_strict_leaves_out_the_members_of_a_missing_shard(barecat_copy):
+    path, files = barecat_copy
+    execute_sql(path, OFF, HOSTILE["missing shard"])
+    with barecat.Barecat(path, strict=False) as ours:
+        assert dict(ours.items()) == {n: data for n, data in files.items() if n != "top.txt"}
+
+
 @pytest.mark.parametrize("strict", [True, False])
 def test_barecat_overlapping_files_raise_or_are_left_out(tmp_path, strict, caplog):
     path = str(tmp_path / "data.barecat")

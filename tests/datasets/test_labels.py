@@ -140,6 +140,15 @@ def test_labels_from_members_beside_the_images(tmp_path, pictures):
         ImageArchive(path, label_extension="cls", label_file="x")
 
 
+@pytest.mark.parametrize("text", ["inf", "-inf", "nan", "1e30", "-9223372036854775809"])
+def test_labels_beside_the_images_that_int64_cannot_hold_stay_floats(tmp_path, text):
+    members = {"a.png": b"", "a.cls": text.encode(), "b.png": b"", "b.cls": b"3"}
+    path = write_tar(tmp_path / "x.tar", members)
+    targets = ImageArchive(path, label_extension="cls", extensions=(".png",)).targets
+    np.testing.assert_array_equal(targets, np.array([float(text), 3.0]))
+    assert targets.dtype == np.float64
+
+
 def test_labels_file_inside_the_archive_is_not_a_sample(tmp_path, pictures, monkeypatch):
     names = list(pictures)
     text = "".join(f"./{name} {i}.5\r\n" for i, name in enumerate(names)).encode()

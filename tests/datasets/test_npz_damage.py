@@ -37,6 +37,19 @@ def test_npz_pickle_that_would_run_code_raises(tmp_path, monkeypatch, saver):
     assert LazyNPZDataset("x.npz", keys=["images"])[1]["image"].tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("storage", ["mmap", "pread"])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("character", [0x110000, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_npz_text_outside_unicode_raises(tmp_path, storage, order, character):
+    path = tmp_path / "x.npz"
+    texts = np.array([65, 66, character, 67], f"{order}u4").view(f"{order}U2")
+    np.savez(path, images=np.zeros((2, 3)), names=texts)
+    with LazyNPZDataset(path, storage=storage) as dataset:
+        assert dataset[0]["names"] == "AB"
+        with pytest.raises(CorruptArchiveError, match=r"names\.npy.*row 1 .*outside Unicode"):
+            dataset[1]
+
+
 def damaged_sources():
     rng = np.random.default_rng(5)
     return {

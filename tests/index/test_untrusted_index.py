@@ -1,5 +1,6 @@
 """An index that came with the data: nothing in it may lead outside of the archive."""
 
+import json
 import os
 import threading
 import zipfile
@@ -100,6 +101,25 @@ def test_index_wrong_column_is_rebuilt_or_refused(tar, tmp_path, change):
         assert {name: bytes(archive[name]) for name in archive} == MEMBERS
         assert archive.table.path == beside
         archive.table.check()
+
+
+@pytest.mark.parametrize("checksum", [None, "1", 1.5, "missing"])
+def test_index_section_without_a_checksum_is_refused(tar, checksum):
+    path = IndexTable.open(tar).path
+    arrays = []
+    with open(path, "rb") as file:
+        while file.peek(1):
+            arrays.append(np.load(file))
+    meta = json.loads(arrays[-1].tobytes())
+    meta["sections"][0]["crc32"] = checksum
+    if checksum == "missing":
+        del meta["sections"][0]["crc32"]
+    os.remove(path)
+    with open(path, "wb") as file:
+        for array in [*arrays[:-1], np.frombuffer(json.dumps(meta).encode(), np.uint8)]:
+            np.save(file, array)
+    with pytest.raises(CorruptIndexError, match="checksum"):
+        IndexTable.load(path, tar)
 
 
 META_CHANGES = {

@@ -7,6 +7,7 @@ prefix, and times keep their nanoseconds.
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
 from decimal import Decimal
@@ -102,15 +103,17 @@ def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]
             block = file.read(BLOCK)
 
 
-def tar_rows(path: str | os.PathLike[str]) -> list[TarRow]:
+def tar_rows(archive: str | os.PathLike[str] | BinaryIO) -> list[TarRow]:
     """List the members that `tarfile` finds before the first damage.
 
     Parameters
     ----------
-    path : path-like
+    archive : path-like or binary file
         An uncompressed TAR archive.
     """
-    with open(path, "rb") as file:
+    if isinstance(archive, io.IOBase):
+        return [_row(member) for _, member in _members(archive)]
+    with open(archive, "rb") as file:
         return [_row(member) for _, member in _members(file)]
 
 

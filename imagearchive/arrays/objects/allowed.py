@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.arrays.npy import MAX_EMPTY_ELEMENTS
+from imagearchive.arrays.text import text_item
 
 __all__ = [
     "DTYPE",
@@ -86,7 +87,10 @@ def scalar(dtype: object, data: object) -> Any:
         raise TypeError("a scalar without a plain dtype")
     if type(data) is str:
         data = data.encode("latin1")
-    return _array_from_bytes(data, dtype, (), "C")[()]
+    array = _array_from_bytes(data, dtype, (), "C")
+    if dtype.kind == "U":
+        text_item(array.reshape(1), 0)
+    return array[()]
 
 
 def dtype_from_state(

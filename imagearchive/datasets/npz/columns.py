@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from imagearchive.arrays import npy, ragged
 from imagearchive.arrays.objects.array import FileRange, ObjectArray
+from imagearchive.arrays.text import text_item
 from imagearchive.datasets.npz.collate import batchable
 from imagearchive.errors import CorruptArchiveError, CorruptIndexError, UnsupportedMemberError
 
@@ -160,12 +161,24 @@ class ArrayColumn:
         return item.astype(self._native) if isinstance(item, np.void) and self._copy else item
 
     def _text_row(self, index: int) -> Any:
-        return self._array[index].item()  # type: ignore[index]
+        return self._text(self._array, index)
+
+    def _text(self, array: Any, index: int, row: int | None = None) -> Any:
+        try:
+            return text_item(array, index)
+        except ValueError as error:
+            number = index if row is None else row
+            raise CorruptArchiveError(
+                f"{self._source.where}: row {number} has {error}; the file is damaged"
+            ) from error
 
     def _read_row(self, index: int) -> Any:
-        row = self._read(np.array([index]))[0]
+        rows = self._read(np.array([index]))
+        if rows.ndim == 1 and self.header.dtype.kind in "SU":
+            return self._text(rows, 0, index)
+        row = rows[0]
         if not isinstance(row, np.ndarray):
-            return row.item() if self.header.dtype.kind in "SU" else row
+            return row
         row.flags.writeable = self._copy
         return row
 

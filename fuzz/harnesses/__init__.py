@@ -1,0 +1,1 @@
+"""The harnesses, one module for each kind of input."""
