@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -18,8 +19,10 @@ import numpy.typing as npt
 
 from imagearchive.archive.checked_read import iter_data
 from imagearchive.archive.expansion import check_expansion, find_repeats
+from imagearchive.archive.hard_links import CannotLinkError, link_file
 from imagearchive.archive.name_tree import decode
 from imagearchive.archive.safe_directories import SafeDirectories
+from imagearchive.archive.small_files import create_files
 from imagearchive.archive.threads import Chunks, run_in_threads
 from imagearchive.containers.rows import KIND_FILE
 from imagearchive.errors import TargetExistsError, UnsafePathError
@@ -43,11 +46,8 @@ STAGING_PREFIX: Final = ".imagearchive-extract-"
 CHUNK: Final = 64
 # Larger members are written piece by piece, so that an interrupt does not wait for one of them.
 LARGE: Final = 1 << 20
-# What a file system says that has no hard links, or no more of them for one file.
-_NO_LINK: Final = frozenset(
-    [errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV]
-)
-
+# Members of at most this size are written many at a time; an interrupt waits for one chunk.
+SMALL: Final = 1 << 16
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -136,10 +136,11 @@ class Extraction:
 
         Members that are one file in the archive, such as hard links, become hard links.
         """
-        wanted = np.array([*map(self._is_wanted, positions.tolist())], np.bool_)
-        if self._progress is not None and not wanted.all():
-            self._progress(int((~wanted).sum()))
-        positions = positions[wanted]
+        if self._refused or self._several:
+            wanted = np.array([*map(self._is_wanted, positions.tolist())], np.bool_)
+            if self._progress is not None and not wanted.all():
+                self._progress(int((~wanted).sum()))
+            positions = positions[wanted]
         first = find_repeats(self._archive, positions)
         is_repeat = first != np.arange(len(positions))
         sources = positions[first]
@@ -240,20 +241,90 @@ class Extraction:
         """Write a few members."""
         table = self._archive.table
         rows = table.entries[positions]
-        sizes = rows["size"].tolist()
-        modes, mtimes = _permissions(rows["mode"]).tolist(), rows["mtime"].tolist()
-        data = self._small_members(rows)
-        for row, position in enumerate(positions.tolist()):
-            name = table.name_bytes(position)
-            directory = folders.open(name.rpartition(b"/")[0])
-            write = partial(self._fill, position, data[row], sizes[row], chunks, mtimes[row])
-            if position in self._inodes:
-                write = partial(self._remember, position, write)
-            base = name[name.rfind(b"/") + 1 :]
-            create = partial(create_file, directory, base, write, modes[row])
-            if self._write(directory, name, create, part):
-                counts.files += 1
-                counts.bytes += sizes[row]
+        names = [*map(table.name_bytes, positions.tolist())]
+        offsets, sizes, mtimes = (rows[column].tolist() for column in ("offset", "size", "mtime"))
+        modes = _permissions(rows["mode"])
+        is_simple = self._find_simple(rows)
+        in_batch = self._find_batched(positions, is_simple, rows["size"])
+        groups = groupby(range(len(names)), lambda row: (_folder(names[row]), in_batch[row]))
+        for (folder, is_batch), group in groups:
+            chunks.check()
+            directory = folders.open(folder)
+            members = [*group]
+            done = 0
+            if is_batch:
+                done = self._create_batch(directory, names, rows, modes, members)
+                counts.files += done
+                counts.bytes += sum(sizes[row] for row in members[:done])
+            for row in members[done:]:
+                position, name = int(positions[row]), names[row]
+                small = None
+                if is_simple[row] and self._mapped is not None:
+                    small = self._mapped[offsets[row] : offsets[row] + sizes[row]]
+                write = partial(self._fill, position, small, sizes[row], chunks, mtimes[row])
+                if position in self._inodes:
+                    write = partial(self._remember, position, write)
+                create = partial(create_file, directory, _base(name), write, int(modes[row]))
+                if self._write(directory, name, create, part):
+                    counts.files += 1
+                    counts.bytes += sizes[row]
+
+    def _find_simple(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+        """Find the members whose content only has to be copied from the mapped archive."""
+        source = self._mapped
+        if source is None:
+            return np.zeros(len(rows), np.bool_)
+        offsets, sizes = rows["offset"], rows["size"]
+        simple: npt.NDArray[np.bool_] = (
+            (rows["kind"] == KIND_FILE) & (rows["method"] == 0) & (sizes <= LARGE)
+        )
+        # Reading a damaged one in the general way says what is wrong.
+        starts = np.minimum(offsets, len(source))
+        simple &= (offsets == starts) & (sizes <= len(source) - starts)
+        algorithm = self._archive.table.container(0).checksum_algorithm
+        if algorithm is not None:
+            checksum = CHECKSUMS[algorithm]
+            for row in np.flatnonzero(simple).tolist():
+                start, size = int(offsets[row]), int(sizes[row])
+                simple[row] = checksum(source[start : start + size], 0) == rows["crc"][row]
+        return simple
+
+    # ---------------------------------------------------------------- small files
+
+    def _find_batched(
+        self,
+        positions: npt.NDArray[np.int64],
+        is_simple: npt.NDArray[np.bool_],
+        sizes: npt.NDArray[np.uint64],
+    ) -> list[bool]:
+        """Find the members that `_create_batch` may write."""
+        if not self._target.is_new:
+            return [False] * len(positions)
+        small: npt.NDArray[np.bool_] = is_simple & (sizes <= SMALL)
+        for row in np.flatnonzero(small).tolist() if self._inodes else ():
+            small[row] = int(positions[row]) not in self._inodes
+        batched: list[bool] = small.tolist()
+        return batched
+
+    def _create_batch(
+        self,
+        directory: int,
+        names: list[bytes],
+        rows: npt.NDArray[np.void],
+        modes: npt.NDArray[np.uint32],
+        members: list[int],
+    ) -> int:
+        """Create the first of these files, up to one that fails; return how many."""
+        part = slice(members[0], members[-1] + 1)
+        return create_files(
+            directory,
+            tuple(map(_base, names[part])),
+            self._mapped or b"",
+            rows["offset"][part].astype(np.uint64),
+            rows["size"][part].astype(np.uint64),
+            modes[part],
+            rows["mtime"][part].astype(np.int64),
+        )
 
     # ---------------------------------------------------------------- hard links
 
@@ -280,7 +351,7 @@ class Extraction:
                             if self._link(folders, source, position, part):
                                 counts.files += 1
                                 counts.bytes += int(self._archive.table.entries["size"][position])
-                        except _CannotLinkError:
+                        except CannotLinkError:
                             if not sources:
                                 check_expansion(self._archive, positions, self._limits, holes=False)
                             sources[original] = position
@@ -298,46 +369,24 @@ class Extraction:
 
         Raises
         ------
-        _CannotLinkError
+        CannotLinkError
             There is no such file of ours, or the file system cannot link it.
         """
         status = self._inodes[source]
         if status is None:
-            raise _CannotLinkError
+            raise CannotLinkError
         old, name = map(self._archive.table.name_bytes, (source, position))
-        base = name[name.rfind(b"/") + 1 :]
-        old_directory = folders.open(old.rpartition(b"/")[0])
-        directory = folders.open(name.rpartition(b"/")[0])
-        create = partial(
-            _link_file, old_directory, old[old.rfind(b"/") + 1 :], status, directory, base
-        )
+        old_directory = folders.open(_folder(old))
+        directory = folders.open(_folder(name))
+        create = partial(link_file, old_directory, _base(old), status, directory, _base(name))
         return self._write(directory, name, create, part)
-
-    def _small_members(self, rows: npt.NDArray[np.void]) -> list[memoryview | None]:
-        """Return the content of members that only have to be copied, None for the others."""
-        source = self._mapped
-        found: list[memoryview | None] = [None] * len(rows)
-        if source is None:
-            return found
-        simple = (rows["kind"] == KIND_FILE) & (rows["method"] == 0) & (rows["size"] <= LARGE)
-        algorithm = self._archive.table.container(0).checksum_algorithm
-        checksum = None if algorithm is None else CHECKSUMS[algorithm]
-        for row in np.flatnonzero(simple).tolist():
-            start, size = int(rows["offset"][row]), int(rows["size"][row])
-            # Reading a damaged one in the general way says what is wrong.
-            if start + size > len(source):
-                continue
-            data = source[start : start + size]
-            if checksum is None or checksum(data, 0) == rows["crc"][row]:
-                found[row] = data
-        return found
 
     def _write(self, directory: int, name: bytes, create: Callable[..., None], part: bytes) -> bool:
         """Write one file, whole or not at all; return whether it was written.
 
         `create` makes it under its own name, or with ``part=`` under that one first.
         """
-        base = name[name.rfind(b"/") + 1 :]
+        base = _base(name)
         try:
             if self._target.is_new:
                 with contextlib.suppress(FileExistsError):
@@ -383,6 +432,14 @@ class Extraction:
         return os.path.join(self._target.path, decode(name))
 
 
+def _folder(name: bytes) -> bytes:
+    return name[: max(name.rfind(b"/"), 0)]
+
+
+def _base(name: bytes) -> bytes:
+    return name[name.rfind(b"/") + 1 :]
+
+
 def _permissions(modes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     """Return the permissions that the ``data`` filter leaves; 0o644 where none are recorded."""
     kept = modes & 0o755 | 0o600
@@ -398,58 +455,8 @@ def _mapped(archive: Archive) -> memoryview | None:
     return storage.read(0, storage.size) if isinstance(storage, MemoryStorage) else None
 
 
-class _CannotLinkError(Exception):
-    """A file cannot be linked, so it is copied."""
-
-
 def _temporary_name() -> bytes:
     return f".{os.urandom(8).hex()}.part".encode()
-
-
-def _link_file(
-    source_directory: int,
-    source: bytes,
-    status: os.stat_result,
-    directory: int,
-    name: bytes,
-    part: bytes = b"",
-    staging: int | None = None,
-) -> None:
-    """Make a hard link to a file, if it is still that of `status`.
-
-    `part` and `staging` are as for `create_file`.
-    """
-    path = part or name
-    place = directory if staging is None else staging
-    try:
-        os.link(
-            source,
-            path,
-            src_dir_fd=source_directory,
-            dst_dir_fd=place,
-            follow_symlinks=False,
-        )
-    except OSError as error:
-        if error.errno in _NO_LINK or isinstance(error, FileNotFoundError):
-            raise _CannotLinkError from error
-        error.filename, error.filename2 = path, None
-        raise
-    remove = path
-    try:
-        # Another process may have put something else there, which may get the same inode number.
-        found = os.stat(path, dir_fd=place, follow_symlinks=False)
-        same = os.path.samestat(status, found) and status.st_size == found.st_size
-        if not (same and stat.S_ISREG(found.st_mode)):
-            raise _CannotLinkError
-        if part:
-            os.rename(part, name, src_dir_fd=place, dst_dir_fd=directory)
-        else:
-            remove = b""
-    finally:
-        # Renaming a link to another link of the same file does nothing.
-        if remove:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(remove, dir_fd=place)
 
 
 def _is_there(name: bytes, directory: int) -> bool:

@@ -1,3 +1,5 @@
+import numpy as np
+import numpy.typing as npt
 from typing_extensions import Buffer
 
 def fill(
@@ -10,3 +12,12 @@ def fill(
     largest: int,
     buffer: Buffer,
 ) -> tuple[int, int, bool]: ...
+def create_files(
+    folder: int,
+    names: tuple[bytes, ...],
+    source: Buffer,
+    offsets: npt.NDArray[np.uint64],
+    sizes: npt.NDArray[np.uint64],
+    modes: npt.NDArray[np.uint32],
+    mtimes: npt.NDArray[np.int64],
+) -> int: ...

@@ -1,27 +1,37 @@
-"""Read many small files of one directory as members of a TAR, without Python in between."""
+"""Read or create many small files of one directory, without Python in between."""
 
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strlen
 
 cdef extern from "<fcntl.h>" nogil:
     int openat(int folder, const char* path, int flags, ...)
     int O_CLOEXEC
+    int O_CREAT
+    int O_EXCL
+    int O_NOFOLLOW
     int O_NONBLOCK
     int O_RDONLY
+    int O_WRONLY
 
 cdef extern from "<sys/stat.h>" nogil:
     struct stat_t "stat":
         int st_mode
         int64_t st_size
         int64_t st_mtime
+    struct timespec:
+        int64_t tv_sec
+        long tv_nsec
     int fstat(int file, stat_t* status)
+    int futimens(int file, const timespec* times)
     bint S_ISREG(int mode)
 
 cdef extern from "<unistd.h>" nogil:
     Py_ssize_t read(int file, void* target, size_t size)
+    Py_ssize_t write(int file, const void* source, size_t size)
     int close(int file)
+    int unlinkat(int folder, const char* path, int flags)
 
 cdef enum:
     BLOCK = 512
@@ -29,6 +39,8 @@ cdef enum:
     SIZE_PLACE = 124
     TIME_PLACE = 136
     CHECKSUM_PLACE = 148
+
+cdef int64_t NANOSECONDS = 1_000_000_000
 
 cdef struct Text:
     const uint8_t* start
@@ -190,3 +202,115 @@ def fill(
     finally:
         free(texts)
     return i, used, i < count and done < 0
+
+
+cdef bint create_one(
+    int folder,
+    const char* name,
+    const uint8_t* data,
+    uint64_t size,
+    uint32_t mode,
+    int64_t mtime,
+) noexcept nogil:
+    """Create one file; return whether it is whole. If not, nothing is left of it."""
+    cdef timespec times[2]
+    cdef Py_ssize_t count
+    cdef uint64_t done = 0
+    cdef bint good
+    cdef int file
+    file = openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode)
+    if file < 0:
+        return False
+    while done < size:
+        count = write(file, data + done, <size_t> (size - done))
+        if count < 0 and errno == EINTR:
+            continue
+        if count <= 0:
+            break
+        done += <uint64_t> count
+    good = done == size
+    # Set last: a file that has its time is whole.
+    if good and mtime != 0:
+        times[0].tv_sec = mtime // NANOSECONDS - (mtime % NANOSECONDS < 0)
+        times[0].tv_nsec = <long> (mtime - times[0].tv_sec * NANOSECONDS)
+        times[1] = times[0]
+        good = futimens(file, times) == 0
+    good = close(file) == 0 and good
+    if not good:
+        unlinkat(folder, name, 0)
+    return good
+
+
+def create_files(
+    int folder,
+    tuple names not None,
+    const uint8_t[::1] source not None,
+    const uint64_t[::1] offsets not None,
+    const uint64_t[::1] sizes not None,
+    const uint32_t[::1] modes not None,
+    const int64_t[::1] mtimes not None,
+):
+    """Create files of one directory from ranges of a buffer, each whole or not at all.
+
+    They are created under their own names, and nothing is replaced.
+
+    Parameters
+    ----------
+    folder : int
+        Descriptor of the directory.
+    names : tuple of bytes
+        The files, without their directory.
+    source : buffer
+        Holds their content.
+    offsets, sizes : uint64 of shape (n,)
+        The range of each file in `source`, in bytes.
+    modes : uint32 of shape (n,)
+        Permission bits, to which the umask is applied.
+    mtimes : int64 of shape (n,)
+        Modification times in nanoseconds; 0 leaves the present time.
+
+    Returns
+    -------
+    int
+        How many files were created. If it is less than all, the next one was not: something has
+        its name, its range is outside `source`, or the system refused.
+
+    Raises
+    ------
+    ValueError
+        The arrays are not as long as `names`, or a name contains a NUL byte.
+    """
+    cdef Py_ssize_t i = 0, count = len(names)
+    cdef uint64_t size = <uint64_t> source.shape[0]
+    cdef const uint8_t* data = &source[0] if size else NULL
+    cdef const char** targets
+    cdef bytes name
+    if not (
+        count == offsets.shape[0] == sizes.shape[0] == modes.shape[0] == mtimes.shape[0]
+    ):
+        raise ValueError("there must be an offset, size, mode and time for each name")
+    if count == 0:
+        return 0
+    targets = <const char**> malloc(<size_t> count * sizeof(char*))
+    if targets == NULL:
+        raise MemoryError()
+    try:
+        for i in range(count):
+            # The tuple keeps the bytes, which end with a NUL.
+            name = names[i]
+            targets[i] = name
+            if strlen(targets[i]) != <size_t> len(name):
+                raise ValueError("a file name contains a NUL byte")
+        i = 0
+        with nogil:
+            while i < count:
+                if offsets[i] > size or sizes[i] > size - offsets[i]:
+                    break
+                if not create_one(
+                    folder, targets[i], data + offsets[i], sizes[i], modes[i], mtimes[i]
+                ):
+                    break
+                i += 1
+    finally:
+        free(targets)
+    return i

@@ -55,6 +55,7 @@ WRAP(ssize_t, sendfile64, (int o, int i, off64_t *p, size_t n), (o, i, p, n))
 WRAP(ssize_t, copy_file_range, (int i, off64_t *p, int o, off64_t *q, size_t n, unsigned f),
      (i, p, o, q, n, f))
 WRAP(int, fsync, (int f), (f))
+WRAP(int, futimens, (int f, const struct timespec t[2]), (f, t))
 WRAP(int, ftruncate64, (int f, off64_t n), (f, n))
 WRAP(int, truncate64, (const char *p, off64_t n), (p, n))
 WRAP(int, rename, (const char *a, const char *b), (a, b))
@@ -89,4 +90,13 @@ int openat64(int directory, const char *path, int flags, ...) {
     mode_t mode = mode_of(flags, list);
     va_end(list);
     return (flags & O_CREAT) && fails() ? -1 : NEXT(openat64)(directory, path, flags, mode);
+}
+
+/* Called by native code that needs no large offsets. */
+int openat(int directory, const char *path, int flags, ...) {
+    va_list list;
+    va_start(list, flags);
+    mode_t mode = mode_of(flags, list);
+    va_end(list);
+    return (flags & O_CREAT) && fails() ? -1 : NEXT(openat)(directory, path, flags, mode);
 }
