@@ -108,7 +108,7 @@ def read_label_file(
         try:
             sample = resolve(key)
         except LabelError as error:
-            raise LabelError(f"{where}: {error}") from None
+            raise LabelError(f"{where}: {error}{_form_hint(key, numbers, line)}") from None
         if sample >= 0:
             samples.append(sample)
             sizes.append(len(numbers))
@@ -120,6 +120,16 @@ def read_label_file(
     if unlabeled:
         logger.warning("%s: %d of %d samples are not labeled in this file", path, unlabeled, count)
     return RaggedLabels.grouped(owners, np.array(sizes, np.int64), values, count)
+
+
+def _form_hint(key: int | str, numbers: list[float], line: str) -> str:
+    """Return what to do if a line is not of the default form, such as a line of a CSV file."""
+    if numbers and "," not in str(key):
+        return ""
+    return (
+        f"; expected 'image value value …', got {line[:80]!r}; pass label_parser= for lines of "
+        f"another form, such as CSV"
+    )
 
 
 def _lines(archive: Archive, path: str) -> Iterator[tuple[str, str]]:

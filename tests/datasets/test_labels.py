@@ -102,7 +102,10 @@ def test_labels_from_file_on_disk(image_tar, tmp_path, caplog):
     [
         ("0 1\n1 one\n", r"labels\.txt: line 2: .* got '1 one'"),
         ("12 1\n", r"labels\.txt: line 1: image 12: there are 12"),
-        ("\n\ncat/9.png 1\n", r"labels\.txt: line 3: no member 'cat/9\.png'"),
+        ("\n\ncat/9.png 1\n", r"labels\.txt: line 3: no member 'cat/9\.png' below root=''$"),
+        ("cat/0.png,1\n", r"line 1: no member 'cat/0\.png,1' .*; expected .* label_parser=.* CSV"),
+        ("cat/0.png, 1\n", r"line 1: no member 'cat/0\.png,' .* label_parser=.* CSV"),
+        ("filename,label\n", r"line 1: .* label_parser=.* CSV"),
     ],
 )
 def test_labels_from_file_that_does_not_fit_raise(image_tar, tmp_path, text, message):
