@@ -31,7 +31,7 @@ def completion(arguments: argparse.Namespace) -> int:
         import shtab
     except ImportError as error:
         raise MissingDependencyError(
-            "shell completion needs the package shtab: pip install imagearchive[completion]"
+            "shell completion needs the package shtab: pip install 'imagearchive[completion]'"
         ) from error
     parser, commands = build_parser()
     for command in commands.values():

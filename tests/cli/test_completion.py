@@ -29,7 +29,7 @@ def test_completion_without_shtab_names_the_extra(run, monkeypatch):
         1,
         b"",
         "imagearchive: shell completion needs the package shtab: "
-        "pip install imagearchive[completion]\n",
+        "pip install 'imagearchive[completion]'\n",
     )
 
 

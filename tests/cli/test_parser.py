@@ -85,6 +85,7 @@ def test_partial_reads_the_intact_part_of_a_damaged_archive(run, archive):
     status, out, err = run("verify", "cut.tar")
     assert status == 1
     assert out.count(b"cut.tar") == 1
+    assert b"--partial" not in out
     assert err.count("\n") == 1
     assert err.startswith("imagearchive: warning: ")
     assert run("info", "cut.tar")[0] == 0
