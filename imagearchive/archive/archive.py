@@ -29,6 +29,7 @@ from imagearchive.errors import (
     SampleIndexError,
     StaleIndexError,
 )
+from imagearchive.errors.arguments import shorten
 from imagearchive.index.concatenate import open_concatenated
 from imagearchive.storage.checksums import CHECKSUMS, Verify, check_verify, compared_members
 from imagearchive.storage.closing import Closable
@@ -578,6 +579,14 @@ def _reopen(
     archive = kind(path, **dataclasses.asdict(options))
     check_fingerprint(archive, fingerprint)
     return archive
+
+
+def check_archive(archive: Any) -> None:
+    """Raise OptionTypeError if `archive` is not an open archive, such as a path."""
+    if not isinstance(archive, Archive):
+        raise OptionTypeError(
+            f"archive must be an open Archive, got {shorten(archive)}; pass imagearchive.open(path)"
+        )
 
 
 def check_fingerprint(archive: Archive, fingerprint: str) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, get_args
 
+from imagearchive.archive.archive import check_archive
 from imagearchive.archive.checked_read import iter_chunks, read_whole
 from imagearchive.archive.expansion import check_expansion
 from imagearchive.arrays.npy import parse_header
@@ -108,6 +109,7 @@ def convert(
     LimitError
         The members take more than `limits` allow.
     """
+    check_archive(archive)
     path = expand_home(target)
     chosen = kind_of(path) if kind is None else kind
     if chosen not in get_args(Kind):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.archive.archive import check_archive
 from imagearchive.archive.extraction import Destination, Existing, Extraction
 from imagearchive.archive.name_tree import decode, encode
 from imagearchive.archive.safe_directories import SafeDirectories
@@ -145,6 +146,7 @@ def extract(
     -----
     If the extraction stops early, the log says how many files are there and how to continue.
     """
+    check_archive(archive)
     if existing not in get_args(Existing):
         raise OptionError(f"existing={existing!r}: choose one of {', '.join(get_args(Existing))}")
     positions = np.arange(len(archive)) if members is None else np.array([*members], np.int64)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.archive.archive import check_archive
 from imagearchive.archive.checked_read import CHUNK_SIZE, iter_data
 from imagearchive.archive.expansion import find_repeats
 from imagearchive.archive.threads import Chunks, run_in_threads
@@ -134,6 +135,7 @@ def verify(
     OSError
         Too many files are open, or memory is short, which says nothing about the archive.
     """
+    check_archive(archive)
     result = Verified(left_out=archive.left_out)
     view = DecodedView(archive, mode="unchanged", **asdict(limits or Limits())) if decode else None
     _check_headers(archive, result.failures)

@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import zipfile
+from functools import partial
 
 import barecat
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import imagearchive
 from imagearchive.archive.verify import verify
 from imagearchive.codecs import encode
+from imagearchive.errors import OptionTypeError
 from imagearchive.storage.limits import Limits
 from tests.support.files import limited, make_tar
 from tests.support.rendering import needs_jpeg
@@ -233,3 +235,19 @@ def test_verify_large_members(tmp_path):
     (tmp_path / "a.zip").write_bytes(raw)
     with imagearchive.open(tmp_path / "a.zip") as archive:
         assert [failure.name for failure in verify(archive).failures] == ["big"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        imagearchive.verify,
+        partial(imagearchive.extract, target="out"),
+        partial(imagearchive.convert, target="out.zip"),
+    ],
+)
+def test_functions_of_archives_given_a_path_say_to_open_it(call, tmp_path):
+    path = make_tar(tmp_path / "a.tar", {"a.txt": b"a"})
+    with pytest.raises(
+        OptionTypeError, match=r"archive must be an open Archive, got .*open\(path\)"
+    ):
+        call(path)
