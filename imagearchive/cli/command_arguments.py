@@ -212,6 +212,7 @@ def _add_tree(commands: Any) -> None:
         "-L", "--level", type=positive_integer, metavar="N", help="descend at most N levels"
     )
     parser.add_argument("-d", "--directories", action="store_true", help="leave out files")
+    _add_json(parser)
 
 
 def _add_find(commands: Any) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from imagearchive.archive.archive import Archive
 from imagearchive.archive.checked_read import iter_chunks
+from imagearchive.archive.entries import DirEntry
 from imagearchive.archive.extract import matching
 from imagearchive.archive.name_tree import decode, encode
 from imagearchive.arrays import npy
@@ -173,6 +174,10 @@ def tree(arguments: argparse.Namespace) -> int:
         top = decode(normalize(encode(arguments.path)))
         # Raises if there is none, and names the closest match, before anything is printed.
         archive.listdir(top)
+        if arguments.json:
+            entries = (entry for _, _, entry in _entries(archive, arguments, top))
+            _write_json_rows(_record(archive, entry.path, entry.position) for entry in entries)
+            return 0
         counts = {"directories": 0, "files": 0}
         write([escape_name(top) or escape_name(str(arguments.archive))])
         write(_branches(archive, arguments, top, counts))
@@ -181,10 +186,15 @@ def tree(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _branches(
-    archive: Archive, arguments: argparse.Namespace, top: str, counts: dict[str, int]
-) -> Iterator[str]:
-    def children(folder: str) -> list[Any]:
+def _entries(
+    archive: Archive, arguments: argparse.Namespace, top: str
+) -> Iterator[tuple[str, bool, DirEntry]]:
+    """Yield the entries below a directory, each directory before what is in it.
+
+    Each comes with the indentation of its line, and whether it is the last of its directory.
+    """
+
+    def children(folder: str) -> list[DirEntry]:
         found = list(archive.scandir(folder))
         return [entry for entry in found if entry.is_dir()] if arguments.directories else found
 
@@ -194,15 +204,21 @@ def _branches(
         indent, entries, index = levels.pop()
         if index == len(entries):
             continue
-        entry = entries[index]
+        entry, last = entries[index], index + 1 == len(entries)
         levels.append((indent, entries, index + 1))
-        last = index + 1 == len(entries)
+        yield indent, last, entry
+        if entry.is_dir() and (arguments.level is None or len(levels) < arguments.level):
+            levels.append((indent + ("    " if last else "│   "), children(entry.path), 0))
+
+
+def _branches(
+    archive: Archive, arguments: argparse.Namespace, top: str, counts: dict[str, int]
+) -> Iterator[str]:
+    for indent, last, entry in _entries(archive, arguments, top):
         branch = indent + ("└── " if last else "├── ")
         if entry.is_dir():
             counts["directories"] += 1
             yield f"{branch}{escape_name(entry.name)}/"
-            if arguments.level is None or len(levels) < arguments.level:
-                levels.append((indent + ("    " if last else "│   "), children(entry.path), 0))
             continue
         counts["files"] += 1
         if arguments.human_readable:
@@ -336,7 +352,12 @@ def _write_facts(facts: dict[str, Any], human_readable: bool) -> None:
     sizes = ("size", "stored", "index_size", "largest")
     width = max(map(len, facts)) + 1
     for key, value in facts.items():
-        if key == "left_out":
+        if key == "compressed":
+            continue
+        if key == "format":
+            compressed = facts["compressed"]
+            shown = f"{value}, compressed with {compressed}" if compressed else value
+        elif key == "left_out":
             names = [f"{one['name']} ({one['reason']})" for one in value["members"]]
             reasons = [f"{reason} {count}" for reason, count in value["counts"].items()]
             shown = f"{', '.join(reasons)}: {_first(names, value['count'])}"
@@ -409,16 +430,20 @@ def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
             extension = extension_of(name)
             extensions[extension] = extensions.get(extension, 0) + 1
         common = sorted(extensions.items(), key=lambda item: (-item[1], item[0]))[:10]
+        derived = table.derived
+        plain = ~np.isin(entries["shard"], list(derived))
+        stored = int(entries["stored_size"][plain].sum(dtype=np.uint64))
         facts: dict[str, Any] = {
             "format": ", ".join(container.name for container in table.containers),
+            "compressed": ", ".join(sorted({one.format for one in derived.values()})) or None,
             "files": [relative_path(path) for path in table.files],
             "members": len(table),
             "directories": sum(1 for _ in archive.dirs()),
             "size": archive.total_size,
-            "stored": int(entries["stored_size"].sum(dtype=np.uint64)),
+            "stored": stored + sum(one.stored_size for one in derived.values()),
             "largest": int(entries["size"].max()) if len(entries) else 0,
             "compression": {
-                methods.get(value, f"method {value}"): count
+                methods.get(value, f"method_{value}"): count
                 for value, count in zip(values.tolist(), counts.tolist())
             },
             "extensions": {f".{name}" if name else "none": count for name, count in common},

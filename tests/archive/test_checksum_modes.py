@@ -5,13 +5,22 @@ import os
 import pickle
 import shutil
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 from support.barecat_archives import write_barecat
 
-from imagearchive import Archive, DataLoader, DecodedView, ImageArchive, LazyNPZDataset
+import imagearchive
+from imagearchive import (
+    Archive,
+    DataLoader,
+    DecodedView,
+    ImageArchive,
+    IndexTable,
+    LazyNPZDataset,
+)
 from imagearchive.compat import barecat, turboloader
 from imagearchive.errors import CorruptArchiveError, OptionError
 from tests.support.files import make_tar
@@ -218,3 +227,29 @@ def test_compat_turboloader_damaged_image_raises(damaged):
     loader = turboloader.DataLoader(damaged, batch_size=6, num_workers=1)
     with pytest.raises(CorruptArchiveError, match="its checksum is"):
         list(loader)
+
+
+def deflate(data):
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return compressor.compress(data) + compressor.flush()
+
+
+def test_forged_method_of_a_deflated_member_is_found_by_its_checksum(tmp_path):
+    # Its compressed bytes are as long as its content, so an index can call it stored.
+    contents = (bytes(range(100)) + bytes(range(size)) for size in range(100))
+    content = next(data for data in contents if len(deflate(data)) == len(data))
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        archive.writestr("a", content)
+    table = IndexTable.build(path)
+    assert table.entries["method"].tolist() == [8]
+    assert table.entries["size"][0] == table.entries["stored_size"][0]
+    table.entries["method"][0] = 0
+    table.save(tmp_path / "forged.idx.npy")
+    for verify in ("first", "always"):
+        with imagearchive.open(path, ipath=tmp_path / "forged.idx.npy", verify=verify) as archive:
+            for _ in range(2):
+                with pytest.raises(CorruptArchiveError, match="its checksum is"):
+                    archive.read("a")
+    with imagearchive.open(path) as archive:
+        assert archive["a"] == content
