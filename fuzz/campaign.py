@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -226,6 +227,7 @@ def main() -> int:
     campaign = Campaign(
         arguments.folder.resolve(), arguments.sanitized and arguments.sanitized.resolve()
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         campaign.run(limits, arguments.jobs, seed)
     except KeyboardInterrupt:

@@ -36,7 +36,7 @@ class SavedCheckpoints(Harness):
     """
 
     name = "checkpoints"
-    smoke_runs = 50_000
+    smoke_runs = 150_000
     max_size = 1 << 12
 
     def seeds(self) -> Iterable[bytes]:

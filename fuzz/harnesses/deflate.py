@@ -29,7 +29,7 @@ class Compressed(Harness):
     """
 
     name = "deflate"
-    smoke_runs = 150_000
+    smoke_runs = 120_000
     max_size = 1 << 14
     tokens = (
         b"\x1f\x8b\x08",

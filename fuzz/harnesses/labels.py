@@ -30,7 +30,7 @@ class LabelFiles(Harness):
     """Opens a fixed archive by a mutated file; the first byte of an input says of which kind."""
 
     name = "labels"
-    smoke_runs = 20_000
+    smoke_runs = 8_000
     max_size = 1 << 13
     tokens = (
         b"\n", b"\r\n", b" ", b"\t", b"cat/1.png", b"dog/a b.png", b"../", b"\0", b"-1", b"1e999",

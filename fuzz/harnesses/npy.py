@@ -26,7 +26,7 @@ class NpyHeaders(Harness):
     """Parses a header, and decodes the array behind it."""
 
     name = "npy"
-    smoke_runs = 300_000
+    smoke_runs = 250_000
     max_size = 1 << 14
     tokens = (
         b"'descr'", b"'fortran_order'", b"'shape'", b"True", b"False", b"None", b"(", b")", b"[",
@@ -66,7 +66,11 @@ class NpyHeaders(Harness):
             return "objects"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            expected = np.load(io.BytesIO(data), allow_pickle=False, max_header_size=1 << 17)
+            try:
+                expected = np.load(io.BytesIO(data), allow_pickle=False, max_header_size=1 << 17)
+            except ValueError:
+                # NumPy refuses some spaces between the tokens of a header.
+                return "refused by NumPy"
         check(array.dtype == expected.dtype, f"another dtype: {array.dtype}, {expected.dtype}")
         check(array.shape == expected.shape, f"another shape: {array.shape}, {expected.shape}")
         check(array.tobytes() == expected.tobytes(), "another content")
