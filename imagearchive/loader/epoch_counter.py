@@ -87,6 +87,13 @@ class EpochCounter:
                 return order.epoch, after
         return self.next_start()
 
+    def is_finished(self) -> bool:
+        """Return whether the epoch begun last has been received to its end."""
+        progress = self._progress
+        if progress is None:
+            return False
+        return progress.ended or progress.received >= len(progress.order)
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"}
 
