@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-HANDWRITTEN_C := $(wildcard imagearchive/images/native/* imagearchive/storage/native/*)
+HANDWRITTEN_C := $(wildcard imagearchive/*/native/*)
 NATIVE := setup.py $(HANDWRITTEN_C) $(shell find imagearchive -name '*.pyx' -o -name '*.pxd')
 
 # Run as modules, because they share `benchmarks.harness`, which is not a benchmark.
@@ -52,7 +52,7 @@ native: $(VENV)/.dev
 	$(BIN)/nox --no-error-on-missing-interpreters -s compiled-3.10 compiled-3.12 compiled-3.13
 	for compiler in clang clang-14; do \
 	    ! command -v $$compiler || $$compiler -fsyntax-only -Wall -Wextra -Werror -DHAVE_JPEG=0 \
-	        imagearchive/images/native/*.c imagearchive/storage/native/*.c || exit 1; \
+	        $(filter %.c,$(HANDWRITTEN_C)) || exit 1; \
 	done
 
 # Mutated inputs under AddressSanitizer and UndefinedBehaviorSanitizer, which need gcc. The results

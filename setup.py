@@ -25,18 +25,22 @@ SANITIZE = os.environ.get("IMAGEARCHIVE_SANITIZE", "")
 JPEG = os.environ.get("IMAGEARCHIVE_JPEG", "")
 
 PACKAGE = Path("imagearchive")
-# The extensions with handwritten C; it is in the directory `native` beside them.
 RENDER = "imagearchive.images.render"
 CRC = "imagearchive.storage.crc"
+MAPPING = "imagearchive.storage.mapping"
 # The extension that needs the headers of zlib.
 INFLATE = "imagearchive.storage.inflate"
+# The extensions with handwritten C, and its sources.
+NATIVE = {
+    RENDER: sorted(PACKAGE.glob("images/native/*.c")),
+    CRC: [PACKAGE / "storage/native/crc.c"],
+    MAPPING: [PACKAGE / "storage/native/bus_guard.c"],
+}
 C_SOURCES = {
     path.with_suffix("").as_posix().replace("/", "."): [] for path in PACKAGE.rglob("*.pyx")
 }
-NATIVE = {name: Path(*name.split(".")).parent / "native" for name in (RENDER, CRC)}
-C_SOURCES |= {
-    name: sorted(path.as_posix() for path in folder.glob("*.c")) for name, folder in NATIVE.items()
-}
+C_SOURCES |= {name: [path.as_posix() for path in paths] for name, paths in NATIVE.items()}
+HEADERS = sorted(PACKAGE.glob("*/native/*.h"))
 DIRECTIVES = {
     "language_level": 3,
     "embedsignature": True,
@@ -123,8 +127,8 @@ extensions = [
     Extension(
         name,
         [name.replace(".", "/") + ".pyx", *sources],
-        include_dirs=[folder.as_posix() for folder in NATIVE.values()],
-        depends=[path.as_posix() for folder in NATIVE.values() for path in folder.glob("*.h")],
+        include_dirs=sorted({path.parent.as_posix() for path in HEADERS}),
+        depends=[path.as_posix() for path in HEADERS],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
         define_macros=[("CYTHON_CLINE_IN_TRACEBACK", "0")],

@@ -31,12 +31,14 @@ from imagearchive.errors import (
 )
 from imagearchive.errors.arguments import shorten
 from imagearchive.index.concatenate import open_concatenated
+from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS, Verify, check_verify, compared_members
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.limits import RATIO_FLOOR
 from imagearchive.storage.local import unknown_kind
 from imagearchive.storage.location import locate
 from imagearchive.storage.lru import LRUCache
+from imagearchive.storage.mapping import copy_bytes
 from imagearchive.storage.patterns import ArchivePath, absolute_paths, as_text, expand_paths
 from imagearchive.storage.protocol import Storage, StorageKind
 
@@ -192,7 +194,8 @@ class Archive(Closable, Mapping[str, bytes]):
         """Return the bytes of a member, given by name or position.
 
         If the archive is mapped and the member is stored, nothing is copied: the result is a
-        read-only view of the page cache.
+        read-only view of the page cache. Its bytes become zeros if the file is truncated; see
+        `check_unchanged`.
 
         Raises
         ------
@@ -246,7 +249,14 @@ class Archive(Closable, Mapping[str, bytes]):
                 raise self.mismatch(position, found)
 
     def mismatch(self, position: int, found: int) -> CorruptArchiveError:
-        """Return the error for a member whose content has the checksum `found`."""
+        """Return the error for a member whose content has the checksum `found`.
+
+        Raises
+        ------
+        StaleIndexError
+            The file has changed since it was opened.
+        """
+        self.check_unchanged()
         checksum = self.checksum(position)
         expected = 0 if checksum is None else checksum.value
         return CorruptArchiveError(
@@ -267,7 +277,8 @@ class Archive(Closable, Mapping[str, bytes]):
                 f"are not read into memory at once; read parts of it with open() or member()"
             )
         row = self.table.entries[position]
-        return self._container(shard).read_member(storage, row, self._where(position))
+        with changes_first(self):
+            return self._container(shard).read_member(storage, row, self._where(position))
 
     def member(self, key: str | int) -> Storage:
         """Return a member as a storage of its own: random access without reading all of it.
@@ -359,6 +370,23 @@ class Archive(Closable, Mapping[str, bytes]):
             raise SampleIndexError(f"file {shard} of {len(self.table.files)}")
         return self._pool.get(shard, 0)
 
+    def check_unchanged(self) -> None:
+        """Raise if one of the open files has changed since it was opened.
+
+        If an archive is truncated while it is mapped, the missing bytes of views that `read`
+        returned before are zeros. Call this after using such a view. A file that was deleted or
+        replaced by another of its name is unchanged: it stays readable while it is open.
+
+        Raises
+        ------
+        StaleIndexError
+            A file has another size or modification time. The message says "changed while open".
+        OSError
+            Bytes of a mapped file could not be read.
+        """
+        self.table.check_unchanged()
+        self._pool.check_unchanged()
+
     def open_file(self) -> None:
         """Open the file now instead of at the first read, if the archive is a single file."""
         if len(self.table.files) == 1 and not self._container(0).members_are_files:
@@ -370,12 +398,12 @@ class Archive(Closable, Mapping[str, bytes]):
         if not isinstance(name, str):
             raise MemberNotFoundError(f"{name!r} is not a name; read() also takes positions")
         data = self.read(self.position(name))
-        return data if data.__class__ is bytes else bytes(data)
+        return data if data.__class__ is bytes else copy_bytes(data, self)
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the bytes of a member, given by name, or `default` if there is none."""
         position = self._tree.find(name) if isinstance(name, str) else -1
-        return default if position < 0 else bytes(self.read(position))
+        return default if position < 0 else copy_bytes(self.read(position), self)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._tree.find(name) >= 0

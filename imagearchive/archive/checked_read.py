@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from imagearchive.containers.rows import KIND_SPARSE
 from imagearchive.containers.tar.sparse import SparseStorage
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def iter_chunks(archive: Archive, position: int) -> Iterator[bytes | memoryview]
     """
     size = int(archive.table.entries["size"][position])
     if size <= CHUNK_SIZE:
-        yield read_whole(archive, position)
+        with changes_first(archive):
+            yield read_whole(archive, position)
         return
     with os_errors_for(_file(archive, position)):
         member = archive.member(position)
@@ -52,10 +54,11 @@ def iter_chunks(archive: Archive, position: int) -> Iterator[bytes | memoryview]
         if expected is not None and expected.compared:
             expected = None
         for offset in range(0, size, CHUNK_SIZE):
-            data = member.read(offset, min(CHUNK_SIZE, size - offset))
-            if expected is not None:
-                found = CHECKSUMS[expected.algorithm](data, found)
-            yield data
+            with changes_first(archive):
+                data = member.read(offset, min(CHUNK_SIZE, size - offset))
+                if expected is not None:
+                    found = CHECKSUMS[expected.algorithm](data, found)
+                yield data
     if expected is not None and found != expected.value:
         raise archive.mismatch(position, found)
 
@@ -83,7 +86,8 @@ def iter_data(archive: Archive, position: int) -> Iterator[tuple[int, bytes | me
             member = archive.member(position)
             if isinstance(member, SparseStorage):
                 for offset, size in member.data_ranges(CHUNK_SIZE):
-                    yield offset, member.read(offset, size)
+                    with changes_first(archive):
+                        yield offset, member.read(offset, size)
                 return
     offset = 0
     for data in iter_chunks(archive, position):

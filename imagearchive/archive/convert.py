@@ -11,6 +11,7 @@ from imagearchive.archive.checked_read import iter_chunks, read_whole
 from imagearchive.archive.expansion import check_expansion
 from imagearchive.arrays.npy import parse_header
 from imagearchive.errors import OptionError, UnsafePathError
+from imagearchive.storage.changes import changes_first
 from imagearchive.storage.limits import Limits
 from imagearchive.storage.location import expand_home
 
@@ -118,11 +119,15 @@ def convert(
     positions = [*_live(archive)]
     check_expansion(archive, positions, limits or Limits())
     if chosen == "bins":
-        _to_bins(archive, path, positions, splits, overwrite, step)
+        with changes_first(archive):
+            _to_bins(archive, path, positions, splits, overwrite, step)
     elif chosen == "tar":
         from imagearchive.archive.writers import TarWriter
 
-        with TarWriter(path, overwrite=overwrite, index=index, sync=sync) as tar:
+        with (
+            changes_first(archive),
+            TarWriter(path, overwrite=overwrite, index=index, sync=sync) as tar,
+        ):
             for position in positions:
                 entry = archive.table.entries[position]
                 seconds = int(entry["mtime"]) // 1_000_000_000
@@ -138,7 +143,7 @@ def convert(
     else:
         from imagearchive.archive.writers import ZipWriter
 
-        with ZipWriter(path, overwrite=overwrite, sync=sync) as packed:
+        with changes_first(archive), ZipWriter(path, overwrite=overwrite, sync=sync) as packed:
             for position in positions:
                 entry = archive.table.entries[position]
                 name = archive.name(position)

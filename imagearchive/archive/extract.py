@@ -33,6 +33,7 @@ from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.index.names import normalize
 from imagearchive.index.resolve import resolve
+from imagearchive.storage.changes import changes_first
 from imagearchive.storage.location import expand_home, locate
 from imagearchive.storage.temporary import remove_stale_directories, resumable_directory
 
@@ -280,11 +281,12 @@ def _scan(archive: Archive, shard: int) -> list[LeftOutMember]:
     file, container = archive.table.files[shard], archive.table.container(shard)
     if not container.has_special_members:
         return []
-    with os_errors_for(file):
-        if shard in archive.table.derived:
-            rows = container.scan(archive.storage(shard), strict=False)
-        else:
+    with os_errors_for(file), changes_first(archive):
+        if container.members_are_files:
             rows, _ = container.scan_location(locate(file), strict=False)
+        else:
+            # The open file, whose name another one may have taken.
+            rows = container.scan(archive.storage(shard), strict=False)
     rows.left_out.max_listed = sys.maxsize
     return resolve(rows).left_out.members
 

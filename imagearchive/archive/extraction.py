@@ -28,6 +28,7 @@ from imagearchive.containers.rows import KIND_FILE
 from imagearchive.errors import TargetExistsError, UnsafePathError
 from imagearchive.errors.hints import Hint
 from imagearchive.storage.atomic import create_file
+from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS
 from imagearchive.storage.limits import Limits
 from imagearchive.storage.local import MemoryStorage
@@ -153,6 +154,8 @@ class Extraction:
         repeats = missing & is_repeat
         pairs = list(zip(sources[repeats].tolist(), positions[repeats].tolist()))
         with ExitStack() as stack:
+            # The missing bytes of a mapped archive make `os.write` fail.
+            stack.enter_context(changes_first(self._archive))
             if not self._target.is_new:
                 # Where the next run finds what this one leaves if it is killed.
                 staging = stack.enter_context(LockedDirectory(self._target.path, STAGING_PREFIX))

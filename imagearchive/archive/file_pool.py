@@ -146,6 +146,11 @@ class StoragePool:
         for position in range(len(entries)) if self._directories else ():
             self.get(self._table.lookup.row(position)[0], position)
 
+    def check_unchanged(self) -> None:
+        """Raise StaleIndexError if one of the open files has changed since it was opened."""
+        for storage in self._open.values():
+            storage.check_unchanged()
+
     @property
     def can_keep_all_open(self) -> bool:
         """Whether all files may be open at once."""

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from imagearchive.errors import ClosedError, OptionError
+from imagearchive.storage.changes import changes_first
 from imagearchive.storage.local import MemoryStorage
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class MemberFile(io.RawIOBase):
         target = memoryview(buffer).cast("B")
         count = max(0, min(len(target), self._storage.size - self._position))
         if count:
-            self._storage.readinto(self._position, target[:count])
+            with changes_first(self._storage):
+                self._storage.readinto(self._position, target[:count])
             self._position += count
         return count
 
@@ -85,7 +87,8 @@ class MemberFile(io.RawIOBase):
         """Read from the current position to the end, with a single copy."""
         self._check()
         count = max(0, self._storage.size - self._position)
-        data = bytes(self._storage.read(self._position, count)) if count else b""
+        with changes_first(self._storage):
+            data = bytes(self._storage.read(self._position, count)) if count else b""
         self._position += count
         return data
 

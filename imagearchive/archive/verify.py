@@ -22,6 +22,7 @@ from imagearchive.containers.left_out import LeftOut
 from imagearchive.errors import (
     CorruptArchiveError,
     ImageArchiveError,
+    StaleIndexError,
     UnsafePickleError,
 )
 from imagearchive.errors.hints import Hint, with_hints
@@ -30,6 +31,7 @@ from imagearchive.images.decode import find_damage
 from imagearchive.index.freshness import REBUILD
 from imagearchive.index.names import sort_names
 from imagearchive.index.table import IndexTable
+from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS
 from imagearchive.storage.limits import Limits
 
@@ -132,13 +134,18 @@ def verify(
 
     Raises
     ------
+    StaleIndexError
+        A file has changed since it was opened.
     OSError
         Too many files are open, or memory is short, which says nothing about the archive.
     """
     check_archive(archive)
     result = Verified(left_out=archive.left_out)
     view = DecodedView(archive, mode="unchanged", **asdict(limits or Limits())) if decode else None
-    _check_headers(archive, result.failures)
+    with changes_first(archive):
+        _check_headers(archive, result.failures)
+    if result.failures:
+        archive.check_unchanged()
     first = find_repeats(archive, np.arange(len(archive)))
     is_first = first == np.arange(len(archive))
     originals = np.flatnonzero(is_first)
@@ -244,7 +251,10 @@ class _Verifier:
                 chunks.check()
                 name = self._archive.name(position)
                 try:
-                    self._verify_member(position, name, part, chunks)
+                    with changes_first(self._archive):
+                        self._verify_member(position, name, part, chunks)
+                except StaleIndexError:
+                    raise
                 except (ImageArchiveError, OSError, MemoryError) as error:
                     file = self._archive.info(position).archive
                     part.failures.append(_failure(error, position, name, file, repr(name)))

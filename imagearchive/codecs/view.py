@@ -28,7 +28,7 @@ from imagearchive.codecs.codec_registry import (
     encode_member,
     has_codec,
 )
-from imagearchive.errors import OptionTypeError
+from imagearchive.errors import DecodeError, OptionTypeError
 from imagearchive.images.pillow import ImageMode, ImageOptions
 from imagearchive.storage.limits import Limits
 
@@ -119,7 +119,15 @@ class DecodedView(Mapping[str, Any]):
         add_codec(self._codecs, extensions, encoder, decoder, stackable)
 
     def __getitem__(self, name: str) -> Any:
-        return self.decode(name, self.store[name])
+        data = self.store[name]
+        try:
+            return self.decode(name, data)
+        except DecodeError:
+            check_unchanged = getattr(self.store, "check_unchanged", None)
+            if check_unchanged is not None:
+                # An archive that was overwritten is not a damaged one.
+                check_unchanged()
+            raise
 
     def decode(self, name: str, data: Buffer) -> Any:
         """Decode bytes by the extension of a name, with the options and codecs of this view."""

@@ -27,6 +27,7 @@ from imagearchive.errors import (
 )
 from imagearchive.errors.arguments import check_path
 from imagearchive.storage.location import locate
+from imagearchive.storage.mapping import copy_bytes
 from imagearchive.storage.protocol import Storage, StorageKind
 
 __all__ = ["SplitDataLoader"]
@@ -192,7 +193,7 @@ class SplitDataLoader(LazyDataset[SplitDataLoaderOptions, Archive]):
         if self.cache_size:
             packet: bytes = self._cache.get(index, self._load)
             return packet
-        return bytes(source.read(index))
+        return copy_bytes(source.read(index), source)
 
     def read(self, index: int) -> bytes | memoryview:
         """Return a packet as ``loader[index]`` does, but without a copy if its bin is mapped.
@@ -209,7 +210,8 @@ class SplitDataLoader(LazyDataset[SplitDataLoaderOptions, Archive]):
         return resolve_index(index, len(self), self.data_dir, noun="packet")
 
     def _load(self, index: int) -> bytes:
-        return bytes(self._open().read(index))
+        source = self._open()
+        return copy_bytes(source.read(index), source)
 
     def __getitems__(self, indices: Sequence[int]) -> list[bytes]:
         """Return several packets in the order asked for; they are read in the order of the bins."""

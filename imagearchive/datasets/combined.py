@@ -164,6 +164,13 @@ class CombinedLazyDataset(Dataset):
             if callable(opener):
                 opener(worker_id)
 
+    def check_unchanged(self) -> None:
+        """Call the method of this name of every dataset that has one."""
+        for part in self.datasets:
+            check = getattr(part, "check_unchanged", None)
+            if callable(check):
+                check()
+
     def close(self) -> None:
         """Close every dataset that can be closed."""
         super().close()

@@ -6,12 +6,13 @@ import dataclasses
 import logging
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from imagearchive.errors import ClosedError, OptionTypeError, SampleIndexError
+from imagearchive.storage.changes import Changeable
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.fork_lock import ForkSafeLock
 
@@ -31,7 +32,17 @@ logger = logging.getLogger(__name__)
 
 # A frozen dataclass.
 Options = TypeVar("Options", bound="DataclassInstance")
-Source = TypeVar("Source", bound=Closable)
+
+
+class OpenSource(Changeable, Protocol):
+    """What a dataset reads from."""
+
+    def close(self) -> None:
+        """Close the files; a second call does nothing."""
+        ...
+
+
+Source = TypeVar("Source", bound=OpenSource)
 
 
 def warn_if_empty(where: object, length: int) -> None:
@@ -111,7 +122,7 @@ def resolve_indices(indices: Iterable[int], length: int, where: str) -> npt.NDAr
 class Dataset(Closable):
     """A sequence of samples: base of all datasets, as PyTorch's map-style datasets.
 
-    A subclass defines `__len__`, `__getitem__` and `worker_open_archive`.
+    A subclass defines `__len__`, `__getitem__`, `worker_open_archive` and `check_unchanged`.
     """
 
     def __len__(self) -> int:
@@ -137,6 +148,21 @@ class Dataset(Closable):
         ----------
         worker_id : int, optional
             Number of the worker, which loaders pass. It is not used.
+        """
+        raise NotImplementedError
+
+    def check_unchanged(self) -> None:
+        """Raise if one of the open files has changed since it was opened.
+
+        Samples whose files were overwritten are not damaged samples: call it when one cannot be
+        decoded, and after using views of a mapped file. See `Archive.check_unchanged`.
+
+        Raises
+        ------
+        StaleIndexError
+            A file has another size or modification time.
+        OSError
+            Bytes of a mapped file could not be read.
         """
         raise NotImplementedError
 
@@ -216,6 +242,12 @@ class LazyDataset(OptionsDataset[Options], Generic[Options, Source]):
     def worker_open_archive(self, worker_id: int | None = None) -> None:
         """Open the files in this process, as at the first read; for ``worker_init_fn``."""
         self._open()
+
+    def check_unchanged(self) -> None:
+        """Raise if one of the open files has changed since it was opened; see `Dataset`."""
+        source = self._source
+        if source is not None:
+            source.check_unchanged()
 
     def close(self) -> None:
         """Close the files; samples returned before stay valid. A second call does nothing."""

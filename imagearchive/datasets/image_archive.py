@@ -35,6 +35,7 @@ from imagearchive.errors import ImageArchiveError, OptionError
 from imagearchive.errors.arguments import check_callable, check_choice
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.location import locate
+from imagearchive.storage.mapping import damaged_mappings
 from imagearchive.storage.patterns import absolute_paths, as_text
 
 if TYPE_CHECKING:
@@ -377,8 +378,9 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
     def _load_member(self, position: int) -> Any:
         file = open_bytes(self._read(position))
         try:
-            return self.loader(file)
+            image = self.loader(file)
         except Exception as error:
+            self.archive.check_unchanged()
             info = self.archive.info(position)
             where = (
                 f"{info.archive}: member {info.name!r} at offset {info.offset} ({info.size} bytes)"
@@ -388,6 +390,9 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
             if hasattr(error, "add_note"):
                 error.add_note(f"raised by the loader for {where}")
             raise
+        if damaged_mappings():
+            self.archive.check_unchanged()
+        return image
 
     def _index(self, index: int) -> int:
         if index.__class__ is int and 0 <= index < self._length:
@@ -482,6 +487,10 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
             Number of the worker, which loaders pass. It is not used.
         """
         self.archive.open_file()
+
+    def check_unchanged(self) -> None:
+        """Raise if one of the open files has changed; see `Archive.check_unchanged`."""
+        self.archive.check_unchanged()
 
     def close(self) -> None:
         """Close the archive; views returned by `read` stay valid. A second call does nothing."""

@@ -40,6 +40,10 @@ class EncodedImages(Protocol):
         """Start to read these images ahead if possible; return at once."""
         ...
 
+    def check_unchanged(self) -> None:
+        """Raise StaleIndexError if a file has changed since it was opened."""
+        ...
+
 
 class EncodedDataset(Protocol):
     """A dataset whose samples are encoded images, decoded and otherwise unchanged."""

@@ -57,6 +57,8 @@ class ImageArchiveError(Exception):
         The message. The middle of what is longer than 2,000 characters is left out.
     hints : iterable of Hint, optional
         The arguments that would help, each an alternative to the others.
+    message : str, optional
+        The same as the first of `args`.
 
     Attributes
     ----------
@@ -67,7 +69,11 @@ class ImageArchiveError(Exception):
     # A message may quote what it was given: a name, a header, the content of a file.
     _max_message: ClassVar[int] = 2000
 
-    def __init__(self, *args: object, hints: Iterable[Hint] = ()) -> None:
+    def __init__(
+        self, *args: object, hints: Iterable[Hint] = (), message: str | None = None
+    ) -> None:
+        # PyTorch raises the error of a worker process again by calling its class with `message=`.
+        args = args if message is None else (message, *args)
         super().__init__(*(self._shorten(part) if isinstance(part, str) else part for part in args))
         self.hints = tuple(hints)
 
@@ -138,7 +144,7 @@ class SampleIndexError(ImageArchiveError, IndexError):
 
 
 class StaleIndexError(ImageArchiveError, RuntimeError):
-    """The archive has changed since the index that was given for it was built."""
+    """The archive has changed since its index was built, or while it was open."""
 
 
 class StateMismatchError(ImageArchiveError, ValueError):

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.containers.registry import scan_location
+from imagearchive.errors import ImageArchiveError, StaleIndexError
 from imagearchive.index.class_directories import class_directories
 from imagearchive.index.freshness import Signature, fingerprints, signatures
 from imagearchive.index.lookup import Lookup
@@ -45,14 +46,33 @@ class BuiltIndex(NamedTuple):
 
 
 def build_columns(location: Location, *, strict: bool = True) -> BuiltIndex:
-    """Scan an archive; raises the errors of `imagearchive.containers.registry.scan_location`."""
-    for _ in range(2):
+    """Scan an archive; raises the errors of `imagearchive.containers.registry.scan_location`.
+
+    Raises
+    ------
+    StaleIndexError
+        The archive was changed while it was scanned, twice.
+    """
+    for attempt in range(2):
         before = signatures([location])
-        scanned = scan_location(location, strict=strict)
-        resolved = resolve(scanned.rows)
-        prints = fingerprints(
-            scanned.files, resolved.entries, scanned.ends, compressed=scanned.derived is not None
-        )
+        try:
+            scanned = scan_location(location, strict=strict)
+            resolved = resolve(scanned.rows)
+            prints = fingerprints(
+                scanned.files,
+                resolved.entries,
+                scanned.ends,
+                compressed=scanned.derived is not None,
+            )
+        except (ImageArchiveError, OSError) as error:
+            if not _has_changed(location, before):
+                raise
+            if attempt == 0:
+                continue
+            raise StaleIndexError(
+                f"{location.path}: changed while open: it was written to during the scan; open it "
+                f"again when it is complete"
+            ) from error
         unchanged = signatures([location]) == before
         if unchanged:
             break
@@ -93,6 +113,14 @@ def build_columns(location: Location, *, strict: bool = True) -> BuiltIndex:
     return BuiltIndex(
         columns, [file.path for file in files], meta, extra, file_signatures, unchanged
     )
+
+
+def _has_changed(location: Location, before: list[Signature | None]) -> bool:
+    try:
+        return signatures([location]) != before
+    except FileNotFoundError:
+        # What was open when it was deleted is read to its end.
+        return False
 
 
 def directory_labels(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from imagearchive.storage.location import Location
-    from imagearchive.storage.protocol import Storage
+    from imagearchive.storage.protocol import FileStorage, Storage
 
 __all__ = ["FORMAT", "VERSION", "IndexFile", "NotAnIndexError", "checksum", "load", "save"]
 
@@ -56,11 +56,14 @@ class IndexFile(NamedTuple):
         Empty for a lone array, which is what the original ImageArchive wrote.
     identity : tuple
         Size and identity of the file that was mapped.
+    storage : FileStorage
+        The file, which stays open so that `check_unchanged` can be asked.
     """
 
     sections: dict[str, npt.NDArray[Any]]
     meta: dict[str, Any]
     identity: tuple[int, str]
+    storage: FileStorage
 
 
 def save(
@@ -115,7 +118,7 @@ def load(location: Location) -> IndexFile:
     arrays = list(_arrays(storage))
     last = arrays[-1]
     if len(arrays) == 1:
-        return IndexFile({"entries": last}, {}, identity)
+        return IndexFile({"entries": last}, {}, identity, storage)
     if last.dtype != np.uint8 or last.ndim != 1:
         raise NotAnIndexError(f"{path}: {len(arrays)} arrays, but the last is not metadata")
     try:
@@ -143,7 +146,7 @@ def load(location: Location) -> IndexFile:
             f"{path}: the metadata do not name each of the {len(arrays) - 1} sections once, with a "
             f"checksum; delete it"
         )
-    return IndexFile(dict(zip(names, arrays)), meta, identity)
+    return IndexFile(dict(zip(names, arrays)), meta, identity, storage)
 
 
 def checksum(array: npt.NDArray[Any]) -> int:

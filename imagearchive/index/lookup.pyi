@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ class Lookup:
         names: npt.NDArray[np.uint8],
         name_offsets: npt.NDArray[np.uint64],
         name_order: npt.NDArray[np.uint64],
+        check_unchanged: Callable[[], object] | None = None,
     ) -> None: ...
     def row(self, position: int) -> tuple[int, int, int, int, int, int]: ...
     def name(self, position: int) -> bytes: ...

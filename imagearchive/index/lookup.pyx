@@ -6,6 +6,7 @@ from libc.stdint cimport UINT64_MAX, uint8_t, uint64_t
 from libc.string cimport memcmp
 
 from imagearchive.containers.entry cimport KIND_SYMLINK, Entry
+from imagearchive.storage.mapping cimport any_damaged
 
 import numpy as np
 
@@ -24,15 +25,19 @@ cdef class Lookup:
     names : array of uint8
     name_offsets : array of uint64, shape (N + 1,)
     name_order : array of uint64, shape (N,)
+    check_unchanged : callable, optional
+        Called if a mapping of this process is damaged. Raises if it is the one of the columns, so
+        that no value that was read from it is returned.
     """
 
     cdef const Entry[::1] entries
     cdef const uint8_t[::1] names
     cdef const uint64_t[::1] offsets
     cdef const uint64_t[::1] order
+    cdef object check_unchanged
     cdef readonly Py_ssize_t count
 
-    def __init__(self, entries, names, name_offsets, name_order):
+    def __init__(self, entries, names, name_offsets, name_order, check_unchanged=None):
         cdef Py_ssize_t count = len(entries)
         # Check everything before keeping anything.
         if len(name_offsets) != count + 1 or len(name_order) != count:
@@ -46,7 +51,22 @@ cdef class Lookup:
         self.names = names
         self.offsets = name_offsets
         self.order = name_order
+        self.check_unchanged = check_unchanged
         self.count = count
+
+    cdef damaged(self, rank):
+        """Return the error for names that contradict each other."""
+        if self.check_unchanged is not None:
+            self.check_unchanged()
+        return CorruptIndexError(
+            f"the names of the index are damaged near row {rank}: delete the index file and open "
+            f"the archive again"
+        )
+
+    cdef inline int check_mapping(self) except -1:
+        if any_damaged() and self.check_unchanged is not None:
+            self.check_unchanged()
+        return 0
 
     def row(self, Py_ssize_t position):
         """Return where a member is: ``(shard, offset, size, stored_size, method, kind)``.
@@ -66,7 +86,9 @@ cdef class Lookup:
                 f"{self.count} members"
             )
         cdef const Entry* entry = &self.entries[position]
-        return entry.shard, entry.offset, entry.size, entry.stored_size, entry.method, entry.kind
+        row = entry.shard, entry.offset, entry.size, entry.stored_size, entry.method, entry.kind
+        self.check_mapping()
+        return row
 
     cdef int span(self, uint64_t row, uint64_t* start, uint64_t* size) noexcept nogil:
         """Find the bytes of a name; return -1 if the index is damaged."""
@@ -87,10 +109,13 @@ cdef class Lookup:
         if not 0 <= position < self.count:
             raise SampleIndexError(f"position {position} of {self.count} members")
         if self.span(position, &start, &size):
-            raise damaged(position)
+            raise self.damaged(position)
         if size == 0:
+            self.check_mapping()
             return b""
-        return PyBytes_FromStringAndSize(<const char*> &self.names[start], size)
+        name = PyBytes_FromStringAndSize(<const char*> &self.names[start], size)
+        self.check_mapping()
+        return name
 
     cdef Py_ssize_t search(
         self, const uint8_t* key, uint64_t key_size, uint64_t limit, bint prefixed,
@@ -138,14 +163,16 @@ cdef class Lookup:
         cdef uint64_t start, size, row, key_size = len(name)
         cdef uint64_t limit = UINT64_MAX if before is None else before
         cdef Py_ssize_t after = self.search(key, key_size, limit, False, 0, self.count)
+        cdef bint same
+        self.check_mapping()
         if after > 0:
             row = self.order[after - 1]
             if not self.span(row, &start, &size):
-                if size != key_size or (size and memcmp(&self.names[start], key, size)):
-                    return -1
-                return <Py_ssize_t> row
+                same = size == key_size and not (size and memcmp(&self.names[start], key, size))
+                self.check_mapping()
+                return <Py_ssize_t> row if same else -1
         if after:
-            raise damaged(after)
+            raise self.damaged(after)
         return -1
 
     def bounds(self, bytes prefix not None):
@@ -154,7 +181,8 @@ cdef class Lookup:
         cdef Py_ssize_t low = self.search(key, len(prefix), 0, False, 0, self.count)
         cdef Py_ssize_t high = self.search(key, len(prefix), UINT64_MAX, True, 0, self.count)
         if low < 0 or high < low:
-            raise damaged(low)
+            raise self.damaged(low)
+        self.check_mapping()
         return low, high
 
     def symlink_on(self, bytes path not None, Py_ssize_t start=0):
@@ -205,7 +233,8 @@ cdef class Lookup:
                 if end >= size:
                     break
         if low < 0 or high < 0:
-            raise damaged(end)
+            raise self.damaged(end)
+        self.check_mapping()
         return found, end
 
     def children(self, Py_ssize_t low, Py_ssize_t high, uint64_t skip):
@@ -273,7 +302,8 @@ cdef class Lookup:
                     if rank < 0:
                         break
             if rank < 0:
-                raise damaged(used)
+                raise self.damaged(used)
+        self.check_mapping()
         return ranks[:used].copy(), flags[:used].copy().view(np.bool_)
 
     def listing(self, bytes prefix not None):
@@ -303,7 +333,7 @@ cdef class Lookup:
         cdef list names = [], positions = []
         while rank < end:
             if self.span(self.order[rank], &start, &size) or size < skip:
-                raise damaged(rank)
+                raise self.damaged(rank)
             i = skip
             while i < size and self.names[start + i] != b"/":
                 i += 1
@@ -343,7 +373,8 @@ cdef class Lookup:
                 &self.names[start], i + 1, UINT64_MAX, True, rank, after if after < end else end
             )
             if rank < 0:
-                raise damaged(rank)
+                raise self.damaged(rank)
+        self.check_mapping()
         return names, positions, ordered
 
     cdef bint begins(self, Py_ssize_t rank, const uint8_t* key, uint64_t key_size) noexcept nogil:
@@ -358,12 +389,5 @@ cdef class Lookup:
             raise SampleIndexError(f"rank {rank} of {self.count} sorted names")
         cdef uint64_t row = self.order[rank]
         if row >= <uint64_t> self.count:
-            raise damaged(rank)
+            raise self.damaged(rank)
         return self.name(<Py_ssize_t> row)
-
-
-cdef damaged(rank):
-    return CorruptIndexError(
-        f"the names of the index are damaged near row {rank}: delete the index file and open the "
-        f"archive again"
-    )

@@ -87,6 +87,8 @@ class IndexTable:
         Further named sections, such as the checkpoints inside compressed members.
     path : str or None
         Where the index is saved; None if it is only in memory.
+    storage : FileStorage or None
+        The mapped index file that holds the arrays; None if they are in memory.
     """
 
     entries: npt.NDArray[Any]
@@ -99,6 +101,7 @@ class IndexTable:
     meta: dict[str, Any]
     extra: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     path: str | None = None
+    storage: FileStorage | None = None
 
     def __post_init__(self) -> None:
         # The files as they were when the table was compared with them, by path.
@@ -108,7 +111,13 @@ class IndexTable:
         self.derived = derived_files(self.path, self.meta)
         self._added = 0
         self._unsaved = False
-        self.lookup = Lookup(self.entries, self.names, self.name_offsets, self.name_order)
+        self.lookup = Lookup(
+            self.entries,
+            self.names,
+            self.name_offsets,
+            self.name_order,
+            None if self.storage is None else self.storage.check_unchanged,
+        )
         if len(self.label_offsets) != len(self.entries) + 1:
             raise CorruptIndexError(
                 f"{self.path}: {len(self.label_offsets)} label offsets for {len(self.entries)} "
@@ -401,14 +410,14 @@ class IndexTable:
         CorruptIndexError
             It is damaged, or leads outside the archive.
         """
-        sections, meta, identity = file_format.load(locate(ipath))
+        sections, meta, identity, storage = file_format.load(locate(ipath))
         if not meta:
             if apath is None:
                 raise file_format.NotAnIndexError(f"{ipath}: it does not name its archive")
             archive = locate(apath)
             original = original_columns(ipath, sections["entries"])
             check_columns(ipath, identity, original, [archive.status().size])
-            return cls(**original, files=[archive.path], meta={}, path=ipath)
+            return cls(**original, files=[archive.path], meta={}, path=ipath, storage=storage)
         columns = take_columns(ipath, sections)
         base = locate(ipath if apath is None else apath).parent
         check_metadata(ipath, meta)
@@ -423,7 +432,7 @@ class IndexTable:
             files = [locate(apath).path]
         else:
             files = [base.join(archive["path"]).path for archive in archives]
-        return cls(**columns, files=files, meta=meta, extra=sections, path=ipath)
+        return cls(**columns, files=files, meta=meta, extra=sections, path=ipath, storage=storage)
 
     @classmethod
     def build(cls, path: str | os.PathLike[str] | Location, *, strict: bool = True) -> IndexTable:
@@ -492,6 +501,19 @@ class IndexTable:
 
     # --- checking ---------------------------------------------------------------------------
 
+    def check_unchanged(self) -> None:
+        """Raise if the index file was changed in place since it was opened.
+
+        Raises
+        ------
+        StaleIndexError
+            It has another size or modification time.
+        OSError
+            Bytes of it could not be read.
+        """
+        if self.storage is not None:
+            self.storage.check_unchanged()
+
     def staleness(self) -> str | None:
         """Return why the index no longer describes its archive, or None if it does.
 
@@ -521,7 +543,7 @@ class IndexTable:
         """
         if self.path is None:
             return
-        sections, meta, _ = file_format.load(locate(self.path))
+        sections, meta, *_ = file_format.load(locate(self.path))
         for section in meta.get("sections", []):
             if file_format.checksum(sections[section["name"]]) != section["crc32"]:
                 raise CorruptIndexError(

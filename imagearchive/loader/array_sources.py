@@ -85,6 +85,11 @@ class SampleSource:
         # An object with [i] has no way to read ahead.
         pass
 
+    def check_unchanged(self) -> None:
+        check = getattr(self.dataset, "check_unchanged", None)
+        if check is not None:
+            check()
+
     def pair(self, index: int) -> tuple[Any, Any]:
         """Return the image and the label of one sample."""
         item = self.dataset[index]

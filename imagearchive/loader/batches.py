@@ -20,6 +20,7 @@ from imagearchive.loader.buffers import Buffers
 from imagearchive.loader.options import BatchOptions
 from imagearchive.loader.order import EpochOrder
 from imagearchive.loader.sources import BROKEN, Source, is_damage
+from imagearchive.storage.changes import changes_first
 from imagearchive.transforms import Key, Pipeline
 from imagearchive.transforms.base import is_tensor
 
@@ -133,10 +134,12 @@ class BatchJob:
         indices = self.indices[first : first + self.part_size]
         before = decoder.damaged_images
         try:
-            self.load(first, indices, decoder)
+            with changes_first(self.epoch.source):
+                self.load(first, indices, decoder)
             known = self.epoch.known_damaged
             if decoder.damaged_images - before > sum(index in known for index in indices):
-                # Load them one by one to find the damaged ones.
+                # Load them one by one to find the damaged ones, unless the archive was overwritten.
+                self.epoch.source.check_unchanged()
                 for slot, index in enumerate(indices, first):
                     self._load_one(slot, index, decoder)
         except BROKEN as error:
@@ -173,6 +176,7 @@ class BatchJob:
         before = decoder.damaged_images
         self.load(slot, [index], decoder)
         if decoder.damaged_images > before and index not in self.epoch.known_damaged:
+            self.epoch.source.check_unchanged()
             name, reason = self.epoch.source.name(index), str(decoder.damage)
             self.damaged.append(BadSample(index, name, reason))
 
@@ -183,7 +187,8 @@ class BatchJob:
         bad: list[BadSample] = []
         for _ in range(min(order.n, MAX_REPLACEMENTS)):
             try:
-                self._load_one(slot, index, decoder)
+                with changes_first(self.epoch.source):
+                    self._load_one(slot, index, decoder)
             except BROKEN as error:
                 if not is_damage(error):
                     raise

@@ -99,6 +99,10 @@ class Source(Protocol):
         """Start reading these samples ahead, if possible; return at once."""
         ...
 
+    def check_unchanged(self) -> None:
+        """Raise StaleIndexError if a file has changed since it was opened."""
+        ...
+
 
 class EncodedSource:
     """A dataset of encoded images, which the native pipeline decodes."""
@@ -114,6 +118,7 @@ class EncodedSource:
         self.read = images.read
         self.label = self._checked_label if guard.active else images.label
         self.prefetch = images.prefetch
+        self.check_unchanged = images.check_unchanged
 
     def _checked_label(self, index: int) -> Any:
         label = self.images.label(index)
@@ -232,6 +237,10 @@ class ConcatenatedSource:
         for number, inner in by_part.items():
             self.parts[number].prefetch(inner)
 
+    def check_unchanged(self) -> None:
+        for part in self.parts:
+            part.check_unchanged()
+
 
 class _ConcatenatedChunk:
     def __init__(self, source: ConcatenatedSource, indices: Sequence[int]) -> None:
@@ -288,6 +297,9 @@ class SubsetSource:
 
     def prefetch(self, indices: Sequence[int]) -> None:
         self.whole.prefetch([self.inner(index) for index in indices])
+
+    def check_unchanged(self) -> None:
+        self.whole.check_unchanged()
 
 
 class _SubsetChunk:

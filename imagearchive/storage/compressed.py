@@ -94,6 +94,10 @@ class CompressedStream(StreamIdentity, Protocol):
         """Return the whole output."""
         ...
 
+    def check_unchanged(self) -> None:
+        """Raise if the file has changed since it was opened; see `Storage.check_unchanged`."""
+        ...
+
 
 def build_checkpoints(stream: CompressedStream, progress: Progress | None = None) -> bytes:
     """Decompress a whole stream, check it, and return its checkpoints.
@@ -245,6 +249,10 @@ class CompressedStorage(Closable):
 
     def prefetch(self, offset: int, size: int) -> None:
         """Do nothing: a reader that goes on decompresses ahead by itself."""
+
+    def check_unchanged(self) -> None:
+        """Raise if the file has changed since it was opened; see `Storage.check_unchanged`."""
+        self._stream.check_unchanged()
 
     def close(self) -> None:
         """Release the memory; views returned before stay valid."""

@@ -95,10 +95,15 @@ class DeflateStream:
         return self.storage.read(self.offset + position, min(size, self.stored_size - position))
 
     def error(self, reason: str) -> CorruptArchiveError:
-        """Return the error for a damaged stream."""
+        """Return the error for a damaged stream; raise StaleIndexError if the file has changed."""
+        self.storage.check_unchanged()
         return CorruptArchiveError(
             f"{self.where}: deflate stream at offset {self.offset}: {reason}; the file is damaged"
         )
+
+    def check_unchanged(self) -> None:
+        """Raise if the file has changed since it was opened; see `Storage.check_unchanged`."""
+        self.storage.check_unchanged()
 
     def start(self, builder: CheckpointBuilder | None = None) -> _DeflateDecoder:
         """Return a decoder at the start, which adds checkpoints to a builder."""

@@ -7,13 +7,13 @@ using its parent's.
 from __future__ import annotations
 
 import contextlib
-import mmap
+import errno
 import os
 import re
 import stat
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from imagearchive.errors import (
     ArchiveNotFoundError,
@@ -21,10 +21,12 @@ from imagearchive.errors import (
     CorruptArchiveError,
     OptionError,
     OptionTypeError,
+    StaleIndexError,
     UnsupportedArchiveError,
 )
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.closing import Closable
+from imagearchive.storage.mapping import Mapping
 from imagearchive.storage.protocol import FileStorage, Storage, StorageKind, file_identity
 
 if TYPE_CHECKING:
@@ -92,6 +94,9 @@ class MemoryStorage(Closable):
     def prefetch(self, offset: int, size: int) -> None:
         """Do nothing: the bytes are in memory already."""
 
+    def check_unchanged(self) -> None:
+        """Do nothing: the bytes are in memory already."""
+
     def __reduce__(self) -> NoReturn:
         raise _not_pickled(self)
 
@@ -104,29 +109,43 @@ class MemoryStorage(Closable):
 class MmapStorage(MemoryStorage):
     """A mapped local file: `read` returns views of the page cache without copying.
 
-    The mapping stays valid when the file is deleted or replaced by rename. If the file is truncated
-    in place while it is mapped, access kills the process, as with any mapping; use
-    ``storage="pread"`` if archives may be rewritten in place.
+    The mapping stays valid when the file is deleted, replaced by rename, or grows. If the file is
+    truncated in place, what is missing reads as zeros, and every later read raises. A view that was
+    returned before cannot raise: call `check_unchanged` after using it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         name = os.fspath(path)
-        fd = _open(name)
-        try:
-            status = os.fstat(fd)
-            size = status.st_size
-            # An empty file cannot be mapped.
-            with os_errors_for(name):
-                data: Any = mmap.mmap(fd, size, access=mmap.ACCESS_READ) if size else b""
-        finally:
-            os.close(fd)
-        super().__init__(data, name, file_identity(status))
-        self._advise = getattr(data, "madvise", None) if hasattr(mmap, "MADV_WILLNEED") else None
+        self._opened: _OpenFile | None = _OpenFile(name, _open(name))
+        size = self._opened.size
+        # An empty file cannot be mapped.
+        with os_errors_for(name):
+            self._mapping = Mapping(self._opened.number, size) if size else None
+        data = b"" if self._mapping is None else self._mapping.view()
+        super().__init__(data, name, self._opened.identity)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> MmapStorage:
         """Map a whole file; the same as the constructor."""
         return cls(path)
+
+    def read(self, offset: int, size: int) -> memoryview:
+        """Return a read-only view of the range."""
+        view, mapping = self._view, self._mapping
+        if view is None:
+            raise _closed(self.path)
+        if mapping is not None and mapping.watch():
+            self.check_unchanged()
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise _outside(self.path, offset, size, self.size)
+        return view[offset : offset + size]
+
+    def readinto(self, offset: int, buffer: Buffer) -> int:
+        """Copy the range into `buffer`."""
+        count = super().readinto(offset, buffer)
+        if self._mapping is not None and self._mapping.damaged:
+            self.check_unchanged()
+        return count
 
     def prefetch(self, offset: int, size: int) -> None:
         """Ask the kernel to read the whole range ahead at once.
@@ -134,10 +153,16 @@ class MmapStorage(MemoryStorage):
         Linux does not read ahead of page faults in a file that is read at random, so a member that
         is not cached would be read page by page.
         """
-        start = offset - offset % mmap.PAGESIZE
-        if self._advise is not None and 0 <= offset < self.size and size > 0:
-            with contextlib.suppress(OSError, ValueError):
-                self._advise(mmap.MADV_WILLNEED, start, min(offset + size, self.size) - start)
+        if self._mapping is not None and self._view is not None:
+            self._mapping.prefetch(offset, size)
+
+    def check_unchanged(self) -> None:
+        """Raise if the file has changed since it was opened; see `Storage.check_unchanged`."""
+        opened, mapping = self._opened, self._mapping
+        if opened is not None:
+            opened.check_unchanged()
+        if mapping is not None and mapping.damaged:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), self.path)
 
     def open_descriptor(self) -> PreadStorage | None:
         """Open the mapped file for reads without page faults; the caller closes it.
@@ -158,17 +183,36 @@ class MmapStorage(MemoryStorage):
 
     def close(self) -> None:
         """Release the mapping; views returned before keep it alive."""
-        self._advise = None
         super().close()
+        self._opened = None
 
 
-class _Descriptor:
-    """An open file that is closed with its last user, so its number is not reused before."""
+class _OpenFile:
+    """Owns an open descriptor, which is closed with its last user: not reused before.
 
-    __slots__ = ("number",)
+    Attributes
+    ----------
+    number : int
+        Its descriptor.
+    size, identity
+        As when it was opened.
+    """
 
-    def __init__(self, number: int) -> None:
+    __slots__ = ("identity", "number", "path", "size")
+
+    def __init__(self, path: str, number: int) -> None:
         self.number = number
+        self.path = path
+        status = os.fstat(self.number)
+        self.size = status.st_size
+        self.identity = file_identity(status)
+
+    def check_unchanged(self) -> None:
+        """Raise StaleIndexError if it has another size or modification time."""
+        with os_errors_for(self.path):
+            status = os.fstat(self.number)
+        if status.st_size != self.size or file_identity(status) != self.identity:
+            raise changed_while_open(self.path, self.size, status.st_size)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         # A default argument, as modules are cleared when the interpreter exits.
@@ -186,20 +230,19 @@ class PreadStorage(Closable):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._descriptor: _Descriptor | None = _Descriptor(_open(self.path))
-        status = os.fstat(self._descriptor.number)
-        self.size = status.st_size
-        self.identity = file_identity(status)
+        self._opened: _OpenFile | None = _OpenFile(self.path, _open(self.path))
+        self.size = self._opened.size
+        self.identity = self._opened.identity
 
     def fileno(self) -> int:
         """Return the file descriptor, which is valid until `close`."""
         return self._held().number
 
-    def _held(self) -> _Descriptor:
-        descriptor = self._descriptor
-        if descriptor is None:
+    def _held(self) -> _OpenFile:
+        opened = self._opened
+        if opened is None:
             raise _closed(self.path)
-        return descriptor
+        return opened
 
     def read(self, offset: int, size: int) -> bytes | memoryview:
         """Return a copy of the range."""
@@ -229,20 +272,22 @@ class PreadStorage(Closable):
 
     def prefetch(self, offset: int, size: int) -> None:
         """Ask the kernel to read the range ahead."""
-        held = self._descriptor
+        held = self._opened
         if hasattr(os, "posix_fadvise") and held is not None:
             with contextlib.suppress(OSError, ValueError):
                 os.posix_fadvise(held.number, offset, size, os.POSIX_FADV_WILLNEED)
 
-    def _fill(self, held: _Descriptor, offset: int, target: memoryview, done: int) -> None:
+    def check_unchanged(self) -> None:
+        """Raise if the file has changed since it was opened; see `Storage.check_unchanged`."""
+        if self._opened is not None:
+            self._opened.check_unchanged()
+
+    def _fill(self, held: _OpenFile, offset: int, target: memoryview, done: int) -> None:
         while done < len(target):
             with os_errors_for(self.path):
                 count = os.preadv(held.number, [target[done:]], offset + done)
             if not count:
-                raise CorruptArchiveError(
-                    f"{self.path}: the file ends at {offset + done} of {self.size} bytes: it was "
-                    f"truncated while open; open the archive again"
-                )
+                raise changed_while_open(self.path, self.size, offset + done)
             done += count
 
     def __reduce__(self) -> NoReturn:
@@ -251,7 +296,7 @@ class PreadStorage(Closable):
     def close(self) -> None:
         """Close the descriptor as soon as no other thread reads from it."""
         super().close()
-        self._descriptor = None
+        self._opened = None
 
 
 def open_storage(path: str | os.PathLike[str], kind: StorageKind = "auto") -> FileStorage:
@@ -335,6 +380,15 @@ def _open(path: str) -> int:
 def _not_pickled(storage: Storage) -> OptionTypeError:
     return OptionTypeError(
         f"a {type(storage).__name__} cannot be pickled: pickle the path and open it again"
+    )
+
+
+def changed_while_open(path: str, size: int, now: int) -> StaleIndexError:
+    """Return the error for a file that had `size` bytes when it was opened, and has `now`."""
+    how = f"truncated to {now} of {size} bytes" if now < size else "written to"
+    return StaleIndexError(
+        f"{path}: changed while open: the file was {how}; open the archive again when it is "
+        f"complete"
     )
 
 

@@ -57,6 +57,10 @@ class LRUCache(Generic[Key, Value]):
             self._drop_oldest()
         return kept
 
+    def values(self) -> list[Value]:
+        """Return all values, in the order of their last use."""
+        return list(self._entries.values())
+
     def pop_oldest(self) -> Value | None:
         """Remove the value that was unused longest and return it; None if there is none left."""
         try:

@@ -54,7 +54,9 @@ class Storage(Protocol):
         Raises
         ------
         CorruptArchiveError
-            The range is not inside the file, or the file has shrunk since it was opened.
+            The range is not inside the file.
+        StaleIndexError
+            The file has shrunk since it was opened.
         ClosedError
             The storage is closed.
         """
@@ -62,6 +64,21 @@ class Storage(Protocol):
 
     def readinto(self, offset: int, buffer: Buffer) -> int:
         """Fill a writable buffer from `offset`; return its length in bytes. Raises as `read`."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raise if the file behind the storage has changed since it was opened; a system call.
+
+        Whoever finds damaged bytes asks this first: bytes of a file that was overwritten are not
+        damage. Does nothing for bytes in memory, and once the storage is closed.
+
+        Raises
+        ------
+        StaleIndexError
+            The file has another size or modification time.
+        OSError
+            Bytes of a mapped file could not be read.
+        """
         ...
 
     def close(self) -> None:

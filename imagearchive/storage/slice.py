@@ -50,3 +50,7 @@ class SliceStorage(Closable):
                 f"{self.path}: {length} bytes at offset {offset} are not within its {self.size}"
             )
         return self._storage.readinto(self._offset + offset, buffer)
+
+    def check_unchanged(self) -> None:
+        """Raise if the file has changed since it was opened; see `Storage.check_unchanged`."""
+        self._storage.check_unchanged()

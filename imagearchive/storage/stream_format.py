@@ -126,8 +126,13 @@ class StreamRange:
         available = max(0, min(size, self.stored_size - position))
         return self.storage.read(self.offset + position, available) if available else b""
 
+    def check_unchanged(self) -> None:
+        """Raise if the file has changed since it was opened; see `Storage.check_unchanged`."""
+        self.storage.check_unchanged()
+
     def error(self, reason: str) -> CorruptArchiveError:
-        """Return the error for a damaged stream."""
+        """Return the error for a damaged stream; raise StaleIndexError if the file has changed."""
+        self.storage.check_unchanged()
         return CorruptArchiveError(f"{self.where}: {self.label}: {reason}; the file is damaged")
 
     def whole(self) -> bytes:
@@ -200,6 +205,9 @@ class ForwardStorage(Closable):
         data = self.read(offset, len(target))
         target[: len(data)] = data
         return len(data)
+
+    def check_unchanged(self) -> None:
+        """Do nothing: a scan compares the file itself before and after."""
 
     def drain(self) -> None:
         """Decompress what is left, so that all of it is checked."""

@@ -37,12 +37,17 @@ DAMAGED = "class_1/3.jpg"
 
 
 def damage(path, offset, size):
-    """Change a byte that decoders do not look at: the last one before the end marker."""
+    """Change a byte that decoders do not look at: the last one before the end marker.
+
+    The file keeps its time, as when the disk fails: otherwise it would have changed while open.
+    """
+    status = os.stat(path)
     with open(path, "r+b") as file:
         file.seek(offset + size - 3)
         byte = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @pytest.fixture(scope="module")

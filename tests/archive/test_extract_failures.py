@@ -188,7 +188,7 @@ def test_extract_refuses_ranges_outside_of_the_archive(tmp_path, monkeypatch, of
     monkeypatch.setattr("imagearchive.index.table.check_columns", lambda *arguments: None)
     make_tar(tmp_path / "a.tar", {"a": b"1", "b": b"2"})
     imagearchive.open(tmp_path / "a.tar").close()
-    sections, meta, _ = file_format.load(locate(tmp_path / "a.idx.npy"))
+    sections, meta, *_ = file_format.load(locate(tmp_path / "a.idx.npy"))
     entries = sections["entries"].copy()
     entries["offset"][1], entries["size"][1] = offset, size
     file_format.save(locate(tmp_path / "a.idx.npy"), {**sections, "entries": entries}, meta)

@@ -36,7 +36,7 @@ def write_zip(path, members):
 
 def rewrite(path, change, meta_change=None):
     """Change the columns and the metadata of an index; its checksums fit again."""
-    sections, meta, _ = file_format.load(locate(path))
+    sections, meta, *_ = file_format.load(locate(path))
     sections = {name: np.array(section) for name, section in sections.items()}
     meta = {key: value for key, value in meta.items() if key != "sections"}
     change(sections)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.deflate import CONTENTS, DAMAGED, example, member_of, photo, stream_of
 
-from imagearchive.errors import CorruptArchiveError, CorruptIndexError
+from imagearchive.errors import CorruptArchiveError, CorruptIndexError, StaleIndexError
 from imagearchive.storage import compressed as module
 from imagearchive.storage.checkpoints import CheckpointBuilder, Checkpoints
 from imagearchive.storage.compressed import build_checkpoints
@@ -126,7 +126,7 @@ def test_build_checkpoints_error_of_the_storage_reaches_the_caller(tmp_path):
     with PreadStorage(path) as file:
         parts = DeflateStream(file, 0, len(stream), len(data), zlib.crc32(data), "a")
         os.truncate(path, len(stream) // 2)
-        with pytest.raises(CorruptArchiveError, match="truncated while open"):
+        with pytest.raises(StaleIndexError, match="changed while open"):
             build_checkpoints(parts)
 
 

@@ -88,6 +88,9 @@ class Encoded:
     def prefetch(self, indices):
         pass
 
+    def check_unchanged(self):
+        pass
+
     def encoded_images(self):
         return self
 

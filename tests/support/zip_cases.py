@@ -29,6 +29,9 @@ class CopyStorage:
     def readinto(self, offset, buffer):
         raise AssertionError
 
+    def check_unchanged(self):
+        pass
+
     def close(self):
         pass
 

@@ -248,6 +248,11 @@ class SparseStorage(Closable):
             for offset in range(start, start + length, most):
                 yield offset, min(most, start + length - offset)
 
+    def check_unchanged(self) -> None:
+        """Raise if the file has changed since it was opened; see `Storage.check_unchanged`."""
+        if self._storage is not None:
+            self._storage.check_unchanged()
+
     def close(self) -> None:
         """Release the archive's storage, which stays open."""
         super().close()

@@ -22,7 +22,9 @@ from imagearchive.datasets.npz.column_choice import choose_columns
 from imagearchive.datasets.npz.columns import ArrayColumn, Column, sample_name
 from imagearchive.datasets.npz.file import NpzFile
 from imagearchive.errors.arguments import check_path, check_sequence
+from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import Verify, check_verify
+from imagearchive.storage.mapping import damaged_mappings
 
 if TYPE_CHECKING:
     from imagearchive.storage.protocol import StorageKind
@@ -228,9 +230,9 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         LazyNPZDataset
             The dataset itself.
         """
-        self._open()
-        for column in self._columns.values():
-            column.reader()
+        with changes_first(self._open()):
+            for column in self._columns.values():
+                column.reader()
         return self
 
     # --- samples ----------------------------------------------------------------------------
@@ -263,12 +265,20 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
             self._open()
         if index.__class__ is not int or not 0 <= index < self._length:
             index = self._index(index)
-        sample = self._cache.get(index, self._load) if self.cache_size else self._load(index)
+        try:
+            sample = self._cache.get(index, self._load) if self.cache_size else self._load(index)
+        except Exception:
+            self.check_unchanged()
+            raise
         return sample if self.transform is None else self.transform(sample)
 
     def _load(self, index: int) -> dict[str, Any]:
         readers = self._readers or self._open_readers()
-        return {name: read(index) for name, read in readers.items()}
+        sample = {name: read(index) for name, read in readers.items()}
+        # `changes_first` would double the time of a sample.
+        if damaged_mappings():
+            self.check_unchanged()
+        return sample
 
     def _open_readers(self) -> dict[str, Callable[[int], Any]]:
         self._open()
@@ -310,7 +320,8 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
             One of the samples does not exist.
         """
         rows = resolve_indices(indices, len(self), self.npz_path)
-        return {name: column.batch(rows) for name, column in self._columns.items()}
+        with changes_first(self):
+            return {name: column.batch(rows) for name, column in self._columns.items()}
 
     # --- description ------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from imagearchive.arrays import npy
 from imagearchive.datasets.npz.array_source import NPY_SUFFIX, ArraySource, NpzArray
 from imagearchive.datasets.npz.columns import open_whole
 from imagearchive.errors import MemberNotFoundError, UnsupportedArchiveError
+from imagearchive.storage.changes import changes_first
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.location import locate
 from imagearchive.storage.protocol import Storage, StorageKind
@@ -87,7 +88,8 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         """Read a whole array, as `numpy.load` would; arrays of objects without `pickle`."""
-        return open_whole(self.source(name))
+        with changes_first(self):
+            return open_whole(self.source(name))
 
     def __contains__(self, name: object) -> bool:
         return name in self._positions
@@ -117,6 +119,12 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
         """Raise `StaleIndexError` if the archive is not the one of this fingerprint."""
         if self._archive is not None:
             check_fingerprint(self._archive, expected)
+
+    def check_unchanged(self) -> None:
+        """Raise if the file has changed since it was opened; see `Archive.check_unchanged`."""
+        for part in (self._archive, self._lone):
+            if part is not None:
+                part.check_unchanged()
 
     def close(self) -> None:
         """Close the file; arrays and views returned before stay valid."""

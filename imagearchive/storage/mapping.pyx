@@ -1,0 +1,128 @@
+"""A mapped file, whose missing pages read as zeros instead of ending the process.
+
+See `native/bus_guard.c`.
+"""
+
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.bytes cimport PyBytes_FromObject
+from cpython.exc cimport PyErr_SetFromErrno
+from posix.mman cimport (
+    MADV_WILLNEED, MAP_FAILED, MAP_SHARED, PROT_READ, madvise, mmap, munmap
+)
+
+cdef extern from "bus_guard.h" nogil:
+    struct guarded_range:
+        pass
+
+    void guard_ensure()
+    guarded_range* guard_add(void* start, size_t size)
+    void guard_remove(guarded_range* range)
+    int guard_is_damaged(const guarded_range* range)
+    int guard_damaged_count()
+
+import mmap as python_mmap
+
+cdef Py_ssize_t PAGE_SIZE = python_mmap.PAGESIZE
+
+
+cdef bint any_damaged() noexcept nogil:
+    """Whether a mapping of this process has pages that could not be read."""
+    return guard_damaged_count() != 0
+
+
+def damaged_mappings():
+    """Return how many mappings of this process have pages that could not be read."""
+    return guard_damaged_count()
+
+
+def copy_bytes(data, source):
+    """Return ``bytes(data)``, all of which was there.
+
+    Parameters
+    ----------
+    data : bytes-like
+    source : object
+        If a mapping of this process is damaged, its method `check_unchanged` is called after the
+        copy.
+    """
+    copied = PyBytes_FromObject(data)
+    if guard_damaged_count():
+        source.check_unchanged()
+    return copied
+
+
+cdef class Mapping:
+    """All of a file, mapped for reading; a buffer of bytes.
+
+    A page that cannot be read, because the file was truncated or the disk failed, becomes a page of
+    zeros, and `damaged` becomes true. Views keep the mapping alive. Safe for threads; a forked
+    child has its own pages from then on.
+
+    Parameters
+    ----------
+    descriptor : int
+        An open file, which may be closed afterwards.
+    size : int
+        Its length in bytes, at least 1.
+
+    Raises
+    ------
+    OSError
+        The file cannot be mapped.
+    """
+
+    cdef void* start
+    cdef Py_ssize_t size
+    cdef guarded_range* guarded
+
+    def __cinit__(self, int descriptor, Py_ssize_t size):
+        self.size = size
+        if size <= 0:
+            raise ValueError(f"the size of a mapping must be at least 1, got {size}")
+        with nogil:
+            start = mmap(NULL, size, PROT_READ, MAP_SHARED, descriptor, 0)
+        if start == MAP_FAILED:
+            PyErr_SetFromErrno(OSError)
+        self.start = start
+        self.guarded = guard_add(start, size)
+        if self.guarded == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        if self.guarded != NULL:
+            guard_remove(self.guarded)
+        if self.start != NULL:
+            munmap(self.start, self.size)
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        # Refuses writable buffers.
+        PyBuffer_FillInfo(buffer, self, self.start, self.size, 1, flags)
+
+    def __len__(self):
+        return self.size
+
+    def view(self):
+        """Return all bytes, as a read-only view."""
+        return memoryview(self)
+
+    @property
+    def damaged(self):
+        """Whether a page could not be read."""
+        return guard_is_damaged(self.guarded) != 0
+
+    def watch(self):
+        """Make sure that the guard is in place, and return whether a page could not be read.
+
+        Another library may have installed a handler of its own. It is cheap enough for each read.
+        """
+        guard_ensure()
+        return guard_is_damaged(self.guarded) != 0
+
+    def prefetch(self, Py_ssize_t offset, Py_ssize_t size):
+        """Ask the kernel to read a range ahead; does nothing for a range outside."""
+        if offset < 0 or size <= 0 or offset >= self.size:
+            return
+        size = min(size, self.size - offset)
+        cdef Py_ssize_t begin = offset - offset % PAGE_SIZE
+        with nogil:
+            madvise(<char*> self.start + begin, offset + size - begin, MADV_WILLNEED)
