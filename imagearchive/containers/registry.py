@@ -21,12 +21,14 @@ from imagearchive.containers.zip.zip_container import ZipContainer
 from imagearchive.errors import (
     CorruptArchiveError,
     ImageArchiveError,
+    LimitError,
     OptionError,
     UnsupportedArchiveError,
 )
 from imagearchive.errors.hints import Hint
 from imagearchive.storage.checkpoints import CheckpointBuilder
 from imagearchive.storage.compressed import CompressedStorage
+from imagearchive.storage.limits import RATIO_FLOOR
 from imagearchive.storage.location import Location
 from imagearchive.storage.stream_format import (
     UNKNOWN_SIZE,
@@ -50,6 +52,10 @@ HEAD_BYTES: Final = 512
 
 # A read in a compressed file decompresses this much at most.
 MAX_SPAN: Final = 64 << 20
+
+# Largest ratio of output to stored size of a file that is compressed as a whole, above 64 MiB. Its
+# first opening decompresses all of it. Deflate reaches 1,032, Zstandard 32,000, bzip2 over 10^6.
+MAX_COMPRESSION: Final = 1000
 
 # Formats are asked in this order; of two that are equally certain, the first wins. TAR is before
 # ZIP, because the last member of a TAR may be a ZIP. A directory that is not another format is a
@@ -197,6 +203,8 @@ def scan_location(location: Location, *, strict: bool = True) -> Scanned:
     ------
     UnsupportedArchiveError
         It has no known format.
+    LimitError
+        It is compressed as a whole, and decompresses to more than `MAX_COMPRESSION` times its size.
     CorruptArchiveError
         It is damaged; with ``strict=False`` only if no part of it can be read.
     """
@@ -235,7 +243,16 @@ def _scan_compressed(location: Location, format: StreamFormat, strict: bool) -> 
         builder = CheckpointBuilder(file.size)
         stream = format.stream(file, 0, file.size, UNKNOWN_SIZE, path)
         _check_span(stream.span, path, format)
-        forward = ForwardStorage(stream.start(builder), path, strict)
+
+        def check_size(size: int) -> None:
+            if size > max(RATIO_FLOOR, file.size * MAX_COMPRESSION):
+                raise LimitError(
+                    f"{path}: {file.size} bytes of {format.label} data decompress to more than "
+                    f"{MAX_COMPRESSION} times as many; if you trust the file, decompress it first: "
+                    f"{format.command} {path}"
+                )
+
+        forward = ForwardStorage(stream.start(builder), path, strict, check_size)
         container, rows = _scan_forward(forward, strict)
         forward.drain()
         if strict and forward.damage is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from imagearchive.errors import CorruptArchiveError
@@ -159,6 +159,9 @@ class ForwardStorage(Closable):
         The name in messages.
     strict : bool
         Whether damage is an error. Otherwise the output ends before it, and the loss is logged.
+    check_size : callable, optional
+        Called with each new length of the output, before more is decompressed; raises an error if
+        it is too long.
 
     Attributes
     ----------
@@ -171,8 +174,15 @@ class ForwardStorage(Closable):
 
     zero_copy = False
 
-    def __init__(self, decoder: Decoder, path: str, strict: bool = True) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        path: str,
+        strict: bool = True,
+        check_size: Callable[[int], None] | None = None,
+    ) -> None:
         self.path = path
+        self._check_size = check_size
         self.size = UNKNOWN_SIZE
         self.damage: CorruptArchiveError | None = None
         self._decoder = decoder
@@ -226,4 +236,6 @@ class ForwardStorage(Closable):
             data = b""
         if not data:
             self.size = self._decoder.position
+        elif self._check_size is not None:
+            self._check_size(self._decoder.position)
         return data

@@ -14,7 +14,7 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from imagearchive.errors import CorruptArchiveError
+from imagearchive.errors import CorruptArchiveError, LimitError
 from imagearchive.storage.compressed import STEP
 from imagearchive.storage.stream_format import StreamFormat, StreamRange
 
@@ -35,6 +35,9 @@ _FEED: Final = 1 << 16
 _MEMORY: Final = 128 << 20
 # The index of a stream takes at least two bytes for each block of at least 8.
 _LONGEST_INDEX: Final = 256 << 20
+# Most blocks and streams. Each takes about 300 bytes of memory, but may take only 10 in the file;
+# a real block has 1 MiB or more.
+MAX_BLOCKS: Final = 1 << 20
 
 
 class _Block(NamedTuple):
@@ -61,8 +64,12 @@ class XzStream(StreamRange):
 
     @functools.cached_property
     def blocks(self) -> list[_Block]:
-        """All blocks, read from the indexes of the streams; raises CorruptArchiveError."""
+        """All blocks, read from the indexes of the streams.
+
+        Raises CorruptArchiveError, and LimitError for more than `MAX_BLOCKS`.
+        """
         streams = []
+        listed = 0
         end = self.stored_size
         while end > 0:
             if end % 4 or end < _HEADER + _FOOTER:
@@ -77,6 +84,9 @@ class XzStream(StreamRange):
             stream = self._stream_before(end, footer)
             streams.append(stream)
             end = stream[0]
+            listed += 1 + len(stream[2])
+            if listed > MAX_BLOCKS:
+                raise self._too_many_blocks()
         found: list[_Block] = []
         position = 0
         for start, header, records in reversed(streams):
@@ -109,6 +119,8 @@ class XzStream(StreamRange):
     def _records(self, index: bytes) -> list[tuple[int, int]]:
         """Return the unpadded size and the output size of each block."""
         count, at = _number(index, 1)
+        if MAX_BLOCKS < count <= len(index) // 2:
+            raise self._too_many_blocks()
         records = []
         # Each takes two bytes or more.
         if count <= len(index) // 2:
@@ -121,6 +133,12 @@ class XzStream(StreamRange):
         if len(records) != count:
             raise self.error("the index of its blocks is malformed")
         return records
+
+    def _too_many_blocks(self) -> LimitError:
+        return LimitError(
+            f"{self.where}: {self.label}: it has more than {MAX_BLOCKS} blocks and streams; if you "
+            f"trust the file, decompress it first: xz -dk {self.where}"
+        )
 
     @property
     def span(self) -> int:

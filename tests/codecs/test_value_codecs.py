@@ -53,6 +53,53 @@ def test_decode_damaged_member_is_named(name, data):
         decode(name, data)
 
 
+def nested(levels, kind):
+    """Return bytes of JSON or MessagePack of that many levels."""
+    return {
+        "json lists": b"[" * levels + b"]" * levels,
+        "json dicts": b'{"a":' * levels + b"1" + b"}" * levels,
+        "json utf-16": ("[" * levels + "]" * levels).encode("utf-16"),
+        "msgpack lists": b"\x91" * levels + b"\1",
+        "msgpack maps": b"\x81\1" * levels + b"\1",
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["json lists", "json dicts", "json utf-16", "msgpack lists", "msgpack maps"],
+)
+def test_decode_nesting_up_to_512_levels_is_read(kind):
+    name = f"x.{kind.split()[0]}"
+    assert decode(name, nested(512, kind)) is not None
+    for levels in (513, 1100, 100_000):
+        with pytest.raises(DecodeError, match=rf"^{name}: .*nested more than 512 levels deep"):
+            decode(name, nested(levels, kind))
+
+
+def test_decode_json_brackets_in_strings_are_not_nesting():
+    for text in ("[" * 1000, '"[' * 1000, "\\[" * 1000, "é[]{" * 1000):
+        value = {text: [text]}
+        for escaped in (True, False):
+            assert decode("x.json", json.dumps(value, ensure_ascii=escaped).encode()) == value
+    assert decode("x.json", b"[" + b",".join([b"[{}]"] * 1000) + b"]") == [[{}]] * 1000
+
+
+def test_decode_json_closing_brackets_in_strings_do_not_hide_nesting():
+    with pytest.raises(DecodeError, match="512 levels"):
+        decode("x.json", b'["]]",' * 600 + b"1" + b"]" * 600)
+    with pytest.raises(DecodeError):
+        decode("x.json", b"[" * 600 + b'"' + b'\\"' * 100_000)
+
+
+def test_encode_json_deeper_than_it_is_read_is_refused():
+    value = []
+    for _ in range(600):
+        value = [value]
+    for name in ("x.json", "x.msgpack"):
+        with pytest.raises(DecodeError):
+            encode(name, value)
+
+
 def test_text_and_class_round_trip():
     assert decode("x.txt", "größe\n".encode()) == "größe\n"
     assert decode("x.cls", b" 17\n") == 17

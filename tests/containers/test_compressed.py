@@ -8,6 +8,7 @@ import lzma
 import multiprocessing
 import os
 import random
+import re
 import struct
 import sys
 import tarfile
@@ -27,6 +28,7 @@ from support.threads import run_in_threads
 import imagearchive
 from imagearchive.errors import (
     CorruptArchiveError,
+    LimitError,
     MissingDependencyError,
     StaleIndexError,
     UnsupportedArchiveError,
@@ -289,8 +291,91 @@ def test_compressed_truncated_streams_are_refused(name, tmp_path):
 )
 def test_compressed_data_in_one_large_piece_is_refused(name, compress, tmp_path):
     path = tmp_path / name
-    path.write_bytes(compress(tar_of({"zeros": bytes(65 << 20)})))
+    path.write_bytes(compress(tar_of({"photo": photo(100_000), "zeros": bytes(65 << 20)})))
     with pytest.raises(UnsupportedArchiveError, match=r"in one piece .*decompress it first: "):
+        imagearchive.open(path)
+
+
+def zstd_zeros(count):
+    """Return a frame of blocks of four bytes, each of which stands for 128 KiB of zeros."""
+    block = (131_072 << 3 | 2).to_bytes(3, "little") + b"\0"
+    return struct.pack("<I", 0xFD2FB528) + b"\0\x58" + block * count + b"\1\0\0"
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("x.tar.gz", gzip.compress(bytes(80 << 20))),
+        ("x.tar.bz2", bz2.compress(bytes(20 << 20)) * 4),
+        ("x.tar.xz", lzma.compress(bytes(20 << 20)) * 4),
+        ("x.tar.zst", zstd_zeros(160) * 4),
+    ],
+    ids=["gzip", "bzip2", "xz", "zstd"],
+)
+def test_compressed_zeros_beyond_the_ratio_are_refused(name, data, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(data)
+    command = re.escape("more than 1000 times as many; if you trust the file, decompress it first")
+    with pytest.raises(LimitError, match=rf"{command}: \S+ -dk? .*{name}"):
+        imagearchive.open(path)
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_compressed_zeros_up_to_64_mib_are_read(tmp_path):
+    path = tmp_path / "x.tar.bz2"
+    data = tar_of({"zeros": bytes(60 << 20)})
+    path.write_bytes(bz2.compress(data))
+    with imagearchive.open(path) as archive:
+        assert len(archive["zeros"]) == 60 << 20
+
+
+def xz_number(value):
+    octets = bytearray()
+    while value >= 0x80:
+        octets.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*octets, value])
+
+
+def xz_with_index(records, body=b""):
+    """Return an xz stream with the records of an index, whose checksums match."""
+    head = b"\xfd7zXZ\0\0\1" + struct.pack("<I", zlib.crc32(b"\0\1"))
+    index = b"\0" + records
+    index += bytes(-len(index) % 4)
+    index += struct.pack("<I", zlib.crc32(index))
+    tail = struct.pack("<I", len(index) // 4 - 1) + b"\0\1"
+    return head + body + index + struct.pack("<I", zlib.crc32(tail)) + tail + b"YZ"
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (xz_with_index(xz_number(1 << 60)), CorruptArchiveError),
+        (xz_with_index(b"\1\x08" + xz_number(1 << 60), bytes(8)), UnsupportedArchiveError),
+        (xz_with_index(b"\1" + xz_number(1 << 60) + b"\1", bytes(8)), CorruptArchiveError),
+        (xz_with_index(xz_number(1_100_000) + b"\x08\0" * 1_100_000), LimitError),
+    ],
+    ids=["count", "output size", "stored size", "many blocks"],
+)
+def test_compressed_xz_index_with_huge_claims_is_refused(data, error, tmp_path):
+    path = tmp_path / "x.tar.xz"
+    path.write_bytes(data)
+    with pytest.raises(error, match=r"x\.tar\.xz: "):
+        imagearchive.open(path)
+
+
+def test_compressed_xz_many_empty_streams_are_refused(tmp_path):
+    path = tmp_path / "x.tar.xz"
+    path.write_bytes(xz_with_index(b"\0") * (2**20 + 1))
+    with pytest.raises(LimitError, match="more than 1048576 blocks and streams"):
+        imagearchive.open(path)
+
+
+def test_compressed_zstd_frame_with_a_huge_size_is_refused(tmp_path):
+    path = tmp_path / "x.tar.zst"
+    claim = struct.pack("<IBBQ", 0xFD2FB528, 0xC0, 0x58, 1 << 60)
+    path.write_bytes(claim + b"\1\0\0")
+    with pytest.raises(UnsupportedArchiveError, match="in one piece"):
         imagearchive.open(path)
 
 
