@@ -54,7 +54,7 @@ def test_extract_checks_stored_members_of_a_zip(tmp_path, size, storage):
     raw = bytearray((tmp_path / "a.zip").read_bytes())
     raw[offset + 1000] ^= 1
     (tmp_path / "a.zip").write_bytes(raw)
-    message = r"a\.zip: 'd/2': its checksum is \w+ but the archive says \w+"
+    message = r"a\.zip: 'd/2'.*: its checksum is \w+ but the archive says \w+"
     with imagearchive.open(tmp_path / "a.zip", storage=storage) as archive:
         with pytest.raises(CorruptArchiveError, match=message):
             extract(archive, tmp_path / "out", threads=1)
