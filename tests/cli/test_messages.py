@@ -78,17 +78,20 @@ def test_missing_target_directory_is_named(run, archive):
         assert err == "imagearchive: missing: no such directory to write 'p.tar' to\n"
 
 
-def limit(what):
-    resource.setrlimit(what, (5, 5))
+def limit(what, value):
+    resource.setrlimit(what, (value, value))
 
 
 def test_resource_limits_are_reported_with_the_file(work, archive):
     with start_command(
-        "pack", "photos", "p.tar", preexec_fn=partial(limit, resource.RLIMIT_FSIZE)
+        "pack", "photos", "p.tar", preexec_fn=partial(limit, resource.RLIMIT_FSIZE, 5)
     ) as one:
         assert one.communicate(timeout=30) == (b"", b"imagearchive: p.tar: File too large\n")
         assert one.returncode == 1
-    with start_command("verify", archive, preexec_fn=partial(limit, resource.RLIMIT_NOFILE)) as one:
+    # Two descriptors besides the standard ones: enough to open an archive, but not to write below a
+    # directory at the same time.
+    few = partial(limit, resource.RLIMIT_NOFILE, 5)
+    with start_command("extract", archive, "out", preexec_fn=few) as one:
         _, err = one.communicate(timeout=30)
         assert one.returncode == 1
         assert re.search(rb"^imagearchive: .+: Too many open files\n$", err, re.MULTILINE)
