@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import resource
+import select
 import shutil
 import signal
 import sys
@@ -192,8 +193,11 @@ class Faults:
         shutil.rmtree(self.folder, ignore_errors=True)
         os.mkdir(self.folder)
 
-    def fork(self, function, fault=None, meanwhile=None):
-        """Run a function in a child; return its wait status and what it reported."""
+    def fork(self, function, fault=None, meanwhile=None, patience=None):
+        """Run a function in a child; return its wait status and what it reported.
+
+        A child that takes more than `patience` seconds is killed.
+        """
         self.runs += 1
         reader, writer = os.pipe()
         pid = os.fork()
@@ -222,6 +226,8 @@ class Faults:
         os.close(writer)
         if meanwhile is not None:
             meanwhile(pid)
+        if patience is not None and not select.select([reader], [], [], patience)[0]:
+            os.kill(pid, signal.SIGKILL)
         with open(reader, "rb") as file:
             data = file.read()
         _, status = os.waitpid(pid, 0)
@@ -276,6 +282,9 @@ class Faults:
             code, report = self.fork(
                 self.function,
                 lambda size=size, hard=hard: resource.setrlimit(which, (size, hard)),
+                # CPython's Thread.start waits forever for a thread that finds no memory when it
+                # begins. The process can only be killed then.
+                patience=4 if which == resource.RLIMIT_AS else None,
             )
             self.check(f"{name}={size}", code, report)
 
