@@ -88,7 +88,9 @@ def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]
             )
             for member in archive:
                 count += 1
-                yield archive, member
+                # The label of a volume is no member, and GNU tar extracts nothing for it.
+                if member.type != b"V":
+                    yield archive, member
         except (tarfile.TarError, ValueError, OverflowError, IndexError):
             return
         if not count and start:
