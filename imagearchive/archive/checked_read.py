@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from imagearchive.containers.rows import KIND_SPARSE
-from imagearchive.containers.tar.sparse import SparseStorage
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS
+from imagearchive.storage.protocol import RangedStorage
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -84,7 +84,7 @@ def iter_data(archive: Archive, position: int) -> Iterator[tuple[int, bytes | me
     if archive.table.entries["kind"][position] == KIND_SPARSE:
         with os_errors_for(_file(archive, position)):
             member = archive.member(position)
-            if isinstance(member, SparseStorage):
+            if isinstance(member, RangedStorage):
                 for offset, size in member.data_ranges(CHUNK_SIZE):
                     with changes_first(archive):
                         yield offset, member.read(offset, size)

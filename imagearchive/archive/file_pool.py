@@ -21,12 +21,12 @@ from imagearchive.storage.protocol import FileStorage, ReadAheadStorage, Storage
 if TYPE_CHECKING:
     from imagearchive.index.table import IndexTable
 
-__all__ = ["StoragePool", "check_unchanged"]
+__all__ = ["StoragePool", "check_indexed"]
 
 logger = logging.getLogger(__name__)
 
 
-def check_unchanged(table: IndexTable, storage: FileStorage) -> None:
+def check_indexed(table: IndexTable, storage: FileStorage) -> None:
     """Raise unless a file that was just opened is the one that the index was compared with.
 
     Raises
@@ -117,12 +117,12 @@ class StoragePool:
         storage = self._open_file(self.path(shard, position))
         try:
             if shard not in self._directories:
-                check_unchanged(self._table, storage)
+                check_indexed(self._table, storage)
             elif storage.size != self._table.lookup.row(position)[2]:
                 # The listing recorded only its size.
-                raise _changed(storage.path)
+                raise _changed(storage.path)  # noqa: TRY301
             return self._table.open_derived(shard, storage)
-        except (StaleIndexError, CorruptArchiveError):
+        except BaseException:
             storage.close()
             raise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any, Final
 
 from imagearchive.storage.compressed import CompressedStorage
@@ -20,6 +21,7 @@ _BEGINNINGS: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _SKIPPABLE_FRAME: Final = b"\x2a\x4d\x18"
 
 
+@functools.cache
 def _formats() -> list[StreamFormat]:
     from imagearchive.storage.bzip2 import Bzip2Format
     from imagearchive.storage.gzip import GzipFormat

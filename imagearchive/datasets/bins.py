@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.archive.archive import Archive, check_fingerprint
-from imagearchive.archive.file_pool import check_unchanged
+from imagearchive.archive.file_pool import check_indexed
 from imagearchive.containers.bins import BinsContainer
 from imagearchive.containers.bins import scan as split
 from imagearchive.datasets.cache import SampleCache
@@ -295,7 +295,7 @@ class SplitDataLoader(LazyDataset[SplitDataLoaderOptions, Archive]):
             return
         # The kernel reads ahead for sequential `pread`, and no address space is needed.
         with contextlib.closing(locate(archive.table.files[shard]).open("pread")) as storage:
-            check_unchanged(archive.table, storage)
+            check_indexed(archive.table, storage)
             yield storage
 
     # --- life -------------------------------------------------------------------------------

@@ -81,14 +81,17 @@ def derived_files(ipath: str | None, meta: dict[str, Any]) -> dict[int, DerivedF
         They are not described as this library does.
     """
     try:
-        return {
+        derived = {
             int(number): DerivedFile.from_json(found)
             for number, found in meta.get("derived", {}).items()
         }
+        if min(derived, default=0) < 0:
+            raise ValueError("a negative number")  # noqa: TRY301
     except (ValueError, AttributeError) as error:
         raise CorruptIndexError(
             f"{ipath}: the metadata do not describe the compressed files; delete it"
         ) from error
+    return derived
 
 
 def _is_inside(path: str) -> bool:

@@ -51,8 +51,6 @@ __all__ = ["IndexTable"]
 
 logger = logging.getLogger(__name__)
 
-# Errors that say nothing about the index: the process has too many files open.
-
 
 @dataclass(eq=False)
 class IndexTable:

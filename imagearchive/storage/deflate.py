@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from imagearchive.errors import CorruptArchiveError
 from imagearchive.storage.compressed import STEP, CompressedStorage
 from imagearchive.storage.inflate import RAW, Inflater
+from imagearchive.storage.stream_format import StreamRange
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from imagearchive.storage.checkpoints import CheckpointBuilder, Point
     from imagearchive.storage.protocol import Storage
 
-__all__ = ["DeflateStream", "DeflatedStorage", "InflateDecoder", "InflateStream", "inflate"]
+__all__ = ["DeflateStream", "DeflatedStorage", "InflateDecoder", "inflate", "inflater_at"]
 
 # Compressed bytes that are fed to a decoder at a time.
 FEED: Final = 1 << 16
@@ -48,25 +49,14 @@ def inflate(
     CorruptArchiveError
         The stream is damaged, or its inflated size or CRC-32 is wrong.
     """
-    return DeflateStream(storage, offset, stored_size, size, crc, where).whole()
+    return DeflateStream(storage, offset, stored_size, size, where, crc).whole()
 
 
 @dataclass(frozen=True)
-class DeflateStream:
-    """A raw deflate stream in a file, and what it should inflate to.
+class DeflateStream(StreamRange):
+    """A raw deflate stream in a file, whose size and CRC-32 are known.
 
-    Attributes
-    ----------
-    storage : Storage
-        The file.
-    offset, stored_size : int
-        Byte range of the stream in it.
-    size : int
-        Inflated size in bytes.
-    crc : int
-        CRC-32 of the inflated bytes. It is compared wherever the stream is read from start to end.
-    where : str
-        Name of the member in messages.
+    The CRC-32 is compared wherever the stream is read from start to end.
 
     Raises
     ------
@@ -74,25 +64,9 @@ class DeflateStream:
         No stream of this length can inflate to that size.
     """
 
-    storage: Storage
-    offset: int
-    stored_size: int
-    size: int
-    crc: int
-    where: str
-
     def __post_init__(self) -> None:
         if self.size > _MAX_RATIO * (self.stored_size + 1):
             raise self.error(f"{self.stored_size} bytes cannot inflate to {self.size}")
-
-    @property
-    def span(self) -> int:
-        """0: checkpoints can be anywhere."""
-        return 0
-
-    def read(self, position: int, size: int) -> bytes | memoryview:
-        """Return `size` bytes of the stream, or fewer at its end."""
-        return self.storage.read(self.offset + position, min(size, self.stored_size - position))
 
     def error(self, reason: str) -> CorruptArchiveError:
         """Return the error for a damaged stream; raise StaleIndexError if the file has changed."""
@@ -101,19 +75,13 @@ class DeflateStream:
             f"{self.where}: deflate stream at offset {self.offset}: {reason}; the file is damaged"
         )
 
-    def check_unchanged(self) -> None:
-        """Raise if the file has changed since it was opened; see `Storage.check_unchanged`."""
-        self.storage.check_unchanged()
-
     def start(self, builder: CheckpointBuilder | None = None) -> _DeflateDecoder:
         """Return a decoder at the start, which adds checkpoints to a builder."""
         return _DeflateDecoder(self, Inflater(RAW), builder=builder)
 
     def resume(self, point: Point) -> _DeflateDecoder:
         """Return a decoder at a checkpoint; raises ValueError if it cannot be used."""
-        byte = self.read(point.source - 1, 1)[0] if point.bits else 0
-        inflater = Inflater(RAW, point.window, point.bits, byte)
-        return _DeflateDecoder(self, inflater, point)
+        return _DeflateDecoder(self, inflater_at(self, point), point)
 
     def whole(self) -> bytes:
         """Return all inflated bytes; not one byte more than `size` is inflated."""
@@ -131,16 +99,10 @@ class DeflateStream:
         return data
 
 
-class InflateStream(Protocol):
-    """What an `InflateDecoder` reads."""
-
-    def read(self, position: int, size: int) -> bytes | memoryview:
-        """Return `size` bytes of the stream, or fewer at its end."""
-        ...
-
-    def error(self, reason: str) -> CorruptArchiveError:
-        """Return the error for a damaged stream."""
-        ...
+def inflater_at(stream: StreamRange, point: Point) -> Inflater:
+    """Return a decoder at a checkpoint inside deflated data; raises ValueError."""
+    byte = stream.read(point.source - 1, 1)[0] if point.bits else 0
+    return Inflater(RAW, point.window, point.bits, byte)
 
 
 class InflateDecoder:
@@ -148,7 +110,7 @@ class InflateDecoder:
 
     Parameters
     ----------
-    stream : InflateStream
+    stream : StreamRange
     inflater : Inflater
     point : Point, optional
         Where the inflater stands. By default at the start of the stream.
@@ -165,7 +127,7 @@ class InflateDecoder:
 
     def __init__(
         self,
-        stream: InflateStream,
+        stream: StreamRange,
         inflater: Inflater,
         point: Point | None = None,
         builder: CheckpointBuilder | None = None,
@@ -283,5 +245,5 @@ class DeflatedStorage(CompressedStorage):
         checkpoints: Buffer | None = None,
     ) -> None:
         where = f"{storage.path}: member {name!r}"
-        stream = DeflateStream(storage, offset, stored_size, size, crc, where)
+        stream = DeflateStream(storage, offset, stored_size, size, where, crc)
         super().__init__(stream, checkpoints)

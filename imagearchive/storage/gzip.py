@@ -7,8 +7,8 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from imagearchive.errors import CorruptArchiveError
-from imagearchive.storage.deflate import InflateDecoder
-from imagearchive.storage.inflate import GZIP, RAW, Inflater
+from imagearchive.storage.deflate import InflateDecoder, inflater_at
+from imagearchive.storage.inflate import GZIP, Inflater
 from imagearchive.storage.stream_format import DamagedRangeError, StreamFormat, StreamRange
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 _MAGIC: Final = b"\x1f\x8b\x08"
 # CRC-32 and length of a member.
 _TRAILER: Final = 8
+# What zlib says if one of them differs.
+_CHECKS: Final = ("incorrect data check", "incorrect length check")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +38,8 @@ class GzipStream(StreamRange):
 
     def resume(self, point: Point) -> GzipDecoder:
         """Return a decoder at a checkpoint; raises ValueError if it cannot be used."""
-        if not point.inside:
-            return GzipDecoder(self, Inflater(GZIP), point)
-        byte = self.read(point.source - 1, 1)[0] if point.bits else 0
-        return GzipDecoder(self, Inflater(RAW, point.window, point.bits, byte), point)
+        inflater = inflater_at(self, point) if point.inside else Inflater(GZIP)
+        return GzipDecoder(self, inflater, point)
 
 
 class GzipDecoder(InflateDecoder):
@@ -63,12 +63,12 @@ class GzipDecoder(InflateDecoder):
         try:
             return super().next(size)
         except CorruptArchiveError as error:
-            if "incorrect" in error.message:
-                # The data or length check: any byte of the member may be wrong.
-                raise DamagedRangeError(
-                    error.message, self._member_start, self.position
-                ) from error.__cause__
-            raise
+            if not any(check in error.message for check in _CHECKS):
+                raise
+            # Any byte of the member may be wrong.
+            damaged = DamagedRangeError(error.message)
+            damaged.start, damaged.stop = self._member_start, self.position
+            raise damaged from error.__cause__
 
     def _following(self) -> Inflater | None:
         stream = self._stream

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
 
     from typing_extensions import Buffer
 
@@ -13,6 +14,7 @@ __all__ = [
     "DescriptorStorage",
     "FileStorage",
     "MappedStorage",
+    "RangedStorage",
     "ReadAheadStorage",
     "SelfCheckingStorage",
     "Storage",
@@ -98,6 +100,15 @@ class SelfCheckingStorage(Storage, Protocol):
         CorruptArchiveError
             The content does not match its checksum.
         """
+        ...
+
+
+@runtime_checkable
+class RangedStorage(Storage, Protocol):
+    """A storage that knows where it has data; everything between is zero."""
+
+    def data_ranges(self, most: int) -> Iterator[tuple[int, int]]:
+        """Yield offset and size of each stretch of data, in pieces of at most `most` bytes."""
         ...
 
 

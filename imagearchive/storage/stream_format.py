@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["UNKNOWN_SIZE", "DamagedRangeError", "ForwardStorage", "StreamFormat", "StreamRange"]
 
-logger = logging.getLogger(__name__)
-
 #: The size of output whose end has not been seen.
 UNKNOWN_SIZE: Final = 1 << 62
 
@@ -35,10 +32,7 @@ class DamagedRangeError(CorruptArchiveError):
         The range of the output.
     """
 
-    def __init__(self, message: str, start: int, stop: int) -> None:
-        super().__init__(message)
-        self.start = start
-        self.stop = stop
+    start = stop = 0
 
 
 class StreamFormat:
@@ -97,7 +91,7 @@ class StreamRange:
     where : str
         Its name in messages.
     crc : int
-        Always 0: the format has checksums of its own.
+        The CRC-32 of its output; 0 if the format has checksums of its own.
     """
 
     label: ClassVar[str]
@@ -158,7 +152,7 @@ class ForwardStorage(Closable):
     path : str
         The name in messages.
     strict : bool
-        Whether damage is an error. Otherwise the output ends before it, and the loss is logged.
+        Whether damage is an error. Otherwise the output ends before it.
     check_size : callable, optional
         Called with each new length of the output, before more is decompressed; raises an error if
         it is too long.

@@ -7,6 +7,7 @@ import logging
 import lzma
 import multiprocessing
 import os
+import pickle
 import random
 import re
 import struct
@@ -28,11 +29,15 @@ from support.threads import run_in_threads
 import imagearchive
 from imagearchive.errors import (
     CorruptArchiveError,
+    CorruptIndexError,
     LimitError,
     MissingDependencyError,
     StaleIndexError,
     UnsupportedArchiveError,
 )
+from imagearchive.index.table import IndexTable
+from imagearchive.storage.gzip import GzipFormat
+from imagearchive.storage.local import MemoryStorage
 
 
 def tar_of(members, **options):
@@ -246,6 +251,28 @@ def test_compressed_wrong_checksum_names_the_members_it_covers(plain, tmp_path):
     assert first not in str(error.value)
     with imagearchive.open(path, strict=False) as archive:
         assert dict(archive) == MEMBERS
+
+
+def test_compressed_checksum_error_crosses_processes():
+    damaged = bytearray(gzip.compress(b"x" * 100))
+    damaged[-8] ^= 1
+    stream = GzipFormat().stream(MemoryStorage(bytes(damaged)), 0, len(damaged), 100, "x.gz")
+    with pytest.raises(CorruptArchiveError, match="incorrect data check") as error:
+        stream.whole()
+    again = pickle.loads(pickle.dumps(error.value))
+    assert str(again) == str(error.value)
+    # As PyTorch raises the errors of its workers.
+    assert str(type(error.value)(message="other")) == "other"
+
+
+@pytest.mark.parametrize("number", ["-1", "x", "1.5"])
+def test_compressed_file_of_an_impossible_number_in_an_index_is_refused(plain, number, tmp_path):
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(gzip.compress(plain))
+    table = IndexTable.build(path)
+    table.meta["derived"] = {number: table.meta["derived"]["0"]}
+    with pytest.raises(CorruptIndexError, match="compressed files"):
+        table.save(tmp_path / "other.idx.npy")
 
 
 CHECKED = [name for name in COMPRESS if name not in ("zstd", "gzip, zeros at the end")]

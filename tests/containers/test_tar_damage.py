@@ -42,7 +42,7 @@ LOGGER = "imagearchive.containers.tar.scan"
 @pytest.mark.parametrize(
     ("data", "offset", "message"),
     [
-        (b"no archive at all" * 99, 0, "no TAR archive"),
+        (b"no archive at all" * 99, 0, "not a TAR archive"),
         (GOOD + b"rubbish" * 100, 2560, "checksum"),
         (GOOD + cases.header(b"c", 10)[:300], 2560, "truncated"),
         (GOOD + cases.header(b"c", 10), 2560, "data of the member"),

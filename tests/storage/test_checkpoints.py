@@ -124,7 +124,7 @@ def test_build_checkpoints_error_of_the_storage_reaches_the_caller(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(stream)
     with PreadStorage(path) as file:
-        parts = DeflateStream(file, 0, len(stream), len(data), zlib.crc32(data), "a")
+        parts = DeflateStream(file, 0, len(stream), len(data), "a", zlib.crc32(data))
         os.truncate(path, len(stream) // 2)
         with pytest.raises(StaleIndexError, match="changed while open"):
             build_checkpoints(parts)

@@ -23,6 +23,7 @@ import os
 from imagearchive.containers.rows import RowBuffer
 from imagearchive.errors import CorruptArchiveError
 from imagearchive.errors.hints import Hint
+from imagearchive.storage.stream_format import UNKNOWN_SIZE
 
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ cdef enum:
     VIEW_WINDOW = 0x4000000
 
 cdef dict messages = {
-    NOT_TAR: "this is no TAR archive, or its first header is damaged",
+    NOT_TAR: "this is not a TAR archive, or its first header is damaged",
     BAD_HEADER: "the checksum of the header does not fit: the archive is damaged here, or a "
     "length before it is wrong",
     BAD_NUMBER: "a number in the header cannot be read, is negative or exceeds 64 bits",
@@ -42,9 +43,9 @@ cdef dict messages = {
     BAD_SPARSE: "the description of the sparse file is malformed, or of a version after 1.0",
     ORPHAN: "no member follows the long name or PAX header",
     TOO_LONG: "a name or PAX header exceeds 1 MiB, or the headers of one member 16 MiB; no tar "
-    "writes such, so they are refused",
+    "program writes such headers, so they are refused",
     CUT_HEADER: "the file ends inside a header: it is truncated",
-    CUT_DATA: "the data of the member reach beyond the end of the file: it is truncated",
+    CUT_DATA: "the data of the member extends beyond the end of the file: it is truncated",
     CUT_PADDING: "the file ends inside the padding after the member: it is truncated",
     SHRUNK: "the file became shorter while it was read",
 }
@@ -242,13 +243,13 @@ def scan(storage, strict=True):
         if strict:
             raise trouble(cursor, path, code, "Fetch the archive again", use_rest(cursor))
         logger.warning(
-            "%s: offset %d: %s; the %d members before this place are served, what follows is lost",
+            "%s: offset %d: %s; the %d members before it can be read, and the rest is lost",
             path, s.fault, messages[code], s.rows,
         )
-    elif s.offset < s.file_size:
+    elif s.offset < s.file_size and s.file_size < UNKNOWN_SIZE:
         # GNU tar ends at the same place; but a block of zeros may also be the damage.
         logger.warning(
-            "%s: the archive ends at offset %d; the %d bytes after it are no TAR headers and are "
+            "%s: the archive ends at offset %d; the %d bytes after it are not TAR headers and are "
             "ignored", path, s.offset, s.file_size - s.offset,
         )
     return rows
