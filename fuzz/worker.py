@@ -131,7 +131,7 @@ class Worker:
             (self._saved / _digest(data)).write_bytes(data)
 
     def _is_worth_keeping(self, outcome: Hashable) -> bool:
-        # Messages may quote the input, so there is no end of them.
+        # Messages may quote the input, so they never run out.
         place = outcome[:2] if isinstance(outcome, tuple) else None
         count = self._places[place] = self._places.get(place, 0) + 1
         return count <= _MAX_PER_PLACE and len(self._corpus) < _MAX_CORPUS

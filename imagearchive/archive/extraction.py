@@ -373,7 +373,7 @@ class Extraction:
         Raises
         ------
         CannotLinkError
-            There is no such file of ours, or the file system cannot link it.
+            This extraction did not write the other file, or the file system cannot link it.
         """
         status = self._inodes[source]
         if status is None:

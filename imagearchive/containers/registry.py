@@ -214,7 +214,7 @@ def scan_location(location: Location, *, strict: bool = True) -> Scanned:
     container = find_container(location)
     damage = None
     try:
-        # A directory that cannot be listed raises OSError, and is no damage of an archive.
+        # A directory that cannot be listed raises OSError: the archive is not damaged.
         rows, files = container.scan_location(location, strict or not container.members_are_files)
     except CorruptArchiveError as error:
         if strict:

@@ -14,7 +14,7 @@ _IDX_TYPES: Final = b"\x08\x09\x0b\x0c\x0d\x0e"
 
 
 class SingleFileContainer(Container):
-    """A file that is no archive. It is found only inside a compressed file."""
+    """A file that is not an archive, found only inside a compressed file."""
 
     name = "file"
     version = 1

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from imagearchive.storage.protocol import Storage
 
 __all__ = [
+    "CONTRADICTIONS",
     "METHOD_CONTRADICTED",
     "METHOD_OTHER_DISK",
     "METHOD_OTHER_NAME",
@@ -54,6 +55,12 @@ METHOD_OTHER_NAME: Final = 0xFFFE
 #: `method` of a member whose local header has another method or size than the central directory.
 METHOD_CONTRADICTED: Final = 0xFFFD
 
+#: What is wrong with the members whose headers contradict each other, by `method`.
+CONTRADICTIONS: Final = {
+    METHOD_OTHER_NAME: "its local header has another name than the central directory",
+    METHOD_CONTRADICTED: "its local header has another method or size than the central directory",
+}
+
 logger = logging.getLogger(__name__)
 
 # More candidates for the end record than this are deliberate, and each may cost a whole scan.
@@ -64,10 +71,6 @@ _MAX_LINK: Final = 1 << 16
 _WINDOW: Final = 1 << 20
 # For storages without a descriptor or a mapping: one request brings many small members.
 _LOCAL_WINDOW: Final = 1 << 17
-_CONTRADICTIONS: Final = {
-    METHOD_OTHER_NAME: "its local header has another name than the central directory",
-    METHOD_CONTRADICTED: "its local header has another method or size than the central directory",
-}
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
 
 
@@ -245,8 +248,8 @@ class _Scan:
         if self.strict:
             return []
         methods = self.rows.entries["method"][: self.rows.rows]
-        rows: list[int] = np.flatnonzero(np.isin(methods, list(_CONTRADICTIONS))).tolist()
-        return [self.damaged_row(row, _CONTRADICTIONS[int(methods[row])]) for row in rows]
+        rows: list[int] = np.flatnonzero(np.isin(methods, list(CONTRADICTIONS))).tolist()
+        return [self.damaged_row(row, CONTRADICTIONS[int(methods[row])]) for row in rows]
 
     def overlapping(self, bad: list[int]) -> list[int]:
         """Return the rows that start before the end of an earlier one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["ZipContainer"]
 
 logger = logging.getLogger(__name__)
-
-# What the two headers of a member disagree about, by the number that stands for it.
-_CONTRADICTED: Final = {
-    scan.METHOD_OTHER_NAME: "name",
-    scan.METHOD_CONTRADICTED: "method or size",
-}
 
 
 class ZipContainer(Container):
@@ -74,7 +68,7 @@ class ZipContainer(Container):
     def unreadable(self, entries: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.bool_]]:
         """Mark members that are encrypted, damaged, or compressed by an unsupported method."""
         encrypted = entries["kind"] == KIND_ENCRYPTED
-        contradicted = np.isin(entries["method"], list(_CONTRADICTED))
+        contradicted = np.isin(entries["method"], list(scan.CONTRADICTIONS))
         readable = np.isin(entries["method"], (METHOD_STORED, METHOD_DEFLATED))
         return {
             ENCRYPTED: encrypted,
@@ -96,10 +90,10 @@ def _check_readable(row: Any, where: str) -> None:
         raise UnsupportedMemberError(
             f"{where}: is on another part of a split archive; join the parts first: zip -s 0"
         )
-    if row["method"] in _CONTRADICTED:
+    if row["method"] in scan.CONTRADICTIONS:
         raise CorruptArchiveError(
-            f"{where}: its local header has another {_CONTRADICTED[int(row['method'])]} than the "
-            f"central directory; fetch the archive again, or leave this member out"
+            f"{where}: {scan.CONTRADICTIONS[int(row['method'])]}; fetch the archive again, or "
+            f"leave this member out"
         )
     if row["method"] not in (METHOD_STORED, METHOD_DEFLATED):
         raise UnsupportedMemberError(
