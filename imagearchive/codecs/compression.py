@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from imagearchive.codecs.codec import Codec, DecodeOptions
-from imagearchive.errors import DecodeError, LimitError, MissingDependencyError
+from imagearchive.errors import DecodeError, LimitError
 from imagearchive.storage.limits import Limits
+from imagearchive.storage.zstd import import_zstandard
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -115,7 +116,7 @@ def _unxz(data: memoryview, limits: Limits, stored_size: int) -> bytes:
 
 
 def _unzstd(data: memoryview, limits: Limits, stored_size: int) -> bytes:
-    zstandard = _zstandard()
+    zstandard = import_zstandard("Zstandard")
     allowed = limits.allowed(stored_size)
     decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
     parts: list[bytes] = []
@@ -129,7 +130,10 @@ def _unzstd(data: memoryview, limits: Limits, stored_size: int) -> bytes:
             # A Zstandard block has at most 128 KiB, so the output of a small input is bounded.
             chunk = data[position : position + _ZSTD_FEED]
             position += len(chunk)
-            part = frame.decompress(chunk)
+            try:
+                part = frame.decompress(chunk)
+            except zstandard.ZstdError as error:
+                raise DecodeError(f"not valid zst data: {error}") from error
             total += len(part)
             if total > allowed:
                 raise limits.exceeded(stored_size)
@@ -138,18 +142,8 @@ def _unzstd(data: memoryview, limits: Limits, stored_size: int) -> bytes:
     return b"".join(parts)
 
 
-def _zstandard() -> Any:
-    try:
-        import zstandard
-    except ImportError:
-        raise MissingDependencyError(
-            "Zstandard needs another package: pip install 'imagearchive[compressed]'"
-        ) from None
-    return zstandard
-
-
 def _zstd(data: bytes) -> bytes:
-    packed: bytes = _zstandard().ZstdCompressor(level=3).compress(data)
+    packed: bytes = import_zstandard("Zstandard").ZstdCompressor(level=3).compress(data)
     return packed
 
 
@@ -210,11 +204,6 @@ def decompress(kind: str, data: Buffer, limits: Limits, stored_size: int | None 
         raise DecodeError(f"not valid {kind} data: {error}") from error
     except (zlib.error, OSError, EOFError, ValueError) as error:
         if isinstance(error, DecodeError | LimitError):
-            raise
-        raise DecodeError(f"not valid {kind} data: {error}") from error
-    except Exception as error:
-        # zstandard.ZstdError derives from Exception, and the package may not be installed.
-        if type(error).__name__ != "ZstdError":
             raise
         raise DecodeError(f"not valid {kind} data: {error}") from error
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from imagearchive.storage.checkpoints import CheckpointBuilder, Point
     from imagearchive.storage.protocol import Storage
 
-__all__ = ["ZstdFormat"]
+__all__ = ["ZstdFormat", "import_zstandard"]
 
 _MAGIC: Final = 0xFD2FB528
 _SKIPPABLE: Final = 0x184D2A50
@@ -124,7 +124,8 @@ class ZstdDecoder:
         self.position = position
         self._stream = stream
         self._builder = builder
-        self._decompressor = _decompressor(stream.where)
+        self._zstandard = import_zstandard(f"{stream.where}: Zstandard data")
+        self._decompressor = self._zstandard.ZstdDecompressor(max_window_size=_LONGEST_WINDOW)
         self._frame: _Frame | None = None
         self._frame_position = 0
         self._reader: Any = None
@@ -137,14 +138,14 @@ class ZstdDecoder:
             assert frame is not None
             try:
                 data: bytes = self._reader.read(min(size, STEP))
-            except (CorruptArchiveError, OSError):
-                raise
-            except Exception as error:  # the error of the package has no public base
+            except self._zstandard.ZstdError as error:
                 raise self._damaged(frame, str(error)) from error
             self.position += len(data)
             made = self.position - self._frame_position
             if frame.size is not None and (made > frame.size or (not data and made < frame.size)):
-                raise self._damaged(frame, f"its output has not the {frame.size} bytes it claims")
+                raise self._damaged(
+                    frame, f"its output does not have the {frame.size} bytes of its header"
+                )
             if data:
                 return data
             self._frame, self.source, self._end = None, frame.end, frame.end
@@ -188,15 +189,15 @@ class _FrameFile(io.RawIOBase):
         return len(data)
 
 
-def _decompressor(where: str) -> Any:
+def import_zstandard(user: str) -> Any:
+    """Return the module `zstandard`; the error for its absence names what needs it."""
     try:
         import zstandard
     except ImportError as error:
         raise MissingDependencyError(
-            f"{where}: Zstandard data needs zstandard; install it with: "
-            f"pip install 'imagearchive[compressed]'"
+            f"{user} needs another package: pip install 'imagearchive[compressed]'"
         ) from error
-    return zstandard.ZstdDecompressor(max_window_size=_LONGEST_WINDOW)
+    return zstandard
 
 
 class ZstdFormat(StreamFormat):
