@@ -159,9 +159,10 @@ def _has_name(descriptor: int, path: str) -> bool:
 
 
 class LockedDirectory(Closable):
-    """A temporary directory that is removed when it is closed.
+    """A temporary directory that is removed when it is closed, or else with its object.
 
-    Directories with the same prefix that killed processes left are removed first.
+    Directories with the same prefix that killed processes left are removed first. A forked child
+    leaves the directory to its parent.
 
     Parameters
     ----------
@@ -178,6 +179,7 @@ class LockedDirectory(Closable):
     def __init__(self, folder: str, prefix: str) -> None:
         self.path = ""
         self._lock = -1
+        self._pid = os.getpid()
         self._names: set[str] = set()
         for path in _directories(folder, prefix):
             _remove_stale_directory(path)
@@ -198,15 +200,20 @@ class LockedDirectory(Closable):
     def close(self) -> None:
         """Remove the directory. Takes no descriptor unless there is something unexpected in it."""
         super().close()
-        if self.path:
+        if self.path and self._pid == os.getpid():
             for name in self._names:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(os.path.join(self.path, name))
             _remove_directory(self.path)
-            self.path = ""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self.path = ""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
+    def __del__(self) -> None:
+        # An interrupt may come before the block begins, or while `close` runs.
+        if getattr(self, "path", ""):
+            self.close()
 
 
 @contextlib.contextmanager

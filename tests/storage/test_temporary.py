@@ -1,5 +1,6 @@
 """Temporary directories are removed by the next process if theirs was killed."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -61,6 +62,34 @@ def test_locked_directory_leaves_that_of_a_living_process(tmp_path):
         LockedDirectory(str(tmp_path), ".ours-") as second,
     ):
         assert set(os.listdir(tmp_path)) == {os.path.basename(one.path) for one in (first, second)}
+
+
+def test_locked_directory_interrupted_while_it_is_removed_vanishes_with_its_object(
+    tmp_path, monkeypatch
+):
+    def interrupt(*args, **options):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    def use():
+        with LockedDirectory(str(tmp_path), ".ours-") as folder:
+            os.mkdir(os.path.join(folder.path, "a"))
+            monkeypatch.setattr(os, "fwalk", interrupt)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        use()
+    assert os.listdir(tmp_path) == []
+
+
+def test_locked_directory_is_left_to_the_parent_by_a_forked_child(tmp_path):
+    with LockedDirectory(str(tmp_path), ".ours-") as folder:
+        pid = os.fork()
+        if not pid:
+            folder.close()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert os.path.exists(folder.path)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("content", [[], ["mine"]])
