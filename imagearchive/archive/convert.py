@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from imagearchive.archive.archive import check_archive
 from imagearchive.archive.checked_read import iter_chunks, read_whole
 from imagearchive.archive.expansion import check_expansion
-from imagearchive.arrays.npy import parse_header
+from imagearchive.arrays.npy import HeaderBudget
 from imagearchive.errors import OptionError, UnsafePathError
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.limits import Limits
@@ -143,12 +143,13 @@ def convert(
     else:
         from imagearchive.archive.writers import ZipWriter
 
+        budget = HeaderBudget()
         with changes_first(archive), ZipWriter(path, overwrite=overwrite, sync=sync) as packed:
             for position in positions:
                 entry = archive.table.entries[position]
                 name = archive.name(position)
                 if chosen == "npz":
-                    _check_array(archive, position, name)
+                    _check_array(archive, position, name, budget)
                 packed.add(
                     name,
                     iter_chunks(archive, position),
@@ -191,7 +192,7 @@ def _to_bins(
     write_split_data(path, packets(), splits=splits, start_clean=overwrite)
 
 
-def _check_array(archive: Archive, position: int, name: str) -> None:
+def _check_array(archive: Archive, position: int, name: str, budget: HeaderBudget) -> None:
     if not name.endswith(".npy"):
         raise OptionError(
             f"{name!r} is not a .npy array, as every member of an NPZ must be; convert to .tar or "
@@ -199,4 +200,4 @@ def _check_array(archive: Archive, position: int, name: str) -> None:
         )
     if name.startswith("/") or ".." in name.split("/"):
         raise UnsafePathError(f"{name!r} leads out of the archive")
-    parse_header(archive.member(position), where=name)
+    budget.parse(archive.member(position), archive.info(position).stored_size, name)

@@ -1,24 +1,25 @@
 """Reads and writes the headers of ``.npy`` arrays.
 
-A header is a Python literal inside the file. It is read with a length limit, checked token by
-token, and only then evaluated by `ast.literal_eval`. So a header cannot run code, crash the parser
-by deep nesting, or take much more memory than its own length.
+A header is a Python literal inside the file. It is read with a length limit and parsed by
+`imagearchive.arrays.literals`, so a header cannot run code, crash the parser by deep nesting, or
+take much more time or memory than its own length.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from reprlib import repr as _short
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.arrays.literals import parse_literal
 from imagearchive.errors import (
     CorruptArchiveError,
     LimitError,
@@ -34,6 +35,8 @@ __all__ = [
     "ALIGNMENT",
     "MAX_EMPTY_ELEMENTS",
     "MAX_HEADER",
+    "MAX_HEADERS",
+    "HeaderBudget",
     "NpyHeader",
     "build_header",
     "parse_header",
@@ -48,27 +51,23 @@ ALIGNMENT: Final = 64
 
 #: Longest header that is read, in bytes. NumPy stops at 10,000 characters, because its parser
 #: becomes slow and may crash on hostile text, and tells users to allow pickles instead; but the
-#: header of a table with 500 named columns is longer. The check of tokens makes longer headers
-#: safe. 128 KiB is enough for 5,000 columns, and parsing the worst text of that length takes 65 MB.
+#: header of a table with 500 named columns is longer. The parser makes longer headers safe. 128 KiB
+#: is enough for 5,000 columns.
 MAX_HEADER: Final = 1 << 17
+
+#: Most bytes of headers that one archive may describe beyond the bytes that it stores for them.
+#: Headers deflate well: 200 of them, each as long as possible, fit in 100 kB.
+MAX_HEADERS: Final = 1 << 20
 
 #: Most elements of no bytes (``<U0``) in one array. No file bounds their number, but NumPy gives
 #: each of them memory when the array is copied.
 MAX_EMPTY_ELEMENTS: Final = 1 << 20
 
-# Deepest nesting of brackets. Each nested dtype takes three.
-_MAX_DEPTH: Final = 48
 _MAX_DIMENSIONS: Final = 64
-_ATTEMPTS: Final = 20
 _MAX_BYTES: Final = 2**63 - 1
 # Enough for nearly every header, so that one read suffices.
 _FIRST_READ: Final = 256
 
-_STRING = r"""[uU]?(?:'(?:[^'\\\n]|\\[^\n])*'|"(?:[^"\\\n]|\\[^\n])*")"""
-_TOKEN: Final = re.compile(
-    rf"(?P<string>{_STRING})|(?P<number>[0-9]+)[lL]?(?![0-9A-Za-z_.'\"])"
-    r"|(?:True|False|None)(?![0-9A-Za-z_.'\"])|(?P<open>[\[({])|(?P<close>[\])}])|[:,]|[ \t\r\n]+"
-)
 # What NumPy writes for arrays of 1 to 8 dimensions, which need not be parsed token by token.
 _LENGTH = "(?:0|[1-9][0-9]{0,18})"
 _USUAL_HEADER: Final = re.compile(
@@ -133,7 +132,12 @@ class NpyHeader:
 
 
 def parse_header(
-    source: Buffer | _Source, offset: int = 0, member_size: int | None = None, *, where: str
+    source: Buffer | _Source,
+    offset: int = 0,
+    member_size: int | None = None,
+    *,
+    where: str,
+    max_header: int = MAX_HEADER,
 ) -> NpyHeader:
     """Read and check the header of a ``.npy``.
 
@@ -148,6 +152,8 @@ def parse_header(
         the header describes must fit in it. Bytes after the data are allowed, as by `numpy.load`.
     where : str
         Name of the array in messages: file and member.
+    max_header : int
+        Longest header in bytes that is read.
 
     Returns
     -------
@@ -174,7 +180,7 @@ def parse_header(
             f"the file; it is truncated, or its index belongs to another file"
         )
     head = read(offset, min(size, _FIRST_READ))
-    start, length, version = _measure(head, size, where, offset)
+    start, length, version = _measure(head, size, where, offset, max_header)
     text = head[start : start + length]
     if len(text) < length:
         text = read(offset + start, length)
@@ -261,6 +267,41 @@ def build_header(
     raise OptionError(f"{dtype}: the header of {len(text)} bytes is longer than the format allows")
 
 
+class HeaderBudget:
+    """Limits how many bytes of headers a compressed archive makes its readers parse.
+
+    Threads may share it; the limit is then not exact.
+    """
+
+    def __init__(self) -> None:
+        self._excess = 0
+
+    def parse(self, member: _Source, stored_size: int, where: str) -> NpyHeader:
+        """Parse the header of a member that takes `stored_size` bytes in the archive.
+
+        Raises
+        ------
+        LimitError
+            The headers of the archive have `MAX_HEADERS` bytes more than it stores for them.
+        CorruptArchiveError, UnsupportedMemberError
+            As `parse_header`.
+        """
+        if self._excess > MAX_HEADERS:
+            raise LimitError(
+                f"{where}: the .npy headers of this archive exceed the bytes that it stores for "
+                f"them by more than {MAX_HEADERS}; save it without compression if you trust it"
+            )
+        length = min(member.size, MAX_HEADER)
+        try:
+            header = parse_header(member, where=where)
+            length = header.data_offset
+        finally:
+            # Short headers of small arrays deflate to a little less, at any number of them.
+            if length > _FIRST_READ:
+                self._excess += max(0, length - stored_size)
+        return header
+
+
 class _Target(Protocol):
     def write(self, data: Any, /) -> Any: ...
 
@@ -318,7 +359,7 @@ def _reader(source: Any) -> tuple[Any, int]:
 
 
 def _measure(
-    head: bytes | memoryview, size: int, where: str, offset: int
+    head: bytes | memoryview, size: int, where: str, offset: int, max_header: int
 ) -> tuple[int, int, tuple[int, int]]:
     """Return the start and length of the literal, and the version."""
     if bytes(head[:6]) != MAGIC or len(head) < 10:
@@ -338,10 +379,10 @@ def _measure(
             f"{where}: the .npy header at offset {offset} claims {length} bytes, but the array has "
             f"only {size}; the file is truncated or damaged"
         )
-    if length > MAX_HEADER:
+    if length > max_header:
         raise UnsupportedMemberError(
             f"{where}: the .npy header at offset {offset} has {length} bytes, but at most "
-            f"{MAX_HEADER} are read; the file is damaged, or its dtype has too many fields"
+            f"{max_header} are read; the file is damaged, or its dtype has too many fields"
         )
     return start, length, version
 
@@ -357,10 +398,8 @@ def _evaluate(
             with contextlib.suppress(CorruptArchiveError):
                 lengths = tuple(map(int, usual["shape"].rstrip(",").split(",")))
                 return _parse_descr(usual["descr"]), lengths, usual["fortran_order"] == "True"
-        value = _literal_value(_check_tokens(text, where))
-    except CorruptArchiveError:
-        raise
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        value = parse_literal(text)
+    except ValueError as error:
         raise CorruptArchiveError(f"{where}: unreadable .npy header: {error}") from error
     if not isinstance(value, dict) or set(value) != {"descr", "fortran_order", "shape"}:
         raise CorruptArchiveError(
@@ -372,7 +411,7 @@ def _evaluate(
         or len(shape) > _MAX_DIMENSIONS
         or any(type(length) is not int for length in shape)
     ):
-        raise CorruptArchiveError(f"{where}: the .npy header has an invalid shape: {shape!r:.200}")
+        raise CorruptArchiveError(f"{where}: the .npy header has an invalid shape: {_short(shape)}")
     if type(fortran_order) is not bool:
         raise CorruptArchiveError(f"{where}: the .npy header has an invalid fortran_order")
     return _dtype(value["descr"], where), shape, fortran_order
@@ -381,42 +420,7 @@ def _evaluate(
 @functools.lru_cache(maxsize=64)
 def _parse_descr(text: str) -> np.dtype[Any]:
     """Return the dtype of a ``descr`` literal; the same few occur in file after file."""
-    return _dtype(_literal_value(_check_tokens(text, "descr")), "descr")
-
-
-def _literal_value(text: str) -> Any:
-    """Evaluate a literal; try again if another thread was in the parser at the same moment.
-
-    The nesting counter of CPython 3.11's ``ast`` is shared by all threads, which makes it raise
-    SystemError for valid input.
-    """
-    for _ in range(_ATTEMPTS):
-        with contextlib.suppress(SystemError):
-            return ast.literal_eval(text)
-    return ast.literal_eval(text)
-
-
-def _check_tokens(text: str, where: str) -> str:
-    """Remove Python 2's ``L``; refuse unknown tokens and deep nesting."""
-    parts = []
-    position = depth = 0
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        kind = match and match.lastgroup
-        depth += (kind == "open") - (kind == "close")
-        if match is None or depth > _MAX_DEPTH:
-            raise CorruptArchiveError(
-                f"{where}: unexpected text in the .npy header at character {position}: "
-                f"{text[position : position + 20]!r}"
-            )
-        # No length has more than 20 digits, and Python refuses to convert very long numbers.
-        if kind == "number" and len(match["number"]) > 20:
-            raise CorruptArchiveError(
-                f"{where}: the .npy header has the number {match['number']:.30}..."
-            )
-        parts.append(match["number"] if kind == "number" else match[0])
-        position = match.end()
-    return "".join(parts).strip()
+    return _dtype(parse_literal(text), "descr")
 
 
 def _dtype(descr: Any, where: str) -> np.dtype[Any]:
@@ -426,7 +430,7 @@ def _dtype(descr: Any, where: str) -> np.dtype[Any]:
         dtype: np.dtype[Any] = np.lib.format.descr_to_dtype(descr)
     except (TypeError, ValueError, KeyError, IndexError, MemoryError, OverflowError) as error:
         raise CorruptArchiveError(
-            f"{where}: the .npy header has an invalid dtype: {descr!r:.200}"
+            f"{where}: the .npy header has an invalid dtype: {_short(descr)}"
         ) from error
     return dtype
 
@@ -454,7 +458,7 @@ def _check_descr(descr: Any, where: str) -> None:
     else:
         valid = False
     if not valid:
-        raise CorruptArchiveError(f"{where}: the .npy header has an invalid dtype: {descr!r:.200}")
+        raise CorruptArchiveError(f"{where}: the .npy header has an invalid dtype: {_short(descr)}")
 
 
 def _is_shape(value: Any) -> bool:

@@ -401,13 +401,16 @@ def _shown(array: dict[str, Any]) -> str:
 def _array_facts(archive: Archive) -> dict[str, dict[str, Any]]:
     """Return dtype and shape of the arrays of an archive, the first hundred."""
     facts: dict[str, dict[str, Any]] = {}
+    budget = npy.HeaderBudget()
     for position, name in enumerate(archive.files()):
         if not name.endswith(".npy"):
             continue
         if len(facts) == _MOST_ARRAYS:
             break
         try:
-            header = npy.parse_header(archive.member(position), where=name)
+            header = budget.parse(
+                archive.member(position), archive.info(position).stored_size, name
+            )
         except (OSError, ImageArchiveError) as error:
             facts[name.removesuffix(".npy")] = {"error": str(error)}
             continue

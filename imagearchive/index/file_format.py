@@ -39,6 +39,8 @@ VERSION: Final = 1
 
 # A file with more sections is not an index, even if each section is valid.
 MAX_SECTIONS: Final = 4096
+# Longest .npy header of a section in bytes.
+_MAX_HEADER: Final = 4096
 
 
 class NotAnIndexError(CorruptIndexError):
@@ -162,7 +164,7 @@ def _arrays(storage: Storage) -> Iterator[npt.NDArray[Any]]:
         count += 1
         where = f"{path}: array {count}"
         try:
-            header = npy.parse_header(storage, position, where=where)
+            header = npy.parse_header(storage, position, where=where, max_header=_MAX_HEADER)
         except (CorruptArchiveError, LimitError, UnsupportedMemberError) as error:
             kind = NotAnIndexError if count == 1 else CorruptIndexError
             raise kind(f"{error}; if it was meant to be an index, delete it") from error

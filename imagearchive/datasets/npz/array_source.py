@@ -87,6 +87,8 @@ class NpzArray(ArraySource):
         Of the member.
     verify : bool
         Whether `verify` compares the member with its checksum.
+    budget : HeaderBudget
+        Shared by the arrays of the archive.
 
     Raises
     ------
@@ -94,7 +96,9 @@ class NpzArray(ArraySource):
         The member is encrypted, or compressed by a method that is not supported.
     """
 
-    def __init__(self, archive: Archive, position: int, verify: bool) -> None:
+    def __init__(
+        self, archive: Archive, position: int, verify: bool, budget: npy.HeaderBudget
+    ) -> None:
         info = archive.info(position)
         file = archive.storage(int(archive.table.entries["shard"][position]))
         super().__init__(
@@ -103,6 +107,12 @@ class NpzArray(ArraySource):
         self._archive = archive
         self._position = position
         self._unverified = verify
+        self._stored_size = info.stored_size
+        self._budget = budget
+
+    def header(self) -> npy.NpyHeader:
+        """Read the header of the array, within the budget of the archive."""
+        return self._budget.parse(self.storage, self._stored_size, self.where)
 
     def verify(self) -> None:
         """Compare the member with its checksum, if that was asked for and is not done yet."""

@@ -56,6 +56,7 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
         self.path = os.fspath(path)
         self._verify = verify
         self._archive: Archive | None = None
+        self._budget = npy.HeaderBudget()
         self._sources: dict[str, ArraySource] = {}
         # Positions of the arrays in the archive.
         self._positions: dict[str, int] = {}
@@ -82,7 +83,7 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
         if source is None:
             if self._archive is None or name not in self._positions:
                 raise MemberNotFoundError(f"{self.path}: no array {name!r}; it has {self._names()}")
-            source = NpzArray(self._archive, self._positions[name], self._verify)
+            source = NpzArray(self._archive, self._positions[name], self._verify, self._budget)
             self._sources[name] = source
         return source
 
