@@ -1,0 +1,360 @@
+"""The kinds of fields that a sample is made of: where a field comes from, and what its values are.
+
+A sample is a `Sample`: a dict of the name of a field to its value, which also knows the kind of
+each. Transforms go by the kind: geometry moves images, masks, boxes, and keypoints alike, and
+color changes images only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
+
+from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.errors.arguments import check_callable, check_choice, check_flag, check_integer
+from imagearchive.storage.patterns import as_text
+
+if TYPE_CHECKING:
+    from imagearchive.storage.patterns import ArchivePath
+
+__all__ = [
+    "KEY",
+    "Array",
+    "BoxFormat",
+    "Boxes",
+    "Bytes",
+    "Field",
+    "Image",
+    "Json",
+    "Keypoints",
+    "Label",
+    "Mask",
+    "Npz",
+    "Sample",
+    "Text",
+]
+
+#: The entry of every sample that holds its key.
+KEY: Final = "__key__"
+
+BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
+
+
+class Field:
+    """A field of a sample, decoded by the extension of its member. Base class of all kinds.
+
+    Parameters
+    ----------
+    *source : path-like
+        A pattern with ``{key}``, or an archive and a pattern of names in it.
+    column : str, optional
+        The column of the table that holds the values, in place of a pattern.
+    decoder : callable, optional
+        From the bytes of the member, `bytes` or `memoryview`, to the value. By default the codec
+        of its extension.
+
+    Attributes
+    ----------
+    archive : path-like, sequence of path-like, or None
+        As given; None for the archive of the dataset.
+    pattern, column : str or None
+        One of them, as given; both None for a field of a dataset that does not come from members.
+    decoder : callable or None
+
+    Notes
+    -----
+    Immutable, compared by value, and picklable if `decoder` is.
+    """
+
+    #: Names of the keyword arguments, which are attributes too.
+    arguments: ClassVar[tuple[str, ...]] = ("column", "decoder")
+    #: Whether values are places in the image, which geometric transforms must move.
+    is_place: ClassVar[bool] = False
+
+    archive: ArchivePath | None
+    pattern: str | None
+    column: str | None
+    decoder: Callable[[Any], Any] | None
+
+    def __init__(
+        self,
+        *source: Any,
+        column: str | None = None,
+        decoder: Callable[[Any], Any] | None = None,
+    ) -> None:
+        name = type(self).__name__
+        if len(source) > 2:
+            raise OptionTypeError(
+                f"{name} takes a pattern, or an archive and a pattern, got {len(source)} arguments"
+            )
+        if source and column is not None:
+            raise OptionError(f"{name} takes a pattern or column=, not both")
+        pattern = source[-1] if source else None
+        if pattern is not None and not isinstance(pattern, str):
+            raise OptionTypeError(
+                f"the pattern of {name} must be a str such as '{{key}}.jpg', "
+                f"got {type(pattern).__name__}"
+            )
+        if column is not None and not isinstance(column, str):
+            raise OptionTypeError(f"column must be a str, got {type(column).__name__}")
+        self._set("archive", as_text(source[0]) if len(source) == 2 else None)
+        self._set("pattern", pattern)
+        self._set("column", column)
+        self._set("decoder", None if decoder is None else check_callable("decoder", decoder))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{type(self).__name__} cannot be changed; make another")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} cannot be changed; make another")
+
+    def _identity(self) -> tuple[Any, ...]:
+        archive = tuple(self.archive) if isinstance(self.archive, list) else self.archive
+        return (archive, self.pattern, *(getattr(self, name) for name in self.arguments))
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash((type(self), repr(self)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), dict(vars(self)))
+
+    def __repr__(self) -> str:
+        source = [self.pattern] if self.archive is None else [self.archive, self.pattern]
+        shown = [repr(value) for value in source if value is not None]
+        shown += [
+            f"{name}={getattr(self, name)!r}"
+            for name in self.arguments
+            if getattr(self, name) != getattr(_PLAIN[type(self)], name)
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _restore(kind: type[Field], attributes: dict[str, Any]) -> Field:
+    field = kind.__new__(kind)
+    vars(field).update(attributes)
+    return field
+
+
+class Image(Field):
+    """An image: an array of uint8 of shape (H, W, 3), or, to a compiled pipeline, encoded bytes."""
+
+
+class Mask(Field):
+    """Integers, one for each pixel of the image: an array of shape (H, W), or (N, H, W).
+
+    The values of a palette image are its indices, not its colors, and are never interpolated.
+    The dtype is that of the file: uint8, uint16, or int32.
+    """
+
+    is_place = True
+
+
+class Boxes(Field):
+    """Boxes in the stored image: an array of float32 of shape (n, 4), in pixels.
+
+    The values of a sample always are ``x1, y1, x2, y2``, whatever the file has.
+
+    Parameters
+    ----------
+    *source, column, decoder
+        As for `Field`. Files are ``.npy``, ``.json`` (a list of boxes), or ``.txt`` (a box a line).
+    format : {"xyxy", "xywh", "cxcywh"}
+        What the four numbers in the file are: two corners; the upper left corner and the size; or
+        the center and the size.
+    relative : bool
+        Whether the numbers are fractions of the width and height of the image.
+    labels : str or sequence of str, optional
+        Fields of the sample with one entry for each box. A transform that drops a box drops its
+        entries there. If the file has five numbers for each box, as YOLO's do, the first is its
+        class, and becomes the field of this name, int64 of shape (n,).
+    image : str, optional
+        The field of the image that the boxes are in. By default the first one.
+    """
+
+    arguments = (*Field.arguments, "format", "relative", "labels", "image")
+    is_place = True
+
+    format: BoxFormat
+    relative: bool
+    labels: tuple[str, ...]
+    image: str | None
+
+    def __init__(
+        self,
+        *source: Any,
+        column: str | None = None,
+        decoder: Callable[[Any], Any] | None = None,
+        format: BoxFormat = "xyxy",
+        relative: bool = False,
+        labels: str | Sequence[str] = (),
+        image: str | None = None,
+    ) -> None:
+        super().__init__(*source, column=column, decoder=decoder)
+        self._set("format", check_choice("format", format, get_args(BoxFormat)))
+        self._set("relative", check_flag("relative", relative))
+        self._set("labels", (labels,) if isinstance(labels, str) else tuple(labels))
+        self._set("image", image)
+
+
+class Keypoints(Field):
+    """Points in the stored image: an array of float32 of shape (n, 2), in pixels.
+
+    The shape is (n, 3) if the third number of each point is its visibility, and (m, n, 2) or
+    (m, n, 3) for the points of several objects.
+
+    Parameters
+    ----------
+    *source, column, decoder
+        As for `Field`. Files are ``.npy``, ``.json``, or ``.txt`` (a point a line).
+    visibility : bool, optional
+        Whether points have a visibility. By default they do if they have three numbers. Points with
+        visibility 0 are not labeled: transforms leave them as they are.
+    flip_pairs : sequence of (int, int)
+        Points that change places when the image is mirrored, such as the left and the right eye.
+    relative : bool
+        Whether the numbers are fractions of the width and height of the image.
+    labels : str or sequence of str, optional
+        Fields with one entry for each object, as for `Boxes`; for points of several objects only.
+    image : str, optional
+        The field of the image that the points are in. By default the first one.
+    """
+
+    arguments = (*Field.arguments, "visibility", "flip_pairs", "relative", "labels", "image")
+    is_place = True
+
+    visibility: bool | None
+    flip_pairs: tuple[tuple[int, int], ...]
+    relative: bool
+    labels: tuple[str, ...]
+    image: str | None
+
+    def __init__(
+        self,
+        *source: Any,
+        column: str | None = None,
+        decoder: Callable[[Any], Any] | None = None,
+        visibility: bool | None = None,
+        flip_pairs: Sequence[tuple[int, int]] = (),
+        relative: bool = False,
+        labels: str | Sequence[str] = (),
+        image: str | None = None,
+    ) -> None:
+        super().__init__(*source, column=column, decoder=decoder)
+        if visibility is not None:
+            visibility = check_flag("visibility", visibility)
+        self._set("visibility", visibility)
+        self._set("flip_pairs", _check_pairs(flip_pairs))
+        self._set("relative", check_flag("relative", relative))
+        self._set("labels", (labels,) if isinstance(labels, str) else tuple(labels))
+        self._set("image", image)
+
+
+def _check_pairs(pairs: Any) -> tuple[tuple[int, int], ...]:
+    try:
+        lists = [tuple(pair) for pair in pairs]
+    except TypeError:
+        lists = [()]
+    if any(len(pair) != 2 for pair in lists):
+        raise OptionTypeError(
+            f"flip_pairs must be a list of pairs of point numbers such as [(1, 2)], got {pairs!r}"
+        )
+    checked = tuple(
+        (check_integer("flip_pairs", a, 0), check_integer("flip_pairs", b, 0)) for a, b in lists
+    )
+    points = [point for pair in checked for point in pair]
+    if len(set(points)) < len(points):
+        raise OptionError(f"flip_pairs must name each point at most once, got {pairs!r}")
+    return checked
+
+
+class Text(Field):
+    """Text in UTF-8: a str."""
+
+
+class Json(Field):
+    """A JSON document: dict, list, str, number, bool, or None."""
+
+
+class Array(Field):
+    """A NumPy array, from a ``.npy`` file."""
+
+
+class Npz(Field):
+    """An NPZ file, whose arrays become fields of the sample under their own names.
+
+    Parameters
+    ----------
+    *source, decoder
+        As for `Field`.
+    kinds : mapping of str to Field
+        The kinds of its arrays, such as ``{"boxes": Boxes(format="xywh")}``; without a pattern. The
+        others are of the kind `Array`. If given, exactly these arrays are read.
+    """
+
+    arguments = ("decoder", "kinds")
+    kinds: Mapping[str, Field] | None
+
+    def __init__(
+        self,
+        *source: Any,
+        decoder: Callable[[Any], Any] | None = None,
+        kinds: Mapping[str, Field] | None = None,
+    ) -> None:
+        super().__init__(*source, decoder=decoder)
+        if kinds is not None and not (
+            isinstance(kinds, Mapping) and all(isinstance(kind, Field) for kind in kinds.values())
+        ):
+            raise OptionTypeError(
+                f"kinds must map names of arrays to fields such as Boxes(), got {kinds!r}"
+            )
+        self._set("kinds", None if kinds is None else dict(kinds))
+
+
+class Bytes(Field):
+    """The bytes of a member, not decoded."""
+
+
+class Label(Field):
+    """A number, or several: an int or a float, or a float64 array.
+
+    Files are text: one integer gives an int, one other number a float, several an array.
+    """
+
+
+_PLAIN: Final[dict[type[Field], Field]] = {
+    kind: kind()
+    for kind in (Field, Image, Mask, Boxes, Keypoints, Text, Json, Array, Npz, Bytes, Label)
+}
+
+
+class Sample(dict[str, Any]):
+    """A sample: a dict of the name of a field to its value, with the kind of each field.
+
+    Attributes
+    ----------
+    fields : mapping of str to Field
+        The kinds, read-only, shared by all samples of a dataset. Entries of the dict that it lacks,
+        such as ``__key__``, are of no kind.
+    """
+
+    __slots__ = ("fields",)
+
+    def __init__(self, values: Mapping[str, Any], fields: Mapping[str, Field]) -> None:
+        super().__init__(values)
+        self.fields = fields if isinstance(fields, MappingProxyType) else MappingProxyType(fields)
+
+    def copy(self) -> Sample:
+        """Return a sample with the same values and fields."""
+        return Sample(self, self.fields)
+
+    __copy__ = copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Sample, (dict(self), dict(self.fields))
