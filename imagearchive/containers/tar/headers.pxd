@@ -38,7 +38,9 @@ cdef struct State:
     uint64_t offset       # the next group of headers
     uint64_t need
     uint64_t touched      # end of the last header that was read
-    uint64_t fault        # where the trouble lies
+    uint64_t fault        # where the error is
+    uint64_t cut_name     # in `names`: the name of the member that the end of the file cuts
+    uint64_t cut_name_size
     bint zeros            # the block before `offset` was zero
     uint64_t blank        # the first of those
     Entry* entries

@@ -180,15 +180,6 @@ cdef int member(
     elif kind != KIND_FILE:
         size = 0
 
-    if stored > s.file_size - data:
-        return failed(s, position, CUT_DATA)
-
-    if flag == c"V":
-        # The label of the volume is not a member: GNU tar extracts nothing.
-        s.zeros = False
-        end = data + to_block(stored)
-        s.offset = end if end <= s.file_size else s.file_size
-        return DONE if end <= s.file_size else failed(s, position, CUT_PADDING)
     if kind == KIND_HARDLINK or kind == KIND_SYMLINK:
         link_size = text_size(link, 100)
         if found.link_size:
@@ -202,9 +193,20 @@ cdef int member(
     if prefix_size:
         memcpy(out, header + 345, prefix_size)
         out[prefix_size] = c"/"
-        out += prefix_size + 1
-        s.name_bytes += prefix_size + 1
-    memcpy(out, name, name_size)
+        prefix_size += 1
+    memcpy(out + prefix_size, name, name_size)
+    name_size += prefix_size
+    end = data + to_block(stored)
+    if end > s.file_size:
+        # For the error, since not every cut member gets a row.
+        s.cut_name, s.cut_name_size = s.name_bytes, name_size
+    if stored > s.file_size - data:
+        return failed(s, position, CUT_DATA)
+    if flag == c"V":
+        # The label of the volume is not a member: GNU tar extracts nothing.
+        s.zeros = False
+        s.offset = end if end <= s.file_size else s.file_size
+        return DONE if end <= s.file_size else failed(s, position, CUT_PADDING)
     s.name_bytes += name_size
     s.name_ends[s.rows] = s.name_bytes
     memcpy(out + name_size, link, link_size)
@@ -234,7 +236,6 @@ cdef int member(
     s.variant = variant
     s.rows += 1
     s.zeros = False
-    end = data + to_block(stored)
     s.offset = end if end <= s.file_size else s.file_size
     return DONE if end <= s.file_size else failed(s, position, CUT_PADDING)
 

@@ -22,6 +22,7 @@ import os
 
 from imagearchive.containers.rows import RowBuffer
 from imagearchive.errors import CorruptArchiveError
+from imagearchive.errors.arguments import shorten
 from imagearchive.errors.hints import Hint
 from imagearchive.storage.stream_format import UNKNOWN_SIZE
 
@@ -45,8 +46,8 @@ cdef dict messages = {
     TOO_LONG: "a name or PAX header exceeds 1 MiB, or the headers of one member 16 MiB; no tar "
     "program writes such headers, so they are refused",
     CUT_HEADER: "the file ends inside a header: it is truncated",
-    CUT_DATA: "the data of the member extends beyond the end of the file: it is truncated",
-    CUT_PADDING: "the file ends inside the padding after the member: it is truncated",
+    CUT_DATA: "the data of the member{name} extends beyond the end of the file: it is truncated",
+    CUT_PADDING: "the file ends inside the padding after the member{name}: it is truncated",
     SHRUNK: "the file became shorter while it was read",
 }
 
@@ -162,12 +163,24 @@ cdef void grow(Cursor cursor, object rows) except *:
     rows.reserve(more, text)
 
 
-cdef object trouble(Cursor cursor, str path, int code, str advice, tuple hints=()):
+cdef str describe(Cursor cursor, object rows, int code):
+    cdef State* s = &cursor.state
+    name = ""
+    if s.cut_name_size:
+        raw = rows.names[s.cut_name:s.cut_name + s.cut_name_size].tobytes()
+        name = " " + shorten(raw.decode("utf-8", "surrogateescape"))
+    return (<str> messages[code]).format(name=name)
+
+
+cdef object scan_error(
+    Cursor cursor, object rows, str path, int code, str advice, tuple hints=()
+):
     cdef State* s = &cursor.state
     if code == SYSTEM_ERROR:
         return OSError(<int> s.fault, os.strerror(<int> s.fault), path)
-    return CorruptArchiveError(f"{path}: offset {s.fault}: {messages[code]}. {advice}",
-                               hints=hints)
+    return CorruptArchiveError(
+        f"{path}: offset {s.fault}: {describe(cursor, rows, code)}. {advice}", hints=hints
+    )
 
 
 cdef tuple use_rest(Cursor cursor):
@@ -200,7 +213,7 @@ def scan_window(window, start, rows, Cursor cursor not None, path="<memory>"):
         raise ValueError("the window must be within the file")
     code = step_window(cursor, rows, window, start)
     if code != DONE and code != MORE:
-        raise trouble(cursor, path, code, "Fetch the archive again", use_rest(cursor))
+        raise scan_error(cursor, rows, path, code, "Fetch the archive again", use_rest(cursor))
 
 
 def scan(storage, strict=True):
@@ -236,15 +249,15 @@ def scan(storage, strict=True):
     else:
         code = scan_storage(cursor, rows, storage)
     if code == SYSTEM_ERROR:
-        raise trouble(cursor, path, code, "Fetch the archive again", use_rest(cursor))
+        raise scan_error(cursor, rows, path, code, "Fetch the archive again", use_rest(cursor))
     if not s.file_size:
         code = NOT_TAR
     if code != DONE:
         if strict:
-            raise trouble(cursor, path, code, "Fetch the archive again", use_rest(cursor))
+            raise scan_error(cursor, rows, path, code, "Fetch the archive again", use_rest(cursor))
         logger.warning(
             "%s: offset %d: %s; the %d members before it can be read, and the rest is lost",
-            path, s.fault, messages[code], s.rows,
+            path, s.fault, describe(cursor, rows, code), s.rows,
         )
     elif s.offset < s.file_size and s.file_size < UNKNOWN_SIZE:
         # GNU tar ends at the same place; but a block of zeros may also be the damage.
@@ -306,12 +319,14 @@ cdef int end_early(Cursor cursor, object rows, uint64_t size) except -1:
         s.fault = size
         return CUT_HEADER
     s.fault = entries[row - 1].header_offset
+    s.cut_name = rows.link_ends[row - 2] if row > 1 else 0
+    s.cut_name_size = <uint64_t> rows.name_ends[row - 1] - s.cut_name
     if entries[row - 1].offset + entries[row - 1].stored_size <= size:
         return CUT_PADDING
     # A member whose data is cut is not served, as in a file.
     s.rows -= 1
     rows.rows -= 1
-    rows.name_bytes = int(rows.link_ends[row - 2]) if row > 1 else 0
+    rows.name_bytes = int(s.cut_name)
     return CUT_DATA
 
 
@@ -373,8 +388,8 @@ def read_member(storage, offset):
         if code != FULL:
             if code == DONE:
                 s.fault, code = offset, BAD_HEADER
-            raise trouble(
-                cursor, storage.path, code,
+            raise scan_error(
+                cursor, rows, storage.path, code,
                 "The archive changed after its index was built; open it again",
             )
 
