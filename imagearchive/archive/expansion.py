@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from imagearchive.containers.rows import KIND_SPARSE
 from imagearchive.errors import LimitError
-from imagearchive.errors.hints import Hint
-from imagearchive.storage.limits import RATIO_FLOOR, Limits
+from imagearchive.storage.limits import RATIO_FLOOR, Limits, limit_hint
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -121,9 +120,7 @@ def check_expansion(
         raise LimitError(
             f"{archive.path}: the members take {size} bytes, of which the archive holds only "
             f"{held}: it has sparse files, links to one file, or members that overlap",
-            hints=[
-                Hint("max_ratio", f"to raise the limit (now {limits.max_ratio}) if you trust it")
-            ],
+            hints=[limit_hint("max_ratio", limits.max_ratio)],
         )
 
 

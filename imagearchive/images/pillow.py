@@ -19,8 +19,7 @@ from PIL import Image, ImageOps
 
 from imagearchive.errors import DecodeError, ImageArchiveError, LimitError, OptionError
 from imagearchive.errors.arguments import check_choice, check_integer, check_sequence
-from imagearchive.errors.hints import Hint
-from imagearchive.storage.limits import Limits
+from imagearchive.storage.limits import Limits, limit_hint
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -192,12 +191,7 @@ def _open(data: Buffer, limits: Limits) -> Image.Image:
         if width * height > limits.max_pixels:
             raise LimitError(
                 f"the image has {width} x {height} pixels",
-                hints=[
-                    Hint(
-                        "max_pixels",
-                        f"to raise the limit (now {limits.max_pixels}) if you trust the archive",
-                    )
-                ],
+                hints=[limit_hint("max_pixels", limits.max_pixels)],
             )
         if name in ("JPEG", "MPO"):
             _check_scans(raw, _scan_limit(width * height))

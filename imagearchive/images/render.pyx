@@ -17,6 +17,7 @@ import numpy as np
 
 from imagearchive.errors import DecodeError, LimitError, OptionError, OptionTypeError
 from imagearchive.images.geometry import FILTERS
+from imagearchive.storage.limits import limit_hint
 
 from imagearchive.images.geometry cimport (
     MAX_SIDE, Geometry, OutputFormat, px_geometry, px_output_format,
@@ -137,7 +138,7 @@ cdef class Decoder:
             raise MemoryError("out of memory while decoding an image")
         message = px_decoder_message(self.d).decode("utf-8", "replace")
         if code == PX_TOO_LARGE:
-            raise LimitError(f"{message}; pass a larger max_pixels if the image is trusted")
+            raise LimitError(message, hints=[limit_hint("max_pixels", self.max_pixels)])
         raise (UnsupportedJpegError if code == PX_UNSUPPORTED else DecodeError)(message)
 
     def decode(self, data):
@@ -151,8 +152,8 @@ cdef class Decoder:
             raise DecodeError("not a JPEG")
         width, height = info[0], info[1]
         if <uint64_t> (width * height) > self.max_pixels:
-            raise LimitError(f"{width} x {height} pixels are more than max_pixels="
-                             f"{self.max_pixels}; pass a larger one if the image is trusted")
+            raise LimitError(f"the image has {width} x {height} pixels",
+                             hints=[limit_hint("max_pixels", self.max_pixels)])
         result = np.empty((height, width, 3), np.uint8)
         out = result
         self.enter()

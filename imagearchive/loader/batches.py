@@ -10,11 +10,13 @@ from typing import Any, Final, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.datasets.selection import IMAGE_EXTENSIONS
 from imagearchive.errors import (
     DecodeError,
     ImageArchiveError,
     OptionError,
 )
+from imagearchive.errors.hints import Hint
 from imagearchive.images.render import Decoder
 from imagearchive.loader.buffers import Buffers
 from imagearchive.loader.options import BatchOptions
@@ -214,11 +216,17 @@ class BatchJob:
     def _raise(self, index: int, error: BaseException) -> NoReturn:
         name = self.epoch.source.name(index)
         where = f"sample {index} ({name})" if name else f"sample {index}"
-        kind = type(error) if isinstance(error, ImageArchiveError) else DecodeError
-        raise kind(
-            f"{where}: {error}; pass on_error='skip' or 'replace' to go on without such samples, "
-            f"or an ImageArchive with extensions=... to leave out files that are not images"
-        ) from error
+        hints = [Hint("on_error='skip' or 'replace'", "to go on without such samples")]
+        if isinstance(error, DecodeError) and name and not _has_image_extension(name):
+            hints.append(
+                Hint(
+                    "an ImageArchive with extensions=...",
+                    "to leave out files that are not images",
+                )
+            )
+        if isinstance(error, ImageArchiveError):
+            raise type(error)(f"{where}: {error.message}", hints=[*error.hints, *hints]) from error
+        raise DecodeError(f"{where}: {error}", hints=hints) from error
 
     def load(self, first: int, indices: list[int], decoder: Decoder) -> None:
         """Load the samples of these indices into the slots from `first` on."""
@@ -328,6 +336,10 @@ class TensorJob(BatchJob):
             images = self.pinned
         images = as_output(images, self.epoch.options)
         return self.make_batch(_assemble(images, self.drop_skipped(self.labels), self))
+
+
+def _has_image_extension(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
 
 
 def _assemble(images: Any, labels: list[Any], job: BatchJob) -> tuple[Any, ...]:

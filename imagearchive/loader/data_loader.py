@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 
 from imagearchive.datasets.dataset_base import OptionsDataset, warn_if_empty
 from imagearchive.datasets.label_guard import LabelKind
-from imagearchive.errors import ClosedError
+from imagearchive.errors import ClosedError, OptionTypeError
 from imagearchive.errors.arguments import check_integer
 from imagearchive.images.render import Decoder
 from imagearchive.loader.batch_iterator import BatchIterator
@@ -341,6 +341,18 @@ class DataLoader(Closable):
                 raise ClosedError("the loader is closed; make a new one to iterate again")
             self._iterators.add(iterator)
         return iterator
+
+    def __next__(self) -> NoReturn:
+        raise OptionTypeError(
+            "a DataLoader is not an iterator, because every epoch has one of its own; use "
+            "'for batch in loader', or next(iter(loader)) for the first batch"
+        )
+
+    def __getitem__(self, index: object) -> NoReturn:
+        raise OptionTypeError(
+            "batches have no index; use 'for batch in loader', next(iter(loader)) for the first "
+            "batch, or loader.dataset[i] for a sample"
+        )
 
     def _start_threads(self, progress: Progress) -> Pool:
         options, order = self._options, progress.order

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +65,15 @@ def _paths(source: Any) -> list[str] | None:
         return [check_path("source", source)]
     if not isinstance(source, (list, tuple)) or not source:
         return None
-    if not all(isinstance(path, (str, os.PathLike)) for path in source):
+    are_paths = [isinstance(item, (str, os.PathLike)) for item in source]
+    if not any(are_paths):
         return None
+    if not all(are_paths):
+        number = are_paths.index(False)
+        raise OptionTypeError(
+            f"source must be a list of paths or a dataset, not a mixture: item "
+            f"{are_paths.index(True)} is a path, and item {number} is {shorten(source[number])}"
+        )
     return [check_path("source", path) for path in source]
 
 
@@ -140,7 +147,8 @@ class _Wrapper:
 def _check_dataset(dataset: Any) -> None:
     # The keys of a mapping, such as an Archive, are names.
     named = isinstance(dataset, Mapping) and len(dataset) > 0 and 0 not in dataset
-    if named or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+    is_indexed = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    if named or not is_indexed or isinstance(dataset, Iterator):
         raise OptionTypeError(
             f"source must be a path, an ImageArchive, or a dataset with len() and [i], "
             f"got {shorten(dataset)}"

@@ -9,7 +9,7 @@ from imagearchive.errors import LimitError
 from imagearchive.errors.arguments import check_number
 from imagearchive.errors.hints import Hint
 
-__all__ = ["RATIO_FLOOR", "Limits"]
+__all__ = ["RATIO_FLOOR", "Limits", "limit_hint"]
 
 # Up to this many bytes of output are harmless at any ratio: small inputs reach high ratios.
 RATIO_FLOOR: Final = 64 << 20
@@ -66,12 +66,7 @@ class Limits:
         """Return the error for a member of `stored_size` bytes that has more values."""
         return LimitError(
             f"{stored_size} bytes hold more than {self.allowed_objects(stored_size):.0f} values",
-            hints=[
-                Hint(
-                    "max_objects",
-                    f"to raise the limit (now {self.max_objects}) if you trust the archive",
-                )
-            ],
+            hints=[limit_hint("max_objects", self.max_objects)],
         )
 
     def exceeded(self, stored_size: int) -> LimitError:
@@ -81,5 +76,10 @@ class Limits:
         limit = getattr(self, name)
         return LimitError(
             f"{stored_size} bytes decompress to more than {allowed:.0f}",
-            hints=[Hint(name, f"to raise the limit (now {limit}) if you trust the archive")],
+            hints=[limit_hint(name, limit)],
         )
+
+
+def limit_hint(name: str, limit: float) -> Hint:
+    """Return the hint that the argument `name`, which is `limit` now, may be raised."""
+    return Hint(name, f"to raise the limit (now {limit}) if you trust the archive")

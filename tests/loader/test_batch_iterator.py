@@ -10,6 +10,7 @@ from support.samples import TRAINING, Encoded, Numbered, labels_of, loader_threa
 from imagearchive import ImageArchive
 from imagearchive.errors import (
     ClosedError,
+    OptionTypeError,
 )
 from imagearchive.loader.data_loader import DataLoader
 from imagearchive.transforms import (
@@ -202,3 +203,12 @@ def test_iterator_refused_a_thread_leaves_none_behind(monkeypatch):
     assert (loader.epoch, loader.state_dict()["epoch"]) == (0, 0)
     again = DataLoader(Numbered(), 4, image_size=4, num_workers=0, shuffle=True)
     assert labels_of(loader) == labels_of(again)
+
+
+def test_loader_used_as_an_iterator_or_a_sequence_says_what_to_do(tar):
+    with DataLoader(tar, 4) as loader:
+        with pytest.raises(OptionTypeError, match=r"next\(iter\(loader\)\)"):
+            next(loader)
+        with pytest.raises(OptionTypeError, match=r"loader\.dataset\[i\]"):
+            loader[0]
+        assert loader.epoch == 0

@@ -3,12 +3,15 @@
 import sys
 import threading
 import time
+import zipfile
 
 import numpy as np
 import pytest
+from support.archives import write_tar
 from support.samples import (
     COUNT,
     DAMAGED,
+    FILES,
     MIXED,
     TRAINING,
     Encoded,
@@ -18,7 +21,9 @@ from support.samples import (
 
 from imagearchive import ImageArchive
 from imagearchive.errors import (
+    CorruptArchiveError,
     DecodeError,
+    LimitError,
     WorkerError,
 )
 from imagearchive.loader.data_loader import DataLoader
@@ -231,3 +236,39 @@ def test_max_pixels_makes_large_images_broken_ones():
     loader = DataLoader(Encoded(), 4, image_size=8, max_pixels=1000, num_workers=1, on_error="skip")
     assert list(loader) == []
     assert len(loader.errors) == COUNT
+
+
+def flip_byte(path, content):
+    data = bytearray(path.read_bytes())
+    data[data.index(content) + len(content) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_on_error_raise_of_a_wrong_checksum_does_not_advise_extensions(tmp_path):
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jpg", FILES[0])
+    flip_byte(path, FILES[0])
+    with DataLoader(path) as loader, pytest.raises(CorruptArchiveError, match="checksum") as error:
+        next(iter(loader))
+    assert "on_error='skip'" in str(error.value)
+    assert "extensions=" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "advised"), [("readme.txt", True), ("README", True), ("a.JPG", False)]
+)
+def test_on_error_raise_advises_extensions_for_files_that_are_not_images(name, advised, tmp_path):
+    path = write_tar(tmp_path / "images.tar", {name: b"no image"})
+    with DataLoader(path) as loader, pytest.raises(DecodeError, match="on_error='skip'") as error:
+        next(iter(loader))
+    assert ("extensions=" in str(error.value)) is advised
+
+
+def test_on_error_raise_keeps_the_hints_of_the_error_apart(tmp_path):
+    path = write_tar(tmp_path / "images.tar", {"a.jpg": FILES[0]})
+    with DataLoader(path, max_pixels=4) as loader, pytest.raises(LimitError) as error:
+        next(iter(loader))
+    assert any("max_pixels" in hint.argument for hint in error.value.hints)
+    assert any("on_error" in hint.argument for hint in error.value.hints)
+    assert str(error.value).count("; pass ") == 1

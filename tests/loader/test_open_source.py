@@ -190,3 +190,17 @@ def test_open_source_of_samples_with_undecoded_or_further_values_raises(image_si
             list(DataLoader(Fixed((image, label)), 1, image_size=image_size))
     with pytest.raises(OptionError, match="sample 0 has 3 values"):
         list(DataLoader(Fixed((image, 1, 2)), 1, image_size=image_size))
+
+
+@pytest.mark.parametrize("source", [["a.tar", 3], [3, "a.tar"], (Path("a.tar"), None)])
+def test_open_source_of_paths_and_other_objects_raises(source):
+    number = 0 if source[0] == 3 else 1
+    with pytest.raises(
+        OptionTypeError, match=rf"item {1 - number} is a path, and item {number} is"
+    ):
+        DataLoader(source)
+
+
+def test_open_source_of_a_loader_raises(tar):
+    with DataLoader(tar) as loader, pytest.raises(OptionTypeError, match="source must be a path"):
+        DataLoader(loader)

@@ -248,8 +248,8 @@ static void open_jpeg(px_decoder *d, const uint8_t *data, size_t size)
     jpeg_read_header(j, TRUE);
     if ((uint64_t)j->image_width * j->image_height > d->max_pixels) {
         char text[120];
-        snprintf(text, sizeof text, "%u x %u pixels are more than max_pixels=%llu",
-                 j->image_width, j->image_height, (unsigned long long)d->max_pixels);
+        snprintf(text, sizeof text, "the image has %u x %u pixels", j->image_width,
+                 j->image_height);
         fail(d, PX_TOO_LARGE, text);
     }
 }
