@@ -87,8 +87,8 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
     label_file : str, optional
         A text file of lines ``image value value …``, where `image` is the path of an image
         relative to `root`, or its number in `index_file`; without an index file, the number of
-        the sample. The values of several lines for one image are appended. On disk or inside the
-        archive.
+        the sample. The values of several lines for one image are appended. A path that several
+        archives have is an error. On disk or inside the archive.
     label_parser : callable, optional
         From a line of `label_file` to ``(image, values)``, or to None to skip the line.
     label_extension : str, optional
@@ -386,7 +386,7 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
                 f"{info.archive}: member {info.name!r} at offset {info.offset} ({info.size} bytes)"
             )
             if self.loader is pil_loader and isinstance(error, ImageArchiveError):
-                raise type(error)(f"{where}: {error}") from error
+                raise type(error)(f"{where}: {error.message}", hints=error.hints) from error
             if hasattr(error, "add_note"):
                 error.add_note(f"raised by the loader for {where}")
             raise

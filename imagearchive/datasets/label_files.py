@@ -152,10 +152,24 @@ def inner_position(archive: Archive, path: str) -> int:
     """
     for own in archive.paths:
         if path.startswith(own + "/"):
-            position = archive.table.lookup.find(normalize(encode(path[len(own) + 1 :])))
+            position = _last_of_archive(archive, own, path[len(own) + 1 :])
             if position >= 0:
                 return position
     return -1
+
+
+def _last_of_archive(archive: Archive, own: str, name: str) -> int:
+    """Return the position of a member of one of the archives; -1 if there is none."""
+    lookup = archive.table.lookup
+    wanted = normalize(encode(name))
+    position = lookup.find(wanted)
+    # Several archives may have members of that name. The files of one archive begin with its path.
+    while position >= 0 and len(archive.paths) > 1:
+        file = archive.info(position).archive
+        if file == own or (file.startswith(own) and file not in archive.paths):
+            break
+        position = lookup.find(wanted, position)
+    return position
 
 
 def _text(archive: Archive, path: str) -> str:

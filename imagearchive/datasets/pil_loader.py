@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from imagearchive.errors import LimitError
+from imagearchive.errors.hints import Hint
 from imagearchive.images.pillow import decode_pillow
 from imagearchive.images.render import MAX_PIXELS
 from imagearchive.storage.limits import Limits
@@ -38,4 +40,9 @@ def pil_loader(file: BinaryIO) -> Image.Image:
     LimitError
         It has more than 178,956,970 pixels, as a malicious file may.
     """
-    return decode_pillow(file.read(), limits=PIXELS)
+    try:
+        return decode_pillow(file.read(), limits=PIXELS)
+    except LimitError as error:
+        # The limit is not an argument of a dataset.
+        hints = [Hint("another loader", "that decodes such images, if you trust the archive")]
+        raise LimitError(error.message, hints=hints if error.hints else ()) from error

@@ -11,7 +11,7 @@ from imagearchive.archive.name_tree import decode, encode
 from imagearchive.datasets.label_files import inner_position, read_index_file
 from imagearchive.errors import LabelError, MemberNotFoundError, OptionError, OptionTypeError
 from imagearchive.index.class_directories import class_directories
-from imagearchive.index.names import ends_with, normalize
+from imagearchive.index.names import ends_with, is_first_of_name, normalize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -119,9 +119,22 @@ class Selection:
         self._join([self._views(path, where, valid) for _, path, where in listed])
 
     def _member(self, path: str, where: str) -> int:
-        position = self._archive.table.lookup.find(normalize(self.prefix + encode(path)))
+        try:
+            return self._find(path)
+        except LabelError as error:
+            raise LabelError(f"{where}: {error}") from None
+
+    def _find(self, path: str) -> int:
+        """Return the position of the member at a path below the root."""
+        archive = self._archive
+        name = normalize(self.prefix + encode(path))
+        position = archive.table.lookup.find(name)
         if position < 0:
-            raise LabelError(f"{where}: no member {path!r} below root={self._root!r}")
+            raise LabelError(f"no member {path!r} below root={self._root!r}")
+        if len(archive.paths) > 1:
+            earlier = archive.table.lookup.find(name, position)
+            if earlier >= 0:
+                raise _ambiguous(archive, earlier, position)
         return position
 
     def _views(
@@ -153,6 +166,17 @@ class Selection:
     def _join(self, views: list[npt.NDArray[np.int64]]) -> None:
         self.positions = np.concatenate([np.zeros(0, np.int64), *views])
         self._bounds = np.cumsum([0, *(len(view) for view in views)])
+        if len(self._archive.paths) > 1:
+            self._check_views()
+
+    def _check_views(self) -> None:
+        """Raise if two views of a sample have one name, since they are of different objects."""
+        table, positions = self._archive.table, self._all()
+        first = is_first_of_name(table.names, table.name_offsets, table.name_order)
+        repeated = positions[~first[positions]].tolist()
+        if repeated:
+            earlier = table.lookup.find(table.name_bytes(repeated[0]), repeated[0])
+            raise _ambiguous(self._archive, earlier, repeated[0])
 
     def _all(self) -> npt.NDArray[np.int64]:
         return np.arange(len(self._archive)) if self.positions is None else self.positions
@@ -200,7 +224,6 @@ class Selection:
         is no such image.
         """
         count = len(self)
-        table = self._archive.table
         by_number: dict[int, int] | range = (
             range(count)
             if self.numbers is None
@@ -225,15 +248,22 @@ class Selection:
                         else f"image {key}: there are {count} images, numbered from 0"
                     )
                 return by_number[key]
-            path = normalize(self.prefix + encode(key))
             if self._bounds is not None:
-                return directories.get(decode(path), -1)
-            position = table.lookup.find(path)
-            if position < 0:
-                raise LabelError(f"no member {key!r} below root={self._root!r}")
+                return directories.get(decode(normalize(self.prefix + encode(key))), -1)
+            position = self._find(key)
             return position if by_position is None else by_position.get(position, -1)
 
         return resolve
+
+
+def _ambiguous(archive: Archive, earlier: int, position: int) -> LabelError:
+    """Return the error for a name of members in two archives, of which one has to be meant."""
+    paths = [archive.info(one).archive for one in (earlier, position)]
+    return LabelError(
+        f"{archive.name(position)!r} is in {paths[0]} and in {paths[1]}, so it does not name one "
+        f"image; open each archive as a dataset of its own and concatenate the datasets, or give "
+        f"the numbers of the samples in the label file"
+    )
 
 
 def _root_prefix(table: IndexTable, root: str) -> bytes:

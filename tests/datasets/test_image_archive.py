@@ -19,6 +19,7 @@ from imagearchive.errors import (
     ClosedError,
     CorruptArchiveError,
     DecodeError,
+    LimitError,
     MemberNotFoundError,
     OptionError,
     SampleIndexError,
@@ -427,3 +428,13 @@ def test_samples_repr_shows_the_first_names_and_labels(tmp_path):
         samples = dataset.samples
         items = ", ".join(repr(samples[k]) for k in range(3))
         assert repr(samples) == f"SampleNames([{items}, ...], 5 samples)"
+
+
+def test_image_archive_too_many_pixels_advises_another_loader(tmp_path):
+    image = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(image, "ppm")
+    data = image.getvalue().replace(b"1 1", b"99999 99999")
+    dataset = ImageArchive(write_tar(tmp_path / "x.tar", {"x.ppm": data}))
+    with pytest.raises(LimitError, match=r"'x\.ppm' .* pixels; pass another loader that") as error:
+        dataset[0]
+    assert "max_pixels" not in str(error.value)

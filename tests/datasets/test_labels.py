@@ -12,6 +12,7 @@ from imagearchive.errors import (
     LabelError,
     OptionError,
 )
+from imagearchive.loader.data_loader import DataLoader
 
 
 @pytest.fixture
@@ -185,3 +186,68 @@ def test_image_archive_without_samples_or_classes_warns(tmp_path, caplog):
         archive.add(tmp_path / "empty.tar", "class/image.png")
     ImageArchive(tmp_path / "good.tar").close()
     assert not caplog.records
+
+
+@pytest.fixture
+def same_names(tmp_path, pictures):
+    """Two archives of the same two names, each with its own labels inside."""
+    images = list(pictures.values())
+    for number in range(2):
+        members = {"x/0.png": images[2 * number], "x/1.png": images[2 * number + 1]}
+        labels = f"x/0.png {10 * number}\nx/1.png {10 * number + 1}\n".encode()
+        write_tar(tmp_path / f"{number}.tar", {**members, "labels.txt": labels})
+    return [str(tmp_path / "0.tar"), str(tmp_path / "1.tar")]
+
+
+def test_labels_of_a_name_in_two_archives_raise(same_names, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("x/0.png 1\n")
+    with pytest.raises(LabelError, match=r"line 1: 'x/0\.png' is in \S+0\.tar and in \S+1\.tar"):
+        ImageArchive(same_names, label_file=labels)
+    labels.write_text("5 x/0.png\n")
+    with pytest.raises(LabelError, match=r"line 1: 'x/0\.png' is in \S+0\.tar and in \S+1\.tar"):
+        ImageArchive(same_names, index_file=labels)
+
+
+def test_labels_by_number_tell_equal_names_in_two_archives_apart(same_names, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("0 5\n1 6\n2 7\n3 8\n")
+    dataset = ImageArchive(same_names, extensions=".png", label_file=labels)
+    assert dataset.targets.tolist() == [5, 6, 7, 8]
+    assert dataset.archive.info(3).archive == same_names[1]
+
+
+def test_labels_file_inside_an_archive_is_that_of_this_archive(same_names):
+    for number, path in enumerate(same_names):
+        parser = {
+            f"x/{k}.png {10 * number + k}": (2 * number + k, [10 * number + k]) for k in range(2)
+        }
+        dataset = ImageArchive(
+            same_names, extensions=".png", label_file=f"{path}/labels.txt", label_parser=parser.get
+        )
+        assert dataset.labels(2 * number).tolist() == [10 * number]
+        assert dataset.labels(2 - 2 * number).tolist() == []
+
+
+def test_labels_of_concatenated_datasets_come_from_a_file_each(same_names):
+    torch_data = pytest.importorskip("torch.utils.data")
+    parts = [
+        ImageArchive(path, extensions=".png", label_file=f"{path}/labels.txt")
+        for path in same_names
+    ]
+    with DataLoader(torch_data.ConcatDataset(parts), 4, image_size=8) as loader:
+        ((_, labels),) = loader
+    assert labels.ravel().tolist() == [0, 1, 10, 11]
+
+
+def test_image_archive_multi_with_two_views_of_one_name_raises(same_names):
+    with pytest.raises(LabelError, match=r"'x/0\.png' is in \S+0\.tar and in \S+1\.tar"):
+        ImageArchive(same_names, extensions=".png", mode="multi")
+
+
+def test_image_archive_multi_takes_the_views_of_a_directory_in_two_archives(tmp_path, pictures):
+    images = list(pictures.values())
+    for number in range(2):
+        write_tar(tmp_path / f"{number}.tar", {f"x/{number}.png": images[number]})
+    dataset = ImageArchive(str(tmp_path / "*.tar"), mode="multi")
+    assert [len(views) for views, _ in dataset] == [2]
