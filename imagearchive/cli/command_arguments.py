@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any, Final
 
 from imagearchive.cli.argument_types import (
@@ -16,36 +15,28 @@ from imagearchive.cli.argument_types import (
     output_path,
     path,
     positive_integer,
-    ratio,
     seed,
     tar_path,
+)
+from imagearchive.cli.common_arguments import (
+    add_archive,
+    add_archives,
+    add_command,
+    add_json,
+    add_long,
+    add_max_ratio,
+    add_no_index,
+    add_null,
+    add_overwrite,
+    add_partial,
+    add_quiet,
+    add_threads,
 )
 
 __all__ = ["add_commands"]
 
 SHELLS: Final = ("bash", "zsh", "fish")
 KINDS: Final = ("tar", "zip", "npz", "bins")
-
-# The modules that a command imports in this order before it starts, while interrupts are delayed.
-# NumPy is first, because its import takes twice as long when many other imports are in progress:
-# each of its calls then needs another piece of memory for the interpreter's stack.
-_NUMPY: Final = ("numpy",)
-_MODULES: Final = {
-    "completion": (),
-    "index": (*_NUMPY, "imagearchive.index.concatenate"),
-    "verify": (*_NUMPY, "imagearchive.archive.verify"),
-    "extract": (*_NUMPY, "imagearchive.cli.archive_argument", "imagearchive.archive.extract"),
-    # A thread imports NumPy while files are read.
-    "pack": ("imagearchive.archive.pack",),
-    "convert": (
-        *_NUMPY,
-        "imagearchive.cli.archive_argument",
-        "imagearchive.archive.convert",
-        "imagearchive.containers.bins.writer",
-        "imagearchive.archive.writers",
-    ),
-    "process": (*_NUMPY, "imagearchive.processing.processor"),
-}
 
 
 def add_commands(commands: Any) -> None:
@@ -74,118 +65,14 @@ def add_commands(commands: Any) -> None:
         add(commands)
 
 
-def _add_command(
-    commands: Any, name: str, summary: str, run: str, *, human_sizes: bool = False
-) -> argparse.ArgumentParser:
-    """Add a command that calls `run`, a ``module:function`` of this package.
-
-    With `human_sizes`, ``-h`` stands for human-readable sizes, as in ls and du, and not for help.
-    """
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        add_help=not human_sizes,
-    )
-    parser.set_defaults(run=run, parser=parser, modules=_MODULES.get(name, _NUMPY))
-    if human_sizes:
-        parser.add_argument("--help", action="help", help="show this help message and exit")
-        parser.add_argument(
-            "-h", "--human-readable", action="store_true", help="print sizes as 1.5K, 23M, 4.0G"
-        )
-    return parser
-
-
-def _add_archive(parser: argparse.ArgumentParser) -> None:
-    """Add the archive to read."""
-    parser.add_argument("archive", metavar="ARCHIVE", type=archive_path, help="the archive to read")
-    _add_ipath(parser, "the index file; it is created if it does not exist")
-    _add_partial(parser)
-
-
-def _add_archives(parser: argparse.ArgumentParser, nargs: str) -> None:
-    """Add archives that are read one after the other, each in part if it is damaged."""
-    parser.add_argument(
-        "archives",
-        metavar="ARCHIVE",
-        nargs=nargs,
-        type=archive_path,
-        help="an archive to read, or a pattern in quotes for several that are read as one",
-    )
-    _add_ipath(parser, "the index file of the archive; it is created if it does not exist")
-    parser.set_defaults(partial=True)
-
-
-def _add_ipath(parser: argparse.ArgumentParser, purpose: str) -> None:
-    parser.add_argument("--ipath", metavar="FILE", type=path, help=purpose)
-
-
-def _add_partial(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--partial", action="store_true", help="read what can be read of a damaged archive"
-    )
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _add_null(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-0", "--null", action="store_true", help="print raw names, each followed by NUL"
-    )
-
-
-def _add_long(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-l", "--long", action="store_true", help="print permissions, sizes, and times"
-    )
-
-
-def _add_quiet(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-q", "--quiet", action="store_true", help="print no progress bar and no summary"
-    )
-
-
-def _add_max_ratio(
-    parser: argparse.ArgumentParser,
-    what: str = "the size of the members together",
-    base: str = "bytes that the archive holds of them",
-) -> None:
-    parser.add_argument(
-        "--max-ratio",
-        type=ratio,
-        metavar="N",
-        help=f"limit for {what} above 64 MiB, as a multiple of the {base}; default 1000",
-    )
-
-
-def _add_threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--threads",
-        type=positive_integer,
-        metavar="N",
-        help="number of threads; by default up to 4",
-    )
-
-
-def _add_overwrite(parser: argparse._ActionsContainer, what: str) -> None:
-    parser.add_argument("-f", "--overwrite", action="store_true", help=f"replace {what}")
-
-
-def _add_no_index(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--no-index", action="store_true", help="do not build the index")
-
-
 # ---------------------------------------------------------------- commands that inspect archives
 
 
 def _add_ls(commands: Any) -> None:
-    parser = _add_command(
-        commands, "ls", "list files and directories", "inspect_commands:ls", human_sizes=True
+    parser = add_command(
+        commands, "ls", "list files and directories", "list_commands:ls", human_sizes=True
     )
-    _add_archive(parser)
+    add_archive(parser)
     parser.add_argument(
         "paths",
         metavar="PATH",
@@ -196,30 +83,30 @@ def _add_ls(commands: Any) -> None:
     parser.add_argument(
         "-a", "--all", action="store_true", help="accepted, but all names are always listed"
     )
-    _add_long(parser)
+    add_long(parser)
     parser.add_argument("-R", "--recursive", action="store_true", help="list subdirectories too")
-    _add_json(parser)
-    _add_null(parser)
+    add_json(parser)
+    add_null(parser)
 
 
 def _add_tree(commands: Any) -> None:
-    parser = _add_command(
-        commands, "tree", "draw the directory tree", "inspect_commands:tree", human_sizes=True
+    parser = add_command(
+        commands, "tree", "draw the directory tree", "list_commands:tree", human_sizes=True
     )
-    _add_archive(parser)
+    add_archive(parser)
     parser.add_argument("path", metavar="PATH", nargs="?", default="", help="where to start")
     parser.add_argument(
         "-L", "--level", type=positive_integer, metavar="N", help="descend at most N levels"
     )
     parser.add_argument("-d", "--directories", action="store_true", help="leave out files")
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_find(commands: Any) -> None:
-    parser = _add_command(
-        commands, "find", "find files by name and size", "inspect_commands:find", human_sizes=True
+    parser = add_command(
+        commands, "find", "find files by name and size", "list_commands:find", human_sizes=True
     )
-    _add_archive(parser)
+    add_archive(parser)
     parser.add_argument("path", metavar="PATH", nargs="?", default="", help="where to start")
     # With one dash too, as find(1) spells them.
     parser.add_argument(
@@ -240,38 +127,36 @@ def _add_find(commands: Any) -> None:
     parser.add_argument(
         "--type", "-type", choices=("f", "d"), default="f", help="find files or directories"
     )
-    _add_long(parser)
-    _add_json(parser)
-    _add_null(parser)
+    add_long(parser)
+    add_json(parser)
+    add_null(parser)
 
 
 def _add_cat(commands: Any) -> None:
-    parser = _add_command(
-        commands, "cat", "write members to standard output", "inspect_commands:cat"
-    )
-    _add_archive(parser)
+    parser = add_command(commands, "cat", "write members to standard output", "list_commands:cat")
+    add_archive(parser)
     parser.add_argument(
         "members", metavar="MEMBER", nargs="+", help="a name in the archive, or a pattern"
     )
-    _add_max_ratio(parser)
+    add_max_ratio(parser)
 
 
 def _add_info(commands: Any) -> None:
-    parser = _add_command(
+    parser = add_command(
         commands, "info", "describe archives", "inspect_commands:info", human_sizes=True
     )
-    _add_archives(parser, "*")
+    add_archives(parser, "*")
     parser.add_argument(
         "--build", action="store_true", help="describe this installation instead of an archive"
     )
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_verify(commands: Any) -> None:
-    parser = _add_command(
+    parser = add_command(
         commands, "verify", "read and check every member", "inspect_commands:verify"
     )
-    _add_archives(parser, "+")
+    add_archives(parser, "+")
     parser.add_argument(
         "--decode", action="store_true", help="also decode images, arrays, and other known formats"
     )
@@ -287,23 +172,23 @@ def _add_verify(commands: Any) -> None:
         metavar="SIZE",
         help="limit for the decompressed size of a file; default 1GiB",
     )
-    _add_max_ratio(parser, "the decompressed size", "compressed size")
+    add_max_ratio(parser, "the decompressed size", "compressed size")
     parser.add_argument(
         "--max-objects",
         type=positive_integer,
         metavar="N",
         help="limit for the values in a JSON or MessagePack file; default 4194304",
     )
-    _add_threads(parser)
-    _add_json(parser)
-    _add_quiet(parser)
+    add_threads(parser)
+    add_json(parser)
+    add_quiet(parser)
 
 
 # ---------------------------------------------------------------- commands that write
 
 
 def _add_index(commands: Any) -> None:
-    parser = _add_command(
+    parser = add_command(
         commands, "index", "build the index files of archives", "write_commands:index"
     )
     parser.add_argument(
@@ -315,16 +200,16 @@ def _add_index(commands: Any) -> None:
         type=path,
         help="the index file to write; one for all archives if there are several",
     )
-    _add_partial(parser)
-    _add_overwrite(parser, "the index even if it is up to date")
-    _add_json(parser)
+    add_partial(parser)
+    add_overwrite(parser, "the index even if it is up to date")
+    add_json(parser)
 
 
 def _add_extract(commands: Any) -> None:
-    parser = _add_command(
+    parser = add_command(
         commands, "extract", "extract members into a directory", "write_commands:extract"
     )
-    _add_archive(parser)
+    add_archive(parser)
     parser.add_argument(
         "target", metavar="DIR", type=output_path, help="created if it does not exist"
     )
@@ -336,21 +221,21 @@ def _add_extract(commands: Any) -> None:
         help="a name, directory, or pattern in the archive; by default everything",
     )
     group = parser.add_mutually_exclusive_group()
-    _add_overwrite(group, "existing files")
+    add_overwrite(group, "existing files")
     group.add_argument("--skip-existing", action="store_true", help="keep existing files")
     parser.add_argument(
         "--skip-unsafe",
         action="store_true",
         help="skip unsafe members instead of extracting nothing",
     )
-    _add_max_ratio(parser)
-    _add_threads(parser)
-    _add_json(parser)
-    _add_quiet(parser)
+    add_max_ratio(parser)
+    add_threads(parser)
+    add_json(parser)
+    add_quiet(parser)
 
 
 def _add_pack(commands: Any) -> None:
-    parser = _add_command(commands, "pack", "pack files into TAR archives", "write_commands:pack")
+    parser = add_command(commands, "pack", "pack files into TAR archives", "write_commands:pack")
     parser.add_argument(
         "source",
         metavar="DIR|LIST",
@@ -388,20 +273,20 @@ def _add_pack(commands: Any) -> None:
         metavar="SECONDS|keep",
         help="modification time of all members, or keep that of each file; default 0",
     )
-    _add_no_index(parser)
+    add_no_index(parser)
     parser.add_argument(
         "--no-sync", action="store_true", help="do not wait until the data is on disk"
     )
-    _add_overwrite(parser, "existing archives")
-    _add_json(parser)
-    _add_quiet(parser)
+    add_overwrite(parser, "existing archives")
+    add_json(parser)
+    add_quiet(parser)
 
 
 def _add_convert(commands: Any) -> None:
-    parser = _add_command(
+    parser = add_command(
         commands, "convert", "convert an archive to another format", "write_commands:convert"
     )
-    _add_archive(parser)
+    add_archive(parser)
     parser.add_argument(
         "target",
         metavar="TARGET",
@@ -414,15 +299,15 @@ def _add_convert(commands: Any) -> None:
     parser.add_argument(
         "--splits", type=positive_integer, default=128, metavar="N", help="number of bins"
     )
-    _add_max_ratio(parser)
-    _add_no_index(parser)
-    _add_overwrite(parser, "an existing target")
-    _add_json(parser)
-    _add_quiet(parser)
+    add_max_ratio(parser)
+    add_no_index(parser)
+    add_overwrite(parser, "an existing target")
+    add_json(parser)
+    add_quiet(parser)
 
 
 def _add_process(commands: Any) -> None:
-    parser = _add_command(
+    parser = add_command(
         commands,
         "process",
         "convert directories of annotated images to NPZ files",
@@ -485,12 +370,12 @@ def _add_process(commands: Any) -> None:
         metavar="N|WxH|keep",
         help="resize images to this size, or keep their sizes; default 224",
     )
-    _add_json(parser)
-    _add_quiet(parser)
+    add_json(parser)
+    add_quiet(parser)
 
 
 def _add_cache(commands: Any) -> None:
-    parser = _add_command(
+    parser = add_command(
         commands,
         "cache",
         "list or remove the indexes in the cache directory",
@@ -511,11 +396,11 @@ def _add_cache(commands: Any) -> None:
     )
     parser.add_argument("--all", action="store_true", help="all indexes")
     parser.add_argument("--dry-run", action="store_true", help="show what --clean would remove")
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_completion(commands: Any) -> None:
-    parser = _add_command(
+    parser = add_command(
         commands, "completion", "print the completion script of a shell", "completion:completion"
     )
     parser.add_argument("shell", choices=SHELLS)

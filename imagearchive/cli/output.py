@@ -29,6 +29,7 @@ __all__ = [
     "standard_output",
     "write",
     "write_json",
+    "write_json_rows",
 ]
 
 _NAMED_ESCAPES: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
@@ -96,6 +97,19 @@ def write(lines: Iterable[str], *, end: str = "\n") -> None:
 def write_json(value: Any) -> None:
     """Print a value as JSON."""
     write([json.dumps(value, indent=2)])
+
+
+def write_json_rows(records: Iterator[dict[str, Any]]) -> None:
+    """Print a JSON array, one element per line, without holding all of it."""
+
+    def lines() -> Iterator[str]:
+        before = "["
+        for record in records:
+            yield before + json.dumps(record)
+            before = ",\n "
+        yield "]\n" if before != "[" else "[]\n"
+
+    write(lines(), end="")
 
 
 def pluralize(number: int, singular: str, plural: str = "") -> str:

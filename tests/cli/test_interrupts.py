@@ -14,7 +14,7 @@ from support.files import unfinished
 
 import imagearchive
 from imagearchive.archive.verify import verify
-from imagearchive.cli import inspect_commands, main
+from imagearchive.cli import list_commands, main
 from imagearchive.cli.interrupts import Interrupts
 
 
@@ -97,14 +97,14 @@ def terminated(arguments):
 
 
 def test_termination_returns_143(archive, monkeypatch):
-    monkeypatch.setattr(inspect_commands, "ls", terminated)
+    monkeypatch.setattr(list_commands, "ls", terminated)
     assert main(["ls", archive]) == 143
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("command", [interrupted_then_import_error, interrupted_then_failed])
 def test_interrupt_turned_into_another_failure_returns_130(archive, monkeypatch, command):
-    monkeypatch.setattr(inspect_commands, "ls", command)
+    monkeypatch.setattr(list_commands, "ls", command)
     assert main(["ls", archive]) == 130
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -113,7 +113,7 @@ def test_import_error_without_interrupt_is_raised(archive, monkeypatch):
     def broken(arguments):
         raise ImportError("datetime")
 
-    monkeypatch.setattr(inspect_commands, "ls", broken)
+    monkeypatch.setattr(list_commands, "ls", broken)
     with pytest.raises(ImportError):
         main(["ls", archive])
 
@@ -158,7 +158,7 @@ def test_delayed_interrupt_is_raised_at_the_end_of_the_block():
 
 def test_signal_handler_of_the_caller_stays(archive, monkeypatch):
     seen = []
-    monkeypatch.setattr(inspect_commands, "ls", lambda _: signal.raise_signal(signal.SIGINT) or 0)
+    monkeypatch.setattr(list_commands, "ls", lambda _: signal.raise_signal(signal.SIGINT) or 0)
     before = signal.signal(signal.SIGINT, lambda *_: seen.append("its own"))
     try:
         assert main(["ls", archive]) == 0

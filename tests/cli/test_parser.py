@@ -94,7 +94,7 @@ def test_partial_reads_the_intact_part_of_a_damaged_archive(run, archive):
 def test_start_imports_no_heavy_packages():
     code = (
         "import sys; from imagearchive.cli.parser import build_parser; build_parser(); "
-        "from imagearchive.cli import inspect_commands, write_commands; "
+        "from imagearchive.cli import inspect_commands, list_commands, write_commands; "
         "print([name for name in ('torch', 'matplotlib', 'tqdm', 'dask') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
