@@ -353,6 +353,24 @@ class Archive(Closable, Mapping[str, bytes]):
             file = self._pool.get(int(shards[i]), int(positions[order[i]]))
             file.prefetch(start, end - start)
 
+    def keep_decompressed(self, limit: int, places: int = 1) -> None:
+        """Have all threads share what they decompress, for reads that stay near each other.
+
+        Without it, each thread decompresses by itself what it reads. With it, every span between
+        two checkpoints is decompressed once and kept as long as there is room, which saves work if
+        several threads read in about the same order. `DataLoader` calls it unless it shuffles all
+        samples. Does nothing for archives that are not compressed as a whole.
+
+        Parameters
+        ----------
+        limit : int
+            Most bytes to keep in this process, apart from one span for each of the places; 0 stops
+            it.
+        places : int
+            At how many places of the archive threads read at the same time.
+        """
+        self._pool.keep_decompressed(limit, places)
+
     def open(self, key: str | int) -> io.BufferedReader:
         """Open a member as a binary file object, seekable and independent of any other.
 

@@ -14,9 +14,11 @@ from imagearchive.errors import (
     CorruptArchiveError,
     StaleIndexError,
 )
+from imagearchive.storage.compressed import CompressedStorage
 from imagearchive.storage.location import locate
 from imagearchive.storage.lru import LRUCache
 from imagearchive.storage.protocol import FileStorage, ReadAheadStorage, StorageKind
+from imagearchive.storage.span_cache import SpanCache
 
 if TYPE_CHECKING:
     from imagearchive.index.table import IndexTable
@@ -59,6 +61,7 @@ class StoragePool:
         # its last user drops it.
         self._open = LRUCache[int, ReadAheadStorage](limit)
         self._closed = False
+        self._spans: SpanCache | None = None
         # The shards whose members are files of their own.
         self._directories = {
             shard
@@ -121,7 +124,9 @@ class StoragePool:
             elif storage.size != self._table.lookup.row(position)[2]:
                 # The listing recorded only its size.
                 raise _changed(storage.path)  # noqa: TRY301
-            return self._table.open_derived(shard, storage)
+            opened = self._table.open_derived(shard, storage)
+            self._share_spans(opened)
+            return opened  # noqa: TRY300
         except BaseException:
             storage.close()
             raise
@@ -136,6 +141,17 @@ class StoragePool:
                 if not full or self._open.pop_oldest() is None:
                     raise
                 self._open.limit = max(1, min(self._open.limit, len(self._open)))
+
+    def keep_decompressed(self, limit: int, places: int) -> None:
+        """Keep decompressed spans of compressed files; see `Archive.keep_decompressed`."""
+        if self._table.derived:
+            self._spans = SpanCache(limit, places) if limit else None
+            for storage in self._open.values():
+                self._share_spans(storage)
+
+    def _share_spans(self, storage: ReadAheadStorage) -> None:
+        if isinstance(storage, CompressedStorage):
+            storage.share_spans(self._spans)
 
     def open_all(self) -> None:
         """Open all files that have members."""
@@ -159,7 +175,7 @@ class StoragePool:
     def close(self) -> None:
         """Close all storages; views returned before stay valid."""
         self._closed = True
-        self._sole = None
+        self._sole = self._spans = None
         while (storage := self._open.pop_oldest()) is not None:
             storage.close()
 

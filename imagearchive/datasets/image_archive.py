@@ -449,6 +449,34 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         unchanged = all(change is None for change in changes)
         return self if unchanged and self.loader is pil_loader and not self._multi else None
 
+    def expect_nearby_reads(self, samples: int, places: int = 1) -> None:
+        """Get ready for reads that stay within so many samples at so many places for a while.
+
+        If `samples` is 0, they may be anywhere. This matters for compressed archives only; see
+        `Archive.keep_decompressed`. `DataLoader` calls it.
+        """
+        if self.archive.table.derived and self._length:
+            size = int(self.archive.table.entries["stored_size"].mean())
+            self.archive.keep_decompressed(samples * max(size, 1), places)
+
+    def data_order(self) -> npt.NDArray[np.int64] | None:
+        """Return the indices of the samples in the order of their data in the archive.
+
+        ``shuffle="blocks"`` of `DataLoader` keeps together what is stored together.
+
+        Returns
+        -------
+        ndarray of int64, shape (N,), or None
+            None if it is the order of the samples.
+        """
+        entries = self.archive.table.entries
+        first = self._selection.first_positions()
+        shards = entries["shard"] if first is None else entries["shard"][first]
+        offsets = entries["offset"] if first is None else entries["offset"][first]
+        same = shards[1:] == shards[:-1]
+        ascends = (shards[1:] > shards[:-1]) | (same & (offsets[1:] >= offsets[:-1]))
+        return None if ascends.all() else np.lexsort((offsets, shards))
+
     @property
     def targets(self) -> npt.NDArray[Any]:
         """The labels of all samples, a new array at each access.

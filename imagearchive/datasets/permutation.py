@@ -1,4 +1,4 @@
-"""`Permutation`: an order of ``range(n)`` that is computed, never stored."""
+"""`Permutation` and `BlockPermutation`: orders of ``range(n)``, computed and never stored."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from imagearchive.errors import SampleIndexError
 from imagearchive.errors.arguments import check_integer
+from imagearchive.storage.lru import LRUCache
 
-__all__ = ["Permutation"]
+__all__ = ["MAX_SAMPLES", "BlockPermutation", "Permutation"]
 
 # Up to this many elements are shuffled explicitly: a Feistel network on few bits does not reach
 # all permutations evenly. The bound keeps the memory constant (64 KiB).
@@ -117,11 +118,7 @@ class Permutation:
         -------
         ndarray of int64, same shape
         """
-        where = np.asarray(positions).astype(np.int64)
-        if where.size and (where.min() < 0 or where.max() >= self.n):
-            raise SampleIndexError(
-                f"positions {where.min()} to {where.max()} of a permutation of {self.n} elements"
-            )
+        where = _check_positions(positions, self.n)
         if self._explicit is not None:
             return self._explicit[where]
         flat = self._network(where.ravel().astype(np.uint64))
@@ -142,6 +139,127 @@ class Permutation:
 
     def __repr__(self) -> str:
         return f"Permutation({self.n}, seed={self.seed}, epoch={self.epoch})"
+
+
+class BlockPermutation:
+    """A permutation of ``range(n)`` in which neighbors stay near each other, with random access.
+
+    ``range(n)`` is cut into blocks of `block_size`, and the blocks are shuffled. Then the elements
+    of every *window*, which is `blocks_per_window` of the shuffled blocks, are shuffled among
+    themselves. So whoever walks through the order needs the blocks of one window at a time.
+
+    The blocks begin at an element that depends on seed and epoch, and wrap around at the end. The
+    ``n % block_size`` elements that are left belong to the last window.
+
+    Parameters
+    ----------
+    n : int
+        Number of elements, 0 to 2**62.
+    seed, epoch : int
+        Any integers; together they choose the permutation.
+    block_size : int
+        Elements of a block, at least 1.
+    blocks_per_window : int
+        Most blocks of a window, at least 1. Windows differ by at most one block.
+
+    Notes
+    -----
+    Immutable, so threads and processes may share it. It keeps at most 128 KiB.
+    """
+
+    __slots__ = (
+        "_blocks",
+        "_first",
+        "_kept",
+        "_long_windows",
+        "_per_window",
+        "_window_seed",
+        "block_size",
+        "n",
+        "windows",
+    )
+
+    def __init__(
+        self, n: int, seed: int, epoch: int, block_size: int, blocks_per_window: int
+    ) -> None:
+        self.n = check_integer("n", n, 0, MAX_SAMPLES)
+        self.block_size = check_integer("block_size", block_size, 1, MAX_SAMPLES)
+        most = check_integer("blocks_per_window", blocks_per_window, 1)
+        self._blocks = Permutation(self.n // self.block_size, seed, epoch)
+        first, window_seed = _key_schedule(seed, epoch, ROUNDS + 2)[ROUNDS:].tolist()
+        self._first = first % max(self.n, 1)
+        self._window_seed = window_seed
+        #: The number of windows.
+        self.windows = max(1, -(-self._blocks.n // most))
+        # The first windows have one block more than the others.
+        self._per_window, self._long_windows = divmod(self._blocks.n, self.windows)
+        self._kept = LRUCache[int, Permutation](2)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def window(self, number: int) -> tuple[int, int]:
+        """Return the first position of a window, and the position after its last."""
+        if number == self.windows - 1:
+            return self._start(number), self.n
+        return self._start(number), self._start(number + 1)
+
+    def _start(self, window: int) -> int:
+        return (window * self._per_window + min(window, self._long_windows)) * self.block_size
+
+    def window_of(self, positions: npt.NDArray[np.integer[Any]]) -> _Positions:
+        """Return the numbers of the windows that positions are in."""
+        blocks = np.asarray(positions) // self.block_size
+        in_long = self._long_windows * (self._per_window + 1)
+        after = self._long_windows + (blocks - in_long) // max(self._per_window, 1)
+        found = np.where(blocks < in_long, blocks // (self._per_window + 1), after)
+        return np.minimum(found, self.windows - 1).astype(np.int64)
+
+    def take(self, positions: npt.NDArray[np.integer[Any]]) -> _Positions:
+        """Return the elements at many positions.
+
+        Parameters
+        ----------
+        positions : ndarray of int, any shape
+            Each in ``range(n)``.
+
+        Returns
+        -------
+        ndarray of int64, same shape
+        """
+        where = _check_positions(positions, self.n)
+        flat = where.ravel()
+        windows = self.window_of(flat)
+        slots = np.empty_like(flat)
+        for window in np.unique(windows).tolist():
+            start, stop = self.window(window)
+            order = self._kept.get(window)
+            if order is None:
+                order = Permutation(stop - start, self._window_seed, window)
+                self._kept.setdefault(window, order)
+            inside = windows == window
+            slots[inside] = start + order.take(flat[inside] - start)
+        whole = slots < self._blocks.n * self.block_size
+        places, rest = np.divmod(slots[whole], self.block_size)
+        slots[whole] = self._blocks.take(places) * self.block_size + rest
+        found: _Positions = (slots + self._first) % max(self.n, 1)
+        return found.reshape(where.shape)
+
+    def __repr__(self) -> str:
+        return (
+            f"BlockPermutation({self.n}, seed={self._blocks.seed}, epoch={self._blocks.epoch}, "
+            f"block_size={self.block_size}, windows={self.windows})"
+        )
+
+
+def _check_positions(positions: npt.NDArray[np.integer[Any]], n: int) -> _Positions:
+    """Return positions as int64; raise SampleIndexError unless each is in ``range(n)``."""
+    where = np.asarray(positions).astype(np.int64)
+    if where.size and (where.min() < 0 or where.max() >= n):
+        raise SampleIndexError(
+            f"positions {where.min()} to {where.max()} of a permutation of {n} elements"
+        )
+    return where
 
 
 def _shift(words: _Words, hashes: _Words, size: np.uint64) -> _Words:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ConcatenatedDataset", "EncodedDataset", "EncodedImages"]
+__all__ = ["ConcatenatedDataset", "EncodedDataset", "EncodedImages", "OrderedDataset"]
 
 
 class EncodedImages(Protocol):
@@ -58,4 +58,19 @@ class ConcatenatedDataset(Protocol):
 
     def concatenated_datasets(self) -> Sequence[Any]:
         """Return the datasets in their order."""
+        ...
+
+
+class OrderedDataset(Protocol):
+    """A dataset that knows where the data of its samples are."""
+
+    def data_order(self) -> npt.NDArray[np.int64] | None:
+        """Return the indices of the samples in the order of their data, or None if it is theirs."""
+        ...
+
+    def expect_nearby_reads(self, samples: int, places: int) -> None:
+        """Get ready for reads that stay within so many samples at so many places for a while.
+
+        If `samples` is 0, they may be anywhere.
+        """
         ...

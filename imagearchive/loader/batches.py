@@ -20,7 +20,7 @@ from imagearchive.errors.hints import Hint
 from imagearchive.images.render import Decoder
 from imagearchive.loader.buffers import Buffers
 from imagearchive.loader.options import BatchOptions
-from imagearchive.loader.order import EpochOrder
+from imagearchive.loader.order import BlockShuffle, EpochOrder
 from imagearchive.loader.sources import BROKEN, Source, is_damage
 from imagearchive.storage.changes import changes_first
 from imagearchive.transforms import Key, Pipeline
@@ -86,6 +86,7 @@ class Epoch:
         self.buffers = buffers
         self.shape = None if pipeline is None else pipeline.shape_for(*source.image_shape())
         self._numbers = itertools.count(first)
+        self._windows: set[int] = set()
 
     def next_job(self) -> BatchJob | None:
         """Return the job of the next batch, or None after the last."""
@@ -101,8 +102,12 @@ class Epoch:
             job = PairJob(self, positions, pipeline)
         else:
             job = TensorJob(self, positions, pipeline, self.shape, pipeline.dtype)
-        # Reads the whole batch ahead while the threads still work on the batches before.
-        self.source.prefetch(job.indices)
+        # Reads ahead while the threads still work on the batches before.
+        if isinstance(self.order.shuffle, BlockShuffle):
+            for indices in self.order.begin_windows(positions, self._windows):
+                self.source.prefetch(indices.tolist())
+        else:
+            self.source.prefetch(job.indices)
         return job
 
 

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Final, NoReturn
 
+import numpy as np
+import numpy.typing as npt
+
 from imagearchive.datasets.dataset_base import OptionsDataset, warn_if_empty
 from imagearchive.datasets.label_guard import LabelKind
 from imagearchive.errors import ClosedError, OptionTypeError
@@ -18,9 +21,11 @@ from imagearchive.loader.batch_iterator import BatchIterator
 from imagearchive.loader.batches import BadSample, Epoch
 from imagearchive.loader.buffers import Buffers
 from imagearchive.loader.epoch_counter import EpochCounter, Progress
+from imagearchive.loader.locality import expect_nearby_reads, find_data_order
 from imagearchive.loader.open_source import open_source
 from imagearchive.loader.options import (
     DEFAULT_MAX_PIXELS,
+    MAX_PART,
     DTypeName,
     LoaderOptions,
     OnError,
@@ -29,7 +34,16 @@ from imagearchive.loader.options import (
     unsupported_argument,
     usable_cpus,
 )
-from imagearchive.loader.order import ORDER_VERSION, EpochOrder, check_state, find_rank
+from imagearchive.loader.order import (
+    ORDER_VERSION,
+    BlockShuffle,
+    EpochOrder,
+    Shuffle,
+    check_shuffle,
+    check_state,
+    find_rank,
+    shuffle_state,
+)
 from imagearchive.loader.thread_pool import JOIN_TIMEOUT, Pool
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.closing import Closable
@@ -46,6 +60,9 @@ STATE_HINTS: Final = {
     "dataset": "load it with the dataset it was saved with, unchanged",
     "seed": "pass the same seed to the loader",
     "shuffle": "pass the same shuffle to the loader",
+    "block_size": "pass the same block_size to the loader",
+    "blocks_per_window": "pass the same blocks_per_window to the loader",
+    "data_order": "load it with the same archive, whose members are stored in another order now",
     "order_version": "this release orders epochs differently; finish the epoch with the old one",
 }
 
@@ -66,8 +83,10 @@ class DataLoader(Closable):
         ``(image, label)`` pairs, dicts, or images.
     batch_size : int
         Samples per batch of this rank.
-    shuffle : bool
-        Whether each epoch has an order of its own, which depends on seed and epoch only.
+    shuffle : bool or "blocks"
+        Whether each epoch has an order of its own, which depends on seed and epoch only. With
+        "blocks", samples that are stored near each other stay near each other, which saves most of
+        the work of reading compressed archives and hard disks; see `block_size`.
     num_workers : int, optional
         Number of threads. By default as many as the CPUs that this process may use. With 0 the
         calling thread does the work when it asks for a batch. The batches are the same for any
@@ -97,6 +116,13 @@ class DataLoader(Closable):
         Determines the orders and everything random in the transforms.
     prefetch_batches : int
         Number of batches to prepare ahead.
+    block_size : int, optional
+        For ``shuffle="blocks"``: how many samples that are neighbors in the archive are read
+        together; 64 by default. The blocks are shuffled, and then the samples within every window
+        of `blocks_per_window` blocks.
+    blocks_per_window : int, optional
+        For ``shuffle="blocks"``: how many blocks are mixed with each other; 16 by default. The
+        stored data of so many blocks should fit into memory.
     collate_fn : callable, optional
         Called in a worker thread with a list of sample dicts, or with a transform, of
         ``(image, label)`` pairs, or ``(image, label, index)`` with `return_indices`. Its result is
@@ -169,7 +195,7 @@ class DataLoader(Closable):
         source: Any,
         batch_size: int = 1,
         *,
-        shuffle: bool = False,
+        shuffle: Shuffle = False,
         num_workers: int | None = None,
         transform: Callable[[Any], Any] | None = None,
         image_size: int | tuple[int, int] | None = None,
@@ -181,6 +207,8 @@ class DataLoader(Closable):
         drop_last: bool = False,
         seed: int = 0,
         prefetch_batches: int = 2,
+        block_size: int | None = None,
+        blocks_per_window: int | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         enable_distributed: bool = False,
         rank: int | None = None,
@@ -198,7 +226,7 @@ class DataLoader(Closable):
             raise unsupported_argument(next(iter(unsupported)))
         options = LoaderOptions(
             batch_size=batch_size,
-            shuffle=shuffle,
+            shuffle=check_shuffle(shuffle, block_size, blocks_per_window),
             num_workers=usable_cpus() if num_workers is None else num_workers,
             transform=choose_transform(transform, image_size),
             output=output,
@@ -256,6 +284,12 @@ class DataLoader(Closable):
     @cached_property
     def _fingerprint(self) -> str:
         return self._source.fingerprint()
+
+    @cached_property
+    def _data_order(self) -> npt.NDArray[np.int64] | None:
+        """The order of the data of the samples, which only blocks depend on."""
+        blocks = isinstance(self._options.shuffle, BlockShuffle)
+        return find_data_order(self.dataset) if blocks else None
 
     @property
     def batch_size(self) -> int:
@@ -325,6 +359,7 @@ class DataLoader(Closable):
             batch_size=options.batch_size,
             drop_last=options.drop_last,
             start=start,
+            data_order=self._data_order,
         )
 
     def __iter__(self) -> Iterator[Any]:
@@ -367,6 +402,7 @@ class DataLoader(Closable):
             first=progress.received,
             known_damaged=self._damaged,
         )
+        expect_nearby_reads(self.dataset, *_nearby(options, order))
         max_pixels = options.max_pixels
         return Pool(
             min(options.num_workers, max(1, order.samples)),
@@ -426,7 +462,7 @@ class DataLoader(Closable):
             "n": len(self._source),
             "dataset": self._fingerprint,
             "seed": self._options.seed,
-            "shuffle": self._options.shuffle,
+            **shuffle_state(self._options.shuffle, self._data_order),
             "epoch": epoch,
             "position": position,
         }
@@ -478,3 +514,15 @@ class DataLoader(Closable):
         shown = ("batch_size", "shuffle", "num_workers", "transform", "drop_last", "seed")
         listed = ", ".join(f"{name}={options[name]!r}" for name in shown)
         return f"DataLoader({self._source_argument!r}, {listed})"
+
+
+def _nearby(options: LoaderOptions, order: EpochOrder) -> tuple[int, int]:
+    """Return within how many samples the threads read at a time, and at how many places."""
+    shuffle = options.shuffle
+    if isinstance(shuffle, BlockShuffle):
+        # Some threads are in the next window already.
+        return shuffle.window + shuffle.window // 4, shuffle.blocks_per_window
+    if shuffle or options.num_workers < 2:
+        # A single thread that reads in order goes on where it stopped.
+        return 0, 1
+    return options.num_workers * MAX_PART * order.world_size, options.num_workers

@@ -16,7 +16,7 @@ import numpy as np
 from imagearchive.datasets.label_guard import LabelKind
 from imagearchive.errors import MissingDependencyError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_callable, check_choice, check_integer
-from imagearchive.loader.order import MAX_BATCH, find_rank
+from imagearchive.loader.order import MAX_BATCH, BlockShuffle, find_rank
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.transforms import Compose, Resize, TensorFormat, ToTensor
 from imagearchive.transforms.base import Layout
@@ -24,6 +24,7 @@ from imagearchive.transforms.compose import flat
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
+    "MAX_PART",
     "BatchOptions",
     "DTypeName",
     "LoaderOptions",
@@ -43,7 +44,6 @@ DTypeName = Literal["float32", "float16", "uint8"]
 DEFAULT_MAX_PIXELS: Final = 178_956_970
 MAX_WORKERS: Final = 1024
 _FLAGS: Final = (
-    "shuffle",
     "channels_last",
     "pin_memory",
     "return_indices",
@@ -52,7 +52,7 @@ _FLAGS: Final = (
     "exif_transpose",
     "split_torch_workers",
 )
-# Large enough parts save hand-overs between threads.
+#: Most samples that a thread loads at a time. Large enough parts save hand-overs between threads.
 MAX_PART: Final = 16
 
 
@@ -84,7 +84,7 @@ class LoaderOptions:
     """
 
     batch_size: int
-    shuffle: bool
+    shuffle: bool | BlockShuffle
     num_workers: int
     transform: Callable[[Any], Any] | None
     output: Output | None
@@ -201,7 +201,8 @@ def unsupported_argument(name: str) -> OptionTypeError:
     if reason is not None:
         return OptionTypeError(f"{name}= is not needed here, because {reason}")
     names = [field.name for field in fields(LoaderOptions)]
-    close = get_close_matches(name, [*names, "image_size"], 1)
+    names += ["image_size", "block_size", "blocks_per_window"]
+    close = get_close_matches(name, names, 1)
     hint = f"; did you mean {close[0]}=?" if close else ""
     return OptionTypeError(f"DataLoader has no argument {name}={hint}")
 

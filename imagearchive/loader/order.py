@@ -16,23 +16,85 @@ import operator
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.datasets.permutation import MAX_SAMPLES, Permutation
+from imagearchive.datasets.permutation import MAX_SAMPLES, BlockPermutation, Permutation
 from imagearchive.errors import OptionError, OptionTypeError, SampleIndexError, StateMismatchError
-from imagearchive.errors.arguments import check_integer
+from imagearchive.errors.arguments import check_integer, shorten
+from imagearchive.loader.locality import describe_data_order
 
-__all__ = ["MAX_BATCH", "ORDER_VERSION", "EpochOrder", "check_state", "find_rank"]
+__all__ = [
+    "MAX_BATCH",
+    "ORDER_VERSION",
+    "BlockShuffle",
+    "EpochOrder",
+    "Shuffle",
+    "check_shuffle",
+    "check_state",
+    "find_rank",
+    "shuffle_state",
+]
 
 #: Changes whenever the same (n, seed, epoch) gives another order. Saved states contain it.
 ORDER_VERSION: Final = 1
 
 MAX_BATCH: Final = 1 << 31
 
+#: What ``shuffle=`` may be.
+Shuffle = bool | Literal["blocks"]
+
 _Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BlockShuffle:
+    """How ``shuffle="blocks"`` orders samples; see `BlockPermutation`.
+
+    Attributes
+    ----------
+    block_size : int
+        Samples of a block.
+    blocks_per_window : int
+        Blocks whose samples are shuffled among themselves.
+    """
+
+    block_size: int = 64
+    blocks_per_window: int = 16
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = check_integer(field.name, getattr(self, field.name), 1, MAX_SAMPLES)
+            object.__setattr__(self, field.name, value)
+
+    @property
+    def window(self) -> int:
+        """Most samples of a window, but for those that fill no block."""
+        return self.block_size * self.blocks_per_window
+
+
+def check_shuffle(
+    shuffle: Any, block_size: int | None, blocks_per_window: int | None
+) -> bool | BlockShuffle:
+    """Return how to shuffle, as the arguments of a loader or a sampler say.
+
+    Raises
+    ------
+    OptionError
+        `shuffle` is another text, or the others are given without ``shuffle="blocks"``.
+    """
+    asked = {"block_size": block_size, "blocks_per_window": blocks_per_window}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if isinstance(shuffle, str):
+        if shuffle != "blocks":
+            raise OptionError(f"shuffle must be True, False, or 'blocks', got {shorten(shuffle)}")
+        return BlockShuffle(**given)
+    if given:
+        raise OptionError(f"{next(iter(given))}= is for shuffle='blocks'; pass both or neither")
+    return bool(shuffle)
 
 
 class EpochOrder:
@@ -44,7 +106,7 @@ class EpochOrder:
         Number of samples in the dataset.
     seed, epoch : int
         Determine the permutation.
-    shuffle : bool
+    shuffle : bool or BlockShuffle
         If False, the order is ``0, 1, 2, …`` in every epoch.
     rank, world_size : int
         The number of this rank, and of all ranks that share the epoch.
@@ -58,6 +120,9 @@ class EpochOrder:
     start : int
         Position in the global order at which to begin. The samples before it have been consumed, by
         any number of ranks.
+    data_order : ndarray of int64, shape (n,), optional
+        The sample indices in the order of their data, whose neighbors a block consists of. By
+        default ``0, 1, 2, …``.
 
     Raises
     ------
@@ -72,6 +137,7 @@ class EpochOrder:
     __slots__ = (
         "_permutation",
         "batch_size",
+        "data_order",
         "drop_last",
         "epoch",
         "n",
@@ -88,23 +154,31 @@ class EpochOrder:
         *,
         seed: int = 0,
         epoch: int = 0,
-        shuffle: bool = True,
+        shuffle: bool | BlockShuffle = True,
         rank: int = 0,
         world_size: int = 1,
         batch_size: int = 1,
         drop_last: bool = False,
         start: int = 0,
+        data_order: _Positions | None = None,
     ) -> None:
         self.n = check_integer("n", n, 0, MAX_SAMPLES)
         self.seed = check_integer("seed", seed)
         self.epoch = check_integer("epoch", epoch)
-        self.shuffle = bool(shuffle)
+        self.shuffle = shuffle
         self.world_size = check_integer("world_size", world_size, 1, 1 << 31)
         self.rank = _check_rank(rank, self.world_size)
         self.batch_size = check_integer("batch_size", batch_size, 1, MAX_BATCH)
         self.drop_last = bool(drop_last)
         self.start = check_integer("start", start, 0, self.n)
-        self._permutation = Permutation(self.n, self.seed, self.epoch) if self.shuffle else None
+        self.data_order = data_order
+        self._permutation: Permutation | BlockPermutation | None = None
+        if isinstance(shuffle, BlockShuffle):
+            self._permutation = BlockPermutation(
+                self.n, self.seed, self.epoch, shuffle.block_size, shuffle.blocks_per_window
+            )
+        elif shuffle:
+            self._permutation = Permutation(self.n, self.seed, self.epoch)
 
     def of_epoch(self, epoch: int, start: int = 0) -> EpochOrder:
         """Return the order of another epoch, from a position on, with the same options."""
@@ -118,6 +192,7 @@ class EpochOrder:
             batch_size=self.batch_size,
             drop_last=self.drop_last,
             start=start,
+            data_order=self.data_order,
         )
 
     def __len__(self) -> int:
@@ -159,7 +234,37 @@ class EpochOrder:
         """Return the sample indices at positions of the global order."""
         if self._permutation is None:
             return np.asarray(positions).astype(np.int64)
-        return self._permutation.take(positions)
+        indices = self._permutation.take(positions)
+        if self.data_order is None or not isinstance(self._permutation, BlockPermutation):
+            return indices
+        return self.data_order[indices]
+
+    def begin_windows(self, positions: _Positions, begun: set[int]) -> Iterator[_Positions]:
+        """Yield the sample indices of windows of blocks that should be read ahead now.
+
+        Those are the windows that positions are in and the one after them, as far as this rank
+        reads them, each in the order of its data.
+
+        Parameters
+        ----------
+        positions : ndarray of int64
+            The positions of a batch.
+        begun : set of int
+            The windows that were yielded before; new ones are added.
+        """
+        blocks = self._permutation
+        if not isinstance(blocks, BlockPermutation) or not len(positions):
+            return
+        first, last = blocks.window_of(positions[[0, -1]]).tolist()
+        for window in range(first, min(last + 2, blocks.windows)):
+            if window not in begun:
+                begun.add(window)
+                start, stop = blocks.window(window)
+                own = max(start, self.start) - self.start - self.rank
+                own = self.start + self.rank + -(-own // self.world_size) * self.world_size
+                mine = np.arange(max(own, self.start + self.rank), stop, self.world_size)
+                data = np.sort(blocks.take(mine))
+                yield data if self.data_order is None else self.data_order[data]
 
     def __getitem__(self, batch: int) -> _Positions:
         """Return the sample indices of one batch, int64 of shape (size of the batch,)."""
@@ -176,6 +281,15 @@ class EpochOrder:
             f"rank={self.rank}, world_size={self.world_size}, batch_size={self.batch_size}, "
             f"drop_last={self.drop_last}, start={self.start})"
         )
+
+
+def shuffle_state(
+    shuffle: bool | BlockShuffle, data_order: npt.NDArray[np.int64] | None
+) -> dict[str, Any]:
+    """Return the entries of a state that say how the samples are shuffled, as plain values."""
+    if not isinstance(shuffle, BlockShuffle):
+        return {"shuffle": shuffle}
+    return {"shuffle": "blocks", **asdict(shuffle), "data_order": describe_data_order(data_order)}
 
 
 def check_state(

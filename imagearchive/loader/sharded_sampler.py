@@ -9,7 +9,17 @@ import numpy as np
 
 from imagearchive.errors.arguments import check_integer
 from imagearchive.loader.epoch_counter import EpochCounter, Progress
-from imagearchive.loader.order import ORDER_VERSION, EpochOrder, check_state, find_rank
+from imagearchive.loader.locality import find_data_order
+from imagearchive.loader.order import (
+    ORDER_VERSION,
+    BlockShuffle,
+    EpochOrder,
+    Shuffle,
+    check_shuffle,
+    check_state,
+    find_rank,
+    shuffle_state,
+)
 
 __all__ = ["ShardedSampler"]
 
@@ -24,8 +34,9 @@ class ShardedSampler:
     ----------
     data_source : sized or int
         The dataset, or the number of its samples.
-    shuffle : bool
-        Whether each epoch has an order of its own. If False, the order is ``0, 1, 2, …``.
+    shuffle : bool or "blocks"
+        Whether each epoch has an order of its own. If False, the order is ``0, 1, 2, …``. With
+        "blocks", samples that are stored near each other stay near each other.
     seed : int
         Determines the orders. It must be the same on all ranks.
     rank, world_size : int, optional
@@ -33,6 +44,8 @@ class ShardedSampler:
     drop_last : bool
         If True, every rank has ``n // world_size`` samples. Pass the same value to torch's
         ``DataLoader``; then every rank has the same number of batches.
+    block_size, blocks_per_window : int, optional
+        For ``shuffle="blocks"``, as in `DataLoader`.
 
     Notes
     -----
@@ -44,17 +57,26 @@ class ShardedSampler:
         self,
         data_source: Sized | int,
         *,
-        shuffle: bool = True,
+        shuffle: Shuffle = True,
         seed: int = 0,
         rank: int | None = None,
         world_size: int | None = None,
         drop_last: bool = False,
+        block_size: int | None = None,
+        blocks_per_window: int | None = None,
     ) -> None:
         n = len(data_source) if hasattr(data_source, "__len__") else data_source
         if rank is None or world_size is None:
             rank, world_size = find_rank(rank, world_size)
+        chosen = check_shuffle(shuffle, block_size, blocks_per_window)
         self._order = EpochOrder(
-            n, seed=seed, shuffle=shuffle, rank=rank, world_size=world_size, drop_last=drop_last
+            n,
+            seed=seed,
+            shuffle=chosen,
+            rank=rank,
+            world_size=world_size,
+            drop_last=drop_last,
+            data_order=find_data_order(data_source) if isinstance(chosen, BlockShuffle) else None,
         )
         self._epochs = EpochCounter(self._order.of_epoch)
 
@@ -98,7 +120,7 @@ class ShardedSampler:
             "order_version": ORDER_VERSION,
             "n": self._order.n,
             "seed": self._order.seed,
-            "shuffle": self._order.shuffle,
+            **shuffle_state(self._order.shuffle, self._order.data_order),
             "epoch": epoch,
             "position": position,
         }

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from imagearchive.errors import ClosedError, CorruptArchiveError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from imagearchive.storage.protocol import Storage
+    from imagearchive.storage.span_cache import SpanCache
 
 __all__ = ["STEP", "CompressedStorage", "CompressedStream", "Decoder", "build_checkpoints"]
 
@@ -142,7 +144,8 @@ class CompressedStorage(Closable):
 
     To read a range, the stream is decompressed from the last checkpoint before it. Each thread
     keeps the block that it decompressed last, so that sequential reading decompresses nothing
-    twice. Streams up to 1 MiB are decompressed whole once.
+    twice. Streams up to 1 MiB are decompressed whole once. For threads that read near each other,
+    `share_spans` decompresses whole spans between checkpoints, once for all of them.
 
     Without checkpoints, reading forward from the start works; the first jump builds them.
 
@@ -178,6 +181,7 @@ class CompressedStorage(Closable):
         self.size = stream.size
         self._stream = stream
         self._whole: bytes | None = None
+        self._spans: SpanCache | None = None
         self._local = threading.local()
         self._lock = ForkSafeLock()
         self._checkpoints: Checkpoints | None = None
@@ -229,6 +233,9 @@ class CompressedStorage(Closable):
             whole = self._whole = self._stream.whole()
         if whole is not None:
             return memoryview(whole)[offset:end]
+        spans, checkpoints = self._spans, self._checkpoints
+        if spans is not None and checkpoints is not None and size:
+            return self._read_spans(spans, checkpoints, offset, end)
         cursor: _Cursor | None = getattr(self._local, "cursor", None)
         if cursor is None or not cursor.start <= offset <= end <= cursor.position:
             cursor = self._advance(cursor, offset, end)
@@ -247,8 +254,21 @@ class CompressedStorage(Closable):
             self.read(offset, 0)
         return len(target)
 
+    def share_spans(self, cache: SpanCache | None) -> None:
+        """Keep whole spans in a cache, for all threads; None stops that."""
+        self._spans = cache
+
     def prefetch(self, offset: int, size: int) -> None:
-        """Do nothing: a reader that goes on decompresses ahead by itself."""
+        """Request spans that are kept in a cache.
+
+        Does nothing without a cache: a reader that goes on decompresses ahead by itself.
+        """
+        spans, checkpoints = self._spans, self._checkpoints
+        if spans is None or checkpoints is None or size <= 0 or self.size <= WHOLE:
+            return
+        first, last = (checkpoints.last_before(place) for place in (offset, offset + size - 1))
+        for number in range(first, last + 1):
+            spans.request((self.path, number), partial(self._decompress_span, checkpoints, number))
 
     def check_unchanged(self) -> None:
         """Raise if the file has changed since it was opened; see `Storage.check_unchanged`."""
@@ -259,8 +279,31 @@ class CompressedStorage(Closable):
         super().close()
         if self._owned is not None:
             self._owned.close()
-        self._whole = self._checkpoints = None
+        self._whole = self._checkpoints = self._spans = None
         self._local = threading.local()
+
+    def _read_spans(
+        self, spans: SpanCache, checkpoints: Checkpoints, offset: int, end: int
+    ) -> memoryview:
+        """Read a range that is not empty from whole spans."""
+        parts = []
+        number, at = checkpoints.last_before(offset), offset
+        while at < end:
+            decompress = partial(self._decompress_span, checkpoints, number)
+            data = spans.get((self.path, number), decompress)
+            start = checkpoints.position(number)
+            parts.append(memoryview(data)[at - start : end - start])
+            at = start + len(data)
+            number += 1
+        return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+
+    def _decompress_span(self, checkpoints: Checkpoints, number: int) -> bytes:
+        """Return the output between a checkpoint and the next."""
+        last = number + 1 == len(checkpoints)
+        end = self.size if last else checkpoints.position(number + 1)
+        cursor = _Cursor(self._decoder(checkpoints, number), self._stream)
+        cursor.fill(cursor.position, end)
+        return cursor.data
 
     def _advance(self, cursor: _Cursor | None, offset: int, end: int) -> _Cursor:
         """Decompress up to `end` in this thread."""

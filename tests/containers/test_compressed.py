@@ -24,6 +24,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.deflate import photo
+from support.files import bytes_read
 from support.threads import run_in_threads
 
 import imagearchive
@@ -457,12 +458,7 @@ def test_compressed_reading_in_order_decompresses_once(plain, tmp_path, monkeypa
     path.write_bytes(gzip.compress(plain))
     imagearchive.open(path).close()
     with imagearchive.open(path) as archive:
-        before = _bytes_read()
+        before = bytes_read()
         for position in range(len(archive)):
             archive.read(position)
-        assert _bytes_read() - before < 1.1 * os.path.getsize(path) + (1 << 18)
-
-
-def _bytes_read():
-    with open("/proc/self/io") as file:
-        return int(file.readline().split()[1])
+        assert bytes_read() - before < 1.1 * os.path.getsize(path) + (1 << 18)

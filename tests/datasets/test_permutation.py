@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagearchive.datasets.permutation import EXPLICIT_LIMIT, Permutation
+from imagearchive.datasets.permutation import EXPLICIT_LIMIT, BlockPermutation, Permutation
 from imagearchive.errors import OptionError, SampleIndexError
 
 SIZES = st.one_of(
@@ -121,3 +121,64 @@ def test_permutation_never_changes_between_releases():
     # Saved states carry positions of this order: change ORDER_VERSION if these must change.
     assert list(Permutation(8, 0, 0)) == [5, 0, 4, 7, 3, 1, 6, 2]
     assert Permutation(10**6, 1, 2).take(np.arange(4)).tolist() == [271856, 219854, 174385, 511571]
+
+
+BLOCKS = st.tuples(st.integers(0, 600), st.integers(1, 90), st.integers(1, 12))
+
+
+@settings(max_examples=150, deadline=None)
+@given(BLOCKS, st.integers(-(2**70), 2**70), st.integers(0, 2**40))
+def test_block_permutation_of_any_size_is_bijective(shape, seed, epoch):
+    n, block_size, blocks_per_window = shape
+    order = BlockPermutation(n, seed, epoch, block_size, blocks_per_window)
+    values = order.take(np.arange(n))
+    assert values.dtype == np.int64
+    assert len(order) == n
+    assert np.array_equal(np.sort(values), np.arange(n))
+    again = pickle.loads(pickle.dumps(order)).take(np.arange(n)[::-1])
+    assert np.array_equal(again[::-1], values)
+
+
+@settings(max_examples=150, deadline=None)
+@given(BLOCKS, st.integers(0, 2**64), st.integers(0, 100))
+def test_block_permutation_windows_consist_of_whole_blocks(shape, seed, epoch):
+    n, block_size, blocks_per_window = shape
+    order = BlockPermutation(n, seed, epoch, block_size, blocks_per_window)
+    sizes = []
+    for number in range(order.windows):
+        start, stop = order.window(number)
+        assert (order.window_of(np.arange(start, stop)) == number).all()
+        sizes.append(stop - start)
+        values = np.sort(order.take(np.arange(start, stop)))
+        # The samples of a window are runs of neighbors of at least one block, but for the rest.
+        runs = 1 + np.count_nonzero(np.diff(values) != 1) if len(values) else 0
+        assert runs <= -(-len(values) // block_size) + 2
+        assert len(values) < blocks_per_window * block_size + block_size
+    assert sum(sizes) == n
+    assert max(sizes) - min(sizes) < 2 * block_size
+
+
+def test_block_permutation_of_other_epochs_has_other_blocks():
+    orders = [BlockPermutation(10_000, 1, epoch, 64, 8).take(np.arange(512)) for epoch in range(8)]
+    assert len({tuple(order) for order in orders}) == 8
+    # A block begins elsewhere each time.
+    assert len({int(np.sort(order)[0]) % 64 for order in orders}) > 3
+
+
+def test_block_permutation_every_sample_comes_at_every_time_equally_often():
+    n, epochs = 60, 4000
+    counts = np.zeros((n, n))
+    for epoch in range(epochs):
+        counts[np.arange(n), BlockPermutation(n, 7, epoch, 8, 3).take(np.arange(n))] += 1
+    assert abs(chi_square(counts)) < 6
+
+
+def test_block_permutation_never_changes():
+    order = BlockPermutation(1000, 5, 3, 10, 4)
+    assert order.take(np.arange(5)).tolist() == [722, 719, 332, 331, 630]
+    huge = BlockPermutation(10**15, 5, 3, 64, 16)
+    assert huge.take(np.array([0, 10**15 - 1])).tolist() == [381803410206254, 921124530881710]
+    with pytest.raises(SampleIndexError):
+        order.take(np.array([1000]))
+    with pytest.raises(OptionError, match="block_size must be at least 1, got 0"):
+        BlockPermutation(5, 0, 0, 0, 1)

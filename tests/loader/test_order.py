@@ -5,13 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imagearchive.datasets.permutation import Permutation
 from imagearchive.errors import (
     OptionError,
     OptionTypeError,
     SampleIndexError,
 )
 from imagearchive.loader.order import (
+    BlockShuffle,
     EpochOrder,
+    check_shuffle,
     find_rank,
 )
 
@@ -130,3 +133,65 @@ def test_find_rank_takes_arguments_before_the_environment(monkeypatch):
     monkeypatch.setenv("RANK", "x")
     with pytest.raises(OptionError, match="integers"):
         find_rank()
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    n=st.integers(0, 300),
+    blocks=st.builds(BlockShuffle, st.integers(1, 40), st.integers(1, 9)),
+    before=st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(0, 20)),
+    after=st.tuples(st.integers(1, 6), st.integers(1, 9)),
+    seed=st.integers(0, 2**64),
+    epoch=st.integers(0, 1000),
+    reverse=st.booleans(),
+)
+def test_epoch_order_of_blocks_resumes_on_any_number_of_ranks(
+    n, blocks, before, after, seed, epoch, reverse
+):
+    data_order = np.arange(n)[::-1].copy() if reverse else None
+
+    def ranks(world_size, batch_size, start):
+        return [
+            EpochOrder(
+                n, seed=seed, epoch=epoch, shuffle=blocks, rank=rank, world_size=world_size,
+                batch_size=batch_size, start=start, data_order=data_order,
+            )
+            for rank in range(world_size)
+        ]  # fmt: skip
+
+    world_size, batch_size, received = before
+    first = ranks(world_size, batch_size, 0)
+    seen = [int(i) for order in first for batch in list(order)[:received] for i in batch]
+    positions = {order.position_after(received) for order in first}
+    assert len(positions) == 1
+    position = positions.pop()
+    whole = [int(i) for batch in ranks(1, 7, 0)[0] for i in batch]
+    assert sorted(seen) == sorted(whole[:position])
+    assert sorted(whole) == list(range(n))
+    rest = [int(i) for order in ranks(*after, position) for batch in order for i in batch]
+    assert sorted(rest) == sorted(whole[position:])
+
+
+def test_epoch_order_of_blocks_keeps_neighbors_in_the_data_together():
+    data_order = Permutation(1000, 3).take(np.arange(1000))
+    order = EpochOrder(1000, shuffle=BlockShuffle(10, 3), batch_size=30, data_order=data_order)
+    place = np.argsort(data_order)
+    for batch in order:
+        places = np.sort(place[batch])
+        # A batch of 30 has samples of two windows, which are six blocks.
+        assert np.count_nonzero(np.diff(places) > 10) <= 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("block", None, None), "shuffle must be True, False, or 'blocks', got 'block'"),
+        ((True, 5, None), "block_size= is for shuffle='blocks'"),
+        ((False, None, 5), "blocks_per_window= is for shuffle='blocks'"),
+        (("blocks", 0, None), "block_size must be at least 1, got 0"),
+        (("blocks", 4, -1), "blocks_per_window must be at least 1, got -1"),
+    ],
+)
+def test_check_shuffle_with_a_wrong_argument_raises(arguments, message):
+    with pytest.raises(OptionError, match=message):
+        check_shuffle(*arguments)
