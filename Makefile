@@ -17,7 +17,7 @@ STUBS := $(subst /,.,$(basename $(shell find imagearchive -name '*.pyi')))
 SECONDS := 600
 FUZZ_BUILD := build/fuzz
 
-.PHONY: demo test lint types docs sdist native check bench fuzz fuzz-smoke clean
+.PHONY: demo test lint types docs sdist wheel clang check bench fuzz fuzz-smoke clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/train_digits.py
@@ -30,6 +30,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --offline --quiet .github/workflows
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
@@ -38,18 +39,23 @@ types: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
-# The sdist must contain everything that a build needs, and no generated C.
+# The sdist must contain everything that a build needs, and no generated C. It is built without
+# libjpeg-turbo here, as on a machine without its headers.
 sdist: $(VENV)/.dev
-	rm -rf dist build/sdist-env
+	rm -rf dist/*.tar.gz build/sdist-env
 	$(BIN)/python -m build --quiet --sdist
 	$(PYTHON) -m venv build/sdist-env
-	build/sdist-env/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/imagearchive-*.tar.gz
+	IMAGEARCHIVE_JPEG=0 build/sdist-env/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir -c constraints.txt dist/imagearchive-*.tar.gz
 	cd build && sdist-env/bin/imagearchive info --build && sdist-env/bin/imagearchive ls ../examples/data/digits.tar > /dev/null
+	cd build && sdist-env/bin/python ../tools/check_installation.py no-libjpeg ..
 
-# Tests the compiled modules under every other supported Python that is installed, and compiles the
-# C sources with clang if it is there.
-native: $(VENV)/.dev
-	$(BIN)/nox --no-error-on-missing-interpreters -s compiled-3.10 compiled-3.12 compiled-3.13
+# Builds a wheel in dist/ for every supported Python that is installed, and tests each where there is no
+# compiler and no libjpeg-turbo.
+wheel: $(VENV)/.dev
+	$(BIN)/nox --no-error-on-missing-interpreters -s wheel
+
+# Compiles the C sources with clang, if it is there.
+clang:
 	for compiler in clang clang-14; do \
 	    ! command -v $$compiler || $$compiler -fsyntax-only -Wall -Wextra -Werror -DHAVE_JPEG=0 \
 	        $(filter %.c,$(HANDWRITTEN_C)) || exit 1; \
@@ -65,7 +71,7 @@ fuzz: $(VENV)/.test
 fuzz-smoke: $(VENV)/.test
 	$(BIN)/python -m fuzz.campaign --smoke --folder $(FUZZ_BUILD)/smoke
 
-check: lint types docs sdist native test fuzz-smoke
+check: lint types docs sdist wheel clang test fuzz-smoke
 
 bench: $(VENV)/.test
 	$(PIP) -e ".[bench]" --no-build-isolation

@@ -111,7 +111,11 @@ class BuildExt(build_ext):
             except Exception as error:
                 if JPEG == "1":
                     raise
-                self.announce(f"libjpeg-turbo not found, Pillow will decode JPEG: {error}", level=3)
+                self.warn(
+                    "libjpeg-turbo was not found, so JPEGs will be decoded by Pillow, more slowly; "
+                    "install its headers (libjpeg62-turbo-dev on Debian, libjpeg-turbo8-dev on "
+                    f"Ubuntu, jpeg-turbo in Homebrew) and build again ({error})"
+                )
                 return False
         return True
 

@@ -6,7 +6,9 @@ the functions of this module then ask Pillow, so that both ways give the same pi
 
 from __future__ import annotations
 
+import logging
 import threading
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +31,7 @@ __all__ = ["decode_image", "decode_refused", "find_damage", "local_decoder"]
 
 Array = npt.NDArray[Any]
 _local = threading.local()
+logger = logging.getLogger(__name__)
 
 
 def local_decoder() -> Decoder:
@@ -76,7 +79,11 @@ def decode_image(
             return _by_pillow(encoded, decoder, exif_transpose)
         # The orientation is read the same way without libjpeg-turbo, so all builds agree.
         orientation = found[3]
-        array = decoder.decode(encoded) if HAVE_JPEG else _by_pillow(encoded, decoder, False)
+        if HAVE_JPEG:
+            array = decoder.decode(encoded)
+        else:
+            _report_slow_build()
+            array = _by_pillow(encoded, decoder, False)
     except DecodeError as error:
         array = decode_refused(encoded, decoder, error)
     return oriented(array, orientation) if exif_transpose else array
@@ -125,6 +132,16 @@ def oriented(array: Array, orientation: int) -> Array:
     if orientation in (6, 8):
         array = np.rot90(array, -1 if orientation == 6 else 1)
     return np.ascontiguousarray(array)
+
+
+@cache
+def _report_slow_build() -> None:
+    """Log, once a process, that this build has no native decoder for JPEGs."""
+    logger.warning(
+        "this build of imagearchive has no libjpeg-turbo, so Pillow decodes each JPEG whole, which "
+        "is slower; install a wheel, or install the headers of libjpeg-turbo (libjpeg62-turbo-dev "
+        "on Debian, libjpeg-turbo8-dev on Ubuntu, jpeg-turbo in Homebrew) and build again"
+    )
 
 
 def _by_pillow(encoded: Buffer, decoder: Decoder, exif_transpose: bool) -> Array:
