@@ -1,11 +1,9 @@
-"""Read an archive as a mapping of name to bytes, and as a read-only file system."""
+"""Read the members of an archive: `Archive` and `open_archive`."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import logging
-import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
@@ -14,11 +12,11 @@ import numpy as np
 
 from imagearchive.archive.entries import DirEntry, MemberInfo
 from imagearchive.archive.file_pool import StoragePool
+from imagearchive.archive.file_system import ArchiveFileSystem
 from imagearchive.archive.member_file import MemberFile
-from imagearchive.archive.name_tree import NameTree, decode, encode
 from imagearchive.archive.samples import Samples
 from imagearchive.containers.container import Checksum, Container
-from imagearchive.containers.left_out import DAMAGED, OWN_FILE, LeftOut, LeftOutMember
+from imagearchive.containers.left_out import LeftOut, LeftOutMember, log_left_out
 from imagearchive.containers.rows import KIND_FILE, KIND_SPARSE, METHOD_STORED
 from imagearchive.errors import (
     CorruptArchiveError,
@@ -37,7 +35,6 @@ from imagearchive.storage.closing import Closable
 from imagearchive.storage.limits import RATIO_FLOOR
 from imagearchive.storage.local import unknown_kind
 from imagearchive.storage.location import locate
-from imagearchive.storage.lru import LRUCache
 from imagearchive.storage.mapping import copy_bytes
 from imagearchive.storage.patterns import ArchivePath, absolute_paths, as_text, expand_paths
 from imagearchive.storage.protocol import Storage, StorageKind
@@ -51,11 +48,6 @@ __all__ = [
     "MemberInfo",
     "open_archive",
 ]
-
-logger = logging.getLogger(__name__)
-
-# The archives whose left-out members were logged.
-_logged = LRUCache[str, bool](1024)
 
 # Members closer together than this are read ahead in one request: the bytes between them cost less
 # than another request.
@@ -98,7 +90,7 @@ class ArchiveOptions:
     verify: Verify
 
 
-class Archive(Closable, Mapping[str, bytes]):
+class Archive(ArchiveFileSystem, Closable, Mapping[str, bytes]):
     """One archive, or several read as one: a mapping of name to bytes.
 
     Positions number the members in archive order; names are paths with ``/``. Iteration yields
@@ -162,9 +154,9 @@ class Archive(Closable, Mapping[str, bytes]):
             raise OptionError(f"max_open must be at least 1, got {max_open}")
         if storage not in ("auto", "mmap", "pread", "memory"):
             raise unknown_kind(storage)
-        self.path = as_text(path)
+        given = as_text(path)
         # Absolute, so that reads do not depend on the current directory.
-        self.paths = expand_paths(self.path)
+        self.paths = expand_paths(given)
         self._options = ArchiveOptions(
             ipath=None if ipath is None else locate(ipath).path,
             storage=storage,
@@ -172,11 +164,10 @@ class Archive(Closable, Mapping[str, bytes]):
             max_open=max_open,
             verify=check_verify(verify),
         )
-        self.table = open_concatenated(self.paths, ipath, overwrite=overwrite_index, strict=strict)
+        table = open_concatenated(self.paths, ipath, overwrite=overwrite_index, strict=strict)
+        super().__init__(given, table)
         self.left_out = self.table.left_out
-        _log_left_out(self.path, self.left_out, self.table.meta.get("damage"))
-        self._lookup = self.table.lookup
-        self._tree = NameTree(self._lookup, self.table.directories)
+        log_left_out(given, self.left_out, table.meta.get("damage"))
         self._pool = StoragePool(self.table, storage, max_open)
         containers = self.table.containers
         self._only_container = containers[0] if len(containers) == 1 else None
@@ -432,125 +423,11 @@ class Archive(Closable, Mapping[str, bytes]):
     def __len__(self) -> int:
         return self._lookup.count
 
-    def position(self, name: str | int) -> int:
-        """Return the position of a member, given by name; raises `MemberNotFoundError`."""
-        if not isinstance(name, str):
-            return self._position(name)
-        position = self._lookup.find(encode(name))
-        return position if position >= 0 else self._tree.require(name)
-
-    def _position(self, key: str | int) -> int:
-        if isinstance(key, str):
-            return self.position(key)
-        try:
-            position = operator.index(key)
-        except TypeError:
-            raise OptionTypeError(
-                f"a member is given by name or position, not by {type(key).__name__}"
-            ) from None
-        count = self._lookup.count
-        if position < 0:
-            position += count
-        if not 0 <= position < count:
-            raise SampleIndexError(f"{self.path}: position {key} of {count} members")
-        return position
-
-    def name(self, position: int) -> str:
-        """Return the name of the member at a position."""
-        return decode(self._lookup.name(position))
-
     def _where(self, position: int) -> str:
-        path = self._pool.path(int(self.table.entries["shard"][position]), position)
-        return f"{path}: {self.name(position)!r}"
+        return f"{self._file_path(position)}: {self.name(position)!r}"
 
-    # --- file system ------------------------------------------------------------------------
-
-    def files(self) -> Iterator[str]:
-        """Iterate over the names of all files, in archive order."""
-        name = self._lookup.name
-        return (decode(name(position)) for position in range(self._lookup.count))
-
-    def dirs(self) -> Iterator[str]:
-        """Iterate over all directories, each before those inside it; the root is left out."""
-        return self._tree.directories()
-
-    @property
-    def total_size(self) -> int:
-        """The size of all members together, in bytes."""
-        return int(self.table.entries["size"].sum(dtype=np.uint64))
-
-    def listdir(self, path: str | os.PathLike[str] = "") -> list[str]:
-        """Return the names in a directory, sorted.
-
-        Raises
-        ------
-        MemberNotFoundError
-            There is no such directory.
-        """
-        return self._tree.listing(path)[1]
-
-    def scandir(self, path: str | os.PathLike[str] = "") -> Iterator[DirEntry]:
-        """Iterate over the entries of a directory, sorted by name."""
-        directory, names, positions = self._tree.listing(path)
-        prefix = directory + "/" if directory else ""
-        for name, position in zip(names, positions):
-            yield DirEntry(self.info, name, prefix + name, position)
-
-    def walk(self, path: str | os.PathLike[str] = "") -> Iterator[tuple[str, list[str], list[str]]]:
-        """Walk the tree as `os.walk` does: ``(directory, directories, files)`` from the top."""
-        return self._tree.walk(path)
-
-    def glob(
-        self, pattern: str, *, recursive: bool = False, include_hidden: bool = False
-    ) -> list[str]:
-        """Return the paths that match a pattern, as `glob.glob` on the extracted archive would.
-
-        Parameters
-        ----------
-        pattern : str
-            ``*``, ``?``, ``[...]`` within a component; ``**`` for any depth where `recursive`.
-        recursive : bool
-            Whether ``**`` matches directories of any depth.
-        include_hidden : bool
-            Whether wildcards match names that begin with a dot.
-        """
-        return self._tree.glob_all(pattern, recursive=recursive, include_hidden=include_hidden)
-
-    def iglob(
-        self, pattern: str, *, recursive: bool = False, include_hidden: bool = False
-    ) -> Iterator[str]:
-        """Iterate over what `glob` returns."""
-        return self._tree.glob(pattern, recursive=recursive, include_hidden=include_hidden)
-
-    def exists(self, path: str | os.PathLike[str]) -> bool:
-        """Whether the path is a file or a directory."""
-        return self._tree.isfile(path) or self._tree.isdir(path)
-
-    def isfile(self, path: str | os.PathLike[str]) -> bool:
-        """Whether the path is a file."""
-        return self._tree.isfile(path)
-
-    def isdir(self, path: str | os.PathLike[str]) -> bool:
-        """Whether the path is a directory; the empty path is the root."""
-        return self._tree.isdir(path)
-
-    def info(self, key: str | int) -> MemberInfo:
-        """Return the index's information about a member."""
-        position = self._position(key)
-        entry = self.table.entries[position]
-        return MemberInfo(
-            name=self.name(position),
-            position=position,
-            offset=int(entry["offset"]),
-            size=int(entry["size"]),
-            stored_size=int(entry["stored_size"]),
-            mtime_ns=int(entry["mtime"]),
-            mode=int(entry["mode"]),
-            crc=int(entry["crc"]),
-            archive=self._pool.path(int(entry["shard"]), position),
-        )
-
-    stat = info
+    def _file_path(self, position: int) -> str:
+        return self._pool.path(int(self.table.entries["shard"][position]), position)
 
     # --- samples of several files -----------------------------------------------------------
 
@@ -600,23 +477,6 @@ class Archive(Closable, Mapping[str, bytes]):
         path = self.path
         state = ", closed" if self._closed else ""
         return f"Archive({path!r}, {len(self)} members{state})"
-
-
-def _log_left_out(path: ArchivePath, left_out: LeftOut, damage: str | None) -> None:
-    """Log what is left out, once per process for each archive and each state of it."""
-    if not left_out or _logged.get(key := f"{path}\0{left_out.counts}"):
-        return
-    _logged.setdefault(key, True)
-    level = logging.INFO if left_out.counts.keys() <= {OWN_FILE} else logging.WARNING
-    logger.log(
-        level,
-        "%s: %s %s left out or cannot be read: %s; `imagearchive info` lists them%s",
-        path,
-        f"{len(left_out):,}",
-        "member is" if len(left_out) == 1 else "members are",
-        left_out.describe(),
-        f". {damage}" if damage and DAMAGED in left_out.counts else "",
-    )
 
 
 def _reopen(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from imagearchive.storage.lru import LRUCache
 
 __all__ = [
     "CONTINUATION",
@@ -25,7 +28,10 @@ __all__ = [
     "LeftOut",
     "LeftOutMember",
     "describe_reason",
+    "log_left_out",
 ]
+
+logger = logging.getLogger(__name__)
 
 REPLACED: Final = "replaced"
 SPECIAL: Final = "special"
@@ -71,6 +77,9 @@ _DESCRIPTIONS: Final = {
 #: How many members are listed by name.
 MAX_LISTED: Final = 100
 _MAX_NAME: Final = 1000
+
+# The archives whose left-out members were logged.
+_logged = LRUCache[str, bool](1024)
 
 
 def describe_reason(reason: str, count: int = 1) -> str:
@@ -226,3 +235,20 @@ class LeftOut:
         ):
             raise ValueError("the counts and names of what is left out are malformed")
         return cls(counts, [LeftOutMember(*one) for one in members])
+
+
+def log_left_out(path: str | list[str], left_out: LeftOut, damage: str | None) -> None:
+    """Log what is left out, once per process for each archive and each state of it."""
+    if not left_out or _logged.get(key := f"{path}\0{left_out.counts}"):
+        return
+    _logged.setdefault(key, True)
+    level = logging.INFO if left_out.counts.keys() <= {OWN_FILE} else logging.WARNING
+    logger.log(
+        level,
+        "%s: %s %s left out or cannot be read: %s; `imagearchive info` lists them%s",
+        path,
+        f"{len(left_out):,}",
+        "member is" if len(left_out) == 1 else "members are",
+        left_out.describe(),
+        f". {damage}" if damage and DAMAGED in left_out.counts else "",
+    )
