@@ -9,7 +9,6 @@ from support import tar_cases
 from support.command_line import start_command
 
 from imagearchive import Archive, convert
-from imagearchive.archive import expansion
 from imagearchive.archive.expansion import find_repeats, measure_expansion
 from imagearchive.errors import LimitError
 from imagearchive.storage.limits import Limits
@@ -34,25 +33,23 @@ def test_convert_sparse_member_of_gigabytes_raises_before_it_writes(tmp_path, sp
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip", "bins"])
-def test_convert_sparse_member_within_the_limits_writes_zeros(tmp_path, monkeypatch, kind):
-    data = os.urandom(100)
-    member = tar_cases.pax_sparse(b"x", [(50, 100)], 90_000, data, "1.0")
+def test_convert_sparse_member_within_the_limits_writes_zeros(tmp_path, kind):
+    data, size = os.urandom(1_000_000), 70_000_000
+    member = tar_cases.pax_sparse(b"x", [(50, len(data))], size, data, "1.0")
     (tmp_path / "a.tar").write_bytes(member + tar_cases.END)
-    monkeypatch.setattr(expansion, "RATIO_FLOOR", 1000)
     with Archive(tmp_path / "a.tar") as archive:
         with pytest.raises(LimitError):
-            convert(archive, tmp_path / "out", kind, limits=Limits(max_ratio=899))
-        convert(archive, tmp_path / "out", kind, limits=Limits(max_ratio=900))
+            convert(archive, tmp_path / "out", kind, limits=Limits(max_ratio=69))
+        convert(archive, tmp_path / "out", kind, limits=Limits(max_ratio=70))
     with Archive(tmp_path / "out") as archive:
-        assert bytes(archive.read(0)) == bytes(50) + data + bytes(90_000 - 150)
+        assert bytes(archive.read(0)) == bytes(50) + data + bytes(size - 50 - len(data))
 
 
-def test_convert_hard_links_count_to_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(expansion, "RATIO_FLOOR", 1000)
+def test_convert_hard_links_count_to_the_limit(tmp_path):
     links = {f"{number}": (tarfile.LNKTYPE, "a") for number in range(9)}
-    path = make_tar(tmp_path / "a.tar", {"a": bytes(1000), **links})
+    path = make_tar(tmp_path / "a.tar", {"a": bytes(8 << 20), **links})
     with Archive(path) as archive:
-        with pytest.raises(LimitError, match="the members take 10000 bytes"):
+        with pytest.raises(LimitError, match="the members take 83886080 bytes"):
             convert(archive, tmp_path / "out.zip", limits=Limits(max_ratio=9))
         assert convert(archive, tmp_path / "out.zip", limits=Limits(max_ratio=10)) == 10
 

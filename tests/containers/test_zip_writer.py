@@ -1,5 +1,6 @@
 """The ZIP writer, with zipfile as its oracle."""
 
+import os
 import time
 import zipfile
 
@@ -7,7 +8,7 @@ import pytest
 
 import imagearchive
 from imagearchive.archive.writers import ZipWriter
-from imagearchive.containers.zip import stream
+from imagearchive.containers.zip.stream import MemberHeader, ZipStream
 from imagearchive.errors import (
     UnsafePathError,
 )
@@ -39,18 +40,31 @@ def test_zip_writer_clips_times_to_those_of_zip(tmp_path):
     assert time.gmtime(4_354_819_200)[0] == 2108
 
 
-def test_zip_writer_uses_zip64_fields_beyond_their_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "ZIP64_LIMIT", 1000)
-    content = {f"{number}": bytes([number]) * size for number, size in enumerate((10, 2000, 999))}
-    with ZipWriter(tmp_path / "a.zip") as packed:
-        for name, data in content.items():
-            packed.add(name, [data])
-    assert b"PK\6\6" in (tmp_path / "a.zip").read_bytes()
-    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
-        assert archive.testzip() is None
-        assert {name: archive.read(name) for name in archive.namelist()} == content
-    with imagearchive.open(tmp_path / "a.zip") as archive:
-        assert dict(archive) == content
+@pytest.mark.parametrize("size", [2**32 - 2, 2**32 - 1, 2**32, 5 * 2**30])
+def test_zip_stream_uses_zip64_fields_beyond_their_limit(tmp_path, size):
+    path = tmp_path / "a.zip"
+    with open(path, "wb") as file:
+        stream = ZipStream(file)
+        stream.add(b"first", [b"1" * 10])
+        # The data of a large member, as a hole.
+        header = MemberHeader(b"large", file.tell(), deflated=False)
+        header.size = header.stored_size = size
+        file.write(header.local())
+        file.seek(size, os.SEEK_CUR)
+        stream.add_record(header)
+        stream.add(b"last", [b"2" * 999], level=1)
+        stream.finish()
+    assert os.stat(path).st_blocks * 512 < 1 << 20
+    with zipfile.ZipFile(path) as archive:
+        assert [info.file_size for info in archive.infolist()] == [10, size, 999]
+        assert [info.compress_size for info in archive.infolist()][:2] == [10, size]
+        assert archive.read("first") == b"1" * 10
+        assert archive.read("last") == b"2" * 999
+        assert archive.infolist()[2].header_offset > size
+    with imagearchive.open(path, storage="pread") as archive:
+        assert [archive.info(position).size for position in range(3)] == [10, size, 999]
+        assert archive["last"] == b"2" * 999
+        assert bytes(archive.member("large").read(size - 10, 10)) == bytes(10)
 
 
 def test_zip_writer_stores_65536_members(tmp_path):

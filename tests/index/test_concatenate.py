@@ -158,7 +158,15 @@ def test_concatenate_progress_is_shown_on_a_terminal_only(tmp_path, monkeypatch)
             super().__init__()
             self.isatty = lambda: is_terminal
 
-    monkeypatch.setattr("imagearchive.index.open_indexes.DELAY", 0)
+    scan = TarContainer.scan_location
+
+    def scan_slowly(self, location, strict):
+        if location.path.endswith("s-2.tar"):
+            # The bar appears after two seconds.
+            time.sleep(2.1)
+        return scan(self, location, strict)
+
+    monkeypatch.setattr(TarContainer, "scan_location", scan_slowly)
     shown = {}
     for is_terminal in (True, False):
         monkeypatch.setattr(sys, "stderr", Screen(is_terminal))

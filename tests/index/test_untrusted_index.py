@@ -13,8 +13,8 @@ from support.archives import write_tar
 
 from imagearchive.archive.archive import Archive
 from imagearchive.errors import CorruptIndexError, ImageArchiveError
-from imagearchive.index import column_checks, file_format
-from imagearchive.index.column_checks import COLUMNS
+from imagearchive.index import file_format
+from imagearchive.index.column_checks import COLUMNS, check_columns
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.location import locate
 
@@ -239,29 +239,11 @@ def test_original_index_wrong_numbers_are_refused(tar, tmp_path, rows):
         IndexTable.open(tar, tmp_path / "given.npy")
 
 
-def test_columns_are_checked_once_per_state_of_the_file(tar, monkeypatch):
-    checked = []
-    check = column_checks.is_permutation
-    monkeypatch.setattr(
-        column_checks, "is_permutation", lambda order: checked.append(1) or check(order)
-    )
-    IndexTable.open(tar)
-    del checked[:]
-    IndexTable.open(tar)
-    IndexTable.open(tar)
-    assert not checked
-    path = IndexTable.open(tar).path
-    rewrite(path, lambda sections: None)
-    IndexTable.open(tar)
-    assert len(checked) == 1
-
-
-def test_columns_of_many_rows_are_checked_by_threads(monkeypatch):
-    monkeypatch.setattr(column_checks, "_CHUNK", 7)
-    count = 50
+def columns_of(count):
+    """Return the columns of an index of so many members without a name."""
     entries = np.zeros(count, COLUMNS["entries"])
     entries["index"] = np.arange(count)
-    columns = {
+    return {
         "entries": entries,
         "names": np.zeros(count, np.uint8),
         "name_offsets": np.arange(count + 1, dtype=np.uint64),
@@ -269,11 +251,33 @@ def test_columns_of_many_rows_are_checked_by_threads(monkeypatch):
         "label_values": np.zeros(0),
         "label_offsets": np.zeros(count + 1, np.uint64),
     }
-    column_checks.check_columns("many", (1, "good"), columns, [10])
-    for row in (0, 6, 7, 49):
+
+
+def test_columns_are_checked_once_per_state_of_the_file():
+    columns = columns_of(10)
+    check_columns("once", (1, "state"), columns, [10])
+    columns["name_order"][0] = 10
+    # What has passed is not looked at again.
+    check_columns("once", (1, "state"), columns, [10])
+    for path, identity, sizes in (
+        ("other", (1, "state"), [10]),
+        ("once", (1, "changed"), [10]),
+        ("once", (1, "state"), [11]),
+    ):
+        with pytest.raises(CorruptIndexError, match="permutation"):
+            check_columns(path, identity, columns, sizes)
+
+
+def test_columns_of_many_rows_are_checked_to_the_last(tmp_path):
+    # Several threads check more than 2**20 rows.
+    count = (1 << 20) + 50
+    columns = columns_of(count)
+    entries = columns["entries"]
+    check_columns("many", (1, "good"), columns, [10])
+    for row in (0, (1 << 20) - 1, 1 << 20, count - 1):
         entries["offset"][row] = 11
         with pytest.raises(CorruptIndexError, match=f"row {row} "):
-            column_checks.check_columns("many", (2, row), columns, [10])
+            check_columns("many", (2, row), columns, [10])
         entries["offset"][row] = 0
 
 

@@ -9,8 +9,7 @@ from support.rendering import needs_jpeg
 from support.samples import FILES, MIXED, TRAINING, Encoded, in_stripes
 
 from imagearchive import transforms as T
-from imagearchive.loader import data_loader
-from imagearchive.loader.data_loader import DataLoader
+from imagearchive.loader.data_loader import MAX_LOGGED_DAMAGE, DataLoader
 
 JPEGS = [k for k, file in enumerate(FILES) if file.startswith(b"\xff\xd8")]
 STRIPES = JPEGS[3:5] + JPEGS[17:18]
@@ -89,11 +88,11 @@ def test_loader_finds_broken_and_damaged_images_in_one_batch():
         assert [bad.index for bad in loader.damaged] == STRIPES
 
 
-def test_loader_logs_only_so_many_damaged_images(monkeypatch, caplog):
-    monkeypatch.setattr(data_loader, "MAX_LOGGED_DAMAGE", 2)
-    loader = DataLoader(Encoded(files_in_stripes(JPEGS[:20])), 8, image_size=8, num_workers=2)
+def test_loader_logs_only_so_many_damaged_images(caplog):
+    files = [in_stripes(FILES[JPEGS[0]])] * (MAX_LOGGED_DAMAGE + 20)
+    loader = DataLoader(Encoded(files), 8, image_size=8, num_workers=2)
     with caplog.at_level(logging.WARNING):
         list(loader)
-    assert len(caplog.records) == 3
+    assert len(caplog.records) == MAX_LOGGED_DAMAGE + 1
     assert "DataLoader.damaged" in caplog.records[-1].getMessage()
-    assert [bad.index for bad in loader.damaged] == JPEGS[:20]
+    assert [bad.index for bad in loader.damaged] == list(range(len(files)))

@@ -5,8 +5,7 @@ import os
 
 import pytest
 
-from imagearchive.loader import shared_arena
-from imagearchive.loader.shared_arena import SharedArena
+from imagearchive.loader.shared_arena import MAX_BLOCKS, SharedArena
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "memfd_create"), reason="the system has no anonymous files"
@@ -55,13 +54,12 @@ def test_arena_free_blocks_are_reused_from_the_lowest_address(arena):
     assert stored(arena, b"y" * 5000)[:8] > places[3][:8]
 
 
-def test_arena_without_room_stores_nothing(arena, monkeypatch):
-    monkeypatch.setattr(shared_arena, "MAX_BLOCKS", 2)
-    stored(arena, b"x")
-    second = stored(arena, b"x")
+def test_arena_without_room_stores_nothing(arena):
+    blocks = [stored(arena, b"x") for _ in range(MAX_BLOCKS)]
     assert arena.store([memoryview(b"x")]) is None
-    arena.free(int.from_bytes(second[:8], "little"))
+    arena.free(int.from_bytes(blocks[MAX_BLOCKS // 2][:8], "little"))
     assert arena.store([memoryview(b"x")]) is not None
+    assert arena.store([memoryview(b"x")]) is None
 
 
 def test_arena_retired_keeps_blocks_in_use(arena):

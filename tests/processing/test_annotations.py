@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagearchive.errors import ArchiveNotFoundError, LabelError
-from imagearchive.processing import json_stream, pts
+from imagearchive.processing import pts
 from imagearchive.processing.annotations import read_annotations, read_coco, read_csv, read_pts
+from imagearchive.processing.json_stream import WINDOW, JsonStream
 
 COCO = "_annotations.coco.json"
 
@@ -170,21 +171,54 @@ def test_read_coco_not_utf8_raises(tmp_path):
         read_coco(path)
 
 
-@pytest.mark.parametrize("window", [1, 2, 7, 64])
+class Trickle(io.StringIO):
+    """Gives at most so many characters at a time, however many are asked for."""
+
+    def __init__(self, text, most):
+        super().__init__(text)
+        self.most = most
+
+    def read(self, size=-1):
+        return super().read(self.most)
+
+
+def read_stream(stream):
+    """Read a JSON object whose values under "list" are read element by element."""
+    return {
+        key: [value for value, _ in stream.elements()] if key == "list" else stream.value()
+        for key in stream.members()
+    }
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7, 64])
 @pytest.mark.parametrize("indent", [None, 2])
-def test_read_coco_any_window_returns_the_same(tmp_path, monkeypatch, window, indent):
+def test_json_stream_cut_anywhere_returns_what_json_does(most, indent):
+    content = {
+        "n": 12, "a": '\\"]}\u00e4\U0001f600', "e": 1.5e-30,
+        "list": [[1, {"x": None}], True, -0.25, {}],
+        "empty": [], "object": {"deep": [[["[,]"]]]}, "z": -1500,
+    }  # fmt: skip
+    for ascii_only in (True, False):
+        text = json.dumps(content, indent=indent, ensure_ascii=ascii_only)
+        assert read_stream(JsonStream("x.json", Trickle(text + "\r\n", most))) == content
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_read_coco_any_window_returns_the_same(tmp_path, indent):
     """The result does not depend on where the windows cut the file."""
     images = [{"id": 10**k, "file_name": f"\u00e4{k}.jpg"} for k in range(4)]
     touch(tmp_path, *(image["file_name"] for image in images))
     marks = [{"image_id": 10**k, "bbox": [k, 1e-3, 1e2, 5]} for k in range(4)]
     data = {"n": 12, "a": '\\"]}', "annotations": marks, "images": images, "z": [], "y": -1.5e3}
     path = tmp_path / COCO
-    path.write_text("\ufeff" + json.dumps(data, indent=indent) + "\r\n", encoding="utf-8")
-    monkeypatch.setattr(json_stream, "WINDOW", window)
-    found = read_coco(path)
-    assert [record.boxes.tolist() for record in found.records] == [
-        [[float(k), 1e-3, 1e2, 5.0]] for k in range(4)
-    ]
+    length = len(json.dumps(data, indent=indent))
+    for cut in range(0, length + 20, 17):
+        whole = {"padding": "x" * (WINDOW - cut), **data}
+        path.write_text("\ufeff" + json.dumps(whole, indent=indent) + "\r\n", encoding="utf-8")
+        found = read_coco(path)
+        assert [record.boxes.tolist() for record in found.records] == [
+            [[float(k), 1e-3, 1e2, 5.0]] for k in range(4)
+        ]
 
 
 def test_read_coco_truncated_file_raises(tmp_path):
@@ -201,12 +235,13 @@ def test_read_coco_truncated_file_raises(tmp_path):
             read_coco(path)
 
 
-def test_read_coco_endless_value_raises(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_stream, "WINDOW", 64)
-    monkeypatch.setattr(json_stream, "MAX_VALUE", 1000)
+def test_read_coco_endless_value_raises(tmp_path):
     path = tmp_path / COCO
-    path.write_text('{"images": [{"id": "' + "x" * 100_000)
-    with pytest.raises(LabelError, match="one value is longer than 1000"):
+    with open(path, "w") as file:
+        file.write('{"images": [{"id": "')
+        # A hole of a terabyte, which reads as zeros.
+        file.truncate(1 << 40)
+    with pytest.raises(LabelError, match="one value is longer than 33554432 characters"):
         read_coco(path)
 
 

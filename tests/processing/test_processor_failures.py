@@ -21,11 +21,10 @@ from support.annotated_images import (
 )
 from support.scripts import script
 
+from imagearchive.containers.npz.writer import NpzWriter
 from imagearchive.errors import (
     WorkerError,
 )
-from imagearchive.processing import background_writer
-from imagearchive.processing import processor as module
 from imagearchive.processing.process_pool import WorkerPool
 from imagearchive.storage.staged_files import StagedFiles
 
@@ -133,16 +132,15 @@ def test_processor_error_of_the_writer_is_raised(tmp_path, monkeypatch):
     raw, out = tmp_path / "raw", tmp_path / "out"
     make_detector(raw, 40)
 
-    class Broken(background_writer.NpzWriter):
-        count = 0
+    extend, calls = NpzWriter.extend, []
 
-        def extend(self, **columns):
-            self.count += 1
-            if self.count == 7:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            super().extend(**columns)
+    def broken(writer, **columns):
+        calls.append(writer)
+        if len(calls) == 7:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        extend(writer, **columns)
 
-    monkeypatch.setattr(background_writer, "NpzWriter", Broken)
+    monkeypatch.setattr(NpzWriter, "extend", broken)
     with pytest.raises(OSError, match="No space left") as caught:
         process(raw, out, batch_size=1, flush_every=1).process_detector()
     assert caught.value.errno == errno.ENOSPC
@@ -157,11 +155,12 @@ def test_processor_images_in_memory_are_bounded(tmp_path, monkeypatch):
     make_detector(raw, 120, size=(20, 20))
     state = {"submitted": 0, "written": 0, "most": 0}
 
-    class Slow(background_writer.NpzWriter):
-        def extend(self, **columns):
-            time.sleep(0.005)
-            super().extend(**columns)
-            state["written"] += len(columns["images"])
+    extend = NpzWriter.extend
+
+    def slow(writer, **columns):
+        time.sleep(0.005)
+        extend(writer, **columns)
+        state["written"] += len(columns["images"])
 
     class Counting(Executor):
         def submit(self, fn, jobs, *args):
@@ -171,7 +170,7 @@ def test_processor_images_in_memory_are_bounded(tmp_path, monkeypatch):
             future.set_result(fn(jobs, *args))
             return future
 
-    monkeypatch.setattr(background_writer, "NpzWriter", Slow)
+    monkeypatch.setattr(NpzWriter, "extend", slow)
     process(
         raw, out, image_size=8, batch_size=2, flush_every=2, executor=Counting(), num_workers=2
     ).process_detector()
@@ -179,10 +178,12 @@ def test_processor_images_in_memory_are_bounded(tmp_path, monkeypatch):
     # one more of the file before, while that is completed.
     assert 0 < state["most"] <= 5 * 2 + 4 * 4
     state.update(submitted=0, written=0, most=0)
-    monkeypatch.setattr(module, "FLUSH_BYTES", 3 * 8 * 8 * 4)
+    # Four images of this size are enough for a group.
+    make_detector(tmp_path / "fewer", 40, size=(20, 20))
     process(
-        raw, out, image_size=8, batch_size=2, flush_every=99, executor=Counting(), num_workers=2
-    ).process_detector()
+        tmp_path / "fewer", out, image_size=1450, batch_size=2, flush_every=99,
+        executor=Counting(), num_workers=2,
+    ).process_detector(1.0)  # fmt: skip
     assert 0 < state["most"] <= 5 * 2 + 4 * 4
 
 

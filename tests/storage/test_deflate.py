@@ -99,9 +99,8 @@ def test_deflated_read_random_row_inflates_about_a_mebibyte():
 
 @with_and_without_checkpoints
 @pytest.mark.parametrize("row", [1000, 150_000, 1_500_000])
-def test_deflated_sequential_reads_inflate_nothing_twice(known, row, monkeypatch):
+def test_deflated_sequential_reads_inflate_nothing_twice(known, row):
     member, file, data = example_member("noise", known)
-    monkeypatch.setattr(member, "build_checkpoints", None)
     for offset in range(0, len(data) - row, row):
         assert member.read(offset, row) == data[offset : offset + row]
         if row > 1000:
@@ -119,9 +118,8 @@ def test_deflated_rows_just_inflated_are_kept():
     assert file.bytes_read == before
 
 
-def test_deflated_read_at_the_start_needs_no_checkpoints(monkeypatch):
+def test_deflated_read_at_the_start_needs_no_checkpoints():
     member, file, data = example_member("photo", known=False)
-    monkeypatch.setattr(member, "build_checkpoints", None)
     assert member.read(0, 128) == data[:128]
     assert file.bytes_read <= 1 << 16
     assert member.checkpoints is None
