@@ -1,19 +1,15 @@
-"""The index table: the members of an archive as NumPy columns, built once and then mapped."""
+"""The index table of an archive: opened from its file, or built and saved."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import warnings
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.containers.container import Container
-from imagearchive.containers.left_out import LeftOut
 from imagearchive.containers.registry import find_container, resolve_location
 from imagearchive.errors import (
     ArchiveNotFoundError,
@@ -27,15 +23,12 @@ from imagearchive.index import file_format
 from imagearchive.index.build import build_columns
 from imagearchive.index.cache import FILES, describe_files, is_cached
 from imagearchive.index.column_checks import COLUMNS, UNBOUNDED, check_columns, take_columns
-from imagearchive.index.freshness import READ_PARTLY, REBUILD, Signature, difference, signatures
+from imagearchive.index.freshness import READ_PARTLY, REBUILD, difference, signatures
 from imagearchive.index.index_locations import check_replaceable, index_locations
-from imagearchive.index.lookup import Lookup
+from imagearchive.index.member_table import MemberTable
 from imagearchive.index.metadata import (
-    CHECKPOINTS,
     changed_scanner,
     check_metadata,
-    container_of_file,
-    containers_of,
     derived_files,
     file_sizes,
 )
@@ -45,159 +38,17 @@ from imagearchive.storage.location import Location, locate
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from imagearchive.storage.protocol import FileStorage, ReadAheadStorage
 
 __all__ = ["IndexTable"]
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
-class IndexTable:
-    """The members of an archive, one row each.
+class IndexTable(MemberTable):
+    """The members of an archive, one row each, which are saved in an index file.
 
-    Every array is read-only. A table that was loaded from a file is mapped, so opening takes as
-    long for a thousand members as for a hundred million, and processes share its pages. It is
-    immutable, so any number of threads may use one. A pickle would contain the arrays; the
-    classes that hold a table pickle the path instead.
-
-    Attributes
-    ----------
-    entries : ndarray of ENTRY_DTYPE, shape (N,)
-        Position, offset, size and more of each member, in archive order.
-    label_values : ndarray of float64
-        The labels of all members one after the other.
-    label_offsets : ndarray of uint64, shape (N + 1,)
-        Member ``i`` has the labels ``label_values[label_offsets[i]:label_offsets[i + 1]]``. After
-        a scan, this is the number of its top-level directory, sorted by name; a member outside
-        any directory has no label.
-    names : ndarray of uint8
-        The names in UTF-8, one after the other; bytes that are not UTF-8 are kept.
-    name_offsets : ndarray of uint64, shape (N + 1,)
-        Member ``i`` is named ``names[name_offsets[i]:name_offsets[i + 1]]``.
-    name_order : ndarray of uint64, shape (N,)
-        The permutation that sorts the names bytewise.
-    files : list of str
-        The files that hold the bytes; ``entries["shard"]`` is an index into it.
-    meta : dict
-        The metadata section; see `docs/development/index-format.md`.
-    extra : mapping of str to ndarray
-        Further named sections, such as the checkpoints inside compressed members.
-    path : str or None
-        Where the index is saved; None if it is only in memory.
-    storage : FileStorage or None
-        The mapped index file that holds the arrays; None if they are in memory.
+    `MemberTable` describes the attributes. This class opens, builds, saves, and checks tables.
     """
-
-    entries: npt.NDArray[Any]
-    label_values: npt.NDArray[np.float64]
-    label_offsets: npt.NDArray[np.uint64]
-    names: npt.NDArray[np.uint8]
-    name_offsets: npt.NDArray[np.uint64]
-    name_order: npt.NDArray[np.uint64]
-    files: list[str]
-    meta: dict[str, Any]
-    extra: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
-    path: str | None = None
-    storage: FileStorage | None = None
-
-    def __post_init__(self) -> None:
-        # The files as they were when the table was compared with them, by path.
-        self.file_signatures: dict[str, Signature] = {}
-        self.unchanged_during_scan = True
-        #: The files that are compressed, by number.
-        self.derived = derived_files(self.path, self.meta)
-        self._added = 0
-        self._unsaved = False
-        self.lookup = Lookup(
-            self.entries,
-            self.names,
-            self.name_offsets,
-            self.name_order,
-            None if self.storage is None else self.storage.check_unchanged,
-        )
-        if len(self.label_offsets) != len(self.entries) + 1:
-            raise CorruptIndexError(
-                f"{self.path}: {len(self.label_offsets)} label offsets for {len(self.entries)} "
-                f"members; delete the index and open the archive again"
-            )
-
-    # --- access -----------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        return self.lookup.count
-
-    def name(self, position: int) -> str:
-        """Return the name of a member; bytes that are not UTF-8 appear as surrogates."""
-        return self.lookup.name(position).decode("utf-8", "surrogateescape")
-
-    def name_bytes(self, position: int) -> bytes:
-        """Return the name of a member as stored."""
-        return self.lookup.name(position)
-
-    def find(self, name: str) -> int:
-        """Return the position of the member of exactly that name, or -1; O(log N)."""
-        return self.lookup.find(name.encode("utf-8", "surrogateescape"))
-
-    def labels(self, position: int) -> npt.NDArray[np.float64]:
-        """Return the labels of a member, a read-only view."""
-        low, high = self.label_offsets[position], self.label_offsets[position + 1]
-        if not low <= high <= len(self.label_values):
-            raise CorruptIndexError(
-                f"{self.path}: the labels of row {position} are out of range; delete it"
-            )
-        return self.label_values[int(low) : int(high)]
-
-    def fingerprint(self) -> str:
-        """Return a digest of up to 256 rows and names, which is the same for the same members."""
-        digest = hashlib.blake2b(str(len(self)).encode(), digest_size=16)
-        for position in np.unique(np.linspace(0, max(len(self) - 1, 0), 256).astype(np.int64)):
-            if len(self):
-                row = self.lookup.row(int(position))
-                digest.update(f"{row[1:]} {self.name_bytes(int(position))!r}".encode())
-        return digest.hexdigest()
-
-    @property
-    def directories(self) -> list[str]:
-        """Directories that the archive names and that contain no files."""
-        return list(self.meta.get("directories", []))
-
-    @property
-    def left_out(self) -> LeftOut:
-        """The members that are not in the table or cannot be read, and why."""
-        return LeftOut.from_metadata(self.meta.get("left_out"))
-
-    @property
-    def containers(self) -> list[Container]:
-        """The formats of the files, each once, in the order of the files."""
-        return containers_of(self.meta)
-
-    def container(self, shard: int) -> Container:
-        """Return the format of one of the files.
-
-        Raises
-        ------
-        CorruptIndexError
-            The index does not name its format, or the format is unknown.
-        """
-        return container_of_file(self.path, self.meta, shard)
-
-    def open_derived(self, shard: int, file: FileStorage) -> ReadAheadStorage:
-        """Return what the rows of a file refer to: its decompressed view if it is compressed.
-
-        Parameters
-        ----------
-        shard : int
-            The number of the file.
-        file : FileStorage
-            The open file, which is closed together with its view.
-        """
-        derived = self.derived.get(shard)
-        if derived is None:
-            return file
-        if CHECKPOINTS not in self.extra:
-            raise CorruptIndexError(f"{self.path}: the checkpoints are missing; delete the index")
-        return derived.open(file, self.extra[CHECKPOINTS].data)
 
     # --- opening ----------------------------------------------------------------------------
 
