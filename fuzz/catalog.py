@@ -12,13 +12,16 @@ from fuzz.harnesses.archive import WholeArchive
 from fuzz.harnesses.barecat import Barecat
 from fuzz.harnesses.bins import Bins
 from fuzz.harnesses.checkpoints import SavedCheckpoints
+from fuzz.harnesses.compressed import CompressedArchives
 from fuzz.harnesses.deflate import Compressed
 from fuzz.harnesses.index import IndexFile
 from fuzz.harnesses.jpeg import JpegRegions
 from fuzz.harnesses.labels import LabelFiles
+from fuzz.harnesses.mapped import MappedFiles
 from fuzz.harnesses.npy import NpyHeaders
 from fuzz.harnesses.npz import NpzRows
 from fuzz.harnesses.objects import ObjectArrays
+from fuzz.harnesses.small_files import SmallFiles
 from fuzz.harnesses.tar import Tar
 from fuzz.harnesses.values import Values
 from fuzz.harnesses.zip import Zip
@@ -32,6 +35,7 @@ HARNESSES: Final[tuple[type[Harness], ...]] = (
     IndexFile,
     SavedCheckpoints,
     Compressed,
+    CompressedArchives,
     LabelFiles,
     Annotations,
     Values,
@@ -39,6 +43,8 @@ HARNESSES: Final[tuple[type[Harness], ...]] = (
     Barecat,
     Bins,
     WholeArchive,
+    MappedFiles,
+    SmallFiles,
 )
 
 

@@ -7,6 +7,7 @@ decoder skips, such as the table of the seekable format, are passed over.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -27,6 +28,10 @@ _SKIPPABLE: Final = 0x184D2A50
 _LONGEST_WINDOW: Final = 1 << 27
 # The type of a block that repeats one byte.
 _REPEATED: Final = 1
+# The longest header of a frame in bytes. At most so many bytes are read to find headers, and
+# frames of so many bytes are read at once.
+_HEADER: Final = 18
+_WINDOW: Final = 1 << 16
 
 
 class _Frame(NamedTuple):
@@ -52,7 +57,7 @@ class ZstdStream(StreamRange):
             Neither a frame nor the end of the file is there, or the frame is cut.
         """
         while offset < self.stored_size:
-            head = self._header(offset, 18)
+            head = self._headers.read(offset, _HEADER).ljust(_HEADER, b"\0")
             magic = int.from_bytes(head[:4], "little")
             if magic == _MAGIC:
                 return self._frame(offset, head)
@@ -66,8 +71,9 @@ class ZstdStream(StreamRange):
             raise self.error("the last frame is cut, so it is truncated")
         return None
 
-    def _header(self, offset: int, size: int) -> bytes:
-        return bytes(self.read(offset, size)).ljust(size, b"\0")
+    @functools.cached_property
+    def _headers(self) -> _HeaderReader:
+        return _HeaderReader(self)
 
     def _frame(self, start: int, head: bytes) -> _Frame:
         descriptor = head[4]
@@ -79,12 +85,13 @@ class ZstdStream(StreamRange):
         if field:
             size = int.from_bytes(head[at : at + field], "little") + (256 if field == 2 else 0)
         offset = start + at + field
-        last = False
+        read_header = self._headers.read
+        last = 0
         while not last:
             if offset + 3 > self.stored_size:
                 raise self.error(f"the frame at byte {start} is cut, so it is truncated")
-            header = int.from_bytes(self._header(offset, 3), "little")
-            last = bool(header & 1)
+            header = int.from_bytes(read_header(offset, 3), "little")
+            last = header & 1
             offset += 3 + (1 if header >> 1 & 3 == _REPEATED else header >> 3)
         offset += 4 if descriptor & 4 else 0
         if offset > self.stored_size:
@@ -108,6 +115,26 @@ class ZstdStream(StreamRange):
     def resume(self, point: Point) -> ZstdDecoder:
         """Return a decoder at a checkpoint."""
         return ZstdDecoder(self, point.source, point.position)
+
+
+class _HeaderReader:
+    """Reads headers in order: the nearer they are to each other, the more bytes at once."""
+
+    def __init__(self, stream: ZstdStream) -> None:
+        self._stream = stream
+        # Replaced as a whole, since threads share a stream.
+        self._window = (0, b"")
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes, or fewer at the end of the stream."""
+        start, data = self._window
+        place = offset - start
+        if 0 <= place <= len(data) - size:
+            return data[place : place + size]
+        length = 2 * len(data) if 0 <= place <= 2 * len(data) else _HEADER
+        data = bytes(self._stream.read(offset, max(min(length, _WINDOW), size)))
+        self._window = (offset, data)
+        return data[:size]
 
 
 class ZstdDecoder:
@@ -160,7 +187,8 @@ class ZstdDecoder:
             return False
         if self._builder is not None and self._builder.wants_free(self.position):
             self._builder.add(frame.offset, self.position)
-        source = _FrameFile(stream, frame)
+        size = frame.end - frame.offset
+        source = stream.read(frame.offset, size) if size <= _WINDOW else _FrameFile(stream, frame)
         self._reader = self._decompressor.stream_reader(source, read_across_frames=False)
         self._frame, self._frame_position, self.source = frame, self.position, frame.offset
         return True

@@ -462,3 +462,15 @@ def test_compressed_reading_in_order_decompresses_once(plain, tmp_path, monkeypa
         for position in range(len(archive)):
             archive.read(position)
         assert bytes_read() - before < 1.1 * os.path.getsize(path) + (1 << 18)
+
+
+@pytest.mark.parametrize("kind", ["frames", "skippable"])
+def test_compressed_zstd_of_empty_frames_is_read(kind, tmp_path, plain):
+    empty = {
+        "frames": b"\x28\xb5\x2f\xfd\x00\x58\x01\x00\x00",
+        "skippable": struct.pack("<II", 0x184D2A50, 0),
+    }[kind]
+    path = tmp_path / "x.tar.zst"
+    path.write_bytes(empty * 9999 + zstandard.compress(plain) + empty * 7)
+    with imagearchive.open(path) as archive:
+        assert dict(archive) == MEMBERS
