@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -26,7 +25,7 @@ from imagearchive.errors import (
     UnsafePickleError,
 )
 from imagearchive.errors.hints import Hint, with_hints
-from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.errors.os_errors import OUT_OF_RESOURCES, os_errors_for
 from imagearchive.images.decode import find_damage
 from imagearchive.index.freshness import REBUILD
 from imagearchive.index.names import sort_names
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Failure", "Verified", "verify"]
 
 CHUNK: Final = 64
-# Errors of the machine, because of which every further member would fail too.
-FATAL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Failure(NamedTuple):
@@ -211,7 +208,7 @@ def _check_headers(archive: Archive, failures: list[Failure]) -> None:
 def _failure(error: Exception, position: int, name: str, *where: str) -> Failure:
     """Describe an error without the prefixes `where`, as a `Failure` has the name already."""
     if isinstance(error, OSError) and error.errno is not None:
-        if error.errno in FATAL:
+        if error.errno in OUT_OF_RESOURCES:
             error.filename = error.filename or where[0]
             raise error
         return Failure(position, name, error.strerror or str(error))

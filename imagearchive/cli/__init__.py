@@ -14,10 +14,9 @@ from typing import Final
 
 from imagearchive.cli.interrupts import Interrupts
 from imagearchive.cli.messages import (
-    describe_system_error,
+    describe_error,
     print_error,
     print_warnings,
-    with_options,
 )
 from imagearchive.errors import ImageArchiveError, MemberNotFoundError
 from imagearchive.errors.os_errors import os_errors_for
@@ -68,10 +67,8 @@ def _run(argv: Sequence[str], interrupts: Interrupts) -> int:
         return PIPE_CLOSED
     except MemberNotFoundError as error:
         print_error(f"{arguments.archive}: {error.message}{_several_archives_hint(arguments)}")
-    except ImageArchiveError as error:
-        print_error(with_options(error.message, error.hints))
-    except OSError as error:
-        print_error(describe_system_error(error))
+    except (ImageArchiveError, OSError) as error:
+        print_error(describe_error(error))
     except MemoryError:
         print_error("not enough memory")
     return FAILED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from imagearchive.archive.archive import Archive
 from imagearchive.arrays import npy
 from imagearchive.cli.archive_argument import open_archive_argument
-from imagearchive.cli.messages import with_options
+from imagearchive.cli.messages import report_errors, with_options
 from imagearchive.cli.output import (
     escape_message,
     escape_name,
@@ -46,24 +46,44 @@ def info(arguments: argparse.Namespace) -> int:
     elif not arguments.archives:
         arguments.parser.error("name an archive, or use --build")
     else:
-        described = [_archive_facts(one) for one in _each_archive(arguments)]
+        described = list(_each_archive(arguments, _archive_facts))
     if arguments.json:
         write_json(described[0] if len(described) == 1 else described)
-        return 0
+    else:
+        _write_described(described, arguments)
+    return FAILED if any("error" in facts for facts in described) else 0
+
+
+def _write_described(described: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    blank: list[str] = []
     for number, facts in enumerate(described):
+        if "error" in facts:
+            continue
         if len(described) > 1:
             title = escape_name(str(arguments.archives[number]))
-            write([*([""] if number else []), f"{title}:"])
+            write([*blank, f"{title}:"])
+            blank = [""]
         _write_facts(facts, arguments.human_readable)
-    return 0
 
 
-def _each_archive(arguments: argparse.Namespace) -> Iterator[argparse.Namespace]:
-    """Yield the arguments of a command for each of its archives."""
-    if arguments.ipath is not None and len(arguments.archives) > 1:
+def _each_archive(
+    arguments: argparse.Namespace, describe: Callable[[argparse.Namespace], dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Yield the result of a function for each archive of a command.
+
+    The errors of one of several archives are printed, and are the result for it.
+    """
+    several = len(arguments.archives) > 1
+    if arguments.ipath is not None and several:
         arguments.parser.error("--ipath names the index of one archive")
     for archive in arguments.archives:
-        yield argparse.Namespace(**{**vars(arguments), "archive": archive})
+        one = argparse.Namespace(**{**vars(arguments), "archive": archive})
+        if not several:
+            yield describe(one)
+            continue
+        with report_errors() as errors:
+            facts = describe(one)
+        yield {"archive": relative_path(str(archive)), "error": errors[0]} if errors else facts
 
 
 def _write_facts(facts: dict[str, Any], human_readable: bool) -> None:
@@ -217,14 +237,14 @@ def _build_facts() -> dict[str, Any]:
 def verify(arguments: argparse.Namespace) -> int:
     """Read and check every member."""
     results = []
-    for one in _each_archive(arguments):
-        found = _verify_one(one)
+    for found in _each_archive(arguments, _verify_one):
         results.append(found)
-        if not arguments.json:
+        if not arguments.json and "error" not in found:
             _write_verified(found, arguments)
     if arguments.json:
         write_json(results[0] if len(results) == 1 else results)
-    return FAILED if any(found["failures"] for found in results) else 0
+    failed = any("error" in found or found["failures"] for found in results)
+    return FAILED if failed else 0
 
 
 def _verify_one(arguments: argparse.Namespace) -> dict[str, Any]:

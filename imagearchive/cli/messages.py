@@ -11,9 +11,11 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from imagearchive.cli.output import escape_message
+from imagearchive.errors import ImageArchiveError
 from imagearchive.errors.hints import Hint
+from imagearchive.errors.os_errors import OUT_OF_RESOURCES
 
-__all__ = ["describe_system_error", "print_error", "print_warnings", "with_options"]
+__all__ = ["describe_error", "print_error", "print_warnings", "report_errors", "with_options"]
 
 #: The options that do what the arguments of the library do. A hint about any other argument is
 #: left out.
@@ -49,7 +51,30 @@ def print_error(message: str) -> None:
             print(f"imagearchive: {escape_message(message)}", file=sys.stderr, flush=True)
 
 
-def describe_system_error(error: OSError) -> str:
+def describe_error(error: ImageArchiveError | OSError) -> str:
+    """Return the message of an error, for somebody who types commands."""
+    if isinstance(error, ImageArchiveError):
+        return with_options(error.message, error.hints)
+    return _describe_system_error(error)
+
+
+@contextlib.contextmanager
+def report_errors() -> Iterator[list[str]]:
+    """Print an error of the block and go on; its message is then in the list.
+
+    Errors that the next archive would raise as well, such as too many open files, are raised.
+    """
+    messages: list[str] = []
+    try:
+        yield messages
+    except (ImageArchiveError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in OUT_OF_RESOURCES:
+            raise
+        messages.append(describe_error(error))
+        print_error(messages[0])
+
+
+def _describe_system_error(error: OSError) -> str:
     """Return what the system reports, after the files that it is about."""
     if error.strerror is None:
         return str(error)

@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from imagearchive.cli.messages import print_error
+from imagearchive.cli.messages import print_error, report_errors
 from imagearchive.cli.output import (
     escape_message,
     escape_name,
@@ -29,9 +29,12 @@ from imagearchive.errors import (
 
 if TYPE_CHECKING:
     from imagearchive.archive.extract import Existing
+    from imagearchive.index.table import IndexTable
     from imagearchive.processing.processor import ProcessReport
 
 __all__ = ["convert", "extract", "index", "pack", "process"]
+
+FAILED: Final = 1
 
 
 def index(arguments: argparse.Namespace) -> int:
@@ -41,14 +44,26 @@ def index(arguments: argparse.Namespace) -> int:
 
     paths = [path for given in arguments.archives for path in expand_paths(given)]
     made: list[dict[str, object]] = []
-    # With --ipath, one index for all of them.
-    for group in [paths] if arguments.ipath else [[path] for path in paths]:
-        table = open_concatenated(
+
+    def build(group: list[str]) -> IndexTable:
+        return open_concatenated(
             group,
             arguments.ipath,
             overwrite=arguments.overwrite,
             strict=not arguments.partial,
         )
+
+    # With --ipath, one index for all of them.
+    groups = [paths] if arguments.ipath else [[path] for path in paths]
+    for group in groups:
+        if len(groups) == 1:
+            table = build(group)
+        else:
+            with report_errors() as errors:
+                table = build(group)
+            if errors:
+                made.append({"archive": relative_path(group[0]), "error": errors[0]})
+                continue
         index_path = relative_path(table.path)
         facts = {"members": len(table), "index": index_path}
         if len(group) == 1:
@@ -63,7 +78,7 @@ def index(arguments: argparse.Namespace) -> int:
             write([f"{escape_name(shown)}: {members} -> {target}"])
     if arguments.json:
         write_json(made)
-    return 0
+    return FAILED if any("error" in one for one in made) else 0
 
 
 def extract(arguments: argparse.Namespace) -> int:

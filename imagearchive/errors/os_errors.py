@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-__all__ = ["OUT_OF_FILES", "os_errors_for"]
+__all__ = ["OUT_OF_FILES", "OUT_OF_RESOURCES", "os_errors_for"]
 
 #: Error numbers that say nothing about a file: no more files can be opened at the moment.
 OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
+#: Error numbers of a lack that the next file would meet as well.
+OUT_OF_RESOURCES: Final = (*OUT_OF_FILES, errno.ENOMEM)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import resource
 import tarfile
 import zipfile
 from pathlib import Path
@@ -231,6 +232,42 @@ def test_info_and_verify_take_several_archives(run, with_pipe):
     for command in ("info", "verify"):
         code, _, err = run(command, "--ipath", "x.idx.npy", "pipe.tar", "good.tar")
         assert (code, "one archive" in err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "index"])
+def test_commands_of_several_archives_report_what_is_no_archive_and_go_on(run, with_pipe, command):
+    with open("notes.txt", "w") as file:
+        file.write("not an archive")
+    code, out, err = run(command, "notes.txt", "pipe.tar", "missing.tar", "good.tar")
+    assert code == 1
+    assert b"pipe.tar:" in out
+    assert b"good.tar:" in out
+    assert b"notes.txt" not in out
+    assert [line.split(":")[1].strip().rpartition("/")[2] for line in err.splitlines()] == [
+        "notes.txt",
+        "missing.tar",
+    ]
+    code, out, _ = run(command, "--json", "notes.txt", "pipe.tar", "missing.tar", "good.tar")
+    found = json.loads(out)
+    assert code == 1
+    assert ["error" in one for one in found] == [True, False, True, False]
+    assert [found[0]["archive"], found[2]["archive"]] == ["notes.txt", "missing.tar"]
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "index"])
+def test_commands_of_several_archives_stop_without_descriptors(run, with_pipe, command):
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The lowest descriptor that is free is beyond the limit.
+    with open("good.tar") as file:
+        lowest = file.fileno()
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limit[1]))
+        code, out, err = run(command, "good.tar", "pipe.tar")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert code == 1
+    assert out == b""
+    assert err.count("Too many open files") == 1
 
 
 def test_verify_of_several_archives_fails_if_one_does(run, with_pipe):

@@ -20,7 +20,7 @@ from pathlib import Path
 from support.command_line import start_command
 
 from imagearchive import TarWriter
-from imagearchive.cli.messages import describe_system_error, print_warnings, with_options
+from imagearchive.cli.messages import describe_error, print_warnings, with_options
 from imagearchive.errors.hints import Hint
 
 
@@ -169,11 +169,11 @@ def test_with_options_names_options_and_leaves_out_other_arguments():
     assert with_options("damaged", []) == "damaged"
 
 
-def test_describe_system_error_names_all_files():
-    assert describe_system_error(OSError(errno.EIO, "I/O error")) == "I/O error"
-    assert describe_system_error(OSError(errno.EIO, "I/O error", b"a")) == "a: I/O error"
-    assert describe_system_error(OSError(errno.EXDEV, "no", "a", None, "b")) == "a -> b: no"
-    assert describe_system_error(OSError("ours")) == "ours"
+def test_describe_error_names_all_files():
+    assert describe_error(OSError(errno.EIO, "I/O error")) == "I/O error"
+    assert describe_error(OSError(errno.EIO, "I/O error", b"a")) == "a: I/O error"
+    assert describe_error(OSError(errno.EXDEV, "no", "a", None, "b")) == "a -> b: no"
+    assert describe_error(OSError("ours")) == "ours"
 
 
 def test_closed_pipe_ends_the_command_silently(work):
