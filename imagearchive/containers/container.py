@@ -118,6 +118,19 @@ class Container:
         """
         return Match.NO
 
+    def sniff_member(self, head: bytes) -> bool:
+        """Whether a member of another archive certainly has this format.
+
+        It is asked for each member of an archive that is opened with ``nested``. Formats that do
+        not override it are not found inside other archives.
+
+        Parameters
+        ----------
+        head : bytes
+            The first 512 bytes of the member, fewer where it is shorter.
+        """
+        return False
+
     def scan_location(
         self, location: Location, strict: bool = True
     ) -> tuple[RowBuffer, list[Location]]:
@@ -172,6 +185,17 @@ class Container:
                 f"{row['method']}, which {self.label} does not have; delete the index"
             )
         return SliceStorage(storage, int(row["offset"]), int(row["size"]), where)
+
+    def compressed_member(self, row: Any) -> tuple[str, int] | None:
+        """Return how the bytes of a member are compressed.
+
+        Returns
+        -------
+        (str, int) or None
+            The name of a compression format of `imagearchive.storage.stream_format`, and the
+            CRC-32 of the content. None if the member is stored as it is, or cannot be read.
+        """
+        return None
 
     def read_member(self, storage: Storage, row: Any, where: str) -> bytes | memoryview:
         """Return the whole content of a member; parameters and errors as for `open_member`."""

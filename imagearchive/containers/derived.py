@@ -1,4 +1,4 @@
-"""Files of an archive that are not as they are stored: decompressed views of a file."""
+"""What an archive reads that is not a file as it is stored: views of files and of members."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from imagearchive.storage.compressed import CompressedStorage
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from imagearchive.storage.protocol import FileStorage
+    from imagearchive.storage.compressed import CompressedStream
+    from imagearchive.storage.protocol import FileStorage, Storage
     from imagearchive.storage.stream_format import StreamFormat
 
 __all__ = ["DerivedFile", "find_stream_format", "stream_format_named"]
@@ -24,11 +25,12 @@ _SKIPPABLE_FRAME: Final = b"\x2a\x4d\x18"
 @functools.cache
 def _formats() -> list[StreamFormat]:
     from imagearchive.storage.bzip2 import Bzip2Format
+    from imagearchive.storage.deflate import DeflateFormat
     from imagearchive.storage.gzip import GzipFormat
     from imagearchive.storage.xz import XzFormat
     from imagearchive.storage.zstd import ZstdFormat
 
-    return [GzipFormat(), Bzip2Format(), XzFormat(), ZstdFormat()]
+    return [GzipFormat(), Bzip2Format(), XzFormat(), ZstdFormat(), DeflateFormat()]
 
 
 def find_stream_format(head: bytes) -> StreamFormat | None:
@@ -45,24 +47,39 @@ def stream_format_named(name: object) -> StreamFormat | None:
 
 @dataclasses.dataclass(frozen=True)
 class DerivedFile:
-    """The decompressed view of a file, to which the offsets of an index table refer.
+    """What the offsets of an index table refer to where that is not a file as it is stored.
+
+    It is the decompressed view of a file; or of a member of another archive; or, without a format,
+    the bytes of another file or view, which a nested archive of another container format shares.
 
     Attributes
     ----------
     format : str
-        The name of the compression format.
+        The name of the compression format; empty if nothing is compressed.
     stored_size : int
-        The length of the file in bytes.
+        The length of the file or member in bytes.
     size : int
         The length of its output.
     checkpoints : tuple of int
         Start and stop of its checkpoints in the section of the index.
+    parent : int or None
+        The number of the file or view that contains the member; None for a whole file.
+    offset : int
+        Where the member begins in its parent.
+    crc : int
+        The CRC-32 of the output, 0 if the format has checksums of its own.
+    name : str
+        The path of the member: its name, after those of the archives that it is in.
     """
 
     format: str
     stored_size: int
     size: int
     checkpoints: tuple[int, int]
+    parent: int | None = None
+    offset: int = 0
+    crc: int = 0
+    name: str = ""
 
     @classmethod
     def from_json(cls, found: Any) -> DerivedFile:
@@ -74,18 +91,43 @@ class DerivedFile:
             It was not described by `to_json`.
         """
         try:
-            numbers = (found["stored_size"], found["size"], *found["checkpoints"])
-            valid = all(type(number) is int and 0 <= number < 1 << 62 for number in numbers)
-            if valid and stream_format_named(found["format"]) is not None:
-                stored_size, size, start, stop = numbers
-                return cls(found["format"], stored_size, size, (start, stop))
-        except (KeyError, TypeError):
+            parent, name = found.get("parent"), found.get("name", "")
+            places = (found.get("offset", 0), found.get("crc", 0))
+            numbers = (found["stored_size"], found["size"], *found["checkpoints"], *places)
+            valid = all(
+                type(number) is int and 0 <= number < 1 << 62
+                for number in (*numbers, 0 if parent is None else parent)
+            )
+            format = found["format"]
+            known = format == "" or stream_format_named(format) is not None
+            if valid and known and isinstance(name, str) and (format or parent is not None):
+                stored_size, size, start, stop, offset, crc = numbers
+                return cls(format, stored_size, size, (start, stop), parent, offset, crc, name)
+        except (AttributeError, KeyError, TypeError, ValueError):
             pass
         raise ValueError("not a derived file")
 
     def to_json(self) -> dict[str, Any]:
         """Return a description for the metadata of an index."""
-        return dataclasses.asdict(self)
+        described = dataclasses.asdict(self)
+        if self.parent is None:
+            for key in ("parent", "offset", "crc", "name"):
+                del described[key]
+        return described
+
+    def stream(self, storage: Storage, where: str) -> CompressedStream:
+        """Return the compressed stream.
+
+        Parameters
+        ----------
+        storage : Storage
+            The file, or the parent.
+        where : str
+            Its name in messages.
+        """
+        format = stream_format_named(self.format)
+        assert format is not None
+        return format.stream(storage, self.offset, self.stored_size, self.size, where, self.crc)
 
     def open(self, file: FileStorage, checkpoints: Buffer) -> CompressedStorage:
         """Return the view of an open file, which is closed together with it.
@@ -101,8 +143,25 @@ class DerivedFile:
         CorruptIndexError
             The checkpoints do not belong to the file.
         """
-        format = stream_format_named(self.format)
-        assert format is not None
-        stream = format.stream(file, 0, self.stored_size, self.size, file.path)
         start, stop = self.checkpoints
+        stream = self.stream(file, file.path)
         return CompressedStorage(stream, memoryview(checkpoints)[start:stop], owned=file)
+
+    def open_member(self, parent: Storage, checkpoints: Buffer, where: str) -> CompressedStorage:
+        """Return the view of a member of an open archive, which stays open.
+
+        Parameters
+        ----------
+        parent : Storage
+        checkpoints : bytes-like
+            The section of the index.
+        where : str
+            The name of the member in messages.
+
+        Raises
+        ------
+        CorruptIndexError
+            The checkpoints do not belong to the member.
+        """
+        start, stop = self.checkpoints
+        return CompressedStorage(self.stream(parent, where), memoryview(checkpoints)[start:stop])

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Callable
 from contextlib import closing
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
 from imagearchive.containers.barecat import BarecatContainer
 from imagearchive.containers.bins import BinsContainer
 from imagearchive.containers.container import Container, Match
-from imagearchive.containers.derived import DerivedFile, find_stream_format
+from imagearchive.containers.derived import (
+    DerivedFile,
+    find_stream_format,
+    stream_format_named,
+)
 from imagearchive.containers.directory import DirectoryContainer
 from imagearchive.containers.foreign import describe_foreign
 from imagearchive.containers.rows import RowBuffer
@@ -37,17 +43,25 @@ from imagearchive.storage.stream_format import (
     StreamFormat,
 )
 
+if TYPE_CHECKING:
+    from imagearchive.storage.protocol import Storage
+
 __all__ = [
+    "HEAD_BYTES",
     "Scanned",
+    "ScannedStream",
     "all_containers",
     "container_named",
     "find_container",
+    "find_member_container",
     "register_container",
     "resolve_location",
     "scan_location",
+    "scan_stream",
     "unregister_container",
 ]
 
+#: How much of a file tells its format.
 HEAD_BYTES: Final = 512
 
 # A read in a compressed file decompresses this much at most.
@@ -97,6 +111,29 @@ class Scanned(NamedTuple):
     ends: list[int]
     derived: DerivedFile | None = None
     checkpoints: bytes = b""
+
+
+class ScannedStream(NamedTuple):
+    """The result of scanning compressed data.
+
+    Attributes
+    ----------
+    container : Container or None
+        The format, if it can be scanned from start to end.
+    rows : RowBuffer or None
+        The members, if there is a container.
+    damage : str or None
+        The error that ended the data, if ``strict=False``.
+    view : DerivedFile
+        The decompressed view, whose checkpoints are the whole of `checkpoints`.
+    checkpoints : bytes
+    """
+
+    container: Container | None
+    rows: RowBuffer | None
+    damage: str | None
+    view: DerivedFile
+    checkpoints: bytes
 
 
 def all_containers() -> list[Container]:
@@ -196,6 +233,11 @@ def _unknown(head: bytes) -> str:
     )
 
 
+def find_member_container(head: bytes) -> Container | None:
+    """Return the format of a member that is itself an archive, by its first bytes, or None."""
+    return next((one for one in _CONTAINERS if one.sniff_member(head)), None)
+
+
 def scan_location(location: Location, *, strict: bool = True) -> Scanned:
     """Scan the archive at a location, of any format.
 
@@ -240,9 +282,6 @@ def _scan_compressed(location: Location, format: StreamFormat, strict: bool) -> 
     """Scan a compressed archive, and find its checkpoints in the same pass if its format allows."""
     path = location.path
     with closing(location.open("pread")) as file:
-        builder = CheckpointBuilder(file.size)
-        stream = format.stream(file, 0, file.size, UNKNOWN_SIZE, path)
-        _check_span(stream.span, path, format)
 
         def check_size(size: int) -> None:
             if size > max(RATIO_FLOOR, file.size * MAX_COMPRESSION):
@@ -252,28 +291,79 @@ def _scan_compressed(location: Location, format: StreamFormat, strict: bool) -> 
                     f"{format.command} {path}"
                 )
 
-        forward = ForwardStorage(stream.start(builder), path, strict, check_size)
-        container, rows = _scan_forward(forward, strict)
-        forward.drain()
-        if strict and forward.damage is not None:
-            raise _name_members(forward.damage, rows)
-        _check_span(builder.span(forward.size), path, format)
-        stream = format.stream(file, 0, file.size, forward.size, path)
-        checkpoints = builder.finish(stream)
+        whole = DerivedFile(format.name, file.size, UNKNOWN_SIZE, (0, 0))
+        found = scan_stream(whole, file, path, check_size, strict)
+        container, rows = found.container, found.rows
         if container is None or rows is None:
-            storage = CompressedStorage(stream, checkpoints)
+            storage = CompressedStorage(found.view.stream(file, path), found.checkpoints)
             container, rows = _scan_decompressed(storage, location, format, strict)
-        damage = None if forward.damage is None else forward.damage.message
-        derived = DerivedFile(format.name, file.size, forward.size, (0, len(checkpoints)))
-    return Scanned(container, rows, [location], damage, [file.size], derived, checkpoints)
+    return Scanned(
+        container,
+        rows,
+        [location],
+        found.damage,
+        [found.view.stored_size],
+        found.view,
+        found.checkpoints,
+    )
 
 
-def _check_span(span: int, path: str, format: StreamFormat) -> None:
-    """Refuse a file of which each read would decompress too much."""
-    if span > MAX_SPAN:
+def scan_stream(
+    view: DerivedFile,
+    storage: Storage,
+    where: str,
+    check_size: Callable[[int], None],
+    strict: bool,
+) -> ScannedStream:
+    """Scan compressed data, and find its checkpoints in the same pass.
+
+    Parameters
+    ----------
+    view : DerivedFile
+        Where the data is, and how it is compressed. Its size may be `UNKNOWN_SIZE`.
+    storage : Storage
+        The file or archive that holds the data.
+    where : str
+        Its name in messages.
+    check_size : callable
+        Called with each new length of the output; raises an error if it is too long.
+    strict : bool
+        Whether damage is an error.
+
+    Raises
+    ------
+    UnsupportedArchiveError
+        It is in one piece, so that nothing in it can be read at random.
+    CorruptArchiveError
+        It is damaged.
+    """
+    builder = CheckpointBuilder(view.stored_size)
+    stream = view.stream(storage, where)
+    _check_span(stream.span, where, view)
+    forward = ForwardStorage(stream.start(builder), where, strict, check_size)
+    container, rows = _scan_forward(forward, strict)
+    forward.drain()
+    if strict and forward.damage is not None:
+        raise _name_members(forward.damage, rows)
+    _check_span(builder.span(forward.size), where, view)
+    # What a ZIP says of the size of a member identifies its checkpoints, even if it is damaged.
+    size = forward.size if view.size == UNKNOWN_SIZE else view.size
+    view = dataclasses.replace(view, size=size)
+    checkpoints = builder.finish(view.stream(storage, where))
+    view = dataclasses.replace(view, checkpoints=(0, len(checkpoints)))
+    damage = None if forward.damage is None else forward.damage.message
+    return ScannedStream(container, rows, damage, view, checkpoints)
+
+
+def _check_span(span: int, path: str, view: DerivedFile) -> None:
+    """Refuse data of which each read would decompress too much."""
+    format = stream_format_named(view.format)
+    if span > MAX_SPAN and format is not None:
+        command = f"decompress it first: {format.command} {path}"
+        advice = command if view.parent is None else "extract it from its archive first"
         raise UnsupportedArchiveError(
             f"{path}: {format.label} data in one piece that decompresses to {span} bytes or more, "
-            f"so its members cannot be read at random; decompress it first: {format.command} {path}"
+            f"so its members cannot be read at random; {advice}"
         )
 
 

@@ -263,7 +263,13 @@ class Bzip2Format(StreamFormat):
         return head[:3] == _HEADER and head[3:4].isdigit() and head[4:10] in marks
 
     def stream(
-        self, storage: Storage, offset: int, stored_size: int, size: int, where: str
+        self,
+        storage: Storage,
+        offset: int,
+        stored_size: int,
+        size: int,
+        where: str,
+        crc: int = 0,
     ) -> Bzip2Stream:
         """Return a range of a file as a stream."""
         return Bzip2Stream(storage, offset, stored_size, size, where)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from imagearchive.errors import CorruptArchiveError
 from imagearchive.storage.compressed import STEP, CompressedStorage
 from imagearchive.storage.inflate import RAW, Inflater
-from imagearchive.storage.stream_format import StreamRange
+from imagearchive.storage.stream_format import StreamFormat, StreamRange
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from imagearchive.storage.checkpoints import CheckpointBuilder, Point
     from imagearchive.storage.protocol import Storage
 
-__all__ = ["DeflateStream", "DeflatedStorage", "InflateDecoder", "inflate", "inflater_at"]
+__all__ = [
+    "DeflateFormat",
+    "DeflateStream",
+    "DeflatedStorage",
+    "InflateDecoder",
+    "inflate",
+    "inflater_at",
+]
 
 # Compressed bytes that are fed to a decoder at a time.
 FEED: Final = 1 << 16
@@ -97,6 +104,31 @@ class DeflateStream(StreamRange):
         if zlib.crc32(data) != self.crc:
             raise self.error("its CRC-32 does not match")
         return data
+
+
+class DeflateFormat(StreamFormat):
+    """Raw deflate, as members of a ZIP are stored; never a file of its own."""
+
+    name = "deflate"
+    label = "deflate"
+    extensions = ()
+    command = "unzip"
+
+    def sniff(self, head: bytes) -> bool:
+        """Recognize nothing: the archive says which members are deflated."""
+        return False
+
+    def stream(
+        self,
+        storage: Storage,
+        offset: int,
+        stored_size: int,
+        size: int,
+        where: str,
+        crc: int = 0,
+    ) -> DeflateStream:
+        """Return a range of a file as a stream; its size and CRC-32 must be known."""
+        return DeflateStream(storage, offset, stored_size, size, where, crc)
 
 
 def inflater_at(stream: StreamRange, point: Point) -> Inflater:

@@ -116,7 +116,13 @@ class GzipFormat(StreamFormat):
         return head[: len(_MAGIC)] == _MAGIC
 
     def stream(
-        self, storage: Storage, offset: int, stored_size: int, size: int, where: str
+        self,
+        storage: Storage,
+        offset: int,
+        stored_size: int,
+        size: int,
+        where: str,
+        crc: int = 0,
     ) -> GzipStream:
         """Return a range of a file as a stream."""
         return GzipStream(storage, offset, stored_size, size, where)

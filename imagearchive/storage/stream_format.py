@@ -60,7 +60,13 @@ class StreamFormat:
         raise NotImplementedError
 
     def stream(
-        self, storage: Storage, offset: int, stored_size: int, size: int, where: str
+        self,
+        storage: Storage,
+        offset: int,
+        stored_size: int,
+        size: int,
+        where: str,
+        crc: int = 0,
     ) -> CompressedStream:
         """Return a range of a storage as a compressed stream.
 
@@ -73,6 +79,8 @@ class StreamFormat:
             The length of its output, `UNKNOWN_SIZE` before it has been read to its end.
         where : str
             Its name in messages.
+        crc : int
+            The CRC-32 of the output, for formats without checksums of their own.
         """
         raise NotImplementedError
 

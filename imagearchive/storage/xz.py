@@ -264,7 +264,13 @@ class XzFormat(StreamFormat):
         return head[:6] == _MAGIC
 
     def stream(
-        self, storage: Storage, offset: int, stored_size: int, size: int, where: str
+        self,
+        storage: Storage,
+        offset: int,
+        stored_size: int,
+        size: int,
+        where: str,
+        crc: int = 0,
     ) -> XzStream:
         """Return a range of a file as a stream."""
         return XzStream(storage, offset, stored_size, size, where)

@@ -242,7 +242,13 @@ class ZstdFormat(StreamFormat):
         return len(head) >= 8 and (magic == _MAGIC or magic & ~0xF == _SKIPPABLE)
 
     def stream(
-        self, storage: Storage, offset: int, stored_size: int, size: int, where: str
+        self,
+        storage: Storage,
+        offset: int,
+        stored_size: int,
+        size: int,
+        where: str,
+        crc: int = 0,
     ) -> ZstdStream:
         """Return a range of a file as a stream."""
         return ZstdStream(storage, offset, stored_size, size, where)

@@ -33,6 +33,10 @@ class TarContainer(Container):
             return Match.CERTAIN
         return Match.POSSIBLE if len(head) >= BLOCK and not any(head) else Match.NO
 
+    def sniff_member(self, head: bytes) -> bool:
+        """Recognize a header by its checksum."""
+        return len(head) >= BLOCK and scan.has_header(head)
+
     def scan(self, storage: Storage, strict: bool = True) -> RowBuffer:
         """Read the headers of all members."""
         return scan.scan(storage, strict)

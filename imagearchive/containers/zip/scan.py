@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from imagearchive.storage.protocol import Storage
 
 __all__ = [
+    "BEGINNINGS",
     "CONTRADICTIONS",
     "METHOD_CONTRADICTED",
     "METHOD_OTHER_DISK",
@@ -61,6 +62,9 @@ CONTRADICTIONS: Final = {
     METHOD_CONTRADICTED: "its local header has another method or size than the central directory",
 }
 
+#: How an archive without a prefix begins: with a member, or if it is empty, with its end record.
+BEGINNINGS: Final = (b"PK\x03\x04", b"PK\x05\x06")
+
 logger = logging.getLogger(__name__)
 
 # More candidates for the end record than this are deliberate, and each may cost a whole scan.
@@ -77,7 +81,7 @@ _LOCAL: Final = struct.Struct("<4s5H3L2H")
 def sniff(storage: Storage) -> bool:
     """Whether the file starts as a ZIP archive does, or ends as one (behind a prefix)."""
     head = bytes(storage.read(0, min(4, storage.size)))
-    if head in {b"PK\x03\x04", b"PK\x05\x06"}:
+    if head in BEGINNINGS:
         return True
     # Behind its end, only an archive that is not empty is taken for one.
     return any(end.exact or end.entries for end in find_ends(storage))

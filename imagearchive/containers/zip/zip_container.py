@@ -19,7 +19,7 @@ from imagearchive.containers.rows import (
 )
 from imagearchive.containers.zip import scan
 from imagearchive.errors import CorruptArchiveError, CorruptIndexError, UnsupportedMemberError
-from imagearchive.storage.deflate import DeflatedStorage, inflate
+from imagearchive.storage.deflate import DeflatedStorage, DeflateFormat, inflate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +45,10 @@ class ZipContainer(Container):
         """Recognize the first header, or behind a prefix the end record."""
         return Match.CERTAIN if scan.sniff(storage) else Match.NO
 
+    def sniff_member(self, head: bytes) -> bool:
+        """Recognize the first header, or the end record of an empty archive."""
+        return head.startswith(scan.BEGINNINGS)
+
     def scan(self, storage: Storage, strict: bool = True) -> RowBuffer:
         """Read the central directory and all local headers."""
         return scan.scan(storage, strict)
@@ -57,6 +61,12 @@ class ZipContainer(Container):
         if row["method"] == METHOD_DEFLATED:
             return _open_deflated(storage, row, where, checkpoints)
         return super().open_member(storage, row, where, checkpoints)
+
+    def compressed_member(self, row: Any) -> tuple[str, int] | None:
+        """Return the format and the CRC-32 of a deflated member."""
+        if row["kind"] != KIND_FILE or row["method"] != METHOD_DEFLATED:
+            return None
+        return DeflateFormat.name, int(row["crc"])
 
     def read_member(self, storage: Storage, row: Any, where: str) -> bytes | memoryview:
         """Return the whole content of a member; a deflated one is compared with its CRC-32."""
