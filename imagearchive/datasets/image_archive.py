@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from imagearchive.archive.archive import Archive, check_fingerprint
-from imagearchive.archive.member_file import open_bytes
 from imagearchive.datasets.cache import SampleCache
-from imagearchive.datasets.dataset_base import OptionsDataset, resolve_index, warn_if_empty
+from imagearchive.datasets.class_numbers import ClassNumbers
+from imagearchive.datasets.companion_files import CompanionFile
+from imagearchive.datasets.dataset_base import warn_if_empty
 from imagearchive.datasets.image_options import (
     ImageArchiveOptions,
     IndexTransform,
@@ -25,17 +24,23 @@ from imagearchive.datasets.image_options import (
     TargetTransform,
     Transform,
 )
+from imagearchive.datasets.image_samples import ImageSamples
 from imagearchive.datasets.label_files import LabelParser, parse_label_line
-from imagearchive.datasets.label_guard import LabelGuard, LabelKind
-from imagearchive.datasets.labels import Labels, find_labels
+from imagearchive.datasets.label_guard import LabelKind
+from imagearchive.datasets.labels import ArrayLabels, ClassesFrom, Labels, find_labels
+from imagearchive.datasets.likely_root import warn_of_doubtful_classes
+from imagearchive.datasets.listed_samples import (
+    ListedSamples,
+    MissingMode,
+    TableOptions,
+    list_options,
+)
 from imagearchive.datasets.pil_loader import pil_loader
-from imagearchive.datasets.sample_names import SampleNames
 from imagearchive.datasets.selection import IMAGE_EXTENSIONS, Selection
-from imagearchive.errors import ImageArchiveError, OptionError
+from imagearchive.errors import OptionError
 from imagearchive.errors.arguments import check_callable, check_choice
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.location import locate
-from imagearchive.storage.mapping import damaged_mappings
 from imagearchive.storage.patterns import absolute_paths, as_text
 
 if TYPE_CHECKING:
@@ -47,11 +52,11 @@ __all__ = ["ImageArchive"]
 logger = logging.getLogger(__name__)
 
 
-class ImageArchive(OptionsDataset[ImageArchiveOptions]):
+class ImageArchive(ImageSamples):
     """Images in an archive, with the labels that their directories or a file give them.
 
-    Sample ``i`` is ``(image, label)``. The label is the class number as `int` if classes come from
-    directories, and a float64 array if a label file gives values.
+    Sample ``i`` is ``(image, label)``. The label is an `int` if it is the number of a class or
+    another integer, a `float` if it is one column of a table, and otherwise an array of numbers.
 
     Parameters
     ----------
@@ -87,10 +92,44 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
     label_file : str, optional
         A text file of lines ``image value value …``, where `image` is the path of an image
         relative to `root`, or its number in `index_file`; without an index file, the number of
-        the sample. The values of several lines for one image are appended. A path that several
-        archives have is an error. On disk or inside the archive.
+        the sample. The values of several lines for one image are appended. If every image has
+        one integer, labels are `int`, and -1 for images that are not in the file; otherwise they
+        are float64 arrays. A path that several archives have is an error. On disk or inside an
+        archive, as `table`.
     label_parser : callable, optional
         From a line of `label_file` to ``(image, values)``, or to None to skip the line.
+    table : mapping, list of dict, dataframe, or path, optional
+        A table with one row for each sample. The samples are its rows, in their order. A dataframe
+        is a table of pandas, polars, or pyarrow. A path names a CSV, TSV, JSON, JSON Lines, or
+        Parquet file, or a ``.txt`` file of cells separated by whitespace: on disk, inside the
+        archive, or inside another as ``labels.zip/train.csv``.
+    image : str or int, optional
+        The column of `table` with the names of the images: the path of a member relative to
+        `root`. Its extension may be missing, or the directories at its beginning, or both, if
+        only one member fits. Integers number the columns of a text file without a header.
+    label : str, int, or list of them, optional
+        The column with the labels. Numbers stay as they are. Text is the names of classes, which
+        are numbered in sorted order, those of the whole table. Several columns of numbers make an
+        array of shape (k,). By default labels come from directories.
+    split : str, int, or list of them, optional
+        Take the rows of `table` that have this value, or one of these, in `split_column`; of
+        `members`, the list of this name.
+    split_column : str or int
+        See `split`.
+    members : sequence of str, dict of sequences, or path, optional
+        The names of the images to take, in this order, as in the column `image` of a table. A path
+        names a text file of one name in each line, or a JSON file of a list, or of a dict of lists,
+        which are taken one after the other.
+    missing : {"error", "drop"}
+        What to do with a name in `table` or `members` that no member fits: raise an error, or leave
+        it out and log how many were.
+    class_to_idx : dict of str to int, optional
+        The numbers of the classes, in place of those in sorted order, so that several datasets
+        agree. Numbers in a table or a label file are looked up too. A class that is not in it is
+        an error.
+    classes_from : {"directory", "archive"}
+        With ``"archive"`` every archive in `apath` is a class, named after its file without
+        extension.
     label_extension : str, optional
         Take the label of an image from the file of the same name with this extension, as
         WebDataset writes them: ``"cls"``. A single integer becomes an `int`, anything else a
@@ -125,9 +164,10 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
     archive : Archive
         The archive that the dataset reads.
     classes : list of str
-        The directories in `root`, sorted; empty if labels come from files. They do not depend on
-        `extensions` and the other options that select samples: a warning names the classes that
-        have none.
+        The names of the classes, sorted; empty if labels are not names. Directories in `root` are
+        classes whatever `extensions` and the other options select: a warning names the classes
+        that have no samples. With the argument `class_to_idx`, its names in the order of their
+        numbers.
     class_to_idx : dict of str to int
 
     Raises
@@ -135,7 +175,7 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
     ArchiveNotFoundError, UnsupportedArchiveError, CorruptArchiveError, StaleIndexError
         The archive cannot be opened.
     LabelError
-        An index or label file does not fit the archive.
+        A table, a list of members, an index file, or a label file does not fit the archive.
 
     Notes
     -----
@@ -143,33 +183,14 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
     are no class directories at all, every file is a sample with the label -1.
 
     Works unchanged under fork, spawn and forkserver, and in threads: reads are positional. A
-    pickle holds paths and options only.
+    pickle holds paths and options, and with `table` or `members` the positions and labels of
+    the samples as arrays.
     """
 
-    archive: Archive
     classes: list[str]
     class_to_idx: dict[str, int]
-    loader: Loader
-    transform: Transform | None
-    target_transform: TargetTransform | None
-    index_transform: IndexTransform | None
     root: str
     mode: Mode
-    _read: Callable[[int], Any]
-    _multi: bool
-    _cache: SampleCache
-    _selection: Selection
-    _labels: Labels
-    _length: int
-    _guard: tuple[Any, LabelGuard] | None = None
-    label_kind: LabelKind | None
-
-    _settable: ClassVar[tuple[str, ...]] = (
-        "loader",
-        "transform",
-        "target_transform",
-        "index_transform",
-    )
 
     def __init__(
         self,
@@ -188,6 +209,15 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         label_file: str | os.PathLike[str] | None = None,
         label_parser: LabelParser = parse_label_line,
         label_extension: str | None = None,
+        table: Any = None,
+        image: str | int | None = None,
+        label: str | int | Sequence[str | int] | None = None,
+        split: Any = None,
+        split_column: str | int = "split",
+        members: Any = None,
+        missing: MissingMode = "error",
+        class_to_idx: Mapping[Any, int] | None = None,
+        classes_from: ClassesFrom = "directory",
         split_mask: npt.ArrayLike | None = None,
         index_transform: IndexTransform | None = None,
         mode: Mode = "single",
@@ -204,6 +234,14 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
             raise OptionError(
                 "label_extension= cannot be combined with label_file= or with mode='multi'"
             )
+        listing = list_options(table, image, label, split, split_column, members, missing)
+        if listing is not None and (mode == "multi" or index_file is not None):
+            raise OptionError(
+                "table= and members= cannot be combined with index_file= or with mode='multi'"
+            )
+        if label is not None and (label_file is not None or label_extension is not None):
+            raise OptionError("label= cannot be combined with label_file= or label_extension=")
+        check_choice("classes_from", classes_from, ("directory", "archive"))
         if data_in_memory and open_after_fork:
             logger.info("open_after_fork is ignored: the archive is in memory already")
         options = ImageArchiveOptions(
@@ -217,10 +255,13 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
             data_in_memory=data_in_memory,
             open_after_fork=open_after_fork,
             is_valid_file=is_valid_file,
-            index_file=None if index_file is None else locate(index_file).path,
-            label_file=None if label_file is None else locate(label_file).path,
+            index_file=_companion("index_file", index_file),
+            label_file=_companion("label_file", label_file),
             label_parser=label_parser,
             label_extension=None if label_extension is None else str(label_extension),
+            listing=listing,
+            class_to_idx=None if class_to_idx is None else ClassNumbers.check(class_to_idx),
+            classes_from=classes_from,
             split_mask=None if split_mask is None else PackedMask.pack(split_mask),
             index_transform=index_transform,
             mode=mode,
@@ -232,7 +273,7 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         )
         self._start(options, overwrite_index=overwrite_index)
         # Messages show the path as given; a pickle may be opened in another directory.
-        self._options = dataclasses.replace(options, apath=absolute_paths(options.apath))
+        self._options = dataclasses.replace(self._options, apath=absolute_paths(options.apath))
 
     # --- opening ----------------------------------------------------------------------------
 
@@ -269,17 +310,14 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
             options.label_file,
             self._multi,
         )
-        self._labels = find_labels(
-            self.archive,
-            self._selection,
-            options.label_file,
-            options.label_parser,
-            options.label_extension,
-        )
+        self._labels = self._find_labels(options)
         if options.split_mask is not None:
             self._split(options.split_mask)
         self.classes = self._labels.classes
         self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
+        if options.class_to_idx is not None:
+            self.classes = options.class_to_idx.classes
+            self.class_to_idx = dict(options.class_to_idx.number_of)
         self._guard_labels()
         self._length = len(self._selection)
         if self._pickled_fingerprint is None:
@@ -287,25 +325,40 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
         if options.data_in_memory or not options.open_after_fork:
             self.worker_open_archive()
 
+    def _find_labels(self, options: ImageArchiveOptions) -> Labels:
+        """Return the labels; a table or a list of members selects the samples first."""
+        listed = options.listing
+        if listed is not None:
+            if not isinstance(listed, ListedSamples):
+                listed = listed.resolve(self.archive, self._selection, options.class_to_idx)
+                # What was read once need not be read in every worker process.
+                self._options = dataclasses.replace(options, listing=listed)
+            self._selection.take(listed.positions)
+            if listed.labels is not None:
+                return ArrayLabels(listed.labels, listed.classes)
+        return find_labels(
+            self.archive,
+            self._selection,
+            options.label_file,
+            options.label_parser,
+            options.label_extension,
+            options.class_to_idx,
+            options.classes_from,
+        )
+
     def _warn_of_missing(self, options: ImageArchiveOptions) -> None:
-        """Log that there are no samples, or that none of them has a class."""
+        """Log that there are no samples, or that their directories are probably not classes."""
         warn_if_empty(options.apath, self._length)
+        listed = options.listing
         if (
             self._length
-            and not self.classes
             and options.label_file is None
             and options.label_extension is None
+            and options.classes_from == "directory"
+            and (not isinstance(listed, TableOptions) or listed.label is None)
             and self.archive.table.meta
         ):
-            logger.warning(
-                "%s: no sample is in a class directory, so all %d have the label -1, the first is "
-                "%r; name the directory that contains the class directories with root=, or the "
-                "labels with label_file= or label_extension=. Archives within an archive must be "
-                "extracted first",
-                options.apath,
-                self._length,
-                self.archive.name(int(self._selection.view(0)[0])),
-            )
+            warn_of_doubtful_classes(self.archive, self._selection, self._labels.classes)
 
     def _split(self, mask: PackedMask) -> None:
         count = len(self._selection)
@@ -321,219 +374,11 @@ class ImageArchive(OptionsDataset[ImageArchiveOptions]):
     def _fingerprint(self) -> str:
         return self.archive.table.fingerprint()
 
-    # --- samples ----------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
-        sample = self._index(index)
-        image = self._cache.get(sample, self._load)
-        label = (
-            self._labels.label(sample)
-            if self.target_transform is None
-            else self.target_transform(image, self._labels.values(sample).tolist())
-        )
-        by_index = self.index_transform
-        if by_index is not None:
-            image = self._each(lambda one: by_index(one, sample), image)
-        if self.transform is not None:
-            guard = self._guard_labels()
-            if guard.active:
-                guard.check(label, _size_of(image))
-            image = self._each(self.transform, image)
-        return image, label
-
-    def _guard_labels(self) -> LabelGuard:
-        """Return the guard for the current transform, which may have been set since."""
-        transform = self.transform
-        if self._guard is None or self._guard[0] is not transform:
-            guard = LabelGuard(transform, self.label_kind)
-            guard.check_sizes(self.label_sizes())
-            self._guard = transform, guard
-        return self._guard[1]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
-        """Return several samples; PyTorch's loader calls it for a batch."""
-        self.prefetch(indices)
-        return [self[index] for index in indices]
-
-    def prefetch(self, indices: Sequence[int]) -> None:
-        """Ask the kernel to read samples ahead that are needed soon; returns at once."""
-        samples = [self._index(index) for index in indices]
-        if self._multi:
-            self.archive.prefetch(p for sample in samples for p in self._selection.view(sample))
-        else:
-            chosen = self._selection.positions
-            self.archive.prefetch(samples if chosen is None else chosen[samples].tolist())
-
-    def _each(self, function: Transform, image: Any) -> Any:
-        return [function(view) for view in image] if self._multi else function(image)
-
-    def _load(self, sample: int) -> Any:
-        if self._multi:
-            return [self._load_member(position) for position in self._selection.view(sample)]
-        return self._load_member(self._selection.position(sample))
-
-    def _load_member(self, position: int) -> Any:
-        file = open_bytes(self._read(position))
-        try:
-            image = self.loader(file)
-        except Exception as error:
-            self.archive.check_unchanged()
-            info = self.archive.info(position)
-            where = (
-                f"{info.archive}: member {info.name!r} at offset {info.offset} ({info.size} bytes)"
-            )
-            if self.loader is pil_loader and isinstance(error, ImageArchiveError):
-                raise type(error)(f"{where}: {error.message}", hints=error.hints) from error
-            if hasattr(error, "add_note"):
-                error.add_note(f"raised by the loader for {where}")
-            raise
-        if damaged_mappings():
-            self.archive.check_unchanged()
-        return image
-
-    def _index(self, index: int) -> int:
-        if index.__class__ is int and 0 <= index < self._length:
-            return index
-        hint = "for several samples use torch.utils.data.Subset or split_mask="
-        return resolve_index(index, self._length, str(self.archive.path), hint=hint)
-
-    def read(self, index: int) -> Any:
-        """Return the encoded bytes of a sample, without decoding.
-
-        Returns
-        -------
-        bytes-like, or with ``mode="multi"`` a list of them
-            Not copied if the archive is mapped.
-        """
-        sample = self._index(index)
-        if self._multi:
-            return [self._read(position) for position in self._selection.view(sample)]
-        return self._read(self._selection.position(sample))
-
-    def name(self, index: int) -> str:
-        """Return the name of a sample's member; with ``mode="multi"`` that of its directory."""
-        sample = self._index(index)
-        return (
-            self._selection.directory(sample)
-            if self._multi
-            else self.archive.name(self._selection.position(sample))
-        )
-
-    def label(self, index: int) -> Any:
-        """Return the label of a sample as ``self[index]`` does without `target_transform`."""
-        return self._labels.label(self._index(index))
-
-    def labels(self, index: int) -> npt.NDArray[np.float64]:
-        """Return the labels of a sample: its class number, or its values in the label file.
-
-        Returns
-        -------
-        ndarray of float64, shape (k,)
-        """
-        return self._labels.values(self._index(index))
-
-    def label_sizes(self) -> npt.NDArray[np.int64] | None:
-        """Return how many values each sample has in the label file; None without a label file."""
-        return self._labels.sizes()
-
-    def encoded_images(self) -> ImageArchive | None:
-        """Return this dataset if its samples are its stored images, otherwise None.
-
-        None if a loader, a transform or ``mode="multi"`` makes something else of them; `DataLoader`
-        then asks for the samples.
-        """
-        changes = (self.transform, self.target_transform, self.index_transform)
-        unchanged = all(change is None for change in changes)
-        return self if unchanged and self.loader is pil_loader and not self._multi else None
-
-    def expect_nearby_reads(self, samples: int, places: int = 1) -> None:
-        """Get ready for reads that stay within so many samples at so many places for a while.
-
-        If `samples` is 0, they may be anywhere. This matters for compressed archives only; see
-        `Archive.keep_decompressed`. `DataLoader` calls it.
-        """
-        if self.archive.table.derived and self._length:
-            size = int(self.archive.table.entries["stored_size"].mean())
-            self.archive.keep_decompressed(samples * max(size, 1), places)
-
-    def data_order(self) -> npt.NDArray[np.int64] | None:
-        """Return the indices of the samples in the order of their data in the archive.
-
-        ``shuffle="blocks"`` of `DataLoader` keeps together what is stored together.
-
-        Returns
-        -------
-        ndarray of int64, shape (N,), or None
-            None if it is the order of the samples.
-        """
-        entries = self.archive.table.entries
-        first = self._selection.first_positions()
-        shards = entries["shard"] if first is None else entries["shard"][first]
-        offsets = entries["offset"] if first is None else entries["offset"][first]
-        same = shards[1:] == shards[:-1]
-        ascends = (shards[1:] > shards[:-1]) | (same & (offsets[1:] >= offsets[:-1]))
-        return None if ascends.all() else np.lexsort((offsets, shards))
-
-    @property
-    def targets(self) -> npt.NDArray[Any]:
-        """The labels of all samples, a new array at each access.
-
-        Returns
-        -------
-        ndarray
-            int64 of shape (N,) for classes; with a label file float64 of shape (N,) or (N, k),
-            or object of shape (N,) if samples have different numbers of values.
-        """
-        return self._labels.targets()
-
-    @property
-    def samples(self) -> SampleNames:
-        """Name and label of every sample: a sequence whose items are made when asked for."""
-        return SampleNames(self)
-
-    @property
-    def index_table(self) -> npt.NDArray[Any]:
-        """The rows of the index for the members that are used: index, offset, size and more.
-
-        The whole table, without a copy, if every member is a sample. For labels see `targets`.
-        """
-        entries = self.archive.table.entries
-        chosen = self._selection.positions
-        return entries if chosen is None else entries[chosen]
-
-    # --- life -------------------------------------------------------------------------------
-
-    def worker_open_archive(self, worker_id: int | None = None) -> None:
-        """Open the archive in this process; pass it to a loader as ``worker_init_fn``.
-
-        Parameters
-        ----------
-        worker_id : int, optional
-            Number of the worker, which loaders pass. It is not used.
-        """
-        self.archive.open_file()
-
-    def check_unchanged(self) -> None:
-        """Raise if one of the open files has changed; see `Archive.check_unchanged`."""
-        self.archive.check_unchanged()
-
-    def close(self) -> None:
-        """Close the archive; views returned by `read` stay valid. A second call does nothing."""
-        super().close()
-        self._cache.clear()
-        self.archive.close()
-
     def __repr__(self) -> str:
         classes = f", {len(self.classes)} classes" if self.classes else ""
         root = f", root={self.root!r}" if self.root else ""
         return f"ImageArchive({self.archive.path!r}{root}, {self._length} samples{classes})"
 
 
-def _size_of(image: Any) -> tuple[int, ...] | None:
-    """Return height and width of an image, and anything else behind them; None if unknown."""
-    if isinstance(image, Image.Image):
-        return image.height, image.width
-    return image.shape if isinstance(image, np.ndarray) else None
+def _companion(argument: str, path: str | os.PathLike[str] | None) -> CompanionFile | None:
+    return None if path is None else CompanionFile.at(argument, path)

@@ -12,8 +12,12 @@ import numpy.typing as npt
 from imagearchive.errors import OptionError
 
 if TYPE_CHECKING:
+    from imagearchive.datasets.class_numbers import ClassNumbers
+    from imagearchive.datasets.companion_files import CompanionFile
     from imagearchive.datasets.label_files import LabelParser
     from imagearchive.datasets.label_guard import LabelKind
+    from imagearchive.datasets.labels import ClassesFrom
+    from imagearchive.datasets.listed_samples import ListedSamples, MembersOptions, TableOptions
     from imagearchive.storage.checksums import Verify
     from imagearchive.storage.protocol import StorageKind
 
@@ -70,10 +74,13 @@ class ImageArchiveOptions:
     data_in_memory: bool
     open_after_fork: bool
     is_valid_file: Callable[[str], bool] | None
-    index_file: str | None
-    label_file: str | None
+    index_file: CompanionFile | None
+    label_file: CompanionFile | None
     label_parser: LabelParser
     label_extension: str | None
+    listing: TableOptions | MembersOptions | ListedSamples | None
+    class_to_idx: ClassNumbers | None
+    classes_from: ClassesFrom
     split_mask: PackedMask | None
     index_transform: IndexTransform | None
     mode: Mode

@@ -5,23 +5,22 @@ from __future__ import annotations
 import logging
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from imagearchive.archive.name_tree import encode
+from imagearchive.datasets.class_numbers import NO_CLASS, ClassNumbers
 from imagearchive.datasets.ragged_labels import RaggedLabels
 from imagearchive.errors import LabelError
-from imagearchive.index.names import normalize
-from imagearchive.storage.location import locate
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
+    from imagearchive.datasets.companion_files import CompanionFile
 
 __all__ = [
+    "FileLabels",
     "LabelParser",
-    "inner_position",
     "parse_label_line",
     "read_index_file",
     "read_label_file",
@@ -29,9 +28,25 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-#: From a line of a label file to the image, as a number or a path, and its values. None skips
-#: the line.
-LabelParser = Callable[[str], "tuple[int | str, Sequence[float]] | None"]
+#: From a line of a label file to the image, as a number or a path, and its values: numbers, or the
+#: name of a class as a string. None skips the line.
+LabelParser = Callable[[str], "tuple[int | str, Sequence[float] | str] | None"]
+
+
+class FileLabels(NamedTuple):
+    """The labels in a label file.
+
+    Attributes
+    ----------
+    numbers : ndarray of int64, shape (N,), or None
+        One integer for each sample, `NO_CLASS` for those without a label; None if a sample has
+        several values, or one that is not an integer.
+    values : RaggedLabels
+        The values of each sample.
+    """
+
+    numbers: npt.NDArray[np.int64] | None
+    values: RaggedLabels
 
 
 def parse_label_line(line: str) -> tuple[int | str, Sequence[float]]:
@@ -44,12 +59,31 @@ def parse_label_line(line: str) -> tuple[int | str, Sequence[float]]:
     """
     first, *values = line.split()
     key: int | str = int(first) if first.lstrip("-").isdecimal() else first
-    return key, [float(value) for value in values]
+    return key, [_as_number(value) for value in values]
 
 
-def read_index_file(archive: Archive, path: str) -> Iterator[tuple[int, str, str]]:
+def _parse_name_line(line: str) -> tuple[int | str, str]:
+    """Parse ``image class``, where the name of the class may contain spaces."""
+    image, _, name = line.replace("\t", " ").partition(" ")
+    return parse_label_line(image)[0], name.strip()
+
+
+def _as_number(value: Any) -> float:
+    """Return an integer as `int`, and any other number as `float`."""
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            return float(value)
+    try:
+        return operator.index(value)
+    except TypeError:
+        return float(value)
+
+
+def read_index_file(archive: Archive, path: CompanionFile) -> Iterator[tuple[int, str, str]]:
     """Yield ``(number, path, where)`` for each line ``number path`` of an index file."""
-    for line, where in _lines(archive, path):
+    for line, where in path.lines(archive):
         number, _, name = line.replace("\t", " ", 1).partition(" ")
         if not (number.isascii() and number.isdecimal() and len(number) < 19 and name.strip()):
             raise LabelError(f"{where}: expected 'number path', got {line[:80]!r}")
@@ -58,11 +92,12 @@ def read_index_file(archive: Archive, path: str) -> Iterator[tuple[int, str, str
 
 def read_label_file(
     archive: Archive,
-    path: str,
+    path: CompanionFile,
     count: int,
     resolve: Callable[[int | str], int],
     parser: LabelParser = parse_label_line,
-) -> RaggedLabels:
+    class_to_idx: ClassNumbers | None = None,
+) -> FileLabels:
     """Read the labels of `count` samples.
 
     The values of several lines for one image are appended. The number of unlabeled samples is
@@ -72,8 +107,7 @@ def read_label_file(
     ----------
     archive : Archive
         May contain the file.
-    path : str
-        On disk, or inside the archive as ``archive.tar/inner/path``.
+    path : CompanionFile
     count : int
         Number of samples.
     resolve : callable
@@ -81,6 +115,8 @@ def read_label_file(
         `LabelError` if the archive has no such image.
     parser : callable
         See `LabelParser`.
+    class_to_idx : ClassNumbers, optional
+        Numbers of the classes; then the label of an image is the name or number of a class.
 
     Raises
     ------
@@ -88,10 +124,12 @@ def read_label_file(
         The file cannot be found or parsed, or it labels none of the samples. The message names the
         file and the line.
     """
+    if class_to_idx is not None and parser is parse_label_line:
+        parser = _parse_name_line
     samples: list[int] = []
     sizes: list[int] = []
     values: list[float] = []
-    for line, where in _lines(archive, path):
+    for line, where in path.lines(archive):
         try:
             parsed = parser(line)
             if parsed is None:
@@ -99,10 +137,17 @@ def read_label_file(
             key, found = parsed
             if not isinstance(key, str):
                 key = operator.index(key)
-            numbers = [float(value) for value in found]
+            if class_to_idx is None:
+                numbers = [_as_number(value) for value in found]
+            else:
+                (name,) = [found] if isinstance(found, str) else found
+                numbers = [class_to_idx.number(name, where)]
+        except LabelError:
+            raise
         except (ValueError, TypeError, IndexError, KeyError) as error:
+            expected = "image value value …" if class_to_idx is None else "image class"
             raise LabelError(
-                f"{where}: expected 'image value value …', got {line[:80]!r} ({error}); pass "
+                f"{where}: expected '{expected}', got {line[:80]!r} ({error}); pass "
                 f"label_parser= for lines of another form"
             ) from error
         try:
@@ -119,7 +164,24 @@ def read_label_file(
         raise LabelError(f"{path}: none of the {count} samples is labeled in this file")
     if unlabeled:
         logger.warning("%s: %d of %d samples are not labeled in this file", path, unlabeled, count)
-    return RaggedLabels.grouped(owners, np.array(sizes, np.int64), values, count)
+    grouped = RaggedLabels.grouped(owners, np.array(sizes, np.int64), values, count)
+    return FileLabels(_single_integers(owners, sizes, values, count), grouped)
+
+
+def _single_integers(
+    owners: npt.NDArray[np.int64], sizes: list[int], values: list[float], count: int
+) -> npt.NDArray[np.int64] | None:
+    """Return the label of each sample if all labels are single integers, otherwise None."""
+    if any(size != 1 for size in sizes) or len(np.unique(owners)) < len(owners):
+        return None
+    if not all(isinstance(value, int) for value in values):
+        return None
+    numbers = np.full(count, NO_CLASS, np.int64)
+    try:
+        numbers[owners] = values
+    except OverflowError:
+        return None
+    return numbers
 
 
 def _form_hint(key: int | str, numbers: list[float], line: str) -> str:
@@ -130,61 +192,3 @@ def _form_hint(key: int | str, numbers: list[float], line: str) -> str:
         f"; expected 'image value value …', got {line[:80]!r}; pass label_parser= for lines of "
         f"another form, such as CSV"
     )
-
-
-def _lines(archive: Archive, path: str) -> Iterator[tuple[str, str]]:
-    """Yield the lines of a file that are not blank, each with its name for messages."""
-    text = _text(archive, path)
-    # Not splitlines(), which also splits at characters that names may contain.
-    for number, line in enumerate(text.split("\n"), 1):
-        stripped = line.strip()
-        if stripped:
-            yield stripped, f"{path}: line {number}"
-
-
-def inner_position(archive: Archive, path: str) -> int:
-    """Return the position of the member at ``archive.tar/inner/path``; -1 if there is none.
-
-    Parameters
-    ----------
-    path : str
-        Absolute.
-    """
-    for own in archive.paths:
-        if path.startswith(own + "/"):
-            position = _last_of_archive(archive, own, path[len(own) + 1 :])
-            if position >= 0:
-                return position
-    return -1
-
-
-def _last_of_archive(archive: Archive, own: str, name: str) -> int:
-    """Return the position of a member of one of the archives; -1 if there is none."""
-    lookup = archive.table.lookup
-    wanted = normalize(encode(name))
-    position = lookup.find(wanted)
-    # Several archives may have members of that name. The files of one archive begin with its path.
-    while position >= 0 and len(archive.paths) > 1:
-        file = archive.info(position).archive
-        if file == own or (file.startswith(own) and file not in archive.paths):
-            break
-        position = lookup.find(wanted, position)
-    return position
-
-
-def _text(archive: Archive, path: str) -> str:
-    location = locate(path)
-    if location.exists() and location.status().is_file:
-        with closing(location.open("pread")) as storage:
-            data = bytes(storage.read(0, storage.size))
-    else:
-        position = inner_position(archive, path)
-        if position < 0:
-            raise LabelError(
-                f"{path}: no such file, neither on disk nor in the archive as ARCHIVE/inner/path"
-            )
-        data = bytes(archive.read(position))
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LabelError(f"{path}: not UTF-8 text (byte {error.start}); convert it") from None

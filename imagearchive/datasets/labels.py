@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final, Protocol
+import re
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from imagearchive.archive.name_tree import decode
 from imagearchive.archive.samples import Samples
+from imagearchive.datasets.class_numbers import NO_CLASS, ClassNumbers, number_names
 from imagearchive.datasets.label_files import LabelParser, read_label_file
 from imagearchive.datasets.ragged_labels import RaggedLabels
 from imagearchive.datasets.selection import find_classes
@@ -17,13 +20,18 @@ from imagearchive.errors import LabelError
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
+    from imagearchive.datasets.companion_files import CompanionFile
     from imagearchive.datasets.selection import Selection
 
-__all__ = ["NO_CLASS", "Labels", "find_labels"]
+__all__ = ["ArrayLabels", "ClassesFrom", "Labels", "find_labels"]
 
 logger = logging.getLogger(__name__)
 
-NO_CLASS: Final = -1
+ClassesFrom = Literal["directory", "archive"]
+
+_EXTENSIONS: Final = re.compile(
+    r"(\.(tar|zip|tgz|tbz2|txz|gz|bz2|xz|zst|barecat))+$", re.IGNORECASE
+)
 
 
 class Labels(Protocol):
@@ -81,37 +89,83 @@ class ClassLabels:
         return ClassLabels(self.classes, self._numbers.select(rows))
 
 
-class ListedLabels:
-    """Lists of numbers from a label file."""
+class ArrayLabels:
+    """One number for each sample, or an array of k numbers.
 
-    def __init__(self, labels: RaggedLabels) -> None:
+    Parameters
+    ----------
+    numbers : ndarray of int64 or of a floating type, shape (N,) or (N, k)
+    classes : list of str
+    """
+
+    def __init__(self, numbers: npt.NDArray[Any], classes: list[str]) -> None:
+        self.classes = classes
+        self._numbers = numbers
+
+    def label(self, sample: int) -> Any:
+        """Return an integer, a float, or an array, as the numbers are."""
+        label: Any = self._numbers[sample]
+        return label.copy() if self._numbers.ndim > 1 else label.item()
+
+    def values(self, sample: int) -> npt.NDArray[np.float64]:
+        """Return the label as a new float64 array of shape (k,)."""
+        return np.array(self._numbers[sample], np.float64).reshape(-1)
+
+    def targets(self) -> npt.NDArray[Any]:
+        """Return the labels of all samples as a new array."""
+        return self._numbers.copy()
+
+    def sizes(self) -> None:
+        """Return None: the labels are not from a label file with several values."""
+        return None
+
+    def select(self, rows: npt.NDArray[np.int64]) -> ArrayLabels:
+        """Return the labels of some of the samples."""
+        return ArrayLabels(self._numbers[rows], self.classes)
+
+
+class ListedLabels:
+    """Lists of numbers from a label file, or single integers."""
+
+    def __init__(self, labels: RaggedLabels, numbers: npt.NDArray[np.int64] | None = None) -> None:
         self.classes: list[str] = []
         self._labels = labels
+        self._numbers = numbers
 
-    def label(self, sample: int) -> npt.NDArray[np.float64]:
-        return self.values(sample)
+    def label(self, sample: int) -> int | npt.NDArray[np.float64]:
+        return self.values(sample) if self._numbers is None else int(self._numbers[sample])
 
     def values(self, sample: int) -> npt.NDArray[np.float64]:
         return self._labels[sample].copy()
 
     def targets(self) -> npt.NDArray[Any]:
-        return self._labels.as_array()
+        return self._labels.as_array() if self._numbers is None else self._numbers.copy()
 
-    def sizes(self) -> npt.NDArray[np.int64]:
+    def sizes(self) -> npt.NDArray[np.int64] | None:
+        if self._numbers is not None:
+            return None
         return np.diff(self._labels.offsets).astype(np.int64)
 
     def select(self, rows: npt.NDArray[np.int64]) -> ListedLabels:
-        return ListedLabels(self._labels.select(rows))
+        numbers = None if self._numbers is None else self._numbers[rows]
+        return ListedLabels(self._labels.select(rows), numbers)
 
 
 class SiblingLabels:
     """Numbers in members beside the images: ``0001.cls`` beside ``0001.jpg``.
 
-    They are read when they are asked for.
+    They are read when they are asked for. With `class_to_idx` they are names or numbers of classes.
     """
 
-    def __init__(self, archive: Archive, selection: Selection, extension: str) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        selection: Selection,
+        extension: str,
+        class_to_idx: ClassNumbers | None,
+    ) -> None:
         self.classes: list[str] = []
+        self._class_to_idx = class_to_idx
         self._archive = archive
         self._selection = selection
         self._samples = Samples(archive, (extension,))
@@ -126,6 +180,9 @@ class SiblingLabels:
         archive = self._archive
         position = self._samples.find(self._selection.position(sample), self._choices)
         text = bytes(archive.read(position)).decode("utf-8", "replace")
+        if self._class_to_idx is not None:
+            where = f"{archive.path}: member {archive.name(position)!r}"
+            return np.array([self._class_to_idx.number(text.strip(), where)], np.float64)
         try:
             return np.array([float(value) for value in text.split()], np.float64)
         except ValueError:
@@ -157,33 +214,79 @@ class SiblingLabels:
 def find_labels(
     archive: Archive,
     selection: Selection,
-    label_file: str | None,
+    label_file: CompanionFile | None,
     label_parser: LabelParser,
     label_extension: str | None,
+    class_to_idx: ClassNumbers | None,
+    classes_from: ClassesFrom,
 ) -> Labels:
     """Return the labels of the samples of a dataset; the arguments are those of `ImageArchive`.
 
     If the labels are classes, files outside of the class directories are removed from `selection`.
     """
     if label_file is not None:
-        return ListedLabels(
-            read_label_file(archive, label_file, len(selection), selection.resolver(), label_parser)
+        read = read_label_file(
+            archive,
+            label_file,
+            len(selection),
+            selection.resolver(),
+            label_parser,
+            class_to_idx,
         )
+        return ListedLabels(read.values, read.numbers)
     if label_extension is not None:
-        return SiblingLabels(archive, selection, label_extension)
+        return SiblingLabels(archive, selection, label_extension, class_to_idx)
+    if classes_from == "archive":
+        return _label_by_archive(archive, selection, class_to_idx)
     if not archive.table.meta:
         # An index of the original ImageArchive: it has labels but no names.
         table = archive.table
         labels = RaggedLabels(table.label_values, table.label_offsets)
         chosen = selection.positions
         return ListedLabels(labels if chosen is None else labels.select(chosen))
-    return _find_class_labels(archive, selection)
+    return _find_class_labels(archive, selection, class_to_idx)
 
 
-def _find_class_labels(archive: Archive, selection: Selection) -> ClassLabels:
+def _label_by_archive(
+    archive: Archive, selection: Selection, class_to_idx: ClassNumbers | None
+) -> ArrayLabels:
+    """Make one class of each archive, named after its file."""
+    first = selection.first_positions()
+    shards = archive.table.entries["shard"]
+    shards = np.array(shards if first is None else shards[first], np.int64)
+    names = [_class_name(path) for path in _archives_of_files(archive)]
+    classes = sorted(set(names))
+    numbers = number_names(names, classes)[shards]
+    if class_to_idx is not None:
+        return ArrayLabels(class_to_idx.of_numbered(classes, numbers, str(archive.path)), [])
+    return ArrayLabels(numbers, classes)
+
+
+def _archives_of_files(archive: Archive) -> list[str]:
+    """Return the path of the archive that each file of the table belongs to."""
+    paths = sorted(archive.paths)
+    # The files of an archive in several files begin with its path.
+    places = [bisect_right(paths, file) - 1 for file in archive.table.files]
+    return [paths[max(place, 0)] for place in places]
+
+
+def _class_name(path: str) -> str:
+    """Return the name of an archive without its extensions."""
+    name = path.rpartition("/")[2]
+    return _EXTENSIONS.sub("", name) or name
+
+
+def _find_class_labels(
+    archive: Archive, selection: Selection, class_to_idx: ClassNumbers | None
+) -> Labels:
     table = archive.table
     first = selection.first_positions()
-    if first is None and not selection.prefix and len(table.label_values) == len(table):
+    if (
+        class_to_idx is None
+        and first is None
+        and not selection.prefix
+        and len(table.label_values) == len(table)
+    ):
         # Every member is in a class directory, and the index has its number.
         directories = table.lookup.children(0, len(table), 0)[0].tolist()
         names = [table.lookup.sorted_name(place) for place in directories]
@@ -194,7 +297,7 @@ def _find_class_labels(archive: Archive, selection: Selection) -> ClassLabels:
     if not inside.any():
         # The samples are beside directories of other files.
         classes = []
-    if classes and not inside.all() and selection.numbers is None:
+    if classes and not inside.all() and not selection.is_listed:
         logger.info(
             "%s: %d files outside the class directories are not samples",
             archive.path,
@@ -202,6 +305,8 @@ def _find_class_labels(archive: Archive, selection: Selection) -> ClassLabels:
         )
         selection.keep(np.flatnonzero(inside))
         numbers = numbers[inside]
+    if class_to_idx is not None:
+        return ArrayLabels(class_to_idx.of_numbered(classes, numbers, str(archive.path)), [])
     _warn_of_empty_classes(archive, classes, numbers)
     offsets = np.arange(len(numbers) + 1, dtype=np.uint64)
     return ClassLabels(classes, RaggedLabels(numbers.astype(np.float64), offsets))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.archive.name_tree import decode, encode
-from imagearchive.datasets.label_files import inner_position, read_index_file
+from imagearchive.datasets.label_files import read_index_file
 from imagearchive.errors import LabelError, MemberNotFoundError, OptionError, OptionTypeError
 from imagearchive.index.class_directories import class_directories
 from imagearchive.index.names import ends_with, is_first_of_name, normalize
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from imagearchive.archive.archive import Archive
+    from imagearchive.datasets.companion_files import CompanionFile
     from imagearchive.index.table import IndexTable
 
 __all__ = ["IMAGE_EXTENSIONS", "Classes", "Selection", "find_classes"]
@@ -45,8 +46,8 @@ class Selection:
         Directory that contains the samples.
     extensions, is_valid_file
         As in `ImageArchive`.
-    index_file, label_file : str or None
-        Absolute paths. `index_file` lists the samples. `label_file`, if it is in the archive, is
+    index_file, label_file : CompanionFile or None
+        `index_file` lists the samples. `label_file`, if it is in the archive, is
         not a sample.
     multi : bool
         Whether a sample is a directory of images, called its views.
@@ -59,6 +60,8 @@ class Selection:
         Positions in the index table of the samples, or of all their views; None for all members.
     numbers : ndarray of int64 or None
         The number of each sample in the index file; None without one.
+    is_listed : bool
+        Whether a file or an argument names the samples.
     """
 
     def __init__(
@@ -67,14 +70,15 @@ class Selection:
         root: str,
         extensions: Sequence[str] | str | None,
         is_valid_file: Callable[[str], bool] | None,
-        index_file: str | None,
-        label_file: str | None,
+        index_file: CompanionFile | None,
+        label_file: CompanionFile | None,
         multi: bool,
     ) -> None:
         self._archive = archive
         self._root = root
         table = archive.table
         self.prefix = _root_prefix(table, root)
+        self.is_listed = index_file is not None
         self.positions: npt.NDArray[np.int64] | None = None
         self.numbers: npt.NDArray[np.int64] | None = None
         # The views of sample i are at positions[bounds[i]:bounds[i + 1]].
@@ -83,7 +87,7 @@ class Selection:
             self._take_listed(index_file, extensions, is_valid_file, multi)
             return
         chosen = _select(table, self.prefix, extensions, is_valid_file)
-        text = -1 if label_file is None else inner_position(archive, label_file)
+        text = -1 if label_file is None else label_file.position_in(archive)
         if text >= 0:
             chosen = np.arange(len(table)) if chosen is None else chosen
             chosen = chosen[chosen != text]
@@ -98,7 +102,7 @@ class Selection:
 
     def _take_listed(
         self,
-        index_file: str,
+        index_file: CompanionFile,
         extensions: Sequence[str] | str | None,
         is_valid_file: Callable[[str], bool] | None,
         multi: bool,
@@ -191,6 +195,11 @@ class Selection:
             return
         positions = self._all()
         self._join([positions[bounds[row] : bounds[row + 1]] for row in rows])
+
+    def take(self, positions: npt.NDArray[np.int64]) -> None:
+        """Make the members at these positions the samples, in this order."""
+        self.positions = positions
+        self.is_listed = True
 
     def __len__(self) -> int:
         if self._bounds is not None:

@@ -33,3 +33,8 @@ def gather(
     prefix: bytes = b"",
     skip: int = 0,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]: ...
+def take_parts(
+    names: npt.NDArray[np.uint8],
+    starts: npt.NDArray[np.uint64],
+    ends: npt.NDArray[np.uint64],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]: ...

@@ -494,3 +494,45 @@ def gather(
             if size:
                 memcpy(&target[target_offsets[i] + added], &names[offsets[row] + skip], size)
     return out, out_offsets
+
+
+def take_parts(
+    const uint8_t[::1] names not None,
+    const uint64_t[::1] starts not None,
+    const uint64_t[::1] ends not None,
+):
+    """Copy a part of each name into columns of their own.
+
+    Parameters
+    ----------
+    starts, ends : array of uint64, shape (N,)
+        Where each part starts and ends in `names`.
+
+    Returns
+    -------
+    parts : ndarray of uint8
+    part_offsets : ndarray of uint64, shape (N + 1,)
+    """
+    cdef Py_ssize_t i, count = starts.shape[0]
+    cdef uint64_t used = 0, size, total = names.shape[0]
+    cdef bint good = ends.shape[0] == count
+    out_offsets = np.zeros(count + 1, np.uint64)
+    cdef uint64_t[::1] target_offsets = out_offsets
+    if good:
+        with nogil:
+            for i in range(count):
+                if starts[i] > ends[i] or ends[i] > total:
+                    good = False
+                    break
+                used += ends[i] - starts[i]
+                target_offsets[i + 1] = used
+    if not good:
+        raise CorruptIndexError("a part of a name is outside the names: the index is damaged")
+    out = np.empty(used, np.uint8)
+    cdef uint8_t[::1] target = out
+    with nogil:
+        for i in range(count):
+            size = ends[i] - starts[i]
+            if size:
+                memcpy(&target[target_offsets[i]], &names[starts[i]], size)
+    return out, out_offsets
