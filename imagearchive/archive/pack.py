@@ -7,7 +7,6 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
@@ -28,6 +27,7 @@ from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import publish_together
 from imagearchive.storage.location import expand_home
+from imagearchive.storage.task_threads import Task, TaskThreads
 
 __all__ = ["pack", "shard_path"]
 
@@ -224,12 +224,12 @@ def _add_all(
 ) -> None:
     """Add files; threads read those of a directory ahead, in batches."""
     template = tar.template()
-    ahead: deque[tuple[_Batch, Future[_Members]]] = deque()
+    ahead: deque[tuple[_Batch, Task[_Members]]] = deque()
     spare: list[bytearray] = []
 
     def take() -> None:
-        batch, future = ahead[0]
-        for piece in future.result():
+        batch, task = ahead[0]
+        for piece in task.result():
             if isinstance(piece, int):
                 name = batch.names[piece]
                 _add(tar, _Source(batch.prefix + name, name, batch.folder), top, keep)
@@ -241,7 +241,7 @@ def _add_all(
         ahead.popleft()
         os.close(batch.folder)
 
-    with ThreadPoolExecutor(READERS + 1, thread_name_prefix="imagearchive-pack") as pool:
+    with TaskThreads(READERS + 1) as pool:
         if index:
             # Needed at the end; loading NumPy takes as long as packing ten thousand files.
             pool.submit(import_module, "imagearchive.index.table")
@@ -259,7 +259,7 @@ def _add_all(
             while ahead:
                 take()
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.close()
             for batch, _ in ahead:
                 os.close(batch.folder)
 

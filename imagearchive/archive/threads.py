@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -10,10 +9,9 @@ from typing import Final
 
 from imagearchive.errors import WorkerError
 from imagearchive.errors.arguments import check_integer
+from imagearchive.storage.task_threads import TaskThreads
 
 __all__ = ["Chunks", "StoppedError", "run_in_threads"]
-
-logger = logging.getLogger(__name__)
 
 # More threads write files no faster, and read an archive on a disk more slowly.
 DEFAULT_THREADS: Final = 4
@@ -34,10 +32,11 @@ class Chunks(Iterator[range]):
         self._count = count
         self._chunk = chunk
         self._lock = threading.Lock()
-        self._stopped = threading.Event()
+        # Not an Event, which a signal handler may leave locked.
+        self._stopped = False
 
     def __next__(self) -> range:
-        if self._stopped.is_set():
+        if self._stopped:
             raise StopIteration
         with self._lock:
             start = next(self._starts)
@@ -45,16 +44,16 @@ class Chunks(Iterator[range]):
 
     def stop(self) -> None:
         """End the iterator in every thread."""
-        self._stopped.set()
+        self._stopped = True
 
     @property
     def stopped(self) -> bool:
         """Whether `stop` was called."""
-        return self._stopped.is_set()
+        return self._stopped
 
     def check(self) -> None:
         """Raise `StoppedError` after `stop`; to call in the middle of long work."""
-        if self._stopped.is_set():
+        if self._stopped:
             raise StoppedError("stopped")
 
 
@@ -93,80 +92,20 @@ def run_in_threads(
         work(chunks)
         return
 
-    group = _ThreadGroup(work, chunks)
-    try:
-        started = sum(group.start() for _ in range(threads))
-        if started < threads:
-            logger.info("the system granted %d of %d threads", started, threads)
-        if not started:
-            group.run()
-        group.wait()
-    finally:
-        group.stop()
-    if group.errors:
-        # Those that were stopped say nothing about the cause.
-        raise min(group.errors, key=lambda error: isinstance(error, StoppedError))
-
-
-class _ThreadGroup:
-    """Threads that do the same work.
-
-    `ThreadPoolExecutor` does not do: an interrupt while it starts a thread leaves that thread
-    running, and neither `shutdown` nor a future knows of it.
-    """
-
-    def __init__(self, work: Callable[[Chunks], None], chunks: Chunks) -> None:
-        self._work = work
-        self._chunks = chunks
-        self._threads: list[threading.Thread] = []
-        self._active = 0
-        self._changed = threading.Condition()
-        self.errors: list[BaseException] = []
-
-    def start(self) -> bool:
-        """Start another thread; return whether the system granted one."""
-        thread = threading.Thread(target=self.run, name="imagearchive")
+    with TaskThreads(threads) as pool:
+        tasks = [pool.submit(_work, work, chunks) for _ in range(threads)]
         try:
-            thread.start()
-        except RuntimeError:
-            return False
-        self._threads.append(thread)
-        return True
-
-    def run(self) -> None:
-        """Work in the calling thread."""
-        with self._changed:
-            if self._chunks.stopped:
-                return
-            self._active += 1
-        try:
-            self._work(self._chunks)
-        except BaseException as error:  # noqa: BLE001  # raised again by the thread that waits
-            self._chunks.stop()
-            self.errors.append(error)
+            errors = [error for task in tasks if (error := task.exception()) is not None]
         finally:
-            with self._changed:
-                self._active -= 1
-                self._changed.notify_all()
+            chunks.stop()
+    if errors:
+        # Those that were stopped say nothing about the cause.
+        raise min(errors, key=lambda error: isinstance(error, StoppedError))
 
-    def wait(self) -> None:
-        """Wait until all threads are done."""
-        for thread in self._threads:
-            thread.join()
 
-    def stop(self) -> None:
-        """Let no thread begin, and wait for those at work, however often that is interrupted."""
-        interrupt = None
-        while True:
-            try:
-                with self._changed:
-                    self._chunks.stop()
-                    while self._active:
-                        self._changed.wait()
-            except KeyboardInterrupt as error:
-                # They write to descriptors that the caller is about to close.
-                interrupt = error
-            else:
-                break
-        if interrupt is not None:
-            raise interrupt
+def _work(work: Callable[[Chunks], None], chunks: Chunks) -> None:
+    try:
+        work(chunks)
+    except BaseException:
+        chunks.stop()
+        raise

@@ -11,6 +11,8 @@ afterwards. The current release of TurboLoader does; pass ``normalize=True`` for
 
 from __future__ import annotations
 
+import opcode
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -81,6 +83,8 @@ _LABELS: Final = "use imagearchive.DataLoader, which yields (images, labels)"
 _IN_COLLATE: Final = "mix the images of a batch in collate_fn="
 _LOGGING: Final = "use logging.getLogger('imagearchive')"
 _DECODE_ONCE: Final = "store decoded images once with NpzWriter, and load the NPZ"
+_DECODE: Final = "use ImageArchive, which decodes; its image_size= and RandomResizedCrop are fast"
+_KERNEL: Final = "pass a transform such as Compose([RandomCrop(...), Normalize(...)]) to DataLoader"
 _ARRAYS: Final = "use DataLoader with a LazyNPZDataset or any object with len and [i]"
 _NOT_OFFERED: Final = {
     "FastDataLoader": "use DataLoader(..., output_format='numpy')",
@@ -103,6 +107,12 @@ _NOT_OFFERED: Final = {
     "ImageFolderConverter": "use imagearchive.pack()",
     "TransformAdapter": "pass a function of an array as transform=",
     "read_files": "use ImageArchive.read_many()",
+    "decode_jpeg": _DECODE,
+    "decode_jpeg_region": _DECODE,
+    "decode_jpeg_scaled": _DECODE,
+    "crop_resize_normalize_u8_gather": _KERNEL,
+    "normalize_u8_batch": _KERNEL,
+    "normalize_u8_gather": _KERNEL,
     "TblReaderV2": "use imagearchive.open() for TAR, ZIP, NPZ, and Barecat archives",
     "TblWriterV2": "use imagearchive.pack() or TarWriter to write archives",
     "TblRawImageLoader": _DECODE_ONCE,
@@ -143,13 +153,17 @@ _UNUSED_ARGUMENTS: Final = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _NOT_OFFERED:
-        raise AttributeError(f"turboloader.{name} is not offered: {_NOT_OFFERED[name]}")
-    if name.startswith(("Cuda", "Metal", "Gpu", "Jax")):
-        raise AttributeError(
-            f"turboloader.{name} is not offered: use DataLoader(..., pin_memory=True) and copy its "
-            f"batches to the device"
-        )
+    if name.lower().startswith(("cuda", "metal", "gpu", "jax")):
+        our_way = "use DataLoader(..., pin_memory=True) and copy its batches to the device"
+    else:
+        our_way = _NOT_OFFERED.get(name, "")
+    if our_way:
+        message = f"turboloader.{name} is not offered: {our_way}"
+        caller = sys._getframe(1)
+        if opcode.opname[caller.f_code.co_code[caller.f_lasti]] == "IMPORT_FROM":
+            # ``from ... import`` would replace an AttributeError by an error without our message.
+            raise ImportError(message, name=__name__)
+        raise AttributeError(message)
     if name == "__version__":
         return imagearchive.__version__
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -323,7 +337,7 @@ class DataLoader(data_loader.DataLoader):
 
     def __init__(
         self,
-        data_path: Any,
+        data_path: Any = None,
         batch_size: int = 32,
         num_workers: int = 4,
         shuffle: bool = False,
@@ -342,6 +356,8 @@ class DataLoader(data_loader.DataLoader):
         for name, (off, our_way) in _UNUSED_ARGUMENTS.items():
             if name in options and options.pop(name) != off:
                 raise OptionTypeError(f"DataLoader has no argument {name}=: {our_way}")
+        if data_path is None:
+            raise OptionTypeError("DataLoader needs data_path=, a path or a dataset")
         if world_rank is not None:
             options["rank"] = world_rank
         if world_size is not None:

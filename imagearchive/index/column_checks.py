@@ -115,10 +115,10 @@ def check_columns(
     ]
     if count > _CHUNK:
         # Imported here, because few archives are that large.
-        from concurrent.futures import ThreadPoolExecutor
+        from imagearchive.storage.task_threads import TaskThreads
 
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
-            found = list(threads.map(lambda check: check(), checks))
+        with TaskThreads(min(4, os.cpu_count() or 1)) as threads:
+            found = [task.result() for task in [threads.submit(check) for check in checks]]
     else:
         found = [check() for check in checks]
     for reason in found:

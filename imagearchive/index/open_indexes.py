@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from typing import Final
 
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.location import Location
+from imagearchive.storage.task_threads import Task, TaskThreads
 
 __all__ = ["open_indexes"]
 
@@ -46,8 +46,8 @@ def _map_in_threads(
 ) -> Iterator[IndexTable]:
     """Yield what the function returns, in order; few results wait at any time."""
     waiting = iter(archives)
-    pending: deque[Future[IndexTable]] = deque()
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="imagearchive-index")
+    pending: deque[Task[IndexTable]] = deque()
+    pool = TaskThreads(THREADS)
     try:
         pending.extend(pool.submit(function, one) for one in islice(waiting, 2 * THREADS))
         while pending:
@@ -56,7 +56,7 @@ def _map_in_threads(
             yield table
     finally:
         # An interrupt does not wait for the archives that are being scanned.
-        pool.shutdown(wait=not pending, cancel_futures=True)
+        pool.close(wait=not pending)
 
 
 @contextmanager

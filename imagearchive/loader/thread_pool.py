@@ -116,8 +116,9 @@ class Pool:
         for number, thread in enumerate(self._threads):
             try:
                 thread.start()
-            except RuntimeError:
-                # The system grants no more threads; those that run would wait forever.
+            except BaseException:
+                # The system grants no more threads, or the user interrupts. Those that run would
+                # wait forever.
                 del self._threads[number:]
                 self.close()
                 raise

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Final
 
 from imagearchive.containers.npz.writer import NpzWriter
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.processing.tasks import Decoded
+from imagearchive.storage.task_threads import Task, TaskThreads
 
 __all__ = ["BackgroundWriter"]
 
@@ -37,8 +37,8 @@ class BackgroundWriter:
     def __init__(self, path: str, *, compress: bool, ragged: Sequence[str]) -> None:
         self._path = path
         self._writer = NpzWriter(path, compress=compress, ragged=ragged)
-        self._thread = ThreadPoolExecutor(1, "npz-writer")
-        self._pending: deque[Future[None]] = deque()
+        self._thread = TaskThreads(1)
+        self._pending: deque[Task[None]] = deque()
 
     def put(self, group: list[Decoded]) -> None:
         """Hand over a group; the caller must not keep it."""
@@ -63,7 +63,7 @@ class BackgroundWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        self._thread.close()
         # Does nothing if the file is complete.
         self._writer.abort()
 

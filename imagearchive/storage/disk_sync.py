@@ -30,19 +30,12 @@ def sync_files(paths: Iterable[str]) -> None:
         One of them cannot be written; the error names it.
     """
     # Imported here, since every reader of an index imports this module and hardly any syncs files.
-    from concurrent.futures import ThreadPoolExecutor
+    from imagearchive.storage.task_threads import TaskThreads
 
     # Side by side: a file system writes one journal entry for all that wait for it.
-    with ThreadPoolExecutor(SYNC_THREADS) as pool:
-        pending = []
-        for path in paths:
-            try:
-                pending.append(pool.submit(_sync_file, path))
-            except RuntimeError:
-                # The system grants no more threads.
-                _sync_file(path)
-        for future in pending:
-            future.result()
+    with TaskThreads(SYNC_THREADS) as threads:
+        for task in [threads.submit(_sync_file, path) for path in paths]:
+            task.result()
 
 
 def sync_folder(path: str) -> None:

@@ -261,13 +261,24 @@ def test_what_is_not_offered_names_our_way():
         "RandomAffine",
         "PyTorchCompatibleLoader",
         "CudaImageLoader",
+        "cuda_device_name",
+        "decode_jpeg_region",
+        "normalize_u8_batch",
         "enable_logging",
     ):
-        with pytest.raises(AttributeError, match=rf"turboloader\.{name} is not offered: .*use|mix"):
+        message = rf"turboloader\.{name} is not offered: (use|mix|pass)"
+        with pytest.raises(AttributeError, match=message):
             getattr(tl, name)
+        with pytest.raises(ImportError, match=message):
+            exec(f"from imagearchive.compat.turboloader import {name}")
+    assert not hasattr(tl, "MixUp")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         tl.nothing
     with pytest.raises(OptionTypeError, match="no argument enable_cache="):
         tl.DataLoader("data.tar", enable_cache=True)
+    with pytest.raises(OptionTypeError, match="pass the dataset as data_path="):
+        tl.DataLoader(dataset=[1])
+    with pytest.raises(OptionTypeError, match="needs data_path="):
+        tl.DataLoader()
     with pytest.raises(OptionError, match="output_format"):
         tl.DataLoader("data.tar", output_format="jax")

@@ -7,6 +7,7 @@ runs there were, and a list of findings. The package is imported once.
 import contextlib
 import ctypes
 import errno
+import faulthandler
 import json
 import logging
 import os
@@ -38,6 +39,8 @@ FILES = {f"{folder}/{i}": bytes([65 + i]) * (700 * i) for folder in "ab" for i i
 #: What a run may end in, besides success.
 # ImportError, where memory ends while a module is loaded.
 EXPECTED = (OSError, MemoryError, ImportError, imagearchive.errors.ImageArchiveError)
+#: Seconds after which a run hangs; the longest takes less than one.
+PATIENCE = 60
 #: Files whose bytes differ from run to run.
 VARIABLE = (".idx.npy", ".json")
 
@@ -179,13 +182,15 @@ class Faults:
         self.count = count
         self.runs = 0
         self.findings = []
+        # Appending, so that the position does not matter after the file was truncated.
+        self.stacks = open(os.path.join(folder, "stacks"), "a+")  # noqa: SIM115
         self.folder = os.path.join(folder, "work")
         prepare(folder)
         self.clear()
-        self.fork(self.function)
+        self.fork("the first run", self.function)
         self.expected = tree(self.folder)
         start = time.monotonic()
-        self.fork(self.function)
+        self.fork("the second run", self.function)
         self.duration = time.monotonic() - start
 
     def clear(self):
@@ -193,45 +198,75 @@ class Faults:
         shutil.rmtree(self.folder, ignore_errors=True)
         os.mkdir(self.folder)
 
-    def fork(self, function, fault=None, meanwhile=None, patience=None):
+    def fork(self, what, function, fault=None, meanwhile=None, patience=PATIENCE):
         """Run a function in a child; return its wait status and what it reported.
 
-        A child that takes more than `patience` seconds is killed.
+        A child that takes more than `patience` seconds is killed. What its threads were doing is
+        ``report["hung"]``.
         """
         self.runs += 1
         reader, writer = os.pipe()
         pid = os.fork()
         if not pid:
             os.close(reader)
-            report = {}
             try:
-                os.chdir(self.folder)
-                if fault is not None:
-                    fault()
-                function()
-            except BaseException as error:
-                self.shim.shim_disarm()
-                for which in (resource.RLIMIT_AS, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE):
-                    resource.setrlimit(which, (resource.getrlimit(which)[1],) * 2)
-                report = {
-                    "error": "".join(traceback.format_exception(error))[-1500:],
-                    "expected": isinstance(error, (*EXPECTED, KeyboardInterrupt)),
-                    "unnamed": isinstance(error, OSError)
-                    and error.errno is not None
-                    and not error.filename,
-                }
-            report["calls"] = self.shim.shim_disarm()
-            os.write(writer, json.dumps(report).encode())
-            os._exit(1 if "error" in report else 0)
+                self.run_child(writer, function, fault)
+            finally:
+                # A signal may come at the very end.
+                os._exit(2)
         os.close(writer)
         if meanwhile is not None:
             meanwhile(pid)
-        if patience is not None and not select.select([reader], [], [], patience)[0]:
-            os.kill(pid, signal.SIGKILL)
-        with open(reader, "rb") as file:
-            data = file.read()
+        data, hung = b"", None
+        end = time.monotonic() + patience
+        while select.select([reader], [], [], max(0, end - time.monotonic()))[0]:
+            part = os.read(reader, 1 << 16)
+            if not part:
+                break
+            data += part
+        else:
+            hung = self.kill(pid)
+        os.close(reader)
         _, status = os.waitpid(pid, 0)
-        return os.waitstatus_to_exitcode(status), json.loads(data) if data else {}
+        report = json.loads(data) if data else {}
+        if hung is not None:
+            report["hung"] = hung
+            if patience == PATIENCE:
+                self.findings.append(f"{what}: hung; {hung}")
+        return os.waitstatus_to_exitcode(status), report
+
+    def run_child(self, writer, function, fault):
+        """Run a function, write a report to a pipe, and end the process."""
+        faulthandler.register(signal.SIGUSR1, self.stacks)
+        report = {}
+        try:
+            os.chdir(self.folder)
+            if fault is not None:
+                fault()
+            function()
+        except BaseException as error:
+            self.shim.shim_disarm()
+            for which in (resource.RLIMIT_AS, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE):
+                resource.setrlimit(which, (resource.getrlimit(which)[1],) * 2)
+            report = {
+                "error": "".join(traceback.format_exception(error))[-1500:],
+                "expected": isinstance(error, (*EXPECTED, KeyboardInterrupt)),
+                "unnamed": isinstance(error, OSError)
+                and error.errno is not None
+                and not error.filename,
+            }
+        report["calls"] = self.shim.shim_disarm()
+        os.write(writer, json.dumps(report).encode())
+        os._exit(1 if "error" in report else 0)
+
+    def kill(self, pid):
+        """Kill a child that hangs; return the stacks of its threads."""
+        self.stacks.truncate(0)
+        os.kill(pid, signal.SIGUSR1)
+        time.sleep(1)
+        os.kill(pid, signal.SIGKILL)
+        self.stacks.seek(0)
+        return self.stacks.read()
 
     def check(self, what, code, report):
         """Check what a run has left, then that the next run is right and sweeps."""
@@ -248,7 +283,7 @@ class Faults:
                 continue
             if self.expected.get(name) != data:
                 self.findings.append(f"{what}: {name} is neither whole nor missing")
-        code, report = self.fork(self.function)
+        code, report = self.fork(f"{what}: the next run", self.function)
         after = tree(self.folder)
         if code or {*after} != {*self.expected}:
             more, less = {*after} - {*self.expected}, {*self.expected} - {*after}
@@ -267,10 +302,10 @@ class Faults:
         """Let each of the system calls of a run fail with an error, or kill it with 0."""
         for n in range(1, 1000):
             self.clear()
-            code, report = self.fork(self.function, lambda n=n: self.shim.shim_arm(n, error))
-            name = errno.errorcode[error] if error else "SIGKILL"
-            self.check(f"{name} at call {n}", code, report)
-            if code >= 0 and report["calls"] < n:
+            what = f"{errno.errorcode[error] if error else 'SIGKILL'} at call {n}"
+            code, report = self.fork(what, self.function, lambda n=n: self.shim.shim_arm(n, error))
+            self.check(what, code, report)
+            if code >= 0 and report.get("calls", n) < n:
                 return
         raise RuntimeError("no run came to its end")
 
@@ -280,12 +315,15 @@ class Faults:
             self.clear()
             hard = resource.getrlimit(which)[1]
             code, report = self.fork(
+                f"{name}={size}",
                 self.function,
                 lambda size=size, hard=hard: resource.setrlimit(which, (size, hard)),
                 # CPython's Thread.start waits forever for a thread that finds no memory when it
                 # begins. The process can only be killed then.
-                patience=4 if which == resource.RLIMIT_AS else None,
+                patience=4 if which == resource.RLIMIT_AS else PATIENCE,
             )
+            if which == resource.RLIMIT_AS and "in start" not in report.get("hung", "in start"):
+                self.findings.append(f"{name}={size}: hung; {report['hung']}")
             self.check(f"{name}={size}", code, report)
 
     def signal_at_random(self, signum):
@@ -303,8 +341,9 @@ class Faults:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signum)
 
-            code, report = self.fork(function, meanwhile=send)
-            self.check(f"{signal.Signals(signum).name} {number} after {wait:.4f} s", code, report)
+            what = f"{signal.Signals(signum).name} {number} after {wait:.4f} s"
+            code, report = self.fork(what, function, meanwhile=send)
+            self.check(what, code, report)
 
 
 def address_space():

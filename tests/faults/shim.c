@@ -100,3 +100,39 @@ int openat(int directory, const char *path, int flags, ...) {
     va_end(list);
     return (flags & O_CREAT) && fails() ? -1 : NEXT(openat)(directory, path, flags, mode);
 }
+
+/* Python calls `on_event` before each line of the thread, and before and after each call. The n-th
+   event sends SIGINT, so that Python raises at the next point where it looks for signals. The
+   process must hold the GIL: load this library by ctypes.PyDLL. */
+static long events, interrupted;
+
+static int on_event(void *self, void *frame, int what, void *argument) {
+    (void)self, (void)frame, (void)what, (void)argument;
+    if (++events == interrupted)
+        raise(SIGINT);
+    return 0;
+}
+
+typedef int hook(void *, void *, int, void *);
+
+static void set_hooks(hook *function) {
+    static const char *const setters[] = {"PyEval_SetTrace", "PyEval_SetProfile"};
+    for (int i = 0; i < 2; ++i) {
+        void (*set)(hook *, void *) = (void (*)(hook *, void *))dlsym(RTLD_DEFAULT, setters[i]);
+        set(function, NULL);
+    }
+}
+
+void shim_interrupt(long n);
+void shim_interrupt(long n) {
+    events = 0;
+    interrupted = n;
+    set_hooks(on_event);
+}
+
+/* Return the number of events. */
+long shim_stop(void);
+long shim_stop(void) {
+    set_hooks(NULL);
+    return events;
+}

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,6 @@ WRITERS = [
     "bins", "convert-bins", "convert-zip", "extract", "extract-existing", "index", "npz", "pack",
     "process", "shards", "tar", "zip",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory):
-    """Compile the library that is preloaded."""
-    path = tmp_path_factory.mktemp("shim") / "shim.so"
-    compiler = sysconfig.get_config_var("CC").split()
-    subprocess.run(
-        [*compiler, "-shared", "-fPIC", "-O1", "-o", path, HERE / "shim.c", "-ldl"], check=True
-    )
-    return path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the shim wraps functions of glibc")

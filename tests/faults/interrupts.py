@@ -1,0 +1,129 @@
+"""Interrupts a function at every point where Python looks for signals, in forked children.
+
+``python interrupts.py CASE FOLDER SHIM`` ends by printing a JSON object: how many runs there were,
+and a list of findings. The function may succeed or raise `KeyboardInterrupt`. It must not hang, and
+none of its threads may be at work after it.
+"""
+
+import ctypes
+import faulthandler
+import json
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+
+from imagearchive.archive.threads import run_in_threads
+from imagearchive.processing.background_writer import BackgroundWriter
+from imagearchive.storage.disk_sync import sync_files
+from imagearchive.storage.task_threads import TaskThreads
+
+#: Seconds after which a run hangs.
+PATIENCE = 20
+
+at_work = []
+
+
+def _work(seconds=0.0005):
+    at_work.append(1)
+    time.sleep(seconds)
+    at_work.pop()
+
+
+def _tasks():
+    with TaskThreads(2) as threads:
+        for task in [threads.submit(_work) for _ in range(4)]:
+            task.result()
+
+
+def _chunks():
+    def work(chunks):
+        for _ in chunks:
+            _work()
+
+    run_in_threads(work, 4, 1, 2)
+
+
+def _sync():
+    for name in "abc":
+        with open(name, "wb") as file:
+            file.write(b"data")
+    sync_files("abc")
+
+
+def _background():
+    with BackgroundWriter("out.npz", compress=False, ragged=()) as writer:
+        for _ in range(3):
+            writer.put([])
+
+
+CASES = {"tasks": _tasks, "chunks": _chunks, "sync": _sync, "background": _background}
+
+
+def run_child(shim, function, n, stacks):
+    """Run a function, interrupted at the n-th event; return what the parent is told."""
+    faulthandler.register(signal.SIGUSR1, stacks)
+    finding = ""
+    shim.shim_interrupt(n)
+    try:
+        function()
+    except KeyboardInterrupt:
+        pass
+    except BaseException:
+        finding = traceback.format_exc()
+    count = shim.shim_stop()
+    if at_work:
+        finding += f"{len(at_work)} threads are at work after the function"
+    return {"events": count, "finding": finding}
+
+
+def run(function, shim, n, stacks):
+    """Run a function in a child."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.write(writer, json.dumps(run_child(shim, function, n, stacks)).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    hung = not select.select([reader], [], [], PATIENCE)[0]
+    if hung:
+        stacks.truncate(0)
+        os.kill(pid, signal.SIGUSR1)
+        time.sleep(1)
+        os.kill(pid, signal.SIGKILL)
+    with open(reader, "rb") as file:
+        data = file.read()
+    os.waitpid(pid, 0)
+    if hung:
+        stacks.seek(0)
+        return {"events": n, "finding": f"hung; {stacks.read()}"}
+    # Without an answer, the interrupt came after the function.
+    return json.loads(data) if data else {"events": n, "finding": ""}
+
+
+def main(case, folder, shim_path):
+    """Interrupt one function at each event, until it ends before."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    shim = ctypes.PyDLL(shim_path)
+    shim.shim_interrupt.argtypes = [ctypes.c_long]
+    shim.shim_stop.restype = ctypes.c_long
+    os.chdir(folder)
+    findings = []
+    with open("stacks", "a+") as stacks:
+        # The first run imports what is imported late.
+        CASES[case]()
+        for n in range(1, 100_000):
+            report = run(CASES[case], shim, n, stacks)
+            if report["finding"]:
+                findings.append(f"interrupt at event {n}: {report['finding'][-3000:]}")
+            if report["events"] < n or len(findings) > 5:
+                return {"runs": n, "findings": findings}
+    raise RuntimeError("no run came to its end")
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(*sys.argv[1:])))

@@ -1,0 +1,25 @@
+"""An interrupt at any point of a function that works in threads neither hangs nor leaves them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the shim wraps functions of glibc")
+@pytest.mark.parametrize("case", ["background", "chunks", "sync", "tasks"])
+def test_threads_interrupted_at_any_point_end_with_the_function(tmp_path, shim, case):
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("interrupts.py"), case, tmp_path, shim],
+        env={**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["findings"] == []
+    assert report["runs"] > 100
