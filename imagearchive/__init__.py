@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from imagearchive.datasets.image_archive import ImageArchive as ImageArchive
     from imagearchive.datasets.npz.dataset import LazyNPZDataset as LazyNPZDataset
     from imagearchive.datasets.pil_loader import pil_loader as pil_loader
+    from imagearchive.datasets.samples.dataset import SampleArchive as SampleArchive
     from imagearchive.index.table import IndexTable as IndexTable
     from imagearchive.loader.data_loader import DataLoader as DataLoader
     from imagearchive.loader.generator_process import MpQItr as MpQItr
@@ -52,10 +53,25 @@ if TYPE_CHECKING:
     from imagearchive.transforms import ToDtype as ToDtype
     from imagearchive.transforms import ToTensor as ToTensor
     from imagearchive.transforms import TrivialAugmentWide as TrivialAugmentWide
+    from imagearchive.transforms.fields import Array as Array
+    from imagearchive.transforms.fields import Boxes as Boxes
+    from imagearchive.transforms.fields import Bytes as Bytes
+    from imagearchive.transforms.fields import Field as Field
+    from imagearchive.transforms.fields import Image as Image
+    from imagearchive.transforms.fields import Json as Json
+    from imagearchive.transforms.fields import Keypoints as Keypoints
+    from imagearchive.transforms.fields import Label as Label
+    from imagearchive.transforms.fields import Mask as Mask
+    from imagearchive.transforms.fields import Npz as Npz
+    from imagearchive.transforms.fields import Sample as Sample
+    from imagearchive.transforms.fields import Text as Text
 
 # Where each public name is defined, below `imagearchive`.
 _HOME = {
     "Archive": "archive.archive",
+    "Array": "transforms.fields",
+    "Boxes": "transforms.fields",
+    "Bytes": "transforms.fields",
     "CenterCrop": "transforms",
     "ColorJitter": "transforms",
     "CombinedLazyDataset": "datasets.combined",
@@ -63,15 +79,22 @@ _HOME = {
     "DataLoader": "loader.data_loader",
     "DataProcessor": "processing.processor",
     "DecodedView": "codecs.view",
+    "Field": "transforms.fields",
     "GaussianBlur": "transforms",
     "Grayscale": "transforms",
+    "Image": "transforms.fields",
     "ImageArchive": "datasets.image_archive",
     "ImageNetNormalize": "transforms",
     "IndexTable": "index.table",
+    "Json": "transforms.fields",
+    "Keypoints": "transforms.fields",
+    "Label": "transforms.fields",
     "Lambda": "transforms",
     "LazyNPZDataset": "datasets.npz.dataset",
+    "Mask": "transforms.fields",
     "MpQItr": "loader.generator_process",
     "Normalize": "transforms",
+    "Npz": "transforms.fields",
     "NpzWriter": "containers.npz.writer",
     "Pad": "transforms",
     "RandAugment": "transforms",
@@ -83,10 +106,13 @@ _HOME = {
     "RandomRotation": "transforms",
     "RandomVerticalFlip": "transforms",
     "Resize": "transforms",
+    "Sample": "transforms.fields",
+    "SampleArchive": "datasets.samples.dataset",
     "ShardedSampler": "loader.sharded_sampler",
     "SplitDataLoader": "datasets.bins",
     "TarWriter": "archive.writers",
     "TensorFormat": "transforms",
+    "Text": "transforms.fields",
     "ToDtype": "transforms",
     "ToTensor": "transforms",
     "TrivialAugmentWide": "transforms",

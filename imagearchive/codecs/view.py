@@ -50,8 +50,10 @@ class DecodedView(Mapping[str, Any]):
     ----------
     store : Mapping of str to bytes-like
         An `Archive`, a dict, or anything else that maps names to bytes.
-    mode : {"RGB", "L", "RGBA", "unchanged"}
-        Channels of images: three, one, four, or those of the file. The shape is always (H, W, C).
+    mode : {"RGB", "L", "RGBA", "unchanged", "index"}
+        Channels of images: three, one, four, or those of the file; or, for masks, one channel of
+        the stored integers, which of a palette image are its indices. The shape is always
+        (H, W, C).
     exif_transpose : bool
         Apply the EXIF orientation of images. Off by default, because boxes and labels refer to the
         stored pixels; `DataLoader` does not apply it either.

@@ -10,6 +10,7 @@ import numpy as np
 
 from imagearchive.errors.arguments import check_integer
 from imagearchive.storage.lru import LRUCache
+from imagearchive.transforms.fields import Sample
 
 __all__ = ["SampleCache", "private_copy"]
 
@@ -48,6 +49,8 @@ def private_copy(value: Any) -> Any:
         return value.copy()
     if isinstance(value, (str, bytes, int, float, bool, type(None))):
         return value
+    if isinstance(value, Sample):
+        return Sample({key: private_copy(item) for key, item in value.items()}, value.fields)
     if type(value) is dict:
         # Dictionaries inside a sample may be shared or contain themselves; deepcopy handles both.
         return {

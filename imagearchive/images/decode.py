@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from imagearchive.errors import DecodeError
 from imagearchive.images.pillow import ImageOptions, decode_with_pillow
+from imagearchive.images.pillow import image_size as size_by_pillow
 from imagearchive.images.render import (
     HAVE_JPEG,
     Decoder,
@@ -27,7 +28,7 @@ from imagearchive.storage.limits import Limits
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["decode_image", "decode_refused", "find_damage", "local_decoder"]
+__all__ = ["decode_image", "decode_refused", "find_damage", "image_size", "local_decoder"]
 
 Array = npt.NDArray[Any]
 _local = threading.local()
@@ -107,6 +108,18 @@ def decode_refused(encoded: Buffer, decoder: Decoder, error: DecodeError) -> Arr
         decoder.damaged_images += 1
         decoder.damage = str(error)
     return array
+
+
+def image_size(encoded: Buffer) -> tuple[int, int]:
+    """Return width and height of an image from its header, before any EXIF orientation.
+
+    Raises
+    ------
+    DecodeError
+        The format is unknown, or the header is damaged.
+    """
+    found = jpeg_info(encoded)
+    return size_by_pillow(encoded) if found is None else (found[0], found[1])
 
 
 def find_damage(encoded: Buffer) -> str | None:

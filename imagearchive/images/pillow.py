@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -31,9 +33,10 @@ __all__ = [
     "decode_pillow",
     "decode_with_pillow",
     "encode_image",
+    "image_size",
 ]
 
-ImageMode = Literal["RGB", "L", "RGBA", "unchanged"]
+ImageMode = Literal["RGB", "L", "RGBA", "unchanged", "index"]
 
 #: Extension to Pillow's name of the format to write.
 FORMATS: Final = {
@@ -74,10 +77,11 @@ class ImageOptions:
 
     Attributes
     ----------
-    mode : {"RGB", "L", "RGBA", "unchanged"}
+    mode : {"RGB", "L", "RGBA", "unchanged", "index"}
         ``RGB`` (3 channels), ``L`` (1) and ``RGBA`` (4) give uint8. ``unchanged`` keeps what the
         file has: uint16 for 16-bit grayscale, float32 for floating-point TIFF; palettes become
-        colors.
+        colors. ``index`` is for masks: one channel of the integers that the file stores, which of
+        a palette image are its indices; uint8, uint16, or int32.
     exif_transpose : bool
         Rotate the image by its EXIF orientation. Off by default, because boxes and labels refer to
         the stored pixels.
@@ -141,7 +145,21 @@ def decode_pillow(
         image.load()
         if options.exif_transpose:
             image = _exif_transposed(image)
+        if options.mode == "index":
+            return _as_indices(image, data)
         return _in_mode(image, options)
+
+
+def image_size(data: Buffer) -> tuple[int, int]:
+    """Return width and height of an image from its header, before any EXIF orientation.
+
+    Raises
+    ------
+    DecodeError
+        The format is unknown, or the header is damaged.
+    """
+    width, height = _open(data, Limits(max_pixels=math.inf)).size
+    return width, height
 
 
 def _exif_transposed(image: Image.Image) -> Image.Image:
@@ -249,6 +267,39 @@ def _in_mode(image: Image.Image, options: ImageOptions) -> Image.Image:
     if image.mode == "PA":
         image = image.convert("RGBA")
     return image.convert(mode)
+
+
+def _as_indices(image: Image.Image, data: Buffer) -> Image.Image:
+    """Return an image of the integers that its file stores."""
+    if image.mode == "1":
+        return Image.fromarray(np.asarray(image).astype(np.uint8))
+    if image.mode in ("L", "I"):
+        head = bytes(memoryview(data)[:512])
+        white, stored = (255 if image.mode == "L" else 65535), _stored_white(image.format, head)
+        if stored is None or stored == white:
+            return image
+        # Pillow has spread the values over the whole range.
+        spread = np.asarray(image).astype(np.int64)
+        return Image.fromarray(
+            ((spread * stored + white // 2) // white).astype(np.asarray(image).dtype)
+        )
+    if image.mode == "P" or image.mode.startswith("I;16"):
+        return image
+    raise DecodeError(
+        f"an image of Pillow's mode {image.mode} has no single integer for each pixel; masks are "
+        f"palette or grayscale images"
+    )
+
+
+def _stored_white(format_name: str | None, head: bytes) -> int | None:
+    """Return what a grayscale file stores for white; None if Pillow keeps its numbers."""
+    if format_name == "PNG" and head[12:16] == b"IHDR" and head[25] == 0 and head[24] < 8:
+        return (1 << head[24]) - 1
+    if format_name == "PPM":
+        fields = re.sub(rb"#[^\n]*\n", b" ", head).split()
+        if fields[0] in (b"P2", b"P5") and len(fields) > 3 and fields[3].isdigit():
+            return int(fields[3])
+    return None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar, get_args
 
 from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_callable, check_choice, check_flag, check_integer
 from imagearchive.storage.patterns import as_text
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from imagearchive.storage.patterns import ArchivePath
 
 __all__ = [
@@ -39,6 +41,9 @@ __all__ = [
 KEY: Final = "__key__"
 
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
+
+
+Kind = TypeVar("Kind", bound="Field")
 
 
 class Field:
@@ -112,6 +117,11 @@ class Field:
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"{type(self).__name__} cannot be changed; make another")
 
+    def at(self, archive: str | list[str]) -> Self:
+        """Return the same field of another archive."""
+        attributes = {**vars(self), "archive": archive}
+        return _restore(type(self), attributes)
+
     def _identity(self) -> tuple[Any, ...]:
         archive = tuple(self.archive) if isinstance(self.archive, list) else self.archive
         return (archive, self.pattern, *(getattr(self, name) for name in self.arguments))
@@ -136,7 +146,7 @@ class Field:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def _restore(kind: type[Field], attributes: dict[str, Any]) -> Field:
+def _restore(kind: type[Kind], attributes: dict[str, Any]) -> Kind:
     field = kind.__new__(kind)
     vars(field).update(attributes)
     return field

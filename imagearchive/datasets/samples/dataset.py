@@ -1,0 +1,603 @@
+"""`SampleArchive`: samples of several fields, each a member of an archive."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, ClassVar, Final, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from imagearchive.archive.archive import Archive
+from imagearchive.datasets.cache import SampleCache
+from imagearchive.datasets.dataset_base import OptionsDataset, resolve_index, warn_if_empty
+from imagearchive.datasets.samples.field_specs import resolve_fields
+from imagearchive.datasets.samples.field_values import decode_field, decode_npz, split_classes
+from imagearchive.datasets.samples.keys import check_keys, read_keys
+from imagearchive.datasets.samples.options import SampleArchiveOptions, SampleTransform
+from imagearchive.datasets.samples.pairing import FieldMembers, Missing, Pairing, pair_members
+from imagearchive.datasets.samples.pairing_file import open_pairing
+from imagearchive.datasets.samples.patterns import Pattern
+from imagearchive.errors import (
+    CorruptIndexError,
+    DecodeError,
+    ImageArchiveError,
+    OptionError,
+    StaleIndexError,
+)
+from imagearchive.errors.arguments import check_callable, check_choice, check_flag
+from imagearchive.images.decode import image_size
+from imagearchive.storage.checksums import Verify, check_verify
+from imagearchive.storage.location import locate
+from imagearchive.storage.mapping import damaged_mappings
+from imagearchive.storage.patterns import absolute_paths, as_text
+from imagearchive.transforms.fields import (
+    KEY,
+    Array,
+    Boxes,
+    Field,
+    Image,
+    Keypoints,
+    Label,
+    Npz,
+    Sample,
+)
+
+if TYPE_CHECKING:
+    from imagearchive.images.render import Decoder
+    from imagearchive.storage.patterns import ArchivePath
+    from imagearchive.storage.protocol import FileStorage, StorageKind
+
+__all__ = ["SampleArchive"]
+
+logger = logging.getLogger(__name__)
+
+NOTHING: Final[frozenset[str]] = frozenset()
+
+
+class SampleArchive(OptionsDataset[SampleArchiveOptions]):
+    """Samples of several fields, such as an image, its mask, and its caption.
+
+    Sample ``i`` is a `dict` of the name of a field to its value, with the key of the sample under
+    ``"__key__"``. The members of a sample are those whose names have the same key.
+
+    Parameters
+    ----------
+    apath : path-like or sequence of path-like, optional
+        An archive, a list of archives, or a brace pattern, as for `ImageArchive`. It may be left
+        out if every field names its own.
+    fields : mapping of str to str, (path-like, str), or Field
+        For each field a pattern of names with ``{key}``, an archive and a pattern, or a kind that
+        has either: ``{"image": "{key}.jpg|png", "mask": Mask("masks.zip", "gt/{key}.png")}``. The
+        key may hold slashes. ``|`` separates alternatives; the case of the text after the key does
+        not matter. The kind of a pattern follows from its extension: `Image`, `Text` (``txt``),
+        `Json`, `Array` (``npy``), `Npz`, `Label` (``cls``), or what a codec of the extension makes
+        of it.
+    keys : sequence of str or path-like, optional
+        The samples, in this order: keys, or the name of a text file, inside the archive or on
+        disk, with a key on each line. By default all members that match the first field are
+        samples, in archive order.
+    missing : {"error", "skip", "none"}
+        What to do if a sample lacks a part: raise an error that says how many do, leave those
+        samples out, or have None there.
+    first_dot : bool
+        Whether a key ends at the first dot of a name, as WebDataset has it, so that ``1.seg.png``
+        matches ``{key}.seg.png`` and not ``{key}.png``. Hidden files, and what is below a
+        directory such as ``__meta__``, are then in no sample. It concerns keys that are found by a
+        pattern with an extension, such as ``{key}.jpg``; those in ``keys=`` may have dots.
+    transform : callable, optional
+        From a sample to what ``[i]`` returns.
+    ipath : path-like, optional
+        The index file of `apath`; see `ImageArchive`.
+    data_in_memory : bool
+        Read the archives into memory.
+    open_after_fork : bool
+        Open the files in `worker_open_archive`, or at the first read.
+    cache_size : int
+        How many decoded samples to keep, those used most recently.
+    storage : {"auto", "mmap", "pread", "memory"}
+        How bytes are read; see `imagearchive.storage.local.open_storage`.
+    overwrite_index : bool
+        Build the indexes even if there are fresh ones.
+    strict : bool
+        Raise an error if an archive is damaged. Otherwise serve the members before the damage.
+    verify : {"first", "always", "never"} or bool
+        When a stored file is compared with its checksum; see `Archive`.
+
+    Attributes
+    ----------
+    fields : mapping of str to Field
+        The kinds of the entries of a sample. The arrays of an `Npz` without ``kinds=`` are known
+        only when it is read.
+    archives : list of Archive
+        The archives that are read, each once.
+    skipped : int
+        How many samples ``missing="skip"`` left out.
+
+    Raises
+    ------
+    LabelError
+        A sample lacks a part, or there are several members for one part.
+    ArchiveNotFoundError, UnsupportedArchiveError, CorruptArchiveError, StaleIndexError
+        An archive cannot be opened.
+    OptionError, OptionTypeError
+        An argument cannot be used.
+
+    Notes
+    -----
+    All parts of a sample that come from `apath` are in the same one of its archives, so the shards
+    of a WebDataset may repeat keys. A member that several patterns match is a part of the field
+    whose pattern has the most text, if the sample exists: ``1_mask.png`` is the mask of ``1``, and
+    not an image.
+
+    Samples are paired by a native join of names, which is saved beside the index and mapped
+    afterwards. There is no Python object for a sample.
+
+    Works unchanged under fork, spawn and forkserver, and in threads. A pickle holds paths and
+    options only.
+    """
+
+    fields: Mapping[str, Field]
+    archives: list[Archive]
+    transform: SampleTransform | None
+    skipped: int
+    _parts: list[_Part]
+    _positions: npt.NDArray[Any]
+    _file: FileStorage | None
+    _length: int
+    _static: bool
+    _images: tuple[str, ...]
+    _cache: SampleCache
+
+    _settable: ClassVar[tuple[str, ...]] = ("transform",)
+
+    def __init__(
+        self,
+        apath: ArchivePath | None = None,
+        fields: Mapping[str, Any] | None = None,
+        keys: Sequence[str] | str | os.PathLike[str] | None = None,
+        *,
+        missing: Missing = "error",
+        first_dot: bool = True,
+        transform: SampleTransform | None = None,
+        ipath: str | os.PathLike[str] | None = None,
+        data_in_memory: bool = False,
+        open_after_fork: bool = False,
+        cache_size: int = 0,
+        storage: StorageKind = "auto",
+        overwrite_index: bool = False,
+        strict: bool = True,
+        verify: Verify | bool = "first",
+    ) -> None:
+        resolved = resolve_fields(fields)
+        lacking = [name for name, field in resolved.items() if field.archive is None]
+        if apath is None and lacking:
+            raise OptionError(
+                f"the field {lacking[0]!r} names no archive; pass the archive of all fields first, "
+                f"or (archive, pattern) for each field"
+            )
+        options = SampleArchiveOptions(
+            apath=None if apath is None else as_text(apath),
+            fields=resolved,
+            keys=check_keys(keys),
+            missing=check_choice("missing", missing, get_args(Missing)),
+            first_dot=check_flag("first_dot", first_dot),
+            transform=None if transform is None else check_callable("transform", transform),
+            ipath=None if ipath is None else locate(ipath).path,
+            data_in_memory=data_in_memory,
+            open_after_fork=open_after_fork,
+            cache_size=cache_size,
+            storage=storage,
+            strict=strict,
+            verify=check_verify(verify),
+        )
+        self._start(options, overwrite_index=overwrite_index)
+        # Messages show the paths as given; a pickle may be opened in another directory.
+        self._options = _with_absolute_paths(options)
+
+    # --- opening ----------------------------------------------------------------------------
+
+    def _set_up(self, options: SampleArchiveOptions, overwrite_index: bool) -> None:
+        self.transform = options.transform
+        self._cache = SampleCache(options.cache_size)
+        self._file = None
+        with ExitStack() as on_error:
+            on_error.callback(self.close)
+            self.archives = []
+            members = self._open_archives(options, overwrite_index)
+            if self._pickled_fingerprint is not None:
+                self._check_fingerprint(self._pickled_fingerprint)
+            pairing = self._pair(members, options)
+            on_error.pop_all()
+        self._positions, self.skipped = pairing.positions, pairing.skipped
+        self._length = self._positions.shape[1]
+        self._parts = [
+            _Part(number, field, options.fields[field.name], options.fields)
+            for number, field in enumerate(members)
+        ]
+        self._describe_fields()
+        if self._pickled_fingerprint is None:
+            warn_if_empty(options.apath, self._length)
+            if self.skipped:
+                logger.warning(
+                    "%s: %d samples are left out, because they lack a part (missing='skip')",
+                    self._name(),
+                    self.skipped,
+                )
+        if options.data_in_memory or not options.open_after_fork:
+            self.worker_open_archive()
+
+    def _open_archives(
+        self, options: SampleArchiveOptions, overwrite_index: bool
+    ) -> list[FieldMembers]:
+        opened: dict[tuple[str, ...], Archive] = {}
+        members = []
+        for name, field in options.fields.items():
+            path = options.apath if field.archive is None else field.archive
+            assert path is not None
+            text = absolute_paths(as_text(path))
+            identity = (text,) if isinstance(text, str) else tuple(text)
+            if identity not in opened:
+                opened[identity] = Archive(
+                    path,
+                    options.ipath if field.archive is None else None,
+                    storage="memory" if options.data_in_memory else options.storage,
+                    overwrite_index=overwrite_index,
+                    strict=options.strict,
+                    verify=options.verify,
+                )
+                self.archives.append(opened[identity])
+            assert field.pattern is not None
+            members.append(FieldMembers(name, opened[identity], Pattern.parse(field.pattern)))
+        return members
+
+    def _pair(self, members: list[FieldMembers], options: SampleArchiveOptions) -> Pairing:
+        keys = None if options.keys is None else read_keys(members[0].archive, options.keys)
+        numbers = [self.archives.index(member.archive) for member in members]
+        patterns = [member.pattern.text for member in members]
+        description = repr((numbers, patterns, keys, options.missing, options.first_dot))
+        pairing, self._file = open_pairing(
+            self.archives,
+            description,
+            len(members),
+            lambda: pair_members(members, keys, options.missing, options.first_dot),
+        )
+        return pairing
+
+    def _describe_fields(self) -> None:
+        """Set the kinds of the entries of a sample, as far as they are known beforehand."""
+        fields: dict[str, Field] = {}
+        self._static = True
+        for part in self._parts:
+            if isinstance(part.field, Npz):
+                self._static = self._static and part.field.kinds is not None
+                added = dict(part.field.kinds or {})
+            else:
+                added = {part.name: part.field}
+                if part.classes is not None:
+                    added[part.classes] = Label()
+            for name, field in added.items():
+                if name in fields:
+                    raise OptionError(f"two fields give the entry {name!r} of a sample")
+                fields[name] = field
+        self.fields = Sample({}, fields).fields
+        self._images = tuple(name for name, field in fields.items() if isinstance(field, Image))
+        for name, field in fields.items():
+            if isinstance(field, (Boxes, Keypoints)):
+                self._check_references(name, field)
+
+    def _check_references(self, name: str, field: Boxes | Keypoints) -> None:
+        image = field.image
+        if field.relative and image is None and not self._images:
+            raise OptionError(
+                f"the field {name!r} is relative to the size of an image, and there is no field of "
+                f"the kind Image; leave out relative=True"
+            )
+        known = self._images if image is not None else ()
+        if image is not None and image not in known:
+            raise OptionError(
+                f"the field {name!r} names the image {image!r}, which is not a field of the kind "
+                f"Image"
+            )
+        for label in field.labels:
+            if self._static and label not in self.fields:
+                raise OptionError(
+                    f"the field {name!r} names the labels {label!r}, which is not a field"
+                )
+
+    def _fingerprint(self) -> str:
+        return " ".join(archive.table.fingerprint() for archive in self.archives)
+
+    def _check_fingerprint(self, fingerprint: str) -> None:
+        if self._fingerprint() != fingerprint:
+            raise StaleIndexError(
+                f"{self._name()}: an archive changed since the dataset was pickled, so samples "
+                f"would differ in this process; open it again in all processes"
+            )
+
+    def _name(self) -> str:
+        path = self._options.apath
+        return str(self.archives[0].path if path is None else path)
+
+    # --- samples ----------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Any:
+        sample = self._cache.get(self._index(index), self.load)
+        return sample if self.transform is None else self.transform(sample)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Return several samples; PyTorch's loader calls it for a batch."""
+        self.prefetch(indices)
+        return [self[index] for index in indices]
+
+    def _index(self, index: int) -> int:
+        if index.__class__ is int and 0 <= index < self._length:
+            return index
+        hint = "for several samples use torch.utils.data.Subset"
+        return resolve_index(index, self._length, self._name(), hint=hint)
+
+    def key(self, index: int) -> str:
+        """Return the key of a sample, without reading it."""
+        sample = self._index(index)
+        for part in self._parts:
+            position = self._position(part, sample)
+            if position >= 0:
+                return self._key_at(part, position)
+        raise self._contradiction()
+
+    #: `DataLoader` names a sample by it.
+    name = key
+
+    def _key_at(self, part: _Part, position: int) -> str:
+        key = part.pattern.key_of(part.archive.table.name_bytes(position))
+        if key is None:
+            raise self._contradiction()
+        return key
+
+    def member(self, index: int, field: str) -> str | None:
+        """Return the name of the member that holds a field of a sample; None if it is missing.
+
+        Raises
+        ------
+        OptionError
+            There is no such field.
+        """
+        part = next((part for part in self._parts if part.name == field), None)
+        if part is None:
+            names = ", ".join(repr(part.name) for part in self._parts)
+            raise OptionError(f"there is no field {field!r}; the fields are {names}")
+        position = self._position(part, self._index(index))
+        return None if position < 0 else part.archive.name(position)
+
+    def _position(self, part: _Part, sample: int) -> int:
+        position = int(self._positions[part.number, sample])
+        if damaged_mappings() and self._file is not None:
+            self._file.check_unchanged()
+        if position >= len(part.archive.table):
+            raise self._contradiction()
+        return position
+
+    def _contradiction(self) -> CorruptIndexError:
+        where = self._name() if self._file is None else self._file.path
+        return CorruptIndexError(
+            f"{where}: the saved pairing does not fit the archives; delete it and open them again"
+        )
+
+    def load(
+        self, index: int, encoded: Container[str] = NOTHING, decoder: Decoder | None = None
+    ) -> Sample:
+        """Return a sample without `transform`.
+
+        Parameters
+        ----------
+        index : int
+        encoded : container of str
+            Fields of the kinds `Image` and `Mask` that are not decoded; their values are the
+            bytes of their members.
+        decoder : Decoder, optional
+            For the images and masks that are decoded.
+
+        Raises
+        ------
+        DecodeError, CorruptArchiveError, LimitError, UnsupportedMemberError
+            A member cannot be read or decoded. The message names the field and the key.
+        """
+        sample = self._index(index)
+        reader = _Reader(self, sample)
+        values: dict[str, Any] = {KEY: None}
+        fields: dict[str, Field] | None = None if self._static else dict(self.fields)
+        for part in self._parts:
+            position = self._position(part, sample)
+            if position < 0:
+                values.update(part.nothing)
+                continue
+            if values[KEY] is None:
+                values[KEY] = self._key_at(part, position)
+            try:
+                data = reader.read(part, position)
+                if part.name in encoded and part.field.decoder is None:
+                    values[part.name] = data
+                elif isinstance(part.field, Npz):
+                    arrays = decode_npz(part.field, data, reader.size_of(part.field))
+                    self._add_arrays(values, fields, arrays, part)
+                else:
+                    self._add(values, part, data, position, reader, decoder)
+            except ImageArchiveError as error:
+                raise self._explained(error, part, position, values[KEY]) from error
+            except Exception as error:
+                if part.field.decoder is not None and hasattr(error, "add_note"):
+                    error.add_note(
+                        f"raised by the decoder of the field {part.name!r} for the sample "
+                        f"{values[KEY]!r}"
+                    )
+                raise
+        if damaged_mappings():
+            self.check_unchanged()
+        return Sample(values, self.fields if fields is None else fields)
+
+    def _add(
+        self,
+        values: dict[str, Any],
+        part: _Part,
+        data: Any,
+        position: int,
+        reader: _Reader,
+        decoder: Decoder | None,
+    ) -> None:
+        field = part.field
+        value = decode_field(
+            field, part.archive.name(position), data, reader.size_of(field), decoder
+        )
+        if isinstance(field, Boxes):
+            value, classes = split_classes(value, part.classes is not None)
+            if part.classes is not None:
+                values[part.classes] = classes
+        values[part.name] = value
+
+    def _add_arrays(
+        self,
+        values: dict[str, Any],
+        fields: dict[str, Field] | None,
+        arrays: dict[str, Any],
+        part: _Part,
+    ) -> None:
+        assert isinstance(part.field, Npz)
+        for name, array in arrays.items():
+            if name in values or (
+                fields is not None and name in self.fields and not part.field.kinds
+            ):
+                raise DecodeError(f"its array {name!r} has the name of another field")
+            kind = (part.field.kinds or {}).get(name, Array())
+            values[name] = split_classes(array, False)[0] if isinstance(kind, Boxes) else array
+            if fields is not None:
+                fields[name] = kind
+
+    def _explained(
+        self, error: ImageArchiveError, part: _Part, position: int, key: str
+    ) -> ImageArchiveError:
+        """Return an error with the field, the key, and the member that it is about."""
+        self.check_unchanged()
+        info = part.archive.info(position)
+        return type(error)(
+            f"field {part.name!r} of sample {key!r} ({info.archive}: {info.name!r}): "
+            f"{error.message}",
+            hints=error.hints,
+        )
+
+    def prefetch(self, indices: Iterable[int]) -> None:
+        """Ask the kernel to read samples ahead that are needed soon; returns at once."""
+        samples = np.array([self._index(index) for index in indices], np.intp)
+        for archive in self.archives:
+            rows = [part.number for part in self._parts if part.archive is archive]
+            positions = self._positions[rows][:, samples].ravel()
+            archive.prefetch(positions[positions >= 0].tolist())
+
+    def encoded_samples(self) -> SampleArchive | None:
+        """Return this dataset if its samples are as stored, or None if `transform` changes them."""
+        return self if self.transform is None else None
+
+    # --- life -------------------------------------------------------------------------------
+
+    def worker_open_archive(self, worker_id: int | None = None) -> None:
+        """Open the archives in this process; pass it to a loader as ``worker_init_fn``.
+
+        Parameters
+        ----------
+        worker_id : int, optional
+            Number of the worker, which loaders pass. It is not used.
+        """
+        for archive in self.archives:
+            archive.open_file()
+
+    def check_unchanged(self) -> None:
+        """Raise if one of the open files has changed; see `Archive.check_unchanged`."""
+        if self._file is not None:
+            self._file.check_unchanged()
+        for archive in self.archives:
+            archive.check_unchanged()
+
+    def close(self) -> None:
+        """Close the archives. A second call does nothing."""
+        super().close()
+        self._cache.clear()
+        for archive in self.archives:
+            archive.close()
+
+    def __repr__(self) -> str:
+        names = ", ".join(part.name for part in self._parts)
+        return f"SampleArchive({self._name()!r}, {self._length} samples of {names})"
+
+
+class _Part:
+    """A field of the dataset, and where its members are."""
+
+    def __init__(
+        self, number: int, members: FieldMembers, field: Field, fields: Mapping[str, Field]
+    ) -> None:
+        self.number = number
+        self.name = members.name
+        self.archive = members.archive
+        self.pattern = members.pattern
+        self.field = field
+        #: The entry that the classes in a file of boxes become.
+        self.classes: str | None = None
+        if isinstance(field, Boxes):
+            own = [label for label in field.labels if label not in fields]
+            if len(own) > 1:
+                raise OptionError(
+                    f"labels= of the field {self.name!r} names {' and '.join(map(repr, own))}, "
+                    f"which are not fields; a file of boxes has one class for each"
+                )
+            self.classes = own[0] if own else None
+        if isinstance(field, Npz):
+            self.nothing: dict[str, Any] = dict.fromkeys(field.kinds or ())
+        else:
+            self.nothing = {self.name: None}
+            if self.classes is not None:
+                self.nothing[self.classes] = None
+
+
+class _Reader:
+    """Reads the members of one sample, and remembers those that others refer to."""
+
+    def __init__(self, dataset: SampleArchive, sample: int) -> None:
+        self._dataset = dataset
+        self._sample = sample
+
+    def read(self, part: _Part, position: int) -> Any:
+        return part.archive.read(position)
+
+    def size_of(self, field: Field) -> Any:
+        """Return a function that returns the size of the image that a field refers to."""
+        return lambda: self._size(field)
+
+    def _size(self, field: Field) -> tuple[int, int]:
+        dataset = self._dataset
+        name = getattr(field, "image", None) or next(iter(dataset._images))
+        part = next((part for part in dataset._parts if part.name == name), None)
+        position = -1 if part is None else dataset._position(part, self._sample)
+        if part is None or position < 0:
+            raise DecodeError(
+                f"it is relative to the size of the image {name!r}, which this sample lacks"
+            )
+        return image_size(part.archive.read(position))
+
+
+def _with_absolute_paths(options: SampleArchiveOptions) -> SampleArchiveOptions:
+    fields = {}
+    for name, field in options.fields.items():
+        if field.archive is not None:
+            field = field.at(absolute_paths(as_text(field.archive)))
+        fields[name] = field
+    apath = None if options.apath is None else absolute_paths(options.apath)
+    keys = options.keys
+    if isinstance(keys, str) and locate(keys).exists():
+        keys = locate(keys).path
+    return dataclasses.replace(options, apath=apath, fields=fields, keys=keys)

@@ -1,0 +1,36 @@
+"""The options of a `SampleArchive`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imagearchive.datasets.samples.pairing import Missing
+    from imagearchive.storage.checksums import Verify
+    from imagearchive.storage.protocol import StorageKind
+    from imagearchive.transforms.fields import Field, Sample
+
+__all__ = ["SampleArchiveOptions", "SampleTransform"]
+
+SampleTransform = Callable[["Sample"], Any]
+
+
+@dataclass(frozen=True)
+class SampleArchiveOptions:
+    """What a `SampleArchive` is made of; its constructor documents each field."""
+
+    apath: str | list[str] | None
+    fields: Mapping[str, Field]
+    keys: str | tuple[str, ...] | None
+    missing: Missing
+    first_dot: bool
+    transform: SampleTransform | None
+    ipath: str | None
+    data_in_memory: bool
+    open_after_fork: bool
+    cache_size: int
+    storage: StorageKind
+    strict: bool
+    verify: Verify
