@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
     from imagearchive.index.lookup import Lookup
 
-__all__ = ["NameTree", "decode", "encode"]
+__all__ = ["MAX_DEPTH", "NameTree", "decode", "encode", "too_deep"]
 
 # What a pattern finds, or an iterator over what it finds in a directory.
 Matches: TypeAlias = "Iterator[tuple[str, bool] | Matches]"
 
-# Deeper directories have paths that Linux does not accept (4,096 bytes).
-_MAX_DEPTH: Final = 2048
+# Most nested directories that are walked: their paths grow with the depth, so the time to walk them
+# grows with its square. `extract` makes no deeper ones.
+MAX_DEPTH: Final = 256
 
 _MAGIC: Final = re.compile("[*?[]")
 # Longer names are cut in messages, and not compared with others.
@@ -213,6 +214,8 @@ class NameTree:
         pending = [self.listing(path)[0]]
         while pending:
             current = pending.pop()
+            if current.count("/") >= MAX_DEPTH:
+                raise too_deep()
             folders: list[str] = []
             files: list[str] = []
             for name, position in zip(*self.children(current)):
@@ -239,9 +242,13 @@ class NameTree:
             parts.pop()
         seen: set[str] = set()
         doubled = recursive and parts.count("**") > 1
+        # A directory is matched once with each rest of the pattern. With two `**`, there are many
+        # ways to come to it, and their number doubles with each further one.
+        visited: set[tuple[int, str]] | None = set() if doubled else None
         # Without wildcards, a path is returned as the pattern spells it, even with doubled slashes.
         magic = _MAGIC.search(pattern)
-        for path, is_directory in _flatten(self._match("", "", parts, recursive, include_hidden)):
+        matches = self._match("", "", parts, recursive, include_hidden, visited)
+        for path, is_directory in _flatten(matches):
             if only_directories and not is_directory:
                 continue
             if path == "" or only_directories:
@@ -271,16 +278,27 @@ class NameTree:
         return [start + name for name in found] if start else found
 
     def _match(
-        self, shown: str, directory: str, parts: list[str], recursive: bool, hidden: bool
+        self,
+        shown: str,
+        directory: str,
+        parts: list[str],
+        recursive: bool,
+        hidden: bool,
+        visited: set[tuple[int, str]] | None,
     ) -> Matches:
         """Match the remaining components of a pattern inside a directory.
 
-        `shown` is the path as the pattern spells it, `directory` the same normalized.
+        `shown` is the path as the pattern spells it, `directory` the same normalized. A pair of
+        `parts` and `shown` in `visited` is not matched again.
         """
+        if visited is not None:
+            if (len(parts), shown) in visited:
+                return
+            visited.add((len(parts), shown))
         part, rest = parts[0], parts[1:]
         if recursive and part == "**":
             if rest:
-                yield self._match(shown, directory, rest, recursive, hidden)
+                yield self._match(shown, directory, rest, recursive, hidden, visited)
             else:
                 yield shown, True
             for name, position in self._visible(directory, hidden):
@@ -290,7 +308,7 @@ class NameTree:
                     continue
                 below, inside = shown + name, _inside(directory, name)
                 if rest:
-                    yield self._match(below + "/", inside, parts, recursive, hidden)
+                    yield self._match(below + "/", inside, parts, recursive, hidden, visited)
                 else:
                     yield self._recurse(below, inside, hidden)
             return
@@ -299,7 +317,7 @@ class NameTree:
             is_directory = not name or self._has_directory(encode(name))
             if rest:
                 if is_directory and not (name == ".." or name.startswith("../")):
-                    yield self._match(shown + part + "/", name, rest, recursive, hidden)
+                    yield self._match(shown + part + "/", name, rest, recursive, hidden, visited)
             elif is_directory or self._lookup.find(encode(name)) >= 0:
                 yield shown + part, is_directory
             return
@@ -312,7 +330,7 @@ class NameTree:
                 yield shown + name, position < 0
             elif position < 0:
                 inside = _inside(directory, name)
-                yield self._match(shown + name + "/", inside, rest, recursive, hidden)
+                yield self._match(shown + name + "/", inside, rest, recursive, hidden, visited)
 
     def _visible(self, directory: str, hidden: bool) -> Iterator[tuple[str, int]]:
         for name, position in zip(*self.children(directory)):
@@ -339,10 +357,15 @@ def _flatten(matches: Matches) -> Iterator[tuple[str, bool]]:
             stack.pop()
         elif isinstance(match, tuple):
             yield match
-        elif len(stack) > _MAX_DEPTH:
-            raise LimitError(f"the names are nested more than {_MAX_DEPTH} directories deep")
+        elif len(stack) > MAX_DEPTH:
+            raise too_deep()
         else:
             stack.append(match)
+
+
+def too_deep() -> LimitError:
+    """Return the error for names in more nested directories than are walked."""
+    return LimitError(f"the names are nested more than {MAX_DEPTH} directories deep")
 
 
 def _inside(directory: str, name: str) -> str:

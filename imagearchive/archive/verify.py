@@ -286,7 +286,8 @@ class _Verifier:
                 )
         if self._view is not None and self._view.knows(name):
             data = archive.read(position) if content is None else content
-            part.decoded += _decode(self._view, name, data)
+            stored_size = archive.info(position).stored_size
+            part.decoded += _decode(self._view, name, data, stored_size)
             damage = find_damage(data)
             if damage is not None:
                 raise _DamagedImageError(
@@ -294,11 +295,11 @@ class _Verifier:
                 )
 
 
-def _decode(view: DecodedView, name: str, data: bytes | memoryview) -> bool:
+def _decode(view: DecodedView, name: str, data: bytes | memoryview, stored_size: int) -> bool:
     """Decode a member; return whether that was possible without loading a pickle."""
     complete = True
     try:
-        value = view.decode(name, data)
+        value = view.decode(name, data, stored_size)
     except UnsafePickleError:
         # Pickles are not loaded, which is not a problem of the archive.
         return False

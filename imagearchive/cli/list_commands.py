@@ -15,7 +15,7 @@ from imagearchive.archive.archive import Archive
 from imagearchive.archive.checked_read import iter_chunks
 from imagearchive.archive.entries import DirEntry
 from imagearchive.archive.extract import matching
-from imagearchive.archive.name_tree import decode, encode
+from imagearchive.archive.name_tree import MAX_DEPTH, decode, encode, too_deep
 from imagearchive.cli.archive_argument import open_archive_argument
 from imagearchive.cli.argument_types import SizeCondition
 from imagearchive.cli.output import (
@@ -185,6 +185,8 @@ def _entries(
         levels.append((indent, entries, index + 1))
         yield indent, last, entry
         if entry.is_dir() and (arguments.level is None or len(levels) < arguments.level):
+            if len(levels) > MAX_DEPTH:
+                raise too_deep()
             levels.append((indent + ("    " if last else "│   "), children(entry.path), 0))
 
 

@@ -177,10 +177,18 @@ def decode(
 
 
 def decode_member(
-    name: str, data: Buffer, options: DecodeOptions, table: Mapping[str, Codec]
+    name: str,
+    data: Buffer,
+    options: DecodeOptions,
+    table: Mapping[str, Codec],
+    stored_size: int | None = None,
 ) -> Any:
-    """Decode by the codecs in `table`, or those of the process for extensions not in it."""
-    stored_size = memoryview(data).nbytes
+    """Decode by the codecs in `table`, or those of the process for extensions not in it.
+
+    `stored_size` is what the member takes in its archive, by default the length of `data`.
+    """
+    if stored_size is None:
+        stored_size = memoryview(data).nbytes
     rest = name
     layers = 0
     try:

@@ -98,6 +98,8 @@ class MessagePackCodec(Codec):
         except msgpack.StackError:
             raise _too_deep() from None
         except errors as error:
+            if bounds and re.search("exceeds max_(array|map)_len", str(error)):
+                raise options.limits.too_many_objects(stored_size) from None
             reason = str(error) or type(error).__name__
             raise DecodeError(f"not valid MessagePack: {reason}") from error
         # Most members have too few containers to be nested too deeply.

@@ -19,7 +19,7 @@ extension                         object
 from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from imagearchive.codecs.codec import Codec, DecodeOptions
 from imagearchive.codecs.codec_registry import (
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 __all__ = ["DecodedView"]
 
 _T = TypeVar("_T")
+
+
+# Up to this many bytes decode to little, whatever they were decompressed from.
+_SMALL: Final = 4096
 
 
 class DecodedView(Mapping[str, Any]):
@@ -123,7 +127,7 @@ class DecodedView(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         data = self.store[name]
         try:
-            return self.decode(name, data)
+            return self.decode(name, data, self._stored_size(name, data))
         except DecodeError:
             check_unchanged = getattr(self.store, "check_unchanged", None)
             if check_unchanged is not None:
@@ -131,9 +135,21 @@ class DecodedView(Mapping[str, Any]):
                 check_unchanged()
             raise
 
-    def decode(self, name: str, data: Buffer) -> Any:
-        """Decode bytes by the extension of a name, with the options and codecs of this view."""
-        return decode_member(name, data, self._options, self._codecs)
+    def _stored_size(self, name: str, data: Buffer) -> int | None:
+        """Return what a member takes in an archive that may have compressed it."""
+        info = getattr(self.store, "info", None)
+        if info is None or memoryview(data).nbytes <= _SMALL:
+            return None
+        stored_size: int = info(name).stored_size
+        return stored_size
+
+    def decode(self, name: str, data: Buffer, stored_size: int | None = None) -> Any:
+        """Decode bytes by the extension of a name, with the options and codecs of this view.
+
+        The limits refer to `stored_size`, the bytes that the data takes in its archive; by default
+        it is the length of `data`.
+        """
+        return decode_member(name, data, self._options, self._codecs, stored_size)
 
     def encode(self, name: str, value: Any) -> bytes:
         """Encode an object by the extension of a name, with the codecs of this view."""

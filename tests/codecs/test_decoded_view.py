@@ -1,14 +1,18 @@
 """`DecodedView` as a mapping."""
 
+import gzip
 import pickle
+import zipfile
 
 import pytest
 from support.codecs import PIXELS
 from support.threads import run_in_threads
 
+import imagearchive
 from imagearchive.codecs import DecodedView, decode, encode
 from imagearchive.errors import (
     DecodeError,
+    LimitError,
     OptionTypeError,
     UnsupportedMemberError,
 )
@@ -98,3 +102,22 @@ def test_view_is_shared_by_threads():
         return [i for i in range(20) if (view[f"{i}.png"] != PIXELS ^ i).any()]
 
     assert run_in_threads(work) == [[]] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("x.json", b"[" + b"{}," * 5_000_000 + b"{}]"),
+        ("x.msgpack", b"\xdd" + (5_000_000).to_bytes(4, "big") + b"\x80" * 5_000_000),
+        ("x.txt.gz", gzip.compress(bytes(100_000_000))),
+    ],
+)
+def test_view_of_a_compressed_archive_limits_what_its_stored_bytes_decode_to(name, data, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, data)
+    with imagearchive.open(tmp_path / "x.zip") as archive:
+        assert archive.info(name).stored_size < len(data) / 100
+        with pytest.raises(LimitError, match="to raise the limit"):
+            DecodedView(archive)[name]
+        failures = imagearchive.verify(archive, decode=True).failures
+    assert [failure.name for failure in failures] == [name]

@@ -38,14 +38,14 @@ class DecodedView(view.DecodedView):
         """Add a codec to this view; `nonfinal` and `stackable` mean the same."""
         super().register_codec(exts, encoder, decoder, stackable=nonfinal or stackable)
 
-    def decode(self, name: str, data: Buffer) -> Any:
+    def decode(self, name: str, data: Buffer, stored_size: int | None = None) -> Any:
         """Decode bytes by the extension of a name, with the options and codecs of this view."""
         if not self.knows(name):
             raise UnknownExtensionError(
                 f"{name}: no codec is registered for this extension; read the bytes from the "
                 f"archive itself"
             )
-        return super().decode(name, data)
+        return super().decode(name, data, stored_size)
 
 
 for _method, _instead in VIEW_METHODS.items():
