@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from imagearchive.codecs.codec import Codec, DecodeOptions, UserCodec, with_name
 from imagearchive.codecs.compression import COMPRESSIONS, CompressionCodec
 from imagearchive.codecs.image_codec import ImageCodec
-from imagearchive.codecs.npy_codec import NpyCodec
+from imagearchive.codecs.npy_codec import IdxCodec, NpyCodec
 from imagearchive.codecs.npz_arrays import NpzCodec
 from imagearchive.codecs.value_codecs import (
     ClassCodec,
@@ -49,6 +49,7 @@ CODECS: Final[dict[str, Codec]] = {
     **{extension: ImageCodec(extension) for extension in FORMATS},
     "npy": NpyCodec(),
     "npz": NpzCodec(),
+    **dict.fromkeys(("idx", "idx1-ubyte", "idx3-ubyte"), IdxCodec()),
     "json": JsonCodec(),
     "msgpack": MessagePackCodec(),
     "txt": TextCodec(),

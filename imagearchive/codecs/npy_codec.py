@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.arrays.idx import parse_idx
 from imagearchive.arrays.npy import NpyHeader, parse_header
 from imagearchive.arrays.objects.array import ObjectArray
 from imagearchive.codecs.codec import Codec, DecodeOptions, unsafe_pickle
@@ -19,7 +20,7 @@ from imagearchive.storage.local import MemoryStorage
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["NpyCodec", "check_objects", "decode_npy"]
+__all__ = ["IdxCodec", "NpyCodec", "check_objects", "decode_npy"]
 
 
 class NpyCodec(Codec):
@@ -36,6 +37,20 @@ class NpyCodec(Codec):
         target = io.BytesIO()
         np.save(target, array, allow_pickle=allow_pickle)
         return target.getvalue()
+
+
+class IdxCodec(Codec):
+    """Arrays in the IDX format of MNIST, which are not written."""
+
+    can_encode = False
+
+    def decode(self, data: Buffer, options: DecodeOptions, stored_size: int) -> npt.NDArray[Any]:
+        """Return the array, writable and in the byte order of this machine."""
+        return parse_idx(data)
+
+    def encode(self, value: Any, allow_pickle: bool) -> bytes:
+        """Never called, since `can_encode` is false."""
+        raise NotImplementedError
 
 
 def decode_npy(data: Buffer, limits: Limits, allow_pickle: bool) -> npt.NDArray[Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from imagearchive.arrays.objects.plain_pickle import load_plain_pickle
 from imagearchive.codecs.codec import Codec, DecodeOptions, unsafe_pickle
 from imagearchive.errors import DecodeError, LimitError, MissingDependencyError, UnsafePickleError
 from imagearchive.errors.hints import Hint
@@ -205,12 +206,18 @@ class ClassCodec(Codec):
 
 
 class PickleCodec(Codec):
-    """Any Python object, only with ``allow_pickle=True``."""
+    """Plain values and arrays; any Python object, only with ``allow_pickle=True``."""
 
     def decode(self, data: Buffer, options: DecodeOptions, stored_size: int) -> Any:
-        """Unpickle the object, which can run arbitrary code."""
+        """Decode plain values without executing anything, or unpickle what is allowed."""
         if not options.allow_pickle:
-            raise unsafe_pickle("a pickle")
+            try:
+                return load_plain_pickle(data, "the pickle")
+            except UnsafePickleError as error:
+                refused = unsafe_pickle("such a pickle")
+                raise UnsafePickleError(
+                    f"{error.message}; {refused.message}", hints=refused.hints
+                ) from error
         try:
             return pickle.loads(data)
         except Exception as error:

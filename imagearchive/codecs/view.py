@@ -11,7 +11,9 @@ extension                         object
 ``msgpack``                       dict, list, ... (needs the ``msgpack`` extra)
 ``txt``                           str, from UTF-8
 ``cls``                           int, from decimal text
-``pkl pickle``                    any object, only with ``allow_pickle=True``
+``idx idx1-ubyte idx3-ubyte``     the array
+``pkl pickle``                    plain values and arrays; any other object only with
+                                  ``allow_pickle=True``
 ``gz xz bz2 zst``                 bytes, or in ``x.json.gz`` the object of the inner extension
 ================================  ==================================================
 """
@@ -64,8 +66,8 @@ class DecodedView(Mapping[str, Any]):
     background : sequence of 3 ints, optional
         Color behind transparent pixels. Without it, alpha is dropped.
     allow_pickle : bool
-        Load pickles and arrays of any Python objects, **which can run arbitrary code**. Arrays of
-        plain objects (numbers, text, lists, arrays and so on) are decoded without it.
+        Load pickles and arrays of any Python objects, **which can run arbitrary code**. Plain
+        objects (numbers, text, lists, arrays and so on) are decoded without it.
     max_size : float
         Largest size of a decompressed member in bytes.
     max_ratio : float

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from imagearchive.arrays.idx import IDX_TYPES
 from imagearchive.containers.container import Container
 
 __all__ = ["SingleFileContainer"]
 
 _NPY: Final = b"\x93NUMPY"
-# The third byte of an IDX file is the type of its elements.
-_IDX_TYPES: Final = b"\x08\x09\x0b\x0c\x0d\x0e"
 
 
 class SingleFileContainer(Container):
@@ -24,5 +23,5 @@ class SingleFileContainer(Container):
     def accepts(head: bytes) -> bool:
         """Whether a file that begins with `head` is a ``.npy`` or IDX array."""
         return head.startswith(_NPY) or (
-            len(head) >= 8 and head[:2] == b"\0\0" and head[2] in _IDX_TYPES and 0 < head[3] < 9
+            len(head) >= 8 and head[:2] == b"\0\0" and head[2] in IDX_TYPES and 0 < head[3] < 9
         )

@@ -130,7 +130,7 @@ def test_pickle_needs_allow_pickle(name):
         decode(name, data)
     assert not Danger.ran
     plain = encode("x.pkl", {"a": 1}, allow_pickle=True)
-    assert decode("x.pkl", plain, allow_pickle=True) == {"a": 1}
+    assert decode("x.pkl", plain, allow_pickle=True) == decode("x.pkl", plain) == {"a": 1}
     with pytest.raises(UnsafePickleError):
         encode("x.pkl", 1)
     with pytest.raises(DecodeError):

@@ -112,6 +112,21 @@ cdef class PlainUnpickler:
         self._check_depth((value,), memo, start)
         return value
 
+    def whole(self, uint64_t end):
+        """Decode the value of a whole stream of `end` bytes, which refers to no other part.
+
+        What follows the end of the pickle is ignored, as `pickle` does.
+        """
+        cdef list stack = []
+        cdef dict memo = {}
+        cdef Py_ssize_t last = self._run(0, end, 0, memo, stack, 0, 0)
+        cdef const uint8_t[::1] opcode = self._read(last, min(end, 1))
+        if opcode.shape[0] == 0 or opcode[0] != b".":
+            raise self._wrong("ends early", end)
+        value = self._only(stack, 0)
+        self._check_depth((value,), memo, 0)
+        return value
+
     cdef int _check_depth(self, tuple values, dict memo, uint64_t start) except -1:
         cdef Work work = work_of(memo)
         # No value is nested deeper than there are containers that can be in it.
@@ -248,11 +263,17 @@ cdef class PlainUnpickler:
             raise self._wrong("uses a value before it is complete", offset)
         return value
 
-    cdef int _run(
+    cdef Py_ssize_t _run(
         self, uint64_t start, uint64_t end, uint64_t base, dict memo, list stack, int hops,
         Py_ssize_t wanted,
     ) except -1:
-        """Run the opcodes of one value, or of `wanted` elements, on `stack`."""
+        """Run the opcodes of one value, or of `wanted` elements, on `stack`.
+
+        Returns
+        -------
+        int
+            Where the last opcode begins, relative to `start`.
+        """
         if end < start:
             raise self._wrong("has a range that ends before it begins", start)
         cdef object window = self._read(start, end - start)
@@ -284,7 +305,7 @@ cdef class PlainUnpickler:
             if isinstance(error, (DecodeError, UnsafePickleError)):
                 raise
             raise self._wrong(f"has an invalid value ({error})", start + progress[0]) from error
-        return 0
+        return <Py_ssize_t>progress[0]
 
     cdef int _steps(
         self, const uint8_t* data, Py_ssize_t length, uint64_t start, uint64_t count, dict memo,
