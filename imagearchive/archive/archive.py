@@ -22,12 +22,11 @@ from imagearchive.errors import (
     CorruptArchiveError,
     LimitError,
     MemberNotFoundError,
-    OptionError,
     OptionTypeError,
     SampleIndexError,
     StaleIndexError,
 )
-from imagearchive.errors.arguments import shorten
+from imagearchive.errors.arguments import check_flag, check_integer, check_sequence, shorten
 from imagearchive.index.concatenate import open_concatenated
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS, Verify, check_verify, compared_members
@@ -150,15 +149,16 @@ class Archive(ArchiveFileSystem, Closable, Mapping[str, bytes]):
         max_open: int = 128,
         verify: Verify | bool = "first",
     ) -> None:
-        if max_open < 1:
-            raise OptionError(f"max_open must be at least 1, got {max_open}")
+        check_integer("max_open", max_open, 1)
+        strict = check_flag("strict", strict)
+        overwrite_index = check_flag("overwrite_index", overwrite_index)
         if storage not in ("auto", "mmap", "pread", "memory"):
             raise unknown_kind(storage)
         given = as_text(path)
         # Absolute, so that reads do not depend on the current directory.
         self.paths = expand_paths(given)
         self._options = ArchiveOptions(
-            ipath=None if ipath is None else locate(ipath).path,
+            ipath=None if ipath is None else locate(ipath, "ipath").path,
             storage=storage,
             strict=strict,
             max_open=max_open,
@@ -309,7 +309,7 @@ class Archive(ArchiveFileSystem, Closable, Mapping[str, bytes]):
         """
         if isinstance(keys, str):
             raise OptionTypeError(f"{keys!r} is one name; read() reads one member")
-        positions = [self._position(key) for key in keys]
+        positions = [self._position(key) for key in check_sequence("keys", keys)]
         rows = self.table.entries[positions] if positions else self.table.entries[:0]
         found: list[bytes | memoryview] = [b""] * len(positions)
         for i in np.lexsort((rows["offset"], rows["shard"])).tolist():
@@ -326,7 +326,8 @@ class Archive(ArchiveFileSystem, Closable, Mapping[str, bytes]):
         if not self._pool.can_keep_all_open:
             # Files would be opened for this, and closed again before they are read.
             return
-        positions = np.array([self._position(key) for key in keys], np.int64)
+        listed = check_sequence("keys", keys)
+        positions = np.array([self._position(key) for key in listed], np.int64)
         if not len(positions):
             return
         rows = self.table.entries[positions]

@@ -11,9 +11,10 @@ from imagearchive.archive.checked_read import iter_chunks, read_whole
 from imagearchive.archive.expansion import check_expansion
 from imagearchive.arrays.npy import HeaderBudget
 from imagearchive.errors import OptionError, UnsafePathError
+from imagearchive.errors.arguments import check_choice
 from imagearchive.storage.changes import changes_first
-from imagearchive.storage.limits import Limits
-from imagearchive.storage.location import expand_home
+from imagearchive.storage.limits import Limits, check_limits
+from imagearchive.storage.location import local_path
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -111,13 +112,12 @@ def convert(
         The members take more than `limits` allow.
     """
     check_archive(archive)
-    path = expand_home(target)
+    path = local_path("target", target)
     chosen = kind_of(path) if kind is None else kind
-    if chosen not in get_args(Kind):
-        raise OptionError(f"kind={chosen!r}: choose one of {', '.join(get_args(Kind))}")
+    check_choice("kind", chosen, get_args(Kind))
     step = progress or (lambda count: None)
     positions = [*_live(archive)]
-    check_expansion(archive, positions, limits or Limits())
+    check_expansion(archive, positions, check_limits(limits))
     if chosen == "bins":
         with changes_first(archive):
             _to_bins(archive, path, positions, splits, overwrite, step)

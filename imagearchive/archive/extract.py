@@ -28,18 +28,19 @@ from imagearchive.containers.left_out import (
     LeftOutMember,
     describe_reason,
 )
-from imagearchive.errors import OptionError, UnsafePathError
+from imagearchive.errors import UnsafePathError
+from imagearchive.errors.arguments import check_choice, check_integer, check_sequence
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.index.names import normalize
 from imagearchive.index.resolve import resolve
 from imagearchive.storage.changes import changes_first
-from imagearchive.storage.location import expand_home, locate
+from imagearchive.storage.limits import Limits, check_limits
+from imagearchive.storage.location import local_path, locate
 from imagearchive.storage.temporary import remove_stale_directories, resumable_directory
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
-    from imagearchive.storage.limits import Limits
 
 __all__ = ["Existing", "Extracted", "Refused", "extract", "matching", "refused_members", "select"]
 
@@ -148,9 +149,9 @@ def extract(
     If the extraction stops early, the log says how many files are there and how to continue.
     """
     check_archive(archive)
-    if existing not in get_args(Existing):
-        raise OptionError(f"existing={existing!r}: choose one of {', '.join(get_args(Existing))}")
-    positions = np.arange(len(archive)) if members is None else np.array([*members], np.int64)
+    check_choice("existing", existing, get_args(Existing))
+    positions = np.arange(len(archive)) if members is None else _positions(archive, members)
+    limits = check_limits(limits)
     refused = _unsafe_names(map(archive.table.name_bytes, positions.tolist()))
     directories: list[bytes] = []
     if members is None:
@@ -165,9 +166,7 @@ def extract(
             _describe(refused), hints=[Hint("skip_unsafe=True", "to extract the others")]
         )
     barred = {item.name for item in refused}
-    path = expand_home(target)
-    if not path:
-        raise OptionError("the target is an empty string; name the directory to extract into")
+    path = local_path("target", target)
     with contextlib.ExitStack() as stack:
         # Only a new directory has a temporary name, so its files need none.
         is_new = not os.path.lexists(path)
@@ -192,6 +191,14 @@ def extract(
             raise
     remove_stale_directories(path)
     return Extracted(run.files, run.bytes, run.skipped, refused, run.resumed)
+
+
+def _positions(archive: Archive, members: Iterable[int]) -> npt.NDArray[np.int64]:
+    """Return the positions that an argument lists, each once."""
+    listed = check_sequence("members", members, "a sequence of positions, as select() returns")
+    numbers = (check_integer("members", number) for number in listed)
+    count = len(archive)
+    return np.array([*dict.fromkeys(n + count if n < 0 else n for n in numbers)], np.int64)
 
 
 def _fingerprint(archive: Archive, positions: npt.NDArray[np.int64]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from imagearchive.archive.entries import DirEntry, MemberInfo
-from imagearchive.archive.name_tree import NameTree, decode, encode
+from imagearchive.archive.name_tree import NameTree, decode, encode, name_text
 from imagearchive.errors import OptionTypeError, SampleIndexError
 from imagearchive.index.table import IndexTable
 
@@ -113,13 +113,15 @@ class ArchiveFileSystem:
         include_hidden : bool
             Whether wildcards match names that begin with a dot.
         """
-        return self._tree.glob_all(pattern, recursive=recursive, include_hidden=include_hidden)
+        text = name_text(pattern)
+        return self._tree.glob_all(text, recursive=recursive, include_hidden=include_hidden)
 
     def iglob(
         self, pattern: str, *, recursive: bool = False, include_hidden: bool = False
     ) -> Iterator[str]:
         """Iterate over what `glob` returns."""
-        return self._tree.glob(pattern, recursive=recursive, include_hidden=include_hidden)
+        text = name_text(pattern)
+        return self._tree.glob(text, recursive=recursive, include_hidden=include_hidden)
 
     def exists(self, path: str | os.PathLike[str]) -> bool:
         """Whether the path is a file or a directory."""

@@ -10,7 +10,8 @@ from bisect import bisect_left
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from imagearchive.errors import LimitError, MemberNotFoundError
+from imagearchive.errors import LimitError, MemberNotFoundError, OptionTypeError
+from imagearchive.errors.arguments import shorten
 from imagearchive.index.names import normalize
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from imagearchive.index.lookup import Lookup
 
-__all__ = ["MAX_DEPTH", "NameTree", "decode", "encode", "too_deep"]
+__all__ = ["MAX_DEPTH", "NameTree", "decode", "encode", "name_text", "too_deep"]
 
 # What a pattern finds, or an iterator over what it finds in a directory.
 Matches: TypeAlias = "Iterator[tuple[str, bool] | Matches]"
@@ -34,12 +35,28 @@ _LONGEST_SHOWN: Final = 400
 
 def encode(name: str | os.PathLike[str]) -> bytes:
     """Return the stored bytes of a name."""
-    text = os.fspath(name)
+    text = name if isinstance(name, str) else name_text(name)
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         # A lone surrogate, which no stored name decodes to.
         return text.encode("utf-8", "surrogatepass")
+
+
+def name_text(name: Any) -> str:
+    """Return the name or pattern that an argument gives, as text.
+
+    Raises
+    ------
+    OptionTypeError
+        It is not text or a path.
+    """
+    try:
+        return os.fsdecode(name)
+    except TypeError:
+        raise OptionTypeError(
+            f"a name in an archive must be a string, got {shorten(name)}"
+        ) from None
 
 
 def decode(name: bytes) -> str:

@@ -23,10 +23,11 @@ from imagearchive.errors import (
     UnsafePathError,
     UnsupportedMemberError,
 )
+from imagearchive.errors.arguments import check_integer, check_path, check_sequence
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import publish_together
-from imagearchive.storage.location import expand_home
+from imagearchive.storage.location import local_path
 from imagearchive.storage.task_threads import Task, TaskThreads
 
 __all__ = ["pack", "shard_path"]
@@ -113,26 +114,28 @@ def pack(
     OSError
         A file cannot be read, or the target cannot be written.
     """
-    path = expand_home(target)
+    path = local_path("target", target)
     if shards is not None and shard_size is not None:
         raise OptionError("give shards or shard_size, not both")
-    if shards is not None and shards < 1:
-        raise OptionError(f"shards must be at least 1, got {shards}")
-    if shard_size is not None and shard_size < RECORD:
-        raise OptionError(
-            f"shard_size must be at least {RECORD}, the smallest size of an archive, "
-            f"got {shard_size}"
-        )
+    if shards is not None:
+        shards = check_integer("shards", shards, 1)
+    if shard_size is not None:
+        # A smaller archive does not exist.
+        shard_size = check_integer("shard_size", shard_size, RECORD)
+    if mtime is not None:
+        mtime = check_integer("mtime", mtime)
     with ExitStack() as held:
         files: Callable[[], Iterator[_Source]]
-        if isinstance(source, str | os.PathLike):
-            top = expand_home(source)
+        if isinstance(source, str | bytes | os.PathLike):
+            top = local_path("source", source)
             _check_outside(top, path)
             files = partial(_tree, top, held)
         else:
             top = ""
-            base = os.fsencode(expand_home(root))
-            files = partial(iter, [_source_of(os.fsencode(item), base) for item in source])
+            base = os.fsencode(local_path("root", root))
+            listed = check_sequence("source", source, "a directory or a sequence of files")
+            paths = [os.fsencode(check_path("source", item)) for item in listed]
+            files = partial(iter, [_source_of(item, base) for item in paths])
         if shards is not None:
             cut = _by_count(files, shards)
         elif shard_size is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.archive.name_tree import decode, encode
+from imagearchive.archive.name_tree import decode, encode, name_text
 from imagearchive.errors import (
     MemberNotFoundError,
     OptionTypeError,
@@ -66,9 +66,9 @@ class Samples(Sequence[Any]):
 
     def __init__(self, archive: _Source, extensions: Sequence[str] = ()) -> None:
         self._archive = archive
-        self.extensions = tuple(extensions)
+        self.extensions = tuple(map(name_text, extensions))
         self._choices = [
-            [choice.lstrip(".").lower() for choice in text.split(";")] for text in extensions
+            [choice.lstrip(".").lower() for choice in text.split(";")] for text in self.extensions
         ]
         table = archive.table
         # The position at which each archive begins: samples of the same name in several archives

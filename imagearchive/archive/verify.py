@@ -32,7 +32,7 @@ from imagearchive.index.names import sort_names
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS
-from imagearchive.storage.limits import Limits
+from imagearchive.storage.limits import Limits, check_limits
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -108,8 +108,8 @@ def verify(
 
     Every member is read, and compared with its checksum if the container stores one: CRC-32 in
     ZIP and NPZ, CRC-32C in Barecat. Members that are one stored file, as hard links are, are read
-    once. All headers are scanned again and compared with the index. In
-    a TAR this checks the headers, which have checksums; its data have none.
+    once. All headers are scanned again and compared with the index. In a TAR this checks the
+    headers, which have checksums; its data have none.
 
     Parameters
     ----------
@@ -138,7 +138,8 @@ def verify(
     """
     check_archive(archive)
     result = Verified(left_out=archive.left_out)
-    view = DecodedView(archive, mode="unchanged", **asdict(limits or Limits())) if decode else None
+    chosen = asdict(check_limits(limits))
+    view = DecodedView(archive, mode="unchanged", **chosen) if decode else None
     with changes_first(archive):
         _check_headers(archive, result.failures)
     if result.failures:

@@ -10,7 +10,7 @@ from imagearchive.containers.tar.writer import BareTarWriter
 from imagearchive.containers.zip.writer import BareZipWriter
 from imagearchive.errors import CorruptIndexError
 from imagearchive.index.index_locations import cache_location, index_beside
-from imagearchive.storage.location import expand_home, locate
+from imagearchive.storage.location import local_path, locate
 
 __all__ = ["TarWriter", "ZipWriter", "drop_index"]
 
@@ -67,7 +67,7 @@ class TarWriter(BareTarWriter):
             mtime=mtime,
             mode=mode,
             sync=sync,
-            before_replace=partial(drop_index, expand_home(path)),
+            before_replace=partial(drop_index, local_path("path", path)),
         )
         self._index = index
 
@@ -119,7 +119,7 @@ class ZipWriter(BareZipWriter):
             path,
             overwrite=overwrite,
             sync=sync,
-            before_replace=partial(drop_index, expand_home(path)),
+            before_replace=partial(drop_index, local_path("path", path)),
         )
 
 

@@ -8,7 +8,7 @@ from imagearchive.errors import ClosedError
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import AtomicFile
 from imagearchive.storage.closing import Abortable
-from imagearchive.storage.location import expand_home
+from imagearchive.storage.location import local_path
 
 if TYPE_CHECKING:
     import os
@@ -39,7 +39,7 @@ class ArchiveWriter(Abortable):
         before_replace: Callable[[], object] | None = None,
         buffering: int = -1,
     ) -> None:
-        self.path = expand_home(path)
+        self.path = local_path("path", path)
         self._failed = False
         self._finished = False
         self._target = AtomicFile(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from imagearchive.datasets.dataset_base import Dataset, resolve_index, resolve_indices
 from imagearchive.datasets.npz.columns import PLURALS
 from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.errors.arguments import check_sequence
 
 __all__ = ["CombinedLazyDataset"]
 
@@ -45,7 +46,7 @@ class CombinedLazyDataset(Dataset):
     """
 
     def __init__(self, datasets: Iterable[Any]) -> None:
-        self.datasets = list(datasets)
+        self.datasets = list(check_sequence("datasets", datasets, "a sequence of datasets"))
         if not self.datasets:
             raise OptionError("datasets must contain at least one dataset, got none")
         self._ends: npt.NDArray[np.intp] | None = None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from imagearchive.archive.archive import Archive, check_fingerprint
+from imagearchive.archive.name_tree import name_text
 from imagearchive.datasets.cache import SampleCache
 from imagearchive.datasets.class_numbers import ClassNumbers
 from imagearchive.datasets.companion_files import CompanionFile
@@ -37,8 +38,14 @@ from imagearchive.datasets.listed_samples import (
 )
 from imagearchive.datasets.pil_loader import pil_loader
 from imagearchive.datasets.selection import IMAGE_EXTENSIONS, Selection
-from imagearchive.errors import OptionError
-from imagearchive.errors.arguments import check_callable, check_choice
+from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.errors.arguments import (
+    check_callable,
+    check_choice,
+    check_flag,
+    check_sequence,
+    shorten,
+)
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.location import locate
 from imagearchive.storage.patterns import absolute_paths, as_text
@@ -230,6 +237,15 @@ class ImageArchive(ImageSamples):
     ) -> None:
         check_choice("mode", mode, ("single", "multi"))
         check_callable("loader", loader)
+        functions = {
+            "transform": transform,
+            "target_transform": target_transform,
+            "index_transform": index_transform,
+            "is_valid_file": is_valid_file,
+        }
+        for name, function in functions.items():
+            if function is not None:
+                check_callable(name, function)
         if label_extension is not None and (label_file is not None or mode == "multi"):
             raise OptionError(
                 "label_extension= cannot be combined with label_file= or with mode='multi'"
@@ -246,19 +262,19 @@ class ImageArchive(ImageSamples):
             logger.info("open_after_fork is ignored: the archive is in memory already")
         options = ImageArchiveOptions(
             apath=as_text(apath),
-            ipath=None if ipath is None else locate(ipath).path,
-            root=os.fspath(root),
-            extensions=extensions,
+            ipath=None if ipath is None else locate(ipath, "ipath").path,
+            root=name_text(root),
+            extensions=_check_extensions(extensions),
             loader=loader,
             transform=transform,
             target_transform=target_transform,
-            data_in_memory=data_in_memory,
-            open_after_fork=open_after_fork,
+            data_in_memory=check_flag("data_in_memory", data_in_memory),
+            open_after_fork=check_flag("open_after_fork", open_after_fork),
             is_valid_file=is_valid_file,
             index_file=_companion("index_file", index_file),
             label_file=_companion("label_file", label_file),
             label_parser=label_parser,
-            label_extension=None if label_extension is None else str(label_extension),
+            label_extension=None if label_extension is None else name_text(label_extension),
             listing=listing,
             class_to_idx=None if class_to_idx is None else ClassNumbers.check(class_to_idx),
             classes_from=classes_from,
@@ -267,7 +283,7 @@ class ImageArchive(ImageSamples):
             mode=mode,
             cache_size=cache_size,
             storage=storage,
-            strict=strict,
+            strict=check_flag("strict", strict),
             label_kind=label_kind,
             verify=check_verify(verify),
         )
@@ -382,3 +398,15 @@ class ImageArchive(ImageSamples):
 
 def _companion(argument: str, path: str | os.PathLike[str] | None) -> CompanionFile | None:
     return None if path is None else CompanionFile.at(argument, path)
+
+
+def _check_extensions(extensions: Any) -> str | tuple[str, ...] | None:
+    if extensions is None or isinstance(extensions, str):
+        return extensions
+    listed = check_sequence("extensions", extensions, "a sequence of extensions such as '.jpg'")
+    for extension in listed:
+        if not isinstance(extension, str):
+            raise OptionTypeError(
+                f"extensions must be strings such as '.jpg', got {shorten(extension)}"
+            )
+    return listed

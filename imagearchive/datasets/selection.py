@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from imagearchive.archive.name_tree import decode, encode
 from imagearchive.datasets.label_files import read_index_file
-from imagearchive.errors import LabelError, MemberNotFoundError, OptionError, OptionTypeError
+from imagearchive.errors import LabelError, MemberNotFoundError, OptionError
 from imagearchive.index.class_directories import class_directories
 from imagearchive.index.names import ends_with, is_first_of_name, normalize
 
@@ -307,8 +307,6 @@ def _select(
         chosen = np.sort(table.name_order[low:high]).astype(np.int64)
     if extensions is not None:
         suffixes = [extensions] if isinstance(extensions, str) else list(extensions)
-        if not all(isinstance(suffix, str) for suffix in suffixes):
-            raise OptionTypeError(f"extensions must be strings such as '.jpg', got {extensions!r}")
         # An empty string matches every file, as in str.endswith.
         wanted = [encode(s if s.startswith(".") or not s else "." + s) for s in suffixes]
         mask = ends_with(table.names, table.name_offsets, wanted)

@@ -173,8 +173,9 @@ class _Run(Generic[T_co]):
         self._end_reason: str | None = None
         # The child has said that it is done, and exits by itself.
         self._child_done = threading.Event()
-        self._arena = SharedArena.create()
+        # First, as it may fail, and only the arena holds a descriptor that nobody would close.
         self._socket, theirs = socket.socketpair()
+        self._arena = SharedArena.create()
         self._reader = MessageReader(self._socket)
         # A forked child has a copy of our end, which would hide from it that we closed ours.
         inherited = self._socket if context.get_start_method() == "fork" else None

@@ -127,7 +127,10 @@ class _Wrapper:
 
     def wrap(self, dataset: Any) -> Source:
         _check_dataset(dataset)
-        guard = LabelGuard(self.transform, self.label_kind or getattr(dataset, "label_kind", None))
+        kind = self.label_kind
+        if kind is None:
+            kind = getattr(dataset, "label_kind", None)
+        guard = LabelGuard(self.transform, kind)
         encoded = _offered(dataset, "encoded_images")
         images = None if encoded is None else encoded()
         if images is not None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from imagearchive.datasets.label_guard import LabelKind
 from imagearchive.errors import MissingDependencyError, OptionError, OptionTypeError
-from imagearchive.errors.arguments import check_callable, check_choice, check_integer
+from imagearchive.errors.arguments import check_callable, check_choice, check_flag, check_integer
 from imagearchive.loader.order import MAX_BATCH, BlockShuffle, find_rank
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.transforms import Compose, Resize, TensorFormat, ToTensor
@@ -122,7 +122,7 @@ class LoaderOptions:
             "verify": None if self.verify is None else check_verify(self.verify),
             "on_error": check_choice("on_error", self.on_error, get_args(OnError)),
         }
-        checked |= {name: bool(getattr(self, name)) for name in _FLAGS}
+        checked |= {name: check_flag(name, getattr(self, name)) for name in _FLAGS}
         for name, value in checked.items():
             # How a frozen dataclass sets its own fields.
             object.__setattr__(self, name, value)

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from imagearchive.datasets.permutation import MAX_SAMPLES, BlockPermutation, Permutation
 from imagearchive.errors import OptionError, OptionTypeError, SampleIndexError, StateMismatchError
-from imagearchive.errors.arguments import check_integer, shorten
+from imagearchive.errors.arguments import check_flag, check_integer, shorten
 from imagearchive.loader.locality import describe_data_order
 
 __all__ = [
@@ -94,7 +94,7 @@ def check_shuffle(
         return BlockShuffle(**given)
     if given:
         raise OptionError(f"{next(iter(given))}= is for shuffle='blocks'; pass both or neither")
-    return bool(shuffle)
+    return check_flag("shuffle", shuffle)
 
 
 class EpochOrder:

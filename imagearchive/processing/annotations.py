@@ -21,7 +21,7 @@ from imagearchive.processing.annotation_records import Annotations, Problem, Rec
 from imagearchive.processing.coco import read_coco
 from imagearchive.processing.csv_boxes import read_csv
 from imagearchive.processing.pts import PTS_SUFFIX, read_pts
-from imagearchive.storage.location import expand_home
+from imagearchive.storage.location import local_path
 
 __all__ = [
     "Annotations",
@@ -63,7 +63,7 @@ def read_annotations(
     LabelError
         A file is broken, or names an image outside `root`.
     """
-    top = expand_home(folder)
+    top = local_path("folder", folder)
     if not os.path.isdir(top):
         raise ArchiveNotFoundError(f"{top}: no such folder; put the annotated images there")
     inside = top if root is None else os.fspath(root)

@@ -13,7 +13,7 @@ from imagearchive.errors import LabelError
 from imagearchive.processing.annotation_records import Annotations, Problem
 from imagearchive.processing.collect import ImageEntry, check_name, collect_records
 from imagearchive.processing.json_stream import JsonStream
-from imagearchive.storage.location import expand_home
+from imagearchive.storage.location import local_path
 
 __all__ = ["read_coco"]
 
@@ -39,7 +39,7 @@ def read_coco(
         The file is not valid JSON of that form, an id occurs twice, a value is of the wrong type
         or not finite, or a name leads out of `root`.
     """
-    name = expand_home(path)
+    name = local_path("path", path)
     images: dict[int | str, str] = {}
     categories: dict[int | str, str] = {}
     entries: dict[int | str, ImageEntry] = {}

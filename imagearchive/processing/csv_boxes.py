@@ -15,7 +15,7 @@ from imagearchive.processing.collect import (
     collect_records,
     parse_number,
 )
-from imagearchive.storage.location import expand_home
+from imagearchive.storage.location import local_path
 
 __all__ = ["read_csv"]
 
@@ -59,7 +59,7 @@ def read_csv(
         A column is missing, a value is not a finite number, a box has a negative size, a quote is
         not closed, or a name leads out of `root`.
     """
-    name = expand_home(path)
+    name = local_path("path", path)
     entries: dict[str, ImageEntry] = {}
     problems: list[Problem] = []
     with open(name, encoding="utf-8-sig", newline="") as file:

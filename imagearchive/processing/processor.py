@@ -33,7 +33,7 @@ from imagearchive.processing.background_writer import BackgroundWriter
 from imagearchive.processing.decode_stream import decode_in_order, split_tasks
 from imagearchive.processing.process_pool import WorkerPool
 from imagearchive.processing.tasks import BoxFormat, Decoded, DecodeOptions, Job, Kind, job_of
-from imagearchive.storage.location import expand_home
+from imagearchive.storage.location import local_path
 from imagearchive.storage.staged_files import StagedFiles
 
 if TYPE_CHECKING:
@@ -168,8 +168,8 @@ class DataProcessor:
         executor: Executor | None = None,
         progress: bool | None = None,
     ) -> None:
-        self.raw_data_dir = expand_home(raw_data_dir)
-        self.output_dir = expand_home(output_dir)
+        self.raw_data_dir = local_path("raw_data_dir", raw_data_dir)
+        self.output_dir = local_path("output_dir", output_dir)
         self.batch_size = check_integer("batch_size", batch_size, 1)
         self.num_workers = check_integer("num_workers", num_workers, 0)
         self.flush_every = check_integer("flush_every", flush_every, 1)

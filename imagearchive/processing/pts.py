@@ -10,7 +10,7 @@ import numpy as np
 from imagearchive.errors import LabelError
 from imagearchive.processing.annotation_records import Annotations, Floats, Problem, Record
 from imagearchive.processing.collect import check_inside, is_file, parse_number
-from imagearchive.storage.location import expand_home
+from imagearchive.storage.location import local_path
 
 __all__ = ["PTS_SUFFIX", "read_pts"]
 
@@ -41,7 +41,7 @@ def read_pts(
     LabelError
         The file is not of that form, a value is not a finite number, or ``n_points`` is wrong.
     """
-    name = expand_home(path)
+    name = local_path("path", path)
     size = os.path.getsize(name)
     if size > MAX_BYTES:
         raise LabelError(

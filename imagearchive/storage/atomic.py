@@ -15,6 +15,7 @@ import stat
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
 
 from imagearchive.errors import ClosedError, TargetExistsError
+from imagearchive.errors.arguments import check_flag
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.closing import Abortable
@@ -91,7 +92,7 @@ class AtomicFile(Abortable):
         self.path = os.fspath(path)
         self._file: BinaryIO | None = None
         self.published = False
-        self._overwrite = overwrite
+        self._overwrite = check_flag("overwrite", overwrite)
         self._check = check
         self._sync = sync
         self._before_replace = before_replace

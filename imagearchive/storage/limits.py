@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from imagearchive.errors import LimitError
-from imagearchive.errors.arguments import check_number
+from imagearchive.errors import LimitError, OptionTypeError
+from imagearchive.errors.arguments import check_number, shorten
 from imagearchive.errors.hints import Hint
 
-__all__ = ["RATIO_FLOOR", "Limits", "limit_hint"]
+__all__ = ["RATIO_FLOOR", "Limits", "check_limits", "limit_hint"]
 
 # Up to this many bytes of output are harmless at any ratio: small inputs reach high ratios.
 RATIO_FLOOR: Final = 64 << 20
@@ -78,6 +78,17 @@ class Limits:
             f"{stored_size} bytes decompress to more than {allowed:.0f}",
             hints=[limit_hint(name, limit)],
         )
+
+
+def check_limits(limits: Limits | None) -> Limits:
+    """Return the limits that an argument gives; None stands for the default."""
+    if limits is None:
+        return Limits()
+    if not isinstance(limits, Limits):
+        raise OptionTypeError(
+            f"limits must be a Limits object, such as Limits(max_ratio=1e4), got {shorten(limits)}"
+        )
+    return limits
 
 
 def limit_hint(name: str, limit: float) -> Hint:

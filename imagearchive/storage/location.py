@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from imagearchive.errors import UnsupportedArchiveError
 from imagearchive.errors.arguments import check_path
@@ -24,6 +24,7 @@ __all__ = [
     "Location",
     "Status",
     "expand_home",
+    "local_path",
     "locate",
     "register_scheme",
     "unregister_scheme",
@@ -280,24 +281,25 @@ def unregister_scheme(scheme: str) -> None:
     _schemes.pop(scheme, None)
 
 
-def locate(path: str | bytes | os.PathLike[str] | Location) -> Location:
+def locate(path: str | bytes | os.PathLike[str] | Location, name: str = "path") -> Location:
     """Return the location that a path or URL names; a location is returned as it is.
 
     ``~`` and ``~user`` at the beginning stand for a home directory. A path that exists stands for
     itself, even if it begins like that or looks like a URL, unless its scheme is registered.
+    Errors call the argument `name`.
 
     Raises
     ------
     OptionError
         The path is empty, too long, or contains a NUL character.
     OptionTypeError
-        It is the content of a file.
+        It is not a path, but for example the content of a file.
     UnsupportedArchiveError
         It is a URL of a scheme that is not registered.
     """
-    if not isinstance(path, (str, bytes, os.PathLike)):
+    if not isinstance(path, (str, bytes, os.PathLike)) and hasattr(path, "local_path"):
         return path
-    text = check_path("path", path)
+    text = check_path(name, path)
     match = _SCHEME.match(text)
     if match is None:
         return LocalLocation(expand_home(text))
@@ -310,6 +312,24 @@ def locate(path: str | bytes | os.PathLike[str] | Location) -> Location:
             f"holds it, and pass its path on this machine"
         )
     return LocalLocation(text)
+
+
+def local_path(name: str, path: Any) -> str:
+    """Return the path on this machine that an argument gives, with ``~`` expanded.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument.
+    path : object
+        What the caller passed.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        See `imagearchive.errors.arguments.check_path`.
+    """
+    return expand_home(check_path(name, path))
 
 
 def expand_home(path: str | os.PathLike[str]) -> str:

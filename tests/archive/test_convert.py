@@ -75,7 +75,7 @@ def test_convert_refuses_what_the_target_cannot_hold(tmp_path):
             convert(archive, tmp_path / "a.tar")
         with pytest.raises(OptionError, match="unknown extension"):
             convert(archive, tmp_path / "b.rar")
-        with pytest.raises(OptionError, match="choose one"):
+        with pytest.raises(OptionError, match="kind must be"):
             convert(archive, tmp_path / "b.tar", "rar")
     assert sorted(os.listdir(tmp_path)) == ["a.idx.npy", "a.tar"]
     assert [kind_of(name) for name in ("a.TAR", "a.zip", "x/", "x", "a.npz")] == [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -349,3 +351,21 @@ def test_mpqitr_interrupt_while_waiting_loses_no_item():
     with pytest.raises(KeyboardInterrupt):
         next(iterator)
     assert list(iterator) == [2]
+
+
+def test_iter_without_descriptors_leaves_none_open():
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = os.listdir("/proc/self/fd")
+    with open(os.devnull) as file:
+        lowest = file.fileno()
+    items = MpQItr(count, 3, mp_context="fork")
+    for free in range(6):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + free, limit[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                iter(items)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        gc.collect()
+        assert os.listdir("/proc/self/fd") == before
+    assert list(items) == [0, 1, 2]

@@ -29,10 +29,11 @@ from imagearchive.errors import (
     OptionTypeError,
     TargetExistsError,
 )
+from imagearchive.errors.arguments import check_flag, check_integer, shorten
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.disk_sync import sync_files
-from imagearchive.storage.location import expand_home
+from imagearchive.storage.location import local_path
 from imagearchive.storage.staged_files import StagedFiles
 
 if TYPE_CHECKING:
@@ -117,21 +118,21 @@ def write_split_data(
     --------
     >>> write_split_data("training_data", (b"%d" % i for i in range(10)), splits=4)
     """
-    folder = expand_home(target_dir)
-    for name, value in (("target_dir", folder), ("data_source", data_source)):
-        if isinstance(value, bytes | bytearray | memoryview) or (
-            name == "data_source" and isinstance(value, str)
-        ):
-            raise OptionTypeError(f"{name} is {type(value).__name__}, not what it should hold")
-    if isinstance(splits, bool) or not isinstance(splits, int) or not 1 <= splits <= _U32_MAX:
-        raise OptionError(f"splits must be an integer from 1 to {_U32_MAX}, got {splits!r}")
+    folder = local_path("target_dir", target_dir)
+    if isinstance(data_source, bytes | bytearray | memoryview | str):
+        raise OptionTypeError(
+            f"data_source must be an iterable of packets, got {type(data_source).__name__}; for "
+            f"one packet, pass a list of it"
+        )
+    splits = check_integer("splits", splits, 1, _U32_MAX)
+    start_clean, append = check_flag("start_clean", start_clean), check_flag("append", append)
     if start_clean and append:
         raise OptionError("start_clean=True removes what append=True would add to; choose one")
     try:
         packets = iter(data_source)
     except TypeError as error:
         raise OptionTypeError(
-            f"data_source is {type(data_source).__name__}, not an iterable of packets"
+            f"data_source must be an iterable of packets, got {shorten(data_source)}"
         ) from error
     made = _make(folder)
     try:

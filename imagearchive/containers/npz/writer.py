@@ -36,7 +36,7 @@ from imagearchive.errors import ClosedError, OptionError, OptionTypeError
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import AtomicFile
 from imagearchive.storage.closing import Abortable
-from imagearchive.storage.location import expand_home
+from imagearchive.storage.location import local_path
 
 __all__ = ["NpzWriter"]
 
@@ -88,7 +88,7 @@ class NpzWriter(Abortable):
     ) -> None:
         if not 1 <= level <= 9:
             raise OptionError(f"level={level}: choose 1 (fast) to 9 (small)")
-        self.path = expand_home(path)
+        self.path = local_path("path", path)
         self._level = level if compress else None
         self._ragged = frozenset([ragged] if isinstance(ragged, str) else ragged)
         self._columns: dict[str, Column] = {}

@@ -21,7 +21,7 @@ from imagearchive.datasets.npz.collate import register
 from imagearchive.datasets.npz.column_choice import choose_columns
 from imagearchive.datasets.npz.columns import ArrayColumn, Column, sample_name
 from imagearchive.datasets.npz.file import NpzFile
-from imagearchive.errors.arguments import check_path, check_sequence
+from imagearchive.errors.arguments import check_callable, check_flag, check_path, check_sequence
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.mapping import damaged_mappings
@@ -164,11 +164,11 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
             keys=None if keys is None else check_sequence("keys", keys, "a sequence of names"),
             prefix=prefix,
             suffix=suffix,
-            copy=copy,
-            transform=transform,
-            open_after_fork=open_after_fork,
+            copy=check_flag("copy", copy),
+            transform=None if transform is None else check_callable("transform", transform),
+            open_after_fork=check_flag("open_after_fork", open_after_fork),
             storage=storage,
-            ipath=None if ipath is None else os.fspath(ipath),
+            ipath=None if ipath is None else check_path("ipath", ipath),
             verify=check_verify(verify) != "never",
         )
         self._start(options, overwrite_index=overwrite_index)
