@@ -34,21 +34,29 @@ if TYPE_CHECKING:
     from imagearchive.transforms import CenterCrop as CenterCrop
     from imagearchive.transforms import ColorJitter as ColorJitter
     from imagearchive.transforms import Compose as Compose
+    from imagearchive.transforms import CutMix as CutMix
     from imagearchive.transforms import GaussianBlur as GaussianBlur
     from imagearchive.transforms import Grayscale as Grayscale
     from imagearchive.transforms import ImageNetNormalize as ImageNetNormalize
     from imagearchive.transforms import Lambda as Lambda
+    from imagearchive.transforms import Letterbox as Letterbox
+    from imagearchive.transforms import LongestMaxSize as LongestMaxSize
+    from imagearchive.transforms import MixUp as MixUp
+    from imagearchive.transforms import Mosaic as Mosaic
     from imagearchive.transforms import Normalize as Normalize
     from imagearchive.transforms import Pad as Pad
     from imagearchive.transforms import RandAugment as RandAugment
+    from imagearchive.transforms import RandomAffine as RandomAffine
     from imagearchive.transforms import RandomCrop as RandomCrop
     from imagearchive.transforms import RandomErasing as RandomErasing
     from imagearchive.transforms import RandomHorizontalFlip as RandomHorizontalFlip
+    from imagearchive.transforms import RandomIoUCrop as RandomIoUCrop
     from imagearchive.transforms import RandomPerspective as RandomPerspective
     from imagearchive.transforms import RandomResizedCrop as RandomResizedCrop
     from imagearchive.transforms import RandomRotation as RandomRotation
     from imagearchive.transforms import RandomVerticalFlip as RandomVerticalFlip
     from imagearchive.transforms import Resize as Resize
+    from imagearchive.transforms import ScaleJitter as ScaleJitter
     from imagearchive.transforms import TensorFormat as TensorFormat
     from imagearchive.transforms import ToDtype as ToDtype
     from imagearchive.transforms import ToTensor as ToTensor
@@ -76,6 +84,7 @@ _HOME = {
     "ColorJitter": "transforms",
     "CombinedLazyDataset": "datasets.combined",
     "Compose": "transforms",
+    "CutMix": "transforms",
     "DataLoader": "loader.data_loader",
     "DataProcessor": "processing.processor",
     "DecodedView": "codecs.view",
@@ -91,16 +100,22 @@ _HOME = {
     "Label": "transforms.fields",
     "Lambda": "transforms",
     "LazyNPZDataset": "datasets.npz.dataset",
+    "Letterbox": "transforms",
+    "LongestMaxSize": "transforms",
     "Mask": "transforms.fields",
+    "MixUp": "transforms",
+    "Mosaic": "transforms",
     "MpQItr": "loader.generator_process",
     "Normalize": "transforms",
     "Npz": "transforms.fields",
     "NpzWriter": "containers.npz.writer",
     "Pad": "transforms",
     "RandAugment": "transforms",
+    "RandomAffine": "transforms",
     "RandomCrop": "transforms",
     "RandomErasing": "transforms",
     "RandomHorizontalFlip": "transforms",
+    "RandomIoUCrop": "transforms",
     "RandomPerspective": "transforms",
     "RandomResizedCrop": "transforms",
     "RandomRotation": "transforms",
@@ -108,6 +123,7 @@ _HOME = {
     "Resize": "transforms",
     "Sample": "transforms.fields",
     "SampleArchive": "datasets.samples.dataset",
+    "ScaleJitter": "transforms",
     "ShardedSampler": "loader.sharded_sampler",
     "SplitDataLoader": "datasets.bins",
     "TarWriter": "archive.writers",

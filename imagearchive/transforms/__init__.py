@@ -27,8 +27,9 @@ from imagearchive.images.random import Stream
 from imagearchive.transforms.augment import RandAugment, RandomErasing, TrivialAugmentWide
 from imagearchive.transforms.base import GeometricTransform, Transform
 from imagearchive.transforms.compose import Compose, Lambda
-from imagearchive.transforms.crop import CenterCrop, Pad, RandomCrop
+from imagearchive.transforms.crop import CenterCrop, Pad, RandomCrop, RandomIoUCrop
 from imagearchive.transforms.flip import RandomHorizontalFlip, RandomVerticalFlip
+from imagearchive.transforms.mixing import CutMix, MixUp, Mosaic
 from imagearchive.transforms.photometric import (
     ColorJitter,
     GaussianBlur,
@@ -40,7 +41,13 @@ from imagearchive.transforms.photometric import (
 )
 from imagearchive.transforms.pipeline import Pipeline, compile_pipeline
 from imagearchive.transforms.random_keys import Key
-from imagearchive.transforms.resize import RandomResizedCrop, Resize
+from imagearchive.transforms.resize import (
+    Letterbox,
+    LongestMaxSize,
+    RandomResizedCrop,
+    Resize,
+    ScaleJitter,
+)
 from imagearchive.transforms.values import (
     ImageNetNormalize,
     Normalize,
@@ -48,30 +55,38 @@ from imagearchive.transforms.values import (
     ToDtype,
     ToTensor,
 )
-from imagearchive.transforms.warp import RandomPerspective, RandomRotation
+from imagearchive.transforms.warp import RandomAffine, RandomPerspective, RandomRotation
 
 __all__ = [
     "CenterCrop",
     "ColorJitter",
     "Compose",
+    "CutMix",
     "GaussianBlur",
     "GeometricTransform",
     "Grayscale",
     "ImageNetNormalize",
     "Key",
     "Lambda",
+    "Letterbox",
+    "LongestMaxSize",
+    "MixUp",
+    "Mosaic",
     "Normalize",
     "Pad",
     "Pipeline",
     "RandAugment",
+    "RandomAffine",
     "RandomCrop",
     "RandomErasing",
     "RandomHorizontalFlip",
+    "RandomIoUCrop",
     "RandomPerspective",
     "RandomResizedCrop",
     "RandomRotation",
     "RandomVerticalFlip",
     "Resize",
+    "ScaleJitter",
     "Stream",
     "TensorFormat",
     "ToDtype",

@@ -22,7 +22,8 @@ from imagearchive.transforms.image_arguments import (
     expand_channels,
     round_to_bytes,
 )
-from imagearchive.transforms.warp import WARP_FILTERS
+from imagearchive.transforms.moves import Move, Moves
+from imagearchive.transforms.warp import WARP_FILTERS, inverse, rotation
 
 __all__ = ["RandAugment", "RandomErasing", "TrivialAugmentWide"]
 
@@ -120,22 +121,63 @@ class _Policy(Transform):
         self, array: Array, layout: Layout, stream: Stream | None
     ) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.apply_array`."""
-        stream = require_stream(stream)
+        height, width = array.shape[:2]
+        return self._operate(array, self._steps(width, height, require_stream(stream))), layout
+
+    def move(self, width: int, height: int, channels: int, stream: Stream | None) -> Move | None:
+        """Return where the pixels of an image go; see `Transform.move`."""
+        steps = self._steps(width, height, require_stream(stream))
+        matrix = np.eye(3)
+        for name, magnitude in steps:
+            coefficients = _coefficients(name, magnitude, width, height)
+            if coefficients is not None:
+                matrix = inverse(coefficients) @ matrix
+
+        def mask(array: Array, fill: Sequence[int]) -> Array:
+            one = array.shape[2] == 1
+            image = Image.fromarray(np.ascontiguousarray(array[:, :, 0] if one else array))
+            color = fill[0] if one else tuple(fill)
+            for name, magnitude in steps:
+                if _coefficients(name, magnitude, width, height) is not None:
+                    nearest = Image.Resampling.NEAREST
+                    image = _apply_operation(image, name, magnitude, nearest, color)
+            moved = np.asarray(image)
+            return moved[:, :, None] if one else moved
+
+        return Moves(width, height, matrix, lambda array: self._operate(array, steps), mask)
+
+    def _operate(self, array: Array, steps: list[tuple[str, float]]) -> Array:
         if array.dtype != np.uint8 or array.shape[2] == 4:
             raise OptionTypeError(
                 f"{type(self).__name__} needs a gray or RGB image of uint8, got {array.dtype} with "
                 f"{array.shape[2]} channels; put it before normalization"
             )
         channels = array.shape[2]
-        height, width = array.shape[:2]
         image = Image.fromarray(np.ascontiguousarray(array[:, :, 0] if channels == 1 else array))
         several = round_to_bytes(expand_channels("fill", self.fill, channels))
         fill = several if channels == 3 else several[0]
         resample = Image.Resampling[self.interpolation.upper()]
-        for name, magnitude in self._steps(width, height, stream):
+        for name, magnitude in steps:
             image = _apply_operation(image, name, magnitude, resample, fill)
         result = np.array(image)
-        return (result[:, :, None] if channels == 1 else result), layout
+        return result[:, :, None] if channels == 1 else result
+
+
+def _affine(name: str, magnitude: float) -> tuple[float, ...] | None:
+    """Return the coefficients of a shear or a translation, or None for other operations."""
+    return {
+        "ShearX": (1, magnitude, 0, 0, 1, 0),
+        "ShearY": (1, 0, 0, magnitude, 1, 0),
+        "TranslateX": (1, 0, int(magnitude), 0, 1, 0),
+        "TranslateY": (1, 0, 0, 0, 1, int(magnitude)),
+    }.get(name)
+
+
+def _coefficients(name: str, magnitude: float, width: int, height: int) -> Sequence[float] | None:
+    """Return the coefficients of an operation that moves pixels, or None for others."""
+    if name == "Rotate":
+        return rotation(magnitude, width, height, False)[0]
+    return _affine(name, magnitude)
 
 
 def _apply_operation(
@@ -146,12 +188,7 @@ def _apply_operation(
     fill: tuple[int, ...] | int,
 ) -> Image.Image:
     """Apply one operation. `magnitude` has the sign and unit of the published policies."""
-    matrix = {
-        "ShearX": (1, magnitude, 0, 0, 1, 0),
-        "ShearY": (1, 0, 0, magnitude, 1, 0),
-        "TranslateX": (1, 0, int(magnitude), 0, 1, 0),
-        "TranslateY": (1, 0, 0, 0, 1, int(magnitude)),
-    }.get(name)
+    matrix = _affine(name, magnitude)
     if matrix is not None:
         return image.transform(image.size, Image.Transform.AFFINE, matrix, resample, fillcolor=fill)
     if name == "Rotate":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,10 +11,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from imagearchive.errors import OptionError, OptionTypeError
-from imagearchive.images.decode import local_decoder
-from imagearchive.images.geometry import Geometry, OutputFormat
+from imagearchive.images.geometry import Geometry
 from imagearchive.images.random import Stream
-from imagearchive.images.render import Decoder
+from imagearchive.transforms.fields import Field
+from imagearchive.transforms.moves import GeometryMove, Move, apply_geometry
 from imagearchive.transforms.random_keys import InstanceStreams, Key
 
 __all__ = [
@@ -35,8 +35,6 @@ Layout = Literal["HWC", "CHW"]
 Shape = tuple[int | None, int | None, int | None]
 
 CHANNELS = (1, 3, 4)
-UINT8_FORMAT = OutputFormat("uint8")
-FLOAT32_FORMAT = OutputFormat("float32")
 
 
 def is_tensor(value: object) -> bool:
@@ -203,12 +201,16 @@ class Transform:
         """The seed of calls without a key, or None."""
         return self._streams.seed
 
-    def __call__(self, image: Any, key: Key | None = None) -> Any:
+    def __call__(
+        self, image: Any, key: Key | None = None, fields: Mapping[str, Field] | None = None
+    ) -> Any:
         """Same as `apply`."""
-        return self.apply(image, key)
+        return self.apply(image, key, fields)
 
-    def apply(self, image: Any, key: Key | None = None) -> Any:
-        """Transform one image.
+    def apply(
+        self, image: Any, key: Key | None = None, fields: Mapping[str, Field] | None = None
+    ) -> Any:
+        """Transform one image, or one sample of several fields.
 
         Parameters
         ----------
@@ -217,6 +219,8 @@ class Transform:
             W); a tensor is (C, H, W). It is not modified.
         key : Key, optional
             Identifies the random choices. By default, they come from the instance's own stream.
+        fields : mapping of str to Field, optional
+            What the values of a dict are; see `Compose.apply`.
 
         Returns
         -------
@@ -224,6 +228,8 @@ class Transform:
             A tensor for a tensor, otherwise an array. It may share memory with `image` if nothing
             changed.
         """
+        if isinstance(image, dict):
+            return Transform._composed([self]).apply(image, key, fields)
         return self.step(image, None, key)[0]
 
     def step(self, image: Any, hint: Layout | None, key: Key | None) -> tuple[Any, Layout]:
@@ -261,6 +267,17 @@ class Transform:
         """
         raise NotImplementedError
 
+    def move(self, width: int, height: int, channels: int, stream: Stream | None) -> Move | None:
+        """Return where the pixels of an image of that size go, for masks, boxes and keypoints.
+
+        A subclass with ``moves_pixels`` defines it, with the same random choices as `apply_array`
+        makes. None if nothing moves.
+        """
+        raise OptionError(
+            f"{type(self).__name__} moves the pixels of an image, but does not say where to, so "
+            f"masks, boxes and keypoints cannot follow; define its method move()"
+        )
+
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape of the result for an image of that shape."""
         return shape
@@ -288,9 +305,15 @@ class GeometricTransform(Transform):
     resizes: ClassVar[bool] = False
     flips: ClassVar[bool] = False
 
-    def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
+    def add_to(self, geometry: Geometry | GeometryMove, stream: Stream | None) -> None:
         """Add this transform to a native step. The size of `geometry` is that of the image."""
         raise NotImplementedError
+
+    def move(self, width: int, height: int, channels: int, stream: Stream | None) -> Move | None:
+        """Return where the pixels of an image go; see `Transform.move`."""
+        move = GeometryMove(width, height)
+        self.add_to(move, stream)
+        return move
 
     @property
     def is_native(self) -> bool:
@@ -316,21 +339,3 @@ class GeometricTransform(Transform):
         geometry = Geometry(width, height)
         self.add_to(geometry, stream)
         return apply_geometry(array, geometry), layout
-
-
-def apply_geometry(array: Array, geometry: Geometry, decoder: Decoder | None = None) -> Array:
-    """Render an (H, W, C) array into a new one."""
-    out = np.empty((geometry.height, geometry.width, array.shape[2]), array.dtype)
-    output_format = FLOAT32_FORMAT if array.dtype == np.float32 else UINT8_FORMAT
-    (decoder or local_decoder()).render_array(
-        with_contiguous_rows(array), geometry, output_format, out
-    )
-    return out
-
-
-def with_contiguous_rows(array: Array) -> Array:
-    """Return the array itself if each row is contiguous and aligned, otherwise a copy."""
-    _, width, channels = array.shape
-    item = array.itemsize
-    side_by_side = array.strides[1:] == (channels * item, item) or (width == 1 and channels == 1)
-    return array if side_by_side and array.flags.aligned else np.array(array, order="C")

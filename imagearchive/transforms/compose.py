@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
-
-import numpy as np
 
 from imagearchive.errors import OptionTypeError
 from imagearchive.errors.arguments import check_callable, check_sequence
 from imagearchive.transforms.base import Layout, Transform, check_key
+from imagearchive.transforms.fields import Field
+from imagearchive.transforms.joint import JointPass, as_sample, own_key
 from imagearchive.transforms.random_keys import Key
+from imagearchive.transforms.stages import run_step, split_stages
 
-__all__ = ["Compose", "Lambda", "flat", "run_step"]
+__all__ = ["Compose", "Lambda", "flat"]
 
 
 class Lambda:
@@ -61,14 +62,46 @@ class Compose:
         for transform in self.transforms:
             check_transform(transform)
 
-    def __call__(self, image: Any, key: Key | None = None) -> Any:
+    def __call__(
+        self, image: Any, key: Key | None = None, fields: Mapping[str, Field] | None = None
+    ) -> Any:
         """Same as `apply`."""
-        return self.apply(image, key)
+        return self.apply(image, key, fields)
 
-    def apply(self, image: Any, key: Key | None = None) -> Any:
-        """Transform one image; see `Transform.apply` for the kinds of images."""
+    def apply(
+        self, image: Any, key: Key | None = None, fields: Mapping[str, Field] | None = None
+    ) -> Any:
+        """Transform one image, or one sample of several fields.
+
+        Parameters
+        ----------
+        image : ndarray, PIL.Image.Image, torch.Tensor, or dict
+            See `Transform.apply` for the kinds of images. A dict is a sample. What moves pixels
+            moves its images, masks, boxes and keypoints by the same random choices; everything
+            else, functions too, changes each image only. Boxes are clipped, and dropped as their
+            field says, with their rows in its `labels`. The dict is not modified.
+        key : Key, optional
+            Identifies the random choices.
+        fields : mapping of str to Field, optional
+            What the values of a dict are, such as ``{"image": Image(), "mask": Mask(),
+            "boxes": Boxes(labels="classes")}``. Samples of a `SampleArchive` say it themselves.
+
+        Returns
+        -------
+        ndarray, torch.Tensor, or Sample
+
+        Raises
+        ------
+        OptionError
+            A mask does not have the size of its image, or a transform does not say where it moves
+            pixels.
+        """
         steps = flat(self)
         key = check_key(key)
+        if isinstance(image, dict):
+            sample = JointPass(as_sample(image, fields), key or own_key(steps))
+            sample.run(split_stages(steps))
+            return sample.result()
         layout: Layout | None = None
         for position, step in enumerate(steps):
             image, layout = run_step(step, image, layout, key, position)
@@ -114,15 +147,3 @@ def flat(transform: Callable[..., Any] | None) -> list[Callable[..., Any]]:
         check_transform(transform)
         return [transform]
     return [step for part in transform.transforms for step in flat(part)]
-
-
-def run_step(
-    step: Callable[..., Any], image: Any, layout: Layout | None, key: Key | None, position: int
-) -> tuple[Any, Layout | None]:
-    """Apply one step; return the image and its layout, or None if only the shape tells."""
-    if isinstance(step, Transform):
-        return step.step(image, layout, None if key is None else key.at(position))
-    result = step(image)
-    # We assume that a function which keeps the number of axes keeps their order.
-    keeps = isinstance(result, np.ndarray) and result.ndim == getattr(image, "ndim", 0)
-    return result, layout if keeps else None

@@ -12,7 +12,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar, get_args
 
 from imagearchive.errors import OptionError, OptionTypeError
-from imagearchive.errors.arguments import check_callable, check_choice, check_flag, check_integer
+from imagearchive.errors.arguments import (
+    check_callable,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_number,
+)
 from imagearchive.storage.patterns import as_text
 
 if TYPE_CHECKING:
@@ -161,9 +167,29 @@ class Mask(Field):
 
     The values of a palette image are its indices, not its colors, and are never interpolated.
     The dtype is that of the file: uint8, uint16, or int32.
+
+    Parameters
+    ----------
+    *source, column, decoder
+        As for `Field`.
+    fill : int
+        What transforms write outside the image, such as 255 for "not labeled".
     """
 
+    arguments = (*Field.arguments, "fill")
     is_place = True
+
+    fill: int
+
+    def __init__(
+        self,
+        *source: Any,
+        column: str | None = None,
+        decoder: Callable[[Any], Any] | None = None,
+        fill: int = 0,
+    ) -> None:
+        super().__init__(*source, column=column, decoder=decoder)
+        self._set("fill", check_integer("fill", fill, -(1 << 31), (1 << 31) - 1))
 
 
 class Boxes(Field):
@@ -186,15 +212,25 @@ class Boxes(Field):
         class, and becomes the field of this name, int64 of shape (n,).
     image : str, optional
         The field of the image that the boxes are in. By default the first one.
+    min_visibility : float
+        Transforms drop a box if less than this part of its area remains in the image, from 0 to 1.
+        A box of which nothing remains is always dropped.
+    min_size : float
+        Transforms drop a box if less than this many pixels of its width or height remain.
     """
 
-    arguments = (*Field.arguments, "format", "relative", "labels", "image")
+    arguments = (
+        *Field.arguments,
+        *("format", "relative", "labels", "image", "min_visibility", "min_size"),
+    )
     is_place = True
 
     format: BoxFormat
     relative: bool
     labels: tuple[str, ...]
     image: str | None
+    min_visibility: float
+    min_size: float
 
     def __init__(
         self,
@@ -205,16 +241,23 @@ class Boxes(Field):
         relative: bool = False,
         labels: str | Sequence[str] = (),
         image: str | None = None,
+        min_visibility: float = 0.0,
+        min_size: float = 1.0,
     ) -> None:
         super().__init__(*source, column=column, decoder=decoder)
         self._set("format", check_choice("format", format, get_args(BoxFormat)))
         self._set("relative", check_flag("relative", relative))
         self._set("labels", (labels,) if isinstance(labels, str) else tuple(labels))
         self._set("image", image)
+        self._set("min_visibility", float(check_number("min_visibility", min_visibility, 0, 1)))
+        self._set("min_size", float(check_number("min_size", min_size, 0)))
 
 
 class Keypoints(Field):
     """Points in the stored image: an array of float32 of shape (n, 2), in pixels.
+
+    The center of the top left pixel is at (0, 0). The corners of `Boxes`, in contrast, lie on the
+    edges of pixels: a box around that pixel alone is (0, 0, 1, 1).
 
     The shape is (n, 3) if the third number of each point is its visibility, and (m, n, 2) or
     (m, n, 3) for the points of several objects.
@@ -225,7 +268,8 @@ class Keypoints(Field):
         As for `Field`. Files are ``.npy``, ``.json``, or ``.txt`` (a point a line).
     visibility : bool, optional
         Whether points have a visibility. By default they do if they have three numbers. Points with
-        visibility 0 are not labeled: transforms leave them as they are.
+        visibility 0 are not labeled: transforms leave them as they are. Points that a transform
+        moves out of the image get visibility 0.
     flip_pairs : sequence of (int, int)
         Points that change places when the image is mirrored, such as the left and the right eye.
     relative : bool

@@ -6,6 +6,7 @@ from imagearchive.images.geometry import Geometry
 from imagearchive.images.random import Stream
 from imagearchive.transforms.base import GeometricTransform, require_stream
 from imagearchive.transforms.image_arguments import check_probability
+from imagearchive.transforms.moves import GeometryMove
 
 __all__ = ["RandomHorizontalFlip", "RandomVerticalFlip"]
 
@@ -34,7 +35,7 @@ class RandomHorizontalFlip(_Flip):
         Makes calls without a key repeatable.
     """
 
-    def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
+    def add_to(self, geometry: Geometry | GeometryMove, stream: Stream | None) -> None:
         """Add this transform to a native step."""
         if self._flips(stream):
             geometry.flip_x()
@@ -51,7 +52,7 @@ class RandomVerticalFlip(_Flip):
         Makes calls without a key repeatable.
     """
 
-    def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
+    def add_to(self, geometry: Geometry | GeometryMove, stream: Stream | None) -> None:
         """Add this transform to a native step."""
         if self._flips(stream):
             geometry.flip_y()

@@ -20,6 +20,7 @@ __all__ = [
     "check_side",
     "check_size",
     "expand_channels",
+    "four_values",
     "round_to_bytes",
 ]
 
@@ -113,3 +114,9 @@ def expand_channels(name: str, values: ChannelValues, channels: int) -> tuple[fl
 def round_to_bytes(values: Sequence[float]) -> tuple[int, ...]:
     """Round and clip numbers for 8-bit pixels."""
     return tuple(min(255, max(0, round(v))) for v in values)
+
+
+def four_values(fill: ChannelValues) -> tuple[float, ...]:
+    """Return one number for each of four channels, or as many as the caller passed."""
+    values = fill if isinstance(fill, tuple) else (fill,)
+    return values * 4 if len(values) == 1 else values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,20 +14,25 @@ from imagearchive.errors.arguments import check_choice, check_flag, check_number
 from imagearchive.images.decode import decode_image, decode_refused, local_decoder
 from imagearchive.images.geometry import DTYPES, Geometry, OutputFormat
 from imagearchive.images.render import HAVE_JPEG, Decoder, convert_array, convert_arrays, jpeg_info
-from imagearchive.transforms.base import (
+from imagearchive.transforms.base import Array, Layout, Shape, Transform, as_array, is_tensor
+from imagearchive.transforms.compose import flat
+from imagearchive.transforms.fields import Sample
+from imagearchive.transforms.joint import JointImage, JointPass, MixingTransform, Others
+from imagearchive.transforms.moves import (
     UINT8_FORMAT,
-    Array,
-    Layout,
-    Shape,
-    Transform,
+    GeometryMove,
+    Move,
     apply_geometry,
-    as_array,
-    is_tensor,
     with_contiguous_rows,
 )
-from imagearchive.transforms.compose import flat, run_step
 from imagearchive.transforms.random_keys import Key
-from imagearchive.transforms.stages import GeometricStage, Step, output_stage, split_stages
+from imagearchive.transforms.stages import (
+    GeometricStage,
+    Step,
+    output_stage,
+    run_step,
+    split_stages,
+)
 from imagearchive.transforms.values import Normalize, ToDtype, ToTensor
 
 if TYPE_CHECKING:
@@ -236,6 +241,69 @@ class Pipeline:
             _check_shape(shape, output_format.shape(geometry.height, geometry.width, channels))
             geometries.append(geometry)
         decoder.render_arrays(arrays, geometries, output_format, out)
+
+    @property
+    def needs_others(self) -> bool:
+        """Whether it mixes samples, so that `render_sample` needs `others`."""
+        return any(isinstance(step, MixingTransform) for step in self._steps)
+
+    def render_sample(
+        self,
+        sample: Sample,
+        key: Key,
+        decoder: Decoder | None = None,
+        out: Mapping[str, Array] | None = None,
+        others: Others | None = None,
+    ) -> Sample:
+        """Decode and transform one sample of several fields.
+
+        Parameters
+        ----------
+        sample : Sample
+            Images and masks may be encoded. It is not modified.
+        key : Key
+            Identifies the random choices, which all fields share.
+        decoder : Decoder, optional
+            One per thread. By default, the library keeps one for each thread.
+        out : mapping of str to ndarray, optional
+            Where to write images, C-contiguous, with the shape and dtype of the result.
+        others : callable, optional
+            Gives the k-th other sample for this one, and its key, for transforms that mix samples.
+
+        Returns
+        -------
+        Sample
+            Images have the layout and dtype of the pipeline; masks keep theirs.
+        """
+        decoder = decoder or local_decoder()
+        joint = JointPass(
+            sample, key, decoder, self.exif_transpose, self.reducing_gap or 0.0, others
+        )
+        slots = out or {}
+        if self.compiled and self._geometric_stage is not None:
+            moves = joint.geometric_moves(self._geometric_stage)
+            joint.apply_moves(moves, lambda name, move: self._finish(joint, name, move, slots))
+            return joint.result()
+        joint.run(self._stages)
+        for name in joint.images:
+            value, layout = joint.array(name)
+            last = len(self._stages)
+            value = self._run_stages(value, layout, last, key, slots.get(name), decoder)
+            joint.images[name] = JointImage(value, self.layout)
+        return joint.result()
+
+    def _finish(self, joint: JointPass, name: str, move: Move, slots: Mapping[str, Array]) -> Array:
+        """Render the final image of a compiled pipeline."""
+        assert isinstance(move, GeometryMove)
+        value, out = joint.images[name].value, slots.get(name)
+        if joint.is_native_jpeg(name):
+            slot = self._output_for(move.geometry, 3, out)
+            with contextlib.suppress(DecodeError):
+                return joint.render(value, move, self._output_format, slot)
+        array, layout = joint.moved(name, move)
+        last = len(self._stages)
+        result: Array = self._run_stages(array, layout, last, joint.key, out, joint.decoder)
+        return result
 
     def _render_encoded(
         self, encoded: Buffer, key: Key | None, out: Array | None, decoder: Decoder

@@ -9,14 +9,22 @@ import math
 from collections.abc import Sequence
 
 from imagearchive.errors import LimitError, OptionError
-from imagearchive.errors.arguments import check_choice
+from imagearchive.errors.arguments import check_choice, check_flag
 from imagearchive.images.geometry import FILTERS, Geometry
 from imagearchive.images.random import Stream
 from imagearchive.images.render import MAX_PIXELS
 from imagearchive.transforms.base import GeometricTransform, Shape, require_stream
-from imagearchive.transforms.image_arguments import check_interval, check_side, check_size
+from imagearchive.transforms.image_arguments import (
+    Fill,
+    check_channel_values,
+    check_interval,
+    check_side,
+    check_size,
+    four_values,
+)
+from imagearchive.transforms.moves import GeometryMove
 
-__all__ = ["RandomResizedCrop", "Resize"]
+__all__ = ["Letterbox", "LongestMaxSize", "RandomResizedCrop", "Resize", "ScaleJitter"]
 
 
 class Resize(GeometricTransform):
@@ -63,7 +71,7 @@ class Resize(GeometricTransform):
             return self.width, max(1, int(self.width * height / width))
         return max(1, int(self.width * width / height)), self.width
 
-    def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
+    def add_to(self, geometry: Geometry | GeometryMove, stream: Stream | None) -> None:
         """Add this transform to a native step."""
         width, height = self.size(geometry.width, geometry.height)
         # A file of a few bytes can hold an image of 1 x 65,500 pixels.
@@ -82,6 +90,155 @@ class Resize(GeometricTransform):
             width, height = self.size(shape[1], shape[0])
             return height, width, shape[2]
         return None, None, shape[2]
+
+
+class LongestMaxSize(GeometricTransform):
+    """Resize so that the longer side has a given length; the other keeps the proportions.
+
+    Parameters
+    ----------
+    size : int
+        Length of the longer side in pixels.
+    interpolation : str
+        The filter, as for `Resize`.
+    """
+
+    arguments = ("size", "interpolation")
+    resizes = True
+
+    def __init__(self, size: int, interpolation: str = "bilinear") -> None:
+        super().__init__()
+        self.size = check_side("size", size)
+        self.interpolation = check_choice("interpolation", interpolation, FILTERS)
+
+    def add_to(self, geometry: Geometry | GeometryMove, stream: Stream | None) -> None:
+        """Add this transform to a native step."""
+        size = fitted(geometry.width, geometry.height, self.size, self.size)
+        geometry.resize(*size, None, self.interpolation)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the result; see `Transform.output_shape`."""
+        if shape[0] is None or shape[1] is None:
+            return None, None, shape[2]
+        width, height = fitted(shape[1], shape[0], self.size, self.size)
+        return height, width, shape[2]
+
+
+class Letterbox(GeometricTransform):
+    """Resize to fit into a fixed size, keeping the proportions, and pad equally on both sides.
+
+    Parameters
+    ----------
+    width, height : int
+        Size of the result in pixels. By default, `height` is `width`.
+    fill : float or sequence of float
+        Value of padded pixels, one number for all channels or one for each.
+    enlarge : bool
+        Whether smaller images grow; otherwise they are only padded.
+    interpolation : str
+        The filter, as for `Resize`.
+    """
+
+    arguments = ("width", "height", "fill", "enlarge", "interpolation")
+    resizes = True
+
+    def __init__(
+        self,
+        width: int,
+        height: int | None = None,
+        fill: Fill = 114,
+        enlarge: bool = True,
+        interpolation: str = "bilinear",
+    ) -> None:
+        super().__init__()
+        self.width = check_side("width", width)
+        self.height = self.width if height is None else check_side("height", height)
+        self.fill = check_channel_values("fill", fill)
+        self.enlarge = check_flag("enlarge", enlarge)
+        self.interpolation = check_choice("interpolation", interpolation, FILTERS)
+
+    @property
+    def fill_value(self) -> tuple[float, ...] | None:
+        """The value of the border."""
+        return four_values(self.fill)
+
+    def add_to(self, geometry: Geometry | GeometryMove, stream: Stream | None) -> None:
+        """Add this transform to a native step."""
+        width, height = fitted(geometry.width, geometry.height, self.width, self.height)
+        if not self.enlarge and width > geometry.width:
+            width, height = geometry.width, geometry.height
+        if (width, height) != (geometry.width, geometry.height):
+            geometry.resize(width, height, None, self.interpolation)
+        x, y = self.width - width, self.height - height
+        geometry.pad(x // 2, y // 2, x - x // 2, y - y // 2, four_values(self.fill))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the result; see `Transform.output_shape`."""
+        return self.height, self.width, shape[2]
+
+
+class ScaleJitter(GeometricTransform):
+    """Resize by a random factor, keeping the proportions.
+
+    As torchvision's ``ScaleJitter``: the image that just fits into `width` x `height` is resized by
+    a random factor more.
+
+    Parameters
+    ----------
+    width, height : int
+        The size in pixels that a factor of 1 fits into. By default, `height` is `width`.
+    scale : (float, float)
+        Bounds of the factor.
+    interpolation : str
+        The filter, as for `Resize`.
+    seed : int, optional
+        Makes calls without a key repeatable.
+    """
+
+    arguments = ("width", "height", "scale", "interpolation")
+    is_random = True
+    resizes = True
+
+    def __init__(
+        self,
+        width: int,
+        height: int | None = None,
+        scale: Sequence[float] = (0.1, 2.0),
+        interpolation: str = "bilinear",
+        *,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed=seed)
+        self.width = check_side("width", width)
+        self.height = self.width if height is None else check_side("height", height)
+        self.scale = check_interval("scale", scale, 0.0)
+        if self.scale[0] == 0.0:
+            raise OptionError(f"scale must be greater than 0, got {scale!r}")
+        self.interpolation = check_choice("interpolation", interpolation, FILTERS)
+
+    def add_to(self, geometry: Geometry | GeometryMove, stream: Stream | None) -> None:
+        """Add this transform to a native step."""
+        factor = require_stream(stream).uniform(*self.scale)
+        factor *= min(self.width / geometry.width, self.height / geometry.height)
+        width = max(1, int(geometry.width * factor))
+        height = max(1, int(geometry.height * factor))
+        if width * height > MAX_PIXELS:
+            raise LimitError(
+                f"{self!r}: an image of {geometry.width} x {geometry.height} pixels would become "
+                f"{width} x {height}; pass a smaller scale"
+            )
+        geometry.resize(width, height, None, self.interpolation)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the result; see `Transform.output_shape`."""
+        return None, None, shape[2]
+
+
+def fitted(width: int, height: int, max_width: int, max_height: int) -> tuple[int, int]:
+    """Return the largest size of the same proportions that fits into another, at least 1 x 1."""
+    if width * max_height >= height * max_width:
+        return max_width, max(1, round(height * max_width / width))
+    return max(1, round(width * max_height / height)), max_height
 
 
 class RandomResizedCrop(GeometricTransform):
@@ -146,7 +303,7 @@ class RandomResizedCrop(GeometricTransform):
             w = min(width, max(1, round(height * self.ratio[1])))
         return (width - w) // 2, (height - h) // 2, w, h
 
-    def add_to(self, geometry: Geometry, stream: Stream | None) -> None:
+    def add_to(self, geometry: Geometry | GeometryMove, stream: Stream | None) -> None:
         """Add this transform to a native step."""
         stream = require_stream(stream)
         x, y, w, h = self.box(geometry.width, geometry.height, stream)

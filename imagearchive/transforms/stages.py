@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from imagearchive.images.geometry import Geometry
-from imagearchive.transforms.base import GeometricTransform, Layout
+from imagearchive.transforms.base import GeometricTransform, Layout, Transform
 from imagearchive.transforms.random_keys import Key
 from imagearchive.transforms.values import Normalize, ToDtype, ToTensor
 
@@ -126,3 +128,15 @@ def _combine(first: int, steps: list[Step]) -> OutputStage | None:
                 scale = tuple(v / 255.0 for v in scale)
             dtype = step.dtype
     return OutputStage(first, tuple(steps), scale, bias, dtype, layout)
+
+
+def run_step(
+    step: Callable[..., Any], image: Any, layout: Layout | None, key: Key | None, position: int
+) -> tuple[Any, Layout | None]:
+    """Apply one step; return the image and its layout, or None if only the shape tells."""
+    if isinstance(step, Transform):
+        return step.step(image, layout, None if key is None else key.at(position))
+    result = step(image)
+    # We assume that a function which keeps the number of axes keeps their order.
+    keeps = isinstance(result, np.ndarray) and result.ndim == getattr(image, "ndim", 0)
+    return result, layout if keeps else None

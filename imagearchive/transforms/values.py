@@ -13,8 +13,9 @@ from imagearchive.errors.arguments import check_flag
 from imagearchive.images.geometry import OutputFormat
 from imagearchive.images.random import Stream
 from imagearchive.images.render import convert_array
-from imagearchive.transforms.base import Array, Layout, Transform, with_contiguous_rows
+from imagearchive.transforms.base import Array, Layout, Transform
 from imagearchive.transforms.image_arguments import check_channel_values
+from imagearchive.transforms.moves import with_contiguous_rows
 
 __all__ = ["ImageNetNormalize", "Normalize", "TensorFormat", "ToDtype", "ToTensor"]
 

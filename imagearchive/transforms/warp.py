@@ -1,23 +1,29 @@
-"""Rotation and perspective."""
+"""Rotation, affine maps and perspective."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from imagearchive.errors.arguments import check_choice, check_flag, check_number, is_number
+from imagearchive.errors import OptionError
+from imagearchive.errors.arguments import (
+    check_choice,
+    check_flag,
+    check_number,
+    check_sequence,
+    is_number,
+)
 from imagearchive.images.random import Stream
-from imagearchive.images.render import warp_array
 from imagearchive.transforms.base import (
     Array,
     Layout,
     Shape,
     Transform,
     require_stream,
-    with_contiguous_rows,
 )
 from imagearchive.transforms.image_arguments import (
     Fill,
@@ -27,8 +33,19 @@ from imagearchive.transforms.image_arguments import (
     expand_channels,
     round_to_bytes,
 )
+from imagearchive.transforms.moves import Move, Moves, WarpMove
 
-__all__ = ["WARP_FILTERS", "RandomPerspective", "RandomRotation", "homography"]
+__all__ = [
+    "WARP_FILTERS",
+    "RandomAffine",
+    "RandomPerspective",
+    "RandomRotation",
+    "affinity",
+    "homography",
+    "inverse",
+    "rotate_bytes",
+    "rotation",
+]
 
 #: Interpolations of the transforms that rotate, shear or distort.
 WARP_FILTERS = ("nearest", "bilinear", "bicubic")
@@ -68,10 +85,7 @@ class RandomRotation(Transform):
     ) -> None:
         super().__init__(seed=seed)
         self.interpolation = check_choice("interpolation", interpolation, WARP_FILTERS)
-        if is_number(degrees):
-            degrees = abs(check_number("degrees", degrees))
-            degrees = (-degrees, degrees)
-        self.degrees = check_interval("degrees", degrees)
+        self.degrees = _check_angles("degrees", degrees)
         self.expand = check_flag("expand", expand)
         self.fill = check_channel_values("fill", fill)
 
@@ -79,8 +93,22 @@ class RandomRotation(Transform):
         self, array: Array, layout: Layout, stream: Stream | None
     ) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.apply_array`."""
-        stream = require_stream(stream)
-        angle = stream.uniform(*self.degrees)
+        return self._rotate(array, self._angle(stream)), layout
+
+    def move(self, width: int, height: int, channels: int, stream: Stream | None) -> Move | None:
+        """Return where the pixels of an image go; see `Transform.move`."""
+        angle = self._angle(stream)
+        coefficients, size = rotation(angle, width, height, self.expand)
+
+        def mask(array: Array, fill: Sequence[int]) -> Array:
+            return rotate_bytes(array, angle, self.expand, fill)
+
+        return Moves(*size, inverse(coefficients), lambda array: self._rotate(array, angle), mask)
+
+    def _angle(self, stream: Stream | None) -> float:
+        return require_stream(stream).uniform(*self.degrees)
+
+    def _rotate(self, array: Array, angle: float) -> Array:
         resample = Image.Resampling[self.interpolation.upper()]
         channels = array.shape[2]
         fill = expand_channels("fill", self.fill, channels)
@@ -97,7 +125,7 @@ class RandomRotation(Transform):
         if array.dtype == np.uint8 and channels > 1:
             if blends and fill[3]:
                 fill = (*(round(value * fill[3] / 255) for value in fill[:3]), fill[3])
-            return rotated(np.ascontiguousarray(array), fill), layout
+            return rotated(np.ascontiguousarray(array), fill)
         if blends:
             array = array.copy()
             array[:, :, :3] *= array[:, :, 3:]
@@ -107,7 +135,7 @@ class RandomRotation(Transform):
         if blends:
             colors, alpha = result[:, :, :3], result[:, :, 3:]
             np.divide(colors, alpha, out=colors, where=alpha > 0)
-        return result, layout
+        return result
 
     def output_shape(self, shape: Shape) -> Shape:
         """Shape of the result; see `Transform.output_shape`."""
@@ -178,22 +206,197 @@ class RandomPerspective(Transform):
         self, array: Array, layout: Layout, stream: Stream | None
     ) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.apply_array`."""
-        stream = require_stream(stream)
         height, width, channels = array.shape
+        move = self.move(width, height, channels, stream)
+        return (array if move is None else move.image(array)), layout
+
+    def move(self, width: int, height: int, channels: int, stream: Stream | None) -> Move | None:
+        """Return where the pixels of an image go; see `Transform.move`."""
+        stream = require_stream(stream)
         fill = expand_channels("fill", self.fill, channels)
         if stream.random() >= self.p:
-            return array, layout
+            return None
         right, bottom = width - 1, height - 1
         corners = [(0, 0), (right, 0), (right, bottom), (0, bottom)]
         moved = self.corners(width, height, stream)
         if moved == corners:
-            return array, layout
-        if array.dtype == np.uint8:
-            fill = round_to_bytes(fill)
-        out = np.empty(array.shape, array.dtype)
-        coefficients = homography(moved, corners)
-        warp_array(with_contiguous_rows(array), coefficients, self.interpolation, fill, out)
-        return out, layout
+            return None
+        return WarpMove(width, height, homography(moved, corners), self.interpolation, fill)
+
+
+class RandomAffine(Transform):
+    """Rotate, translate, scale and shear by random amounts, about the center.
+
+    As torchvision's ``RandomAffine``, with its order of the four and its signs. Pixels are sampled
+    as by Pillow's ``Image.transform``, RGBA with premultiplied alpha. The size does not change.
+
+    Parameters
+    ----------
+    degrees : float or (float, float)
+        Bounds of the angle, clockwise; one number x means from -x to x.
+    translate : (float, float), optional
+        How far the image moves at most, as fractions of its width and height.
+    scale : (float, float), optional
+        Bounds of the factor.
+    shear : float, (float, float) or sequence of 4 floats, optional
+        Bounds of the angle in degrees by which vertical lines lean: x means from -x to x. The third
+        and fourth are those of horizontal lines.
+    interpolation : {"nearest", "bilinear", "bicubic"}
+        How values between pixels are computed.
+    fill : float or sequence of float
+        Value of pixels outside the image, one number for all channels or one for each.
+    seed : int, optional
+        Makes calls without a key repeatable.
+    """
+
+    arguments = ("degrees", "translate", "scale", "shear", "interpolation", "fill")
+    is_random = True
+    moves_pixels = True
+
+    def __init__(
+        self,
+        degrees: float | Sequence[float],
+        translate: Sequence[float] | None = None,
+        scale: Sequence[float] | None = None,
+        shear: float | Sequence[float] | None = None,
+        interpolation: str = "nearest",
+        fill: Fill = 0,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed=seed)
+        self.degrees = _check_angles("degrees", degrees)
+        self.translate = None if translate is None else _check_fractions("translate", translate)
+        self.scale = None if scale is None else check_interval("scale", scale, 0.0)
+        if self.scale is not None and self.scale[0] == 0.0:
+            raise OptionError(f"scale must be greater than 0, got {scale!r}")
+        self.shear = None if shear is None else _check_shear(shear)
+        self.interpolation = check_choice("interpolation", interpolation, WARP_FILTERS)
+        self.fill = check_channel_values("fill", fill)
+
+    def apply_array(
+        self, array: Array, layout: Layout, stream: Stream | None
+    ) -> tuple[Array, Layout]:
+        """Transform one array; see `Transform.apply_array`."""
+        height, width, channels = array.shape
+        return self.move(width, height, channels, stream).image(array), layout
+
+    def move(self, width: int, height: int, channels: int, stream: Stream | None) -> Move:
+        """Return where the pixels of an image go; see `Transform.move`."""
+        stream = require_stream(stream)
+        angle = stream.uniform(*self.degrees)
+        x = y = lean_x = lean_y = 0.0
+        factor = 1.0
+        if self.translate is not None:
+            x = round(stream.uniform(-1, 1) * self.translate[0] * width)
+            y = round(stream.uniform(-1, 1) * self.translate[1] * height)
+        if self.scale is not None:
+            factor = stream.uniform(*self.scale)
+        if self.shear is not None:
+            lean_x = stream.uniform(*self.shear[:2])
+            lean_y = stream.uniform(*self.shear[2:]) if len(self.shear) == 4 else 0.0
+        coefficients = affinity((width / 2, height / 2), angle, (x, y), factor, (lean_x, lean_y))
+        fill = expand_channels("fill", self.fill, channels)
+        return WarpMove(width, height, (*coefficients, 0.0, 0.0), self.interpolation, fill)
+
+
+def _check_angles(name: str, value: Any) -> tuple[float, float]:
+    if is_number(value):
+        value = abs(check_number(name, value))
+        return -float(value), float(value)
+    return check_interval(name, value)
+
+
+def _check_fractions(name: str, value: Any) -> tuple[float, float]:
+    expected = "two numbers from 0 to 1"
+    both = check_sequence(name, value, expected)
+    if len(both) != 2:
+        raise OptionError(f"{name} must be {expected}, got {value!r}")
+    x, y = (float(check_number(name, v, 0, 1)) for v in both)
+    return x, y
+
+
+def _check_shear(value: Any) -> tuple[float, ...]:
+    if is_number(value) or len(check_sequence("shear", value, "numbers")) == 2:
+        bounds: tuple[float, ...] = _check_angles("shear", value)
+    elif len(value) == 4:
+        bounds = (*check_interval("shear", value[:2]), *check_interval("shear", value[2:]))
+    else:
+        raise OptionError(f"shear must be one, two or four numbers, got {value!r}")
+    if max(map(abs, bounds)) >= 90:
+        raise OptionError(f"shear must be between -90 and 90 degrees, got {value!r}")
+    return bounds
+
+
+def rotation(
+    angle: float, width: int, height: int, expand: bool
+) -> tuple[list[float], tuple[int, int]]:
+    """Return the coefficients of Pillow's ``Image.rotate``, and the size of the result.
+
+    Returns
+    -------
+    list of float
+        Six numbers that take a place in the result to one in the image.
+    (int, int)
+        Width and height.
+    """
+    radians = -math.radians(angle % 360.0)
+    cos, sin = round(math.cos(radians), 15), round(math.sin(radians), 15)
+    x, y = width / 2, height / 2
+    c, f = -cos * x - sin * y + x, sin * x - cos * y + y
+    if not expand:
+        return [cos, sin, c, -sin, cos, f], (width, height)
+    corners = [(0, 0), (width, 0), (width, height), (0, height)]
+    across = [cos * u + sin * v + c for u, v in corners]
+    down = [-sin * u + cos * v + f for u, v in corners]
+    size = (
+        math.ceil(max(across)) - math.floor(min(across)),
+        math.ceil(max(down)) - math.floor(min(down)),
+    )
+    u, v = (width - size[0]) / 2, (height - size[1]) / 2
+    return [cos, sin, cos * u + sin * v + c, -sin, cos, -sin * u + cos * v + f], size
+
+
+def affinity(
+    center: tuple[float, float],
+    angle: float,
+    translation: tuple[float, float],
+    scale: float,
+    shear: tuple[float, float],
+) -> tuple[float, ...]:
+    """Return the coefficients of a rotation, shear, scale and translation about a center.
+
+    The image is sheared, rotated clockwise and scaled about the center, and translated then.
+
+    Returns
+    -------
+    tuple of float
+        Six numbers that take a place in the result to one in the image.
+    """
+    turn, lean_x, lean_y = math.radians(angle), math.radians(shear[0]), math.radians(shear[1])
+    rotate = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    shear_y = np.array([[1.0, 0.0], [-math.tan(lean_y), 1.0]])
+    shear_x = np.array([[1.0, -math.tan(lean_x)], [0.0, 1.0]])
+    linear = np.linalg.inv(scale * rotate @ shear_y @ shear_x)
+    moved = np.array(center) + translation
+    offset = np.array(center) - linear @ moved
+    (a, b), (d, e) = linear.tolist()
+    return a, b, float(offset[0]), d, e, float(offset[1])
+
+
+def inverse(coefficients: Sequence[float]) -> Array:
+    """Return the matrix that takes a place in the image to one in the result, of six numbers."""
+    result: Array = np.linalg.inv(np.array([*coefficients, 0.0, 0.0, 1.0]).reshape(3, 3))
+    return result
+
+
+def rotate_bytes(array: Array, angle: float, expand: bool, fill: Sequence[int]) -> Array:
+    """Rotate (H, W, 1 or 4) bytes by Pillow, without interpolation."""
+    one = array.shape[2] == 1
+    image = Image.fromarray(np.ascontiguousarray(array[:, :, 0] if one else array))
+    color: Any = fill[0] if one else tuple(fill)
+    moved = np.asarray(image.rotate(angle, Image.Resampling.NEAREST, expand, fillcolor=color))
+    return moved[:, :, None] if one else moved
 
 
 def homography(points: Sequence[Point], images: Sequence[Point]) -> list[float]:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from support.files import make_tar
 from support.images import encode, noise
+from support.transform_cases import FOR_SAMPLES
 
 from imagearchive import DataLoader, ImageArchive
 from imagearchive import transforms as T
@@ -20,7 +21,9 @@ TRANSFORMS = [
     (T.Resize(8, 8), True), (T.RandomResizedCrop(8), True), (T.RandomCrop(8), True),
     (T.CenterCrop(8), True), (T.Pad(1), True), (FLIP, True), (T.RandomVerticalFlip(), True),
     (T.RandomRotation(9), True), (T.RandomPerspective(), True), (T.RandAugment(), True),
-    (T.TrivialAugmentWide(), True), (T.Compose([T.Normalize(0, 1), T.Compose([FLIP])]), True),
+    (T.TrivialAugmentWide(), True), (T.RandomAffine(9), True), (T.Letterbox(9), True),
+    (T.LongestMaxSize(9), True), (T.ScaleJitter(9, scale=(1, 1)), True),
+    (T.Compose([T.Normalize(0, 1), T.Compose([FLIP])]), True),
     (T.ColorJitter(0.5), False), (T.GaussianBlur(3), False), (T.RandomErasing(), False),
     (T.Compose([T.Grayscale(), T.ToTensor()]), False), (T.ToDtype("float32"), False),
     (T.Lambda(np.flip), False), (np.flip, False), (T.ImageNetNormalize(), False),
@@ -54,6 +57,7 @@ def epoch(dataset, transform=FLIP, **options):
 
 def test_transforms_that_move_pixels_are_known():
     known = {type(step) for step, _ in TRANSFORMS} | {T.ToTensor, T.Normalize, T.Grayscale}
+    known |= {type(step) for step in FOR_SAMPLES}
     bases = {T.Transform, T.base.GeometricTransform}
     kinds = {kind for kind in vars(T).values() if isinstance(kind, type)}
     assert {kind for kind in kinds if issubclass(kind, T.Transform)} - bases <= known

@@ -25,7 +25,13 @@ TRANSFORMS = [
     T.RandomVerticalFlip(0.3),
     T.Pad(3),
     T.Pad((1, 2, 3, 4), mode="reflect"),
+    T.Letterbox(40, 30),
+    T.Letterbox(70, fill=(1, 2, 3), enlarge=False),
+    T.LongestMaxSize(33),
+    T.ScaleJitter(30, 20, (0.5, 1.5)),
     T.ColorJitter(0.4, 0.4, 0.4, 0.1),
+    T.RandomAffine(20),
+    T.RandomAffine((5, 30), (0.1, 0.2), (0.5, 2), (-5, 5, 0, 8), "bilinear", (3, 4, 5)),
     T.RandomRotation(30),
     T.RandomRotation((10, 20), interpolation="bilinear", expand=True, fill=7),
     T.RandomPerspective(0.4, 1.0),
@@ -45,6 +51,13 @@ TRANSFORMS = [
     T.RandAugment(3, 20, fill=(9, 9, 9)),
     T.TrivialAugmentWide(),
 ]
+# Those that take samples of several fields only.
+FOR_SAMPLES = [
+    T.RandomIoUCrop(trials=10),
+    T.Mosaic(32, fill=(1, 2, 3)),
+    T.MixUp(0.4, num_classes=5),
+    T.CutMix(0.4, label="class", p=0.5),
+]
 COMPOSED = Compose(
     [T.Resize(30, 30), Compose([T.RandomCrop(20), T.ImageNetNormalize()]), T.ToTensor()]
 )
@@ -60,9 +73,13 @@ ANY_IMAGE = [
     T.RandomVerticalFlip(1.0),
     T.Pad(2, mode="reflect"),
     T.Pad(2, fill=9),
+    T.Letterbox(9, 12),
+    T.LongestMaxSize(12),
+    T.ScaleJitter(12),
     T.ColorJitter(0.4, 0.4, 0.4, 0.2),
     T.RandomRotation(30, "bilinear", fill=2),
     T.RandomPerspective(0.5, 1.0, fill=2),
+    T.RandomAffine(30, (0.1, 0.1), (0.8, 1.2), 5, "bilinear", 2),
     T.RandomErasing(1.0),
     T.GaussianBlur(3, 1.0),
     T.Grayscale(),

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.images import noise, photo
-from support.transform_cases import ALL, ANY_IMAGE, TRANSFORMS, name_of, run
+from support.transform_cases import ALL, ANY_IMAGE, FOR_SAMPLES, TRANSFORMS, name_of, run
 
 from imagearchive import transforms as T
 from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.transforms import Compose, Key
-from imagearchive.transforms.base import with_contiguous_rows
+from imagearchive.transforms.moves import with_contiguous_rows
 
 KEY = Key(5, 1, 2)
 
@@ -46,6 +46,14 @@ def test_repr_evaluates_to_an_equal_transform(transform):
     key = Key(1, 2, 3)
     image = photo(40, 41)
     np.testing.assert_array_equal(again(image, key), transform(image, key))
+
+
+@pytest.mark.parametrize("transform", FOR_SAMPLES, ids=name_of)
+def test_transform_of_samples_refuses_an_image_alone(transform):
+    again = pickle.loads(pickle.dumps(eval(repr(transform), {**vars(T)})))
+    assert repr(again) == repr(transform)
+    with pytest.raises(OptionError, match=r"boxes|DataLoader"):
+        transform(photo(40, 41), Key(1))
 
 
 def test_repr_shows_arguments():
@@ -150,4 +158,4 @@ def test_transform_cases_include_every_transform():
         if isinstance(value := getattr(T, name), type) and issubclass(value, T.Transform)
     }
     bases = {T.Transform, T.GeometricTransform}
-    assert {type(transform) for transform in TRANSFORMS} == exported - bases
+    assert {type(transform) for transform in (*TRANSFORMS, *FOR_SAMPLES)} == exported - bases
