@@ -129,7 +129,8 @@ def _takes_space(archive: Archive, positions: npt.NDArray[np.int64]) -> npt.NDAr
     table = archive.table
     rows = table.entries[positions]
     takes: npt.NDArray[np.bool_] = rows["size"] > 0
-    for shard in np.unique(rows["shard"]).tolist():
-        if table.container(shard).members_are_files:
-            takes &= rows["shard"] != shard
+    if any(container.members_are_files for container in table.containers):
+        for shard in np.unique(rows["shard"]).tolist():
+            if table.container(shard).members_are_files:
+                takes &= rows["shard"] != shard
     return takes

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
     from imagearchive.storage.location import Location
 
-__all__ = ["READ_PARTLY", "REBUILD", "Signature", "difference", "fingerprints", "signatures"]
+__all__ = [
+    "READ_PARTLY",
+    "REBUILD",
+    "Signature",
+    "difference",
+    "fingerprints",
+    "signatures",
+    "spread",
+]
 
 REBUILD: Final = Hint("overwrite_index=True", "to build it again, or delete it")
 READ_PARTLY: Final = Hint("strict=False", "to read the members before it")
@@ -77,7 +85,7 @@ def fingerprints(
             found.append({"directory": True})
             continue
         if compressed:
-            headers = _spread(signature[0])
+            headers = _places(signature[0])
         else:
             headers = _headers(entries, shard, len(files))
         found.append(
@@ -110,7 +118,7 @@ def difference(
             if signature[1] == archive["identity"]:
                 continue
             if archive.get("compressed"):
-                headers = _spread(signature[0])
+                headers = _places(signature[0])
             else:
                 headers = _headers(entries, shard, len(files))
             if _digest(file, headers, int(archive["end"])) != archive["headers"]:
@@ -122,10 +130,18 @@ def difference(
     return None
 
 
-def _spread(size: int) -> list[int]:
+def spread(last: int, count: int = SAMPLES) -> npt.NDArray[np.int64]:
+    """Return up to `count` different numbers from 0 to `last`, evenly spaced."""
+    numbers: npt.NDArray[np.int64] = np.linspace(0, last, count).astype(np.int64)
+    # np.unique would import numpy.ma, which takes as long as packing a thousand files.
+    different = np.ones(len(numbers), np.bool_)
+    different[1:] = numbers[1:] != numbers[:-1]
+    return numbers[different]
+
+
+def _places(size: int) -> list[int]:
     """Return where to compare a compressed file, of which any part may have changed."""
-    last = max(0, size - SAMPLE_BYTES)
-    places: list[int] = np.unique(np.linspace(0, last, SAMPLES).astype(np.int64)).tolist()
+    places: list[int] = spread(max(0, size - SAMPLE_BYTES)).tolist()
     return places
 
 
@@ -136,8 +152,7 @@ def _headers(entries: npt.NDArray[Any], shard: int, files: int) -> list[int]:
         # A file without members, such as the index of Barecat: SQLite counts changes in its
         # first page.
         return [0]
-    chosen = np.unique(np.linspace(0, len(rows) - 1, SAMPLES).astype(np.int64))
-    headers: list[int] = rows["header_offset"][chosen].tolist()
+    headers: list[int] = rows["header_offset"][spread(len(rows) - 1)].tolist()
     return headers
 
 

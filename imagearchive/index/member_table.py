@@ -12,7 +12,7 @@ import numpy.typing as npt
 from imagearchive.containers.container import Container
 from imagearchive.containers.left_out import LeftOut
 from imagearchive.errors import CorruptIndexError
-from imagearchive.index.freshness import Signature
+from imagearchive.index.freshness import Signature, spread
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import (
     CHECKPOINTS,
@@ -128,10 +128,9 @@ class MemberTable:
     def fingerprint(self) -> str:
         """Return a digest of up to 256 rows and names, which is the same for the same members."""
         digest = hashlib.blake2b(str(len(self)).encode(), digest_size=16)
-        for position in np.unique(np.linspace(0, max(len(self) - 1, 0), 256).astype(np.int64)):
-            if len(self):
-                row = self.lookup.row(int(position))
-                digest.update(f"{row[1:]} {self.name_bytes(int(position))!r}".encode())
+        for position in spread(len(self) - 1, 256).tolist() if len(self) else ():
+            row = self.lookup.row(position)
+            digest.update(f"{row[1:]} {self.name_bytes(position)!r}".encode())
         return digest.hexdigest()
 
     @property

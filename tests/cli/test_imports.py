@@ -32,10 +32,23 @@ print("\\n" + " ".join(sys.modules))
 print(Finder.below_numpy)
 """
 
+# Prints how often the garbage of a command is collected while it runs.
+COLLECTIONS = """
+import gc, sys
+
+phases = []
+gc.callbacks.append(lambda phase, _: phases.append(phase))
+from imagearchive.__main__ import run
+
+assert run() == 0
+print(phases.count("start"))
+"""
+
 HEAVY = {
     "torch", "PIL", "tqdm", "multiprocessing", "imagearchive.codecs", "imagearchive.images",
     "imagearchive.transforms", "imagearchive.datasets", "imagearchive.loader",
-    "imagearchive.processing",
+    "imagearchive.processing", "imagearchive.containers.bins.scan",
+    "imagearchive.containers.zip.scan", "imagearchive.storage.deflate", "numpy.ma", "sqlite3",
 }  # fmt: skip
 
 
@@ -93,3 +106,16 @@ def test_command_imports_numpy_outside_other_imports(folder, command):
 def test_pack_module_imports_no_numpy():
     code = "import sys, imagearchive.archive.pack; assert 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("command", ["ls a.tar", "extract a.tar out", "pack files b.tar"])
+def test_run_collects_garbage_rarely(folder, command):
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTIONS, *command.split()],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert int(done.stdout.splitlines()[-1]) < 20

@@ -12,6 +12,7 @@ from support.zip_cases import FULL, GOOD, as_dicts, build, content, member, name
 
 import imagearchive
 from imagearchive.containers.zip import scan as scanner
+from imagearchive.containers.zip.markers import METHOD_OTHER_DISK
 from imagearchive.errors import CorruptArchiveError, UnsupportedArchiveError
 from imagearchive.storage.local import MemoryStorage, MmapStorage, PreadStorage
 
@@ -171,7 +172,7 @@ def test_scan_multi_disk_archive_raises_or_marks_members():
         directory_disk=2,
     )
     entries = as_dicts(scan(data))
-    assert [entry["method"] for entry in entries] == [0, scanner.METHOD_OTHER_DISK]
+    assert [entry["method"] for entry in entries] == [0, METHOD_OTHER_DISK]
     assert content(data, entries[0]) == b"1"
     for end in ({"this_disk": 2, "directory_disk": 1}, {"here": 1, "entries": 2}):
         with pytest.raises(UnsupportedArchiveError, match="multi-disk"):

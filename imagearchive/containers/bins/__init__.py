@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imagearchive.containers.bins import scan
 from imagearchive.containers.container import Container
 from imagearchive.containers.rows import RowBuffer
 
@@ -23,10 +22,16 @@ class BinsContainer(Container):
 
     def sniff_location(self, location: Location, status: Status) -> bool:
         """Recognize a directory with ``index.dat`` and bins."""
-        return status.is_directory and scan.sniff(location)
+        if not status.is_directory:
+            return False
+        from imagearchive.containers.bins.scan import sniff
+
+        return sniff(location)
 
     def scan_location(
         self, location: Location, strict: bool = True
     ) -> tuple[RowBuffer, list[Location]]:
         """Read ``index.dat``, and compare it with the length of every packet."""
-        return scan.scan_location(location, strict)
+        from imagearchive.containers.bins.scan import scan_location
+
+        return scan_location(location, strict)

@@ -29,7 +29,7 @@ cdef enum:
     ROWS_PER_CLOCK = 16
     READS_PER_CALL = 4096
 
-# No compression methods, but why the data of a member cannot be read; as in `zip.scan`.
+# No compression methods, but why the data of a member cannot be read; as in `zip.markers`.
 cdef enum:
     METHOD_CONTRADICTED = 0xFFFD
     METHOD_OTHER_NAME = 0xFFFE

@@ -31,39 +31,18 @@ from imagearchive.containers.rows import (
 )
 from imagearchive.containers.zip import records as zip_records
 from imagearchive.containers.zip.end_record import End, find_ends
+from imagearchive.containers.zip.markers import (
+    BEGINNINGS,
+    CONTRADICTIONS,
+    METHOD_OTHER_DISK,
+)
 from imagearchive.containers.zip.records import Code
 from imagearchive.errors import CorruptArchiveError
 
 if TYPE_CHECKING:
     from imagearchive.storage.protocol import Storage
 
-__all__ = [
-    "BEGINNINGS",
-    "CONTRADICTIONS",
-    "METHOD_CONTRADICTED",
-    "METHOD_OTHER_DISK",
-    "METHOD_OTHER_NAME",
-    "scan",
-    "sniff",
-]
-
-#: `method` of a member whose data lie on another disk of a multi-disk archive: never readable.
-METHOD_OTHER_DISK: Final = 0xFFFF
-
-#: `method` of a member whose local header has another name than the central directory.
-METHOD_OTHER_NAME: Final = 0xFFFE
-
-#: `method` of a member whose local header has another method or size than the central directory.
-METHOD_CONTRADICTED: Final = 0xFFFD
-
-#: What is wrong with the members whose headers contradict each other, by `method`.
-CONTRADICTIONS: Final = {
-    METHOD_OTHER_NAME: "its local header has another name than the central directory",
-    METHOD_CONTRADICTED: "its local header has another method or size than the central directory",
-}
-
-#: How an archive without a prefix begins: with a member, or if it is empty, with its end record.
-BEGINNINGS: Final = (b"PK\x03\x04", b"PK\x05\x06")
+__all__ = ["scan", "sniff"]
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,18 +16,13 @@ from imagearchive.containers.rows import (
     METHOD_STORED,
     RowBuffer,
 )
-from imagearchive.containers.zip import scan
-from imagearchive.errors import CorruptArchiveError, CorruptIndexError, UnsupportedMemberError
-from imagearchive.storage.deflate import DeflatedStorage, DeflateFormat, inflate
+from imagearchive.containers.zip.markers import BEGINNINGS, CONTRADICTIONS, METHOD_OTHER_DISK
+from imagearchive.errors import CorruptArchiveError, UnsupportedMemberError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from imagearchive.storage.protocol import Storage
 
 __all__ = ["ZipContainer"]
-
-logger = logging.getLogger(__name__)
 
 
 class ZipContainer(Container):
@@ -43,15 +37,20 @@ class ZipContainer(Container):
 
     def sniff(self, head: bytes, storage: Storage) -> Match:
         """Recognize the first header, or behind a prefix the end record."""
-        return Match.CERTAIN if scan.sniff(storage) else Match.NO
+        # A file that is certainly a TAR needs none of the modules for ZIPs.
+        from imagearchive.containers.zip.scan import sniff
+
+        return Match.CERTAIN if sniff(storage) else Match.NO
 
     def sniff_member(self, head: bytes) -> bool:
         """Recognize the first header, or the end record of an empty archive."""
-        return head.startswith(scan.BEGINNINGS)
+        return head.startswith(BEGINNINGS)
 
     def scan(self, storage: Storage, strict: bool = True) -> RowBuffer:
         """Read the central directory and all local headers."""
-        return scan.scan(storage, strict)
+        from imagearchive.containers.zip.scan import scan
+
+        return scan(storage, strict)
 
     def open_member(
         self, storage: Storage, row: Any, where: str, checkpoints: Checkpoints | None = None
@@ -59,18 +58,24 @@ class ZipContainer(Container):
         """Return a member; a deflated one is inflated from the nearest checkpoint."""
         _check_readable(row, where)
         if row["method"] == METHOD_DEFLATED:
-            return _open_deflated(storage, row, where, checkpoints)
+            from imagearchive.containers.zip.deflated_member import open_deflated
+
+            return open_deflated(storage, row, where, checkpoints)
         return super().open_member(storage, row, where, checkpoints)
 
     def compressed_member(self, row: Any) -> tuple[str, int] | None:
         """Return the format and the CRC-32 of a deflated member."""
         if row["kind"] != KIND_FILE or row["method"] != METHOD_DEFLATED:
             return None
+        from imagearchive.storage.deflate import DeflateFormat
+
         return DeflateFormat.name, int(row["crc"])
 
     def read_member(self, storage: Storage, row: Any, where: str) -> bytes | memoryview:
         """Return the whole content of a member; a deflated one is compared with its CRC-32."""
         if row["kind"] == KIND_FILE and row["method"] == METHOD_DEFLATED:
+            from imagearchive.storage.deflate import inflate
+
             offset, stored_size = int(row["offset"]), int(row["stored_size"])
             return inflate(storage, offset, stored_size, int(row["size"]), int(row["crc"]), where)
         return super().read_member(storage, row, where)
@@ -78,7 +83,7 @@ class ZipContainer(Container):
     def unreadable(self, entries: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.bool_]]:
         """Mark members that are encrypted, damaged, or compressed by an unsupported method."""
         encrypted = entries["kind"] == KIND_ENCRYPTED
-        contradicted = np.isin(entries["method"], list(scan.CONTRADICTIONS))
+        contradicted = np.isin(entries["method"], list(CONTRADICTIONS))
         readable = np.isin(entries["method"], (METHOD_STORED, METHOD_DEFLATED))
         return {
             ENCRYPTED: encrypted,
@@ -96,13 +101,13 @@ def _check_readable(row: Any, where: str) -> None:
         raise UnsupportedMemberError(
             f"{where}: encrypted; decrypt the archive (with unzip or 7z) and pack it again"
         )
-    if row["method"] == scan.METHOD_OTHER_DISK:
+    if row["method"] == METHOD_OTHER_DISK:
         raise UnsupportedMemberError(
             f"{where}: is on another part of a split archive; join the parts first: zip -s 0"
         )
-    if row["method"] in scan.CONTRADICTIONS:
+    if row["method"] in CONTRADICTIONS:
         raise CorruptArchiveError(
-            f"{where}: {scan.CONTRADICTIONS[int(row['method'])]}; fetch the archive again, or "
+            f"{where}: {CONTRADICTIONS[int(row['method'])]}; fetch the archive again, or "
             f"leave this member out"
         )
     if row["method"] not in (METHOD_STORED, METHOD_DEFLATED):
@@ -110,37 +115,3 @@ def _check_readable(row: Any, where: str) -> None:
             f"{where}: compressed by method {row['method']}; only stored and deflated members "
             f"can be read: unpack the archive and pack it again"
         )
-
-
-class _SavingDeflated(DeflatedStorage):
-    """A deflated member whose checkpoints are saved once they are built."""
-
-    save: Callable[[bytes], None]
-
-    def build_checkpoints(self, progress: Callable[[int, int], object] | None = None) -> bytes:
-        """Build them, as the base class, and save them."""
-        checkpoints = super().build_checkpoints(progress)
-        self.save(checkpoints)
-        return checkpoints
-
-
-def _open_deflated(
-    storage: Storage, row: Any, where: str, checkpoints: Checkpoints | None
-) -> DeflatedStorage:
-    arguments = (
-        storage,
-        int(row["offset"]),
-        int(row["stored_size"]),
-        int(row["size"]),
-        int(row["crc"]),
-        where,
-    )
-    if checkpoints is None:
-        return DeflatedStorage(*arguments)
-    try:
-        member = _SavingDeflated(*arguments, checkpoints.load())
-    except CorruptIndexError as error:
-        logger.warning("%s; they are built again", error)
-        member = _SavingDeflated(*arguments)
-    member.save = checkpoints.save
-    return member

@@ -1,4 +1,4 @@
-"""Barecat archives: an SQLite index ``NAME`` and shards of bytes, ``NAME-shard-00000`` and on.
+"""Scan Barecat archives, whose index is an SQLite database.
 
 Schema 0.3 keeps the index in ``NAME`` itself, earlier archives in ``NAME-sqlite-index``. Both have
 the tables ``files`` and ``dirs``; 0.2 and 0.3 differ in how they are keyed, not in their columns.
@@ -23,7 +23,6 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.containers.container import Checksum, Container
 from imagearchive.containers.left_out import DAMAGED, LeftOut
 from imagearchive.containers.rows import ENTRY_DTYPE, KIND_DIRECTORY, RowBuffer
 from imagearchive.errors import (
@@ -34,14 +33,12 @@ from imagearchive.errors import (
 from imagearchive.storage.temporary import LockedDirectory
 
 if TYPE_CHECKING:
-    from imagearchive.storage.location import Location, Status
+    from imagearchive.storage.location import Location
 
-__all__ = ["BarecatContainer"]
+__all__ = ["has_files_table", "scan"]
 
 logger = logging.getLogger(__name__)
 
-INDEX_SUFFIX: Final = "-sqlite-index"
-SQLITE_MAGIC: Final = b"SQLite format 3\0"
 SUPPORTED_MAJOR: Final = 0
 MAX_SHARDS: Final = 100_000  # five digits in the file name
 
@@ -62,85 +59,53 @@ _COPY_BYTES: Final = 1 << 20
 _DATABASE_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
 
 
-class BarecatContainer(Container):
-    """Barecat archives: an SQLite file with the table ``files``, and shards beside it.
-
-    Both the name of the archive and that of its index file are recognized.
-    """
-
-    name = "barecat"
-    version = 1
-    label = "Barecat"
-    extensions = (".barecat",)
-    checksum_algorithm = "crc32c"
-
-    def resolve(self, location: Location) -> Location | None:
-        """Return the index file of an older archive, which has a suffix."""
-        index = _beside(location, INDEX_SUFFIX)
-        return index if index.exists() else None
-
-    def sniff_location(self, location: Location, status: Status) -> bool:
-        """Recognize an SQLite file with the right table."""
-        # Opening a pipe would wait for its writer.
-        if not status.is_file or status.size < len(SQLITE_MAGIC):
-            return False
-        with contextlib.closing(location.open("pread")) as storage:
-            if bytes(storage.read(0, len(SQLITE_MAGIC))) != SQLITE_MAGIC:
-                return False
-        try:
-            with _local_copy(location) as path, contextlib.closing(_connect(path)) as connection:
-                return "files" in _tables(connection)
-        except _DATABASE_ERRORS:
-            # It is most likely a damaged archive; the scan reports the damage.
-            return True
-
-    def scan_location(
-        self, location: Location, strict: bool = True
-    ) -> tuple[RowBuffer, list[Location]]:
-        """Read the index of a Barecat archive.
-
-        Parameters
-        ----------
-        location : Location
-            The archive, or its index file.
-        strict : bool
-            Whether a member outside its shard, or one that overlaps another, is an error; otherwise
-            such members are left out, and the loss is logged. Damage to the database itself is an
-            error in any case.
-
-        Returns
-        -------
-        RowBuffer
-            The files in the order of the database's table, in which they were added (by name with
-            schema 0.2); then all directories except the root. ``crc`` is the CRC-32C,
-            0 where none is stored.
-        list of Location
-            The shards that have members, in the order of their numbers, then the index file: no
-            row refers to it, but if it changes, the archive has changed.
-
-        Raises
-        ------
-        ArchiveNotFoundError
-            There is no such file.
-        UnsupportedArchiveError
-            It is not a Barecat archive, or of a schema other than 0.x.
-        CorruptArchiveError
-            The database is damaged, or its contents are impossible.
-        """
-        location = self.resolve(location) or location if not location.exists() else location
-        return _scan(location, strict)
-
-    def checksum(self, row: Any) -> Checksum | None:
-        """Return the CRC-32C of a member; Barecat stores 0 where it computed none."""
-        value = int(row["crc"])
-        return Checksum("crc32c", value, compared=False) if value else None
-
-
 def _beside(location: Location, suffix: str) -> Location:
     return location.parent.join(location.name + suffix)
 
 
-def _scan(location: Location, strict: bool) -> tuple[RowBuffer, list[Location]]:
+def has_files_table(location: Location) -> bool:
+    """Whether an SQLite file has the table of a Barecat archive, or cannot be read."""
+    try:
+        with _local_copy(location) as path, contextlib.closing(_connect(path)) as connection:
+            return "files" in _tables(connection)
+    except _DATABASE_ERRORS:
+        # It is most likely a damaged archive; the scan reports the damage.
+        return True
+
+
+def scan(location: Location, prefix: str, strict: bool = True) -> tuple[RowBuffer, list[Location]]:
+    """Read the index of a Barecat archive.
+
+    Parameters
+    ----------
+    location : Location
+        The index file.
+    prefix : str
+        What the names of the shards begin with.
+    strict : bool
+        Whether a member outside its shard, or one that overlaps another, is an error; otherwise
+        such members are left out, and the loss is logged. Damage to the database itself is an
+        error in any case.
+
+    Returns
+    -------
+    RowBuffer
+        The files in the order of the database's table, in which they were added (by name with
+        schema 0.2); then all directories except the root. ``crc`` is the CRC-32C,
+        0 where none is stored.
+    list of Location
+        The shards that have members, in the order of their numbers, then the index file: no
+        row refers to it, but if it changes, the archive has changed.
+
+    Raises
+    ------
+    ArchiveNotFoundError
+        There is no such file.
+    UnsupportedArchiveError
+        It is not a Barecat archive, or of a schema other than 0.x.
+    CorruptArchiveError
+        The database is damaged, or its contents are impossible.
+    """
     name = location.path
     if not location.exists():
         raise ArchiveNotFoundError(f"{name}: no such Barecat index; is the path right?")
@@ -156,7 +121,6 @@ def _scan(location: Location, strict: bool) -> tuple[RowBuffer, list[Location]]:
         raise CorruptArchiveError(
             f"{name}: SQLite cannot read this index: {reason}; restore it from a copy"
         ) from error
-    prefix = location.name.removesuffix(INDEX_SUFFIX)
     shards, number = np.unique(files["shard"], return_inverse=True)
     if len(shards) and not 0 <= int(shards[0]) <= int(shards[-1]) < MAX_SHARDS:
         bad = shards[0] if shards[0] < 0 else shards[-1]
