@@ -277,13 +277,13 @@ class _Set:
         try:
             self._index.write(_TRIPLET.pack(where, position, len(data)))
         except OSError as error:
-            raise _named(error, self._index_path) from None
+            raise _named(error, os.path.join(self._folder, INDEX_NAME)) from None
         return None
 
     def publish(self) -> None:
         """Put everything on disk, then under its name, the index last."""
         self._bins.close_files()
-        with os_errors_for(self._index_path):
+        with os_errors_for(os.path.join(self._folder, INDEX_NAME)):
             self._index.close()
         if self._extend:
             sync_files(self._bins.paths())
@@ -357,7 +357,7 @@ class _Bins:
                 skip = done if done < PREFIX_BYTES else done - PREFIX_BYTES
                 done += os.write(fd, memoryview(rest)[skip:])
         except OSError as error:
-            raise _named(error, self.path(number)) from None
+            raise _named(error, os.path.join(self._folder, bin_name(number))) from None
         finally:
             if not keep:
                 os.close(fd)
