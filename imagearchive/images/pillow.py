@@ -53,6 +53,12 @@ FORMATS: Final = {
 # Formats that Pillow reads without starting another program, as it does for EPS.
 _READ: Final = (*dict.fromkeys(FORMATS.values()), "JPEG2000", "AVIF")
 
+# Reads of up to 1 KiB that are enough for any header; longer ones count more.
+_HEADER_READS: Final = 1 << 14
+# Pillow copies a block of plain text for each comment in it.
+_PLAIN_PPM: Final = (b"P1", b"P2", b"P3")
+_PPM_COMMENTS: Final = 1000
+
 # What Pillow's plugins raise for damaged files, depending on format and version. Warnings are
 # included because a program may turn them into errors.
 _PILLOW_ERRORS: Final = (
@@ -187,9 +193,36 @@ def _pillow_errors_as_ours(what: str) -> Iterator[None]:
         raise DecodeError(f"{what} is damaged or truncated: {error}") from error
 
 
+class _CountedFile(io.BytesIO):
+    """Limits how much Pillow's parsers do, whose time grows with the number of their reads.
+
+    They go through markers, chunks, comments, and spaces in Python, some of them byte by byte, and
+    some join parts again and again. An archive stores millions of such in a few kilobytes.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._size = len(data)
+        self._left = _HEADER_READS
+
+    def begin_pixels(self) -> None:
+        """Allow what pixels need, now that the header has been read."""
+        self._left = _HEADER_READS + self._size // 64
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return at most `size` bytes."""
+        # Long reads are counted by their length, except those of values that are read whole.
+        self._left -= 1 + (size >> 10 if size and 0 < size <= 1 << 16 else 0)
+        if self._left < 0:
+            raise DecodeError("an image file of too many small parts; it is made to take long")
+        return super().read(size)
+
+
 def _open(data: Buffer, limits: Limits) -> Image.Image:
     raw = data if isinstance(data, bytes) else bytes(data)
-    file = io.BytesIO(raw)
+    if raw[:2] in _PLAIN_PPM and raw.count(b"#") > _PPM_COMMENTS:
+        raise DecodeError(f"a PPM of more than {_PPM_COMMENTS} comments; it is made to take long")
+    file = _CountedFile(raw)
     for name in _READ:
         # Not Image.open: it tries plugins that start other programs, and checks a limit of its
         # own, one for the whole process.
@@ -205,6 +238,7 @@ def _open(data: Buffer, limits: Limits) -> Image.Image:
         with _pillow_errors_as_ours(f"the header of the {name} image"):
             file.seek(0)
             image: Image.Image = factory(file, "")
+        file.begin_pixels()
         width, height = image.size
         if width * height > limits.max_pixels:
             raise LimitError(
