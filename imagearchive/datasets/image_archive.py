@@ -13,7 +13,7 @@ import numpy.typing as npt
 from imagearchive.archive.archive import Archive, check_fingerprint
 from imagearchive.archive.name_tree import name_text
 from imagearchive.datasets.cache import SampleCache
-from imagearchive.datasets.class_numbers import ClassNumbers
+from imagearchive.datasets.class_numbers import NO_CLASS, ClassNumbers
 from imagearchive.datasets.companion_files import CompanionFile
 from imagearchive.datasets.dataset_base import warn_if_empty
 from imagearchive.datasets.image_options import (
@@ -374,7 +374,9 @@ class ImageArchive(ImageSamples):
             and (not isinstance(listed, TableOptions) or listed.label is None)
             and self.archive.table.meta
         ):
-            warn_of_doubtful_classes(self.archive, self._selection, self._labels.classes)
+            has_class = bool(self._labels.classes) or (self._labels.targets() != NO_CLASS).any()
+            classes = self.classes if has_class else []
+            warn_of_doubtful_classes(self.archive, self._selection, classes)
 
     def _split(self, mask: PackedMask) -> None:
         count = len(self._selection)

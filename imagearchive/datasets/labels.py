@@ -307,7 +307,9 @@ def _find_class_labels(
         numbers = numbers[inside]
     if class_to_idx is not None:
         return ArrayLabels(class_to_idx.of_numbered(classes, numbers, str(archive.path)), [])
-    _warn_of_empty_classes(archive, classes, numbers)
+    if not selection.is_listed or selection.numbers is not None:
+        # A list of members may be of few classes.
+        _warn_of_empty_classes(archive, classes, numbers)
     offsets = np.arange(len(numbers) + 1, dtype=np.uint64)
     return ClassLabels(classes, RaggedLabels(numbers.astype(np.float64), offsets))
 

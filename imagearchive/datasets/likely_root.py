@@ -24,7 +24,10 @@ _IMAGES: Final = [encode(f".{extension}") for extension in IMAGE_EXTENSIONS]
 
 
 def warn_of_doubtful_classes(archive: Archive, selection: Selection, classes: list[str]) -> None:
-    """Log that no sample has a class, or that the only class holds what look like classes."""
+    """Log that no sample has a class, or that the only class holds what look like classes.
+
+    `classes` are those that the samples may have; there are none if no sample has one.
+    """
     if len(classes) > 1:
         return
     root = likely_root(archive.table)

@@ -177,3 +177,12 @@ def test_image_archive_names_the_likely_root(tmp_path, caplog, names, options, e
     if expected:
         assert len(ImageArchive(path, root=expected.strip("'")).classes) > 1
     assert len(dataset) > 0
+
+
+def test_class_to_idx_warns_only_if_no_sample_has_a_class(tmp_path, caplog):
+    path = write_tar(tmp_path / "x.tar", image_members(["a/1.jpg", "b/1.jpg", "c.jpg"]))
+    ImageArchive(path, class_to_idx={"a": 0, "b": 1})
+    ImageArchive(path, class_to_idx={"a": 0, "b": 0}, members=["a/1"])
+    assert not caplog.records
+    ImageArchive(path, class_to_idx={"a": 0, "b": 1}, members=["c"])
+    assert "all 1 have the label -1" in caplog.text

@@ -120,7 +120,7 @@ cdef class PlainUnpickler:
         cdef list stack = []
         cdef dict memo = {}
         cdef Py_ssize_t last = self._run(0, end, 0, memo, stack, 0, 0)
-        cdef const uint8_t[::1] opcode = self._read(last, min(end, 1))
+        cdef const uint8_t[::1] opcode = self._read(last, 1 if end else 0)
         if opcode.shape[0] == 0 or opcode[0] != b".":
             raise self._wrong("ends early", end)
         value = self._only(stack, 0)
