@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from imagearchive.containers.npz.writer import NpzWriter as NpzWriter
     from imagearchive.datasets.bins import SplitDataLoader as SplitDataLoader
     from imagearchive.datasets.combined import CombinedLazyDataset as CombinedLazyDataset
+    from imagearchive.datasets.drawing import draw as draw
     from imagearchive.datasets.image_archive import ImageArchive as ImageArchive
     from imagearchive.datasets.npz.dataset import LazyNPZDataset as LazyNPZDataset
     from imagearchive.datasets.pil_loader import pil_loader as pil_loader
@@ -137,6 +138,7 @@ _HOME = {
     "extract": "archive.extract",
     "open": "archive.archive",
     "pack": "archive.pack",
+    "draw": "datasets.drawing",
     "pil_loader": "datasets.pil_loader",
     "register_codec": "codecs.codec_registry",
     "verify": "archive.verify",
