@@ -54,7 +54,19 @@ class CompanionFile:
         if os.path.isabs(self.given) or self._is_on_disk():
             return -1
         # Without the path of the archive.
-        return int(archive.table.lookup.find(normalize(encode(self.given))))
+        lookup, name = archive.table.lookup, normalize(encode(self.given))
+        position = int(lookup.find(name))
+        if (
+            position >= 0
+            and len(archive.paths) > 1
+            and (earlier := lookup.find(name, position)) >= 0
+        ):
+            first, last = (archive.info(one).archive for one in (earlier, position))
+            raise LabelError(
+                f"{self.given}: this file is in {first} and in {last}; write the path of the one "
+                f"archive before it: {first}/{self.given}"
+            )
+        return position
 
     def _is_on_disk(self) -> bool:
         location = locate(self.path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.archives import write_tar
 
-from imagearchive import ImageArchive
+from imagearchive import ImageArchive, SampleArchive
 from imagearchive.errors import (
     LabelError,
     OptionError,
@@ -251,3 +251,12 @@ def test_image_archive_multi_takes_the_views_of_a_directory_in_two_archives(tmp_
         write_tar(tmp_path / f"{number}.tar", {f"x/{number}.png": images[number]})
     dataset = ImageArchive(str(tmp_path / "*.tar"), mode="multi")
     assert [len(views) for views, _ in dataset] == [2]
+
+
+def test_labels_file_of_a_name_in_two_archives_raises(same_names):
+    with pytest.raises(
+        LabelError, match=r"is in \S+0\.tar and in \S+1\.tar; write .*0\.tar/labels"
+    ):
+        ImageArchive(same_names, extensions=".png", label_file="labels.txt")
+    with pytest.raises(LabelError, match=r"is in \S+0\.tar and in \S+1\.tar"):
+        SampleArchive(same_names, fields={"image": "{key}.png"}, keys="labels.txt")

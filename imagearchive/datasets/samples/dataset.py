@@ -187,7 +187,7 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             missing=check_choice("missing", missing, get_args(Missing)),
             first_dot=check_flag("first_dot", first_dot),
             transform=None if transform is None else check_callable("transform", transform),
-            ipath=None if ipath is None else locate(ipath).path,
+            ipath=None if ipath is None else locate(ipath, "ipath").path,
             data_in_memory=data_in_memory,
             open_after_fork=open_after_fork,
             cache_size=cache_size,
@@ -597,7 +597,4 @@ def _with_absolute_paths(options: SampleArchiveOptions) -> SampleArchiveOptions:
             field = field.at(absolute_paths(as_text(field.archive)))
         fields[name] = field
     apath = None if options.apath is None else absolute_paths(options.apath)
-    keys = options.keys
-    if isinstance(keys, str) and locate(keys).exists():
-        keys = locate(keys).path
-    return dataclasses.replace(options, apath=apath, fields=fields, keys=keys)
+    return dataclasses.replace(options, apath=apath, fields=fields)

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from imagearchive.archive.name_tree import encode
-from imagearchive.errors import LabelError, OptionTypeError
-from imagearchive.errors.arguments import check_path, shorten
-from imagearchive.index.names import normalize
-from imagearchive.storage.location import locate
+from imagearchive.datasets.companion_files import CompanionFile
+from imagearchive.errors import OptionTypeError
+from imagearchive.errors.arguments import shorten
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
 
-__all__ = ["check_keys", "read_keys"]
+__all__ = ["Keys", "check_keys", "read_keys"]
+
+Keys = CompanionFile | tuple[str, ...]
 
 
-def check_keys(keys: Any) -> str | tuple[str, ...] | None:
-    """Return ``keys=`` as the path of a file, or as a tuple of keys."""
+def check_keys(keys: Any) -> Keys | None:
+    """Return ``keys=`` as a file, or as a tuple of keys."""
     if keys is None:
         return None
     if isinstance(keys, (str, os.PathLike)):
-        return check_path("keys", keys)
+        return CompanionFile.at("keys", keys)
     if not isinstance(keys, Iterable) or isinstance(keys, (bytes, bytearray)):
         raise OptionTypeError(
             f"keys must be a list of keys, or the path of a text file, got {shorten(keys)}"
@@ -36,48 +35,12 @@ def check_keys(keys: Any) -> str | tuple[str, ...] | None:
     return tuple(str(key) for key in found)
 
 
-def read_keys(archive: Archive, keys: str | Sequence[str]) -> Sequence[str]:
-    """Return the keys, read from a file if they are a path.
-
-    Parameters
-    ----------
-    archive : Archive
-        May contain the file, under its name or as ``ARCHIVE/inner/path``.
-    keys : str or sequence of str
+def read_keys(archive: Archive, keys: Keys) -> Sequence[str]:
+    """Return the keys; `archive` may contain the file.
 
     Raises
     ------
     LabelError
         There is no such file, or it is not text.
     """
-    if not isinstance(keys, str):
-        return keys
-    position = _inner_position(archive, keys)
-    if position >= 0:
-        data = bytes(archive.read(position))
-    else:
-        location = locate(keys)
-        if not location.exists() or not location.status().is_file:
-            raise LabelError(
-                f"{keys}: no such file, neither in {archive.path} nor on disk; keys= is a list of "
-                f"keys, or a text file with a key on each line"
-            )
-        with closing(location.open("pread")) as storage:
-            data = bytes(storage.read(0, storage.size))
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LabelError(f"{keys}: not UTF-8 text (byte {error.start}); convert it") from None
-    # Not splitlines(), which also splits at characters that names may contain.
-    return [key for line in text.split("\n") if (key := line.strip())]
-
-
-def _inner_position(archive: Archive, path: str) -> int:
-    position = archive.table.lookup.find(normalize(encode(path)))
-    if position >= 0:
-        return int(position)
-    whole = locate(path).path
-    for own in archive.paths:
-        if whole.startswith(own + "/"):
-            return int(archive.table.lookup.find(normalize(encode(whole[len(own) + 1 :]))))
-    return -1
+    return keys if isinstance(keys, tuple) else [line for line, _ in keys.lines(archive)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from imagearchive.datasets.samples.keys import Keys
     from imagearchive.datasets.samples.pairing import Missing
     from imagearchive.storage.checksums import Verify
     from imagearchive.storage.protocol import StorageKind
@@ -23,7 +24,7 @@ class SampleArchiveOptions:
 
     apath: str | list[str] | None
     fields: Mapping[str, Field]
-    keys: str | tuple[str, ...] | None
+    keys: Keys | None
     missing: Missing
     first_dot: bool
     transform: SampleTransform | None
