@@ -79,7 +79,7 @@ def open_archive(path: ArchivePath, **options: Any) -> Archive:
 class ArchiveOptions:
     """How an archive was opened: what its pickle carries beside the path.
 
-    The attributes are arguments of `Archive`; `ipath` is absolute.
+    The attributes are arguments of `Archive`; paths are absolute.
     """
 
     ipath: str | None
@@ -87,6 +87,7 @@ class ArchiveOptions:
     strict: bool
     max_open: int
     verify: Verify
+    decompress_to: str | None
 
 
 class Archive(ArchiveFileSystem, Closable, Mapping[str, bytes]):
@@ -115,6 +116,11 @@ class Archive(ArchiveFileSystem, Closable, Mapping[str, bytes]):
         has of it: at its first read in this process, at every read (True), or never (False).
         Compressed members are always compared. Parts of a member, as a file from `open` reads
         them, cannot be.
+    decompress_to : path-like, optional
+        A directory for decompressed copies. An archive that is compressed as a whole, such as
+        ``train.tar.xz``, is decompressed there once, and the copy is read. It is found again by the
+        name, size, time, and ends of the archive. Of several processes, one makes it. Delete it
+        yourself when it is no longer needed.
 
     Attributes
     ----------
@@ -122,6 +128,8 @@ class Archive(ArchiveFileSystem, Closable, Mapping[str, bytes]):
         As given.
     paths : list of str
         The archives, absolute.
+    opened_paths : list of str
+        What is read in place of each: the archive itself, or its copy in `decompress_to`.
     table : IndexTable
         The table of the members.
     left_out : LeftOut
@@ -148,6 +156,7 @@ class Archive(ArchiveFileSystem, Closable, Mapping[str, bytes]):
         strict: bool = True,
         max_open: int = 128,
         verify: Verify | bool = "first",
+        decompress_to: str | os.PathLike[str] | None = None,
     ) -> None:
         check_integer("max_open", max_open, 1)
         strict = check_flag("strict", strict)
@@ -163,8 +172,14 @@ class Archive(ArchiveFileSystem, Closable, Mapping[str, bytes]):
             strict=strict,
             max_open=max_open,
             verify=check_verify(verify),
+            decompress_to=None if decompress_to is None else locate(decompress_to).path,
         )
-        table = open_concatenated(self.paths, ipath, overwrite=overwrite_index, strict=strict)
+        self.opened_paths = self.paths
+        if decompress_to is not None:
+            self.opened_paths = [_decompressed(path, decompress_to) for path in self.paths]
+        table = open_concatenated(
+            self.opened_paths, ipath, overwrite=overwrite_index, strict=strict
+        )
         super().__init__(given, table)
         self.left_out = self.table.left_out
         log_left_out(given, self.left_out, table.meta.get("damage"))
@@ -503,3 +518,12 @@ def check_fingerprint(archive: Archive, fingerprint: str) -> None:
             f"{archive.path}: the archive changed since it was pickled, so positions and labels "
             f"would differ in this process; open it again in all processes"
         )
+
+
+def _decompressed(path: str, directory: str | os.PathLike[str]) -> str:
+    """Return the path of what is read in place of an archive with ``decompress_to=``."""
+    # Imported here, because few archives are decompressed.
+    from imagearchive.containers.decompressed_copy import decompressed_copy
+
+    location = locate(path)
+    return decompressed_copy(location, directory).path if location.exists() else path

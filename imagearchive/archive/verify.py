@@ -185,7 +185,7 @@ def _check_headers(archive: Archive, failures: list[Failure]) -> None:
         failures.append(_failure(error, -1, index, index))
     if not np.array_equal(sort_names(table.names, table.name_offsets), table.name_order):
         failures.append(Failure(-1, index, "it lists the names in a wrong order", (REBUILD,)))
-    for path in archive.paths:
+    for path in archive.opened_paths:
         try:
             with os_errors_for(path):
                 fresh = IndexTable.build(path)

@@ -71,6 +71,7 @@ def add_archive(parser: argparse.ArgumentParser) -> None:
     """Add the archive to read."""
     parser.add_argument("archive", metavar="ARCHIVE", type=archive_path, help="the archive to read")
     add_ipath(parser, "the index file; it is created if it does not exist")
+    add_decompress_to(parser)
     add_partial(parser)
 
 
@@ -84,12 +85,23 @@ def add_archives(parser: argparse.ArgumentParser, nargs: str) -> None:
         help="an archive to read, or a pattern in quotes for several that are read as one",
     )
     add_ipath(parser, "the index file of the archive; it is created if it does not exist")
+    add_decompress_to(parser)
     parser.set_defaults(partial=True)
 
 
 def add_ipath(parser: argparse.ArgumentParser, purpose: str) -> None:
     """Add ``--ipath``, whose help says what the index file is for."""
     parser.add_argument("--ipath", metavar="FILE", type=path, help=purpose)
+
+
+def add_decompress_to(parser: argparse.ArgumentParser) -> None:
+    """Add ``--decompress-to``, where copies of compressed archives are kept."""
+    parser.add_argument(
+        "--decompress-to",
+        metavar="DIR",
+        type=path,
+        help="decompress an archive such as x.tar.xz into a directory once, and read the copy",
+    )
 
 
 def add_partial(parser: argparse.ArgumentParser) -> None:

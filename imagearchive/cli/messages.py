@@ -20,6 +20,7 @@ __all__ = ["describe_error", "print_error", "print_warnings", "report_errors", "
 #: The options that do what the arguments of the library do. A hint about any other argument is
 #: left out.
 OPTIONS: Final = {
+    "decompress_to=DIR": "--decompress-to DIR",
     "existing='replace'": "--overwrite",
     "existing='skip'": "--skip-existing",
     "max_objects": "--max-objects",

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -176,7 +177,7 @@ def convert(arguments: argparse.Namespace) -> int:
     """Convert an archive to another format."""
     from imagearchive.archive.convert import convert as write_archive
     from imagearchive.archive.convert import kind_of
-    from imagearchive.cli.archive_argument import open_archive_argument
+    from imagearchive.cli.archive_argument import open_archive_to_convert
     from imagearchive.storage.limits import Limits
 
     if arguments.to is None:
@@ -184,10 +185,9 @@ def convert(arguments: argparse.Namespace) -> int:
             arguments.to = kind_of(arguments.target)
         except OptionError as error:
             arguments.parser.error(f"{error.message}; or use --to")
-    with (
-        open_archive_argument(arguments) as archive,
-        progress_bar(len(archive), "members", arguments.quiet) as step,
-    ):
+    with ExitStack() as stack:
+        archive = open_archive_to_convert(arguments, stack)
+        step = stack.enter_context(progress_bar(len(archive), "members", arguments.quiet))
         count = write_archive(
             archive,
             arguments.target,

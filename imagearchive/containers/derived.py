@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
+from imagearchive.errors import LimitError
+from imagearchive.errors.hints import Hint
 from imagearchive.storage.compressed import CompressedStorage
+from imagearchive.storage.limits import RATIO_FLOOR
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from imagearchive.storage.compressed import CompressedStream
+    from imagearchive.storage.location import Location
     from imagearchive.storage.protocol import FileStorage, Storage
     from imagearchive.storage.stream_format import StreamFormat
 
-__all__ = ["DerivedFile", "find_stream_format", "stream_format_named"]
+__all__ = [
+    "DECOMPRESS",
+    "HEAD_BYTES",
+    "DerivedFile",
+    "check_expansion",
+    "find_stream_format",
+    "stream_format_named",
+    "stream_format_of",
+]
+
+#: The hint for a file that cannot be read at random.
+DECOMPRESS: Final = Hint("decompress_to=DIR", "to keep a decompressed copy in a directory")
+
+#: How much of the beginning of a file tells its format.
+HEAD_BYTES: Final = 512
+
+# Largest ratio of output to stored size of a file that is compressed as a whole, above 64 MiB. Its
+# first opening decompresses all of it. Deflate reaches 1,032, Zstandard 32,000, bzip2 over 10^6.
+MAX_COMPRESSION: Final = 1000
 
 # How the files of each format begin, so that its module is imported only for them.
 _BEGINNINGS: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
@@ -38,6 +61,24 @@ def find_stream_format(head: bytes) -> StreamFormat | None:
     if not head.startswith(_BEGINNINGS) and head[1:4] != _SKIPPABLE_FRAME:
         return None
     return next((format for format in _formats() if format.sniff(head)), None)
+
+
+def stream_format_of(location: Location) -> StreamFormat | None:
+    """Return the format of a file that is compressed as a whole, or None."""
+    if not location.status().is_file:
+        return None
+    with closing(location.open("pread")) as storage:
+        return find_stream_format(bytes(storage.read(0, min(HEAD_BYTES, storage.size))))
+
+
+def check_expansion(file: FileStorage, size: int, format: StreamFormat) -> None:
+    """Raise LimitError if the output of a compressed file is too long for its size."""
+    if size > max(RATIO_FLOOR, file.size * MAX_COMPRESSION):
+        raise LimitError(
+            f"{file.path}: {file.size} bytes of {format.label} data decompress to more than "
+            f"{MAX_COMPRESSION} times as many; if you trust the file, decompress it first: "
+            f"{format.command} {file.path}"
+        )
 
 
 def stream_format_named(name: object) -> StreamFormat | None:

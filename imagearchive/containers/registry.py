@@ -14,9 +14,12 @@ from imagearchive.containers.barecat import BarecatContainer
 from imagearchive.containers.bins import BinsContainer
 from imagearchive.containers.container import Container, Match
 from imagearchive.containers.derived import (
+    DECOMPRESS,
+    HEAD_BYTES,
     DerivedFile,
-    find_stream_format,
+    check_expansion,
     stream_format_named,
+    stream_format_of,
 )
 from imagearchive.containers.directory import DirectoryContainer
 from imagearchive.containers.foreign import describe_foreign
@@ -27,20 +30,20 @@ from imagearchive.containers.zip.zip_container import ZipContainer
 from imagearchive.errors import (
     CorruptArchiveError,
     ImageArchiveError,
-    LimitError,
     OptionError,
     UnsupportedArchiveError,
 )
 from imagearchive.errors.hints import Hint
 from imagearchive.storage.checkpoints import CheckpointBuilder
-from imagearchive.storage.compressed import CompressedStorage
-from imagearchive.storage.limits import RATIO_FLOOR
+from imagearchive.storage.compressed import CompressedStorage, CompressedStream
 from imagearchive.storage.location import Location
+from imagearchive.storage.progress import Progress
 from imagearchive.storage.stream_format import (
     UNKNOWN_SIZE,
     DamagedRangeError,
     ForwardStorage,
     StreamFormat,
+    plain_name,
 )
 
 if TYPE_CHECKING:
@@ -61,15 +64,8 @@ __all__ = [
     "unregister_container",
 ]
 
-#: How much of a file tells its format.
-HEAD_BYTES: Final = 512
-
 # A read in a compressed file decompresses this much at most.
 MAX_SPAN: Final = 64 << 20
-
-# Largest ratio of output to stored size of a file that is compressed as a whole, above 64 MiB. Its
-# first opening decompresses all of it. Deflate reaches 1,032, Zstandard 32,000, bzip2 over 10^6.
-MAX_COMPRESSION: Final = 1000
 
 # Formats are asked in this order; of two that are equally certain, the first wins. TAR is before
 # ZIP, because the last member of a TAR may be a ZIP. A directory that is not another format is a
@@ -238,21 +234,32 @@ def find_member_container(head: bytes) -> Container | None:
     return next((one for one in _CONTAINERS if one.sniff_member(head)), None)
 
 
-def scan_location(location: Location, *, strict: bool = True) -> Scanned:
+def scan_location(
+    location: Location, *, strict: bool = True, progress: Progress | None = None
+) -> Scanned:
     """Scan the archive at a location, of any format.
+
+    Parameters
+    ----------
+    location : Location
+    strict : bool
+        Whether damage is an error.
+    progress : callable, optional
+        Called while a compressed archive is decompressed, with the bytes that are done and all of
+        them; it may raise an error to stop that.
 
     Raises
     ------
     UnsupportedArchiveError
         It has no known format.
     LimitError
-        It is compressed as a whole, and decompresses to more than `MAX_COMPRESSION` times its size.
+        It is compressed as a whole, and decompresses to more than 1,000 times its size.
     CorruptArchiveError
         It is damaged; with ``strict=False`` only if no part of it can be read.
     """
-    format = _stream_format(location)
+    format = stream_format_of(location)
     if format is not None:
-        return _scan_compressed(location, format, strict)
+        return _scan_compressed(location, format, strict, progress)
     container = find_container(location)
     damage = None
     try:
@@ -270,29 +277,18 @@ def scan_location(location: Location, *, strict: bool = True) -> Scanned:
     return Scanned(container, rows, files, damage, ends.tolist())
 
 
-def _stream_format(location: Location) -> StreamFormat | None:
-    """Return the format of a file that is compressed as a whole, or None."""
-    if not location.status().is_file:
-        return None
-    with closing(location.open("pread")) as storage:
-        return find_stream_format(bytes(storage.read(0, min(HEAD_BYTES, storage.size))))
-
-
-def _scan_compressed(location: Location, format: StreamFormat, strict: bool) -> Scanned:
+def _scan_compressed(
+    location: Location, format: StreamFormat, strict: bool, progress: Progress | None
+) -> Scanned:
     """Scan a compressed archive, and find its checkpoints in the same pass if its format allows."""
     path = location.path
     with closing(location.open("pread")) as file:
 
         def check_size(size: int) -> None:
-            if size > max(RATIO_FLOOR, file.size * MAX_COMPRESSION):
-                raise LimitError(
-                    f"{path}: {file.size} bytes of {format.label} data decompress to more than "
-                    f"{MAX_COMPRESSION} times as many; if you trust the file, decompress it first: "
-                    f"{format.command} {path}"
-                )
+            check_expansion(file, size, format)
 
         whole = DerivedFile(format.name, file.size, UNKNOWN_SIZE, (0, 0))
-        found = scan_stream(whole, file, path, check_size, strict)
+        found = scan_stream(whole, file, path, check_size, strict, progress)
         container, rows = found.container, found.rows
         if container is None or rows is None:
             storage = CompressedStorage(found.view.stream(file, path), found.checkpoints)
@@ -314,6 +310,7 @@ def scan_stream(
     where: str,
     check_size: Callable[[int], None],
     strict: bool,
+    progress: Progress | None = None,
 ) -> ScannedStream:
     """Scan compressed data, and find its checkpoints in the same pass.
 
@@ -329,6 +326,8 @@ def scan_stream(
         Called with each new length of the output; raises an error if it is too long.
     strict : bool
         Whether damage is an error.
+    progress : callable, optional
+        As for `scan_location`.
 
     Raises
     ------
@@ -339,32 +338,47 @@ def scan_stream(
     """
     builder = CheckpointBuilder(view.stored_size)
     stream = view.stream(storage, where)
-    _check_span(stream.span, where, view)
-    forward = ForwardStorage(stream.start(builder), where, strict, check_size)
+    _check_span(stream, stream.span, where, view)
+    decoder = stream.start(builder)
+
+    def report(size: int) -> None:
+        check_size(size)
+        if progress is not None:
+            progress(decoder.source, view.stored_size)
+
+    forward = ForwardStorage(decoder, where, strict, report)
     container, rows = _scan_forward(forward, strict)
     forward.drain()
     if strict and forward.damage is not None:
         raise _name_members(forward.damage, rows)
-    _check_span(builder.span(forward.size), where, view)
     # What a ZIP says of the size of a member identifies its checkpoints, even if it is damaged.
     size = forward.size if view.size == UNKNOWN_SIZE else view.size
-    view = dataclasses.replace(view, size=size)
+    span, view = builder.span(forward.size), dataclasses.replace(view, size=size)
+    _check_span(view.stream(storage, where), span, where, view)
     checkpoints = builder.finish(view.stream(storage, where))
     view = dataclasses.replace(view, checkpoints=(0, len(checkpoints)))
     damage = None if forward.damage is None else forward.damage.message
     return ScannedStream(container, rows, damage, view, checkpoints)
 
 
-def _check_span(span: int, path: str, view: DerivedFile) -> None:
+def _check_span(stream: CompressedStream, span: int, where: str, view: DerivedFile) -> None:
     """Refuse data of which each read would decompress too much."""
     format = stream_format_named(view.format)
-    if span > MAX_SPAN and format is not None:
-        command = f"decompress it first: {format.command} {path}"
-        advice = command if view.parent is None else "extract it from its archive first"
-        raise UnsupportedArchiveError(
-            f"{path}: {format.label} data in one piece that decompresses to {span} bytes or more, "
-            f"so its members cannot be read at random; {advice}"
-        )
+    if span <= MAX_SPAN or format is None:
+        return
+    one_piece = (
+        f"{where}: {format.label} data in one piece, so reading a member would decompress all that "
+        f"comes before it"
+    )
+    if view.parent is not None:
+        raise UnsupportedArchiveError(f"{one_piece}; extract it from its archive first")
+    size = stream.size if stream.size != UNKNOWN_SIZE else stream.known_size
+    takes = "" if size is None else f" It takes {size} bytes when decompressed."
+    name = os.path.basename(where)
+    raise UnsupportedArchiveError(
+        f"{one_piece}.{takes} Convert it with 'imagearchive convert {name} {plain_name(name)}'",
+        hints=[DECOMPRESS],
+    )
 
 
 def _scan_forward(
@@ -395,10 +409,8 @@ def _scan_decompressed(
             f"{location.path}: {format.label} data, but neither an archive nor an array is in it; "
             f"it begins with {head[:8]!r}"
         )
-    name, extension = os.path.splitext(location.name)
-    name = name if extension.lower() in format.extensions else location.name
     rows = RowBuffer(1)
-    rows.append(os.fsencode(name), size=storage.size, stored_size=storage.size)
+    rows.append(os.fsencode(plain_name(location.name)), size=storage.size, stored_size=storage.size)
     return _SINGLE_FILE, rows
 
 

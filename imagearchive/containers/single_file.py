@@ -7,9 +7,9 @@ from typing import Final
 from imagearchive.arrays.idx import IDX_TYPES
 from imagearchive.containers.container import Container
 
-__all__ = ["SingleFileContainer"]
+__all__ = ["NPY_MAGIC", "SingleFileContainer"]
 
-_NPY: Final = b"\x93NUMPY"
+NPY_MAGIC: Final = b"\x93NUMPY"
 
 
 class SingleFileContainer(Container):
@@ -22,6 +22,6 @@ class SingleFileContainer(Container):
     @staticmethod
     def accepts(head: bytes) -> bool:
         """Whether a file that begins with `head` is a ``.npy`` or IDX array."""
-        return head.startswith(_NPY) or (
+        return head.startswith(NPY_MAGIC) or (
             len(head) >= 8 and head[:2] == b"\0\0" and head[2] in IDX_TYPES and 0 < head[3] < 9
         )

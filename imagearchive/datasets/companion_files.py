@@ -46,9 +46,9 @@ class CompanionFile:
 
     def position_in(self, archive: Archive) -> int:
         """Return the position of the file in `archive`; -1 if it is not a member."""
-        for own in archive.paths:
+        for own, opened in zip(archive.paths, archive.opened_paths):
             if self.path.startswith(own + "/"):
-                position = _last_of_archive(archive, own, self.path[len(own) + 1 :])
+                position = _last_of_archive(archive, opened, self.path[len(own) + 1 :])
                 if position >= 0:
                     return position
         if os.path.isabs(self.given) or self._is_on_disk():
@@ -133,7 +133,7 @@ class CompanionFile:
                 yield stripped, f"{self.given}: line {number}"
 
 
-def _last_of_archive(archive: Archive, own: str, name: str) -> int:
+def _last_of_archive(archive: Archive, opened: str, name: str) -> int:
     """Return the position of a member of one of the archives; -1 if there is none."""
     lookup = archive.table.lookup
     wanted = normalize(encode(name))
@@ -141,7 +141,7 @@ def _last_of_archive(archive: Archive, own: str, name: str) -> int:
     # Several archives may have members of that name. The files of one archive begin with its path.
     while position >= 0 and len(archive.paths) > 1:
         file = archive.info(position).archive
-        if file == own or (file.startswith(own) and file not in archive.paths):
+        if file == opened or (file.startswith(opened) and file not in archive.opened_paths):
             break
         position = lookup.find(wanted, position)
     return position

@@ -165,6 +165,8 @@ class ImageArchive(ImageSamples):
     verify : {"first", "always", "never"} or bool
         When a stored file is compared with its checksum: at its first read in each process, at
         every read, or never; see `imagearchive.Archive`.
+    decompress_to : path-like, optional
+        A directory in which a compressed archive is decompressed once; see `imagearchive.Archive`.
 
     Attributes
     ----------
@@ -234,6 +236,7 @@ class ImageArchive(ImageSamples):
         strict: bool = True,
         label_kind: LabelKind | None = None,
         verify: Verify | bool = "first",
+        decompress_to: str | os.PathLike[str] | None = None,
     ) -> None:
         check_choice("mode", mode, ("single", "multi"))
         check_callable("loader", loader)
@@ -286,6 +289,7 @@ class ImageArchive(ImageSamples):
             strict=check_flag("strict", strict),
             label_kind=label_kind,
             verify=check_verify(verify),
+            decompress_to=None if decompress_to is None else locate(decompress_to).path,
         )
         self._start(options, overwrite_index=overwrite_index)
         # Messages show the path as given; a pickle may be opened in another directory.
@@ -310,6 +314,7 @@ class ImageArchive(ImageSamples):
             overwrite_index=overwrite_index,
             strict=options.strict,
             verify=options.verify,
+            decompress_to=options.decompress_to,
         )
         self._read = self.archive.read
         if self._pickled_fingerprint is not None:

@@ -89,3 +89,4 @@ class ImageArchiveOptions:
     strict: bool
     label_kind: LabelKind | None
     verify: Verify
+    decompress_to: str | None

@@ -264,10 +264,11 @@ def _label_by_archive(
 
 def _archives_of_files(archive: Archive) -> list[str]:
     """Return the path of the archive that each file of the table belongs to."""
-    paths = sorted(archive.paths)
+    pairs = sorted(zip(archive.opened_paths, archive.paths))
     # The files of an archive in several files begin with its path.
-    places = [bisect_right(paths, file) - 1 for file in archive.table.files]
-    return [paths[max(place, 0)] for place in places]
+    opened = [path for path, _ in pairs]
+    places = [bisect_right(opened, file) - 1 for file in archive.table.files]
+    return [pairs[max(place, 0)][1] for place in places]
 
 
 def _class_name(path: str) -> str:

@@ -15,6 +15,7 @@ from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import CHECKPOINTS
 from imagearchive.index.resolve import resolve
 from imagearchive.storage.location import Location
+from imagearchive.storage.progress import Progress
 
 __all__ = ["BuiltIndex", "build_columns", "directory_labels"]
 
@@ -45,7 +46,9 @@ class BuiltIndex(NamedTuple):
     unchanged: bool
 
 
-def build_columns(location: Location, *, strict: bool = True) -> BuiltIndex:
+def build_columns(
+    location: Location, *, strict: bool = True, progress: Progress | None = None
+) -> BuiltIndex:
     """Scan an archive; raises the errors of `imagearchive.containers.registry.scan_location`.
 
     Raises
@@ -56,7 +59,7 @@ def build_columns(location: Location, *, strict: bool = True) -> BuiltIndex:
     for attempt in range(2):
         before = signatures([location])
         try:
-            scanned = scan_location(location, strict=strict)
+            scanned = scan_location(location, strict=strict, progress=progress)
             resolved = resolve(scanned.rows)
             prints = fingerprints(
                 scanned.files,

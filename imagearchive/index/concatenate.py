@@ -30,6 +30,7 @@ from imagearchive.index.metadata import CHECKPOINTS, add_container_runs
 from imagearchive.index.names import sort_names
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.location import Location, locate
+from imagearchive.storage.progress import byte_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -58,7 +59,10 @@ def open_concatenated(
     and a lookup finds the last.
     """
     if len(paths) == 1:
-        return IndexTable.open(paths[0], ipath, overwrite=overwrite, strict=strict)
+        with byte_progress(f"indexing {os.path.basename(paths[0])}") as progress:
+            return IndexTable.open(
+                paths[0], ipath, overwrite=overwrite, strict=strict, progress=progress
+            )
     archives = [resolve_location(locate(path)) for path in paths]
     seen = _signatures(archives)
     # The size and time of a directory do not change with the files in it.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Final
 
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.location import Location
+from imagearchive.storage.progress import byte_progress, count_progress
 from imagearchive.storage.task_threads import Task, TaskThreads
 
 __all__ = ["open_indexes"]
@@ -18,8 +18,6 @@ __all__ = ["open_indexes"]
 # More than processors, because saving an index mostly waits for the disk. Few, because each thread
 # has a file or two open, and finished tables wait for those before them.
 THREADS: Final = 8
-# Seconds before a progress bar is shown.
-DELAY: Final = 2.0
 
 
 def open_indexes(
@@ -29,16 +27,30 @@ def open_indexes(
 
     Missing indexes are built in several threads. If that takes more than two seconds and standard
     error is a terminal, a progress bar is shown. The first error in the order of the archives is
-    raised, and no further archive is begun.
+    raised, and no further archive is begun. After it, or after an interrupt, archives that are
+    being decompressed are given up.
     """
+    stopped = threading.Event()
 
     def open_one(archive: Location) -> IndexTable:
-        return IndexTable.open(archive.path, overwrite=overwrite, strict=strict, save=save)
+        with byte_progress(f"indexing {archive.name}") as show:
 
-    with _progress_bar(len(archives)) as step:
-        for table in _map_in_threads(open_one, archives):
-            yield table
-            step(1)
+            def progress(done: int, total: int) -> None:
+                if stopped.is_set():
+                    raise InterruptedError(f"{archive.path}: the index is not needed any more")
+                show(done, total)
+
+            return IndexTable.open(
+                archive.path, overwrite=overwrite, strict=strict, save=save, progress=progress
+            )
+
+    try:
+        with count_progress("indexing", len(archives), "archives") as step:
+            for table in _map_in_threads(open_one, archives):
+                yield table
+                step(1)
+    finally:
+        stopped.set()
 
 
 def _map_in_threads(
@@ -57,21 +69,3 @@ def _map_in_threads(
     finally:
         # An interrupt does not wait for the archives that are being scanned.
         pool.close(wait=not pending)
-
-
-@contextmanager
-def _progress_bar(total: int) -> Iterator[Callable[[int], object]]:
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(
-        total=total,
-        desc="indexing",
-        unit=" archives",
-        delay=DELAY,
-        leave=False,
-        file=sys.stderr,
-    ) as bar:
-        yield bar.update

@@ -38,6 +38,8 @@ from imagearchive.storage.location import Location, locate
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from imagearchive.storage.progress import Progress
+
 
 __all__ = ["IndexTable"]
 
@@ -61,6 +63,7 @@ class IndexTable(MemberTable):
         overwrite: bool = False,
         strict: bool = True,
         save: bool = True,
+        progress: Progress | None = None,
     ) -> IndexTable:
         """Open the index of one archive; build it if there is none, or if it is stale.
 
@@ -78,6 +81,9 @@ class IndexTable(MemberTable):
             the loss is logged.
         save : bool
             Whether an index that is built is saved, if `ipath` is not given.
+        progress : callable, optional
+            Called while a compressed archive is decompressed to build its index; see
+            `imagearchive.storage.progress`.
 
         Raises
         ------
@@ -102,14 +108,14 @@ class IndexTable(MemberTable):
                     f"{given.path}: a plain directory has no index file, because it is listed each "
                     f"time it is opened"
                 )
-            return cls._build(archive, strict)
+            return cls._build(archive, strict, progress)
         if given is not None:
             table, writable = cls._open_given(archive, given, overwrite, strict), [given]
         else:
             table, writable = cls._find(archive, overwrite, strict)
         if table is not None:
             return table
-        table = cls._build(archive, strict)
+        table = cls._build(archive, strict, progress)
         if not table.unchanged_during_scan:
             warnings.warn(
                 f"{archive.path}: the archive changes while it is read, so its index is not saved",
@@ -286,11 +292,11 @@ class IndexTable(MemberTable):
     @classmethod
     def build(cls, path: str | os.PathLike[str] | Location, *, strict: bool = True) -> IndexTable:
         """Scan an archive without saving its index."""
-        return cls._build(resolve_location(locate(path)), strict)
+        return cls._build(resolve_location(locate(path)), strict, None)
 
     @classmethod
-    def _build(cls, archive: Location, strict: bool) -> IndexTable:
-        built = build_columns(archive, strict=strict)
+    def _build(cls, archive: Location, strict: bool, progress: Progress | None) -> IndexTable:
+        built = build_columns(archive, strict=strict, progress=progress)
         table = cls(**built.columns, files=built.files, meta=built.meta, extra=built.extra)
         table.file_signatures, table.unchanged_during_scan = built.file_signatures, built.unchanged
         return table

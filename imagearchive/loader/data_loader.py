@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -48,6 +49,7 @@ from imagearchive.loader.thread_pool import JOIN_TIMEOUT, Pool
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.fork_lock import ForkSafeLock
+from imagearchive.storage.location import locate
 from imagearchive.transforms import Pipeline, compile_pipeline
 
 __all__ = ["BadSample", "DataLoader"]
@@ -157,6 +159,9 @@ class DataLoader(Closable):
         For a path: when a member is compared with the checksum that a ZIP or Barecat has of it. By
         default at its first read for encoded images, as `ImageArchive` does, and never for the
         arrays of an NPZ; see `LazyNPZDataset`.
+    decompress_to : path-like, optional
+        For a path: a directory in which compressed archives are decompressed once; see
+        `imagearchive.Archive`.
 
     Attributes
     ----------
@@ -220,6 +225,7 @@ class DataLoader(Closable):
         split_torch_workers: bool = True,
         label_kind: LabelKind | None = None,
         verify: Verify | bool | None = None,
+        decompress_to: str | os.PathLike[str] | None = None,
         **unsupported: NoReturn,
     ) -> None:
         if unsupported:
@@ -248,6 +254,7 @@ class DataLoader(Closable):
             split_torch_workers=split_torch_workers,
             label_kind=label_kind,
             verify=check_verify(verify) if isinstance(verify, bool) else verify,
+            decompress_to=None if decompress_to is None else locate(decompress_to).path,
         )
         self._open(source, options)
 
@@ -261,6 +268,7 @@ class DataLoader(Closable):
             options.transform,
             options.label_kind,
             options.verify,
+            options.decompress_to,
         )
         self._pipeline: Pipeline | None = None
         if options.transform is not None:

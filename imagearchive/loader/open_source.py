@@ -29,6 +29,7 @@ def open_source(
     transform: Callable[..., Any] | None,
     label_kind: LabelKind | None,
     verify: Verify | None = None,
+    decompress_to: str | None = None,
 ) -> tuple[Source, bool]:
     """Return the source, and whether its dataset was opened here, from a path or pattern.
 
@@ -46,6 +47,8 @@ def open_source(
         What the caller says about the labels; see `LabelGuard`.
     verify : {"first", "always", "never"}, optional
         For a path; a dataset has been opened with its own.
+    decompress_to : str, optional
+        For a path, too.
     """
     if columns is not None and (not isinstance(columns, (tuple, list)) or len(columns) != 2):
         raise OptionError(f"columns must be a pair of names, (image, label), got {columns!r}")
@@ -53,9 +56,11 @@ def open_source(
     if paths is None:
         if verify is not None:
             raise OptionError("verify= is for paths; pass it where the dataset is opened")
+        if decompress_to is not None:
+            raise OptionError("decompress_to= is for paths; pass it where the dataset is opened")
         return _Wrapper(columns, exif_transpose, transform, label_kind).wrap(source), False
     wrapper = _Wrapper(columns, exif_transpose, transform, label_kind)
-    dataset = _open_paths(expand_paths(paths), columns, transform is None, verify)
+    dataset = _open_paths(expand_paths(paths), columns, transform is None, verify, decompress_to)
     return wrapper.wrap(dataset), True
 
 
@@ -82,33 +87,44 @@ def _open_paths(
     columns: tuple[str, str | None] | None,
     copy: bool,
     verify: Verify | None,
+    decompress_to: str | None,
 ) -> Any:
     """Open files of one kind; `copy` says whether rows of arrays are copied."""
     # Imported here, since a loader of other datasets needs none of these.
     from imagearchive.datasets.npz.detect import holds_arrays
 
-    if not holds_arrays(paths[0]):
+    if not holds_arrays(paths[0], decompress_to):
         from imagearchive.datasets.image_archive import ImageArchive
 
-        return ImageArchive(paths if len(paths) > 1 else paths[0], verify=verify or "first")
+        return ImageArchive(
+            paths if len(paths) > 1 else paths[0],
+            verify=verify or "first",
+            decompress_to=decompress_to,
+        )
     from imagearchive.datasets.combined import CombinedLazyDataset
 
     wanted = [name for name in columns or () if name is not None]
-    parts = [_open_arrays(path, wanted, copy, verify) for path in paths]
+    parts = [_open_arrays(path, wanted, copy, verify, decompress_to) for path in paths]
     return CombinedLazyDataset(parts) if len(parts) > 1 else parts[0]
 
 
-def _open_arrays(path: str, wanted: list[str], copy: bool, verify: Verify | None) -> Any:
+def _open_arrays(
+    path: str, wanted: list[str], copy: bool, verify: Verify | None, decompress_to: str | None
+) -> Any:
     """Open an NPZ with the columns that it has by default, or else with those that are wanted."""
     from imagearchive.datasets.npz.columns import PLURALS
     from imagearchive.datasets.npz.dataset import LazyNPZDataset
 
-    mode = verify or "never"
-    dataset = LazyNPZDataset(path, copy=copy, verify=mode)
+    options: dict[str, Any] = {
+        "copy": copy,
+        "verify": verify or "never",
+        "decompress_to": decompress_to,
+    }
+    dataset = LazyNPZDataset(path, **options)
     if all(name in dataset.keys or PLURALS.get(name) in dataset.keys for name in wanted):
         return dataset
     try:
-        chosen = LazyNPZDataset(path, copy=copy, keys=wanted, verify=mode)
+        chosen = LazyNPZDataset(path, keys=wanted, **options)
     except MemberNotFoundError:
         # The first sample raises, and lists the columns.
         return dataset

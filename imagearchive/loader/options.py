@@ -106,6 +106,7 @@ class LoaderOptions:
     split_torch_workers: bool
     label_kind: LabelKind | None
     verify: Verify | None
+    decompress_to: str | None
 
     def __post_init__(self) -> None:
         dtype = _dtype_name(self.dtype)

@@ -254,7 +254,6 @@ class Bzip2Format(StreamFormat):
 
     name = "bzip2"
     label = "bzip2"
-    extensions = (".bz2", ".tbz2", ".tbz")
     command = "bzip2 -dk"
 
     def sniff(self, head: bytes) -> bool:

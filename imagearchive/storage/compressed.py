@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -19,6 +18,7 @@ from imagearchive.storage.checkpoints import (
 )
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.fork_lock import ForkSafeLock
+from imagearchive.storage.progress import LOG_INTERVAL, Progress
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -40,10 +40,6 @@ STEP: Final = 1 << 20
 _AHEAD: Final = 1 << 17
 # Longest output that is kept for the next read.
 _KEEP: Final = 4 << 20
-
-_LOG_INTERVAL: Final = 5.0
-
-Progress = Callable[[int, int], object]
 
 
 class Decoder(Protocol):
@@ -76,6 +72,11 @@ class CompressedStream(StreamIdentity, Protocol):
     @property
     def span(self) -> int:
         """The longest output between two places where decompression can start, if it is known."""
+        ...
+
+    @property
+    def known_size(self) -> int | None:
+        """The length of the output as the headers state it, without decompression, or None."""
         ...
 
     def start(self, builder: CheckpointBuilder | None = None) -> Decoder:
@@ -127,7 +128,7 @@ def build_checkpoints(stream: CompressedStream, progress: Progress | None = None
     while decoder.next(STEP):
         if progress is not None:
             progress(decoder.source, stream.stored_size)
-        if time.monotonic() - logged > _LOG_INTERVAL:
+        if time.monotonic() - logged > LOG_INTERVAL:
             logged = time.monotonic()
             logger.info(
                 "%s: building checkpoints for random access: %d %%",

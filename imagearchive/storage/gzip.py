@@ -108,7 +108,6 @@ class GzipFormat(StreamFormat):
 
     name = "gzip"
     label = "gzip"
-    extensions = (".gz", ".tgz")
     command = "gzip -dk"
 
     def sniff(self, head: bytes) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from imagearchive.errors import CorruptArchiveError
@@ -17,10 +18,31 @@ if TYPE_CHECKING:
     from imagearchive.storage.compressed import CompressedStream, Decoder
     from imagearchive.storage.protocol import Storage
 
-__all__ = ["UNKNOWN_SIZE", "DamagedRangeError", "ForwardStorage", "StreamFormat", "StreamRange"]
+__all__ = [
+    "UNKNOWN_SIZE",
+    "DamagedRangeError",
+    "ForwardStorage",
+    "StreamFormat",
+    "StreamRange",
+    "plain_name",
+]
 
 #: The size of output whose end has not been seen.
 UNKNOWN_SIZE: Final = 1 << 62
+
+
+# The extensions of compressed files, and what takes their place when they are decompressed.
+_EXTENSIONS: Final = {
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst"), ""),
+    **dict.fromkeys((".tgz", ".tbz", ".tbz2", ".txz", ".tzst"), ".tar"),
+}
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a compressed file without the extension that says so."""
+    stem, extension = os.path.splitext(name)
+    plain = _EXTENSIONS.get(extension.lower())
+    return name if plain is None else stem + plain
 
 
 class DamagedRangeError(CorruptArchiveError):
@@ -44,15 +66,12 @@ class StreamFormat:
         Recorded in indexes; never changes.
     label : str
         The name of the format in messages.
-    extensions : sequence of str
-        Usual file name extensions, for messages and names; the content decides.
     command : str
         The shell command that decompresses a file and keeps it, for messages.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
-    extensions: ClassVar[Sequence[str]]
     command: ClassVar[str]
 
     def sniff(self, head: bytes) -> bool:
@@ -118,6 +137,11 @@ class StreamRange:
         It is known before decompression; 0 if the format has such places anywhere.
         """
         return 0
+
+    @property
+    def known_size(self) -> int | None:
+        """The length of its output as its headers state it, without decompression, or None."""
+        return None
 
     def start(self, builder: CheckpointBuilder | None = None) -> Decoder:
         """Return a decoder at the start, which adds checkpoints to a builder."""

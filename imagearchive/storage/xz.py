@@ -145,6 +145,11 @@ class XzStream(StreamRange):
         """The longest output of a block."""
         return max((block.size for block in self.blocks), default=0)
 
+    @property
+    def known_size(self) -> int:
+        """The length of the output, as the indexes state it."""
+        return sum(block.size for block in self.blocks)
+
     def start(self, builder: CheckpointBuilder | None = None) -> XzDecoder:
         """Return a decoder at the start, which adds checkpoints to a builder."""
         return XzDecoder(self, self.blocks, builder)
@@ -256,7 +261,6 @@ class XzFormat(StreamFormat):
 
     name = "xz"
     label = "xz"
-    extensions = (".xz", ".txz")
     command = "xz -dk"
 
     def sniff(self, head: bytes) -> bool:

@@ -108,6 +108,18 @@ class ZstdStream(StreamRange):
             frame = self.next_frame(frame.end)
         return longest
 
+    @property
+    def known_size(self) -> int | None:
+        """The length of the output if the headers of all frames state theirs, or None."""
+        total = 0
+        frame = self.next_frame(0)
+        while frame is not None:
+            if frame.size is None:
+                return None
+            total += frame.size
+            frame = self.next_frame(frame.end)
+        return total
+
     def start(self, builder: CheckpointBuilder | None = None) -> ZstdDecoder:
         """Return a decoder at the start, which adds checkpoints to a builder."""
         return ZstdDecoder(self, 0, 0, builder)
@@ -233,7 +245,6 @@ class ZstdFormat(StreamFormat):
 
     name = "zstd"
     label = "Zstandard"
-    extensions = (".zst", ".tzst")
     command = "zstd -d"
 
     def sniff(self, head: bytes) -> bool:

@@ -27,10 +27,13 @@ def test_verify_raises_faults_of_the_machine(tmp_path, monkeypatch):
     for number in range(100):
         (folder / str(number)).write_bytes(b"x")
     with imagearchive.open(folder) as archive:
-        taken = len(os.listdir("/proc/self/fd"))
-        held = [os.open("/dev/null", os.O_RDONLY) for _ in range(3)]
+        highest = max(int(number) for number in os.listdir("/proc/self/fd"))
+        held = [os.open("/dev/null", os.O_RDONLY)]
+        # Files that were closed before have left free numbers below.
+        while held[-1] <= highest:
+            held.append(os.open("/dev/null", os.O_RDONLY))
         with (
-            limited(resource.RLIMIT_NOFILE, max(held[-1] + 1, taken)),
+            limited(resource.RLIMIT_NOFILE, held[-1] + 1),
             pytest.raises(OSError, match="Too many open files"),
         ):
             verify(archive)

@@ -24,6 +24,7 @@ from imagearchive.datasets.npz.file import NpzFile
 from imagearchive.errors.arguments import check_callable, check_flag, check_path, check_sequence
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import Verify, check_verify
+from imagearchive.storage.location import locate
 from imagearchive.storage.mapping import damaged_mappings
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class LazyNPZOptions:
     storage: StorageKind
     ipath: str | None
     verify: bool
+    decompress_to: str | None
 
 
 class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
@@ -95,6 +97,9 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         deflated arrays are checked when their checkpoints are built.
     overwrite_index : bool
         Build the index even if there is a fresh one.
+    decompress_to : path-like, optional
+        A directory in which a file that is compressed as a whole, such as ``x.npy.gz``, is
+        decompressed once; see `imagearchive.Archive`.
 
     Attributes
     ----------
@@ -157,6 +162,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         ipath: str | os.PathLike[str] | None = None,
         verify: Verify | bool = "never",
         overwrite_index: bool = False,
+        decompress_to: str | os.PathLike[str] | None = None,
     ) -> None:
         options = LazyNPZOptions(
             npz_path=check_path("npz_path", npz_path),
@@ -170,6 +176,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
             storage=storage,
             ipath=None if ipath is None else check_path("ipath", ipath),
             verify=check_verify(verify) != "never",
+            decompress_to=None if decompress_to is None else locate(decompress_to).path,
         )
         self._start(options, overwrite_index=overwrite_index)
 
@@ -198,6 +205,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
             storage=options.storage,
             verify=options.verify,
             overwrite_index=self._overwrite_index,
+            decompress_to=options.decompress_to,
         )
         try:
             if self._pickled_fingerprint is not None:

@@ -7,6 +7,8 @@ from typing import Final
 
 from imagearchive.archive.archive import Archive
 from imagearchive.arrays import npy
+from imagearchive.containers.decompressed_copy import decompressed_copy
+from imagearchive.containers.derived import HEAD_BYTES, find_stream_format
 from imagearchive.index.names import ends_with
 from imagearchive.storage.location import locate
 
@@ -16,10 +18,16 @@ __all__ = ["holds_arrays"]
 _ZIP_PREFIX: Final = b"PK\3\4"
 
 
-def holds_arrays(path: str) -> bool:
+def holds_arrays(path: str, decompress_to: str | None = None) -> bool:
     """Whether a file is an NPZ or a lone ``.npy``, whatever its name.
 
-    An NPZ is a ZIP of ``.npy`` members and nothing else.
+    An NPZ is a ZIP of ``.npy`` members and nothing else. Either may be compressed as a whole.
+
+    Parameters
+    ----------
+    path : str
+    decompress_to : str, optional
+        A directory in which a compressed file is decompressed; see `imagearchive.Archive`.
 
     Raises
     ------
@@ -29,13 +37,15 @@ def holds_arrays(path: str) -> bool:
     location = locate(path)
     if not location.exists() or not location.status().is_file:
         return False
+    if decompress_to is not None:
+        location = decompressed_copy(location, decompress_to, arrays=True)
     with closing(location.open("pread")) as storage:
-        head = bytes(storage.read(0, min(len(npy.MAGIC), storage.size)))
-    if head == npy.MAGIC:
+        head = bytes(storage.read(0, min(HEAD_BYTES, storage.size)))
+    if head.startswith(npy.MAGIC):
         return True
-    if not head.startswith(_ZIP_PREFIX):
+    if not head.startswith(_ZIP_PREFIX) and find_stream_format(head) is None:
         return False
-    with Archive(path) as archive:
+    with Archive(location.path) as archive:
         table = archive.table
         return len(archive) > 0 and bool(
             ends_with(table.names, table.name_offsets, [b".npy"]).all()

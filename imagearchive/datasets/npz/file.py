@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from imagearchive.archive.archive import Archive, check_fingerprint
 from imagearchive.arrays import npy
+from imagearchive.containers.decompressed_copy import decompressed_copy
 from imagearchive.datasets.npz.array_source import NPY_SUFFIX, ArraySource, NpzArray
 from imagearchive.datasets.npz.columns import open_whole
 from imagearchive.errors import MemberNotFoundError, UnsupportedArchiveError
@@ -18,6 +19,7 @@ from imagearchive.storage.changes import changes_first
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.location import locate
 from imagearchive.storage.protocol import Storage, StorageKind
+from imagearchive.storage.stream_format import plain_name
 
 __all__ = ["NpzFile"]
 
@@ -36,6 +38,8 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
     ipath, overwrite_index : optional
         As for `Archive`.
     storage : {"auto", "mmap", "pread", "memory"}
+    decompress_to : path-like, optional
+        Where a file that is compressed as a whole is decompressed; see `Archive`.
     verify : bool
         Whether members are compared with their checksums at first use.
 
@@ -52,6 +56,7 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
         storage: StorageKind = "auto",
         verify: bool = False,
         overwrite_index: bool = False,
+        decompress_to: str | os.PathLike[str] | None = None,
     ) -> None:
         self.path = os.fspath(path)
         self._verify = verify
@@ -60,13 +65,16 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
         self._sources: dict[str, ArraySource] = {}
         # Positions of the arrays in the archive.
         self._positions: dict[str, int] = {}
-        self._lone = _open_lone(self.path, storage)
+        opened, name = self.path, os.path.basename(self.path)
+        if decompress_to is not None:
+            opened, name = _decompressed(self.path, decompress_to)
+        self._lone = _open_lone(opened, storage)
         if self._lone is not None:
-            name = os.path.basename(self.path).removesuffix(NPY_SUFFIX)
+            name = name.removesuffix(NPY_SUFFIX)
             self._positions[name] = 0
             self._sources[name] = ArraySource(self._lone, self._lone.path, self._lone)
             return
-        self._archive = Archive(self.path, ipath, storage=storage, overwrite_index=overwrite_index)
+        self._archive = Archive(opened, ipath, storage=storage, overwrite_index=overwrite_index)
         for position, name in enumerate(self._archive.files()):
             if name.endswith(NPY_SUFFIX):
                 self._positions[name.removesuffix(NPY_SUFFIX)] = position
@@ -139,6 +147,15 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
 
     def _names(self) -> str:
         return ", ".join(self._positions)[:_SHOWN]
+
+
+def _decompressed(path: str, directory: str | os.PathLike[str]) -> tuple[str, str]:
+    """Return the path of the decompressed copy of a file, and the name without compression."""
+    location = locate(path)
+    if not location.exists():
+        return path, location.name
+    copy = decompressed_copy(location, directory, arrays=True)
+    return copy.path, location.name if copy is location else plain_name(location.name)
 
 
 def _open_lone(path: str, storage: StorageKind) -> Storage | None:
