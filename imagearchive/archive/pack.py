@@ -412,8 +412,9 @@ def _tree(top: str, held: ExitStack) -> Iterator[_Source]:
                     latest = fd
                     yield _Source(prefix + name, name, fd)
                     if retired >= 0:
-                        os.close(retired)
-                        retired = -1
+                        # In this order: an interrupt must not make it close twice.
+                        done, retired = retired, -1
+                        os.close(done)
                     continue
                 # Sorting put the slash behind the name of a directory.
                 with _errors_name_path(top, _Source(prefix + name[:-1], name[:-1], fd)):
