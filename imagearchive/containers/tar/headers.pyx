@@ -155,25 +155,25 @@ cdef int member(
                 return MORE
             block += 504
             data += BLOCK
-    elif flag == c"0" or flag == 0 or flag == c"7":
-        if kind == KIND_FILE and found.sparse:
-            s.map_at, s.map_size = found.map_at, found.map_size
-            number = found.real_size
-            if found.sparse_map:
-                variant = SPARSE_0_1
-            elif found.sparse_size:
-                variant = SPARSE_0_0
-            elif found.sparse_major and found.sparse_minor:
-                variant = SPARSE_1_0
-                code = map_before_data(s, data, stored, &extra)
-                if code != DONE:
-                    return code
-                s.map_at, s.map_size = data, extra
-                data += extra
-                stored -= extra
-            # Half a description: without the other half, holes and map would be taken for data.
-            if variant == PLAIN or number < 0:
-                return failed(s, position, BAD_SPARSE)
+    elif kind == KIND_FILE and found.sparse:
+        # Of any type, known or not, as GNU tar and `tarfile` have it.
+        s.map_at, s.map_size = found.map_at, found.map_size
+        number = found.real_size
+        if found.sparse_map:
+            variant = SPARSE_0_1
+        elif found.sparse_size:
+            variant = SPARSE_0_0
+        elif found.sparse_major and found.sparse_minor:
+            variant = SPARSE_1_0
+            code = map_before_data(s, data, stored, &extra)
+            if code != DONE:
+                return code
+            s.map_at, s.map_size = data, extra
+            data += extra
+            stored -= extra
+        # Half a description: without the other half, holes and map would be taken for data.
+        if variant == PLAIN or number < 0:
+            return failed(s, position, BAD_SPARSE)
     if variant:
         kind = KIND_SPARSE
         size = <uint64_t> number
@@ -282,10 +282,11 @@ cdef int group(State* s) noexcept nogil:
             clear(&found)
             described = True
         clear(&records)
+        # As in GNU tar and `tarfile`, a name ends with its NUL or block, whatever its size says.
         if flag == c"L":
-            records.path, records.path_size = payload, text_size(payload, size)
+            records.path, records.path_size = payload, text_size(payload, to_block(size))
         elif flag == c"K":
-            records.link, records.link_size = payload, text_size(payload, size)
+            records.link, records.link_size = payload, text_size(payload, to_block(size))
         else:
             records.map_at, records.map_size = position + BLOCK, size
             code = pax_records(payload, size, &records)
