@@ -201,6 +201,16 @@ def unsupported_argument(name: str) -> OptionTypeError:
     reason = _UNSUPPORTED.get(name)
     if reason is not None:
         return OptionTypeError(f"{name}= is not needed here, because {reason}")
+    # Imported here, since only this error needs them.
+    import inspect
+
+    from imagearchive.datasets.image_archive import ImageArchive
+
+    if name in inspect.signature(ImageArchive).parameters:
+        return OptionTypeError(
+            f"DataLoader has no argument {name}=; pass it to the dataset, as in "
+            f"DataLoader(ImageArchive(path, {name}=...))"
+        )
     names = [field.name for field in fields(LoaderOptions)]
     names += ["image_size", "block_size", "blocks_per_window"]
     close = get_close_matches(name, names, 1)

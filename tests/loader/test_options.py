@@ -92,3 +92,9 @@ def test_unknown_argument_suggests_the_closest():
         DataLoader(Numbered(3), sufle=True)
     with pytest.raises(OptionTypeError, match=r"no argument qqqq=$"):
         DataLoader(Numbered(3), qqqq=True)
+
+
+@pytest.mark.parametrize("name", ["table", "root", "class_to_idx", "members"])
+def test_loader_argument_of_the_dataset_names_the_dataset(name, image_tar):
+    with pytest.raises(TypeError, match=rf"DataLoader\(ImageArchive\(path, {name}=\.\.\.\)\)"):
+        DataLoader(image_tar, **{name: "x"})
