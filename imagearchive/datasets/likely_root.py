@@ -20,15 +20,19 @@ __all__ = ["likely_root", "warn_of_doubtful_classes"]
 
 logger = logging.getLogger(__name__)
 
+_SPLITS: Final = frozenset(
+    ("train", "training", "trainval", "val", "valid", "validation", "test", "testing")
+)
 _IMAGES: Final = [encode(f".{extension}") for extension in IMAGE_EXTENSIONS]
 
 
 def warn_of_doubtful_classes(archive: Archive, selection: Selection, classes: list[str]) -> None:
-    """Log that no sample has a class, or that the only class holds what look like classes.
+    """Log that no sample has a class, or that its classes look like something else.
 
     `classes` are those that the samples may have; there are none if no sample has one.
     """
-    if len(classes) > 1:
+    are_splits = _SPLITS.issuperset(map(str.lower, classes))
+    if len(classes) > 1 and not are_splits:
         return
     root = likely_root(archive.table)
     if root is not None and (
@@ -45,6 +49,14 @@ def warn_of_doubtful_classes(archive: Archive, selection: Selection, classes: li
             len(selection),
             archive.name(selection.view(0)[0]),
             "" if root is None else f", probably root={root!r}",
+        )
+    elif root is not None and are_splits:
+        logger.warning(
+            "%s: the classes are %s, which look like the parts of a dataset; for the classes "
+            "of one part, pass root=%r",
+            archive.path,
+            ", ".join(map(repr, classes)),
+            root,
         )
     elif root is not None:
         logger.warning(

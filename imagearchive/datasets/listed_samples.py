@@ -306,6 +306,5 @@ def _match(
         return positions
     first = selection.position(0) if len(selection) else None
     example = "" if first is None else f"; a member is called {archive.name(first)!r}"
-    raise LabelError(
-        f"{where}: {text}{example}", hints=[Hint("missing='drop'", "to leave them out")]
-    )
+    hints = [Hint("missing='drop'", "to leave them out")] if missing == "error" else []
+    raise LabelError(f"{where}: {text}{example}", hints=hints)

@@ -162,6 +162,9 @@ def image_members(names):
         (["only/1.jpg", "only/2.jpg"], {}, None),
         (["only/deep/1.jpg", "only/deep/2.jpg"], {}, None),
         (["a/x/1.jpg", "a/y/1.jpg", "b/1.jpg"], {}, None),
+        (["train/a/1.jpg", "train/b/1.jpg", "val/a/2.jpg"], {}, "'train'"),
+        (["d/Test/a/1.jpg", "d/Train/a/1.jpg", "d/Train/b/2.jpg"], {"root": "d"}, "'d/Train'"),
+        (["train/1.jpg", "test/1.jpg"], {}, None),
     ],
 )
 def test_image_archive_names_the_likely_root(tmp_path, caplog, names, options, expected):
