@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from imagearchive.datasets.combined import CombinedLazyDataset as CombinedLazyDataset
     from imagearchive.datasets.drawing import draw as draw
     from imagearchive.datasets.image_archive import ImageArchive as ImageArchive
+    from imagearchive.datasets.mixture import Mixture as Mixture
     from imagearchive.datasets.npz.dataset import LazyNPZDataset as LazyNPZDataset
     from imagearchive.datasets.pil_loader import pil_loader as pil_loader
     from imagearchive.datasets.samples.dataset import SampleArchive as SampleArchive
@@ -105,6 +106,7 @@ _HOME = {
     "LongestMaxSize": "transforms",
     "Mask": "transforms.fields",
     "MixUp": "transforms",
+    "Mixture": "datasets.mixture",
     "Mosaic": "transforms",
     "MpQItr": "loader.generator_process",
     "Normalize": "transforms",

@@ -129,22 +129,45 @@ class Samples(Sequence[Any]):
             ) from None
         if not -len(self) <= number < len(self):
             raise SampleIndexError(f"sample {number} of {len(self)}")
-        position = int(self.positions[number])
         read = self._archive.read
+        key, members = self.members(number)
         if self._choices:
-            rest = (self.find(position, choices) for choices in self._choices[1:])
-            return (read(position), *(read(other) for other in rest))
+            return tuple(read(position) for _, position in members)
+        return {"__key__": key, **{name: read(position) for name, position in members}}
+
+    @property
+    def archive(self) -> Any:
+        """The archive that the samples are in."""
+        return self._archive
+
+    def members(self, index: int) -> tuple[str, list[tuple[str, int]]]:
+        """Return the key of a sample, and the extension and the position of each member.
+
+        Raises
+        ------
+        MemberNotFoundError
+            The sample has no member of an extension.
+        UnsupportedMemberError
+            Extensions differ in case only.
+        """
+        position = int(self.positions[index])
+        if self._choices:
+            found = [position, *(self.find(position, choices) for choices in self._choices[1:])]
+            return self.key(index), list(zip(self.extensions, found))
         key = self._key(position)
-        files: dict[str, Any] = {}
+        files: dict[str, int] = {}
         for extension, other in self._files(key, position):
             name = decode(extension.lower())
             if name in files:
-                raise UnsupportedMemberError(
-                    f"sample {decode(key)!r} has several files with the extension {name!r}, which "
-                    f"differ in case only; read them by name"
-                )
-            files[name] = read(other)
-        return {"__key__": decode(key), **files}
+                raise self._same_extension(key, name)
+            files[name] = other
+        return decode(key), list(files.items())
+
+    def _same_extension(self, key: bytes, name: str) -> UnsupportedMemberError:
+        return UnsupportedMemberError(
+            f"sample {decode(key)!r} has several files with the extension {name!r}, which "
+            f"differ in case only; read them by name"
+        )
 
     def _files(self, key: bytes, position: int) -> Iterator[tuple[bytes, int]]:
         """Yield extension and position of every file of a sample."""

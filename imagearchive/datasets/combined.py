@@ -13,10 +13,75 @@ from imagearchive.datasets.npz.columns import PLURALS
 from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_sequence
 
-__all__ = ["CombinedLazyDataset"]
+__all__ = ["CombinedLazyDataset", "DatasetGroup"]
 
 
-class CombinedLazyDataset(Dataset):
+class DatasetGroup(Dataset):
+    """What datasets that consist of others share. A subclass defines `__len__` and `locate`."""
+
+    def __init__(self, datasets: Iterable[Any]) -> None:
+        self.datasets = list(check_sequence("datasets", datasets, "a sequence of datasets"))
+        if not self.datasets:
+            raise OptionError("datasets must contain at least one dataset, got none")
+
+    def locate(self, index: Any) -> tuple[int, int]:
+        """Return the number of the dataset that a sample is from, and its index there."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Any:
+        """Return a sample; negative indices count from the end.
+
+        Raises
+        ------
+        SampleIndexError
+            There is no such sample.
+        """
+        part, inner = self.locate(index)
+        return self.datasets[part][inner]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Return several samples in the order asked for; each dataset is asked once."""
+        requests: dict[int, list[tuple[int, int]]] = {}
+        for place, index in enumerate(indices):
+            part, inner = self.locate(index)
+            requests.setdefault(part, []).append((place, inner))
+        samples: list[Any] = [None] * len(indices)
+        for part, request in requests.items():
+            dataset = self.datasets[part]
+            inner_indices = [inner for _, inner in request]
+            found = (
+                dataset.__getitems__(inner_indices)
+                if callable(getattr(dataset, "__getitems__", None))
+                else [dataset[inner] for inner in inner_indices]
+            )
+            for (place, _), sample in zip(request, found):
+                samples[place] = sample
+        return samples
+
+    def worker_open_archive(self, worker_id: int | None = None) -> None:
+        """Call the method of this name of every dataset that has one."""
+        for part in self.datasets:
+            opener = getattr(part, "worker_open_archive", None)
+            if callable(opener):
+                opener(worker_id)
+
+    def check_unchanged(self) -> None:
+        """Call the method of this name of every dataset that has one."""
+        for part in self.datasets:
+            check = getattr(part, "check_unchanged", None)
+            if callable(check):
+                check()
+
+    def close(self) -> None:
+        """Close every dataset that can be closed."""
+        super().close()
+        for part in self.datasets:
+            closer = getattr(part, "close", None)
+            if callable(closer):
+                closer()
+
+
+class CombinedLazyDataset(DatasetGroup):
     """Several datasets as one: all samples of the first, then those of the second, and so on.
 
     Parameters
@@ -46,9 +111,7 @@ class CombinedLazyDataset(Dataset):
     """
 
     def __init__(self, datasets: Iterable[Any]) -> None:
-        self.datasets = list(check_sequence("datasets", datasets, "a sequence of datasets"))
-        if not self.datasets:
-            raise OptionError("datasets must contain at least one dataset, got none")
+        super().__init__(datasets)
         self._ends: npt.NDArray[np.intp] | None = None
 
     def _bounds(self) -> npt.NDArray[np.intp]:
@@ -61,42 +124,12 @@ class CombinedLazyDataset(Dataset):
     def __len__(self) -> int:
         return int(self._bounds()[-1])
 
-    def _locate(self, index: Any) -> tuple[int, int]:
+    def locate(self, index: Any) -> tuple[int, int]:
         """Return the number of the dataset that contains a sample, and the sample's index in it."""
         ends = self._bounds()
         position = resolve_index(index, int(ends[-1]), f"{len(ends)} datasets")
         part = int(np.searchsorted(ends, position, "right"))
         return part, position - (int(ends[part - 1]) if part else 0)
-
-    def __getitem__(self, index: int) -> Any:
-        """Return a sample; negative indices count from the end.
-
-        Raises
-        ------
-        SampleIndexError
-            There is no such sample.
-        """
-        part, inner = self._locate(index)
-        return self.datasets[part][inner]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """Return several samples in the order asked for; each dataset is asked once."""
-        requests: dict[int, list[tuple[int, int]]] = {}
-        for place, index in enumerate(indices):
-            part, inner = self._locate(index)
-            requests.setdefault(part, []).append((place, inner))
-        samples: list[Any] = [None] * len(indices)
-        for part, request in requests.items():
-            dataset = self.datasets[part]
-            inner_indices = [inner for _, inner in request]
-            found = (
-                dataset.__getitems__(inner_indices)
-                if callable(getattr(dataset, "__getitems__", None))
-                else [dataset[inner] for inner in inner_indices]
-            )
-            for (place, _), sample in zip(request, found):
-                samples[place] = sample
-        return samples
 
     def __iter__(self) -> Iterator[Any]:
         for part in self.datasets:
@@ -157,28 +190,6 @@ class CombinedLazyDataset(Dataset):
         if not columns:
             return ()
         return tuple(name for name in columns[0] if all(name in names for names in columns))
-
-    def worker_open_archive(self, worker_id: int | None = None) -> None:
-        """Call the method of this name of every dataset that has one."""
-        for part in self.datasets:
-            opener = getattr(part, "worker_open_archive", None)
-            if callable(opener):
-                opener(worker_id)
-
-    def check_unchanged(self) -> None:
-        """Call the method of this name of every dataset that has one."""
-        for part in self.datasets:
-            check = getattr(part, "check_unchanged", None)
-            if callable(check):
-                check()
-
-    def close(self) -> None:
-        """Close every dataset that can be closed."""
-        super().close()
-        for part in self.datasets:
-            closer = getattr(part, "close", None)
-            if callable(closer):
-                closer()
 
     def __repr__(self) -> str:
         return f"CombinedLazyDataset({self.datasets!r})"

@@ -6,13 +6,24 @@ base class.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ConcatenatedDataset", "EncodedDataset", "EncodedImages", "OrderedDataset"]
+from imagearchive.images.render import Decoder
+from imagearchive.transforms.fields import Field, Sample
+
+__all__ = [
+    "ConcatenatedDataset",
+    "EncodedDataset",
+    "EncodedImages",
+    "EncodedSamples",
+    "FieldDataset",
+    "MixedDataset",
+    "OrderedDataset",
+]
 
 
 class EncodedImages(Protocol):
@@ -73,4 +84,66 @@ class OrderedDataset(Protocol):
 
         If `samples` is 0, they may be anywhere.
         """
+        ...
+
+
+class EncodedSamples(Protocol):
+    """Samples of several fields. Safe for threads.
+
+    Attributes
+    ----------
+    fields : mapping of str to Field
+        The kinds of the fields, as far as they are known before a sample is read.
+    form : {"dict", "tuple"}
+        Whether a batch is a dict of columns or a tuple of them.
+    has_keys : bool
+        Whether a batch has the keys of its samples.
+    """
+
+    fields: Mapping[str, Field]
+    form: Literal["dict", "tuple"]
+    has_keys: bool
+
+    def __len__(self) -> int: ...
+
+    def load(
+        self, index: int, encoded: Container[str] = (), decoder: Decoder | None = None
+    ) -> Sample:
+        """Return a sample, in which these images and masks are as they are stored."""
+        ...
+
+    def optional_fields(self) -> frozenset[str]:
+        """Return the fields that may be None."""
+        ...
+
+    def key(self, index: int) -> str:
+        """Return a name for messages and reports."""
+        ...
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Start to read these samples ahead if possible; return at once."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raise StaleIndexError if a file has changed since it was opened."""
+        ...
+
+
+class FieldDataset(Protocol):
+    """A dataset of samples of several fields, decoded and otherwise unchanged."""
+
+    def encoded_samples(self) -> EncodedSamples | None:
+        """Return the samples, or None if an option such as a transform changes them."""
+        ...
+
+
+class MixedDataset(Protocol):
+    """A dataset of samples of several datasets in any order."""
+
+    def mixed_datasets(self) -> Sequence[Any]:
+        """Return the datasets."""
+        ...
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Return the number of the dataset that a sample is from, and its index there."""
         ...

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image as PillowImage
 
 from imagearchive.datasets.label_guard import LabelGuard
 from imagearchive.errors import OptionError
+from imagearchive.images.decode import local_decoder
 from imagearchive.images.render import Decoder
-from imagearchive.loader.sources import BROKEN, Chunk, make_fingerprint, spread_indices
+from imagearchive.loader.field_layout import FieldLayout, infer_kind
+from imagearchive.loader.sources import (
+    BROKEN,
+    Chunk,
+    first_readable,
+    make_fingerprint,
+    spread_indices,
+)
 from imagearchive.transforms import Key, Pipeline, decode_image
 from imagearchive.transforms.base import is_tensor
+from imagearchive.transforms.fields import KEY, Array, Field, Image, Sample
 
 __all__ = ["image_array"]
 
@@ -40,11 +49,16 @@ class SampleSource:
     """Any object with ``len`` and ``[i]``: a dict, an (image, label) pair, or an image alone."""
 
     def __init__(
-        self, dataset: Any, columns: tuple[str, str | None] | None, guard: LabelGuard
+        self,
+        dataset: Any,
+        columns: tuple[str, str | None] | None,
+        guard: LabelGuard,
+        kinds: Mapping[str, Field] | None = None,
     ) -> None:
         self.guard = guard
         self.dataset = dataset
         self.columns = columns
+        self._kinds = kinds
         self._requested = _has_requested_keys(dataset)
 
     def __len__(self) -> int:
@@ -54,11 +68,80 @@ class SampleSource:
         return _SampleChunk(self, indices)
 
     @cached_property
+    def _layout(self) -> FieldLayout | None:
+        """The fields of the first sample that can be read; None if it is an image and a label."""
+        if self.columns is not None:
+            return None
+        item = first_readable(len(self), lambda index: self.dataset[index])
+        if isinstance(item, Mapping):
+            return self._layout_of_dict(item)
+        if isinstance(item, (tuple, list)) and len(item) > 2 and self._kinds is None:
+            values = {str(number): value for number, value in enumerate(item)}
+            kinds = {name: infer_kind(name, value) for name, value in values.items() if name != "0"}
+            kinds = {"0": Image(), **kinds}
+            examples = {name: value for name, value in values.items() if name != "0"}
+            return FieldLayout(kinds, "tuple", False, frozenset(), examples)
+        if self._kinds is not None and item is not None:
+            raise OptionError(
+                f"fields= is for samples that are dicts, but the samples are {type(item).__name__}"
+            )
+        return None
+
+    def _layout_of_dict(self, item: Mapping[Any, Any]) -> FieldLayout | None:
+        values = {str(name): value for name, value in item.items() if name != KEY}
+        own = dict(item.fields) if isinstance(item, Sample) else None
+        if self._kinds is None and own is None:
+            image, label = _guess_columns(values, self._requested)
+            if not image or values.keys() <= {image, label}:
+                return None
+            given: Mapping[str, Field] = {image: Image()}
+        else:
+            given = {**(own or {}), **(self._kinds or {})}
+        unknown = [name for name in self._kinds or () if name not in values]
+        if unknown:
+            raise OptionError(
+                f"fields= names {unknown[0]!r}, but the samples have the entries "
+                f"{', '.join(values)}"
+            )
+        kinds = {
+            name: given[name] if name in given else infer_kind(name, value)
+            for name, value in values.items()
+        }
+        for name in _ragged_fields(self.dataset) - given.keys():
+            if isinstance(kinds.get(name), Array):
+                kinds[name] = Array(ragged=True)
+        examples = {
+            name: value for name, value in values.items() if not isinstance(kinds[name], Image)
+        }
+        return FieldLayout(kinds, "dict", KEY in item, frozenset(), examples)
+
+    def layout(self) -> FieldLayout | None:
+        return self._layout
+
+    def load_fields(self, index: int, encoded: Container[str], decoder: Decoder) -> Sample:
+        item, layout = self.dataset[index], self._layout
+        assert layout is not None
+        if isinstance(item, Mapping):
+            return Sample({str(name): value for name, value in item.items()}, layout.kinds)
+        if not isinstance(item, (tuple, list)):
+            item = [item]
+        return Sample({str(number): value for number, value in enumerate(item)}, layout.kinds)
+
+    @cached_property
     def _first_shape(self) -> tuple[int | None, int | None, int | None]:
         if not len(self):
             return None, None, None
         try:
-            height, width, channels = image_array(self.pair(0)[0]).shape
+            if self._layout is None:
+                image = self.pair(0)[0]
+            else:
+                # Several images are not all of one size.
+                sample = self.load_fields(0, (), local_decoder())
+                images = self._layout.images
+                image = sample[images[0]] if len(images) == 1 else None
+            if image is None:
+                return None, None, None
+            height, width, channels = image_array(image).shape
         except BROKEN:
             return None, None, None
         return height, width, channels
@@ -122,8 +205,8 @@ def split_pair(index: int, item: Any) -> tuple[Any, Any]:
         return item, NO_LABEL
     if not 1 <= len(item) <= 2:
         raise OptionError(
-            f"sample {index} has {len(item)} values, but a loader takes an image and a label; "
-            f"return (image, label), or a dict and pass columns=(image, label)"
+            f"sample {index} has {len(item)} values, but a sample dict has an image and a label; "
+            f"pass a transform to get a column for each value, or return dicts"
         )
     return item[0], _checked_label(index, item[1]) if len(item) == 2 else NO_LABEL
 
@@ -176,7 +259,9 @@ class _SampleChunk:
             return {"index": index, **item}
         image, label = split_pair(index, item)
         return {
-            "image": np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image,
+            "image": np.asarray(image.convert("RGB"))
+            if isinstance(image, PillowImage.Image)
+            else image,
             "label": label,
             "labels": np.atleast_1d(np.asarray(label)),
             "filename": self._source.name(index),
@@ -192,7 +277,7 @@ def image_array(image: Any, decoder: Decoder | None = None) -> _Array:
     """
     if isinstance(image, (bytes, bytearray, memoryview)):
         return decode_image(image, decoder)
-    if isinstance(image, Image.Image):
+    if isinstance(image, PillowImage.Image):
         return np.asarray(image.convert("RGB"))
     if is_tensor(image):
         array = np.asarray(image)
@@ -239,6 +324,16 @@ def _has_requested_keys(dataset: Any) -> bool:
             dataset = whole
         else:
             return False
+
+
+def _ragged_fields(dataset: Any) -> frozenset[str]:
+    """Return the entries of samples that a dataset, or a part of it, says are ragged."""
+    offered = getattr(dataset, "ragged_fields", None)
+    if callable(offered):
+        found: frozenset[str] = offered()
+        return found
+    parts = getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]
+    return frozenset(name for part in parts if part is not None for name in _ragged_fields(part))
 
 
 def _content(column: _Array) -> str:

@@ -19,18 +19,16 @@ from imagearchive.errors import (
 from imagearchive.errors.hints import Hint
 from imagearchive.images.render import Decoder
 from imagearchive.loader.buffers import Buffers
+from imagearchive.loader.field_layout import FieldLayout
 from imagearchive.loader.options import BatchOptions
 from imagearchive.loader.order import BlockShuffle, EpochOrder
 from imagearchive.loader.sources import BROKEN, Source, is_damage
 from imagearchive.storage.changes import changes_first
 from imagearchive.transforms import Key, Pipeline
-from imagearchive.transforms.base import is_tensor
 
-__all__ = ["BadSample", "Epoch"]
+__all__ = ["BadSample", "Batch", "BatchJob", "Epoch"]
 
 MAX_REPLACEMENTS: Final = 1000
-
-_Array = npt.NDArray[Any]
 
 
 class BadSample(NamedTuple):
@@ -84,31 +82,37 @@ class Epoch:
         self.order = order
         self.options = options
         self.buffers = buffers
+        #: The fields of the samples; None for images and labels, and without a pipeline.
+        self.layout = None if pipeline is None else source.layout()
+        if self.layout is not None:
+            self._check_places(self.layout)
         self.shape = None if pipeline is None else pipeline.shape_for(*source.image_shape())
         self._numbers = itertools.count(first)
         self._windows: set[int] = set()
 
-    def next_job(self) -> BatchJob | None:
-        """Return the job of the next batch, or None after the last."""
+    def _check_places(self, layout: FieldLayout) -> None:
+        """Refuse to transform the images of samples with fields that would not move along."""
+        if not layout.images:
+            raise OptionError(
+                f"the samples have the fields {', '.join(layout.kinds)}, and none of them is an "
+                f"image that the transform could be applied to; name it with fields={{NAME: "
+                f"Image(), ...}}, or leave out the transform"
+            )
+        if layout.places and self.source.guard.active:
+            self.source.guard.refuse_fields(layout.places)
+
+    def take_number(self) -> int | None:
+        """Return the number of the next batch, or None after the last."""
         number = next(self._numbers)
-        if number >= len(self.order):
-            return None
-        pipeline = self.pipeline
-        positions = self.order.positions(number)
-        job: BatchJob
-        if pipeline is None:
-            job = SampleJob(self, positions)
-        elif self.shape is None or pipeline.dtype is None or self.options.collate_fn is not None:
-            job = PairJob(self, positions, pipeline)
-        else:
-            job = TensorJob(self, positions, pipeline, self.shape, pipeline.dtype)
-        # Reads ahead while the threads still work on the batches before.
+        return number if number < len(self.order) else None
+
+    def read_ahead(self, job: BatchJob) -> None:
+        """Start reading what a job needs, while the threads still work on the batches before."""
         if isinstance(self.order.shuffle, BlockShuffle):
-            for indices in self.order.begin_windows(positions, self._windows):
+            for indices in self.order.begin_windows(job.positions, self._windows):
                 self.source.prefetch(indices.tolist())
         else:
             self.source.prefetch(job.indices)
-        return job
 
 
 @dataclass
@@ -255,195 +259,5 @@ class BatchJob:
         return list(itertools.compress(values, self.kept))
 
 
-class SampleJob(BatchJob):
-    """A list of sample dicts."""
-
-    def __init__(self, epoch: Epoch, positions: npt.NDArray[np.int64]) -> None:
-        super().__init__(epoch, positions)
-        self.samples: list[Any] = [None] * self.size
-
-    def load(self, first: int, indices: list[int], decoder: Decoder) -> None:
-        chunk = self.epoch.source.chunk(indices)
-        for k in range(len(indices)):
-            self.samples[first + k] = chunk.sample(k, decoder)
-
-    def finish(self) -> Batch:
-        samples = self.drop_skipped(self.samples)
-        collate = self.epoch.options.collate_fn
-        return self.make_batch(samples if collate is None or not samples else collate(samples))
-
-
-class PairJob(BatchJob):
-    """Images of unknown shape, or for a `collate_fn` of the user."""
-
-    def __init__(self, epoch: Epoch, positions: npt.NDArray[np.int64], pipeline: Pipeline) -> None:
-        super().__init__(epoch, positions)
-        self.pipeline = pipeline
-        self.images: list[Any] = [None] * self.size
-        self.labels: list[Any] = [None] * self.size
-
-    def load(self, first: int, indices: list[int], decoder: Decoder) -> None:
-        chunk = self.epoch.source.chunk(indices)
-        for k, index in enumerate(indices):
-            image, label = chunk.render(k, self.pipeline, self.key(index), decoder)
-            self.images[first + k], self.labels[first + k] = image, label
-
-    def finish(self) -> Batch:
-        options = self.epoch.options
-        images, labels = self.drop_skipped(self.images), self.drop_skipped(self.labels)
-        if not images:
-            return self.make_batch(None)
-        if options.collate_fn is not None:
-            columns = [[as_output(image, options) for image in images], labels]
-            if options.return_indices:
-                columns.append(self.drop_skipped(self.indices))
-            return self.make_batch(options.collate_fn(list(zip(*columns))))
-        images = _stack([as_image(image, options) for image in images])
-        return self.make_batch(_assemble(images, labels, self))
-
-
-class TensorJob(BatchJob):
-    """Images of one known shape, rendered into their slots of one array."""
-
-    def __init__(
-        self,
-        epoch: Epoch,
-        positions: npt.NDArray[np.int64],
-        pipeline: Pipeline,
-        shape: tuple[int, ...],
-        dtype: npt.DTypeLike,
-    ) -> None:
-        super().__init__(epoch, positions)
-        self.pipeline = pipeline
-        self.labels: list[Any] = [None] * self.size
-        full = (min(epoch.order.batch_size, epoch.order.samples), *shape)
-        self.pinned: Any = None
-        if epoch.options.pin_memory:
-            # Torch itself reuses pinned memory, once copies to the device have ended.
-            self.pinned = _empty_pinned((self.size, *shape), dtype)
-            self.images = self.pinned.numpy()
-        else:
-            self.images = epoch.buffers.take(full, dtype)[: self.size]
-
-    def load(self, first: int, indices: list[int], decoder: Decoder) -> None:
-        chunk, slots = self.epoch.source.chunk(indices), slice(first, first + len(indices))
-        self.labels[slots] = chunk.render_into(
-            self.pipeline, [self.key(index) for index in indices], self.images[slots], decoder
-        )
-
-    def finish(self) -> Batch:
-        images: Any = self.images
-        if not all(self.kept):
-            images = images[np.array(self.kept)]
-            if not len(images):
-                return self.make_batch(None)
-        elif self.pinned is not None:
-            images = self.pinned
-        images = as_output(images, self.epoch.options)
-        return self.make_batch(_assemble(images, self.drop_skipped(self.labels), self))
-
-
 def _has_image_extension(name: str) -> bool:
     return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
-
-
-def _assemble(images: Any, labels: list[Any], job: BatchJob) -> tuple[Any, ...]:
-    options = job.epoch.options
-    # This costs nothing if they are in page-locked memory already.
-    images = _pin(images, options)
-    if options.channels_last and options.output == "torch" and images.ndim == 4:
-        # Stored as (N, H, W, C), seen as (N, C, H, W): torch's channels-last format.
-        images = images.permute(0, 3, 1, 2)
-    batch = (images, labels_as_output(labels, options))
-    if not options.return_indices:
-        return batch
-    indices = np.array(job.drop_skipped(job.indices), np.int64)
-    return (*batch, _pin(as_output(indices, options), options))
-
-
-def labels_as_output(labels: list[Any], options: BatchOptions) -> Any:
-    """Return labels as one array: of int64 if all are integers, otherwise of their own type.
-
-    Labels of different shapes, and those that are not numbers, stay a list. Arrays in the list
-    become tensors if the output is torch, so that a loop over the labels of a batch finds the same
-    types whether or not they have one shape.
-    """
-    if type(labels[0]) is int:
-        # By far the most common case, and much faster than the code below.
-        try:
-            array = np.array(labels)
-        except ValueError:
-            return labels
-        return _pin(as_output(array, options), options) if array.dtype == np.int64 else labels
-    try:
-        stacked = np.stack([np.asarray(label) for label in labels])
-    except ValueError:
-        return [_as_numbers(label, options, label) for label in labels]
-    return _as_numbers(stacked, options, labels)
-
-
-def _as_numbers(value: Any, options: BatchOptions, otherwise: Any) -> Any:
-    """Return an array of numbers as a batch holds it, integers as int64; else `otherwise`."""
-    if not isinstance(value, np.ndarray):
-        return otherwise
-    if value.dtype.kind in "iu" and value.dtype != np.uint64:
-        value = value.astype(np.int64)
-    elif value.dtype.kind not in "bf":
-        return otherwise
-    return _pin(as_output(value, options), options)
-
-
-def _stack(images: list[Any]) -> Any:
-    shapes = {tuple(image.shape) for image in images}
-    if len(shapes) > 1:
-        raise OptionError(
-            f"the images of a batch have different shapes, such as {sorted(shapes)[:3]}: end the "
-            f"transform with a Resize or crop of fixed size, or pass a collate_fn"
-        )
-    if isinstance(images[0], np.ndarray):
-        return np.stack(images)
-    import torch
-
-    return torch.stack(images)
-
-
-def as_image(value: Any, options: BatchOptions) -> Any:
-    """Convert the result of the user's function to the type and layout of the batch."""
-    if isinstance(value, np.ndarray):
-        # The pipeline has converted it already.
-        return as_output(value, options)
-    if not is_tensor(value):
-        raise OptionError(
-            f"the transform returned {type(value).__name__}, which cannot be put in a batch; "
-            f"return an array or a tensor, or pass a collate_fn"
-        )
-    if options.dtype is not None and str(value.dtype) != f"torch.{options.dtype}":
-        if options.dtype == "uint8":
-            raise OptionError(
-                f"the transform returns {value.dtype}, which uint8 would cut; use a float dtype"
-            )
-        value = value.float() if options.dtype == "float32" else value.half()
-    if options.channels_last and value.ndim == 3:
-        value = value.permute(1, 2, 0)
-    return value.detach().cpu().numpy() if options.output == "numpy" else value
-
-
-def as_output(value: Any, options: BatchOptions) -> Any:
-    """Return an array, or a torch tensor that shares its memory if the output is torch."""
-    if options.output == "numpy" or not isinstance(value, np.ndarray):
-        return value
-    import torch
-
-    return torch.from_numpy(value if value.flags.writeable else value.copy())
-
-
-def _pin(value: Any, options: BatchOptions) -> Any:
-    return value.pin_memory() if options.pin_memory and hasattr(value, "pin_memory") else value
-
-
-def _empty_pinned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
-    import torch
-
-    kind = getattr(torch, np.dtype(dtype).name)
-    # The device is passed since the user may have set another default.
-    return torch.empty(shape, dtype=kind, device="cpu", pin_memory=True)

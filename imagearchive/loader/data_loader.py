@@ -22,6 +22,7 @@ from imagearchive.loader.batch_iterator import BatchIterator
 from imagearchive.loader.batches import BadSample, Epoch
 from imagearchive.loader.buffers import Buffers
 from imagearchive.loader.epoch_counter import EpochCounter, Progress
+from imagearchive.loader.jobs import next_job
 from imagearchive.loader.locality import expect_nearby_reads, find_data_order
 from imagearchive.loader.open_source import open_source
 from imagearchive.loader.options import (
@@ -31,6 +32,7 @@ from imagearchive.loader.options import (
     LoaderOptions,
     OnError,
     Output,
+    Ragged,
     choose_transform,
     unsupported_argument,
     usable_cpus,
@@ -51,6 +53,7 @@ from imagearchive.storage.closing import Closable
 from imagearchive.storage.fork_lock import ForkSafeLock
 from imagearchive.storage.location import locate
 from imagearchive.transforms import Pipeline, compile_pipeline
+from imagearchive.transforms.fields import Field
 
 __all__ = ["BadSample", "DataLoader"]
 
@@ -70,9 +73,10 @@ STATE_HINTS: Final = {
 
 
 class DataLoader(Closable):
-    """Yields batches of images and labels from an archive or a dataset.
+    """Yields batches of images and labels, or of any other fields, from an archive or a dataset.
 
-    Without a transform, a batch is a list of sample dicts; with one, it is ``(images, labels)``.
+    Without a transform, a batch is a list of sample dicts. With one, it is ``(images, labels)``, or
+    for samples of other fields, a dict of columns; the transform is applied to each image.
     Threads of this process read, decode, transform, and collate, and release the GIL while they
     work. If the transform can be compiled, only the part of a JPEG that its crop needs is decoded,
     and the normalized pixels are written straight into the batch.
@@ -111,7 +115,8 @@ class DataLoader(Closable):
         Put batches in page-locked memory, for ``.to(device, non_blocking=True)``, except for what
         `collate_fn` returns. Ignored, with a log message, if torch finds no CUDA device.
     return_indices : bool
-        Make batches ``(images, labels, indices)``, with int64 indices.
+        Make batches ``(images, labels, indices)``, with int64 indices; in a dict, they are the
+        entry ``__index__``.
     drop_last : bool
         Yield full batches only, the same number on every rank.
     seed : int
@@ -149,6 +154,16 @@ class DataLoader(Closable):
     split_torch_workers : bool
         In a worker process of torch's ``DataLoader``, yield only that worker's part of the epoch,
         so that an ``IterableDataset`` around this loader yields every sample once.
+    fields : mapping of str to Field, optional
+        The kinds of the entries of samples that are dicts, such as ``{"image": Image(), "boxes":
+        Boxes()}``, where the dataset does not say them; batches are then dicts. By default a dict
+        of an image, as `columns` names it, and a label is a pair, and of any other entries, text
+        gives lists, numbers and arrays of one shape are stacked, and what is neither is a list.
+    ragged : {"list", "nested", "pad"}
+        What becomes of boxes, and other fields whose length differs among samples: a list of
+        tensors, a nested tensor of torch, or a tensor padded with zeros, or with -1 where it holds
+        integers, beside the entry ``NAME_lengths``. It depends on the kind of the field only, also
+        where all samples of a batch have the same length.
     label_kind : {"places", "values"}, optional
         Whether labels say where something is in the image, as boxes, keypoints, and masks do, or
         not, as classes do; by default, what the dataset says. Transforms do not move labels: with
@@ -226,6 +241,8 @@ class DataLoader(Closable):
         label_kind: LabelKind | None = None,
         verify: Verify | bool | None = None,
         decompress_to: str | os.PathLike[str] | None = None,
+        fields: Mapping[str, Field] | None = None,
+        ragged: Ragged = "list",
         **unsupported: NoReturn,
     ) -> None:
         if unsupported:
@@ -255,6 +272,8 @@ class DataLoader(Closable):
             label_kind=label_kind,
             verify=check_verify(verify) if isinstance(verify, bool) else verify,
             decompress_to=None if decompress_to is None else locate(decompress_to).path,
+            fields=fields,
+            ragged=ragged,
         )
         self._open(source, options)
 
@@ -269,6 +288,7 @@ class DataLoader(Closable):
             options.label_kind,
             options.verify,
             options.decompress_to,
+            options.fields,
         )
         self._pipeline: Pipeline | None = None
         if options.transform is not None:
@@ -415,7 +435,7 @@ class DataLoader(Closable):
         return Pool(
             min(options.num_workers, max(1, order.samples)),
             options.prefetch_batches,
-            epoch.next_job,
+            lambda: next_job(epoch),
             lambda: Decoder(max_pixels=max_pixels),
             name="imagearchive-loader",
         )

@@ -10,14 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 from imagearchive.archive.samples import Samples
 from imagearchive.datasets.label_guard import LabelGuard, LabelKind
+from imagearchive.datasets.protocols import EncodedSamples
+from imagearchive.datasets.samples.extension_samples import ExtensionSamples
 from imagearchive.errors import MemberNotFoundError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_path, shorten
 from imagearchive.loader.array_sources import SampleSource
-from imagearchive.loader.sources import ConcatenatedSource, EncodedSource, Source, SubsetSource
+from imagearchive.loader.field_sources import FieldSource
+from imagearchive.loader.sources import (
+    ConcatenatedSource,
+    EncodedSource,
+    MixedSource,
+    Source,
+    SubsetSource,
+)
 from imagearchive.storage.patterns import expand_paths
 
 if TYPE_CHECKING:
     from imagearchive.storage.checksums import Verify
+    from imagearchive.transforms.fields import Field
 
 __all__ = ["open_source"]
 
@@ -30,6 +40,7 @@ def open_source(
     label_kind: LabelKind | None,
     verify: Verify | None = None,
     decompress_to: str | None = None,
+    fields: Mapping[str, Field] | None = None,
 ) -> tuple[Source, bool]:
     """Return the source, and whether its dataset was opened here, from a path or pattern.
 
@@ -49,6 +60,8 @@ def open_source(
         For a path; a dataset has been opened with its own.
     decompress_to : str, optional
         For a path, too.
+    fields : mapping of str to Field, optional
+        The kinds of the entries of samples that are dicts.
     """
     if columns is not None and (not isinstance(columns, (tuple, list)) or len(columns) != 2):
         raise OptionError(f"columns must be a pair of names, (image, label), got {columns!r}")
@@ -58,8 +71,8 @@ def open_source(
             raise OptionError("verify= is for paths; pass it where the dataset is opened")
         if decompress_to is not None:
             raise OptionError("decompress_to= is for paths; pass it where the dataset is opened")
-        return _Wrapper(columns, exif_transpose, transform, label_kind).wrap(source), False
-    wrapper = _Wrapper(columns, exif_transpose, transform, label_kind)
+        return _Wrapper(columns, exif_transpose, transform, label_kind, fields).wrap(source), False
+    wrapper = _Wrapper(columns, exif_transpose, transform, label_kind, fields)
     dataset = _open_paths(expand_paths(paths), columns, transform is None, verify, decompress_to)
     return wrapper.wrap(dataset), True
 
@@ -140,6 +153,7 @@ class _Wrapper:
     exif_transpose: bool
     transform: Callable[..., Any] | None
     label_kind: LabelKind | None
+    fields: Mapping[str, Field] | None
 
     def wrap(self, dataset: Any) -> Source:
         _check_dataset(dataset)
@@ -147,10 +161,16 @@ class _Wrapper:
         if kind is None:
             kind = getattr(dataset, "label_kind", None)
         guard = LabelGuard(self.transform, kind)
+        samples = self._samples(dataset)
+        if samples is not None:
+            return FieldSource(dataset, samples, guard)
         encoded = _offered(dataset, "encoded_images")
         images = None if encoded is None else encoded()
         if images is not None:
             return EncodedSource(dataset, images, self.exif_transpose, guard)
+        mixed = _offered(dataset, "mixed_datasets")
+        if mixed is not None:
+            return MixedSource(dataset, [self.wrap(part) for part in mixed()])
         parts = _concatenated(dataset)
         if parts is not None:
             sources = [self.wrap(part) for part in parts]
@@ -160,7 +180,18 @@ class _Wrapper:
             whole = self.wrap(dataset.dataset)
             if not isinstance(whole, SampleSource):
                 return SubsetSource(dataset, whole)
-        return SampleSource(dataset, self.columns, guard)
+        return SampleSource(dataset, self.columns, guard, self.fields)
+
+    def _samples(self, dataset: Any) -> EncodedSamples | None:
+        """Return the samples of several fields that a dataset offers, or None."""
+        # A single extension gives images without labels.
+        if isinstance(dataset, Samples) and len(dataset.extensions) != 1:
+            return ExtensionSamples(dataset)
+        offered = _offered(dataset, "encoded_samples")
+        # Otherwise as columns= or fields= say.
+        changed = self.columns is not None or self.fields is not None
+        samples: EncodedSamples | None = None if offered is None or changed else offered()
+        return samples
 
 
 def _check_dataset(dataset: Any) -> None:
@@ -171,12 +202,6 @@ def _check_dataset(dataset: Any) -> None:
         raise OptionTypeError(
             f"source must be a path, an ImageArchive, or a dataset with len() and [i], "
             f"got {shorten(dataset)}"
-        )
-    if isinstance(dataset, Samples) and len(dataset.extensions) != 1:
-        raise OptionTypeError(
-            "the values of Archive.samples() are undecoded files, which do not make a batch; for "
-            "images and their labels, pass ImageArchive(path, label_extension='cls'), or a "
-            "dataset of your own that decodes them"
         )
 
 

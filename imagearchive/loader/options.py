@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any, Final, Literal, get_args
@@ -15,12 +15,19 @@ import numpy as np
 
 from imagearchive.datasets.label_guard import LabelKind
 from imagearchive.errors import MissingDependencyError, OptionError, OptionTypeError
-from imagearchive.errors.arguments import check_callable, check_choice, check_flag, check_integer
+from imagearchive.errors.arguments import (
+    check_callable,
+    check_choice,
+    check_flag,
+    check_integer,
+    shorten,
+)
 from imagearchive.loader.order import MAX_BATCH, BlockShuffle, find_rank
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.transforms import Compose, Resize, TensorFormat, ToTensor
 from imagearchive.transforms.base import Layout
 from imagearchive.transforms.compose import flat
+from imagearchive.transforms.fields import Field
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -30,6 +37,7 @@ __all__ = [
     "LoaderOptions",
     "OnError",
     "Output",
+    "Ragged",
     "choose_transform",
     "unsupported_argument",
     "usable_cpus",
@@ -38,6 +46,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Output = Literal["torch", "numpy"]
+Ragged = Literal["list", "nested", "pad"]
 OnError = Literal["raise", "skip", "replace"]
 DTypeName = Literal["float32", "float16", "uint8"]
 
@@ -67,6 +76,7 @@ class BatchOptions:
     return_indices: bool
     collate_fn: Callable[[list[Any]], Any] | None
     on_error: OnError
+    ragged: Ragged
     part_size: int
     """Samples that a thread loads at a time."""
 
@@ -107,6 +117,8 @@ class LoaderOptions:
     label_kind: LabelKind | None
     verify: Verify | None
     decompress_to: str | None
+    fields: Mapping[str, Field] | None
+    ragged: Ragged
 
     def __post_init__(self) -> None:
         dtype = _dtype_name(self.dtype)
@@ -122,6 +134,8 @@ class LoaderOptions:
             "dtype": check_choice("dtype", dtype, (None, *get_args(DTypeName))),
             "verify": None if self.verify is None else check_verify(self.verify),
             "on_error": check_choice("on_error", self.on_error, get_args(OnError)),
+            "ragged": check_choice("ragged", self.ragged, get_args(Ragged)),
+            "fields": _check_fields(self.fields, self.columns),
         }
         checked |= {name: check_flag(name, getattr(self, name)) for name in _FLAGS}
         for name, value in checked.items():
@@ -157,10 +171,13 @@ class LoaderOptions:
             return_indices=self.return_indices,
             collate_fn=self.collate_fn,
             on_error=self.on_error,
+            ragged=self.ragged,
             part_size=max(1, min(MAX_PART, share)),
         )
 
     def _choose_output(self) -> Output:
+        if self.ragged == "nested" and (self.output == "numpy" or self.transform is None):
+            raise OptionError("ragged='nested' makes tensors of torch; pass output='torch'")
         if self.transform is None:
             return "numpy"
         # The import system tells what is imported already for free, and knows stand-ins.
@@ -175,6 +192,23 @@ class LoaderOptions:
             # Here, since the threads would meet a module that is only half imported.
             import torch  # noqa: F401
         return chosen
+
+
+def _check_fields(
+    fields: Any, columns: tuple[str, str | None] | None
+) -> Mapping[str, Field] | None:
+    if fields is None:
+        return None
+    if columns is not None:
+        raise OptionError("columns= makes pairs and fields= makes dicts; pass one of them")
+    if not isinstance(fields, Mapping) or not all(
+        isinstance(name, str) and isinstance(kind, Field) for name, kind in fields.items()
+    ):
+        raise OptionTypeError(
+            f"fields must map names to kinds such as {{'image': Image(), 'boxes': Boxes()}}, "
+            f"got {shorten(fields)}"
+        )
+    return dict(fields)
 
 
 # Arguments of torch's DataLoader that ours does not have, and what takes their place.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import bisect
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Container, Iterable, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy.typing as npt
 
@@ -22,9 +22,19 @@ from imagearchive.errors import (
     UnsupportedMemberError,
 )
 from imagearchive.images.render import Decoder
+from imagearchive.loader.field_layout import FieldLayout, common_layout
 from imagearchive.transforms import Key, Pipeline, decode_image
+from imagearchive.transforms.fields import Sample
 
-__all__ = ["BROKEN", "Chunk", "Source", "is_damage", "make_fingerprint", "spread_indices"]
+__all__ = [
+    "BROKEN",
+    "Chunk",
+    "Source",
+    "first_readable",
+    "is_damage",
+    "make_fingerprint",
+    "spread_indices",
+]
 
 # Bytes that a thread gathers for one native call. With more, calls no longer cost anything.
 CALL_BYTES: Final = 1 << 16
@@ -40,7 +50,11 @@ BROKEN: Final = (
     SyntaxError,
 )
 
+# How many samples are tried to find one that can be read.
+MAX_TRIED: Final = 64
+
 _Array = npt.NDArray[Any]
+Value = TypeVar("Value")
 
 
 def is_damage(error: BaseException) -> bool:
@@ -76,8 +90,17 @@ class Source(Protocol):
     """A dataset as the loader sees it. Safe for threads."""
 
     dataset: Any
+    guard: LabelGuard
 
     def __len__(self) -> int: ...
+
+    def layout(self) -> FieldLayout | None:
+        """Return the fields of the samples; None for pairs of an image and a label."""
+        ...
+
+    def load_fields(self, index: int, encoded: Container[str], decoder: Decoder) -> Sample:
+        """Return a sample that has fields; those in `encoded` may be as they are stored."""
+        ...
 
     def chunk(self, indices: Sequence[int]) -> Chunk:
         """Return the samples of these indices. They may be read later, when they are asked for."""
@@ -127,6 +150,12 @@ class EncodedSource:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def layout(self) -> None:
+        return None
+
+    def load_fields(self, index: int, encoded: Container[str], decoder: Decoder) -> Sample:
+        raise NotImplementedError
 
     def chunk(self, indices: Sequence[int]) -> Chunk:
         return _EncodedChunk(self, indices)
@@ -199,6 +228,7 @@ class ConcatenatedSource:
     def __init__(self, dataset: Any, parts: list[Source]) -> None:
         self.dataset = dataset
         self.parts = parts
+        self.guard = parts[0].guard
         self._ends = list(itertools.accumulate(len(part) for part in parts))
 
     def __len__(self) -> int:
@@ -206,11 +236,21 @@ class ConcatenatedSource:
 
     def locate(self, index: int) -> tuple[Source, int]:
         """Return the part that a sample belongs to, and its index there."""
-        number = bisect.bisect_right(self._ends, index)
-        return self.parts[number], self._inner(number, index)
+        number, inner = self.place(index)
+        return self.parts[number], inner
 
-    def _inner(self, number: int, index: int) -> int:
-        return index - (self._ends[number - 1] if number else 0)
+    def place(self, index: int) -> tuple[int, int]:
+        """Return the number of the part that a sample belongs to, and its index there."""
+        number = bisect.bisect_right(self._ends, index)
+        return number, index - (self._ends[number - 1] if number else 0)
+
+    def layout(self) -> FieldLayout | None:
+        layouts = [part.layout() for part in self.parts]
+        return common_layout(layouts)
+
+    def load_fields(self, index: int, encoded: Container[str], decoder: Decoder) -> Sample:
+        part, inner = self.locate(index)
+        return part.load_fields(inner, encoded, decoder)
 
     def chunk(self, indices: Sequence[int]) -> Chunk:
         return _ConcatenatedChunk(self, indices)
@@ -232,14 +272,25 @@ class ConcatenatedSource:
     def prefetch(self, indices: Sequence[int]) -> None:
         by_part: dict[int, list[int]] = {}
         for index in indices:
-            number = bisect.bisect_right(self._ends, index)
-            by_part.setdefault(number, []).append(self._inner(number, index))
-        for number, inner in by_part.items():
-            self.parts[number].prefetch(inner)
+            number, inner = self.place(index)
+            by_part.setdefault(number, []).append(inner)
+        for number, inner_indices in by_part.items():
+            self.parts[number].prefetch(inner_indices)
 
     def check_unchanged(self) -> None:
         for part in self.parts:
             part.check_unchanged()
+
+
+class MixedSource(ConcatenatedSource):
+    """Several sources that a `Mixture` mixes."""
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def place(self, index: int) -> tuple[int, int]:
+        found: tuple[int, int] = self.dataset.locate(index)
+        return found
 
 
 class _ConcatenatedChunk:
@@ -272,6 +323,7 @@ class SubsetSource:
     def __init__(self, dataset: Any, whole: Source) -> None:
         self.dataset = dataset
         self.whole = whole
+        self.guard = whole.guard
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -280,6 +332,12 @@ class SubsetSource:
         """Return the index in the whole source."""
         inner = int(self.dataset.indices[index])
         return inner + len(self.whole) if inner < 0 else inner
+
+    def layout(self) -> FieldLayout | None:
+        return self.whole.layout()
+
+    def load_fields(self, index: int, encoded: Container[str], decoder: Decoder) -> Sample:
+        return self.whole.load_fields(self.inner(index), encoded, decoder)
 
     def chunk(self, indices: Sequence[int]) -> Chunk:
         return _SubsetChunk(self.whole.chunk([self.inner(index) for index in indices]), indices)
@@ -306,11 +364,27 @@ class _SubsetChunk:
     def __init__(self, chunk: Chunk, indices: Sequence[int]) -> None:
         self._chunk = chunk
         self._indices = indices
-        self.render_into = chunk.render_into
-        self.render = chunk.render
+
+    def render_into(
+        self, pipeline: Pipeline, keys: Sequence[Key], out: _Array, decoder: Decoder
+    ) -> list[Any]:
+        return self._chunk.render_into(pipeline, keys, out, decoder)
+
+    def render(self, k: int, pipeline: Pipeline, key: Key, decoder: Decoder) -> tuple[Any, Any]:
+        return self._chunk.render(k, pipeline, key, decoder)
 
     def sample(self, k: int, decoder: Decoder) -> dict[str, Any]:
         return {**self._chunk.sample(k, decoder), "index": self._indices[k]}
+
+
+def first_readable(count: int, read: Callable[[int], Value]) -> Value | None:
+    """Return what `read` gives for the first sample that is not damaged; None if there is none."""
+    for index in range(min(count, MAX_TRIED)):
+        try:
+            return read(index)
+        except BROKEN:
+            continue
+    return None
 
 
 def spread_indices(count: int) -> list[int]:

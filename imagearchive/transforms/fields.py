@@ -82,6 +82,8 @@ class Field:
     arguments: ClassVar[tuple[str, ...]] = ("column", "decoder")
     #: Whether values are places in the image, which geometric transforms must move.
     is_place: ClassVar[bool] = False
+    #: Whether values of different samples may have different lengths.
+    ragged: bool = False
 
     archive: ArchivePath | None
     pattern: str | None
@@ -224,6 +226,7 @@ class Boxes(Field):
         *("format", "relative", "labels", "image", "min_visibility", "min_size"),
     )
     is_place = True
+    ragged = True
 
     format: BoxFormat
     relative: bool
@@ -278,9 +281,14 @@ class Keypoints(Field):
         Fields with one entry for each object, as for `Boxes`; for points of several objects only.
     image : str, optional
         The field of the image that the points are in. By default the first one.
+    ragged : bool
+        Whether the number of points differs among samples. If not, `DataLoader` stacks them.
     """
 
-    arguments = (*Field.arguments, "visibility", "flip_pairs", "relative", "labels", "image")
+    arguments = (
+        *Field.arguments,
+        *("visibility", "flip_pairs", "relative", "labels", "image", "ragged"),
+    )
     is_place = True
 
     visibility: bool | None
@@ -299,8 +307,10 @@ class Keypoints(Field):
         relative: bool = False,
         labels: str | Sequence[str] = (),
         image: str | None = None,
+        ragged: bool = True,
     ) -> None:
         super().__init__(*source, column=column, decoder=decoder)
+        self._set("ragged", check_flag("ragged", ragged))
         if visibility is not None:
             visibility = check_flag("visibility", visibility)
         self._set("visibility", visibility)
@@ -337,7 +347,28 @@ class Json(Field):
 
 
 class Array(Field):
-    """A NumPy array, from a ``.npy`` file."""
+    """A NumPy array, from a ``.npy`` file.
+
+    Parameters
+    ----------
+    *source, column, decoder
+        As for `Field`.
+    ragged : bool
+        Whether the length, the first dimension, differs among samples. If not, `DataLoader` stacks
+        the arrays of a batch.
+    """
+
+    arguments = (*Field.arguments, "ragged")
+
+    def __init__(
+        self,
+        *source: Any,
+        column: str | None = None,
+        decoder: Callable[[Any], Any] | None = None,
+        ragged: bool = False,
+    ) -> None:
+        super().__init__(*source, column=column, decoder=decoder)
+        self._set("ragged", check_flag("ragged", ragged))
 
 
 class Npz(Field):
@@ -379,7 +410,27 @@ class Label(Field):
     """A number, or several: an int or a float, or a float64 array.
 
     Files are text: one integer gives an int, one other number a float, several an array.
+
+    Parameters
+    ----------
+    *source, column, decoder
+        As for `Field`.
+    ragged : bool
+        Whether the number of numbers differs among samples. If not, `DataLoader` stacks the labels
+        of a batch.
     """
+
+    arguments = (*Field.arguments, "ragged")
+
+    def __init__(
+        self,
+        *source: Any,
+        column: str | None = None,
+        decoder: Callable[[Any], Any] | None = None,
+        ragged: bool = False,
+    ) -> None:
+        super().__init__(*source, column=column, decoder=decoder)
+        self._set("ragged", check_flag("ragged", ragged))
 
 
 _PLAIN: Final[dict[type[Field], Field]] = {

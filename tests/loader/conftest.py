@@ -40,15 +40,25 @@ def tar(tmp_path):
 
 @pytest.fixture
 def npz(tmp_path):
-    """The path of an NPZ with four columns, its images, and its labels."""
+    """The path of an NPZ of images and labels, its images, and its labels."""
     path = tmp_path / "arrays.npz"
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 20, 24, 3), np.uint8)
     labels = rng.integers(0, 10, 40)
+    np.savez(path, images=images, labels=labels)
+    return str(path), images, labels
+
+
+@pytest.fixture
+def boxes_npz(npz, tmp_path):
+    """The path of an NPZ of four columns, of which boxes are ragged."""
+    _, images, labels = npz
+    rng = np.random.default_rng(1)
+    path = tmp_path / "boxes.npz"
     boxes = np.empty(40, object)
     boxes[:] = [rng.random((k % 3, 4)) for k in range(40)]
     np.savez(path, images=images, labels=labels, extra=np.arange(40.0), bboxes=boxes)
-    return str(path), images, labels
+    return str(path)
 
 
 @pytest.fixture

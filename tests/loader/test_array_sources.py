@@ -89,8 +89,8 @@ def test_npz_images_are_normalized_into_batches(npz):
         assert np.concatenate([batch[1] for batch in batches]).tolist() == labels.tolist()
 
 
-def test_npz_with_columns_takes_any_column_as_label(npz):
-    path, _, _ = npz
+def test_npz_with_columns_takes_any_column_as_label(boxes_npz):
+    path = boxes_npz
     loader = DataLoader(
         path, 8, transform=TRAINING, num_workers=2, columns=("images", "extra"), output="numpy"
     )

@@ -339,6 +339,14 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         self._open()
         return tuple(self._columns)
 
+    def ragged_fields(self) -> frozenset[str]:
+        """Return the entries of a sample that are arrays of different lengths, or any objects."""
+        self._open()
+        columns = self._columns.items()
+        return frozenset(
+            sample_name(name) for name, column in columns if not isinstance(column, ArrayColumn)
+        )
+
     @property
     def requested_keys(self) -> tuple[str, ...] | None:
         """The names that were given as ``keys=``; None if the columns were chosen by length."""

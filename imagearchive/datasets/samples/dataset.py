@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, Final, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -151,7 +151,12 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
     _length: int
     _static: bool
     _images: tuple[str, ...]
+    _optional: frozenset[str]
     _cache: SampleCache
+
+    #: What a batch of `DataLoader` is.
+    form: ClassVar[Literal["dict"]] = "dict"
+    has_keys: ClassVar[bool] = True
 
     _settable: ClassVar[tuple[str, ...]] = ("transform",)
 
@@ -220,6 +225,8 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             for number, field in enumerate(members)
         ]
         self._describe_fields()
+        incomplete = [part for part in self._parts if (self._positions[part.number] < 0).any()]
+        self._optional = frozenset(name for part in incomplete for name in part.nothing)
         if self._pickled_fingerprint is None:
             warn_if_empty(options.apath, self._length)
             if self.skipped:
@@ -498,6 +505,10 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             rows = [part.number for part in self._parts if part.archive is archive]
             positions = self._positions[rows][:, samples].ravel()
             archive.prefetch(positions[positions >= 0].tolist())
+
+    def optional_fields(self) -> frozenset[str]:
+        """Return the entries of a sample that may be None, because a part is missing."""
+        return self._optional
 
     def encoded_samples(self) -> SampleArchive | None:
         """Return this dataset if its samples are as stored, or None if `transform` changes them."""

@@ -1,0 +1,29 @@
+"""Which kind of job makes a batch."""
+
+from __future__ import annotations
+
+from imagearchive.loader.batches import BatchJob, Epoch
+from imagearchive.loader.field_job import FieldJob
+from imagearchive.loader.pair_jobs import PairJob, SampleJob, TensorJob
+
+__all__ = ["next_job"]
+
+
+def next_job(epoch: Epoch) -> BatchJob | None:
+    """Return the job of the next batch of an epoch, or None after the last."""
+    number = epoch.take_number()
+    if number is None:
+        return None
+    pipeline = epoch.pipeline
+    positions = epoch.order.positions(number)
+    job: BatchJob
+    if pipeline is None:
+        job = SampleJob(epoch, positions)
+    elif epoch.layout is not None:
+        job = FieldJob(epoch, positions, pipeline, epoch.layout)
+    elif epoch.shape is None or pipeline.dtype is None or epoch.options.collate_fn is not None:
+        job = PairJob(epoch, positions, pipeline)
+    else:
+        job = TensorJob(epoch, positions, pipeline, epoch.shape, pipeline.dtype)
+    epoch.read_ahead(job)
+    return job
