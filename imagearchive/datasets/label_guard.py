@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -15,7 +15,7 @@ from imagearchive.errors.arguments import check_choice
 from imagearchive.transforms.base import Transform, is_tensor
 from imagearchive.transforms.compose import flat
 
-__all__ = ["SCALARS", "LabelGuard", "LabelKind"]
+__all__ = ["LabelGuard", "LabelKind"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,9 @@ PLACE_NAMES: Final = frozenset(
 )
 SCALARS: Final = (int, float, str, bytes, np.generic)
 WAY_OUT: Final = (
-    "transform image and label together in a dataset of your own, leave out the geometric "
-    "transforms, or pass label_kind='values' if the labels are not places in the image"
+    "name the kinds of the fields, as in DataLoader(fields={'image': Image(), 'boxes': Boxes()}) "
+    "or in SampleArchive, so that they move together, leave out the geometric transforms, or pass "
+    "label_kind='values' if the labels are not places in the image"
 )
 
 
@@ -82,16 +83,6 @@ class LabelGuard:
         """Check the name of a label in a dict."""
         if self.active and column.lower() in PLACE_NAMES and not isinstance(label, SCALARS):
             self._refuse(f"the label is the column {column!r}")
-
-    def refuse_fields(self, names: Sequence[str]) -> None:
-        """Raise OptionError for fields that are places in the image, and would not be moved."""
-        fields = " and ".join(repr(name) for name in names)
-        raise OptionError(
-            f"{self._name} moves the pixels of an image, but not the field"
-            f"{'s' * (len(names) > 1)} {fields}, which would then be wrong; leave out the "
-            f"geometric transforms, transform the whole sample in the dataset with "
-            f"SampleArchive(transform=...), or leave out the field"
-        )
 
     def check(self, label: Any, shape: tuple[int, ...] | None) -> None:
         """Check one label.

@@ -15,7 +15,7 @@ from imagearchive.datasets.label_guard import LabelGuard
 from imagearchive.errors import OptionError
 from imagearchive.images.decode import local_decoder
 from imagearchive.images.render import Decoder
-from imagearchive.loader.field_layout import FieldLayout, infer_kind
+from imagearchive.loader.field_layout import PAIR_LAYOUT, FieldLayout, infer_kind
 from imagearchive.loader.sources import (
     BROKEN,
     Chunk,
@@ -119,8 +119,11 @@ class SampleSource:
         return self._layout
 
     def load_fields(self, index: int, encoded: Container[str], decoder: Decoder) -> Sample:
-        item, layout = self.dataset[index], self._layout
-        assert layout is not None
+        layout = self._layout
+        if layout is None:
+            image, label = self.pair(index)
+            return Sample({"image": image, "label": label}, PAIR_LAYOUT.kinds)
+        item = self.dataset[index]
         if isinstance(item, Mapping):
             return Sample({str(name): value for name, value in item.items()}, layout.kinds)
         if not isinstance(item, (tuple, list)):

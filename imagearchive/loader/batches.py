@@ -19,7 +19,7 @@ from imagearchive.errors import (
 from imagearchive.errors.hints import Hint
 from imagearchive.images.render import Decoder
 from imagearchive.loader.buffers import Buffers
-from imagearchive.loader.field_layout import FieldLayout
+from imagearchive.loader.field_layout import PAIR_LAYOUT, FieldLayout
 from imagearchive.loader.options import BatchOptions
 from imagearchive.loader.order import BlockShuffle, EpochOrder
 from imagearchive.loader.sources import BROKEN, Source, is_damage
@@ -85,21 +85,21 @@ class Epoch:
         #: The fields of the samples; None for images and labels, and without a pipeline.
         self.layout = None if pipeline is None else source.layout()
         if self.layout is not None:
-            self._check_places(self.layout)
+            self._check_images(self.layout)
+        elif pipeline is not None and pipeline.needs_others:
+            self.layout = PAIR_LAYOUT
         self.shape = None if pipeline is None else pipeline.shape_for(*source.image_shape())
         self._numbers = itertools.count(first)
         self._windows: set[int] = set()
 
-    def _check_places(self, layout: FieldLayout) -> None:
-        """Refuse to transform the images of samples with fields that would not move along."""
+    def _check_images(self, layout: FieldLayout) -> None:
+        """Refuse a transform for samples without an image."""
         if not layout.images:
             raise OptionError(
                 f"the samples have the fields {', '.join(layout.kinds)}, and none of them is an "
                 f"image that the transform could be applied to; name it with fields={{NAME: "
                 f"Image(), ...}}, or leave out the transform"
             )
-        if layout.places and self.source.guard.active:
-            self.source.guard.refuse_fields(layout.places)
 
     def take_number(self) -> int | None:
         """Return the number of the next batch, or None after the last."""

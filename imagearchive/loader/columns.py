@@ -102,14 +102,15 @@ def _stack(name: str, kind: Field, column: Sequence[Any], example: Any) -> npt.N
     arrays = [_array(kind, value) for value in column]
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
-        way_out = {
+        ways_out: dict[type[Field], str] = {
             Mask: "end the transform with a Resize or crop of fixed size",
             Array: f"declare it ragged, {name!r}: Array(..., ragged=True)",
             Label: f"declare it ragged, {name!r}: Label(..., ragged=True)",
-        }.get(type(kind), "pass a collate_fn")
+        }
+        way_out = ways_out.get(type(kind))
         raise OptionError(
             f"the values of the field {name!r} have different shapes, such as {shapes[:3]}; "
-            f"{way_out}, or pass a collate_fn"
+            f"{f'{way_out}, or ' if way_out else ''}pass a collate_fn"
         )
     stacked = np.stack(arrays)
     if isinstance(kind, Label) and wanted is not None and stacked.dtype.kind != wanted.dtype.kind:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.datasets.label_guard import SCALARS
 from imagearchive.errors import DecodeError, ImageArchiveError, OptionError
 from imagearchive.images.decode import image_size
 from imagearchive.images.render import Decoder
@@ -23,9 +26,9 @@ from imagearchive.loader.batch_output import (
 )
 from imagearchive.loader.batches import Batch, BatchJob, Epoch
 from imagearchive.loader.columns import make_columns
-from imagearchive.loader.field_layout import FieldLayout
-from imagearchive.transforms import Pipeline
-from imagearchive.transforms.fields import KEY, Sample
+from imagearchive.loader.field_layout import FieldLayout, ragged_fields
+from imagearchive.transforms import Key, Pipeline
+from imagearchive.transforms.fields import KEY, Array, Json, Label, Sample
 
 __all__ = ["INDEX", "FieldJob"]
 
@@ -48,8 +51,18 @@ class FieldJob(BatchJob):
         super().__init__(epoch, positions)
         self.pipeline = pipeline
         self.layout = layout
-        self.reader: Any = epoch.source
+        self.reader = epoch.source
+        moves_places = bool(layout.places) and epoch.source.guard.kind != "values"
+        self.is_joint = moves_places or pipeline.needs_others
+        if pipeline.needs_others:
+            # Mixed labels are probabilities, whatever those of the samples are.
+            kept = {
+                k: v for k, v in layout.examples.items() if not isinstance(layout.kinds[k], Label)
+            }
+            self.layout = replace(layout, examples=kept)
         self.images = layout.images
+        #: Among them the classes of boxes, which are no places.
+        self.ragged = ragged_fields(layout.kinds)
         self.keys: list[str] = [""] * self.size
         self.values: dict[str, list[Any]] = {name: [None] * self.size for name in layout.kinds}
         self.samples: list[Sample | None] = [None] * self.size
@@ -81,15 +94,50 @@ class FieldJob(BatchJob):
             for name in layout.kinds:
                 self.values[name][slot] = sample[name]
             samples.append(sample)
+        if self.is_joint:
+            for slot, (index, sample) in enumerate(zip(indices, samples), first):
+                self._render_sample(slot, index, sample, decoder)
+            return
         for name in self.images:
             self._render(name, first, indices, [sample[name] for sample in samples], decoder)
+
+    def _render_sample(self, slot: int, index: int, sample: Sample, decoder: Decoder) -> None:
+        """Transform all fields of a sample together."""
+        out = {name: images[slot] for name, images in self.slots.items()}
+        with self._named(self.images):
+            result = self.pipeline.render_sample(
+                sample, self.key(index), decoder, out, lambda k: self._other(index, k, decoder)
+            )
+        for name in self.layout.kinds:
+            self.values[name][slot] = result[name]
+
+    def _other(self, index: int, k: int, decoder: Decoder) -> tuple[Sample, Key]:
+        """Return the k-th sample to mix with a sample, which depends on its key and k only."""
+        key, count = self.key(index), len(self.epoch.source)
+        text = f"{key.seed} {key.epoch} {key.index} {k}".encode()
+        other = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+        # Another one, if there is any.
+        other %= max(1, count - 1)
+        other += other >= index and count > 1
+        return self.reader.load_fields(other, self.images, decoder), self.key(other)
+
+    @contextlib.contextmanager
+    def _named(self, names: Sequence[str]) -> Iterator[None]:
+        """Name the fields in errors about their content."""
+        try:
+            yield
+        except OptionError:
+            raise
+        except ImageArchiveError as error:
+            fields = " or ".join(repr(name) for name in names)
+            raise type(error)(f"field {fields}: {error.message}", hints=error.hints) from error
 
     def _check_labels(self, sample: Sample) -> None:
         """Refuse arrays that are certainly places in an image, which is about to be moved."""
         guard = self.epoch.source.guard
-        for name in self.layout.kinds:
+        for name, kind in self.layout.kinds.items():
             value = sample[name]
-            if name in self.images or isinstance(value, SCALARS):
+            if not isinstance(kind, (Array, Json)) or name in self.ragged:
                 continue
             guard.check_column(value, name)
             for image in self.images:
@@ -101,7 +149,7 @@ class FieldJob(BatchJob):
         """Transform one image of each of some samples."""
         pipeline, values = self.pipeline, self.values[name]
         keys = [self.key(index) for index in indices]
-        try:
+        with self._named([name]):
             if name in self.slots:
                 out = self.slots[name][first : first + len(indices)]
                 if all(isinstance(image, (bytes, memoryview)) for image in images):
@@ -117,10 +165,6 @@ class FieldJob(BatchJob):
                     values[slot] = pipeline.render(image, key, decoder)
                 else:
                     values[slot] = pipeline.apply(image_array(image, decoder), key, decoder)
-        except OptionError:
-            raise
-        except ImageArchiveError as error:
-            raise type(error)(f"field {name!r}: {error.message}", hints=error.hints) from error
 
     def finish(self) -> Batch:
         """Return the batch."""

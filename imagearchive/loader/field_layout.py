@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -24,7 +24,7 @@ from imagearchive.transforms.fields import (
     Text,
 )
 
-__all__ = ["FieldLayout", "common_layout", "infer_kind", "ragged_fields"]
+__all__ = ["PAIR_LAYOUT", "FieldLayout", "common_layout", "infer_kind", "ragged_fields"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,12 @@ class FieldLayout:
             f"{_names(self.kinds)}; give all samples the same fields, with None where there is "
             f"nothing, or read them with torch's DataLoader"
         )
+
+
+#: Images and labels as samples of two fields.
+PAIR_LAYOUT: Final = FieldLayout(
+    {"image": Image(), "label": Label()}, "tuple", False, frozenset(), {}
+)
 
 
 def common_layout(layouts: Sequence[FieldLayout | None]) -> FieldLayout | None:

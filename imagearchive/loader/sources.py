@@ -22,7 +22,7 @@ from imagearchive.errors import (
     UnsupportedMemberError,
 )
 from imagearchive.images.render import Decoder
-from imagearchive.loader.field_layout import FieldLayout, common_layout
+from imagearchive.loader.field_layout import PAIR_LAYOUT, FieldLayout, common_layout
 from imagearchive.transforms import Key, Pipeline, decode_image
 from imagearchive.transforms.fields import Sample
 
@@ -99,7 +99,10 @@ class Source(Protocol):
         ...
 
     def load_fields(self, index: int, encoded: Container[str], decoder: Decoder) -> Sample:
-        """Return a sample that has fields; those in `encoded` may be as they are stored."""
+        """Return a sample as fields; those in `encoded` may be as they are stored.
+
+        The fields of a pair are those of `PAIR_LAYOUT`.
+        """
         ...
 
     def chunk(self, indices: Sequence[int]) -> Chunk:
@@ -155,7 +158,8 @@ class EncodedSource:
         return None
 
     def load_fields(self, index: int, encoded: Container[str], decoder: Decoder) -> Sample:
-        raise NotImplementedError
+        values = {"image": self.read(index), "label": self.label(index)}
+        return Sample(values, PAIR_LAYOUT.kinds)
 
     def chunk(self, indices: Sequence[int]) -> Chunk:
         return _EncodedChunk(self, indices)
