@@ -22,6 +22,7 @@ from fuzz.harnesses.npy import NpyHeaders
 from fuzz.harnesses.npz import NpzRows
 from fuzz.harnesses.objects import ObjectArrays
 from fuzz.harnesses.small_files import SmallFiles
+from fuzz.harnesses.tables import PlainPickles, Tables
 from fuzz.harnesses.tar import Tar
 from fuzz.harnesses.values import Values
 from fuzz.harnesses.zip import Zip
@@ -37,6 +38,8 @@ HARNESSES: Final[tuple[type[Harness], ...]] = (
     Compressed,
     CompressedArchives,
     LabelFiles,
+    Tables,
+    PlainPickles,
     Annotations,
     Values,
     JpegRegions,

@@ -43,4 +43,9 @@ def parse_idx(data: Buffer) -> npt.NDArray[Any]:
             f"the IDX file has {len(view) - start} bytes for an array of shape {shape} and type "
             f"{dtype.name}; it is damaged"
         )
-    return np.frombuffer(view, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+    elements = np.frombuffer(view[start:], dtype).astype(dtype.newbyteorder("="))
+    try:
+        return elements.reshape(shape)
+    except ValueError as error:
+        # Of arrays without elements, NumPy refuses some shapes.
+        raise DecodeError(f"NumPy cannot make an array of shape {shape}: {error}") from error

@@ -45,6 +45,8 @@ def test_parse_idx_of_damaged_files_raises():
     ):
         with pytest.raises(DecodeError):
             parse_idx(data)
+    with pytest.raises(DecodeError, match=r"NumPy cannot make an array of shape \(0, "):
+        parse_idx(b"\0\0\x0e\x04" + bytes(4) + b"\xff" * 12)
     with pytest.raises(DecodeError, match="damaged"):
         parse_idx(b"\0\0\x08\x03" + b"\xff" * 12)
 
