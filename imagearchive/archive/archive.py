@@ -28,6 +28,7 @@ from imagearchive.errors import (
 )
 from imagearchive.errors.arguments import check_flag, check_integer, check_sequence, shorten
 from imagearchive.index.concatenate import open_concatenated
+from imagearchive.index.nesting import Nested
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS, Verify, check_verify, compared_members
 from imagearchive.storage.closing import Closable
@@ -88,6 +89,7 @@ class ArchiveOptions:
     max_open: int
     verify: Verify
     decompress_to: str | None
+    nested: Nested
 
 
 class Archive(ArchiveFileSystem, Closable, Mapping[str, bytes]):
@@ -121,6 +123,13 @@ class Archive(ArchiveFileSystem, Closable, Mapping[str, bytes]):
         ``train.tar.xz``, is decompressed there once, and the copy is read. It is found again by the
         name, size, time, and ends of the archive. Of several processes, one makes it. Delete it
         yourself when it is no longer needed.
+    nested : bool, int, "auto", or "keep"
+        Which members that are archives themselves are opened in place: ``n01440764.tar`` becomes
+        the directory ``n01440764``. True opens all, up to eight levels deep, and a number opens as
+        many levels. With ``"keep"``, and where another member has the name without the extensions,
+        the directory keeps them. ``"auto"`` opens those of each level whose members are all
+        archives. The content tells what is an archive: a TAR or ZIP, so also an NPZ, stored,
+        deflated, or compressed as a ``.tar.gz`` is.
 
     Attributes
     ----------
@@ -157,6 +166,7 @@ class Archive(ArchiveFileSystem, Closable, Mapping[str, bytes]):
         max_open: int = 128,
         verify: Verify | bool = "first",
         decompress_to: str | os.PathLike[str] | None = None,
+        nested: Nested = False,
     ) -> None:
         check_integer("max_open", max_open, 1)
         strict = check_flag("strict", strict)
@@ -173,12 +183,13 @@ class Archive(ArchiveFileSystem, Closable, Mapping[str, bytes]):
             max_open=max_open,
             verify=check_verify(verify),
             decompress_to=None if decompress_to is None else locate(decompress_to).path,
+            nested=nested,
         )
         self.opened_paths = self.paths
         if decompress_to is not None:
             self.opened_paths = [_decompressed(path, decompress_to) for path in self.paths]
         table = open_concatenated(
-            self.opened_paths, ipath, overwrite=overwrite_index, strict=strict
+            self.opened_paths, ipath, overwrite=overwrite_index, strict=strict, nested=nested
         )
         super().__init__(given, table)
         self.left_out = self.table.left_out
@@ -193,6 +204,11 @@ class Archive(ArchiveFileSystem, Closable, Mapping[str, bytes]):
         )
         if storage == "memory":
             self._pool.open_all()
+
+    @property
+    def nested(self) -> Nested:
+        """The argument: which archives inside the archive are opened."""
+        return self._options.nested
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -391,8 +407,8 @@ class Archive(ArchiveFileSystem, Closable, Mapping[str, bytes]):
 
     def storage(self, shard: int = 0) -> Storage:
         """Return the storage of one of the files; ``table.files`` lists them."""
-        if not 0 <= shard < len(self.table.files):
-            raise SampleIndexError(f"file {shard} of {len(self.table.files)}")
+        if not 0 <= shard < self.table.shards:
+            raise SampleIndexError(f"file {shard} of {self.table.shards}")
         return self._pool.get(shard, 0)
 
     def check_unchanged(self) -> None:

@@ -104,4 +104,4 @@ def read_whole(archive: Archive, position: int) -> bytes | memoryview:
 
 
 def _file(archive: Archive, position: int) -> str:
-    return archive.table.files[int(archive.table.entries["shard"][position])]
+    return archive.table.file_of(int(archive.table.entries["shard"][position]))

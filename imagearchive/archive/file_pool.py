@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from imagearchive.errors import (
     ClosedError,
-    CorruptArchiveError,
     StaleIndexError,
 )
 from imagearchive.storage.compressed import CompressedStorage
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
     from imagearchive.index.table import IndexTable
 
 __all__ = ["StoragePool", "check_indexed"]
+
+# Decompressed views keep what they decompressed last, in each thread.
+MAX_VIEWS: Final = 32
 
 logger = logging.getLogger(__name__)
 
@@ -71,18 +73,25 @@ class StoragePool:
         # The open file of an archive that has only one: the fast path of `get`.
         self._sole: ReadAheadStorage | None = None
         self._single = len(table.files) == 1 and not self._directories
+        # The shards that are the same bytes as another one, read by another container format.
+        self._same = {
+            shard: one.parent
+            for shard, one in table.derived.items()
+            if one.parent is not None and not one.format
+        }
+        # How many shards, from the first on, are the bytes of that file.
+        self._sole_shards = 1
+        while self._same.get(self._sole_shards) == 0:
+            self._sole_shards += 1
+        # Decompressed views of archives inside archives.
+        self._views = LRUCache[int, ReadAheadStorage](min(limit, MAX_VIEWS))
         if kind == "memory":
             # The user asked for everything to stay in memory.
             self._open.limit = sys.maxsize
 
     def path(self, shard: int, position: int) -> str:
         """Return the file that holds a member."""
-        if not 0 <= shard < len(self._table.files):
-            raise CorruptArchiveError(
-                f"the index names file {shard} of {len(self._table.files)}; delete the index "
-                f"{self._table.path}"
-            )
-        path = self._table.files[shard]
+        path = self._table.file_of(shard)
         if shard in self._directories:
             return locate(path).join(self._table.name(position)).path
         return path
@@ -96,8 +105,10 @@ class StoragePool:
             The pool is closed.
         """
         storage = self._sole
-        if storage is not None and shard == 0:
+        if storage is not None and shard < self._sole_shards:
             return storage
+        if shard >= len(self._table.files):
+            return self._get_view(shard)
         key = shard
         if shard in self._directories:
             # Files of a directory have negative keys, which differ from all shard numbers.
@@ -113,6 +124,20 @@ class StoragePool:
             opened.close()
         if self._single:
             self._sole = storage
+        return storage
+
+    def _get_view(self, shard: int) -> ReadAheadStorage:
+        """Return what an archive inside another one refers to."""
+        if shard in self._same:
+            return self.get(self._same[shard], 0)
+        storage = self._views.get(shard)
+        if storage is None:
+            parent = self._table.derived[shard].parent
+            assert parent is not None
+            # A view has few parents, one in the other; see `imagearchive.index.nesting`.
+            opened = self._table.open_member_view(shard, self.get(parent, 0))
+            self._share_spans(opened)
+            storage = self._views.setdefault(shard, opened)
         return storage
 
     def _open_unchanged(self, shard: int, position: int) -> ReadAheadStorage:
@@ -144,9 +169,9 @@ class StoragePool:
 
     def keep_decompressed(self, limit: int, places: int) -> None:
         """Keep decompressed spans of compressed files; see `Archive.keep_decompressed`."""
-        if self._table.derived:
+        if self._table.compressed:
             self._spans = SpanCache(limit, places) if limit else None
-            for storage in self._open.values():
+            for storage in (*self._open.values(), *self._views.values()):
                 self._share_spans(storage)
 
     def _share_spans(self, storage: ReadAheadStorage) -> None:
@@ -170,14 +195,17 @@ class StoragePool:
     @property
     def can_keep_all_open(self) -> bool:
         """Whether all files may be open at once."""
-        return len(self._table.files) <= self._open.limit and not self._directories
+        views = self._table.shards - len(self._table.files) - len(self._same)
+        fits = len(self._table.files) <= self._open.limit and views <= self._views.limit
+        return fits and not self._directories
 
     def close(self) -> None:
         """Close all storages; views returned before stay valid."""
         self._closed = True
         self._sole = self._spans = None
-        while (storage := self._open.pop_oldest()) is not None:
-            storage.close()
+        for opened in (self._views, self._open):
+            while (storage := opened.pop_oldest()) is not None:
+                storage.close()
 
 
 def _has_directories(table: IndexTable) -> bool:

@@ -188,10 +188,10 @@ def _check_headers(archive: Archive, failures: list[Failure]) -> None:
     for path in archive.opened_paths:
         try:
             with os_errors_for(path):
-                fresh = IndexTable.build(path)
+                fresh = IndexTable.build(path, nested=archive.nested)
         except CorruptArchiveError as error:
             failures.append(_failure(error, -1, path, path))
-            fresh = IndexTable.build(path, strict=False)
+            fresh = IndexTable.build(path, strict=False, nested=archive.nested)
         ours = table.entries[start : start + len(fresh)]
         same = len(ours) == len(fresh) and all(
             np.array_equal(ours[name], fresh.entries[name])

@@ -171,7 +171,7 @@ def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
             extension = extension_of(name)
             extensions[extension] = extensions.get(extension, 0) + 1
         common = sorted(extensions.items(), key=lambda item: (-item[1], item[0]))[:10]
-        derived = table.derived
+        derived = table.compressed
         plain = ~np.isin(entries["shard"], list(derived))
         stored = int(entries["stored_size"][plain].sum(dtype=np.uint64))
         facts: dict[str, Any] = {

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DECOMPRESS",
     "HEAD_BYTES",
+    "MAX_COMPRESSION",
     "DerivedFile",
     "check_expansion",
     "find_stream_format",
@@ -36,8 +37,8 @@ DECOMPRESS: Final = Hint("decompress_to=DIR", "to keep a decompressed copy in a 
 #: How much of the beginning of a file tells its format.
 HEAD_BYTES: Final = 512
 
-# Largest ratio of output to stored size of a file that is compressed as a whole, above 64 MiB. Its
-# first opening decompresses all of it. Deflate reaches 1,032, Zstandard 32,000, bzip2 over 10^6.
+#: Largest ratio of output to stored size of a file that is compressed as a whole, above 64 MiB. Its
+#: first opening decompresses all of it. Deflate reaches 1,032, Zstandard 32,000, bzip2 over 10^6.
 MAX_COMPRESSION: Final = 1000
 
 # How the files of each format begin, so that its module is imported only for them.

@@ -177,12 +177,18 @@ class LeftOut:
         if count:
             self.counts[reason] = self.counts.get(reason, 0) + count
 
-    def extend(self, other: LeftOut, first_file: int) -> None:
-        """Add what another archive leaves out, whose files begin at `first_file`."""
+    def extend(self, other: LeftOut, first_file: int, prefix: str = "") -> None:
+        """Add what another archive leaves out, whose files begin at `first_file`.
+
+        `prefix` is put before the names.
+        """
         for reason, count in other.counts.items():
             self.add_count(reason, count)
         room = self.max_listed - len(self.members)
-        self.members += [one._replace(file=one.file + first_file) for one in other.members[:room]]
+        self.members += [
+            one._replace(name=(prefix + one.name)[:_MAX_NAME], file=one.file + first_file)
+            for one in other.members[:room]
+        ]
 
     def __len__(self) -> int:
         return sum(self.counts.values())

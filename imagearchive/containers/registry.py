@@ -50,10 +50,10 @@ if TYPE_CHECKING:
     from imagearchive.storage.protocol import Storage
 
 __all__ = [
-    "HEAD_BYTES",
     "Scanned",
     "ScannedStream",
     "all_containers",
+    "archive_stem",
     "container_named",
     "find_container",
     "find_member_container",
@@ -232,6 +232,14 @@ def _unknown(head: bytes) -> str:
 def find_member_container(head: bytes) -> Container | None:
     """Return the format of a member that is itself an archive, by its first bytes, or None."""
     return next((one for one in _CONTAINERS if one.sniff_member(head)), None)
+
+
+def archive_stem(name: str) -> str:
+    """Return the name of an archive without its extensions: ``a/b`` of ``a/b.tar.gz``."""
+    name = plain_name(name)
+    stem, extension = os.path.splitext(name)
+    known = any(extension.lower() in container.extensions for container in _CONTAINERS)
+    return stem if known else name
 
 
 def scan_location(

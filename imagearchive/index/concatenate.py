@@ -28,12 +28,15 @@ from imagearchive.index.index_locations import cache_location, check_replaceable
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import CHECKPOINTS, add_container_runs
 from imagearchive.index.names import sort_names
+from imagearchive.index.nesting import Nested, Nesting
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.location import Location, locate
 from imagearchive.storage.progress import byte_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from imagearchive.containers.derived import DerivedFile
 
 __all__ = ["open_concatenated"]
 
@@ -46,6 +49,7 @@ def open_concatenated(
     *,
     overwrite: bool = False,
     strict: bool = True,
+    nested: Nested = False,
 ) -> IndexTable:
     """Open the index of one archive, or of several as one table.
 
@@ -61,13 +65,18 @@ def open_concatenated(
     if len(paths) == 1:
         with byte_progress(f"indexing {os.path.basename(paths[0])}") as progress:
             return IndexTable.open(
-                paths[0], ipath, overwrite=overwrite, strict=strict, progress=progress
+                paths[0],
+                ipath,
+                overwrite=overwrite,
+                strict=strict,
+                progress=progress,
+                nested=nested,
             )
     archives = [resolve_location(locate(path)) for path in paths]
     seen = _signatures(archives)
     # The size and time of a directory do not change with the files in it.
     can_save = None not in seen
-    digest = _digest(archives, seen, strict)
+    digest = _digest(archives, seen, strict, nested)
     location = None if ipath is None else locate(ipath)
     if location is not None and not can_save:
         raise OptionError(
@@ -77,7 +86,8 @@ def open_concatenated(
     if location is None and can_save:
         location = cache_location([digest], archives[0])
     if location is not None and not overwrite:
-        found = _load(location, archives, seen, digest, strict, given=ipath is not None)
+        paths_digest = _digest(archives, [None] * len(archives), strict, nested)
+        found = _load(location, archives, seen, (digest, paths_digest), strict, ipath is not None)
         if found is not None:
             return found
     if ipath is not None and location is not None and location.exists():
@@ -85,13 +95,15 @@ def open_concatenated(
     # Imported here, because a single archive needs no threads.
     from imagearchive.index.open_indexes import open_indexes
 
-    tables = open_indexes(archives, overwrite=overwrite, strict=strict, save=ipath is None)
+    tables = open_indexes(
+        archives, overwrite=overwrite, strict=strict, save=ipath is None, nested=nested
+    )
     with closing(tables):
         table = _concatenate(tables)
     if location is None or len(table.files) != len(paths):
         return table
     table.meta["joined"] = digest
-    table.meta["joined_paths"] = _digest(archives, [None] * len(archives), strict)
+    table.meta["joined_paths"] = _digest(archives, [None] * len(archives), strict, nested)
     # Every process would parse one entry for each archive whenever it opens the table.
     table.meta["archives"] = []
     try:
@@ -115,11 +127,19 @@ def _signatures(archives: Sequence[Location]) -> list[Signature | None]:
         ) from None
 
 
-def _digest(archives: Sequence[Location], seen: Sequence[Signature | None], strict: bool) -> str:
+def _digest(
+    archives: Sequence[Location],
+    seen: Sequence[Signature | None],
+    strict: bool,
+    nested: Nested,
+) -> str:
     """Digest everything that a combined table depends on."""
     versions = sorted(f"{one.name} {one.version}" for one in all_containers())
     digest = hashlib.blake2b(digest_size=16)
-    for part in (f"{file_format.VERSION} {strict}", *versions):
+    options = f"{file_format.VERSION} {strict}"
+    if nested is not False:
+        options += f" {Nesting.from_argument(nested)}"
+    for part in (options, *versions):
         digest.update(part.encode() + b"\0")
     for archive, signature in zip(archives, seen):
         digest.update(os.fsencode(archive.path) + f"\0{signature}\0".encode())
@@ -130,11 +150,12 @@ def _load(
     location: Location,
     archives: Sequence[Location],
     seen: Sequence[Signature | None],
-    digest: str,
+    digests: tuple[str, str],
     strict: bool,
     given: bool,
 ) -> IndexTable | None:
     """Map the combined table if it exists and is fresh."""
+    digest, paths_digest = digests
     try:
         sizes = [0 if one is None else one[0] for one in seen]
         meta = file_format.load(location).meta
@@ -151,7 +172,7 @@ def _load(
     if meta.get("joined") != digest:
         if not given:
             return None
-        same = meta.get("joined_paths") == _digest(archives, [None] * len(archives), strict)
+        same = meta.get("joined_paths") == paths_digest
         reason = "one of them has changed" if same else "it was built for others"
         raise StaleIndexError(
             f"{location.path}: it does not describe the {len(archives)} archives from "
@@ -187,28 +208,21 @@ def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
     files: list[str] = []
     meta: dict[str, Any] = {"containers": [], "archives": [], "directories": []}
     file_signatures: dict[str, Signature] = {}
+    shards = _Shards()
     checkpoints: list[npt.NDArray[np.uint8]] = []
     checkpoint_bytes = 0
     left_out = LeftOut()
     for table in tables:
-        entries = np.array(table.entries)
-        entries["shard"] += np.uint32(len(files))
-        columns["entries"].append(entries)
+        columns["entries"].append(np.array(table.entries))
         columns["names"].append(np.array(table.names))
         columns["name_offsets"].append(np.array(table.name_offsets))
-        add_container_runs(meta["containers"], table.meta["containers"], len(files))
+        shards.add(table, checkpoint_bytes)
         left_out.extend(table.left_out, len(files))
         meta["directories"] += table.directories
         meta["archives"] += [
             {"path": file, "directory": bool(archive.get("directory"))}
             for file, archive in zip(table.files, table.meta.get("archives", []))
         ]
-        for number, derived in table.derived.items():
-            start, stop = derived.checkpoints
-            moved = dataclasses.replace(
-                derived, checkpoints=(start + checkpoint_bytes, stop + checkpoint_bytes)
-            )
-            meta.setdefault("derived", {})[str(number + len(files))] = moved.to_json()
         if CHECKPOINTS in table.extra:
             checkpoints.append(np.array(table.extra[CHECKPOINTS]))
             checkpoint_bytes += len(checkpoints[-1])
@@ -216,6 +230,9 @@ def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
             meta.setdefault("damage", table.meta["damage"])
         files += table.files
         file_signatures |= table.file_signatures
+    meta["containers"], derived = shards.finish(columns["entries"])
+    if derived:
+        meta["derived"] = derived
     if left_out:
         meta["left_out"] = left_out.to_metadata()
     entries = np.concatenate(columns["entries"])
@@ -240,3 +257,59 @@ def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
     )
     combined.file_signatures = file_signatures
     return combined
+
+
+class _Shards:
+    """The files and views of several tables, numbered as one: all files, then all views."""
+
+    def __init__(self) -> None:
+        self._runs: list[dict[str, Any]] = []
+        self._view_runs: list[dict[str, Any]] = []
+        # By table: how many files and views it has, and its views by number.
+        self._counts: list[tuple[int, int]] = []
+        self._derived: list[dict[int, DerivedFile]] = []
+        self._files = self._views = 0
+
+    def add(self, table: IndexTable, checkpoint_bytes: int) -> None:
+        """Add a table, whose checkpoints begin at `checkpoint_bytes`."""
+        files = len(table.files)
+        views = table.shards - files
+        derived = {}
+        for number, one in table.derived.items():
+            start, stop = one.checkpoints
+            moved = (start + checkpoint_bytes, stop + checkpoint_bytes)
+            derived[number] = dataclasses.replace(one, checkpoints=moved)
+        runs = table.meta["containers"]
+        add_container_runs(
+            self._runs, [run for run in runs if run["first_file"] < files], self._files
+        )
+        if views:
+            names = [table.container(number) for number in range(files, files + views)]
+            for number, container in enumerate(names, self._views):
+                run = {"name": container.name, "version": container.version, "first_file": 0}
+                add_container_runs(self._view_runs, [run], number)
+        self._counts.append((files, views))
+        self._derived.append(derived)
+        self._files += files
+        self._views += views
+
+    def finish(
+        self, entries: Sequence[npt.NDArray[Any]]
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Number the shards in the rows of each table; return the containers and the views."""
+        add_container_runs(self._runs, self._view_runs, self._files)
+        described: dict[str, Any] = {}
+        first_file, first_view = 0, self._files
+        for rows, (files, views), derived in zip(entries, self._counts, self._derived):
+            numbers = np.concatenate(
+                [first_file + np.arange(files), first_view + np.arange(views)]
+            ).astype(np.uint32)
+            if first_file or views:
+                rows["shard"] = numbers[rows["shard"]]
+            for number, one in derived.items():
+                if one.parent is not None:
+                    one = dataclasses.replace(one, parent=int(numbers[one.parent]))
+                described[str(numbers[number])] = one.to_json()
+            first_file += files
+            first_view += views
+        return self._runs, described

@@ -21,9 +21,12 @@ __all__ = [
 ]
 
 
-def index_beside(archive: Location) -> Location:
-    """Return the index file beside an archive: ``.idx.npy`` in place of the last extension."""
-    return archive.parent.join(os.path.splitext(archive.name)[0] + INDEX_SUFFIX)
+def index_beside(archive: Location, variant: str = "") -> Location:
+    """Return the index file beside an archive: ``.idx.npy`` in place of the last extension.
+
+    `variant` is put before that; see `imagearchive.index.nesting.Nesting`.
+    """
+    return archive.parent.join(os.path.splitext(archive.name)[0] + variant + INDEX_SUFFIX)
 
 
 def cache_directory() -> Location | None:
@@ -58,10 +61,11 @@ def cache_location(keys: Sequence[str], archive: Location) -> Location | None:
     return folder and folder.join(f"{stem}-{digest.hexdigest()}{INDEX_SUFFIX}")
 
 
-def index_locations(archive: Location) -> list[Location]:
-    """Return where the index of an archive may be, the best first."""
-    cached = cache_location([archive.path], archive)
-    return [index_beside(archive)] if cached is None else [index_beside(archive), cached]
+def index_locations(archive: Location, variant: str = "") -> list[Location]:
+    """Return where the index of an archive may be, the best first; `variant` as above."""
+    beside = index_beside(archive, variant)
+    cached = cache_location([archive.path, variant] if variant else [archive.path], archive)
+    return [beside] if cached is None else [beside, cached]
 
 
 def check_replaceable(ipath: Location, archives: Sequence[Location]) -> None:

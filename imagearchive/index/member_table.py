@@ -24,7 +24,7 @@ from imagearchive.index.metadata import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from imagearchive.storage.protocol import FileStorage, ReadAheadStorage
+    from imagearchive.storage.protocol import FileStorage, ReadAheadStorage, Storage
 
 __all__ = ["MemberTable"]
 
@@ -55,7 +55,8 @@ class MemberTable:
     name_order : ndarray of uint64, shape (N,)
         The permutation that sorts the names bytewise.
     files : list of str
-        The files that hold the bytes; ``entries["shard"]`` is an index into it.
+        The files that hold the bytes. ``entries["shard"]`` is an index into it, or beyond its end
+        the number of a view in `derived`.
     meta : dict
         The metadata section; see `docs/development/index-format.md`.
     extra : mapping of str to ndarray
@@ -82,8 +83,10 @@ class MemberTable:
         # The files as they were when the table was compared with them, by path.
         self.file_signatures: dict[str, Signature] = {}
         self.unchanged_during_scan = True
-        #: The files that are compressed, by number.
+        #: By shard: the decompressed views of files, and what archives inside archives refer to.
         self.derived = derived_files(self.path, self.meta)
+        #: Those of them that are compressed.
+        self.compressed = {shard: one for shard, one in self.derived.items() if one.format}
         self._added = 0
         self._unsaved = False
         self.lookup = Lookup(
@@ -134,6 +137,33 @@ class MemberTable:
         return digest.hexdigest()
 
     @property
+    def shards(self) -> int:
+        """The number of shards: the files, and the views of archives inside them."""
+        return len(self.files) + sum(one.parent is not None for one in self.derived.values())
+
+    def file_number(self, shard: int) -> int:
+        """Return the number of the file that contains a shard.
+
+        Raises
+        ------
+        CorruptIndexError
+            There is no such shard.
+        """
+        number = shard
+        while number >= len(self.files):
+            derived = self.derived.get(number)
+            if derived is None or derived.parent is None or derived.parent >= number:
+                raise CorruptIndexError(
+                    f"{self.path}: it names file {shard} of {self.shards}; delete the index"
+                )
+            number = derived.parent
+        return number
+
+    def file_of(self, shard: int) -> str:
+        """Return the file that contains a shard; raises `CorruptIndexError`."""
+        return self.files[self.file_number(shard)]
+
+    @property
     def directories(self) -> list[str]:
         """Directories that the archive names and that contain no files."""
         return list(self.meta.get("directories", []))
@@ -169,8 +199,23 @@ class MemberTable:
             The open file, which is closed together with its view.
         """
         derived = self.derived.get(shard)
-        if derived is None:
-            return file
+        return file if derived is None else derived.open(file, self._file_checkpoints())
+
+    def open_member_view(self, shard: int, parent: Storage) -> ReadAheadStorage:
+        """Return the decompressed view of an archive inside another one, which stays open.
+
+        Parameters
+        ----------
+        shard : int
+            The number of the view.
+        parent : Storage
+            What contains the archive: ``derived[shard].parent``.
+        """
+        derived = self.derived[shard]
+        where = f"{self.file_of(shard)}/{derived.name}"
+        return derived.open_member(parent, self._file_checkpoints(), where)
+
+    def _file_checkpoints(self) -> memoryview:
         if CHECKPOINTS not in self.extra:
             raise CorruptIndexError(f"{self.path}: the checkpoints are missing; delete the index")
-        return derived.open(file, self.extra[CHECKPOINTS].data)
+        return self.extra[CHECKPOINTS].data

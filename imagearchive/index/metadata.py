@@ -7,7 +7,7 @@ the format's ``name`` and ``version`` and the number of the ``first_file``.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from imagearchive.containers.derived import DerivedFile
 from imagearchive.containers.left_out import LeftOut
 from imagearchive.containers.registry import container_named
 from imagearchive.errors import CorruptIndexError
+from imagearchive.index.nesting import MAX_DEPTH
 
 __all__ = [
     "CHECKPOINTS",
@@ -26,10 +27,14 @@ __all__ = [
     "containers_of",
     "derived_files",
     "file_sizes",
+    "shard_sizes",
 ]
 
 #: The section that holds the checkpoints of compressed files.
 CHECKPOINTS: Final = "file_checkpoints"
+
+# How deep views are inside each other: two for each level of archives.
+MAX_VIEWS_DEEP: Final = 2 * MAX_DEPTH
 
 # The index of the original ImageArchive does not name a format; its archives are TAR files.
 _ORIGINAL_RUNS: Final = [{"name": "tar", "version": 0, "first_file": 0}]
@@ -92,6 +97,42 @@ def derived_files(ipath: str | None, meta: dict[str, Any]) -> dict[int, DerivedF
             f"{ipath}: the metadata do not describe the compressed files; delete it"
         ) from error
     return derived
+
+
+def shard_sizes(ipath: str, files: Sequence[int], derived: Mapping[int, DerivedFile]) -> list[int]:
+    """Return the length of what each shard refers to in bytes.
+
+    Parameters
+    ----------
+    ipath : str
+    files : sequence of int
+        The sizes of the files.
+    derived : mapping of int to DerivedFile
+
+    Raises
+    ------
+    CorruptIndexError
+        A view is not within its parent, or is not numbered after it.
+    """
+    sizes = list(files)
+    depths = [0] * len(sizes)
+    for number, one in sorted(derived.items()):
+        if one.parent is None:
+            if number < len(files):
+                sizes[number] = one.size
+            continue
+        if number != len(sizes) or one.parent >= number or depths[one.parent] == MAX_VIEWS_DEEP:
+            raise CorruptIndexError(
+                f"{ipath}: the archives inside the archive are not numbered in order; delete it"
+            )
+        outer = sizes[one.parent]
+        if one.offset + one.stored_size > outer:
+            raise CorruptIndexError(
+                f"{ipath}: an archive inside the archive is not within it; delete it"
+            )
+        depths.append(depths[one.parent] + 1)
+        sizes.append(one.size if one.format else outer)
+    return sizes
 
 
 def _is_inside(path: str) -> bool:

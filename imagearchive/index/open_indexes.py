@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
+from imagearchive.index.nesting import Nested
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.location import Location
 from imagearchive.storage.progress import byte_progress, count_progress
@@ -21,7 +22,12 @@ THREADS: Final = 8
 
 
 def open_indexes(
-    archives: Sequence[Location], *, overwrite: bool, strict: bool, save: bool
+    archives: Sequence[Location],
+    *,
+    overwrite: bool,
+    strict: bool,
+    save: bool,
+    nested: Nested = False,
 ) -> Generator[IndexTable, None, None]:
     """Iterate over the indexes of several archives, in their order; see `IndexTable.open`.
 
@@ -41,7 +47,12 @@ def open_indexes(
                 show(done, total)
 
             return IndexTable.open(
-                archive.path, overwrite=overwrite, strict=strict, save=save, progress=progress
+                archive.path,
+                overwrite=overwrite,
+                strict=strict,
+                save=save,
+                progress=progress,
+                nested=nested,
             )
 
     try:

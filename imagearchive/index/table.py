@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
@@ -15,12 +16,13 @@ from imagearchive.errors import (
     ArchiveNotFoundError,
     CorruptArchiveError,
     CorruptIndexError,
+    ImageArchiveError,
     OptionError,
     StaleIndexError,
 )
 from imagearchive.errors.os_errors import OUT_OF_FILES
 from imagearchive.index import file_format
-from imagearchive.index.build import build_columns
+from imagearchive.index.build import BuiltIndex, build_columns
 from imagearchive.index.cache import FILES, describe_files, is_cached
 from imagearchive.index.column_checks import COLUMNS, UNBOUNDED, check_columns, take_columns
 from imagearchive.index.freshness import READ_PARTLY, REBUILD, difference, signatures
@@ -31,12 +33,14 @@ from imagearchive.index.metadata import (
     check_metadata,
     derived_files,
     file_sizes,
+    shard_sizes,
 )
+from imagearchive.index.nesting import Nested, Nesting
 from imagearchive.index.original_format import original_columns
 from imagearchive.storage.location import Location, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from imagearchive.storage.progress import Progress
 
@@ -64,6 +68,7 @@ class IndexTable(MemberTable):
         strict: bool = True,
         save: bool = True,
         progress: Progress | None = None,
+        nested: Nested = False,
     ) -> IndexTable:
         """Open the index of one archive; build it if there is none, or if it is stale.
 
@@ -84,6 +89,9 @@ class IndexTable(MemberTable):
         progress : callable, optional
             Called while a compressed archive is decompressed to build its index; see
             `imagearchive.storage.progress`.
+        nested : bool, int, "auto", or "keep"
+            Which archives inside the archive are opened; see `imagearchive.open`. They have an
+            index file of their own, such as ``ARCHIVE.nested.idx.npy``.
 
         Raises
         ------
@@ -95,6 +103,7 @@ class IndexTable(MemberTable):
             `ipath` exists and is damaged.
         """
         archive = resolve_location(locate(path))
+        nesting = Nesting.from_argument(nested)
         try:
             status = archive.status()
         except (FileNotFoundError, NotADirectoryError):
@@ -108,22 +117,70 @@ class IndexTable(MemberTable):
                     f"{given.path}: a plain directory has no index file, because it is listed each "
                     f"time it is opened"
                 )
+            if nesting is not None and not nesting.auto:
+                raise OptionError(
+                    f"{archive.path}: archives in a plain directory are not opened with it; pass "
+                    f"their paths as a list or a pattern"
+                )
             return cls._build(archive, strict, progress)
+        options = (overwrite, strict, save)
+
+        def scan() -> IndexTable:
+            return cls._build(archive, strict, progress)
+
+        if nesting is None:
+            return cls._open(
+                archive, given, options, None, lambda: cls._build(archive, strict, progress)
+            )
+        # Imported here, because few archives contain others.
+        from imagearchive.index.inner_archives import begins_with_archive
+        from imagearchive.index.nested import build_nested
+
+        if given is not None and not overwrite:
+            table = cls._open_given(archive, given, overwrite, strict, nesting)
+            if table is not None:
+                return table
+        plain = (overwrite, strict, save and given is None)
+        outer = cls._open(archive, None, plain, None, scan)
+        if outer.meta and (not nesting.auto or begins_with_archive(outer)):
+            return cls._open(
+                archive,
+                given,
+                options,
+                nesting,
+                lambda: cls._from_built(build_nested(outer, nesting, strict)),
+            )
+        if given is None:
+            return outer
+        return cls._open(archive, given, options, nesting, lambda: outer)
+
+    @classmethod
+    def _open(
+        cls,
+        archive: Location,
+        given: Location | None,
+        options: tuple[bool, bool, bool],
+        nesting: Nesting | None,
+        build: Callable[[], IndexTable],
+    ) -> IndexTable:
+        """Return the saved index if it is fresh, or build and save it."""
+        overwrite, strict, save = options
+        table: IndexTable | None
         if given is not None:
-            table, writable = cls._open_given(archive, given, overwrite, strict), [given]
+            table, writable = cls._open_given(archive, given, overwrite, strict, nesting), [given]
         else:
-            table, writable = cls._find(archive, overwrite, strict)
+            table, writable = cls._find(archive, overwrite, strict, nesting)
         if table is not None:
             return table
-        table = cls._build(archive, strict, progress)
+        table = build()
         if not table.unchanged_during_scan:
             warnings.warn(
                 f"{archive.path}: the archive changes while it is read, so its index is not saved",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
             return table
-        if not save:
+        if not save and given is None:
             return table
         failures = []
         for location in writable:
@@ -144,13 +201,18 @@ class IndexTable(MemberTable):
             f"({'; '.join(failures) or 'no cache directory'}), so every process scans the archive "
             f"again; name another file with ipath",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
         return table
 
     @classmethod
     def _open_given(
-        cls, archive: Location, ipath: Location, overwrite: bool, strict: bool
+        cls,
+        archive: Location,
+        ipath: Location,
+        overwrite: bool,
+        strict: bool,
+        nesting: Nesting | None,
     ) -> IndexTable | None:
         """Return the index that was asked for, or None if it is to be built."""
         if not ipath.exists():
@@ -167,11 +229,13 @@ class IndexTable(MemberTable):
             if not overwrite:
                 raise
             return None
-        return None if overwrite else table._checked(strict)
+        return None if overwrite else table._checked(strict, nesting)
 
-    def _checked(self, strict: bool) -> IndexTable:
+    def _checked(self, strict: bool, nesting: Nesting | None) -> IndexTable:
         """Return the table if it is fresh and complete, else raise."""
         reason = self.staleness()
+        if reason is None and not self._is_for(nesting):
+            reason = "it was built with another value of nested"
         if reason is not None:
             raise StaleIndexError(f"{self.path}: {reason}", hints=[REBUILD])
         if strict and self.meta.get("damage"):
@@ -183,11 +247,11 @@ class IndexTable(MemberTable):
 
     @classmethod
     def _find(
-        cls, archive: Location, overwrite: bool, strict: bool
+        cls, archive: Location, overwrite: bool, strict: bool, nesting: Nesting | None
     ) -> tuple[IndexTable | None, list[Location]]:
         """Return the saved index if it is fresh, or None and where to save a new one."""
         writable = []
-        for location in index_locations(archive):
+        for location in index_locations(archive, nesting.variant if nesting else ""):
             try:
                 table = cls.load(location.path, archive.path)
                 if not table.meta or table._belongs_to_another(archive):
@@ -196,6 +260,8 @@ class IndexTable(MemberTable):
                 reason = "asked to" if overwrite else table.staleness()
                 if reason is None and strict and table.meta.get("damage"):
                     reason = "it was built without strict"
+                if reason is None and not table._is_for(nesting):
+                    reason = "it was built with another value of nested"
                 if reason is None:
                     return table._with_current_identities(location), []
                 logger.info("%s: building the index again: %s", archive.path, reason)
@@ -210,6 +276,15 @@ class IndexTable(MemberTable):
                 logger.info("%s: building the index again: %s", archive.path, error)
             writable.append(location)
         return None, writable
+
+    def _is_for(self, nesting: Nesting | None) -> bool:
+        """Whether the index is what would be built for this value of ``nested``."""
+        if nesting is not None and self.meta and "nested" not in self.meta:
+            # A plain index is enough if there is nothing to open.
+            from imagearchive.index.inner_archives import begins_with_archive
+
+            return nesting.auto and not begins_with_archive(self)
+        return "nested" not in self.meta or (nesting is not None and nesting.built(self.meta))
 
     def _belongs_to_another(self, archive: Location) -> bool:
         """Whether the index belongs to another existing file, such as data.tar beside data.npz."""
@@ -278,10 +353,9 @@ class IndexTable(MemberTable):
         check_metadata(ipath, meta)
         archives = meta["archives"]
         seekable = file_sizes(ipath, archives) if sizes is None else list(sizes)
-        for number, derived in derived_files(ipath, meta).items():
-            if number < len(seekable):
-                seekable[number] = derived.size
-        check_columns(ipath, identity, columns, seekable)
+        check_columns(
+            ipath, identity, columns, shard_sizes(ipath, seekable, derived_files(ipath, meta))
+        )
         if apath is not None and len(archives) == 1:
             # A renamed archive keeps its index.
             files = [locate(apath).path]
@@ -290,13 +364,38 @@ class IndexTable(MemberTable):
         return cls(**columns, files=files, meta=meta, extra=sections, path=ipath, storage=storage)
 
     @classmethod
-    def build(cls, path: str | os.PathLike[str] | Location, *, strict: bool = True) -> IndexTable:
+    def build(
+        cls,
+        path: str | os.PathLike[str] | Location,
+        *,
+        strict: bool = True,
+        nested: Nested = False,
+    ) -> IndexTable:
         """Scan an archive without saving its index."""
-        return cls._build(resolve_location(locate(path)), strict, None)
+        nesting = Nesting.from_argument(nested)
+        table = cls._build(resolve_location(locate(path)), strict, None)
+        if nesting is None:
+            return table
+        from imagearchive.index.inner_archives import begins_with_archive
+        from imagearchive.index.nested import build_nested
+
+        if nesting.auto and not begins_with_archive(table):
+            return table
+        return cls._from_built(build_nested(table, nesting, strict))
 
     @classmethod
     def _build(cls, archive: Location, strict: bool, progress: Progress | None) -> IndexTable:
-        built = build_columns(archive, strict=strict, progress=progress)
+        # Imported here, because an archive with an index needs it only if it contains others.
+        from imagearchive.index.inner_archives import begins_with_archive
+
+        table = cls._from_built(build_columns(archive, strict=strict, progress=progress))
+        # The files may be gone, or may have changed, since they were scanned.
+        with contextlib.suppress(OSError, ImageArchiveError):
+            table.meta["begins_with_archive"] = begins_with_archive(table)
+        return table
+
+    @classmethod
+    def _from_built(cls, built: BuiltIndex) -> IndexTable:
         table = cls(**built.columns, files=built.files, meta=built.meta, extra=built.extra)
         table.file_signatures, table.unchanged_during_scan = built.file_signatures, built.unchanged
         return table

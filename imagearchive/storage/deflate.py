@@ -111,7 +111,6 @@ class DeflateFormat(StreamFormat):
 
     name = "deflate"
     label = "deflate"
-    extensions = ()
     command = "unzip"
 
     def sniff(self, head: bytes) -> bool:
