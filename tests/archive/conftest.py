@@ -1,19 +1,23 @@
 """Fixtures for the tests of archives."""
 
+import functools
+
 import pytest
-from support.containers import CONTAINERS, make_directory
+from support.containers import CONTAINERS, OPTIONS, make_directory
 
 import imagearchive
 
 
 @pytest.fixture(scope="module", params=list(CONTAINERS))
-def container(request, tmp_path_factory):
-    return CONTAINERS[request.param](tmp_path_factory.mktemp("container"))
+def open_container(request, tmp_path_factory):
+    """A function that opens an archive with the members of `support.containers`."""
+    path = CONTAINERS[request.param](tmp_path_factory.mktemp("container"))
+    return functools.partial(imagearchive.open, path, **OPTIONS.get(request.param, {}))
 
 
 @pytest.fixture(params=["mmap", "pread", "memory"])
-def archive(request, container):
-    with imagearchive.open(container, storage=request.param) as opened:
+def archive(request, open_container):
+    with open_container(storage=request.param) as opened:
         yield opened
 
 

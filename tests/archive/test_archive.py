@@ -148,8 +148,8 @@ def test_archive_of_split_bins_reads_by_position(tmp_path):
     assert [archive[name] for name in sorted(archive)] == packets
 
 
-def test_close_keeps_views_and_refuses_reads(container):
-    archive = Archive(container)
+def test_close_keeps_views_and_refuses_reads(open_container):
+    archive = open_container()
     view = archive.read("README")
     archive.close()
     archive.close()
@@ -214,8 +214,8 @@ def test_archive_expands_patterns(tmp_path):
     assert set(Archive(str(tmp_path / "{x,y}-{1..1}.tar"))) == {"x", "y"}
 
 
-def test_archive_compares_by_identity(container):
-    one, other = Archive(container), Archive(container)
+def test_archive_compares_by_identity(open_container):
+    one, other = open_container(), open_container()
     assert one == one  # noqa: PLR0124
     assert one != other
     assert one != dict(one)

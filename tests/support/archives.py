@@ -5,6 +5,7 @@ import io
 import os
 import resource
 import tarfile
+import zipfile
 
 from PIL import Image
 
@@ -36,6 +37,26 @@ def encoded(pixels, kind="PNG"):
     """Encode an array as an image file."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+def tar_bytes(members, **options):
+    """Return a TAR of ``{name: bytes}``."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", **options) as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def zip_bytes(members, method=zipfile.ZIP_STORED):
+    """Return a ZIP of ``{name: bytes}``."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
     return file.getvalue()
 
 
