@@ -22,6 +22,7 @@ def open_archive_argument(arguments: argparse.Namespace) -> Archive:
             arguments.archive,
             ipath=arguments.ipath,
             strict=not arguments.partial,
+            nested=arguments.nested,
             decompress_to=arguments.decompress_to,
         )
 

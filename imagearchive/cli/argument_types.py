@@ -13,6 +13,7 @@ import re
 import sys
 from typing import Final
 
+from imagearchive.index.nesting import MAX_DEPTH
 from imagearchive.storage.location import expand_home
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "fraction",
     "image_size",
     "mtime",
+    "nested",
     "nonnegative_integer",
     "output_path",
     "path",
@@ -117,6 +119,18 @@ def archive_path(text: str) -> str:
             "name a file"
         )
     return path(text)
+
+
+def nested(text: str) -> bool | int | str:
+    """Convert which archives inside an archive are opened."""
+    words: dict[str, bool | str] = {"yes": True, "no": False, "auto": "auto", "keep": "keep"}
+    if text in words:
+        return words[text]
+    if text.isdecimal() and len(text) == 1 and int(text) <= MAX_DEPTH:
+        return int(text)
+    raise argparse.ArgumentTypeError(
+        f"{text!r}: write auto, yes, no, keep, or a number of levels up to {MAX_DEPTH}"
+    )
 
 
 def output_path(text: str) -> str:

@@ -25,6 +25,7 @@ from imagearchive.cli.common_arguments import (
     add_json,
     add_long,
     add_max_ratio,
+    add_nested,
     add_no_index,
     add_null,
     add_overwrite,
@@ -201,6 +202,7 @@ def _add_index(commands: Any) -> None:
         help="the index file to write; one for all archives if there are several",
     )
     add_partial(parser)
+    add_nested(parser)
     add_overwrite(parser, "the index even if it is up to date")
     add_json(parser)
 

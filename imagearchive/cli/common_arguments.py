@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, Final
 
-from imagearchive.cli.argument_types import archive_path, path, positive_integer, ratio
+from imagearchive.cli.argument_types import archive_path, nested, path, positive_integer, ratio
 
 __all__ = [
     "add_archive",
@@ -15,6 +15,7 @@ __all__ = [
     "add_json",
     "add_long",
     "add_max_ratio",
+    "add_nested",
     "add_no_index",
     "add_null",
     "add_overwrite",
@@ -73,6 +74,7 @@ def add_archive(parser: argparse.ArgumentParser) -> None:
     add_ipath(parser, "the index file; it is created if it does not exist")
     add_decompress_to(parser)
     add_partial(parser)
+    add_nested(parser)
 
 
 def add_archives(parser: argparse.ArgumentParser, nargs: str) -> None:
@@ -86,6 +88,7 @@ def add_archives(parser: argparse.ArgumentParser, nargs: str) -> None:
     )
     add_ipath(parser, "the index file of the archive; it is created if it does not exist")
     add_decompress_to(parser)
+    add_nested(parser)
     parser.set_defaults(partial=True)
 
 
@@ -108,6 +111,18 @@ def add_partial(parser: argparse.ArgumentParser) -> None:
     """Add ``--partial``, which reads a damaged archive up to the damage."""
     parser.add_argument(
         "--partial", action="store_true", help="read what can be read of a damaged archive"
+    )
+
+
+def add_nested(parser: argparse.ArgumentParser) -> None:
+    """Add ``--nested``, which opens archives inside an archive."""
+    parser.add_argument(
+        "--nested",
+        metavar="MODE",
+        type=nested,
+        default="auto",
+        help="open archives inside the archive as directories: auto, if it has no other members "
+        "(default); yes; no; keep, with the extensions of their names; or a number of levels",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from imagearchive.cli.output import (
 )
 from imagearchive.containers.left_out import LeftOut, describe_reason
 from imagearchive.errors import ImageArchiveError
+
+if TYPE_CHECKING:
+    from imagearchive.index.table import IndexTable
 
 __all__ = ["info", "verify"]
 
@@ -157,6 +160,17 @@ def _array_facts(archive: Archive) -> dict[str, dict[str, Any]]:
     return facts
 
 
+def _outermost_view(table: IndexTable, shard: int) -> int | None:
+    """Return the compressed file or member that contains a shard, or None if none does."""
+    view = None
+    number: int | None = shard
+    while number is not None and number in table.derived:
+        if number in table.compressed:
+            view = number
+        number = table.derived[number].parent
+    return view
+
+
 def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
     # Imported here, since it brings Pillow along, which no other listing needs.
     from imagearchive.codecs import extension_of
@@ -172,8 +186,10 @@ def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
             extensions[extension] = extensions.get(extension, 0) + 1
         common = sorted(extensions.items(), key=lambda item: (-item[1], item[0]))[:10]
         derived = table.compressed
-        plain = ~np.isin(entries["shard"], list(derived))
+        views = [_outermost_view(table, shard) for shard in range(table.shards)]
+        plain = np.array([view is None for view in views], np.bool_)[entries["shard"]]
         stored = int(entries["stored_size"][plain].sum(dtype=np.uint64))
+        held = {view: derived[view].stored_size for view in views if view is not None}
         facts: dict[str, Any] = {
             "format": ", ".join(container.name for container in table.containers),
             "compressed": ", ".join(sorted({one.format for one in derived.values()})) or None,
@@ -181,7 +197,7 @@ def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
             "members": len(table),
             "directories": sum(1 for _ in archive.dirs()),
             "size": archive.total_size,
-            "stored": stored + sum(one.stored_size for one in derived.values()),
+            "stored": stored + sum(held.values()),
             "largest": int(entries["size"].max()) if len(entries) else 0,
             "compression": {
                 methods.get(value, f"method_{value}"): count
@@ -191,6 +207,9 @@ def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
             "index": relative_path(table.path) or "in memory",
             "index_size": file_size(table.path),
         }
+        if "nested" in table.meta:
+            found = table.meta["nested"]
+            facts["nested"] = {"archives": found["archives"], "levels": found["deepest"]}
         if arrays := _array_facts(archive):
             facts["arrays"] = arrays
         if archive.left_out:

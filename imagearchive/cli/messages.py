@@ -27,6 +27,7 @@ OPTIONS: Final = {
     "max_pixels": "--max-pixels",
     "max_ratio": "--max-ratio",
     "max_size": "--max-size",
+    "nested=False": "--nested no",
     "overwrite=True": "--overwrite",
     "overwrite_index=True": "'imagearchive index --overwrite'",
     "root": "--root",

@@ -52,6 +52,7 @@ def index(arguments: argparse.Namespace) -> int:
             arguments.ipath,
             overwrite=arguments.overwrite,
             strict=not arguments.partial,
+            nested=arguments.nested,
         )
 
     # With --ipath, one index for all of them.

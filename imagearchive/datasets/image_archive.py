@@ -46,6 +46,7 @@ from imagearchive.errors.arguments import (
     check_sequence,
     shorten,
 )
+from imagearchive.index.nesting import Nested
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.location import locate
 from imagearchive.storage.patterns import absolute_paths, as_text
@@ -167,6 +168,10 @@ class ImageArchive(ImageSamples):
         every read, or never; see `imagearchive.Archive`.
     decompress_to : path-like, optional
         A directory in which a compressed archive is decompressed once; see `imagearchive.Archive`.
+    nested : bool, int, "auto", or "keep"
+        Which members that are archives themselves are opened in place; see `imagearchive.open`. By
+        default, all of them if the archive has no other members, so that the classes of a TAR of
+        TARs are those.
 
     Attributes
     ----------
@@ -237,6 +242,7 @@ class ImageArchive(ImageSamples):
         label_kind: LabelKind | None = None,
         verify: Verify | bool = "first",
         decompress_to: str | os.PathLike[str] | None = None,
+        nested: Nested = "auto",
     ) -> None:
         check_choice("mode", mode, ("single", "multi"))
         check_callable("loader", loader)
@@ -290,6 +296,7 @@ class ImageArchive(ImageSamples):
             label_kind=label_kind,
             verify=check_verify(verify),
             decompress_to=None if decompress_to is None else locate(decompress_to).path,
+            nested=nested,
         )
         self._start(options, overwrite_index=overwrite_index)
         # Messages show the path as given; a pickle may be opened in another directory.
@@ -315,6 +322,7 @@ class ImageArchive(ImageSamples):
             strict=options.strict,
             verify=options.verify,
             decompress_to=options.decompress_to,
+            nested=options.nested,
         )
         self._read = self.archive.read
         if self._pickled_fingerprint is not None:

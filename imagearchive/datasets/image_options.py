@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from imagearchive.datasets.label_guard import LabelKind
     from imagearchive.datasets.labels import ClassesFrom
     from imagearchive.datasets.listed_samples import ListedSamples, MembersOptions, TableOptions
+    from imagearchive.index.nesting import Nested
     from imagearchive.storage.checksums import Verify
     from imagearchive.storage.protocol import StorageKind
 
@@ -90,3 +91,4 @@ class ImageArchiveOptions:
     label_kind: LabelKind | None
     verify: Verify
     decompress_to: str | None
+    nested: Nested

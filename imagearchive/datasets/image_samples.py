@@ -190,7 +190,7 @@ class ImageSamples(OptionsDataset[ImageArchiveOptions]):
         If `samples` is 0, they may be anywhere. This matters for compressed archives only; see
         `Archive.keep_decompressed`. `DataLoader` calls it.
         """
-        if self.archive.table.derived and self._length:
+        if self.archive.table.compressed and self._length:
             size = int(self.archive.table.entries["stored_size"].mean())
             self.archive.keep_decompressed(samples * max(size, 1), places)
 

@@ -43,8 +43,8 @@ def warn_of_doubtful_classes(archive: Archive, selection: Selection, classes: li
         logger.warning(
             "%s: no sample is in a class directory, so all %d have the label -1, the first is "
             "%r; name the directory that contains the class directories with root=%s, or the "
-            "labels with table=, label_file= or label_extension=. Archives within an archive must "
-            "be extracted first",
+            "labels with table=, label_file= or label_extension=. nested=True opens "
+            "archives within the archive",
             archive.path,
             len(selection),
             archive.name(selection.view(0)[0]),

@@ -18,6 +18,7 @@ from imagearchive.datasets.label_guard import LabelKind
 from imagearchive.errors import ClosedError, OptionTypeError
 from imagearchive.errors.arguments import check_integer
 from imagearchive.images.render import Decoder
+from imagearchive.index.nesting import Nested
 from imagearchive.loader.batch_iterator import BatchIterator
 from imagearchive.loader.batches import BadSample, Epoch
 from imagearchive.loader.buffers import Buffers
@@ -177,6 +178,9 @@ class DataLoader(Closable):
     decompress_to : path-like, optional
         For a path: a directory in which compressed archives are decompressed once; see
         `imagearchive.Archive`.
+    nested : bool, int, "auto", or "keep", optional
+        For a path: which members that are archives themselves are opened in place, by default as
+        `ImageArchive` does.
 
     Attributes
     ----------
@@ -243,6 +247,7 @@ class DataLoader(Closable):
         decompress_to: str | os.PathLike[str] | None = None,
         fields: Mapping[str, Field] | None = None,
         ragged: Ragged = "list",
+        nested: Nested | None = None,
         **unsupported: NoReturn,
     ) -> None:
         if unsupported:
@@ -274,6 +279,7 @@ class DataLoader(Closable):
             decompress_to=None if decompress_to is None else locate(decompress_to).path,
             fields=fields,
             ragged=ragged,
+            nested=nested,
         )
         self._open(source, options)
 
@@ -289,6 +295,7 @@ class DataLoader(Closable):
             options.verify,
             options.decompress_to,
             options.fields,
+            options.nested,
         )
         self._pipeline: Pipeline | None = None
         if options.transform is not None:

@@ -26,6 +26,7 @@ from imagearchive.loader.sources import (
 from imagearchive.storage.patterns import expand_paths
 
 if TYPE_CHECKING:
+    from imagearchive.index.nesting import Nested
     from imagearchive.storage.checksums import Verify
     from imagearchive.transforms.fields import Field
 
@@ -41,6 +42,7 @@ def open_source(
     verify: Verify | None = None,
     decompress_to: str | None = None,
     fields: Mapping[str, Field] | None = None,
+    nested: Nested | None = None,
 ) -> tuple[Source, bool]:
     """Return the source, and whether its dataset was opened here, from a path or pattern.
 
@@ -62,6 +64,8 @@ def open_source(
         For a path, too.
     fields : mapping of str to Field, optional
         The kinds of the entries of samples that are dicts.
+    nested : bool, int, "auto", or "keep", optional
+        For a path, too.
     """
     if columns is not None and (not isinstance(columns, (tuple, list)) or len(columns) != 2):
         raise OptionError(f"columns must be a pair of names, (image, label), got {columns!r}")
@@ -71,9 +75,13 @@ def open_source(
             raise OptionError("verify= is for paths; pass it where the dataset is opened")
         if decompress_to is not None:
             raise OptionError("decompress_to= is for paths; pass it where the dataset is opened")
+        if nested is not None:
+            raise OptionError("nested= is for paths; pass it where the dataset is opened")
         return _Wrapper(columns, exif_transpose, transform, label_kind, fields).wrap(source), False
     wrapper = _Wrapper(columns, exif_transpose, transform, label_kind, fields)
-    dataset = _open_paths(expand_paths(paths), columns, transform is None, verify, decompress_to)
+    dataset = _open_paths(
+        expand_paths(paths), columns, transform is None, verify, decompress_to, nested
+    )
     return wrapper.wrap(dataset), True
 
 
@@ -101,6 +109,7 @@ def _open_paths(
     copy: bool,
     verify: Verify | None,
     decompress_to: str | None,
+    nested: Nested | None,
 ) -> Any:
     """Open files of one kind; `copy` says whether rows of arrays are copied."""
     # Imported here, since a loader of other datasets needs none of these.
@@ -113,6 +122,7 @@ def _open_paths(
             paths if len(paths) > 1 else paths[0],
             verify=verify or "first",
             decompress_to=decompress_to,
+            nested="auto" if nested is None else nested,
         )
     from imagearchive.datasets.combined import CombinedLazyDataset
 

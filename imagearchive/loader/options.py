@@ -22,6 +22,7 @@ from imagearchive.errors.arguments import (
     check_integer,
     shorten,
 )
+from imagearchive.index.nesting import Nested
 from imagearchive.loader.order import MAX_BATCH, BlockShuffle, find_rank
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.transforms import Compose, Resize, TensorFormat, ToTensor
@@ -119,6 +120,7 @@ class LoaderOptions:
     decompress_to: str | None
     fields: Mapping[str, Field] | None
     ragged: Ragged
+    nested: Nested | None
 
     def __post_init__(self) -> None:
         dtype = _dtype_name(self.dtype)
