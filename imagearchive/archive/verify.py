@@ -6,12 +6,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.archive.archive import check_archive
+from imagearchive.archive.archive import Archive, check_archive
 from imagearchive.archive.checked_read import CHUNK_SIZE, iter_data
 from imagearchive.archive.expansion import find_repeats
 from imagearchive.archive.threads import Chunks, run_in_threads
@@ -33,9 +33,6 @@ from imagearchive.index.table import IndexTable
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS
 from imagearchive.storage.limits import Limits, check_limits
-
-if TYPE_CHECKING:
-    from imagearchive.archive.archive import Archive
 
 __all__ = ["Failure", "Verified", "verify"]
 
@@ -107,9 +104,10 @@ def verify(
     """Check an archive from end to end.
 
     Every member is read, and compared with its checksum if the container stores one: CRC-32 in
-    ZIP and NPZ, CRC-32C in Barecat. Members that are one stored file, as hard links are, are read
-    once. All headers are scanned again and compared with the index. In a TAR this checks the
-    headers, which have checksums; its data have none.
+    ZIP and NPZ, CRC-32C in Barecat. So are the archives that are opened inside the archive.
+    Members that are one stored file, as hard links are, are read once. All headers are scanned
+    again and compared with the index. In a TAR this checks the headers, which have checksums; its
+    data have none.
 
     Parameters
     ----------
@@ -144,6 +142,8 @@ def verify(
         _check_headers(archive, result.failures)
     if result.failures:
         archive.check_unchanged()
+    for path in archive.paths if "nested" in archive.table.meta else ():
+        result.failures += _check_inner_archives(archive, path, threads)
     first = find_repeats(archive, np.arange(len(archive)))
     is_first = first == np.arange(len(archive))
     originals = np.flatnonzero(is_first)
@@ -154,6 +154,25 @@ def verify(
         progress(int((~is_first).sum()))
     result.failures.sort(key=lambda failure: failure.position)
     return result
+
+
+def _check_inner_archives(archive: Archive, path: str, threads: int | None) -> list[Failure]:
+    """Compare the archives inside an archive with the checksums that it has of them."""
+    with Archive(path, storage="pread", strict=False, nested=False) as outer:
+        table = outer.table
+        if not any(container.checksum_algorithm for container in table.containers):
+            return []
+        opened = [
+            position
+            for position in range(len(table))
+            if archive.table.find(table.name(position)) < 0
+        ]
+        found = Verified()
+        verifier = _Verifier(outer, None, found, None)
+        run_in_threads(
+            partial(verifier.work, np.array(opened, np.int64)), len(opened), CHUNK, threads
+        )
+    return [failure._replace(position=-1) for failure in found.failures]
 
 
 def _add_repeats(

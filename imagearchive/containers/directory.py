@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from contextlib import closing
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -36,6 +37,10 @@ __all__ = ["DirectoryContainer"]
 
 # Links to links can multiply directories without end.
 _MAX_LINKED: Final = 100_000
+
+
+# What distinguishes the index of an archive that is opened with the archives inside it.
+_VARIANT: Final = re.compile(r"\.nested(-(auto|keep|[1-8]))?$")
 
 
 class _Folder(NamedTuple):
@@ -135,13 +140,18 @@ def _own_files(folder: Location, found: Sequence[Entry]) -> set[str]:
     A file with such a name that is not an index is data.
     """
     own = {entry.name for entry in found if is_temporary_name(entry.name)}
-    stems = {entry.name[: -len(INDEX_SUFFIX)]: entry for entry in found if _names_index(entry)}
+    stems: dict[str, list[Entry]] = {}
+    for entry in found:
+        if _names_index(entry):
+            stem = entry.name[: -len(INDEX_SUFFIX)]
+            for name in {stem, _VARIANT.sub("", stem)}:
+                stems.setdefault(name, []).append(entry)
     if stems:
         for entry in found:
             stem = os.path.splitext(entry.name)[0]
-            index = stems.get(entry.name) or stems.get(stem)
-            if index is not None and index is not entry and _is_index(folder.join(index.name)):
-                own.add(index.name)
+            for index in (*stems.get(entry.name, ()), *stems.get(stem, ())):
+                if index is not entry and _is_index(folder.join(index.name)):
+                    own.add(index.name)
     return own
 
 

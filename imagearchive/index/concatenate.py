@@ -223,6 +223,13 @@ def _concatenate(tables: Iterable[IndexTable]) -> IndexTable:
             {"path": file, "directory": bool(archive.get("directory"))}
             for file, archive in zip(table.files, table.meta.get("archives", []))
         ]
+        if "nested" in table.meta:
+            one, before = table.meta["nested"], meta.get("nested", {})
+            meta["nested"] = {
+                **one,
+                "archives": before.get("archives", 0) + one["archives"],
+                "deepest": max(before.get("deepest", 0), one["deepest"]),
+            }
         if CHECKPOINTS in table.extra:
             checkpoints.append(np.array(table.extra[CHECKPOINTS]))
             checkpoint_bytes += len(checkpoints[-1])

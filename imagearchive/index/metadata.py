@@ -49,6 +49,7 @@ def check_metadata(ipath: str, meta: dict[str, Any]) -> None:
         and isinstance(directories, list)
         and all(isinstance(name, str) for name in directories)
         and _are_runs(meta.get("containers"))
+        and _is_nested(meta.get("nested", {"archives": 0, "deepest": 0}))
     ):
         raise CorruptIndexError(f"{ipath}: the metadata do not name an archive; delete it")
     try:
@@ -206,6 +207,13 @@ def _are_runs(runs: object) -> bool:
         )
         and runs[0]["first_file"] == 0
         and all(one["first_file"] < other["first_file"] for one, other in pairwise(runs))
+    )
+
+
+def _is_nested(nested: object) -> bool:
+    return isinstance(nested, dict) and all(
+        type(nested.get(key)) is int and 0 <= nested[key] < 1 << 62
+        for key in ("archives", "deepest")
     )
 
 

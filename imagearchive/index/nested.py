@@ -57,8 +57,11 @@ __all__ = ["build_nested"]
 
 logger = logging.getLogger(__name__)
 
-# How many archives are opened inside one.
+# How many archives are opened inside one. A small archive with many was made to exhaust time.
 MAX_ARCHIVES: Final = 1 << 16
+_FEW_ARCHIVES: Final = 1 << 12
+# No archive in a ZIP takes less of it, with its headers.
+_LEAST_BYTES: Final = 64
 # Links to archives repeat their members: this many times those of the others, and a few more.
 _REPEATS: Final = 16
 _MORE_ROWS: Final = 1 << 16
@@ -117,12 +120,14 @@ class _Builder:
         self._directories: list[bytes] = []
         self._left_out = table.left_out
         self._damage: str | None = table.meta.get("damage")
+        self._found = 0
         self._archives = 0
         self._too_deep = 0
         self._deepest = 0
         self._seen: set[tuple[int, int]] = set()
         self._rows = self._repeated_rows = self._prefix_bytes = self._decompressed = 0
         held = sum(one[0] for one in signatures([locate(file) for file in table.files]) if one)
+        self._most_archives = min(MAX_ARCHIVES, _FEW_ARCHIVES + held // _LEAST_BYTES)
         self._most_names = max(RATIO_FLOOR, held)
         self._most_decompressed = max(RATIO_FLOOR, held * MAX_COMPRESSION)
 
@@ -254,15 +259,16 @@ class _Builder:
         if level.depth == self._nesting.depth:
             self._too_deep += len(found)
             return []
-        if self._archives + len(found) > MAX_ARCHIVES:
+        self._found += len(found)
+        if self._found > self._most_archives:
             if auto and not level.depth:
                 logger.info(
                     "%s: its %d archives are left as files", self._table.files[0], len(found)
                 )
                 return []
             raise LimitError(
-                f"{level.where or self._table.files[0]}: more than {MAX_ARCHIVES} archives within "
-                f"one archive",
+                f"{level.where or self._table.files[0]}: more than {self._most_archives} archives "
+                f"within one archive",
                 hints=[_AS_FILES],
             )
         names = [level.name_of(row) for row, _ in found]
@@ -279,12 +285,15 @@ class _Builder:
         shard = int(entry["shard"])
         name = os.fsdecode(level.name_of(row))
         where = f"{level.where or self._table.files[shard]}/{name}"
+        damage = self._damage
         try:
             rows, container, base, shard, storage = self._scan(level, entry, inner, where)
         except (CorruptArchiveError, UnsupportedArchiveError) as error:
             if self._strict:
                 raise type(error)(error.message, hints=[_OTHERS, _AS_FILES]) from error
             self._add_damage(error.message)
+            return None
+        if not rows.rows and damage is not self._damage:
             return None
         resolved = resolve(rows)
         entries = resolved.entries
