@@ -75,8 +75,7 @@ class Samples(Sequence[Any]):
         # are different samples. An archive in several files, such as Barecat, counts as one.
         self._starts = np.zeros(1, np.int64)
         if len(archive.paths) > 1:
-            numbers = np.array([table.file_number(shard) for shard in range(table.shards)])
-            changes = np.flatnonzero(np.diff(numbers[table.entries["shard"]])) + 1
+            changes = np.flatnonzero(np.diff(table.files_of_members())) + 1
             self._starts = np.concatenate([self._starts, changes])
         self._key_ends = key_ends(table.names, table.name_offsets)
         self._belongs = belong_to_samples(table.names, table.name_offsets, self._key_ends)

@@ -252,7 +252,7 @@ def _label_by_archive(
 ) -> ArrayLabels:
     """Make one class of each archive, named after its file."""
     first = selection.first_positions()
-    shards = archive.table.entries["shard"]
+    shards = archive.table.files_of_members()
     shards = np.array(shards if first is None else shards[first], np.int64)
     names = [_class_name(path) for path in _archives_of_files(archive)]
     classes = sorted(set(names))

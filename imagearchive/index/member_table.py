@@ -159,6 +159,14 @@ class MemberTable:
             number = derived.parent
         return number
 
+    def files_of_members(self) -> npt.NDArray[Any]:
+        """Return the number of the file that contains each member, shape (N,)."""
+        shards: npt.NDArray[Any] = self.entries["shard"]
+        if self.shards == len(self.files):
+            return shards
+        numbers = np.array([self.file_number(shard) for shard in range(self.shards)])
+        return np.take(numbers, shards)
+
     def file_of(self, shard: int) -> str:
         """Return the file that contains a shard; raises `CorruptIndexError`."""
         return self.files[self.file_number(shard)]

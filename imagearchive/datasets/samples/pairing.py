@@ -132,7 +132,7 @@ def archive_numbers(archive: Archive, rows: npt.NDArray[np.uint64]) -> npt.NDArr
     if len(archive.paths) < 2:
         return None
     # The rows of each archive follow those of the one before.
-    shards = np.maximum.accumulate(archive.table.entries["shard"])
+    shards = np.maximum.accumulate(archive.table.files_of_members())
     return shards[rows.astype(np.int64)].astype(np.int64)
 
 
