@@ -1,13 +1,18 @@
 """``decompress_to=``: copies of compressed archives, made once, whole, and found again."""
 
 import bz2
+import contextlib
+import fcntl
 import gzip
 import io
 import lzma
 import multiprocessing
 import os
 import pickle
+import pty
 import signal
+import struct
+import termios
 import time
 
 import numpy as np
@@ -22,12 +27,14 @@ from support.images import encode
 import imagearchive
 from imagearchive import DataLoader, ImageArchive, LazyNPZDataset
 from imagearchive.cli import main
+from imagearchive.containers.registry import scan_location
 from imagearchive.errors import (
     CorruptArchiveError,
     LimitError,
     OptionError,
     UnsupportedArchiveError,
 )
+from imagearchive.storage.location import locate
 
 MEMBERS = {f"c{i % 3}/{i:03}.jpg": photo(1000 + 900 * i, i) for i in range(30)}
 
@@ -215,13 +222,24 @@ def test_decompress_to_in_processes_makes_one_copy(method, tmp_path):
     assert len(os.listdir(folder)) == 2
 
 
+@pytest.fixture(scope="module")
+def slow():
+    """An archive that takes seconds to decompress."""
+    return bz2.compress(tar_of(MEMBERS)[:-1024]) * 300
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("arguments", [["ls", "--decompress-to", "plain"], ["index"]])
-def test_interrupt_while_decompressing_leaves_nothing(signum, arguments, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "arguments",
+    [["ls", "--decompress-to", "plain"], ["index"], ["index", "--ipath", "all.npy", "y.tar.bz2"]],
+)
+def test_interrupt_while_decompressing_leaves_nothing(
+    signum, arguments, slow, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plain").mkdir()
-    # It takes seconds to decompress.
-    (tmp_path / "x.tar.bz2").write_bytes(bz2.compress(tar_of(MEMBERS)[:-1024]) * 300)
+    for name in ("x.tar.bz2", "y.tar.bz2"):
+        (tmp_path / name).write_bytes(slow)
     with start_command(*arguments, "x.tar.bz2", env={**os.environ}) as process:
         deadline = time.monotonic() + 30
         while not _has_open(process.pid, "x.tar.bz2"):
@@ -234,7 +252,51 @@ def test_interrupt_while_decompressing_leaves_nothing(signum, arguments, tmp_pat
     assert process.returncode == 128 + signum
     assert time.monotonic() - sent < 10
     assert os.listdir("plain") == []
-    assert sorted(os.listdir(tmp_path)) == ["plain", "x.tar.bz2"]
+    assert sorted(os.listdir(tmp_path)) == ["plain", "x.tar.bz2", "y.tar.bz2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [(["ls", "--decompress-to", "plain"], b"decompressing x.tar.bz2"), (["index"], b"indexing x")],
+)
+def test_progress_on_a_terminal_is_a_bar(arguments, shown, slow, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.tar.bz2").write_bytes(slow)
+    terminal, end = pty.openpty()
+    # A terminal of no size shows no bar.
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with start_command(*arguments, "x.tar.bz2", env={**os.environ}, stderr=end) as process:
+        os.close(end)
+        seen = b""
+        with contextlib.suppress(OSError):
+            while shown not in seen and (data := os.read(terminal, 4096)):
+                seen += data
+        process.terminate()
+        # What it clears from the terminal has to be read.
+        with contextlib.suppress(OSError):
+            while os.read(terminal, 4096):
+                pass
+    os.close(terminal)
+    assert shown in seen
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_progress_counts_stored_bytes_and_may_stop_a_scan(tmp_path):
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(gzip.compress(tar_of({"noise": os.urandom(5 << 20)})))
+    seen = []
+    scan_location(locate(path), progress=lambda done, total: seen.append((done, total)))
+    size = path.stat().st_size
+    assert {total for _, total in seen} == {size}
+    done = [done for done, _ in seen]
+    assert done == sorted(done)
+    assert size - 20_000 < done[-1] <= size
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scan_location(locate(path), progress=stop)
 
 
 def _has_open(pid, name):
