@@ -118,6 +118,20 @@ class SampleSource:
     def layout(self) -> FieldLayout | None:
         return self._layout
 
+    @cached_property
+    def _ragged_labels(self) -> bool:
+        ragged = _ragged_fields(self.dataset)
+        if not ragged or not len(self):
+            return False
+        item = first_readable(len(self), lambda index: self.dataset[index])
+        if not isinstance(item, Mapping):
+            return False
+        label = (self.columns or _guess_columns(item, self._requested))[1]
+        return label in ragged and isinstance(item.get(label), np.ndarray)
+
+    def ragged_labels(self) -> bool:
+        return self._ragged_labels
+
     def load_fields(self, index: int, encoded: Container[str], decoder: Decoder) -> Sample:
         layout = self._layout
         if layout is None:

@@ -32,13 +32,23 @@ def images_as_output(images: Any, options: BatchOptions) -> Any:
     return images
 
 
-def labels_as_output(labels: list[Any], options: BatchOptions) -> Any:
+def labels_as_output(labels: list[Any], options: BatchOptions, ragged: bool) -> Any:
     """Return labels as one array: of int64 if all are integers, otherwise of their own type.
 
     Labels of different shapes, and those that are not numbers, stay a list. Arrays in the list
     become tensors if the output is torch, so that a loop over the labels of a batch finds the same
     types whether or not they have one shape.
+
+    Parameters
+    ----------
+    labels : list
+    options : BatchOptions
+    ragged : bool
+        Whether the labels of the dataset have different lengths, so that they always are a list,
+        whatever those of one batch are.
     """
+    if ragged:
+        return [_as_numbers(label, options, label) for label in labels]
     if type(labels[0]) is int:
         # By far the most common case, and much faster than the code below.
         try:

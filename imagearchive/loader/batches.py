@@ -88,6 +88,7 @@ class Epoch:
             self._check_images(self.layout)
         elif pipeline is not None and pipeline.needs_others:
             self.layout = PAIR_LAYOUT
+        self.ragged_labels = source.ragged_labels()
         self.shape = None if pipeline is None else pipeline.shape_for(*source.image_shape())
         self._numbers = itertools.count(first)
         self._windows: set[int] = set()

@@ -48,6 +48,10 @@ class FieldSource:
         """Return the fields of the samples."""
         return self._layout
 
+    def ragged_labels(self) -> bool:
+        """Return False: the layout says which fields are ragged."""
+        return False
+
     def load_fields(self, index: int, encoded: Container[str], decoder: Decoder) -> Sample:
         """Return a sample; these fields may be as they are stored."""
         return self.samples.load(index, encoded, decoder)

@@ -119,7 +119,8 @@ class TensorJob(BatchJob):
 
 def _assemble(images: Any, labels: list[Any], job: BatchJob) -> tuple[Any, ...]:
     options = job.epoch.options
-    batch = (images_as_output(images, options), labels_as_output(labels, options))
+    ragged = job.epoch.ragged_labels
+    batch = (images_as_output(images, options), labels_as_output(labels, options, ragged))
     if not options.return_indices:
         return batch
     indices = np.array(job.drop_skipped(job.indices), np.int64)

@@ -98,6 +98,10 @@ class Source(Protocol):
         """Return the fields of the samples; None for pairs of an image and a label."""
         ...
 
+    def ragged_labels(self) -> bool:
+        """Whether the labels of pairs have different lengths."""
+        ...
+
     def load_fields(self, index: int, encoded: Container[str], decoder: Decoder) -> Sample:
         """Return a sample as fields; those in `encoded` may be as they are stored.
 
@@ -156,6 +160,10 @@ class EncodedSource:
 
     def layout(self) -> None:
         return None
+
+    def ragged_labels(self) -> bool:
+        sizes = self.images.label_sizes() if hasattr(self.images, "label_sizes") else None
+        return sizes is not None and len(sizes) > 0 and bool((sizes != sizes[0]).any())
 
     def load_fields(self, index: int, encoded: Container[str], decoder: Decoder) -> Sample:
         values = {"image": self.read(index), "label": self.label(index)}
@@ -252,6 +260,9 @@ class ConcatenatedSource:
         layouts = [part.layout() for part in self.parts]
         return common_layout(layouts)
 
+    def ragged_labels(self) -> bool:
+        return any(part.ragged_labels() for part in self.parts)
+
     def load_fields(self, index: int, encoded: Container[str], decoder: Decoder) -> Sample:
         part, inner = self.locate(index)
         return part.load_fields(inner, encoded, decoder)
@@ -339,6 +350,9 @@ class SubsetSource:
 
     def layout(self) -> FieldLayout | None:
         return self.whole.layout()
+
+    def ragged_labels(self) -> bool:
+        return self.whole.ragged_labels()
 
     def load_fields(self, index: int, encoded: Container[str], decoder: Decoder) -> Sample:
         return self.whole.load_fields(self.inner(index), encoded, decoder)

@@ -59,8 +59,6 @@ class Field:
     ----------
     *source : path-like
         A pattern with ``{key}``, or an archive and a pattern of names in it.
-    column : str, optional
-        The column of the table that holds the values, in place of a pattern.
     decoder : callable, optional
         From the bytes of the member, `bytes` or `memoryview`, to the value. By default the codec
         of its extension.
@@ -69,8 +67,8 @@ class Field:
     ----------
     archive : path-like, sequence of path-like, or None
         As given; None for the archive of the dataset.
-    pattern, column : str or None
-        One of them, as given; both None for a field of a dataset that does not come from members.
+    pattern : str or None
+        As given; None for a field of a dataset that does not come from members.
     decoder : callable or None
 
     Notes
@@ -79,7 +77,7 @@ class Field:
     """
 
     #: Names of the keyword arguments, which are attributes too.
-    arguments: ClassVar[tuple[str, ...]] = ("column", "decoder")
+    arguments: ClassVar[tuple[str, ...]] = ("decoder",)
     #: Whether values are places in the image, which geometric transforms must move.
     is_place: ClassVar[bool] = False
     #: Whether values of different samples may have different lengths.
@@ -87,13 +85,11 @@ class Field:
 
     archive: ArchivePath | None
     pattern: str | None
-    column: str | None
     decoder: Callable[[Any], Any] | None
 
     def __init__(
         self,
         *source: Any,
-        column: str | None = None,
         decoder: Callable[[Any], Any] | None = None,
     ) -> None:
         name = type(self).__name__
@@ -101,19 +97,14 @@ class Field:
             raise OptionTypeError(
                 f"{name} takes a pattern, or an archive and a pattern, got {len(source)} arguments"
             )
-        if source and column is not None:
-            raise OptionError(f"{name} takes a pattern or column=, not both")
         pattern = source[-1] if source else None
         if pattern is not None and not isinstance(pattern, str):
             raise OptionTypeError(
                 f"the pattern of {name} must be a str such as '{{key}}.jpg', "
                 f"got {type(pattern).__name__}"
             )
-        if column is not None and not isinstance(column, str):
-            raise OptionTypeError(f"column must be a str, got {type(column).__name__}")
         self._set("archive", as_text(source[0]) if len(source) == 2 else None)
         self._set("pattern", pattern)
-        self._set("column", column)
         self._set("decoder", None if decoder is None else check_callable("decoder", decoder))
 
     def _set(self, name: str, value: Any) -> None:
@@ -172,7 +163,7 @@ class Mask(Field):
 
     Parameters
     ----------
-    *source, column, decoder
+    *source, decoder
         As for `Field`.
     fill : int
         What transforms write outside the image, such as 255 for "not labeled".
@@ -186,11 +177,10 @@ class Mask(Field):
     def __init__(
         self,
         *source: Any,
-        column: str | None = None,
         decoder: Callable[[Any], Any] | None = None,
         fill: int = 0,
     ) -> None:
-        super().__init__(*source, column=column, decoder=decoder)
+        super().__init__(*source, decoder=decoder)
         self._set("fill", check_integer("fill", fill, -(1 << 31), (1 << 31) - 1))
 
 
@@ -201,7 +191,7 @@ class Boxes(Field):
 
     Parameters
     ----------
-    *source, column, decoder
+    *source, decoder
         As for `Field`. Files are ``.npy``, ``.json`` (a list of boxes), or ``.txt`` (a box a line).
     format : {"xyxy", "xywh", "cxcywh"}
         What the four numbers in the file are: two corners; the upper left corner and the size; or
@@ -238,7 +228,6 @@ class Boxes(Field):
     def __init__(
         self,
         *source: Any,
-        column: str | None = None,
         decoder: Callable[[Any], Any] | None = None,
         format: BoxFormat = "xyxy",
         relative: bool = False,
@@ -247,7 +236,7 @@ class Boxes(Field):
         min_visibility: float = 0.0,
         min_size: float = 1.0,
     ) -> None:
-        super().__init__(*source, column=column, decoder=decoder)
+        super().__init__(*source, decoder=decoder)
         self._set("format", check_choice("format", format, get_args(BoxFormat)))
         self._set("relative", check_flag("relative", relative))
         self._set("labels", (labels,) if isinstance(labels, str) else tuple(labels))
@@ -267,7 +256,7 @@ class Keypoints(Field):
 
     Parameters
     ----------
-    *source, column, decoder
+    *source, decoder
         As for `Field`. Files are ``.npy``, ``.json``, or ``.txt`` (a point a line).
     visibility : bool, optional
         Whether points have a visibility. By default they do if they have three numbers. Points with
@@ -300,7 +289,6 @@ class Keypoints(Field):
     def __init__(
         self,
         *source: Any,
-        column: str | None = None,
         decoder: Callable[[Any], Any] | None = None,
         visibility: bool | None = None,
         flip_pairs: Sequence[tuple[int, int]] = (),
@@ -309,7 +297,7 @@ class Keypoints(Field):
         image: str | None = None,
         ragged: bool = True,
     ) -> None:
-        super().__init__(*source, column=column, decoder=decoder)
+        super().__init__(*source, decoder=decoder)
         self._set("ragged", check_flag("ragged", ragged))
         if visibility is not None:
             visibility = check_flag("visibility", visibility)
@@ -351,7 +339,7 @@ class Array(Field):
 
     Parameters
     ----------
-    *source, column, decoder
+    *source, decoder
         As for `Field`.
     ragged : bool
         Whether the length, the first dimension, differs among samples. If not, `DataLoader` stacks
@@ -363,11 +351,10 @@ class Array(Field):
     def __init__(
         self,
         *source: Any,
-        column: str | None = None,
         decoder: Callable[[Any], Any] | None = None,
         ragged: bool = False,
     ) -> None:
-        super().__init__(*source, column=column, decoder=decoder)
+        super().__init__(*source, decoder=decoder)
         self._set("ragged", check_flag("ragged", ragged))
 
 
@@ -413,7 +400,7 @@ class Label(Field):
 
     Parameters
     ----------
-    *source, column, decoder
+    *source, decoder
         As for `Field`.
     ragged : bool
         Whether the number of numbers differs among samples. If not, `DataLoader` stacks the labels
@@ -425,11 +412,10 @@ class Label(Field):
     def __init__(
         self,
         *source: Any,
-        column: str | None = None,
         decoder: Callable[[Any], Any] | None = None,
         ragged: bool = False,
     ) -> None:
-        super().__init__(*source, column=column, decoder=decoder)
+        super().__init__(*source, decoder=decoder)
         self._set("ragged", check_flag("ragged", ragged))
 
 

@@ -560,6 +560,29 @@ def test_sample_archive_in_torch_loader_workers_and_subset(voc):
     assert [sample["__key__"] for sample in loader] == ["2007_3", "2007_1"]
 
 
+def test_sample_archive_data_order_is_that_of_the_first_field(voc):
+    assert SampleArchive(voc, fields=VOC).data_order() is None
+    keys = ["2007_3", "2007_0", "2007_2"]
+    assert SampleArchive(voc, fields=VOC, keys=keys).data_order().tolist() == [1, 2, 0]
+
+
+def test_compressed_sample_archive_in_blocks_has_every_sample_once(voc, tmp_path):
+    import tarfile
+
+    path = tmp_path / "voc.tar.gz"
+    with tarfile.open(voc) as source, tarfile.open(path, "w:gz") as target:
+        for member in source:
+            target.addfile(member, source.extractfile(member))
+    dataset = SampleArchive(path, fields=VOC)
+    images = SampleArchive(path, fields={"image": VOC["image"]})
+    loader = imagearchive.DataLoader(
+        images, 2, shuffle="blocks", block_size=2, blocks_per_window=1, image_size=8
+    )
+    keys = [key for batch in loader for key in batch["__key__"]]
+    assert sorted(keys) == [f"2007_{i}" for i in range(4)]
+    same(dataset[2], SampleArchive(voc, fields=VOC)[2])
+
+
 # --- the saved pairing --------------------------------------------------------------------------
 
 

@@ -386,6 +386,20 @@ def test_npz_of_more_columns_keeps_them_and_knows_which_are_ragged(boxes_npz):
     assert batch["extra"].tolist() == [0, 1, 2]
 
 
+def test_pairs_of_ragged_labels_are_lists_whatever_the_batch(boxes_npz, tmp_path):
+    options = {"columns": ("image", "bboxes"), "label_kind": "values", "output": "numpy"}
+    for size in (1, 3):
+        _, boxes = next(iter(DataLoader(boxes_npz, size, image_size=8, **options)))
+        assert type(boxes) is list
+        assert boxes[0].shape == (0, 4)
+    path = write_tar(tmp_path / "a.tar", {f"{i}.jpg": FILES[i] for i in range(2)})
+    (tmp_path / "labels.txt").write_text("0.jpg 1.5\n1.jpg 2.5 3.5\n")
+    dataset = ImageArchive(path, label_file=tmp_path / "labels.txt", label_kind="values")
+    for size in (1, 2):
+        for _, labels in DataLoader(dataset, size, image_size=8, output="numpy"):
+            assert type(labels) is list
+
+
 def test_fields_of_the_loader_declare_the_kinds_of_a_dataset():
     rows = Rows(
         {"picture": image(i), "boxes": np.zeros((i, 4), np.float32), "mask": np.zeros((8, 8), int)}

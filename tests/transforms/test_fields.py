@@ -27,7 +27,7 @@ EXAMPLES = [
     Boxes("{key}.txt", format="cxcywh", relative=True, labels="classes"),
     Keypoints("{key}.npy", flip_pairs=[(1, 2), (3, 4)], visibility=True),
     Npz("{key}.npz", kinds={"image": Image(), "boxes": Boxes(format="xywh")}),
-    Label(column="breed"),
+    Label("{key}.txt", ragged=True),
     Field(["a.tar", "b.tar"], "{key}.jp2", decoder=len),
 ]
 
@@ -35,7 +35,7 @@ EXAMPLES = [
 @pytest.mark.parametrize("kind", KINDS)
 def test_field_of_each_kind_keeps_its_source(kind):
     field = kind("other.tar", "images/{key}.x")
-    assert (field.archive, field.pattern, field.column) == ("other.tar", "images/{key}.x", None)
+    assert (field.archive, field.pattern) == ("other.tar", "images/{key}.x")
     assert kind("{key}.x").archive is None
 
 
@@ -62,9 +62,7 @@ def test_field_cannot_be_changed():
     ("make", "message"),
     [
         (lambda: Image("a", "b", "c"), "got 3 arguments"),
-        (lambda: Image("{key}.jpg", column="x"), "not both"),
         (lambda: Image(3), "must be a str"),
-        (lambda: Label(column=3), "column must be a str"),
         (lambda: Bytes("{key}", decoder=3), "decoder"),
         (lambda: Boxes("{key}", format="yxyx"), "format"),
         (lambda: Boxes("{key}", relative="no"), "relative"),

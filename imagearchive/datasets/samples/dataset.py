@@ -506,6 +506,29 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             positions = self._positions[rows][:, samples].ravel()
             archive.prefetch(positions[positions >= 0].tolist())
 
+    def data_order(self) -> npt.NDArray[np.int64] | None:
+        """Return the indices of the samples in the order of the data of their first field.
+
+        None if it is the order of the samples. ``shuffle="blocks"`` of `DataLoader` keeps together
+        what is stored together.
+        """
+        part = self._parts[0]
+        positions = self._positions[part.number]
+        rows = part.archive.table.entries[np.maximum(positions, 0)]
+        shards, offsets = rows["shard"], rows["offset"]
+        same = shards[1:] == shards[:-1]
+        ascends = (shards[1:] > shards[:-1]) | (same & (offsets[1:] >= offsets[:-1]))
+        return None if ascends.all() else np.lexsort((offsets, shards))
+
+    def expect_nearby_reads(self, samples: int, places: int = 1) -> None:
+        """Get ready for reads that stay within so many samples; see `ImageArchive`."""
+        for archive in self.archives:
+            table = archive.table
+            if table.derived and self._length:
+                # All members between those of the samples are decompressed with them.
+                size = max(1, int(table.entries["stored_size"].sum()) // self._length)
+                archive.keep_decompressed(samples * size, places)
+
     def optional_fields(self) -> frozenset[str]:
         """Return the entries of a sample that may be None, because a part is missing."""
         return self._optional
