@@ -4,21 +4,35 @@ Whole JPEGs are resized so that decoding at 1/2, 1/4 or 1/8 leaves the resampler
 factor, which is the worst case of that gap. Differences are to the exact result; times are CPU
 times, and the two contestants take turns.
 
-    python -m benchmarks.loader.scaled_decoding [--photos 12]
+Then the loader makes random resized crops of 224 pixels from photographs of 12 megapixels, at full
+size and scaled.
+
+    python -m benchmarks.loader.scaled_decoding [--photos 12] [--megapixels 12]
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import statistics
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.harness.jpegs import photographs
+from imagearchive import DataLoader, TarWriter
 from imagearchive.images.render import Decoder
-from imagearchive.transforms import Resize, compile_pipeline
+from imagearchive.transforms import (
+    Compose,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    Resize,
+    ToTensor,
+    compile_pipeline,
+)
 
 GAPS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 EXACT = 1e-9  # keeps the rounding of the target size from preventing the smaller decode
@@ -54,9 +68,41 @@ def compare_gap(
     return means, largest, exact_time / scaled_time
 
 
+def compare_loaders(images: list[Image.Image], megapixels: float, rounds: int) -> None:
+    """Time random resized crops of large photographs in the loader, exact and scaled by turns."""
+    transform = Compose([RandomResizedCrop(224), RandomHorizontalFlip(), ToTensor()])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "photographs.tar")
+        with TarWriter(path) as writer:
+            for number, image in enumerate(images * 2):
+                scale = (megapixels * 1e6 / (image.width * image.height)) ** 0.5
+                large = image.resize((round(image.width * scale), round(image.height * scale)))
+                writer.add(f"photographs/{number}.jpg", encode(large, 90, "4:2:0"))
+        loaders = {
+            gap: DataLoader(str(path), 8, transform=transform, num_workers=2, reducing_gap=gap)
+            for gap in (None, 3, 1)
+        }
+        times: dict[float | None, list[float]] = {gap: [] for gap in loaders}
+        for _ in range(rounds):
+            for gap, loader in loaders.items():
+                start = time.perf_counter()
+                for _ in loader:
+                    pass
+                times[gap].append(time.perf_counter() - start)
+    count = 2 * len(images)
+    print(f"\nloader, {count} photographs of {megapixels:g} megapixels, RandomResizedCrop(224)")
+    exact = statistics.median(times[None])
+    for gap, each in times.items():
+        seconds = statistics.median(each)
+        name = "exact" if gap is None else f"reducing_gap={gap}"
+        print(f"  {name:15} {count / seconds:7.1f} images/s   {exact / seconds:5.2f} times as fast")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=int, default=12, help="photographs at most")
+    parser.add_argument("--megapixels", type=float, default=12)
+    parser.add_argument("--rounds", type=int, default=5, help="epochs of each loader")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     images = photographs(options.photos)
@@ -81,6 +127,7 @@ def main() -> None:
                 f"{gap:6.1f} {np.mean(means):6.2f} {max(means):11.2f} "
                 f"{max(largest for _, largest, _ in found):10d}      {speed}"
             )
+    compare_loaders(images, options.megapixels, options.rounds)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from imagearchive.errors.arguments import (
     check_choice,
     check_flag,
     check_integer,
+    check_number,
     shorten,
 )
 from imagearchive.index.nesting import Nested
@@ -112,6 +113,7 @@ class LoaderOptions:
     world_size: int | None
     on_error: OnError
     exif_transpose: bool
+    reducing_gap: float | None
     max_pixels: int
     columns: tuple[str, str | None] | None
     split_torch_workers: bool
@@ -129,6 +131,7 @@ class LoaderOptions:
             "prefetch_batches": check_integer(
                 "prefetch_batches", self.prefetch_batches, 1, 1 << 16
             ),
+            "reducing_gap": self._check_reducing_gap(),
             "max_pixels": check_integer("max_pixels", self.max_pixels, 1, 1 << 62),
             "batch_size": check_integer("batch_size", self.batch_size, 1, MAX_BATCH),
             "seed": check_integer("seed", self.seed),
@@ -147,6 +150,15 @@ class LoaderOptions:
             check_callable("collate_fn", self.collate_fn)
         if self.rank is not None or self.world_size is not None:
             find_rank(self.rank, self.world_size)
+
+    def _check_reducing_gap(self) -> float | None:
+        if self.reducing_gap is None:
+            return None
+        if self.transform is None:
+            raise OptionError(
+                "reducing_gap= matters to transforms that resize; pass transform= or image_size="
+            )
+        return check_number("reducing_gap", self.reducing_gap, 1)
 
     def image_layout(self) -> Layout:
         """Return the layout in which images are written to a batch."""

@@ -21,6 +21,7 @@ from imagearchive.transforms import (
     Resize,
     TensorFormat,
     ToTensor,
+    compile_pipeline,
 )
 
 
@@ -53,6 +54,33 @@ def test_batch_of_images_has_the_values_of_the_transform():
         # Two gray levels, in units of the normalized image.
         assert difference.max() <= 2.5 / 255 / 0.224
         assert difference.mean() <= 0.5 / 255 / 0.224
+
+
+def test_batch_with_reducing_gap_decodes_large_jpegs_scaled():
+    file = io.BytesIO()
+    Image.radial_gradient("L").convert("RGB").resize((800, 640)).save(file, "JPEG")
+    image, steps = file.getvalue(), Compose([Resize(40, 32), ToTensor()])
+    source = Encoded([image] * 3)
+    exact, scaled = (
+        next(iter(DataLoader(source, 3, transform=steps, reducing_gap=gap, output="numpy")))[0]
+        for gap in (None, 2)
+    )
+    pipeline = compile_pipeline(steps, reducing_gap=2)
+    np.testing.assert_array_equal(scaled[0], pipeline.render(image))
+    assert (scaled != exact).any()
+    assert np.abs(scaled.astype(int) - exact).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reducing_gap": 2}, "pass transform= or image_size="),
+        ({"reducing_gap": 0.5, "image_size": 8}, "reducing_gap must be at least 1, got 0.5"),
+    ],
+)
+def test_loader_refuses_a_reducing_gap_without_effect(options, message):
+    with pytest.raises(OptionError, match=message):
+        DataLoader(Encoded(), **options)
 
 
 def test_batch_of_different_shapes_needs_a_size_or_collate_fn():
