@@ -225,8 +225,9 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             for number, field in enumerate(members)
         ]
         self._describe_fields()
-        incomplete = [part for part in self._parts if (self._positions[part.number] < 0).any()]
-        self._optional = frozenset(name for part in incomplete for name in part.nothing)
+        self._optional = frozenset(
+            name for number in pairing.incomplete for name in self._parts[number].nothing
+        )
         if self._pickled_fingerprint is None:
             warn_if_empty(options.apath, self._length)
             if self.skipped:

@@ -62,10 +62,13 @@ class Pairing:
         The position of each part in the archive of its field; -1 for a part that is missing.
     skipped : int
         How many samples were left out, because a part is missing.
+    incomplete : tuple of int
+        The numbers of the fields that some samples lack.
     """
 
     positions: npt.NDArray[Any]
-    skipped: int
+    skipped: int = 0
+    incomplete: tuple[int, ...] = ()
 
 
 class _Candidates:
@@ -367,14 +370,14 @@ def _assemble(
         positions[number] = column
     absent = positions < 0
     if not absent.any():
-        return Pairing(positions, 0)
+        return Pairing(positions)
     if missing == "error":
         raise _missing_parts(fields, samples, absent)
     if missing == "skip":
         whole = ~absent.any(axis=0)
         if not whole.any():
             raise _missing_parts(fields, samples, absent)
-        return Pairing(np.ascontiguousarray(positions[:, whole]), int((~whole).sum()))
+        return Pairing(np.ascontiguousarray(positions[:, whole]), skipped=int((~whole).sum()))
     nothing = absent.all(axis=0)
     if nothing.any():
         raise LabelError(
@@ -382,7 +385,7 @@ def _assemble(
             f"{samples.key(int(np.flatnonzero(nothing)[0]))!r}; is the right prefix in the pattern "
             f"{fields[0].pattern.text!r}?"
         )
-    return Pairing(positions, 0)
+    return Pairing(positions, incomplete=tuple(np.flatnonzero(absent.any(axis=1)).tolist()))
 
 
 def _missing_parts(

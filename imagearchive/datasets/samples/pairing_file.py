@@ -111,6 +111,7 @@ def _load(location: Location, digest: str, count: int) -> tuple[Pairing, FileSto
         logger.info("%s: pairing the members again: %s", location.path, error)
         return None
     positions, skipped = sections.get(POSITIONS), meta.get("skipped")
+    incomplete = meta.get("incomplete")
     if (
         meta.get("pairing") != digest
         or positions is None
@@ -118,10 +119,12 @@ def _load(location: Location, digest: str, count: int) -> tuple[Pairing, FileSto
         or len(positions) != count
         or positions.dtype not in (np.int32, np.int64)
         or not isinstance(skipped, int)
+        or not isinstance(incomplete, list)
+        or not all(number in range(count) for number in incomplete)
     ):
         storage.close()
         return None
-    return Pairing(positions, skipped), storage
+    return Pairing(positions, skipped, tuple(incomplete)), storage
 
 
 def _save(location: Location, pairing: Pairing, digest: str, archives: list[Archive]) -> bool:
@@ -137,7 +140,8 @@ def _save(location: Location, pairing: Pairing, digest: str, archives: list[Arch
         sections[FILES] = describe_files(files)
     try:
         location.parent.make_directory()
-        file_format.save(location, sections, {"pairing": digest, "skipped": pairing.skipped})
+        meta = {"skipped": pairing.skipped, "incomplete": list(pairing.incomplete)}
+        file_format.save(location, sections, {**meta, "pairing": digest})
     except OSError as error:
         logger.info("%s: the pairing cannot be saved: %s", location.path, error.strerror)
         return False
