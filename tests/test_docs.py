@@ -88,6 +88,20 @@ def write_tar(path: Path, generator: np.random.Generator, jpegs: int, pngs: int,
             archive.addfile(member, io.BytesIO(data))
 
 
+def write_pairs(path: Path, generator: np.random.Generator) -> None:
+    """Write images, each with a mask of its size and a caption."""
+    with imagearchive.TarWriter(path) as writer:
+        for number in range(16):
+            picture = image(generator, "jpg")
+            width, height = Image.open(io.BytesIO(picture)).size
+            mask = io.BytesIO()
+            classes = generator.integers(0, 3, (height, width), np.uint8)
+            Image.fromarray(classes).save(mask, "PNG")
+            writer.add(f"images/{number:04}.jpg", picture)
+            writer.add(f"masks/{number:04}.png", mask.getvalue())
+            writer.add(f"text/{number:04}.txt", b"a caption")
+
+
 def write_raw(folder: Path, generator: np.random.Generator) -> None:
     coco = folder / "detector" / "ears_coco" / "train"
     wild = folder / "detector" / "wild"
@@ -122,6 +136,7 @@ def files(tmp_path_factory):
     generator = np.random.default_rng(0)
     write_tar(folder / "train.tar", generator, 24, 8)
     write_tar(folder / "val.tar", generator, 24, 8)
+    write_pairs(folder / "pairs.tar", generator)
     for shard in range(3):
         write_tar(folder / f"train-{shard:04}.tar", generator, 8, 3, 11 * shard)
     for name in ("train", "val"):
