@@ -135,7 +135,12 @@ def column_of_table(where: str, table: Any, name: str | int) -> Column:
             f"{where}: no column is called {name!r}; the columns are "
             f"{', '.join(map(repr, present[:20]))}"
         )
-    return _column_of(f"{where}: column {name!r}", table[name])
+    try:
+        values = table[name]
+    except Exception as error:
+        # Such as a lazy dataframe, which has names but no values.
+        raise OptionTypeError(f"{where}: column {name!r} cannot be read: {error}") from error
+    return _column_of(f"{where}: column {name!r}", values)
 
 
 def _column_names(table: Any) -> list[Any]:

@@ -267,6 +267,10 @@ def test_table_of_unknown_kind_raises(image_tar, tmp_path):
     for table in (3, iter([]), io.BytesIO()):
         with pytest.raises(OptionTypeError, match="table must be"):
             ImageArchive(image_tar, table=table, image="id")
+    lazy = Frame({"id": []})
+    lazy.columns.append("label")
+    with pytest.raises(OptionTypeError, match="column 'label' cannot be read: 'label'"):
+        ImageArchive(image_tar, table=lazy, image="id", label="label")
     with pytest.raises(OptionTypeError, match="one value for each row, got an array of shape"):
         ImageArchive(image_tar, table={"id": np.zeros((2, 2))}, image="id")
 
