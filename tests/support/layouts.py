@@ -70,6 +70,17 @@ def write_tar(path, members, compression=""):
             archive.addfile(entry, io.BytesIO(data))
 
 
+def tar_bytes(members):
+    """The bytes of a TAR that is a member of another archive."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return file.getvalue()
+
+
 def write_zip(path, members):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in members.items():
@@ -109,6 +120,30 @@ def struct_array(rows, names, shape):
 def classes_of(names, first=0):
     """The directory of each image."""
     return {number: name.split("/")[-2] for number, name in enumerate(names, first)}
+
+
+@layout("ImageNet, training set")
+def imagenet_train(folder):
+    names = [f"{wnid}/{wnid}_{i}.JPEG" for wnid in ("n01440764", "n02119789") for i in (10026, 9)]
+    inner = {}
+    for number, name in enumerate(names):
+        wnid, _, file = name.partition("/")
+        inner.setdefault(f"{wnid}.tar", {})[file] = picture(number)
+    write_tar(folder / "ILSVRC2012_img_train.tar", {n: tar_bytes(m) for n, m in inner.items()})
+    return {"train": classes_of(names)}
+
+
+@layout("Caltech-101")
+def caltech_101(folder):
+    names = [f"101_ObjectCategories/{name}/image_0001.jpg" for name in ("BACKGROUND_Google", "ant")]
+    members = {
+        "caltech-101/101_ObjectCategories.tar.gz": gzip.compress(tar_bytes(jpegs(names))),
+        "caltech-101/Annotations.tar": tar_bytes({"Annotations/ant/annotation_0001.mat": b"x"}),
+        "caltech-101/show_annotation.m": b"function",
+        "__MACOSX/caltech-101/._show_annotation.m": b"Mac OS X",
+    }
+    write_zip(folder / "caltech-101.zip", members)
+    return {"dataset": classes_of(names)}
 
 
 @layout("Imagenette")
