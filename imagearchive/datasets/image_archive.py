@@ -137,7 +137,7 @@ class ImageArchive(ImageSamples):
         an error.
     classes_from : {"directory", "archive"}
         With ``"archive"`` every archive in `apath` is a class, named after its file without
-        extension.
+        extension; of a single archive that holds archives, each of these is.
     label_extension : str, optional
         Take the label of an image from the file of the same name with this extension, as
         WebDataset writes them: ``"cls"``. A single integer becomes an `int`, anything else a

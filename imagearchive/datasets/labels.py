@@ -236,7 +236,9 @@ def find_labels(
         return ListedLabels(read.values, read.numbers)
     if label_extension is not None:
         return SiblingLabels(archive, selection, label_extension, class_to_idx)
-    if classes_from == "archive":
+    # An archive inside the only archive is a directory.
+    are_inside = len(archive.paths) == 1 and "nested" in archive.table.meta
+    if classes_from == "archive" and not are_inside:
         return _label_by_archive(archive, selection, class_to_idx)
     if not archive.table.meta:
         # An index of the original ImageArchive: it has labels but no names.

@@ -108,6 +108,19 @@ def test_classes_from_archive_makes_a_class_of_each_file(tmp_path, pictures):
     assert (single.classes, labels_of(single)) == (["n02"], [0, 0, 0])
 
 
+def test_classes_from_archive_inside_the_archive(tmp_path, pictures):
+    inner = {}
+    for name in ("n02", "n01"):
+        path = write_tar(tmp_path / f"{name}.tar", {f"{name}.png": next(iter(pictures.values()))})
+        inner[path.name] = path.read_bytes()
+    path = write_tar(tmp_path / "train.tar", inner)
+    for classes_from in ("archive", "directory"):
+        dataset = ImageArchive(path, classes_from=classes_from)
+        assert (dataset.classes, labels_of(dataset)) == (["n01", "n02"], [1, 0])
+    both = ImageArchive([path, path], classes_from="archive")
+    assert (both.classes, labels_of(both)) == (["train"], [0] * 4)
+
+
 def test_classes_from_archive_of_several_files_is_one_class(tmp_path, pictures):
     from support.barecat_archives import write_barecat
 
