@@ -9,7 +9,7 @@ from support.object_arrays import crafted, objects, open_array, open_stream
 
 from imagearchive.arrays import npy
 from imagearchive.arrays.objects.array import ObjectArray
-from imagearchive.errors import DecodeError, LimitError
+from imagearchive.errors import DecodeError, LimitError, SampleIndexError
 from imagearchive.storage.local import MemoryStorage
 
 DEEP = 20_000
@@ -102,6 +102,31 @@ def test_object_array_elements_that_are_one_object_are_shared():
     assert peak < 20 * value.nbytes
     # An element by itself is the reader's own.
     assert array.element(0) is not array.element(0)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_object_array_rows_that_are_one_object_are_shared(order):
+    value = [*range(1000)]
+    array = open_array(objects([None, *[value] * 1000]), 4)
+    rows = array.rows(np.arange(2, 1001)[::order])
+    assert len({id(row) for row in rows}) == 1
+    assert rows[0] == value
+
+
+def test_object_array_rows_with_several_axes_share_their_objects():
+    value = [*range(1000)]
+    array = open_array(objects([value] * 600, (200, 3)), 4)
+    rows = array.rows(np.array([7, 199, 7]))
+    assert rows.shape == (3, 3)
+    assert len({id(item) for item in rows.ravel()}) == 1
+
+
+def test_object_array_rows_out_of_range_raise():
+    array = open_array(objects([1, 2, 3]), 4)
+    assert array.rows(np.array([], np.intp)).shape == (0,)
+    for wrong in (-1, 3):
+        with pytest.raises(SampleIndexError, match=f"row {wrong} is out of range"):
+            array.rows(np.array([0, wrong, 1]))
 
 
 @pytest.mark.parametrize("dtype", ["<U0", "|S0", "|V0"])

@@ -8,7 +8,7 @@ NumPy arrays, scalars and dtypes; anything else is refused with an error that na
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
@@ -124,9 +124,9 @@ class ObjectArray:
     -----
     Read-only and position-independent: threads and forked processes may share an instance. If two
     elements are the same object (a list that is twice in one array), `element` and `row` decode
-    each into its own copy, and `whole` shares them. For an array with several axes, only the start
-    of each ``array[i]`` is kept, so that the tables of ten million numbers saved as objects take no
-    more memory than the file.
+    each into its own copy, and `rows` and `whole` share them. For an array with several axes, only
+    the start of each ``array[i]`` is kept, so that the tables of ten million numbers saved as
+    objects take no more memory than the file.
     """
 
     def __init__(
@@ -203,13 +203,38 @@ class ObjectArray:
         values = self._values(index) if self.size else []
         return np.fromiter(values, object, len(values)).reshape(self.shape[1:])
 
+    def rows(self, indices: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+        """Decode ``array[indices]``. Elements that are the same object stay one, as in NumPy.
+
+        Parameters
+        ----------
+        indices : ndarray of intp, shape (n,)
+            From 0 to ``shape[0] - 1``, in any order; the array has at least one axis.
+
+        Returns
+        -------
+        ndarray of object, shape ``(n, *shape[1:])``
+        """
+        # Each row once, in the order of the file.
+        unique, places = np.unique(indices, return_inverse=True)
+        if len(unique) and not 0 <= unique[0] <= unique[-1] < self.shape[0]:
+            raise SampleIndexError(
+                f"{self._where}: row {unique[0 if unique[0] < 0 else -1]} is out of range for "
+                f"shape {self.shape}"
+            )
+        decoded = self._decode(unique.tolist() if self.size else ())
+        return decoded.reshape(len(unique), *self.shape[1:])[places]
+
     def whole(self) -> npt.NDArray[Any]:
         """Decode all elements. Elements that are the same object stay one object, as in NumPy."""
+        return self._decode(range(self.size // self._stride)).reshape(self.shape)
+
+    def _decode(self, rows: Sequence[int]) -> npt.NDArray[Any]:
+        """Decode the elements of several rows with one memo."""
         memo: dict[int, Any] = {}
-        rows = range(self.size // self._stride)
         values = tuple(value for row in rows for value in self._values(row, memo))
         self._unpickler.check(values, memo)
-        return np.fromiter(values, object, self.size).reshape(self.shape)
+        return np.fromiter(values, object, len(values))
 
     def _build_tables(self, file: FileRange | None) -> dict[str, npt.NDArray[Any]]:
         size = self._storage.size - self._offset

@@ -293,13 +293,11 @@ class ObjectColumn:
         )
 
     def batch(self, rows: Rows) -> npt.NDArray[Any]:
-        """Return an array of objects of shape (n,), or ``(n, *shape[1:])``."""
-        values = _read_rows(self._objects().row, rows)
-        if len(self._header.shape) > 1:
-            if not values:
-                return np.empty((0, *self._header.shape[1:]), object)
-            return np.stack(values)
-        return np.fromiter(values, object, len(values))
+        """Return an array of objects of shape (n,), or ``(n, *shape[1:])``.
+
+        Rows that are one object in the file are one object here.
+        """
+        return self._objects().rows(rows)
 
     def whole(self) -> npt.NDArray[Any]:
         """Decode the whole array."""

@@ -319,7 +319,8 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         dict of str to ndarray
             By the names in the file, without the prefix. An array of shape ``(n, *row)`` for each
             column, in the byte order of the machine; for columns whose rows differ in length an
-            array of objects of shape ``(n,)``. `transform` is not applied, and the cache is not
+            array of objects of shape ``(n,)``. Elements of an array of objects that were saved as
+            one object are one object, as in NumPy. `transform` is not applied, and the cache is not
             used.
 
         Raises
