@@ -24,9 +24,10 @@ from imagearchive.archive.name_tree import decode
 from imagearchive.archive.safe_directories import SafeDirectories
 from imagearchive.archive.small_files import create_files
 from imagearchive.archive.threads import Chunks, run_in_threads
-from imagearchive.containers.rows import KIND_FILE
-from imagearchive.errors import TargetExistsError, UnsafePathError
+from imagearchive.containers.rows import KIND_FILE, KIND_SPARSE
+from imagearchive.errors import LimitError, TargetExistsError, UnsafePathError
 from imagearchive.errors.hints import Hint
+from imagearchive.errors.os_errors import set_file_name
 from imagearchive.storage.atomic import create_file
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS
@@ -415,7 +416,7 @@ class Extraction:
         except OSError as error:
             # Errors of reading name the archive.
             if error.errno and error.filename in (None, base, part):
-                error.filename, error.filename2 = self._path(name), None
+                set_file_name(error, self._path(name))
             raise
         return True
 
@@ -429,7 +430,18 @@ class Extraction:
         descriptor: int,
     ) -> None:
         content = iter_data(self._archive, position) if small is None else ((0, small),)
-        _fill(content, size, chunks, mtime, descriptor)
+        try:
+            _fill(content, size, chunks, mtime, descriptor)
+        except OSError as error:
+            # Where a size does not fit the file system, Linux reports either.
+            too_large = error.filename is None and error.errno in (errno.EFBIG, errno.EINVAL)
+            if not too_large or self._archive.table.entries["kind"][position] != KIND_SPARSE:
+                raise
+            raise LimitError(
+                f"{self._archive.path}: member {self._archive.name(position)[:200]!r} takes {size} "
+                f"bytes, more than a file can have here ({self._target.path}: {error.strerror}); "
+                f"extract to another file system, or only the other members"
+            ) from error
 
     def _path(self, name: bytes) -> str:
         return os.path.join(self._target.path, decode(name))

@@ -8,6 +8,8 @@ import os
 import stat
 from typing import Final
 
+from imagearchive.errors.os_errors import set_file_name
+
 __all__ = ["CannotLinkError", "link_file"]
 
 # What a file system says that has no hard links, or no more of them for one file.
@@ -53,7 +55,7 @@ def link_file(
     except OSError as error:
         if error.errno in _NO_LINK or isinstance(error, FileNotFoundError):
             raise CannotLinkError from error
-        error.filename, error.filename2 = path, None
+        set_file_name(error, path)
         raise
     remove = path
     try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-__all__ = ["OUT_OF_FILES", "OUT_OF_RESOURCES", "os_errors_for"]
+__all__ = ["OUT_OF_FILES", "OUT_OF_RESOURCES", "os_errors_for", "set_file_name"]
 
 #: Error numbers that say nothing about a file: no more files can be opened at the moment.
 OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
@@ -31,3 +31,10 @@ def os_errors_for(path: str) -> Iterator[None]:
         if error.errno is not None and error.filename is None:
             error.filename = path
         raise
+
+
+def set_file_name(error: OSError, path: str | bytes) -> None:
+    """Say that an error is about this file alone, instead of the files that it names."""
+    error.filename = path
+    # Set to None, it would appear in the message: "'a.npz' -> None".
+    del error.filename2

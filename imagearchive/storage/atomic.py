@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
 from imagearchive.errors import ClosedError, TargetExistsError
 from imagearchive.errors.arguments import check_flag
 from imagearchive.errors.hints import Hint
-from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.errors.os_errors import os_errors_for, set_file_name
 from imagearchive.storage.closing import Abortable
 from imagearchive.storage.disk_sync import sync_folder
 from imagearchive.storage.temporary import lock_new_file, remove_stale_files, temporary_name
@@ -370,5 +370,5 @@ def _name_target(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename, error.filename2 = path, None
+        set_file_name(error, path)
         raise

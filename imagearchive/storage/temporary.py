@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from imagearchive.errors import TargetExistsError
+from imagearchive.errors.os_errors import set_file_name
 from imagearchive.storage.closing import Closable
 
 __all__ = [
@@ -278,7 +279,7 @@ def _name_target(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename, error.filename2 = path, None
+        set_file_name(error, path)
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 
 import pytest
 from support import tar_cases
@@ -52,6 +53,32 @@ def test_extract_sparse_member_writes_holes(tmp_path, version, existing, parts, 
             file.seek(start)
             assert file.read(length) == data[:length]
             data = data[length:]
+
+
+@pytest.fixture
+def files_of_1_mib():
+    """Let no file of this process become larger, as on a file system that has such a limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("files_of_1_mib")
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("size", [2 << 20, 1 << 62])
+def test_extract_member_that_no_file_can_hold_names_it(tmp_path, size, existing):
+    path, target = tmp_path / "sparse.tar", tmp_path / "out"
+    write_sparse(path, b"holes", [(0, 100)], size)
+    if existing:
+        target.mkdir()
+    with pytest.raises(
+        LimitError, match=rf"sparse\.tar: member 'holes' takes {size} bytes"
+    ) as info:
+        extract(Archive(path), target)
+    assert "only the other members" in str(info.value)
+    assert "None" not in str(info.value)
+    assert not (target / "holes").exists()
 
 
 def test_extract_sparse_member_with_large_data_is_whole(tmp_path):

@@ -97,6 +97,42 @@ def test_scan_sparse_map_of_many_parts_is_read_once(version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_sparse_map_numbers_of_all_lengths_are_read(version):
+    parts = [(10**power + (power == 0), 1 + 7 * (power % 2)) for power in range(10)]
+    data = os.urandom(sum(length for _, length in parts))
+    size, found, _ = sparse_map(
+        MemoryStorage(sparse_member(version, parts, 2 * 10**9, data) + cases.END), 0
+    )
+    assert size == 2 * 10**9
+    assert found.tolist() == [list(part) for part in parts]
+
+
+@pytest.mark.parametrize(
+    ("field", "number"),
+    [
+        (b"00000000144\0", 100),
+        (b"00000000144 ", 100),
+        (b"        144\0", 100),
+        (b"144\0xxxxxxxx", 100),
+        (b"\x80" + (100).to_bytes(11, "big"), 100),
+        (b"\x80" + (1 << 64).to_bytes(11, "big"), None),
+        (b"\x80" + b"\xff" * 11, None),
+        (b"00000000149\0", None),
+        (b"00000000144x", None),
+    ],
+)
+def test_sparse_map_in_the_old_header_reads_every_kind_of_number(field, number):
+    data = bytearray(sparse_member("old", [(0, 7)], 200, b"1234567") + cases.END)
+    data[386:398] = field
+    data[148:156] = b"%06o\0 " % sum(data[:148] + b" " * 8 + data[156:512])
+    if number is None:
+        with pytest.raises(CorruptArchiveError, match="map of the sparse file"):
+            sparse_map(MemoryStorage(bytes(data)), 0)
+    else:
+        assert sparse_map(MemoryStorage(bytes(data)), 0)[1].tolist() == [[number, 7]]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(
     ("parts", "real_size"),
     [

@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from imagearchive.errors import ArchiveNotFoundError
-from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.errors.os_errors import os_errors_for, set_file_name
 
 
 def test_os_errors_for_sets_the_missing_file_name():
@@ -24,3 +24,13 @@ def test_os_errors_for_keeps_a_file_name():
 def test_os_errors_for_keeps_a_message_without_number(error):
     with pytest.raises(OSError, match=r"^(no such archive|plain)$"), os_errors_for("elsewhere"):
         raise error
+
+
+def test_set_file_name_replaces_both_names():
+    for error in (
+        FileNotFoundError(2, "No such file", "a.part", None, "a"),
+        OSError(28, "No space left"),
+    ):
+        set_file_name(error, "b.tar")
+        assert str(error) == f"[Errno {error.errno}] {error.strerror}: 'b.tar'"
+        assert error.filename2 is None
