@@ -19,6 +19,7 @@ __all__ = [
     "LINK_LIMIT",
     "LOOPING_LINK",
     "MAX_LISTED",
+    "NO_NAME",
     "OUTSIDE_LINK",
     "OWN_FILE",
     "REPLACED",
@@ -40,6 +41,7 @@ DANGLING_LINK: Final = "dangling_link"
 OUTSIDE_LINK: Final = "outside_link"
 LOOPING_LINK: Final = "looping_link"
 LINK_LIMIT: Final = "link_limit"
+NO_NAME: Final = "no_name"
 DAMAGED: Final = "damaged"
 ENCRYPTED: Final = "encrypted"
 UNSUPPORTED: Final = "unsupported"
@@ -61,6 +63,7 @@ _DESCRIPTIONS: Final = {
         "a link to a directory that would multiply the files of the archive",
         "links to directories that would multiply the files of the archive",
     ),
+    NO_NAME: ("a file without a name, such as '/'", "files without a name, such as '/'"),
     DAMAGED: ("damaged",) * 2,
     ENCRYPTED: ("encrypted",) * 2,
     UNSUPPORTED: ("stored in a way that is not supported",) * 2,
@@ -126,6 +129,8 @@ class LeftOut:
             A link to nothing, out of the archive, or to a directory that contains the link.
         ``link_limit``
             A link to a directory that would multiply the files of the archive.
+        ``no_name``
+            A file whose name is that of the root, such as ``/`` or ``a/..``.
         ``damaged``
             Its headers contradict each other, or lead outside the file.
         ``encrypted``, ``unsupported``

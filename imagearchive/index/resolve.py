@@ -1,7 +1,8 @@
 """From the raw rows of a scanner to those of an index: what a reader would find on disk.
 
 Names are normalized, of several members of one name the last one holds it, links take the place
-of their targets, links to directories are followed, and what is not a file leaves the table.
+of their targets, links to directories are followed, and what is not a file or has no name leaves
+the table.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.containers.left_out import CONTINUATION, REPLACED, SPECIAL, LeftOut
+from imagearchive.containers.left_out import CONTINUATION, NO_NAME, REPLACED, SPECIAL, LeftOut
 from imagearchive.containers.rows import (
     KIND_CONTINUATION,
     KIND_DIRECTORY,
@@ -53,7 +54,8 @@ def resolve(rows: RowBuffer) -> Resolved:
     )
     order = sort_names(names, offsets)
     kinds = entries["kind"]
-    holds = is_last_of_name(names, offsets, order)
+    is_nameless = offsets[1:] == offsets[:-1]
+    holds = is_last_of_name(names, offsets, order) & ~is_nameless
     links = np.flatnonzero((kinds == KIND_HARDLINK) | (kinds == KIND_SYMLINK))
     targets = LinkTargets(np.empty(0, np.int64), {}, {})
     if len(links):
@@ -80,7 +82,12 @@ def resolve(rows: RowBuffer) -> Resolved:
         reasons |= linked.reasons
     left_out = rows.left_out
     shards = entries["shard"]
-    left_out.add_rows(names, offsets, ~holds & (kinds != KIND_DIRECTORY), REPLACED, shards)
+    nameless = np.flatnonzero(is_nameless & (kinds != KIND_DIRECTORY))
+    for row in nameless[: left_out.max_listed].tolist():
+        left_out.add(rows.name(row), NO_NAME, int(shards[row]))
+    left_out.add_count(NO_NAME, len(nameless[left_out.max_listed :]))
+    is_replaced = ~holds & ~is_nameless & (kinds != KIND_DIRECTORY)
+    left_out.add_rows(names, offsets, is_replaced, REPLACED, shards)
     for kind, reason in ((KIND_OTHER, SPECIAL), (KIND_CONTINUATION, CONTINUATION)):
         left_out.add_rows(names, offsets, (kinds == kind) & holds, reason, shards)
     for row, reason in sorted(reasons.items()):

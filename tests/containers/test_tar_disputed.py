@@ -2,6 +2,7 @@
 
 import subprocess
 import tarfile
+import zipfile
 
 import pytest
 from support import tar_cases as cases
@@ -62,13 +63,32 @@ def test_tar_disputed_headers_are_read_as_others_read_them(data, tmp_path):
     assert found == expected
 
 
-@pytest.mark.parametrize("name", ["/", "//", "./", "/./"])
-def test_tar_file_without_a_name_is_read_by_position_and_not_extracted(name, tmp_path):
+@pytest.mark.parametrize("name", ["/", "//", "./", "/./", "a/.."])
+@pytest.mark.parametrize("count", [1, 3])
+def test_tar_files_without_a_name_are_left_out_as_by_gnu_tar(name, count, tmp_path, caplog):
     path = tmp_path / "x.tar"
-    path.write_bytes(header(name, 1) + padded(b"x") + header("a", 1) + padded(b"y") + bytes(1024))
+    nameless = (header(name, 1) + padded(b"x")) * count
+    path.write_bytes(nameless + header("a", 1) + padded(b"y") + bytes(1024))
+    for _ in range(2):
+        # The second time, from the index.
+        with imagearchive.open(path) as archive:
+            assert dict(archive) == {"a": b"y"}
+            assert archive.left_out.counts == {"no_name": count}
+            assert archive.left_out.members == [(name, "no_name", 0)] * count
+    assert caplog.text.count("without a name") == 1
     with imagearchive.open(path) as archive:
-        assert list(archive) == ["", "a"]
-        assert archive.read(0) == b"x"
-        assert archive.listdir() == ["a"]
-        with pytest.raises(imagearchive.errors.UnsafePathError, match="no name of a file"):
-            imagearchive.extract(archive, tmp_path / "out")
+        imagearchive.extract(archive, tmp_path / "out")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["a"]
+    assert (tmp_path / "out" / "a").read_bytes() == b"y"
+
+
+def test_zip_files_without_a_name_are_left_out(tmp_path):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(200):
+            archive.writestr(f"{number}/..", b"x")
+        archive.writestr("a", b"y")
+    with imagearchive.open(path) as archive:
+        assert dict(archive) == {"a": b"y"}
+        assert archive.left_out.counts == {"no_name": 200}
+        assert len(archive.left_out.members) == 100
