@@ -18,7 +18,6 @@ from imagearchive.storage.stream_format import StreamFormat, StreamRange
 
 if TYPE_CHECKING:
     from imagearchive.storage.checkpoints import CheckpointBuilder, Point
-    from imagearchive.storage.protocol import Storage
 
 __all__ = ["Bzip2Format"]
 
@@ -255,20 +254,9 @@ class Bzip2Format(StreamFormat):
     name = "bzip2"
     label = "bzip2"
     command = "bzip2 -dk"
+    stream_type = Bzip2Stream
 
     def sniff(self, head: bytes) -> bool:
         """Recognize the header of a stream, and the mark of its first block or of its end."""
         marks = (_BLOCK.to_bytes(6, "big"), _END.to_bytes(6, "big"))
         return head[:3] == _HEADER and head[3:4].isdigit() and head[4:10] in marks
-
-    def stream(
-        self,
-        storage: Storage,
-        offset: int,
-        stored_size: int,
-        size: int,
-        where: str,
-        crc: int = 0,
-    ) -> Bzip2Stream:
-        """Return a range of a file as a stream."""
-        return Bzip2Stream(storage, offset, stored_size, size, where)

@@ -112,22 +112,11 @@ class DeflateFormat(StreamFormat):
     name = "deflate"
     label = "deflate"
     command = "unzip"
+    stream_type = DeflateStream
 
     def sniff(self, head: bytes) -> bool:
         """Recognize nothing: the archive says which members are deflated."""
         return False
-
-    def stream(
-        self,
-        storage: Storage,
-        offset: int,
-        stored_size: int,
-        size: int,
-        where: str,
-        crc: int = 0,
-    ) -> DeflateStream:
-        """Return a range of a file as a stream; its size and CRC-32 must be known."""
-        return DeflateStream(storage, offset, stored_size, size, where, crc)
 
 
 def inflater_at(stream: StreamRange, point: Point) -> Inflater:

@@ -13,7 +13,6 @@ from imagearchive.storage.stream_format import DamagedRangeError, StreamFormat, 
 
 if TYPE_CHECKING:
     from imagearchive.storage.checkpoints import CheckpointBuilder, Point
-    from imagearchive.storage.protocol import Storage
 
 __all__ = ["GzipFormat"]
 
@@ -109,19 +108,8 @@ class GzipFormat(StreamFormat):
     name = "gzip"
     label = "gzip"
     command = "gzip -dk"
+    stream_type = GzipStream
 
     def sniff(self, head: bytes) -> bool:
         """Recognize the header of a member."""
         return head[: len(_MAGIC)] == _MAGIC
-
-    def stream(
-        self,
-        storage: Storage,
-        offset: int,
-        stored_size: int,
-        size: int,
-        where: str,
-        crc: int = 0,
-    ) -> GzipStream:
-        """Return a range of a file as a stream."""
-        return GzipStream(storage, offset, stored_size, size, where)

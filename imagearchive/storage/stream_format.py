@@ -14,7 +14,7 @@ from imagearchive.storage.compressed import STEP
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from imagearchive.storage.checkpoints import CheckpointBuilder
+    from imagearchive.storage.checkpoints import CheckpointBuilder, Point
     from imagearchive.storage.compressed import CompressedStream, Decoder
     from imagearchive.storage.protocol import Storage
 
@@ -68,11 +68,14 @@ class StreamFormat:
         The name of the format in messages.
     command : str
         The shell command that decompresses a file and keeps it, for messages.
+    stream_type : type of StreamRange
+        The class of its streams.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
     command: ClassVar[str]
+    stream_type: ClassVar[type[StreamRange]]
 
     def sniff(self, head: bytes) -> bool:
         """Whether a file that begins with `head` has this format."""
@@ -101,7 +104,7 @@ class StreamFormat:
         crc : int
             The CRC-32 of the output, for formats without checksums of their own.
         """
-        raise NotImplementedError
+        return self.stream_type(storage, offset, stored_size, size, where, crc)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +148,10 @@ class StreamRange:
 
     def start(self, builder: CheckpointBuilder | None = None) -> Decoder:
         """Return a decoder at the start, which adds checkpoints to a builder."""
+        raise NotImplementedError
+
+    def resume(self, point: Point) -> Decoder:
+        """Return a decoder at a checkpoint; raises ValueError if it cannot be used."""
         raise NotImplementedError
 
     def read(self, position: int, size: int) -> bytes | memoryview:

@@ -20,7 +20,6 @@ from imagearchive.storage.stream_format import StreamFormat, StreamRange
 
 if TYPE_CHECKING:
     from imagearchive.storage.checkpoints import CheckpointBuilder, Point
-    from imagearchive.storage.protocol import Storage
 
 __all__ = ["XzFormat"]
 
@@ -262,19 +261,8 @@ class XzFormat(StreamFormat):
     name = "xz"
     label = "xz"
     command = "xz -dk"
+    stream_type = XzStream
 
     def sniff(self, head: bytes) -> bool:
         """Recognize the header of a stream."""
         return head[:6] == _MAGIC
-
-    def stream(
-        self,
-        storage: Storage,
-        offset: int,
-        stored_size: int,
-        size: int,
-        where: str,
-        crc: int = 0,
-    ) -> XzStream:
-        """Return a range of a file as a stream."""
-        return XzStream(storage, offset, stored_size, size, where)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from imagearchive.storage.checkpoints import CheckpointBuilder, Point
-    from imagearchive.storage.protocol import Storage
 
 __all__ = ["ZstdFormat", "import_zstandard"]
 
@@ -246,20 +245,9 @@ class ZstdFormat(StreamFormat):
     name = "zstd"
     label = "Zstandard"
     command = "zstd -d"
+    stream_type = ZstdStream
 
     def sniff(self, head: bytes) -> bool:
         """Recognize the header of a frame, or of one to skip."""
         magic = int.from_bytes(head[:4], "little")
         return len(head) >= 8 and (magic == _MAGIC or magic & ~0xF == _SKIPPABLE)
-
-    def stream(
-        self,
-        storage: Storage,
-        offset: int,
-        stored_size: int,
-        size: int,
-        where: str,
-        crc: int = 0,
-    ) -> ZstdStream:
-        """Return a range of a file as a stream."""
-        return ZstdStream(storage, offset, stored_size, size, where)
