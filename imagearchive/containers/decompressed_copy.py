@@ -15,7 +15,7 @@ from imagearchive.storage.compressed import STEP
 from imagearchive.storage.location import Location, locate
 from imagearchive.storage.make_once import make_once
 from imagearchive.storage.progress import Progress, byte_progress
-from imagearchive.storage.stream_format import UNKNOWN_SIZE, plain_name
+from imagearchive.storage.stream_format import UNKNOWN_SIZE, ForwardStorage, plain_name
 
 if TYPE_CHECKING:
     from imagearchive.storage.protocol import FileStorage
@@ -89,7 +89,9 @@ def _copy_name(location: Location, file: FileStorage) -> str:
 
 
 def _head(file: FileStorage, format: StreamFormat) -> bytes:
-    return format.stream(file, 0, file.size, UNKNOWN_SIZE, file.path).start().next(HEAD_BYTES)
+    # A decoder may stop earlier, where one of the parts of the file ends.
+    decoder = format.stream(file, 0, file.size, UNKNOWN_SIZE, file.path).start()
+    return ForwardStorage(decoder, file.path).read(0, HEAD_BYTES)
 
 
 def _decompress(

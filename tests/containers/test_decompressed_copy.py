@@ -307,3 +307,14 @@ def _has_open(pid, name):
     except FileNotFoundError:
         return False
     return any(file.endswith(name) for file in files)
+
+
+def test_decompress_to_array_in_short_parts_is_not_copied(tmp_path):
+    path, folder = tmp_path / "x.npy.gz", tmp_path / "plain"
+    target = io.BytesIO()
+    np.save(target, np.arange(1000))
+    data = target.getvalue()
+    path.write_bytes(gzip.compress(data[:3]) + gzip.compress(data[3:]))
+    with imagearchive.open(path, decompress_to=folder) as archive:
+        assert dict(archive) == {"x.npy": data}
+    assert not folder.exists()
