@@ -22,9 +22,10 @@ from imagearchive.errors import (
     LimitError,
     MissingDependencyError,
     OptionError,
+    OptionTypeError,
     UnsupportedMemberError,
 )
-from imagearchive.errors.arguments import check_callable
+from imagearchive.errors.arguments import check_callable, check_sequence, shorten
 from imagearchive.images.pillow import FORMATS, ImageMode, ImageOptions
 from imagearchive.storage.limits import Limits
 
@@ -92,6 +93,8 @@ def register_codec(
     ------
     OptionError
         An extension is empty or contains a dot or slash.
+    OptionTypeError
+        An extension is not a str, or a function cannot be called.
     """
     add_codec(CODECS, extensions, encoder, decoder, stackable)
 
@@ -104,7 +107,11 @@ def add_codec(
     stackable: bool,
 ) -> None:
     """Add a codec to a table, as `register_codec` does to that of the process."""
-    names = [extensions] if isinstance(extensions, str) else list(extensions)
+    expected = "a str such as 'jp2', or several"
+    names = [extensions] if isinstance(extensions, str) else extensions
+    names = check_sequence("extensions", names, expected)
+    if not all(isinstance(name, str) for name in names):
+        raise OptionTypeError(f"extensions must be {expected}, got {shorten(extensions)}")
     cleaned = [name.removeprefix(".").lower() for name in names]
     for name in cleaned:
         if not name or "." in name or "/" in name:
@@ -168,7 +175,14 @@ def decode(
         The content is a pickle or contains one.
     MissingDependencyError
         The optional package for the extension is not installed.
+    OptionTypeError
+        `name` is not a str, or `data` not bytes-like.
     """
+    _check_name(name)
+    try:
+        memoryview(data)
+    except TypeError:
+        raise OptionTypeError(f"data must be bytes-like, got {shorten(data)}") from None
     options = DecodeOptions(
         ImageOptions(mode, exif_transpose, background),
         Limits(max_size, max_ratio, max_pixels, max_objects),
@@ -229,7 +243,10 @@ def encode(name: str, value: Any, *, allow_pickle: bool = False) -> bytes:
         The format cannot express the object.
     UnsafePickleError
         ``pkl`` or an array of Python objects without ``allow_pickle=True``.
+    OptionTypeError
+        `name` is not a str.
     """
+    _check_name(name)
     return encode_member(name, value, allow_pickle, {})
 
 
@@ -255,6 +272,11 @@ def _encode(name: str, value: Any, allow_pickle: bool, table: Mapping[str, Codec
         # In "x.gz", nothing precedes the compression: the value itself is the bytes.
         value = _encode(inner, value, allow_pickle, table) if extension_of(inner) else value
     return codec.encode(value, allow_pickle)
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise OptionTypeError(f"name must be a str such as 'labels.json', got {shorten(name)}")
 
 
 def _unknown(extension: str) -> UnsupportedMemberError:

@@ -20,7 +20,7 @@ from imagearchive.storage.local import MemoryStorage
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["IdxCodec", "NpyCodec", "check_objects", "decode_npy"]
+__all__ = ["IdxCodec", "NpyCodec", "decode_npy", "encode_npy"]
 
 
 class NpyCodec(Codec):
@@ -32,11 +32,7 @@ class NpyCodec(Codec):
 
     def encode(self, value: Any, allow_pickle: bool) -> bytes:
         """Write what `numpy.asarray` makes of the value."""
-        array = np.asarray(value)
-        check_objects(array, allow_pickle)
-        target = io.BytesIO()
-        np.save(target, array, allow_pickle=allow_pickle)
-        return target.getvalue()
+        return encode_npy(value, allow_pickle)
 
 
 class IdxCodec(Codec):
@@ -93,11 +89,18 @@ def _empty(header: NpyHeader, limits: Limits) -> npt.NDArray[Any]:
         raise DecodeError(f"NumPy cannot make an array of shape {header.shape}: {error}") from error
 
 
-def check_objects(array: npt.NDArray[Any], allow_pickle: bool) -> None:
-    """Refuse to write an array of Python objects unless pickles are allowed."""
+def encode_npy(value: Any, allow_pickle: bool) -> bytes:
+    """Encode what `numpy.asarray` makes of a value as a whole ``.npy``."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise DecodeError(f"NumPy cannot make an array of it: {error}") from error
     if array.dtype.hasobject and not allow_pickle:
         raise UnsafePickleError(
             "an array of Python objects can only be written as a pickle, which readers refuse by "
             "default; store numbers or fixed-width strings",
             hints=[Hint("allow_pickle=True", "to write it all the same")],
         )
+    target = io.BytesIO()
+    np.save(target, array, allow_pickle=allow_pickle)
+    return target.getvalue()

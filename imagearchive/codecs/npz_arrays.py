@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import numpy.typing as npt
 
 from imagearchive.codecs.codec import Codec, DecodeOptions, with_name
-from imagearchive.codecs.npy_codec import check_objects, decode_npy
-from imagearchive.containers.rows import KIND_FILE
-from imagearchive.containers.zip import scan as zip_scanner
+from imagearchive.codecs.npy_codec import decode_npy, encode_npy
+from imagearchive.containers.rows import KIND_DIRECTORY, METHOD_DEFLATED
+from imagearchive.containers.zip.stream import ZipStream
+from imagearchive.containers.zip.zip_container import ZipContainer
 from imagearchive.errors import (
     CorruptArchiveError,
     DecodeError,
     ImageArchiveError,
     MemberNotFoundError,
     UnsupportedArchiveError,
-    UnsupportedMemberError,
 )
-from imagearchive.storage.deflate import inflate
+from imagearchive.errors.arguments import shorten
 from imagearchive.storage.limits import Limits
 from imagearchive.storage.local import MemoryStorage
 
@@ -30,6 +28,13 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = ["NpzArrays", "NpzCodec"]
+
+_ZIP: Final = ZipContainer()
+
+# How much of a list of names goes into a message.
+_SHOWN: Final = 500
+# ZIP stores the length of a name in 16 bits.
+_LONGEST_NAME: Final = 0xFFFF
 
 
 class NpzArrays(Mapping[str, npt.NDArray[Any]]):
@@ -59,32 +64,25 @@ class NpzArrays(Mapping[str, npt.NDArray[Any]]):
         self._limits = limits or Limits()
         self._allow_pickle = allow_pickle
         try:
-            self._rows = zip_scanner.scan(self._storage)
+            self._rows = _ZIP.scan(self._storage)
         except (CorruptArchiveError, UnsupportedArchiveError) as error:
             raise DecodeError(f"not a valid NPZ archive: {error}") from error
         self._position = {
             self._rows.name(row).decode("utf-8", "surrogateescape").removesuffix(".npy"): row
             for row in range(self._rows.rows)
+            if self._rows.entries[row]["kind"] != KIND_DIRECTORY
         }
 
     def __getitem__(self, key: str) -> npt.NDArray[Any]:
         row = self._position.get(key)
         if row is None:
-            known = ", ".join(map(repr, self._position)) or "none"
+            known = ", ".join(map(repr, self._position))[:_SHOWN] or "none"
             raise MemberNotFoundError(f"no array {key!r}; the archive has {known}")
         entry = self._rows.entries[row]
-        offset, stored, size = (int(entry[name]) for name in ("offset", "stored_size", "size"))
-        if int(entry["kind"]) != KIND_FILE or int(entry["method"]) not in (0, 8):
-            raise UnsupportedMemberError(
-                f"array {key!r} is encrypted or uses an unsupported compression method"
-            )
         try:
-            data: Buffer
-            if int(entry["method"]) == 8:
-                self._limits.check(size, stored)
-                data = inflate(self._storage, offset, stored, size, int(entry["crc"]), "npz")
-            else:
-                data = self._storage.read(offset, stored)
+            if entry["method"] == METHOD_DEFLATED:
+                self._limits.check(int(entry["size"]), int(entry["stored_size"]))
+            data = _ZIP.read_member(self._storage, entry, "npz")
             return decode_npy(data, self._limits, self._allow_pickle)
         except ImageArchiveError as error:
             raise with_name(f"array {key!r}", error) from error
@@ -118,13 +116,31 @@ class NpzCodec(Codec):
         """Write a mapping of names to arrays, uncompressed."""
         if not isinstance(value, Mapping):
             raise DecodeError(f"npz needs a mapping of name -> array, got {type(value).__name__}")
-        arrays = {str(key): np.asarray(array) for key, array in value.items()}
-        for array in arrays.values():
-            check_objects(array, allow_pickle)
         target = io.BytesIO()
         # `numpy.savez` would take some of the names for its own arguments.
-        with zipfile.ZipFile(target, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, array, allow_pickle=allow_pickle)
+        stream = ZipStream(target)
+        written = set()
+        for key, array in value.items():
+            name = _member_name(str(key))
+            if name in written:
+                raise DecodeError(f"two arrays are named {str(key)!r}; rename one of them")
+            written.add(name)
+            try:
+                stream.add(name, [encode_npy(array, allow_pickle)])
+            except ImageArchiveError as error:
+                raise with_name(f"array {str(key)!r}", error) from error
+        stream.finish()
         return target.getvalue()
+
+
+def _member_name(name: str) -> bytes:
+    try:
+        encoded = f"{name}.npy".encode()
+    except UnicodeEncodeError as error:
+        raise DecodeError(f"UTF-8 cannot express the name {name!r}: {error}") from error
+    if "\0" in name or len(encoded) > _LONGEST_NAME:
+        raise DecodeError(
+            f"the name of an array must be at most {_LONGEST_NAME - len('.npy')} bytes without "
+            f"NUL, got {shorten(name)}"
+        )
+    return encoded

@@ -231,4 +231,8 @@ class PickleCodec(Codec):
                 "readers refuse pickles by default; write json, msgpack or npy instead",
                 hints=[Hint("allow_pickle=True", "to write a pickle all the same")],
             )
-        return pickle.dumps(value)
+        try:
+            return pickle.dumps(value)
+        except Exception as error:
+            # The methods of an object may raise anything.
+            raise DecodeError(f"the object cannot be pickled: {error}") from error

@@ -72,3 +72,18 @@ def test_register_codec_errors_of_the_decoder_reach_the_caller():
     register_codec("boom", None, lambda data: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         decode("x.boom", b"")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: decode(3, b""), "name must be a str .*got 3"),
+        (lambda: encode(None, b""), "name must be a str .*got None"),
+        (lambda: decode("x.json", "text"), "data must be bytes-like, got 'text'"),
+        (lambda: register_codec(3, None, bytes), "extensions must be a str .*got 3"),
+        (lambda: register_codec(["jp2", 3], None, bytes), r"extensions must be .*'jp2', 3"),
+    ],
+)
+def test_codec_functions_wrong_types_are_refused(call, message):
+    with pytest.raises(OptionTypeError, match=message):
+        call()

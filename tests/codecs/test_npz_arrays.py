@@ -13,6 +13,7 @@ from imagearchive.errors import (
     DecodeError,
     LimitError,
     MemberNotFoundError,
+    UnsupportedMemberError,
 )
 
 
@@ -81,3 +82,48 @@ def test_npz_arrays_damaged_is_refused():
     data[start : start + 40] = bytes(40)
     with pytest.raises(DecodeError, match="array 'a'"):
         decode("x.npz", bytes(data))["a"]
+
+
+def npz_of(members):
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return target.getvalue()
+
+
+def test_npz_arrays_directories_are_not_arrays():
+    data = npz_of({"d/": b"", "d/a.npy": encode("a.npy", np.arange(3))})
+    arrays = decode("x.npz", data)
+    assert list(arrays) == ["d/a"]
+    np.testing.assert_array_equal(arrays["d/a"], np.arange(3))
+
+
+def test_npz_arrays_unsupported_compression_is_named():
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("a.npy", encode("a.npy", np.arange(3)))
+    with pytest.raises(UnsupportedMemberError, match=r"array 'a': .*method 12.*unpack"):
+        decode("x.npz", target.getvalue())["a"]
+
+
+def test_npz_arrays_many_names_are_shortened_in_the_message():
+    arrays = decode("x.npz", npz_of({f"array{i}.npy": b"" for i in range(5000)}))
+    with pytest.raises(MemberNotFoundError, match="'array0'") as caught:
+        arrays["none"]
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({1: [1], "1": [2]}, "two arrays are named '1'"),
+        ({"a\0b": [1]}, "without NUL"),
+        ({"a" * 70000: [1]}, "at most 65531 bytes"),
+        ({"\udcff": [1]}, "UTF-8 cannot express"),
+        ({"a": [[1], [2, 3]]}, "array 'a': NumPy cannot make an array"),
+    ],
+)
+def test_npz_arrays_what_a_file_cannot_hold_is_not_encoded(arrays, message):
+    with pytest.raises(DecodeError, match=rf"^x\.npz: .*{message}"):
+        encode("x.npz", arrays)

@@ -161,3 +161,8 @@ def test_decode_too_many_msgpack_values_are_refused(data):
         return
     with pytest.raises((LimitError, DecodeError), match=r"values|exceeds"):
         decode("x.msgpack.gz", gzip.compress(data))
+
+
+def test_pickle_of_an_object_that_cannot_be_pickled_is_refused():
+    with pytest.raises(DecodeError, match=r"^x\.pkl: the object cannot be pickled: "):
+        encode("x.pkl", lambda: None, allow_pickle=True)
