@@ -1,72 +1,29 @@
 """Archives inside archives: names, depth, every kind of nesting, damage, and hostile input."""
 
-import bz2
-import contextlib
-import gzip
 import io
 import itertools
-import lzma
 import multiprocessing
 import os
 import pickle
 import random
 import tarfile
-import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
-import zstandard
 from support.archives import tar_bytes, zip_bytes
+from support.nested import LARGE, PACK, SMALL, below, deep, deflated, names_of, stem, write
 
 import imagearchive
 from imagearchive.errors import (
     CorruptArchiveError,
     CorruptIndexError,
-    ImageArchiveError,
-    LimitError,
     OptionError,
     StaleIndexError,
 )
 from imagearchive.index import file_format
 from imagearchive.index.column_checks import COLUMNS
-from imagearchive.index.nested import MAX_ARCHIVES
 from imagearchive.storage.location import locate
-
-SMALL = {f"{i}.jpg": random.Random(i).randbytes(700 + i) for i in range(5)}
-# More than one checkpoint, and more than what is decompressed at once.
-LARGE = {f"d/{i:02}.jpg": random.Random(i).randbytes(120_000 + i) for i in range(10)}
-
-
-def deflated(members):
-    return zip_bytes(members, zipfile.ZIP_DEFLATED)
-
-
-PACK = {
-    ".tar": tar_bytes,
-    ".zip": zip_bytes,
-    "-deflated.zip": deflated,
-    ".tar.gz": lambda members: gzip.compress(tar_bytes(members), 1),
-    ".tgz": lambda members: gzip.compress(tar_bytes(members), 1),
-    ".tar.bz2": lambda members: bz2.compress(tar_bytes(members)),
-    ".tar.xz": lambda members: lzma.compress(tar_bytes(members), preset=0),
-    ".tar.zst": lambda members: zstandard.compress(tar_bytes(members)),
-    ".zip.gz": lambda members: gzip.compress(zip_bytes(members), 1),
-}
-
-
-def below(directory, members):
-    return {f"{directory}/{name}": data for name, data in members.items()}
-
-
-def write(path, data):
-    path.write_bytes(data)
-    return path
-
-
-def stem(suffix):
-    return "-deflated" if suffix == "-deflated.zip" else ""
-
 
 PAIRS = [
     *itertools.product((".tar", ".zip", "-deflated.zip"), PACK),
@@ -150,11 +107,6 @@ def test_nested_verify_compares_the_checksum_of_an_inner_tar(tmp_path):
 # ---------------------------------------------------------------- names
 
 
-def names_of(path, nested):
-    with imagearchive.open(path, nested=nested) as archive:
-        return list(archive)
-
-
 def test_nested_names_drop_extensions_unless_kept(tmp_path):
     packed = {f"a/x{suffix}": PACK[suffix]({"f": b"1"}) for suffix in (".tar", ".tar.gz", ".zip")}
     one = {
@@ -231,13 +183,6 @@ def test_nested_npz_members_are_arrays(tmp_path):
 
 
 # ---------------------------------------------------------------- how deep
-
-
-def deep(levels, kind=tar_bytes):
-    data = b"core"
-    for _ in range(levels):
-        data = kind({"x.bin" if data == b"core" else "x.tar": data})
-    return data
 
 
 @pytest.mark.parametrize("nested", [False, 0, 1, 2, 3])
@@ -421,153 +366,3 @@ def test_nested_many_views_are_opened_a_few_at_a_time(tmp_path):
     with imagearchive.open(path, nested=True) as archive:
         order = random.Random(0).sample(range(100), 100)
         assert [archive[f"{i:03}/f"] for i in order] == [b"%d" % i for i in order]
-
-
-# ---------------------------------------------------------------- damage
-
-
-def damaged_tar():
-    inner = bytearray(tar_bytes(SMALL))
-    inner[1536 + 148] ^= 0xFF
-    return bytes(inner)
-
-
-@pytest.mark.parametrize("outer", [tar_bytes, zip_bytes, deflated])
-def test_nested_damage_names_the_path_and_spares_the_others(tmp_path, outer):
-    members = {"a.tar": tar_bytes(SMALL), "b.tar": damaged_tar(), "c.tar": tar_bytes(SMALL)}
-    path = write(tmp_path / "x.bin", outer({"in.zip": zip_bytes(members)}))
-    with pytest.raises(CorruptArchiveError, match=r"x\.bin/in\.zip/b\.tar: offset") as error:
-        imagearchive.open(path, nested=True)
-    assert {hint.argument for hint in error.value.hints} == {"strict=False", "nested=False"}
-    with imagearchive.open(path, nested=True, strict=False) as archive:
-        assert list(archive) == [
-            *(f"in/a/{name}" for name in SMALL),
-            "in/b/0.jpg",
-            *(f"in/c/{name}" for name in SMALL),
-        ]
-        assert archive["in/c/4.jpg"] == SMALL["4.jpg"]
-        assert "b.tar" in archive.table.meta["damage"]
-    with pytest.raises(CorruptArchiveError, match=r"b\.tar"):
-        imagearchive.open(path, nested=True)
-
-
-@pytest.mark.parametrize("cut", [0.3, 0.9])
-def test_nested_truncated_compressed_archive_spares_the_others(tmp_path, cut):
-    whole = PACK[".tgz"](LARGE)
-    members = {"a.tgz": whole[: int(len(whole) * cut)], "b.tgz": whole}
-    path = write(tmp_path / "x.tar", tar_bytes(members))
-    with pytest.raises(CorruptArchiveError, match=r"x\.tar/a\.tgz"):
-        imagearchive.open(path, nested=True)
-    with imagearchive.open(path, nested=True, strict=False) as archive:
-        found = dict(archive)
-    assert {name: data for name, data in found.items() if name[0] == "b"} == below("b", LARGE)
-    part = {name: data for name, data in found.items() if name[0] == "a"}
-    assert 0 < len(part) < len(LARGE)
-    assert part.items() <= below("a", LARGE).items()
-
-
-def test_nested_unreadable_archive_stays_a_file(tmp_path):
-    broken = b"PK\3\4" + b"\xff" * 100
-    path = write(tmp_path / "x.tar", tar_bytes({"a.zip": broken, "b.tar": tar_bytes(SMALL)}))
-    with pytest.raises(CorruptArchiveError, match=r"x\.tar/a\.zip"):
-        imagearchive.open(path, nested=True)
-    with imagearchive.open(path, nested=True, strict=False) as archive:
-        assert archive["a.zip"] == broken
-        assert archive["b/1.jpg"] == SMALL["1.jpg"]
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_nested_changed_bytes_give_our_error_or_right_members(tmp_path, seed):
-    chosen = random.Random(seed)
-    kinds = chosen.choices(list(PACK), k=2)
-    inner = PACK[kinds[1]](SMALL)
-    data = bytearray(PACK[kinds[0]]({"a.bin": inner, "b.bin": PACK[".zip"](SMALL)}))
-    for _ in range(chosen.randint(1, 4)):
-        place = chosen.randrange(len(data))
-        if chosen.random() < 0.5:
-            data[place] = chosen.randrange(256)
-        else:
-            del data[place : place + chosen.randint(1, 600)]
-    path = write(tmp_path / "x.bin", data)
-    for strict in (True, False):
-        with (
-            contextlib.suppress(ImageArchiveError),
-            imagearchive.open(path, nested=True, strict=strict) as archive,
-        ):
-            for name in archive:
-                with contextlib.suppress(ImageArchiveError):
-                    archive.read(name)
-
-
-# ---------------------------------------------------------------- hostile
-
-
-def test_nested_more_archives_than_the_limit_are_refused(tmp_path):
-    empty = zip_bytes({})
-    path = tmp_path / "x.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for number in range(MAX_ARCHIVES + 1):
-            archive.writestr(f"{number}.zip", empty)
-    with pytest.raises(LimitError, match="more than 65536 archives") as error:
-        imagearchive.open(path, nested=True)
-    assert error.value.hints[0].argument == "nested=False"
-    assert len(names_of(path, "auto")) == MAX_ARCHIVES + 1
-
-
-def test_nested_bomb_is_refused_before_it_is_decompressed(tmp_path):
-    """Ten copies in each of seven levels, of a member that decompresses to a thousandfold."""
-    data = deflated({"zeros": bytes(1 << 24)})
-    for _ in range(7):
-        data = deflated({f"{i}.zip": data for i in range(10)})
-    path = write(tmp_path / "x.zip", data)
-    tracemalloc.start()
-    try:
-        with pytest.raises(LimitError):
-            imagearchive.open(path, nested=True)
-        assert tracemalloc.get_traced_memory()[1] < 400 << 20
-    finally:
-        tracemalloc.stop()
-
-
-def test_nested_hard_links_to_an_archive_do_not_multiply_its_members(tmp_path):
-    def linked(data, count):
-        out = io.BytesIO()
-        with tarfile.open(fileobj=out, mode="w") as tar:
-            info = tarfile.TarInfo("a.tar")
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-            for number in range(count):
-                info = tarfile.TarInfo(f"{number}.tar")
-                info.type, info.linkname = tarfile.LNKTYPE, "a.tar"
-                tar.addfile(info)
-        return out.getvalue()
-
-    many = tar_bytes({f"{i}": b"" for i in range(300)})
-    few = write(tmp_path / "few.tar", linked(many, 3))
-    assert len(names_of(few, True)) == 4 * 300
-    path = write(tmp_path / "x.tar", linked(linked(linked(many, 40), 40), 40))
-    with pytest.raises(LimitError, match="links to archives"):
-        imagearchive.open(path, nested=True)
-
-
-def test_nested_long_names_take_bounded_memory(tmp_path):
-    inner = zip_bytes({f"{i}": b"" for i in range(20_000)})
-    path = write(tmp_path / "x.tar", tar_bytes({"n" * 60_000 + ".zip": inner}))
-    with pytest.raises(LimitError, match="names of the members"):
-        imagearchive.open(path, nested=True)
-
-
-def test_nested_thousand_levels_stay_bounded(tmp_path):
-    path = write(
-        tmp_path / "x.zip",
-        deep(1000, lambda members: zip_bytes({"x.zip": next(iter(members.values()))})),
-    )
-    assert names_of(path, True) == ["x/x/x/x/x/x/x/x/x.zip"]
-
-
-def test_nested_gzip_of_gzip_stays_a_file(tmp_path):
-    data = tar_bytes(SMALL)
-    for _ in range(1000):
-        data = gzip.compress(data, 0)
-    path = write(tmp_path / "x.tar", tar_bytes({"x.gz": data}))
-    assert names_of(path, True) == ["x.gz"]
