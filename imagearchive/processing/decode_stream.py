@@ -6,10 +6,12 @@ import math
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future
-from typing import Final
+from typing import Final, TypeAlias
 
 from imagearchive.errors import WorkerError
+from imagearchive.processing.process_pool import WorkerPool
 from imagearchive.processing.tasks import Decoded, DecodeOptions, Job, decode_task
+from imagearchive.storage.task_threads import Task
 
 __all__ = ["decode_in_order", "split_tasks"]
 
@@ -20,6 +22,8 @@ TASK_BYTES: Final = 4 << 20
 EXPECTED_BYTES: Final = 3 << 20
 # Tasks in flight for each worker: one that runs, and one that is ready when it is done.
 TASKS_PER_WORKER: Final = 2
+
+_Pending: TypeAlias = Future[Decoded] | Task[Decoded]
 
 
 def split_tasks(
@@ -38,12 +42,13 @@ def split_tasks(
 def decode_in_order(
     tasks: Iterator[Sequence[Job]],
     options: DecodeOptions,
-    executor: Executor | None,
+    executor: Executor | WorkerPool | None,
     num_workers: int,
 ) -> Generator[tuple[int, Decoded]]:
     """Yield the number of jobs and the result of each task, while the next are in flight.
 
-    Closing the generator cancels the tasks that have not begun.
+    Closing the generator cancels the tasks of an executor that have not begun. Those of a pool are
+    cancelled when the pool is closed.
 
     Parameters
     ----------
@@ -51,7 +56,7 @@ def decode_in_order(
         Each is submitted as one call.
     options : DecodeOptions
         The same for all.
-    executor : Executor, optional
+    executor : Executor or WorkerPool, optional
         Without, each task is run here when its result is asked for.
     num_workers : int
         How many workers of the executor to keep busy.
@@ -66,7 +71,7 @@ def decode_in_order(
             yield len(task), decode_task(task, options)
         return
     ahead = TASKS_PER_WORKER * max(1, num_workers)
-    waiting: deque[tuple[Sequence[Job], Future[Decoded]]] = deque()
+    waiting: deque[tuple[Sequence[Job], _Pending]] = deque()
     try:
         for task in tasks:
             waiting.append((task, _submit(executor, task, options)))
@@ -78,10 +83,13 @@ def decode_in_order(
             yield len(first), _result(first, future)
     finally:
         for _, future in waiting:
-            future.cancel()
+            if isinstance(future, Future):
+                future.cancel()
 
 
-def _submit(executor: Executor, task: Sequence[Job], options: DecodeOptions) -> Future[Decoded]:
+def _submit(
+    executor: Executor | WorkerPool, task: Sequence[Job], options: DecodeOptions
+) -> _Pending:
     try:
         return executor.submit(decode_task, task, options)
     except WorkerError:
@@ -91,7 +99,7 @@ def _submit(executor: Executor, task: Sequence[Job], options: DecodeOptions) -> 
         raise WorkerError(f"the executor accepts no more tasks: {error}") from error
 
 
-def _result(task: Sequence[Job], future: Future[Decoded]) -> Decoded:
+def _result(task: Sequence[Job], future: _Pending) -> Decoded:
     try:
         error = future.exception()
     except CancelledError as cancelled:

@@ -15,15 +15,15 @@ import queue
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from multiprocessing.spawn import get_executable
 from typing import Any, Final, TypeVar
 
 from imagearchive.arrays.framing import MessageReader, dump, send_message
 from imagearchive.errors import WorkerError
 from imagearchive.errors.transport import dump_exception, load_exception
+from imagearchive.storage.closing import Closable
+from imagearchive.storage.task_threads import Task, TaskThreads
 
 __all__ = ["WorkerPool", "serve"]
 
@@ -47,15 +47,17 @@ _EXIT_TIMEOUT: Final = 5.0
 _RESULT, _ERROR = b"R", b"E"
 
 
-class WorkerPool(Executor):
-    """An executor of worker processes (POSIX).
+class WorkerPool(Closable):
+    """Worker processes that call functions (POSIX).
 
     Functions and arguments are pickled, as in `ProcessPoolExecutor`, but functions must be
     importable in a fresh interpreter: what a script defines in its own ``__main__`` is not.
 
-    `submit` may be called from any thread. A pool does not survive a fork: the child must create
-    its own. Once a worker has died, every task that is not done fails, because fewer workers
-    would only be slower and die as well.
+    One thread submits; any thread may wait for a task. `close` cancels the tasks that have not
+    begun, and waits for the others. It is not an `Executor`, because an interrupt may lock a
+    `Future` forever. A pool does not survive a fork: the child must create its own. Once a worker
+    has died, every task that is not done fails, because fewer workers would only be slower and die
+    as well.
 
     Parameters
     ----------
@@ -77,38 +79,35 @@ class WorkerPool(Executor):
         for worker in self._workers:
             self._idle.put(worker)
         # One for each worker, so that whoever has a thread finds an idle worker.
-        self._threads = ThreadPoolExecutor(num_workers, "imagearchive-worker")
+        self._threads = TaskThreads(num_workers, "imagearchive-worker")
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the workers."""
         return [worker.pid for worker in self._workers]
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Task[T]:
         """Call a function in a worker.
 
         Raises
         ------
         WorkerError
-            A worker has died, or the pool is shut down.
+            A worker has died, or the pool is closed.
         """
         if self._failure is not None:
             raise WorkerError(self._failure)
-        try:
-            return self._threads.submit(self._call, fn, args, kwargs)
-        except RuntimeError as error:
-            raise WorkerError(
-                f"the worker pool is shut down or cannot start a thread: {error}"
-            ) from error
+        if self._closed:
+            raise WorkerError("the worker pool is closed")
+        return self._threads.submit(self._call, function, args, kwargs)
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the workers once the tasks submitted before are done, or cancelled."""
-        self._threads.shutdown(wait, cancel_futures=cancel_futures)
-        if wait:
+    def close(self) -> None:
+        """Cancel the tasks that have not begun, wait for the others, and end the workers."""
+        super().close()
+        try:
+            self._threads.close()
+        finally:
             for worker in self._workers:
                 worker.end()
-        else:
-            threading.Thread(target=self.shutdown, name="imagearchive-shutdown").start()
 
     def _call(self, function: Callable[..., T], args: Any, kwargs: Any) -> T:
         """Call the function in an idle worker and return its result; runs in a thread."""

@@ -268,14 +268,12 @@ class DataProcessor:
         with ExitStack() as stack:
             return self._process(kind, train_split, self._start(stack))
 
-    def _start(self, stack: ExitStack) -> Executor | None:
+    def _start(self, stack: ExitStack) -> Executor | WorkerPool | None:
         if self.executor is not None:
             return self.executor
         if self.num_workers == 0:
             return None
-        pool = WorkerPool(self.num_workers)
-        stack.callback(pool.shutdown, cancel_futures=True)
-        return pool
+        return stack.enter_context(WorkerPool(self.num_workers))
 
     def _folders(self, kind: Kind) -> list[str]:
         names: list[str] = [kind]
@@ -284,7 +282,9 @@ class DataProcessor:
         folders = [os.path.join(self.raw_data_dir, name) for name in names]
         return [folder for folder in folders if os.path.isdir(folder)]
 
-    def _process(self, kind: Kind, train_split: float, executor: Executor | None) -> ProcessReport:
+    def _process(
+        self, kind: Kind, train_split: float, executor: Executor | WorkerPool | None
+    ) -> ProcessReport:
         started = time.monotonic()
         jobs, skipped = self._list(kind)
         count = _split_count(len(jobs), train_split)
@@ -348,7 +348,7 @@ class DataProcessor:
         kind: Kind,
         chosen: dict[Side, list[Job]],
         places: dict[Side, str],
-        executor: Executor | None,
+        executor: Executor | WorkerPool | None,
         skipped: list[Problem],
     ) -> dict[Side, int]:
         """Decode the jobs of all sides and write their samples; return how many there were."""

@@ -1,8 +1,8 @@
 """Interrupts a function at every point where Python looks for signals, in forked children.
 
-``python interrupts.py CASE FOLDER SHIM`` ends by printing a JSON object: how many runs there were,
-and a list of findings. The function may succeed or raise `KeyboardInterrupt`. It must not hang, and
-none of its threads may be at work after it.
+``python interrupts.py CASE FOLDER SHIM`` ends by printing a JSON object: how many events there
+were, and a list of findings. The function may succeed or raise `KeyboardInterrupt`. It must not
+hang, and none of its threads and processes may be at work after it.
 """
 
 import ctypes
@@ -16,7 +16,9 @@ import time
 import traceback
 
 from imagearchive.archive.threads import run_in_threads
+from imagearchive.loader.generator_process import MpQItr
 from imagearchive.processing.background_writer import BackgroundWriter
+from imagearchive.processing.process_pool import WorkerPool
 from imagearchive.storage.disk_sync import sync_files
 from imagearchive.storage.task_threads import TaskThreads
 
@@ -32,13 +34,16 @@ def _work(seconds=0.0005):
     at_work.pop()
 
 
-def _tasks():
+def _tasks(begin):
+    begin()
     with TaskThreads(2) as threads:
         for task in [threads.submit(_work) for _ in range(4)]:
             task.result()
 
 
-def _chunks():
+def _chunks(begin):
+    begin()
+
     def work(chunks):
         for _ in chunks:
             _work()
@@ -46,29 +51,65 @@ def _chunks():
     run_in_threads(work, 4, 1, 2)
 
 
-def _sync():
+def _sync(begin):
+    begin()
     for name in "abc":
         with open(name, "wb") as file:
             file.write(b"data")
     sync_files("abc")
 
 
-def _background():
+def _background(begin):
+    begin()
     with BackgroundWriter("out.npz", compress=False, ragged=()) as writer:
         for _ in range(3):
             writer.put([])
 
 
-CASES = {"tasks": _tasks, "chunks": _chunks, "sync": _sync, "background": _background}
+def _generator(begin):
+    begin()
+    with MpQItr(range, 3, qsize=2, mp_context="fork") as items:
+        for _ in items:
+            pass
+
+
+def _processes(begin):
+    with WorkerPool(1) as pool:
+        begin()
+        for task in [pool.submit(abs, -1) for _ in range(3)]:
+            task.result()
+
+
+#: What is interrupted from its call of `begin` on, and at every how many events. What starts
+#: processes takes long, and works in threads as the others do.
+CASES = {
+    "background": (_background, 1),
+    "chunks": (_chunks, 1),
+    "generator": (_generator, 5),
+    "processes": (_processes, 13),
+    "sync": (_sync, 1),
+    "tasks": (_tasks, 1),
+}
+
+
+def _children_end():
+    """Whether all child processes end soon."""
+    deadline = time.monotonic() + PATIENCE / 4
+    while time.monotonic() < deadline:
+        try:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                time.sleep(0.01)
+        except ChildProcessError:
+            return True
+    return False
 
 
 def run_child(shim, function, n, stacks):
     """Run a function, interrupted at the n-th event; return what the parent is told."""
     faulthandler.register(signal.SIGUSR1, stacks)
     finding = ""
-    shim.shim_interrupt(n)
     try:
-        function()
+        function(lambda: shim.shim_interrupt(n))
     except KeyboardInterrupt:
         pass
     except BaseException:
@@ -76,6 +117,8 @@ def run_child(shim, function, n, stacks):
     count = shim.shim_stop()
     if at_work:
         finding += f"{len(at_work)} threads are at work after the function"
+    if not _children_end():
+        finding += "a child process is at work after the function"
     return {"events": count, "finding": finding}
 
 
@@ -112,16 +155,17 @@ def main(case, folder, shim_path):
     shim.shim_interrupt.argtypes = [ctypes.c_long]
     shim.shim_stop.restype = ctypes.c_long
     os.chdir(folder)
+    function, step = CASES[case]
     findings = []
     with open("stacks", "a+") as stacks:
         # The first run imports what is imported late.
-        CASES[case]()
-        for n in range(1, 100_000):
-            report = run(CASES[case], shim, n, stacks)
+        function(lambda: None)
+        for n in range(1, 100_000, step):
+            report = run(function, shim, n, stacks)
             if report["finding"]:
                 findings.append(f"interrupt at event {n}: {report['finding'][-3000:]}")
             if report["events"] < n or len(findings) > 5:
-                return {"runs": n, "findings": findings}
+                return {"events": n, "findings": findings}
     raise RuntimeError("no run came to its end")
 
 

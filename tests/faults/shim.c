@@ -103,12 +103,14 @@ int openat(int directory, const char *path, int flags, ...) {
 
 /* Python calls `on_event` before each line of the thread, and before and after each call. The n-th
    event sends SIGINT, so that Python raises at the next point where it looks for signals. The
-   process must hold the GIL: load this library by ctypes.PyDLL. */
+   process must hold the GIL: load this library by ctypes.PyDLL. Forked children inherit the hooks,
+   but are not interrupted. */
 static long events, interrupted;
+static pid_t process;
 
 static int on_event(void *self, void *frame, int what, void *argument) {
     (void)self, (void)frame, (void)what, (void)argument;
-    if (++events == interrupted)
+    if (++events == interrupted && getpid() == process)
         raise(SIGINT);
     return 0;
 }
@@ -127,6 +129,7 @@ void shim_interrupt(long n);
 void shim_interrupt(long n) {
     events = 0;
     interrupted = n;
+    process = getpid();
     set_hooks(on_event);
 }
 

@@ -1,4 +1,4 @@
-"""An interrupt at any point of a function that works in threads neither hangs nor leaves them."""
+"""An interrupt at any point neither hangs a function nor leaves its threads or processes."""
 
 import json
 import os
@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+CASES = ["background", "chunks", "generator", "processes", "sync", "tasks"]
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the shim wraps functions of glibc")
-@pytest.mark.parametrize("case", ["background", "chunks", "sync", "tasks"])
-def test_threads_interrupted_at_any_point_end_with_the_function(tmp_path, shim, case):
+@pytest.mark.parametrize("case", CASES)
+def test_threads_and_processes_interrupted_at_any_point_end_with_the_function(tmp_path, shim, case):
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("interrupts.py"), case, tmp_path, shim],
         env={**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -22,4 +24,4 @@ def test_threads_interrupted_at_any_point_end_with_the_function(tmp_path, shim, 
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["findings"] == []
-    assert report["runs"] > 100
+    assert report["events"] > 100
