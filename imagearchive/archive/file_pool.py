@@ -13,7 +13,6 @@ from imagearchive.errors import (
     ClosedError,
     StaleIndexError,
 )
-from imagearchive.storage.compressed import CompressedStorage
 from imagearchive.storage.location import locate
 from imagearchive.storage.lru import LRUCache
 from imagearchive.storage.protocol import FileStorage, ReadAheadStorage, StorageKind
@@ -175,6 +174,10 @@ class StoragePool:
                 self._share_spans(storage)
 
     def _share_spans(self, storage: ReadAheadStorage) -> None:
+        if not self._table.compressed:
+            return
+        from imagearchive.storage.compressed import CompressedStorage
+
         if isinstance(storage, CompressedStorage):
             storage.share_spans(self._spans)
 

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imagearchive.errors import LimitError
 from imagearchive.errors.hints import Hint
-from imagearchive.storage.compressed import CompressedStorage
 from imagearchive.storage.limits import RATIO_FLOOR
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from imagearchive.storage.compressed import CompressedStream
+    from imagearchive.storage.compressed import CompressedStorage, CompressedStream
     from imagearchive.storage.location import Location
     from imagearchive.storage.protocol import FileStorage, Storage
     from imagearchive.storage.stream_format import StreamFormat
@@ -185,6 +184,8 @@ class DerivedFile:
         CorruptIndexError
             The checkpoints do not belong to the file.
         """
+        from imagearchive.storage.compressed import CompressedStorage
+
         start, stop = self.checkpoints
         stream = self.stream(file, file.path)
         return CompressedStorage(stream, memoryview(checkpoints)[start:stop], owned=file)
@@ -205,5 +206,7 @@ class DerivedFile:
         CorruptIndexError
             The checkpoints do not belong to the member.
         """
+        from imagearchive.storage.compressed import CompressedStorage
+
         start, stop = self.checkpoints
         return CompressedStorage(self.stream(parent, where), memoryview(checkpoints)[start:stop])

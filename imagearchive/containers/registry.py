@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -14,15 +12,11 @@ from imagearchive.containers.barecat import BarecatContainer
 from imagearchive.containers.bins import BinsContainer
 from imagearchive.containers.container import Container, Match
 from imagearchive.containers.derived import (
-    DECOMPRESS,
     HEAD_BYTES,
     DerivedFile,
-    check_expansion,
-    stream_format_named,
     stream_format_of,
 )
 from imagearchive.containers.directory import DirectoryContainer
-from imagearchive.containers.foreign import describe_foreign
 from imagearchive.containers.rows import RowBuffer
 from imagearchive.containers.single_file import SingleFileContainer
 from imagearchive.containers.tar.tar_container import TarContainer
@@ -33,25 +27,13 @@ from imagearchive.errors import (
     OptionError,
     UnsupportedArchiveError,
 )
-from imagearchive.errors.hints import Hint
-from imagearchive.storage.checkpoints import CheckpointBuilder
-from imagearchive.storage.compressed import CompressedStorage, CompressedStream
 from imagearchive.storage.location import Location
-from imagearchive.storage.progress import Progress
-from imagearchive.storage.stream_format import (
-    UNKNOWN_SIZE,
-    DamagedRangeError,
-    ForwardStorage,
-    StreamFormat,
-    plain_name,
-)
 
 if TYPE_CHECKING:
-    from imagearchive.storage.protocol import Storage
+    from imagearchive.storage.progress import Progress
 
 __all__ = [
     "Scanned",
-    "ScannedStream",
     "all_containers",
     "archive_stem",
     "container_named",
@@ -60,12 +42,8 @@ __all__ = [
     "register_container",
     "resolve_location",
     "scan_location",
-    "scan_stream",
     "unregister_container",
 ]
-
-# A read in a compressed file decompresses this much at most.
-MAX_SPAN: Final = 64 << 20
 
 # Formats are asked in this order; of two that are equally certain, the first wins. TAR is before
 # ZIP, because the last member of a TAR may be a ZIP. A directory that is not another format is a
@@ -77,7 +55,6 @@ _CONTAINERS: Final[list[Container]] = [
     TarContainer(),
     ZipContainer(),
 ]
-_SINGLE_FILE: Final = SingleFileContainer()
 
 
 class Scanned(NamedTuple):
@@ -109,29 +86,6 @@ class Scanned(NamedTuple):
     checkpoints: bytes = b""
 
 
-class ScannedStream(NamedTuple):
-    """The result of scanning compressed data.
-
-    Attributes
-    ----------
-    container : Container or None
-        The format, if it can be scanned from start to end.
-    rows : RowBuffer or None
-        The members, if there is a container.
-    damage : str or None
-        The error that ended the data, if ``strict=False``.
-    view : DerivedFile
-        The decompressed view, whose checkpoints are the whole of `checkpoints`.
-    checkpoints : bytes
-    """
-
-    container: Container | None
-    rows: RowBuffer | None
-    damage: str | None
-    view: DerivedFile
-    checkpoints: bytes
-
-
 def all_containers() -> list[Container]:
     """Return all container formats, in the order in which they are asked."""
     return list(_CONTAINERS)
@@ -159,10 +113,11 @@ def unregister_container(name: str) -> None:
 
 def container_named(name: object) -> Container | None:
     """Return the container format with a name, or None."""
-    for container in (*_CONTAINERS, _SINGLE_FILE):
+    for container in _CONTAINERS:
         if container.name == name:
             return container
-    return None
+    # Found only inside a compressed file.
+    return SingleFileContainer() if name == SingleFileContainer.name else None
 
 
 def resolve_location(location: Location) -> Location:
@@ -215,6 +170,8 @@ def find_container(location: Location) -> Container:
         return possible
     if failure is not None:
         raise failure
+    from imagearchive.containers.foreign import describe_foreign
+
     described = describe_foreign(location.path, head)
     raise UnsupportedArchiveError(
         f"{location.path}: {described or _unknown(head)}",
@@ -236,6 +193,8 @@ def find_member_container(head: bytes) -> Container | None:
 
 def archive_stem(name: str) -> str:
     """Return the name of an archive without its extensions: ``a/b`` of ``a/b.tar.gz``."""
+    from imagearchive.storage.stream_format import plain_name
+
     name = plain_name(name)
     stem, extension = os.path.splitext(name)
     known = any(extension.lower() in container.extensions for container in _CONTAINERS)
@@ -267,7 +226,11 @@ def scan_location(
     """
     format = stream_format_of(location)
     if format is not None:
-        return _scan_compressed(location, format, strict, progress)
+        from imagearchive.containers.compressed_scan import scan_compressed
+
+        container, rows, found = scan_compressed(location, format, _CONTAINERS, strict, progress)
+        stop, view = found.view.stored_size, found.view
+        return Scanned(container, rows, [location], found.damage, [stop], view, found.checkpoints)
     container = find_container(location)
     damage = None
     try:
@@ -283,157 +246,3 @@ def scan_location(
     ends = np.zeros(len(files), np.uint64)
     np.maximum.at(ends, entries["shard"], entries["offset"] + entries["stored_size"])
     return Scanned(container, rows, files, damage, ends.tolist())
-
-
-def _scan_compressed(
-    location: Location, format: StreamFormat, strict: bool, progress: Progress | None
-) -> Scanned:
-    """Scan a compressed archive, and find its checkpoints in the same pass if its format allows."""
-    path = location.path
-    with closing(location.open("pread")) as file:
-
-        def check_size(size: int) -> None:
-            check_expansion(file, size, format)
-
-        whole = DerivedFile(format.name, file.size, UNKNOWN_SIZE, (0, 0))
-        found = scan_stream(whole, file, path, check_size, strict, progress)
-        container, rows = found.container, found.rows
-        if container is None or rows is None:
-            storage = CompressedStorage(found.view.stream(file, path), found.checkpoints)
-            container, rows = _scan_decompressed(storage, location, format, strict)
-    return Scanned(
-        container,
-        rows,
-        [location],
-        found.damage,
-        [found.view.stored_size],
-        found.view,
-        found.checkpoints,
-    )
-
-
-def scan_stream(
-    view: DerivedFile,
-    storage: Storage,
-    where: str,
-    check_size: Callable[[int], None],
-    strict: bool,
-    progress: Progress | None = None,
-) -> ScannedStream:
-    """Scan compressed data, and find its checkpoints in the same pass.
-
-    Parameters
-    ----------
-    view : DerivedFile
-        Where the data is, and how it is compressed. Its size may be `UNKNOWN_SIZE`.
-    storage : Storage
-        The file or archive that holds the data.
-    where : str
-        Its name in messages.
-    check_size : callable
-        Called with each new length of the output; raises an error if it is too long.
-    strict : bool
-        Whether damage is an error.
-    progress : callable, optional
-        As for `scan_location`.
-
-    Raises
-    ------
-    UnsupportedArchiveError
-        It is in one piece, so that nothing in it can be read at random.
-    CorruptArchiveError
-        It is damaged.
-    """
-    builder = CheckpointBuilder(view.stored_size)
-    stream = view.stream(storage, where)
-    _check_span(stream, stream.span, where, view)
-    decoder = stream.start(builder)
-
-    def report(size: int) -> None:
-        check_size(size)
-        if progress is not None:
-            progress(decoder.source, view.stored_size)
-
-    forward = ForwardStorage(decoder, where, strict, report)
-    container, rows = _scan_forward(forward, strict)
-    forward.drain()
-    if strict and forward.damage is not None:
-        raise _name_members(forward.damage, rows)
-    # What a ZIP says of the size of a member identifies its checkpoints, even if it is damaged.
-    size = forward.size if view.size == UNKNOWN_SIZE else view.size
-    span, view = builder.span(forward.size), dataclasses.replace(view, size=size)
-    _check_span(view.stream(storage, where), span, where, view)
-    checkpoints = builder.finish(view.stream(storage, where))
-    view = dataclasses.replace(view, checkpoints=(0, len(checkpoints)))
-    damage = None if forward.damage is None else forward.damage.message
-    return ScannedStream(container, rows, damage, view, checkpoints)
-
-
-def _check_span(stream: CompressedStream, span: int, where: str, view: DerivedFile) -> None:
-    """Refuse data of which each read would decompress too much."""
-    format = stream_format_named(view.format)
-    if span <= MAX_SPAN or format is None:
-        return
-    one_piece = (
-        f"{where}: {format.label} data in one piece, so reading a member would decompress all that "
-        f"comes before it"
-    )
-    if view.parent is not None:
-        raise UnsupportedArchiveError(f"{one_piece}; extract it from its archive first")
-    size = stream.size if stream.size != UNKNOWN_SIZE else stream.known_size
-    takes = "" if size is None else f" It takes {size} bytes when decompressed."
-    name = os.path.basename(where)
-    raise UnsupportedArchiveError(
-        f"{one_piece}.{takes} Convert it with 'imagearchive convert {name} {plain_name(name)}'",
-        hints=[DECOMPRESS],
-    )
-
-
-def _scan_forward(
-    forward: ForwardStorage, strict: bool
-) -> tuple[Container, RowBuffer] | tuple[None, None]:
-    """Scan an archive while it is decompressed, if it has a format that allows that."""
-    head = forward.read(0, HEAD_BYTES)
-    for container in _CONTAINERS:
-        if container.scans_forward and container.sniff(head, forward):
-            try:
-                return container, container.scan(forward, strict)
-            except CorruptArchiveError as error:
-                # The cause of an end that comes too early.
-                raise forward.damage or error from None
-    return None, None
-
-
-def _scan_decompressed(
-    storage: CompressedStorage, location: Location, format: StreamFormat, strict: bool
-) -> tuple[Container, RowBuffer]:
-    """Scan an archive, or a single array, whose checkpoints are known."""
-    head = bytes(storage.read(0, min(HEAD_BYTES, storage.size)))
-    for container in _CONTAINERS:
-        if container.sniff(head, storage) is Match.CERTAIN:
-            return container, container.scan(storage, strict)
-    if not SingleFileContainer.accepts(head):
-        raise UnsupportedArchiveError(
-            f"{location.path}: {format.label} data, but neither an archive nor an array is in it; "
-            f"it begins with {head[:8]!r}"
-        )
-    rows = RowBuffer(1)
-    rows.append(os.fsencode(plain_name(location.name)), size=storage.size, stored_size=storage.size)
-    return _SINGLE_FILE, rows
-
-
-def _name_members(error: CorruptArchiveError, rows: RowBuffer | None) -> CorruptArchiveError:
-    """Return the error for a checksum that does not match, with the members that it covers."""
-    if rows is None or not rows.rows or not isinstance(error, DamagedRangeError):
-        return error
-    entries = rows.entries[: rows.rows]
-    starts, ends = entries["offset"], entries["offset"] + entries["stored_size"]
-    covered = np.flatnonzero((ends > error.start) & (starts < error.stop))
-    if not len(covered):
-        return error
-    first, last = (os.fsdecode(rows.name(int(row))) for row in (covered[0], covered[-1]))
-    return CorruptArchiveError(
-        f"{error.message}. Any of the {len(covered)} members from {first!r} to {last!r} may be "
-        f"damaged",
-        hints=[Hint("strict=False", "to read them anyway")],
-    )

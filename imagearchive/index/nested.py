@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.containers.compressed_scan import scan_stream
 from imagearchive.containers.derived import MAX_COMPRESSION, DerivedFile
-from imagearchive.containers.registry import (
-    scan_stream,
-)
+from imagearchive.containers.registry import all_containers
 from imagearchive.containers.rows import RowBuffer
 from imagearchive.errors import (
     CorruptArchiveError,
@@ -360,7 +359,9 @@ class _Builder:
         for view in inner.views[:-1]:
             parent, storage = self._decompress(view, parent, storage, where)
         view = dataclasses.replace(inner.views[-1], parent=parent)
-        found = scan_stream(view, storage, where, self._check_decompressed, self._strict)
+        found = scan_stream(
+            view, storage, where, all_containers(), self._check_decompressed, self._strict
+        )
         if found.damage is not None:
             self._add_damage(found.damage)
         self._decompressed += found.view.size

@@ -134,7 +134,6 @@ class IndexTable(MemberTable):
             )
         # Imported here, because few archives contain others.
         from imagearchive.index.inner_archives import begins_with_archive
-        from imagearchive.index.nested import build_nested
 
         if given is not None and not overwrite:
             table = cls._open_given(archive, given, overwrite, strict, nesting)
@@ -143,6 +142,8 @@ class IndexTable(MemberTable):
         plain = (overwrite, strict, save and given is None)
         outer = cls._open(archive, None, plain, None, scan)
         if outer.meta and (not nesting.auto or begins_with_archive(outer)):
+            from imagearchive.index.nested import build_nested
+
             return cls._open(
                 archive,
                 given,
@@ -377,10 +378,11 @@ class IndexTable(MemberTable):
         if nesting is None:
             return table
         from imagearchive.index.inner_archives import begins_with_archive
-        from imagearchive.index.nested import build_nested
 
         if nesting.auto and not begins_with_archive(table):
             return table
+        from imagearchive.index.nested import build_nested
+
         return cls._from_built(build_nested(table, nesting, strict))
 
     @classmethod

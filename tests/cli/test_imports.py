@@ -48,7 +48,8 @@ HEAVY = {
     "torch", "PIL", "tqdm", "multiprocessing", "imagearchive.codecs", "imagearchive.images",
     "imagearchive.transforms", "imagearchive.datasets", "imagearchive.loader",
     "imagearchive.processing", "imagearchive.containers.bins.scan",
-    "imagearchive.containers.zip.scan", "imagearchive.storage.deflate", "numpy.ma", "sqlite3",
+    "imagearchive.containers.zip.scan", "imagearchive.containers.compressed_scan",
+    "imagearchive.index.nested", "imagearchive.storage.deflate", "numpy.ma", "sqlite3",
 }  # fmt: skip
 
 
