@@ -339,3 +339,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     out = subprocess.check_output([sys.executable, "-c", code, str(tmp_path / "x")])
     assert int(out) < 20_000  # kB, for 100 MB of packets
+
+
+def test_write_split_data_shuffle_that_is_not_a_bool_is_refused(tmp_path):
+    with pytest.raises(OptionTypeError, match=r"^shuffle "):
+        write_split_data(tmp_path / "set", [b"a"], shuffle="no")
+    assert not (tmp_path / "set").exists()

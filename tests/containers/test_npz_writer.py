@@ -18,7 +18,7 @@ from imagearchive.containers.npz.direct_column import crc32_combine
 from imagearchive.containers.npz.writer import NpzWriter
 from imagearchive.containers.zip import scan as scanner
 from imagearchive.containers.zip import stream
-from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.errors import ClosedError, OptionError, OptionTypeError
 from imagearchive.storage.local import MemoryStorage
 
 
@@ -372,3 +372,19 @@ def test_writer_file_is_read_from_a_file_object(path):
     write(path, [{"a": number} for number in range(3)])
     with np.load(io.BytesIO(path.read_bytes())) as file:
         assert file["a"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("options", [{"level": "a"}, {"level": 1.5}, {"compress": "gzip"}])
+def test_writer_option_of_a_wrong_type_raises(path, options):
+    (name,) = options
+    with pytest.raises(OptionTypeError, match=f"^{name} "):
+        NpzWriter(path, **options)
+    assert not os.path.lexists(path)
+
+
+def test_writer_append_after_close_says_that_it_is_closed(path):
+    writer = NpzWriter(path)
+    writer.append(a=1)
+    writer.close()
+    with pytest.raises(ClosedError, match="the writer is closed"):
+        writer.append(a=2)

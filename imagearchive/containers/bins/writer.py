@@ -125,6 +125,7 @@ def write_split_data(
             f"one packet, pass a list of it"
         )
     splits = check_integer("splits", splits, 1, _U32_MAX)
+    shuffle = check_flag("shuffle", shuffle)
     start_clean, append = check_flag("start_clean", start_clean), check_flag("append", append)
     if start_clean and append:
         raise OptionError("start_clean=True removes what append=True would add to; choose one")

@@ -33,6 +33,7 @@ from imagearchive.containers.npz.column_writer import CHUNK, Chunks, Column, Par
 from imagearchive.containers.npz.direct_column import DirectColumn, member_name
 from imagearchive.containers.zip.stream import ZipStream
 from imagearchive.errors import ClosedError, OptionError, OptionTypeError
+from imagearchive.errors.arguments import check_flag, check_integer
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import AtomicFile
 from imagearchive.storage.closing import Abortable
@@ -53,7 +54,7 @@ class NpzWriter(Abortable):
     compress : bool
         Deflate the arrays, as `numpy.savez_compressed` does.
     level : int
-        Level of the compression, 1 to 9.
+        Level of the compression, from 1 (fast) to 9 (small).
     ragged : collection of str
         Numeric columns to write as values and offsets even where all rows have one shape, so
         that several files of one dataset have the same layout.
@@ -86,10 +87,9 @@ class NpzWriter(Abortable):
         level: int = 6,
         ragged: Collection[str] = (),
     ) -> None:
-        if not 1 <= level <= 9:
-            raise OptionError(f"level={level}: choose 1 (fast) to 9 (small)")
+        level = check_integer("level", level, 1, 9)
         self.path = local_path("path", path)
-        self._level = level if compress else None
+        self._level = level if check_flag("compress", compress) else None
         self._ragged = frozenset([ragged] if isinstance(ragged, str) else ragged)
         self._columns: dict[str, Column] = {}
         self._rows = 0
@@ -184,7 +184,8 @@ class NpzWriter(Abortable):
 
     def _add(self, rows: dict[str, tuple[Sequence[Any], bool]], count: int) -> None:
         if self._closed or self._failed:
-            raise ClosedError(f"{self.path}: closed or failed; open a new writer")
+            why = "an earlier write failed" if self._failed else "the writer is closed"
+            raise ClosedError(f"{self.path}: {why}; open a new writer")
         columns = self._columns or self._new_columns(rows)
         if rows.keys() != columns.keys():
             raise OptionError(
