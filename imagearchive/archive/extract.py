@@ -187,7 +187,7 @@ def extract(
                     if not _unsafe(name, MAX_DEPTH):
                         folders.open(name)
         except BaseException:
-            _warn_of_stop(path, place, run, len(positions))
+            _warn_of_stop(path, place, run, len(positions), resumed)
             raise
     remove_stale_directories(path)
     return Extracted(run.files, run.bytes, run.skipped, refused, run.resumed)
@@ -210,16 +210,17 @@ def _fingerprint(archive: Archive, positions: npt.NDArray[np.int64]) -> str:
     return digest.hexdigest()
 
 
-def _warn_of_stop(path: str, place: str, run: Extraction, total: int) -> None:
+def _warn_of_stop(path: str, place: str, run: Extraction, total: int, resumed: bool) -> None:
     """Say what an extraction has done that ends early."""
     done = run.files + run.resumed
-    if not done:
+    if not done and not resumed:
         return
+    at_least = "at least " if resumed and not run.counted else ""
     if place == path:
         how = "to continue, extract again and skip existing files"
     else:
         how = f"they are in {place}; to continue, extract again; to give up, delete that directory"
-    logger.warning("%s: stopped after %d of %d files; %s", path, done, total, how)
+    logger.warning("%s: stopped after %s%d of %d files; %s", path, at_least, done, total, how)
 
 
 def select(archive: Archive, patterns: Iterable[str]) -> list[int]:

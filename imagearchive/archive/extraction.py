@@ -103,6 +103,8 @@ class Extraction:
         Files written, their size, and members that were passed over.
     resumed : int
         Files that were written before.
+    counted : bool
+        Whether `resumed` counts all of them yet.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Extraction:
         self.bytes = 0
         self.skipped = 0
         self.resumed = 0
+        self.counted = False
 
     def run(
         self, positions: npt.NDArray[np.int64], threads: int | None, resumed: bool = False
@@ -151,6 +154,7 @@ class Extraction:
         missing = np.ones(len(positions), np.bool_)
         if resumed:
             missing = self._find_missing(positions, sources)
+        self.counted = True
         originals = positions[missing & ~is_repeat]
         repeats = missing & is_repeat
         pairs = list(zip(sources[repeats].tolist(), positions[repeats].tolist()))

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import tarfile
 
 import pytest
@@ -68,6 +69,30 @@ def test_extract_stopped_early_writes_a_file_again_whose_time_is_not_set(tmp_pat
         (torn, *_) = tmp_path.glob("out.*.part/*/*")
         torn.write_bytes(bytes(torn.stat().st_size))
         assert extract(archive, tmp_path / "out").resumed == CHUNK - 1
+    assert tree(tmp_path / "out") == NUMBERED
+
+
+def test_extract_stopped_while_it_counts_earlier_files_says_so(tmp_path, monkeypatch, caplog):
+    path = make_tar(tmp_path / "a.tar", NUMBERED)
+    stat = os.stat
+    checked = []
+
+    def stat_until(name, **options):
+        if options.get("dir_fd") is not None:
+            checked.append(name)
+            if len(checked) == CHUNK // 2:
+                raise Stop
+        return stat(name, **options)
+
+    with imagearchive.open(path) as archive:
+        extract_partly(archive, tmp_path / "out")
+        caplog.clear()
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            patch.setattr(os, "stat", stat_until)
+            extract(archive, tmp_path / "out")
+        (record,) = caplog.records
+        assert re.search(r"out: stopped after at least [1-9]\d* of", record.message)
+        assert extract(archive, tmp_path / "out").resumed == CHUNK
     assert tree(tmp_path / "out") == NUMBERED
 
 
