@@ -67,7 +67,7 @@ def read_coco(
         target = merged.setdefault(file_name, ImageEntry())
         target.extend(entries.get(identity, ImageEntry()))
     for entry in merged.values():
-        entry.labels = [categories.get(label, str(label)) for label in entry.labels]
+        entry.labels = [categories.get(_hashable(label), str(label)) for label in entry.labels]
     return collect_records(name, merged, root, problems)
 
 
@@ -140,4 +140,11 @@ def _check_numbers(values: object, field: str, where: str) -> list[float]:
 def _check_id(value: object, field: str, where: str) -> int | str:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise LabelError(f"{where}: {field} must be an integer or a string, got {value!r:.40}")
+    return _hashable(value)
+
+
+def _hashable(value: int | str) -> int | str:
+    """Return an identity whose hash others share only by chance: a large integer as its digits."""
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        return str(value)
     return value

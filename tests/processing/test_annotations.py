@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import os
@@ -162,6 +163,36 @@ def test_read_coco_malformed_file_raises(tmp_path, text):
         read_coco(path)
     assert MALFORMED_COCO[text] in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+class CountingInteger(int):
+    """An integer that counts how often one is compared with another."""
+
+    comparisons = 0
+
+    def __eq__(self, other):
+        CountingInteger.comparisons += 1
+        return int(self) == other
+
+    __hash__ = int.__hash__
+
+
+def test_read_coco_ids_with_the_same_hash_are_not_compared_with_each_other(tmp_path, monkeypatch):
+    ids = [(2**61 - 1) * number for number in range(10, 500)]
+    assert len(set(map(hash, ids))) == 1
+    decoder = functools.partial(json.JSONDecoder, parse_int=CountingInteger)
+    monkeypatch.setattr(json, "JSONDecoder", decoder)
+    monkeypatch.setattr(CountingInteger, "comparisons", 0)
+    images = [{"id": identity, "file_name": f"{identity}.jpg"} for identity in ids]
+    marks = [
+        {"image_id": identity, "bbox": [1, 2, 3, 4], "category_id": ids[0]} for identity in ids
+    ]
+    touch(tmp_path, *(image["file_name"] for image in images))
+    category = {"id": ids[0], "name": "ear"}
+    found = read_coco(coco_file(tmp_path, images, marks, [category]))
+    assert len(found.records) == len(ids)
+    assert {label for record in found.records for label in record.labels} == {"ear"}
+    assert CountingInteger.comparisons < 20 * len(ids)
 
 
 def test_read_coco_not_utf8_raises(tmp_path):
