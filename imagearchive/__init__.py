@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from imagearchive.transforms.fields import Array as Array
     from imagearchive.transforms.fields import Boxes as Boxes
     from imagearchive.transforms.fields import Bytes as Bytes
+    from imagearchive.transforms.fields import Coco as Coco
     from imagearchive.transforms.fields import Field as Field
     from imagearchive.transforms.fields import Image as Image
     from imagearchive.transforms.fields import Json as Json
@@ -83,6 +84,7 @@ _HOME = {
     "Boxes": "transforms.fields",
     "Bytes": "transforms.fields",
     "CenterCrop": "transforms",
+    "Coco": "transforms.fields",
     "ColorJitter": "transforms",
     "CombinedLazyDataset": "datasets.combined",
     "Compose": "transforms",

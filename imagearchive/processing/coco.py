@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from imagearchive.codecs.coco_elements import (
+    check_id,
+    check_numbers,
+    coco_elements,
+    hashable,
+)
+from imagearchive.codecs.json_stream import JsonStream
 from imagearchive.errors import LabelError
 from imagearchive.processing.annotation_records import Annotations, Problem
 from imagearchive.processing.collect import ImageEntry, check_name, collect_records
-from imagearchive.processing.json_stream import JsonStream
 from imagearchive.storage.location import local_path
 
 __all__ = ["read_coco"]
@@ -46,17 +50,17 @@ def read_coco(
     problems: list[Problem] = []
     with open(name, encoding="utf-8-sig") as file:
         stream = JsonStream(name, file)
-        for key, item, where in _elements(stream):
+        for key, item, where in coco_elements(stream):
             if key == "images":
-                identity = _check_id(item.get("id"), "image id", where)
+                identity = check_id(item.get("id"), "image id", where)
                 if identity in images:
                     raise LabelError(f"{where}: image id {identity!r} occurs twice; make it unique")
                 images[identity] = check_name(item.get("file_name"), "file_name", where)
             elif key == "categories":
-                identity = _check_id(item.get("id"), "category id", where)
+                identity = check_id(item.get("id"), "category id", where)
                 categories[identity] = str(item.get("name", identity))
             else:
-                identity = _check_id(item.get("image_id"), "image_id", where)
+                identity = check_id(item.get("image_id"), "image_id", where)
                 _add_annotation(item, entries.setdefault(identity, ImageEntry()), where, problems)
     unlisted = sum(entries[identity].annotations for identity in entries.keys() - images.keys())
     if unlisted:
@@ -67,30 +71,8 @@ def read_coco(
         target = merged.setdefault(file_name, ImageEntry())
         target.extend(entries.get(identity, ImageEntry()))
     for entry in merged.values():
-        entry.labels = [categories.get(_hashable(label), str(label)) for label in entry.labels]
+        entry.labels = [categories.get(hashable(label), str(label)) for label in entry.labels]
     return collect_records(name, merged, root, problems)
-
-
-def _elements(stream: JsonStream) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Yield the elements of the three lists that are read, each with its file and line."""
-    missing = {"images", "annotations"}
-    for key in stream.members():
-        is_read = key in ("images", "annotations", "categories")
-        missing.discard(key)
-        if stream.peek() != "[":
-            if is_read:
-                raise LabelError(f"{stream.where()}: {key!r} is not a list; is this a COCO file?")
-            stream.value()
-            continue
-        for item, where in stream.elements():
-            if not is_read:
-                continue
-            if not isinstance(item, dict):
-                raise LabelError(f"{where}: an element of {key!r} is not an object")
-            yield key, item, where
-    if missing:
-        names = " and ".join(sorted(missing))
-        raise LabelError(f"{stream.path}: the file has no {names}; is this a COCO file?")
 
 
 def _add_annotation(
@@ -99,7 +81,7 @@ def _add_annotation(
     entry.annotations += 1
     box = item.get("bbox")
     if box:
-        values = _check_numbers(box, "bbox", where)
+        values = check_numbers(box, "bbox", where)
         if len(values) != 4:
             raise LabelError(
                 f"{where}: bbox must be [x, y, width, height], got {len(values)} values"
@@ -108,7 +90,7 @@ def _add_annotation(
         entry.add_box((x, y, width, height), item.get("category_id", ""), where, problems)
     points = item.get("keypoints")
     if points and entry.keypoints is None:
-        values = _check_numbers(points, "keypoints", where)
+        values = check_numbers(points, "keypoints", where)
         if len(values) % 3:
             raise LabelError(
                 f"{where}: keypoints must be triples of x, y and visibility, got {len(values)} "
@@ -118,33 +100,3 @@ def _add_annotation(
         # COCO lists people without a single labeled point; they have no landmarks to learn.
         if (array[:, 2] > 0).any():
             entry.keypoints = array
-
-
-def _check_numbers(values: object, field: str, where: str) -> list[float]:
-    if not isinstance(values, list):
-        raise LabelError(f"{where}: {field} is not a list")
-    result: list[float] = []
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise LabelError(f"{where}: {value!r:.40} in {field} is not a number")
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if not math.isfinite(number):
-            raise LabelError(f"{where}: a value in {field} is not a finite number")
-        result.append(number)
-    return result
-
-
-def _check_id(value: object, field: str, where: str) -> int | str:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise LabelError(f"{where}: {field} must be an integer or a string, got {value!r:.40}")
-    return _hashable(value)
-
-
-def _hashable(value: int | str) -> int | str:
-    """Return an identity whose hash others share only by chance: a large integer as its digits."""
-    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        return str(value)
-    return value

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagearchive.codecs.json_stream import WINDOW, JsonStream
 from imagearchive.errors import ArchiveNotFoundError, LabelError
 from imagearchive.processing import pts
 from imagearchive.processing.annotations import read_annotations, read_coco, read_csv, read_pts
-from imagearchive.processing.json_stream import WINDOW, JsonStream
 
 COCO = "_annotations.coco.json"
 

@@ -14,23 +14,32 @@ import numpy.typing as npt
 
 from imagearchive.archive.archive import Archive
 from imagearchive.datasets.cache import SampleCache
+from imagearchive.datasets.companion_files import CompanionFile
 from imagearchive.datasets.dataset_base import OptionsDataset, resolve_index, warn_if_empty
+from imagearchive.datasets.samples.coco_columns import CocoColumns
 from imagearchive.datasets.samples.field_specs import resolve_fields
 from imagearchive.datasets.samples.field_values import decode_field, decode_npz, split_classes
 from imagearchive.datasets.samples.keys import check_keys, read_keys
 from imagearchive.datasets.samples.options import SampleArchiveOptions, SampleTransform
-from imagearchive.datasets.samples.pairing import FieldMembers, Missing, Pairing, pair_members
+from imagearchive.datasets.samples.pairing import (
+    SKIP_OR_NONE,
+    FieldMembers,
+    Missing,
+    Pairing,
+    pair_members,
+)
 from imagearchive.datasets.samples.pairing_file import open_pairing
 from imagearchive.datasets.samples.patterns import Pattern
 from imagearchive.errors import (
     CorruptIndexError,
     DecodeError,
     ImageArchiveError,
+    LabelError,
     OptionError,
     StaleIndexError,
 )
 from imagearchive.errors.arguments import check_callable, check_choice, check_flag
-from imagearchive.images.decode import image_size
+from imagearchive.images.decode import image_size, local_decoder
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.location import locate
 from imagearchive.storage.mapping import damaged_mappings
@@ -39,6 +48,7 @@ from imagearchive.transforms.fields import (
     KEY,
     Array,
     Boxes,
+    Coco,
     Field,
     Image,
     Keypoints,
@@ -76,7 +86,7 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         key may hold slashes. ``|`` separates alternatives; the case of the text after the key does
         not matter. The kind of a pattern follows from its extension: `Image`, `Text` (``txt``),
         `Json`, `Array` (``npy``), `Npz`, `Label` (``cls``), or what a codec of the extension makes
-        of it.
+        of it. `Coco` takes a file of annotations in place of a pattern.
     keys : sequence of str or path-like, optional
         The samples, in this order: keys, or the name of a text file, inside the archive or on
         disk, with a key on each line. By default all members that match the first field are
@@ -115,13 +125,15 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         only when it is read.
     archives : list of Archive
         The archives that are read, each once.
+    classes : list of str
+        The names of the classes in a COCO file; empty without one.
     skipped : int
         How many samples ``missing="skip"`` left out.
 
     Raises
     ------
     LabelError
-        A sample lacks a part, or there are several members for one part.
+        A sample lacks a part, there are several members for one part, or a COCO file is damaged.
     ArchiveNotFoundError, UnsupportedArchiveError, CorruptArchiveError, StaleIndexError
         An archive cannot be opened.
     OptionError, OptionTypeError
@@ -144,10 +156,14 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
     fields: Mapping[str, Field]
     archives: list[Archive]
     transform: SampleTransform | None
+    classes: list[str]
     skipped: int
     _parts: list[_Part]
     _positions: npt.NDArray[Any]
     _file: FileStorage | None
+    _coco: CocoColumns | None
+    _coco_entries: Mapping[str, Field]
+    _coco_rows: npt.NDArray[np.int64]
     _length: int
     _static: bool
     _images: tuple[str, ...]
@@ -179,7 +195,10 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         verify: Verify | bool = "first",
     ) -> None:
         resolved = resolve_fields(fields)
-        lacking = [name for name, field in resolved.items() if field.archive is None]
+        coco = next((field for field in resolved.values() if isinstance(field, Coco)), None)
+        lacking = [
+            name for name, field in resolved.items() if field.archive is None and field is not coco
+        ]
         if apath is None and lacking:
             raise OptionError(
                 f"the field {lacking[0]!r} names no archive; pass the archive of all fields first, "
@@ -190,6 +209,7 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             fields=resolved,
             keys=check_keys(keys),
             missing=check_choice("missing", missing, get_args(Missing)),
+            annotations=None if coco is None else CompanionFile.at("path", str(coco.pattern)),
             first_dot=check_flag("first_dot", first_dot),
             transform=None if transform is None else check_callable("transform", transform),
             ipath=None if ipath is None else locate(ipath, "ipath").path,
@@ -214,20 +234,22 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             on_error.callback(self.close)
             self.archives = []
             members = self._open_archives(options, overwrite_index)
+            self._read_annotations(members, options)
             if self._pickled_fingerprint is not None:
                 self._check_fingerprint(self._pickled_fingerprint)
             pairing = self._pair(members, options)
             on_error.pop_all()
         self._positions, self.skipped = pairing.positions, pairing.skipped
-        self._length = self._positions.shape[1]
         self._parts = [
             _Part(number, field, options.fields[field.name], options.fields)
             for number, field in enumerate(members)
         ]
+        lacking = self._match_annotations(options.missing)
+        self._length = self._positions.shape[1]
         self._describe_fields()
         self._optional = frozenset(
             name for number in pairing.incomplete for name in self._parts[number].nothing
-        )
+        ).union(self._coco_entries if lacking else ())
         if self._pickled_fingerprint is None:
             warn_if_empty(options.apath, self._length)
             if self.skipped:
@@ -245,6 +267,8 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         opened: dict[tuple[str, ...], Archive] = {}
         members = []
         for name, field in options.fields.items():
+            if isinstance(field, Coco):
+                continue
             path = options.apath if field.archive is None else field.archive
             assert path is not None
             text = absolute_paths(as_text(path))
@@ -262,6 +286,38 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             assert field.pattern is not None
             members.append(FieldMembers(name, opened[identity], Pattern.parse(field.pattern)))
         return members
+
+    def _read_annotations(self, members: list[FieldMembers], options: SampleArchiveOptions) -> None:
+        self._coco, self._coco_entries, self.classes = None, {}, []
+        for field in options.fields.values():
+            if isinstance(field, Coco):
+                assert options.annotations is not None
+                data = options.annotations.read(members[0].archive)
+                self._coco = CocoColumns(str(options.annotations), data, field)
+                self._coco_entries = field.entries()
+                self.classes = self._coco.classes
+
+    def _match_annotations(self, missing: Missing) -> bool:
+        """Find the image of each sample in the COCO file; return whether some are not there."""
+        if self._coco is None:
+            return False
+        count = self._positions.shape[1]
+        image = next(part for part in self._parts if isinstance(part.field, Image))
+        rows = self._coco.rows(image.pattern, (self._key_of(number) for number in range(count)))
+        absent = rows < 0
+        if absent.any() and (missing == "error" or (missing == "skip" and absent.all())):
+            number = int(np.flatnonzero(absent)[0])
+            raise LabelError(
+                f"{self._coco.name}: the images of {int(absent.sum()):,} of {count:,} samples are "
+                f"not in this file, such as that of {self._key_of(number)!r}; its first file_name "
+                f"is {self._coco.example!r}, and the pattern is {image.pattern.text!r}",
+                hints=SKIP_OR_NONE,
+            )
+        if missing == "skip":
+            self._positions, rows = self._positions[:, ~absent], rows[~absent]
+            self.skipped += int(absent.sum())
+        self._coco_rows = rows
+        return bool((rows < 0).any())
 
     def _pair(self, members: list[FieldMembers], options: SampleArchiveOptions) -> Pairing:
         keys = None if options.keys is None else read_keys(members[0].archive, options.keys)
@@ -288,10 +344,8 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
                 added = {part.name: part.field}
                 if part.classes is not None:
                     added[part.classes] = Label()
-            for name, field in added.items():
-                if name in fields:
-                    raise OptionError(f"two fields give the entry {name!r} of a sample")
-                fields[name] = field
+            _add_entries(fields, added)
+        _add_entries(fields, self._coco_entries)
         self.fields = Sample({}, fields).fields
         self._images = tuple(name for name, field in fields.items() if isinstance(field, Image))
         for name, field in fields.items():
@@ -318,7 +372,10 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
                 )
 
     def _fingerprint(self) -> str:
-        return " ".join(archive.table.fingerprint() for archive in self.archives)
+        parts = [archive.table.fingerprint() for archive in self.archives]
+        if self._coco is not None:
+            parts.append(str(self._coco.checksum))
+        return " ".join(parts)
 
     def _check_fingerprint(self, fingerprint: str) -> None:
         if self._fingerprint() != fingerprint:
@@ -353,15 +410,17 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
 
     def key(self, index: int) -> str:
         """Return the key of a sample, without reading it."""
-        sample = self._index(index)
+        return self._key_of(self._index(index))
+
+    #: `DataLoader` names a sample by it.
+    name = key
+
+    def _key_of(self, sample: int) -> str:
         for part in self._parts:
             position = self._position(part, sample)
             if position >= 0:
                 return self._key_at(part, position)
         raise self._contradiction()
-
-    #: `DataLoader` names a sample by it.
-    name = key
 
     def _key_at(self, part: _Part, position: int) -> str:
         key = part.pattern.key_of(part.archive.table.name_bytes(position))
@@ -446,6 +505,11 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
                         f"{values[KEY]!r}"
                     )
                 raise
+        if self._coco is not None:
+            row = int(self._coco_rows[sample])
+            limit = (decoder or local_decoder()).max_pixels
+            found = [None] * len(self._coco_entries) if row < 0 else self._coco.values(row, limit)
+            values.update(zip(self._coco_entries, found))
         if damaged_mappings():
             self.check_unchanged()
         return Sample(values, self.fields if fields is None else fields)
@@ -566,7 +630,7 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             archive.close()
 
     def __repr__(self) -> str:
-        names = ", ".join(part.name for part in self._parts)
+        names = ", ".join((*(part.name for part in self._parts), *self._coco_entries))
         return f"SampleArchive({self._name()!r}, {self._length} samples of {names})"
 
 
@@ -623,6 +687,13 @@ class _Reader:
                 f"it is relative to the size of the image {name!r}, which this sample lacks"
             )
         return image_size(part.archive.read(position))
+
+
+def _add_entries(fields: dict[str, Field], added: Mapping[str, Field]) -> None:
+    for name, field in added.items():
+        if name in fields:
+            raise OptionError(f"two fields give the entry {name!r} of a sample")
+        fields[name] = field
 
 
 def _with_absolute_paths(options: SampleArchiveOptions) -> SampleArchiveOptions:

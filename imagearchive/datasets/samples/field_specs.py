@@ -10,7 +10,7 @@ from imagearchive.datasets.samples.patterns import Pattern
 from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.errors.arguments import shorten
 from imagearchive.images.pillow import FORMATS
-from imagearchive.transforms.fields import KEY, Array, Field, Image, Json, Label, Npz, Text
+from imagearchive.transforms.fields import KEY, Array, Coco, Field, Image, Json, Label, Npz, Text
 
 __all__ = ["resolve_fields"]
 
@@ -42,7 +42,19 @@ def resolve_fields(fields: Any) -> dict[str, Field]:
             f"fields must map names to patterns, such as {{'image': '{{key}}.jpg'}}, "
             f"got {shorten(fields)}"
         )
-    return {_check_name(name): _resolve(name, field) for name, field in fields.items()}
+    resolved = {_check_name(name): _resolve(name, field) for name, field in fields.items()}
+    files = [name for name, field in resolved.items() if isinstance(field, Coco)]
+    if len(files) > 1:
+        raise OptionError(
+            f"the fields {files[0]!r} and {files[1]!r} are both of the kind Coco, whose "
+            f"entries have the same names; pass one"
+        )
+    if files and not any(isinstance(field, Image) for field in resolved.values()):
+        raise OptionError(
+            f"the field {files[0]!r} describes images, and there is no field of the kind Image; "
+            f"add one, such as 'image': 'train2017/{{key}}.jpg'"
+        )
+    return resolved
 
 
 def _check_name(name: Any) -> str:

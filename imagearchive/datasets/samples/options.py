@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from imagearchive.datasets.companion_files import CompanionFile
     from imagearchive.datasets.samples.keys import Keys
     from imagearchive.datasets.samples.pairing import Missing
     from imagearchive.storage.checksums import Verify
@@ -26,6 +27,7 @@ class SampleArchiveOptions:
     fields: Mapping[str, Field]
     keys: Keys | None
     missing: Missing
+    annotations: CompanionFile | None
     first_dot: bool
     transform: SampleTransform | None
     ipath: str | None

@@ -97,6 +97,19 @@ class Pattern:
                 return decode(key)
         return None
 
+    def key_below(self, name: bytes) -> str | None:
+        """Return the key in a name that may lack directories at the beginning of the pattern."""
+        for literals in self.alternatives:
+            start = literals[0]
+            while True:
+                key = Pattern(self.text, ((start, *literals[1:]),)).key_of(name)
+                if key is not None:
+                    return key
+                _, slash, start = start.partition(b"/")
+                if not slash:
+                    break
+        return None
+
 
 def _end(literals: tuple[bytes, ...]) -> bytes:
     return literals[-1].lower()
