@@ -136,7 +136,7 @@ def files(tmp_path_factory):
     generator = np.random.default_rng(0)
     write_tar(folder / "train.tar", generator, 24, 8)
     write_tar(folder / "val.tar", generator, 24, 8)
-    write_pairs(folder / "pairs.tar", generator)
+    write_pairs(folder / "segmentation.tar", generator)
     for shard in range(3):
         write_tar(folder / f"train-{shard:04}.tar", generator, 8, 3, 11 * shard)
     for name in ("train", "val"):
