@@ -15,7 +15,7 @@ from support.samples import encoded_image, smooth_image
 import imagearchive
 from imagearchive import Boxes, Coco, Compose, RandomHorizontalFlip, SampleArchive
 from imagearchive.datasets.samples.segmentations import Segmentations
-from imagearchive.errors import LabelError, OptionError, StaleIndexError
+from imagearchive.errors import LabelError, LimitError, OptionError, StaleIndexError
 
 IMAGE = "train/{key}.jpg"
 
@@ -275,6 +275,16 @@ def test_coco_damaged_keypoints_raise_label_error(tmp_path, points):
     text = coco([annotation(0, [0, 0, 2, 2], 3, keypoints=points)])
     with pytest.raises(LabelError, match=r"image 100: .*keypoints"):
         make(tmp_path, text, coco={"keypoints": True})
+
+
+def test_coco_keypoints_of_one_object_take_no_memory_for_the_others(tmp_path):
+    # As an array of all objects, these would take 14 GB.
+    others = [annotation(0, [0, 0, 2, 2], 3)] * 12_000
+    text = coco([*others, annotation(1, [0, 0, 2, 2], 3, keypoints=[1] * 300_000)])
+    dataset = make(tmp_path, text, coco={"keypoints": True})
+    assert dataset[1]["keypoints"].shape == (1, 100_000, 3)
+    with pytest.raises(LimitError, match="100000 keypoints of 12000 objects"):
+        dataset[0]
 
 
 def test_coco_without_keypoints_says_so(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zlib
 from array import array
 from collections.abc import Iterable
@@ -65,7 +66,8 @@ class CocoColumns:
         numbers: dict[Id, int] = {}
         images, kinds = array("q"), array("q")
         kind_numbers: dict[Id, int] = {}
-        boxes, points = array("d"), array("d")
+        boxes = array("d")
+        points, point_rows = array("d"), array("q")
         self._points_each: int | None = None
         self._outlines = Segmentations()
         file = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig")
@@ -87,7 +89,7 @@ class CocoColumns:
                 if coco.masks:
                     self._outlines.add(item.get("segmentation"), where)
                 if coco.keypoints:
-                    self._add_points(item.get("keypoints"), len(images), points, where)
+                    self._add_points(item.get("keypoints"), points, point_rows, where)
         self._check_images(numbers)
         order_of_kinds = sorted(categories, key=lambda one: (isinstance(one, str), one))
         self.classes = [categories[identity] for identity in order_of_kinds]
@@ -98,7 +100,9 @@ class CocoColumns:
         if coco.keypoints and not each:
             raise LabelError(f"{name}: no annotation has keypoints; leave out keypoints=True")
         if coco.keypoints:
-            self.points = np.array(points, np.float32).reshape(-1, each, 3)[self._order]
+            self.points = np.array(points, np.float32).reshape(-1, each, 3)
+            # Objects without keypoints take no room: a file may have many of them.
+            self.point_rows = np.array(point_rows, np.int64)[self._order]
         self._check_sizes()
         self.example = next(iter(self._files.values()), None)
 
@@ -114,21 +118,22 @@ class CocoColumns:
             size = [item.get("height"), item.get("width")]
             self._sizes[identity] = check_size(size, f"size of image {identity!r}", where)
 
-    def _add_points(self, value: Any, count: int, points: array[float], where: str) -> None:
+    def _add_points(
+        self, value: Any, points: array[float], point_rows: array[int], where: str
+    ) -> None:
         numbers = check_numbers(value, "keypoints", where) if value else []
         if any(abs(number) > FARTHEST for number in numbers):
             raise LabelError(f"{where}: keypoints lead far out of any image")
         if numbers and self._points_each is None and not len(numbers) % 3:
             self._points_each = len(numbers) // 3
-            # The objects before have none.
-            points.extend([0.0] * len(numbers) * (count - 1))
         each = self._points_each or 0
         if numbers and len(numbers) != 3 * each:
             raise LabelError(
                 f"{where}: keypoints must be triples of x, y, and visibility, equally many for "
                 f"each object, got {len(numbers)} numbers"
             )
-        points.extend(numbers or [0.0] * 3 * each)
+        point_rows.append(len(points) // (3 * each) if numbers else -1)
+        points.extend(numbers)
 
     def _check_images(self, numbers: dict[Id, int]) -> None:
         unlisted = numbers.keys() - self._files.keys()
@@ -212,7 +217,7 @@ class CocoColumns:
         Raises
         ------
         LimitError
-            The masks are too large.
+            The masks or the keypoints are too large.
         """
         part = slice(int(self.offsets[row]), int(self.offsets[row + 1]))
         values: list[npt.NDArray[Any]] = [self.boxes[part].copy(), self.kinds[part].copy()]
@@ -226,8 +231,20 @@ class CocoColumns:
                 )
             values.append(self._outlines.masks(self._order[part], height, width))
         if self._coco.keypoints:
-            values.append(self.points[part].copy())
+            values.append(self._points_of(self.point_rows[part]))
         return values
+
+    def _points_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        shape = (len(rows), *self.points.shape[1:])
+        if 4 * math.prod(shape) > Limits().max_size:
+            raise LimitError(
+                f"{self.name}: {shape[1]} keypoints of {len(rows)} objects are too large; leave "
+                f"out keypoints=True"
+            )
+        result = np.zeros(shape, np.float32)
+        present = rows >= 0
+        result[present] = self.points[rows[present]]
+        return result
 
 
 def _corners(box: Any, where: str) -> list[float]:
