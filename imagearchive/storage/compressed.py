@@ -39,7 +39,7 @@ STEP: Final = 1 << 20
 # Read-ahead for a reader that continues where its last read ended.
 _AHEAD: Final = 1 << 17
 # Longest output that is kept for the next read.
-_KEEP: Final = 4 << 20
+_KEEP: Final = 1 << 20
 
 
 class Decoder(Protocol):
