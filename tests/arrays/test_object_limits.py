@@ -1,7 +1,9 @@
 """Limits of object arrays: what a short pickle can make a reader do."""
 
+import itertools
 import pickle
 import tracemalloc
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -164,3 +166,36 @@ def test_object_array_keys_are_weighed_together():
         open_stream(crafted(body), (1,)).element(0)
     few = body.replace((key + b"N") * 500, (key + b"N") * 3)
     assert len(open_stream(crafted(few), (1,)).element(0)) == 1
+
+
+@pytest.mark.parametrize("kind", [dict.fromkeys, OrderedDict.fromkeys, set, frozenset])
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [(2**61 - 1) * number for number in range(3000)],
+        list(itertools.islice(itertools.product((-1, -2), repeat=12), 3000)),
+    ],
+    ids=["ints", "tuples"],
+)
+def test_object_array_keys_that_share_a_hash_are_limited(keys, protocol, kind):
+    array = open_array(objects([kind(keys)]), protocol)
+    with pytest.raises(LimitError, match="more than 64 keys that share one hash"):
+        array.element(0)
+
+
+@pytest.mark.parametrize("kind", [dict.fromkeys, OrderedDict.fromkeys, set, frozenset])
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize(
+    "make",
+    [lambda number: (number, str(number)), int, str, lambda number: number / 8, lambda n: n << 70],
+    ids=["tuples", "ints", "strings", "floats", "long-ints"],
+)
+def test_object_array_large_dicts_and_sets_are_read(make, protocol, kind):
+    value = kind([make(number) for number in range(20_000)])
+    assert open_array(objects([value]), protocol).element(0) == value
+
+
+def test_object_array_keys_are_counted_for_each_dict():
+    values = [{(-1, -2): row, **{(row, key): key for key in range(1500)}} for row in range(100)]
+    assert open_array(objects([values]), 4).element(0) == values

@@ -27,10 +27,11 @@ cdef class Work:
     cdef uint64_t created  # containers made so far
     cdef uint64_t largest  # the most containers that one range made
     cdef bint shared       # whether a container was fetched from the memo
+    cdef dict hashes       # how many keys of each large dict or set share a hash, by its id
 
 cdef Work work_of(dict memo)
 cdef int check_depth(object root, dict memo, int levels=*) except -1
-cdef list check_keys(list items, dict memo)
+cdef list check_keys(list items, dict memo, object target=*)
 cdef object pack(tuple items)
 cdef int set_items(object target, list items, dict memo) except -1
 cdef bint takes_span(list stack, Py_ssize_t floor)

@@ -28,6 +28,10 @@ cdef enum:
     # How many values may be visited to check an element, besides 16 for each of its bytes.
     MIN_WORK = 1 << 20
 
+# From how many items on the hashes of keys are counted, and how many keys may share one.
+COUNTED_KEYS = 1000
+MAX_EQUAL_HASHES = 64
+
 cdef object object_dtype = dtype(object)
 
 
@@ -99,6 +103,7 @@ cdef Work work_of(dict memo):
     if work is None:
         work = memo[WORK] = Work()
         work.left = MIN_WORK
+        work.hashes = {}
     return work
 
 
@@ -131,7 +136,7 @@ cdef int check_depth(object root, dict memo, int levels=MAX_NESTING) except -1:
     return 0
 
 
-cdef list check_keys(list items, dict memo):
+cdef list check_keys(list items, dict memo, object target=None):
     """Refuse keys that would take forever to hash, or overflow the stack.
 
     Tuples share their items and remember no hash, so a short stream can make a tuple whose hash
@@ -142,7 +147,41 @@ cdef list check_keys(list items, dict memo):
         if type(value) is tuple or type(value) is frozenset:
             work = work_of(memo)
             work.left = count_values(value, work.left, 0)
+    if len(items) + (0 if target is None else len(target)) > COUNTED_KEYS:
+        check_hashes(items, memo, target)
     return items
+
+
+cdef int check_hashes(list items, dict memo, object target) except -1:
+    """Refuse keys of one dict or set that share a hash: each is compared with all the others.
+
+    Python salts the hashes of text and bytes, and few integers of 64 bits share one.
+    """
+    cdef dict hashes = work_of(memo).hashes
+    cdef dict counts
+    # The target is kept with its counts, so that no other object gets its id.
+    entry = hashes.get(id(target)) if target is not None else None
+    if entry is None:
+        counts = {}
+        if target is not None:
+            count_hashes(target, counts)
+            hashes[id(target)] = (target, counts)
+    else:
+        counts = entry[1]
+    return count_hashes(items, counts)
+
+
+cdef int count_hashes(object keys, dict counts) except -1:
+    for value in keys:
+        kind = type(value)
+        if kind is str or kind is bytes or (kind is int and value.bit_length() <= 64):
+            continue
+        key = hash(value)
+        number = counts.get(key, 0) + 1
+        if number > MAX_EQUAL_HASHES:
+            raise LimitError("collides")
+        counts[key] = number
+    return 0
 
 
 cdef int64_t count_values(object value, int64_t left, int depth) except -1:
@@ -197,7 +236,7 @@ cdef int set_items(object target, list items, dict memo) except -1:
     if len(items) % 2:
         raise BadPickleError("has a key without a value")
     check_plain(items)
-    check_keys(items[::2], memo)
+    check_keys(items[::2], memo, target)
     for i in range(0, len(items), 2):
         target[items[i]] = items[i + 1]
     return 0

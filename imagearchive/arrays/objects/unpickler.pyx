@@ -142,6 +142,7 @@ cdef class PlainUnpickler:
         what = {
             "nested": "is nested more than 256 levels deep",
             "repeated": "refers to the same values too often",
+            "collides": "has a dict or set with more than 64 keys that share one hash",
         }
         return LimitError(f"{self.where}: the pickle {what[str(error)]} at offset {offset}")
 
@@ -298,7 +299,7 @@ cdef class PlainUnpickler:
             ) from None
         except LimitError as error:
             # An entry of the memo that this range needs has named its own place.
-            if str(error) not in ("nested", "repeated"):
+            if str(error) not in ("nested", "repeated", "collides"):
                 raise
             raise self._limit(error, start + progress[0]) from None
         except (TypeError, ValueError, OverflowError, UnicodeError, RecursionError) as error:
@@ -457,7 +458,7 @@ cdef class PlainUnpickler:
                         (<list>value).extend(items)
                     elif op == 0x90 and type(value) is set:
                         check_plain(items)
-                        (<set>value).update(check_keys(items, memo))
+                        (<set>value).update(check_keys(items, memo, value))
                     else:
                         raise BadPickleError(f"adds items to {type(value).__name__}")
             elif op in (0x85, 0x86, 0x87, b'a', b's', b'b', b'R', 0x93):
