@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import imagearchive
+from imagearchive import codecs
 from imagearchive.arrays.idx import IDX_TYPES, parse_idx
 from imagearchive.errors import DecodeError
 
@@ -57,8 +58,8 @@ def test_decode_idx_in_a_compressed_file(tmp_path):
     path.write_bytes(gzip.compress(write_idx(images)))
     with imagearchive.open(path) as archive:
         (name,) = archive
-        found = imagearchive.codecs.decode("images.idx", archive[name])
+        found = codecs.decode("images.idx", archive[name])
     np.testing.assert_array_equal(found, images)
-    assert imagearchive.codecs.decode("a.idx3-ubyte", write_idx(images)).shape == (2, 3, 4)
+    assert codecs.decode("a.idx3-ubyte", write_idx(images)).shape == (2, 3, 4)
     with pytest.raises(imagearchive.errors.UnsupportedMemberError):
-        imagearchive.codecs.encode("a.idx", images)
+        codecs.encode("a.idx", images)
