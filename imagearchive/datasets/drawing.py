@@ -13,6 +13,7 @@ from PIL import ImageDraw, ImageFont
 from imagearchive.errors import OptionError
 from imagearchive.errors.arguments import check_integer
 from imagearchive.transforms.base import is_tensor
+from imagearchive.transforms.compose import as_sample
 from imagearchive.transforms.fields import (
     KEY,
     Boxes,
@@ -24,7 +25,6 @@ from imagearchive.transforms.fields import (
     Sample,
     Text,
 )
-from imagearchive.transforms.joint import as_sample
 
 __all__ = ["draw"]
 

@@ -22,7 +22,7 @@ from imagearchive.transforms.image_arguments import (
     expand_channels,
     round_to_bytes,
 )
-from imagearchive.transforms.moves import Move, Moves
+from imagearchive.transforms.moves import FunctionMove, Move
 from imagearchive.transforms.warp import WARP_FILTERS, inverse, rotation
 
 __all__ = ["RandAugment", "RandomErasing", "TrivialAugmentWide"]
@@ -144,7 +144,7 @@ class _Policy(Transform):
             moved = np.asarray(image)
             return moved[:, :, None] if one else moved
 
-        return Moves(width, height, matrix, lambda array: self._operate(array, steps), mask)
+        return FunctionMove(width, height, matrix, lambda array: self._operate(array, steps), mask)
 
     def _operate(self, array: Array, steps: list[tuple[str, float]]) -> Array:
         if array.dtype != np.uint8 or array.shape[2] == 4:

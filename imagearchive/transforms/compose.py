@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from imagearchive.errors import OptionTypeError
+from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_callable, check_sequence
 from imagearchive.transforms.base import Layout, Transform, check_key
-from imagearchive.transforms.fields import Field
-from imagearchive.transforms.joint import JointPass, as_sample, own_key
+from imagearchive.transforms.fields import Field, Sample
+from imagearchive.transforms.joint import JointPass
 from imagearchive.transforms.random_keys import Key
-from imagearchive.transforms.stages import run_step, split_stages
+from imagearchive.transforms.stages import Step, run_step, split_stages
 
-__all__ = ["Compose", "Lambda", "flat"]
+__all__ = ["Compose", "Lambda", "as_sample", "flat"]
 
 
 class Lambda:
@@ -99,7 +99,7 @@ class Compose:
         steps = flat(self)
         key = check_key(key)
         if isinstance(image, dict):
-            sample = JointPass(as_sample(image, fields), key or own_key(steps))
+            sample = JointPass(as_sample(image, fields), key or _own_key(steps))
             sample.run(split_stages(steps))
             return sample.result()
         layout: Layout | None = None
@@ -147,3 +147,27 @@ def flat(transform: Callable[..., Any] | None) -> list[Callable[..., Any]]:
         check_transform(transform)
         return [transform]
     return [step for part in transform.transforms for step in flat(part)]
+
+
+def as_sample(sample: Mapping[str, Any], fields: Mapping[str, Field] | None) -> Sample:
+    """Return a dict as a sample of known fields."""
+    if fields is not None:
+        unknown = [name for name in fields if name not in sample]
+        if unknown:
+            raise OptionError(f"fields names {unknown[0]!r}, but the sample has no such entry")
+        return Sample(sample, fields)
+    if isinstance(sample, Sample):
+        return sample
+    raise OptionTypeError(
+        "a dict does not say which of its values are images, masks or boxes; pass "
+        'fields={"image": Image(), "mask": Mask()}, or use the samples of a SampleArchive'
+    )
+
+
+def _own_key(steps: Sequence[Step]) -> Key:
+    """Return a key for a call without one, from the stream of the first random transform."""
+    for step in steps:
+        if isinstance(step, Transform) and step.is_random:
+            stream = step._streams.next()
+            return Key(stream.below((1 << 32) - 1) << 32 | stream.below((1 << 32) - 1))
+    return Key(0)

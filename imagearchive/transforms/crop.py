@@ -35,7 +35,7 @@ from imagearchive.transforms.image_arguments import (
     check_side,
     four_values,
 )
-from imagearchive.transforms.moves import GeometryMove, Move, Moves
+from imagearchive.transforms.moves import FunctionMove, GeometryMove, Move
 
 __all__ = ["CenterCrop", "Pad", "RandomCrop", "RandomIoUCrop"]
 
@@ -345,7 +345,7 @@ class Pad(GeometricTransform):
 
         matrix = [[1, 0, left], [0, 1, top], [0, 0, 1]]
         sides = width + left + right, height + top + bottom
-        return Moves(*sides, matrix, repeat, lambda array, fill: repeat(array))
+        return FunctionMove(*sides, matrix, repeat, lambda array, fill: repeat(array))
 
     def output_shape(self, shape: Shape) -> Shape:
         """Shape of the result; see `Transform.output_shape`."""

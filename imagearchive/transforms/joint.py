@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 
 from imagearchive.errors import DecodeError, OptionError, OptionTypeError
-from imagearchive.images.decode import decode_image, decode_refused, local_decoder, oriented
+from imagearchive.images.decode import decode_image, decode_refused, local_decoder
 from imagearchive.images.geometry import OutputFormat
 from imagearchive.images.masks import decode_mask
 from imagearchive.images.render import HAVE_JPEG, Decoder, jpeg_info
@@ -23,11 +23,17 @@ from imagearchive.transforms.moves import (
     UINT8_FORMAT,
     GeometryMove,
     Move,
-    Moves,
     apply_geometry,
-    map_corners,
     map_mask,
     map_points,
+    orientation_move,
+)
+from imagearchive.transforms.places import (
+    PlacedBoxes,
+    as_boxes,
+    as_points,
+    concatenate,
+    take_rows,
 )
 from imagearchive.transforms.random_keys import Key
 from imagearchive.transforms.stages import GeometricStage, SingleStage, Step, run_step
@@ -35,7 +41,7 @@ from imagearchive.transforms.stages import GeometricStage, SingleStage, Step, ru
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["JointImage", "JointPass", "MixingTransform", "Others", "as_sample", "own_key"]
+__all__ = ["JointImage", "JointPass", "MixingTransform", "Others"]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -45,38 +51,6 @@ Others = Callable[[int], tuple[Sample, Key]]
 _ENCODED: Final = (bytes, bytearray, memoryview)
 #: How many others a sample and its others may ask for without asking for the same.
 _FAN_OUT: Final = 64
-
-
-class _Boxes:
-    """The boxes of one field: where they are now, and how much of each is left."""
-
-    def __init__(self, corners: Floats) -> None:
-        self.corners = corners
-        self.visible = np.ones(len(corners))
-        self.kept = np.ones(len(corners), np.bool_)
-
-    def move(self, move: Move) -> None:
-        corners = map_corners(move.matrix, self.corners)
-        if move.kept is not None:
-            self.kept &= move.kept
-        # A part of a box that a warp takes behind the horizon has no place; none of it is kept.
-        self.kept &= np.isfinite(corners).all(1)
-        corners = np.nan_to_num(corners, nan=0.0)
-        clipped = np.clip(corners, 0, (move.width, move.height) * 2)
-        before, after = _areas(corners), _areas(clipped)
-        self.visible *= np.divide(after, before, out=np.zeros_like(after), where=before > 0)
-        self.corners = clipped
-
-    def rows(self, field: Boxes) -> npt.NDArray[np.bool_]:
-        """Return which boxes remain."""
-        sides = self.corners[:, 2:] - self.corners[:, :2]
-        large = (sides >= field.min_size).all(1) & (sides > 0).all(1)
-        return self.kept & large & (self.visible >= field.min_visibility) & (self.visible > 0)
-
-
-def _areas(corners: Floats) -> Floats:
-    areas: Floats = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
-    return areas
 
 
 class JointImage(NamedTuple):
@@ -117,7 +91,7 @@ class JointPass:
         self._exif_transpose, self._min_reduction = exif_transpose, min_reduction
         self.images: dict[str, JointImage] = {}
         self.masks: dict[str, Any] = {}
-        self.boxes: dict[str, _Boxes] = {}
+        self.boxes: dict[str, PlacedBoxes] = {}
         self.points: dict[str, Floats] = {}
         self._moved = False
         for name, field in sample.fields.items():
@@ -129,10 +103,10 @@ class JointPass:
             elif isinstance(field, Mask):
                 self.masks[name] = value
             elif isinstance(field, Boxes):
-                self.boxes[name] = _Boxes(_as_boxes(name, value))
+                self.boxes[name] = PlacedBoxes(as_boxes(name, value))
             elif isinstance(field, Keypoints):
                 # The center of a pixel is at .5 here.
-                self.points[name] = _as_points(name, field, value)[..., :2] + 0.5
+                self.points[name] = as_points(name, value)[..., :2] + 0.5
         if exif_transpose:
             self._turn_upright()
 
@@ -384,7 +358,7 @@ class JointPass:
         for name, (value, _) in self.images.items():
             info = jpeg_info(value) if isinstance(value, _ENCODED) else None
             if info is not None and info[3] > 1:
-                moves[name] = _orientation_move(info[3], *self.size(name))
+                moves[name] = orientation_move(info[3], *self.size(name))
         self.apply_moves(moves)
 
     def _mix(
@@ -428,7 +402,7 @@ class JointPass:
         lists = [part.boxes[name] for part in parts]
         counts = [len(boxes.corners) for boxes in lists]
         moved = [boxes.corners + np.tile(at, 2) for boxes, at in zip(lists, offsets)]
-        joined = _Boxes(np.concatenate(moved))
+        joined = PlacedBoxes(np.concatenate(moved))
         joined.visible = np.concatenate([boxes.visible for boxes in lists])
         joined.kept = np.concatenate([boxes.kept for boxes in lists])
         self.boxes[name] = joined
@@ -438,7 +412,7 @@ class JointPass:
             values = [part.sample.get(label) for part in parts]
             for value, count in zip(values, counts):
                 take_rows(label, value, np.ones(count, np.bool_), name)
-            self.sample[label] = _concatenate(values)
+            self.sample[label] = concatenate(values)
 
     def join_points(
         self, name: str, parts: Sequence[JointPass], offsets: Sequence[tuple[int, int]]
@@ -512,72 +486,6 @@ class MixingTransform(Transform):
         )
 
 
-def as_sample(sample: Mapping[str, Any], fields: Mapping[str, Field] | None) -> Sample:
-    """Return a dict as a sample of known fields."""
-    if fields is not None:
-        unknown = [name for name in fields if name not in sample]
-        if unknown:
-            raise OptionError(f"fields names {unknown[0]!r}, but the sample has no such entry")
-        return Sample(sample, fields)
-    if isinstance(sample, Sample):
-        return sample
-    raise OptionTypeError(
-        "a dict does not say which of its values are images, masks or boxes; pass "
-        'fields={"image": Image(), "mask": Mask()}, or use the samples of a SampleArchive'
-    )
-
-
-def own_key(steps: Sequence[Step]) -> Key:
-    """Return a key for a call without one, from the stream of the first random transform."""
-    for step in steps:
-        if isinstance(step, Transform) and step.is_random:
-            stream = step._streams.next()
-            return Key(stream.below((1 << 32) - 1) << 32 | stream.below((1 << 32) - 1))
-    return Key(0)
-
-
-def take_rows(name: str, values: Any, rows: npt.NDArray[np.bool_], boxes: str) -> Any:
-    """Return the entries of a field that belong to boxes which stay."""
-    if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != len(rows):
-        count = len(values) if hasattr(values, "__len__") else type(values).__name__
-        raise OptionError(
-            f"{name!r} must have one entry for each of the {len(rows)} boxes of {boxes!r}, "
-            f"got {count}"
-        )
-    if isinstance(values, np.ndarray) or is_tensor(values):
-        return values[rows] if isinstance(values, np.ndarray) else values[rows.tolist()]
-    return type(values)(value for value, stays in zip(values, rows) if stays)
-
-
-def _concatenate(values: Sequence[Any]) -> Any:
-    if isinstance(values[0], (list, tuple)):
-        return type(values[0])(item for value in values for item in value)
-    if is_tensor(values[0]):
-        return values[0].new_tensor(np.concatenate([value.numpy() for value in values]))
-    return np.concatenate(values)
-
-
-def _as_boxes(name: str, value: Any) -> Floats:
-    array = np.asarray(value, np.float64)
-    if array.size == 0:
-        array = array.reshape(0, 4)
-    if array.ndim != 2 or array.shape[1] != 4:
-        raise OptionTypeError(f"boxes {name!r} must have the shape (n, 4), got {array.shape}")
-    if not np.isfinite(array).all():
-        raise OptionError(f"boxes {name!r} must be finite numbers")
-    return array
-
-
-def _as_points(name: str, field: Keypoints, value: Any) -> Floats:
-    array = np.asarray(value, np.float64)
-    if array.ndim not in (2, 3) or array.shape[-1] not in (2, 3):
-        raise OptionTypeError(
-            f"keypoints {name!r} must have the shape (n, 2), (n, 3), or these for each object, "
-            f"got {array.shape}"
-        )
-    return array
-
-
 def _native_jpeg(encoded: Buffer) -> tuple[int, int, int, int] | None:
     """Return what the header of a JPEG says, or None if it is not decoded by regions."""
     if not HAVE_JPEG:
@@ -586,25 +494,3 @@ def _native_jpeg(encoded: Buffer) -> tuple[int, int, int, int] | None:
         return jpeg_info(encoded)
     except DecodeError:
         return None
-
-
-def _orientation_move(orientation: int, width: int, height: int) -> Move:
-    """Return the move of an EXIF orientation, 2 to 8."""
-    x, y = [1, 0, 0], [0, 1, 0]
-    mirrored_x, mirrored_y = [-1, 0, width], [0, -1, height]
-    rows = {
-        2: (mirrored_x, y),
-        3: (mirrored_x, mirrored_y),
-        4: (x, mirrored_y),
-        5: (y, x),
-        6: (mirrored_y, x),
-        7: (mirrored_y, mirrored_x),
-        8: (y, mirrored_x),
-    }[orientation]
-    sides = (height, width) if orientation > 4 else (width, height)
-    return Moves(
-        *sides,
-        [*rows, [0, 0, 1]],
-        lambda array: oriented(array, orientation),
-        lambda array, fill: oriented(array, orientation),
-    )

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.errors import OptionError
-from imagearchive.images.decode import local_decoder
+from imagearchive.images.decode import local_decoder, oriented
 from imagearchive.images.geometry import FILTERS, Geometry, OutputFormat
 from imagearchive.images.render import Decoder, warp_array
 from imagearchive.transforms.image_arguments import round_to_bytes
@@ -21,14 +21,15 @@ from imagearchive.transforms.image_arguments import round_to_bytes
 __all__ = [
     "FLOAT32_FORMAT",
     "UINT8_FORMAT",
+    "FunctionMove",
     "GeometryMove",
     "Move",
-    "Moves",
     "WarpMove",
     "apply_geometry",
     "map_corners",
     "map_mask",
     "map_points",
+    "orientation_move",
     "with_contiguous_rows",
 ]
 
@@ -231,7 +232,7 @@ class WarpMove(Move):
         return out
 
 
-class Moves(Move):
+class FunctionMove(Move):
     """A move by functions of arrays, for transforms that are none of the others.
 
     Parameters
@@ -309,3 +310,25 @@ def map_mask(move: Move, mask: Array, fill: int, name: str) -> Array:
     ]
     moved = np.concatenate(parts, axis=2).view(width)[:, :, 0]
     return moved.astype(mask.dtype)
+
+
+def orientation_move(orientation: int, width: int, height: int) -> Move:
+    """Return the move of an EXIF orientation, 2 to 8."""
+    x, y = [1, 0, 0], [0, 1, 0]
+    mirrored_x, mirrored_y = [-1, 0, width], [0, -1, height]
+    rows = {
+        2: (mirrored_x, y),
+        3: (mirrored_x, mirrored_y),
+        4: (x, mirrored_y),
+        5: (y, x),
+        6: (mirrored_y, x),
+        7: (mirrored_y, mirrored_x),
+        8: (y, mirrored_x),
+    }[orientation]
+    sides = (height, width) if orientation > 4 else (width, height)
+    return FunctionMove(
+        *sides,
+        [*rows, [0, 0, 1]],
+        lambda array: oriented(array, orientation),
+        lambda array, fill: oriented(array, orientation),
+    )

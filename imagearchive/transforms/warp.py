@@ -33,7 +33,7 @@ from imagearchive.transforms.image_arguments import (
     expand_channels,
     round_to_bytes,
 )
-from imagearchive.transforms.moves import Move, Moves, WarpMove
+from imagearchive.transforms.moves import FunctionMove, Move, WarpMove
 
 __all__ = [
     "WARP_FILTERS",
@@ -103,7 +103,9 @@ class RandomRotation(Transform):
         def mask(array: Array, fill: Sequence[int]) -> Array:
             return rotate_bytes(array, angle, self.expand, fill)
 
-        return Moves(*size, inverse(coefficients), lambda array: self._rotate(array, angle), mask)
+        return FunctionMove(
+            *size, inverse(coefficients), lambda array: self._rotate(array, angle), mask
+        )
 
     def _angle(self, stream: Stream | None) -> float:
         return require_stream(stream).uniform(*self.degrees)
