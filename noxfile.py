@@ -53,7 +53,7 @@ def wheel(session):
     session.run("auditwheel", "repair", "--wheel-dir", "dist", str(built))
     built.unlink()
     (repaired,) = root.glob(f"dist/{built.name.rpartition('-linux')[0]}-*.whl")
-    session.install(*pinned, f"{repaired}", "pytest", "hypothesis", "psutil")
+    session.install(*pinned, f"{repaired}[compressed]", "pytest", "hypothesis", "psutil")
 
     # A library that cannot be loaded hides the system's. The test run finds no compiler on PATH.
     hidden = scratch / "hidden"
