@@ -12,7 +12,18 @@ import zipfile
 import numpy as np
 import pytest
 from support.archives import tar_bytes, zip_bytes
-from support.nested import LARGE, PACK, SMALL, below, deep, deflated, names_of, stem, write
+from support.nested import (
+    LARGE,
+    PACK,
+    SMALL,
+    below,
+    deep,
+    deflated,
+    names_of,
+    put_members,
+    stem,
+    write,
+)
 
 import imagearchive
 from imagearchive.errors import (
@@ -337,10 +348,6 @@ def test_nested_lists_join_views_of_all_archives(tmp_path):
             assert [archive[name] for name in names] == [expected[name] for name in names]
 
 
-def _read(archive, names, queue):
-    queue.put([archive[name] for name in names])
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_nested_archive_is_read_by_workers(tmp_path, method):
     packed = {"a.tar": tar_bytes(LARGE), "b.tgz": PACK[".tgz"](LARGE), "c.zip": deflated(SMALL)}
@@ -351,7 +358,9 @@ def test_nested_archive_is_read_by_workers(tmp_path, method):
         assert [pickle.loads(pickle.dumps(archive))[name] for name in names] == expected
         context = multiprocessing.get_context(method)
         queue = context.Queue()
-        workers = [context.Process(target=_read, args=(archive, names, queue)) for _ in range(2)]
+        workers = [
+            context.Process(target=put_members, args=(archive, names, queue)) for _ in range(2)
+        ]
         for worker in workers:
             worker.start()
         for _ in workers:

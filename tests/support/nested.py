@@ -56,3 +56,8 @@ def deep(levels, kind=tar_bytes):
     for _ in range(levels):
         data = kind({"x.bin" if data == b"core" else "x.tar": data})
     return data
+
+
+def put_members(archive, names, queue):
+    """Put the content of members into a queue, in a process of its own."""
+    queue.put([archive[name] for name in names])
