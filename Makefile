@@ -1,5 +1,5 @@
 # `make demo` trains on images from an archive; it takes less than a minute after installation.
-# `make test` runs the tests; it takes about 8 minutes on two cores. Both install what they need into
+# `make test` runs the tests; it takes about 10 minutes on two cores. Both install what they need into
 # .venv and require only Python >= 3.10, a C compiler, make, and the headers of zlib.
 
 PYTHON ?= python3
@@ -23,7 +23,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/train_digits.py
 
 test: $(VENV)/.test
-	@echo "Running all tests; this takes about 8 minutes on two cores."
+	@echo "Running all tests; this takes about 10 minutes on two cores."
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
