@@ -38,8 +38,9 @@ STEP: Final = 1 << 20
 
 # Read-ahead for a reader that continues where its last read ended.
 _AHEAD: Final = 1 << 17
-# Longest output that is kept for the next read.
-_KEEP: Final = 1 << 20
+# Longest output that is kept for the next read, and longest that is kept if it was only skipped.
+_KEEP: Final = 4 << 20
+_KEEP_SKIPPED: Final = 1 << 20
 
 
 class Decoder(Protocol):
@@ -364,7 +365,7 @@ class _Cursor:
         if offset < self.position:
             parts.append(memoryview(self.data)[offset - self.start :])
             self.start = offset
-        elif offset - self.start > _KEEP or self.start != self.position:
+        elif offset - self.start > _KEEP_SKIPPED or self.start != self.position:
             self.data = b""
             while self.position < offset:
                 self._next(offset - self.position)
