@@ -150,7 +150,7 @@ class JointPass:
         if wanted is not None and wanted not in self.images:
             if wanted in self.sample.fields:
                 return ""
-            raise OptionError(f"{name!r} names the image {wanted!r}, but the sample has no such")
+            raise OptionError(f"{name!r} names the image {wanted!r}, which the sample lacks")
         if not self.images:
             raise OptionError(
                 f"{name!r} says where something is in an image, but the sample has no image"
@@ -217,7 +217,6 @@ class JointPass:
             ends = np.cumsum([len(boxes.kept) for boxes in owned])
             for boxes, kept in zip(owned, np.split(move.kept, ends[:-1])):
                 boxes.kept &= kept
-            move.kept = None
         return move
 
     def _single_moves(self, step: Transform, position: int) -> dict[str, Move]:
@@ -356,7 +355,7 @@ class JointPass:
     def _turn_upright(self) -> None:
         moves: dict[str, Move] = {}
         for name, (value, _) in self.images.items():
-            info = jpeg_info(value) if isinstance(value, _ENCODED) else None
+            info = _header(value) if isinstance(value, _ENCODED) else None
             if info is not None and info[3] > 1:
                 moves[name] = orientation_move(info[3], *self.size(name))
         self.apply_moves(moves)
@@ -488,8 +487,11 @@ class MixingTransform(Transform):
 
 def _native_jpeg(encoded: Buffer) -> tuple[int, int, int, int] | None:
     """Return what the header of a JPEG says, or None if it is not decoded by regions."""
-    if not HAVE_JPEG:
-        return None
+    return _header(encoded) if HAVE_JPEG else None
+
+
+def _header(encoded: Buffer) -> tuple[int, int, int, int] | None:
+    """Return what the header of a JPEG says, or None for a damaged one and other formats."""
     try:
         return jpeg_info(encoded)
     except DecodeError:

@@ -67,14 +67,11 @@ class Move:
         Size of the result in pixels.
     matrix : ndarray of float64, shape (3, 3)
         The homography that takes continuous coordinates of the image to those of the result.
-    kept : ndarray of bool, shape (n,), or None
-        Which boxes stay, if the transform drops some.
     """
 
     width: int
     height: int
     matrix: Floats
-    kept: npt.NDArray[np.bool_] | None = None
 
     def image(self, array: Array) -> Array:
         """Return an (H, W, C) image of uint8 or float32, moved."""
@@ -96,12 +93,18 @@ class GeometryMove(Move):
         Size of the image in pixels.
     boxes : ndarray of float64, shape (n, 4), optional
         The boxes in the image, for transforms whose choices depend on them.
+
+    Attributes
+    ----------
+    kept : ndarray of bool, shape (n,), or None
+        Which of the boxes stay, if a transform drops some.
     """
 
     def __init__(self, width: int, height: int, boxes: Floats | None = None) -> None:
         self.geometry = Geometry(width, height)
         self._source = width, height
         self._boxes = boxes
+        self.kept: npt.NDArray[np.bool_] | None = None
         self._calls: list[tuple[str, tuple[Any, ...]]] = []
         self.matrix = np.eye(3)
 

@@ -29,8 +29,6 @@ class PlacedBoxes:
     def move(self, move: Move) -> None:
         """Move and clip them, and count what is left of each."""
         corners = map_corners(move.matrix, self.corners)
-        if move.kept is not None:
-            self.kept &= move.kept
         # A part of a box that a warp takes behind the horizon has no place; none of it is kept.
         self.kept &= np.isfinite(corners).all(1)
         corners = np.nan_to_num(corners, nan=0.0)

@@ -664,14 +664,18 @@ class _Part:
 
 
 class _Reader:
-    """Reads the members of one sample, and remembers those that others refer to."""
+    """Reads the members of one sample, and keeps the images, whose size others refer to."""
 
     def __init__(self, dataset: SampleArchive, sample: int) -> None:
         self._dataset = dataset
         self._sample = sample
+        self._images: dict[str, Any] = {}
 
     def read(self, part: _Part, position: int) -> Any:
-        return part.archive.read(position)
+        data = part.archive.read(position)
+        if isinstance(part.field, Image):
+            self._images[part.name] = data
+        return data
 
     def size_of(self, field: Field) -> Any:
         """Return a function that returns the size of the image that a field refers to."""
@@ -686,7 +690,8 @@ class _Reader:
             raise DecodeError(
                 f"it is relative to the size of the image {name!r}, which this sample lacks"
             )
-        return image_size(part.archive.read(position))
+        data = self._images.get(part.name)
+        return image_size(part.archive.read(position) if data is None else data)
 
 
 def _add_entries(fields: dict[str, Field], added: Mapping[str, Field]) -> None:
