@@ -63,17 +63,17 @@ if TYPE_CHECKING:
     from imagearchive.transforms import ToDtype as ToDtype
     from imagearchive.transforms import ToTensor as ToTensor
     from imagearchive.transforms import TrivialAugmentWide as TrivialAugmentWide
+    from imagearchive.transforms.compound_fields import Coco as Coco
+    from imagearchive.transforms.compound_fields import Npz as Npz
     from imagearchive.transforms.fields import Array as Array
     from imagearchive.transforms.fields import Boxes as Boxes
     from imagearchive.transforms.fields import Bytes as Bytes
-    from imagearchive.transforms.fields import Coco as Coco
     from imagearchive.transforms.fields import Field as Field
     from imagearchive.transforms.fields import Image as Image
     from imagearchive.transforms.fields import Json as Json
     from imagearchive.transforms.fields import Keypoints as Keypoints
     from imagearchive.transforms.fields import Label as Label
     from imagearchive.transforms.fields import Mask as Mask
-    from imagearchive.transforms.fields import Npz as Npz
     from imagearchive.transforms.fields import Sample as Sample
     from imagearchive.transforms.fields import Text as Text
 
@@ -84,7 +84,7 @@ _HOME = {
     "Boxes": "transforms.fields",
     "Bytes": "transforms.fields",
     "CenterCrop": "transforms",
-    "Coco": "transforms.fields",
+    "Coco": "transforms.compound_fields",
     "ColorJitter": "transforms",
     "CombinedLazyDataset": "datasets.combined",
     "Compose": "transforms",
@@ -112,7 +112,7 @@ _HOME = {
     "Mosaic": "transforms",
     "MpQItr": "loader.generator_process",
     "Normalize": "transforms",
-    "Npz": "transforms.fields",
+    "Npz": "transforms.compound_fields",
     "NpzWriter": "containers.npz.writer",
     "Pad": "transforms",
     "RandAugment": "transforms",

@@ -6,6 +6,7 @@ import pickle
 import pytest
 
 from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.transforms.compound_fields import Coco, Npz
 from imagearchive.transforms.fields import (
     Array,
     Boxes,
@@ -16,7 +17,6 @@ from imagearchive.transforms.fields import (
     Keypoints,
     Label,
     Mask,
-    Npz,
     Sample,
     Text,
 )
@@ -29,6 +29,7 @@ EXAMPLES = [
     Npz("{key}.npz", kinds={"image": Image(), "boxes": Boxes(format="xywh")}),
     Label("{key}.txt", ragged=True),
     Field(["a.tar", "b.tar"], "{key}.jp2", decoder=len),
+    Coco("annotations.json", masks=True, flip_pairs=[(1, 2)]),
 ]
 
 
@@ -41,13 +42,20 @@ def test_field_of_each_kind_keeps_its_source(kind):
 
 @pytest.mark.parametrize("field", EXAMPLES, ids=repr)
 def test_field_repr_pickle_and_copy_are_equal_to_it(field):
-    names = {kind.__name__: kind for kind in KINDS}
+    names = {kind.__name__: kind for kind in (*KINDS, Coco)}
     assert eval(repr(field).replace("<built-in function len>", "len"), names) == field
     again = pickle.loads(pickle.dumps(field))
     assert again == field
     assert hash(again) == hash(field)
     assert copy.copy(field) == field
     assert all(field != other for other in EXAMPLES if other is not field)
+
+
+def test_field_subclass_repr_shows_its_name():
+    class Caption(Text):
+        pass
+
+    assert repr(Caption("{key}.txt")) == "Caption('{key}.txt')"
 
 
 def test_field_cannot_be_changed():

@@ -21,7 +21,7 @@ from imagearchive.storage.limits import Limits
 
 if TYPE_CHECKING:
     from imagearchive.datasets.samples.patterns import Pattern
-    from imagearchive.transforms.fields import Coco
+    from imagearchive.transforms.compound_fields import Coco
 
 __all__ = ["CocoColumns"]
 

@@ -44,18 +44,8 @@ from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.location import locate
 from imagearchive.storage.mapping import damaged_mappings
 from imagearchive.storage.patterns import absolute_paths, as_text
-from imagearchive.transforms.fields import (
-    KEY,
-    Array,
-    Boxes,
-    Coco,
-    Field,
-    Image,
-    Keypoints,
-    Label,
-    Npz,
-    Sample,
-)
+from imagearchive.transforms.compound_fields import Coco, Npz
+from imagearchive.transforms.fields import KEY, Array, Boxes, Field, Image, Keypoints, Label, Sample
 
 if TYPE_CHECKING:
     from imagearchive.images.render import Decoder

@@ -9,7 +9,8 @@ from imagearchive.datasets.samples.field_specs import resolve_fields
 from imagearchive.datasets.samples.field_values import decode_field
 from imagearchive.errors import ImageArchiveError, OptionError
 from imagearchive.storage.mapping import damaged_mappings
-from imagearchive.transforms.fields import KEY, Field, Npz, Sample
+from imagearchive.transforms.compound_fields import Npz
+from imagearchive.transforms.fields import KEY, Field, Sample
 
 if TYPE_CHECKING:
     from imagearchive.archive.samples import Samples

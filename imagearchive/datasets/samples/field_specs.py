@@ -10,7 +10,8 @@ from imagearchive.datasets.samples.patterns import Pattern
 from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.errors.arguments import shorten
 from imagearchive.images.pillow import FORMATS
-from imagearchive.transforms.fields import KEY, Array, Coco, Field, Image, Json, Label, Npz, Text
+from imagearchive.transforms.compound_fields import Coco, Npz
+from imagearchive.transforms.fields import KEY, Array, Field, Image, Json, Label, Text
 
 __all__ = ["resolve_fields"]
 

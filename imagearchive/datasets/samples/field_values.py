@@ -17,6 +17,7 @@ from imagearchive.codecs.value_codecs import JsonCodec, TextCodec
 from imagearchive.errors import DecodeError, MemberNotFoundError
 from imagearchive.images.decode import decode_image
 from imagearchive.images.masks import decode_mask
+from imagearchive.transforms.compound_fields import Npz
 from imagearchive.transforms.fields import (
     Array,
     Boxes,
@@ -27,7 +28,6 @@ from imagearchive.transforms.fields import (
     Keypoints,
     Label,
     Mask,
-    Npz,
     Text,
 )
 
