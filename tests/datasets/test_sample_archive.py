@@ -588,7 +588,7 @@ def test_compressed_sample_archive_in_blocks_has_every_sample_once(voc, tmp_path
 
 def count_pairings(monkeypatch):
     calls = []
-    from imagearchive.datasets.samples import dataset as module
+    from imagearchive.datasets.samples import open_fields as module
 
     original = module.pair_members
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -16,41 +15,29 @@ from imagearchive.archive.archive import Archive
 from imagearchive.datasets.cache import SampleCache
 from imagearchive.datasets.companion_files import CompanionFile
 from imagearchive.datasets.dataset_base import OptionsDataset, resolve_index, warn_if_empty
-from imagearchive.datasets.samples.coco_columns import CocoColumns
+from imagearchive.datasets.samples.coco_annotations import CocoAnnotations
+from imagearchive.datasets.samples.entry_kinds import EntryKinds
 from imagearchive.datasets.samples.field_specs import resolve_fields
 from imagearchive.datasets.samples.field_values import decode_field, decode_npz, split_classes
-from imagearchive.datasets.samples.keys import check_keys, read_keys
+from imagearchive.datasets.samples.keys import check_keys
+from imagearchive.datasets.samples.open_fields import open_fields, pair_fields, with_absolute_paths
 from imagearchive.datasets.samples.options import SampleArchiveOptions, SampleTransform
-from imagearchive.datasets.samples.pairing import (
-    SKIP_OR_NONE,
-    FieldMembers,
-    Missing,
-    Pairing,
-    pair_members,
-)
-from imagearchive.datasets.samples.pairing_file import open_pairing
-from imagearchive.datasets.samples.patterns import Pattern
-from imagearchive.errors import (
-    CorruptIndexError,
-    DecodeError,
-    ImageArchiveError,
-    LabelError,
-    OptionError,
-    StaleIndexError,
-)
+from imagearchive.datasets.samples.pairing import Missing
+from imagearchive.datasets.samples.sample_members import MemberReader, Part, SampleMembers
+from imagearchive.errors import DecodeError, ImageArchiveError, OptionError, StaleIndexError
 from imagearchive.errors.arguments import check_callable, check_choice, check_flag
-from imagearchive.images.decode import image_size, local_decoder
+from imagearchive.images.decode import local_decoder
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.location import locate
 from imagearchive.storage.mapping import damaged_mappings
-from imagearchive.storage.patterns import absolute_paths, as_text
+from imagearchive.storage.patterns import as_text
 from imagearchive.transforms.compound_fields import Coco, Npz
-from imagearchive.transforms.fields import KEY, Array, Boxes, Field, Image, Keypoints, Label, Sample
+from imagearchive.transforms.fields import KEY, Array, Boxes, Field, Sample
 
 if TYPE_CHECKING:
     from imagearchive.images.render import Decoder
     from imagearchive.storage.patterns import ArchivePath
-    from imagearchive.storage.protocol import FileStorage, StorageKind
+    from imagearchive.storage.protocol import StorageKind
 
 __all__ = ["SampleArchive"]
 
@@ -148,15 +135,10 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
     transform: SampleTransform | None
     classes: list[str]
     skipped: int
-    _parts: list[_Part]
-    _positions: npt.NDArray[Any]
-    _file: FileStorage | None
-    _coco: CocoColumns | None
-    _coco_entries: Mapping[str, Field]
-    _coco_rows: npt.NDArray[np.int64]
+    _members: SampleMembers
+    _coco: CocoAnnotations | None
     _length: int
-    _static: bool
-    _images: tuple[str, ...]
+    _kinds: EntryKinds
     _optional: frozenset[str]
     _cache: SampleCache
 
@@ -212,34 +194,36 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         )
         self._start(options, overwrite_index=overwrite_index)
         # Messages show the paths as given; a pickle may be opened in another directory.
-        self._options = _with_absolute_paths(options)
+        self._options = with_absolute_paths(options)
 
     # --- opening ----------------------------------------------------------------------------
 
     def _set_up(self, options: SampleArchiveOptions, overwrite_index: bool) -> None:
         self.transform = options.transform
         self._cache = SampleCache(options.cache_size)
-        self._file = None
         with ExitStack() as on_error:
             on_error.callback(self.close)
             self.archives = []
-            members = self._open_archives(options, overwrite_index)
-            self._read_annotations(members, options)
+            members = open_fields(options, self.archives, overwrite_index)
+            self._coco = _annotations(members[0].archive, options)
+            self.classes = [] if self._coco is None else self._coco.classes
             if self._pickled_fingerprint is not None:
                 self._check_fingerprint(self._pickled_fingerprint)
-            pairing = self._pair(members, options)
+            pairing, file = pair_fields(members, self.archives, options)
+            self._members = SampleMembers(members, options.fields, pairing, file)
+            self.skipped = pairing.skipped
+            if self._coco is not None:
+                kept = self._coco.match(self._members, options.missing)
+                if not kept.all():
+                    self._members.keep(kept)
+                    self.skipped += int(len(kept) - kept.sum())
             on_error.pop_all()
-        self._positions, self.skipped = pairing.positions, pairing.skipped
-        self._parts = [
-            _Part(number, field, options.fields[field.name], options.fields)
-            for number, field in enumerate(members)
-        ]
-        lacking = self._match_annotations(options.missing)
-        self._length = self._positions.shape[1]
-        self._describe_fields()
-        self._optional = frozenset(
-            name for number in pairing.incomplete for name in self._parts[number].nothing
-        ).union(self._coco_entries if lacking else ())
+        self._length = len(self._members)
+        self._kinds = self._describe_entries()
+        self.fields = self._kinds.fields
+        self._optional = frozenset(self._members.optional()).union(
+            () if self._coco is None else self._coco.optional()
+        )
         if self._pickled_fingerprint is None:
             warn_if_empty(options.apath, self._length)
             if self.skipped:
@@ -251,120 +235,17 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         if options.data_in_memory or not options.open_after_fork:
             self.worker_open_archive()
 
-    def _open_archives(
-        self, options: SampleArchiveOptions, overwrite_index: bool
-    ) -> list[FieldMembers]:
-        opened: dict[tuple[str, ...], Archive] = {}
-        members = []
-        for name, field in options.fields.items():
-            if isinstance(field, Coco):
-                continue
-            path = options.apath if field.archive is None else field.archive
-            assert path is not None
-            text = absolute_paths(as_text(path))
-            identity = (text,) if isinstance(text, str) else tuple(text)
-            if identity not in opened:
-                opened[identity] = Archive(
-                    path,
-                    options.ipath if field.archive is None else None,
-                    storage="memory" if options.data_in_memory else options.storage,
-                    overwrite_index=overwrite_index,
-                    strict=options.strict,
-                    verify=options.verify,
-                )
-                self.archives.append(opened[identity])
-            assert field.pattern is not None
-            members.append(FieldMembers(name, opened[identity], Pattern.parse(field.pattern)))
-        return members
-
-    def _read_annotations(self, members: list[FieldMembers], options: SampleArchiveOptions) -> None:
-        self._coco, self._coco_entries, self.classes = None, {}, []
-        for field in options.fields.values():
-            if isinstance(field, Coco):
-                assert options.annotations is not None
-                data = options.annotations.read(members[0].archive)
-                self._coco = CocoColumns(str(options.annotations), data, field)
-                self._coco_entries = field.entries()
-                self.classes = self._coco.classes
-
-    def _match_annotations(self, missing: Missing) -> bool:
-        """Find the image of each sample in the COCO file; return whether some are not there."""
-        if self._coco is None:
-            return False
-        count = self._positions.shape[1]
-        image = next(part for part in self._parts if isinstance(part.field, Image))
-        rows = self._coco.rows(image.pattern, (self._key_of(number) for number in range(count)))
-        absent = rows < 0
-        if absent.any() and (missing == "error" or (missing == "skip" and absent.all())):
-            number = int(np.flatnonzero(absent)[0])
-            raise LabelError(
-                f"{self._coco.name}: the images of {int(absent.sum()):,} of {count:,} samples are "
-                f"not in this file, such as that of {self._key_of(number)!r}; its first file_name "
-                f"is {self._coco.example!r}, and the pattern is {image.pattern.text!r}",
-                hints=SKIP_OR_NONE,
-            )
-        if missing == "skip":
-            self._positions, rows = self._positions[:, ~absent], rows[~absent]
-            self.skipped += int(absent.sum())
-        self._coco_rows = rows
-        return bool((rows < 0).any())
-
-    def _pair(self, members: list[FieldMembers], options: SampleArchiveOptions) -> Pairing:
-        keys = None if options.keys is None else read_keys(members[0].archive, options.keys)
-        numbers = [self.archives.index(member.archive) for member in members]
-        patterns = [member.pattern.text for member in members]
-        description = repr((numbers, patterns, keys, options.missing, options.first_dot))
-        pairing, self._file = open_pairing(
-            self.archives,
-            description,
-            len(members),
-            lambda: pair_members(members, keys, options.missing, options.first_dot),
+    def _describe_entries(self) -> EntryKinds:
+        parts = self._members.parts
+        return EntryKinds.of(
+            [*(part.entries() for part in parts), *([self._coco.entries] if self._coco else [])],
+            all(not isinstance(part.field, Npz) or part.field.kinds is not None for part in parts),
         )
-        return pairing
-
-    def _describe_fields(self) -> None:
-        """Set the kinds of the entries of a sample, as far as they are known beforehand."""
-        fields: dict[str, Field] = {}
-        self._static = True
-        for part in self._parts:
-            if isinstance(part.field, Npz):
-                self._static = self._static and part.field.kinds is not None
-                added = dict(part.field.kinds or {})
-            else:
-                added = {part.name: part.field}
-                if part.classes is not None:
-                    added[part.classes] = Label()
-            _add_entries(fields, added)
-        _add_entries(fields, self._coco_entries)
-        self.fields = Sample({}, fields).fields
-        self._images = tuple(name for name, field in fields.items() if isinstance(field, Image))
-        for name, field in fields.items():
-            if isinstance(field, (Boxes, Keypoints)):
-                self._check_references(name, field)
-
-    def _check_references(self, name: str, field: Boxes | Keypoints) -> None:
-        image = field.image
-        if field.relative and image is None and not self._images:
-            raise OptionError(
-                f"the field {name!r} is relative to the size of an image, and there is no field of "
-                f"the kind Image; leave out relative=True"
-            )
-        known = self._images if image is not None else ()
-        if image is not None and image not in known:
-            raise OptionError(
-                f"the field {name!r} names the image {image!r}, which is not a field of the kind "
-                f"Image"
-            )
-        for label in field.labels:
-            if self._static and label not in self.fields:
-                raise OptionError(
-                    f"the field {name!r} names the labels {label!r}, which is not a field"
-                )
 
     def _fingerprint(self) -> str:
         parts = [archive.table.fingerprint() for archive in self.archives]
         if self._coco is not None:
-            parts.append(str(self._coco.checksum))
+            parts.append(self._coco.fingerprint)
         return " ".join(parts)
 
     def _check_fingerprint(self, fingerprint: str) -> None:
@@ -400,23 +281,10 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
 
     def key(self, index: int) -> str:
         """Return the key of a sample, without reading it."""
-        return self._key_of(self._index(index))
+        return self._members.key(self._index(index))
 
     #: `DataLoader` names a sample by it.
     name = key
-
-    def _key_of(self, sample: int) -> str:
-        for part in self._parts:
-            position = self._position(part, sample)
-            if position >= 0:
-                return self._key_at(part, position)
-        raise self._contradiction()
-
-    def _key_at(self, part: _Part, position: int) -> str:
-        key = part.pattern.key_of(part.archive.table.name_bytes(position))
-        if key is None:
-            raise self._contradiction()
-        return key
 
     def member(self, index: int, field: str) -> str | None:
         """Return the name of the member that holds a field of a sample; None if it is missing.
@@ -426,26 +294,12 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         OptionError
             There is no such field.
         """
-        part = next((part for part in self._parts if part.name == field), None)
+        part = self._members.part(field)
         if part is None:
-            names = ", ".join(repr(part.name) for part in self._parts)
+            names = ", ".join(repr(part.name) for part in self._members.parts)
             raise OptionError(f"there is no field {field!r}; the fields are {names}")
-        position = self._position(part, self._index(index))
+        position = self._members.position(part, self._index(index))
         return None if position < 0 else part.archive.name(position)
-
-    def _position(self, part: _Part, sample: int) -> int:
-        position = int(self._positions[part.number, sample])
-        if damaged_mappings() and self._file is not None:
-            self._file.check_unchanged()
-        if position >= len(part.archive.table):
-            raise self._contradiction()
-        return position
-
-    def _contradiction(self) -> CorruptIndexError:
-        where = self._name() if self._file is None else self._file.path
-        return CorruptIndexError(
-            f"{where}: the saved pairing does not fit the archives; delete it and open them again"
-        )
 
     def load(
         self, index: int, encoded: Container[str] = NOTHING, decoder: Decoder | None = None
@@ -467,16 +321,17 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             A member cannot be read or decoded. The message names the field and the key.
         """
         sample = self._index(index)
-        reader = _Reader(self, sample)
+        members = self._members
+        reader = MemberReader(members, self._kinds.images, sample)
         values: dict[str, Any] = {KEY: None}
-        fields: dict[str, Field] | None = None if self._static else dict(self.fields)
-        for part in self._parts:
-            position = self._position(part, sample)
+        fields: dict[str, Field] | None = None if self._kinds.is_complete else dict(self.fields)
+        for part in members.parts:
+            position = members.position(part, sample)
             if position < 0:
                 values.update(part.nothing)
                 continue
             if values[KEY] is None:
-                values[KEY] = self._key_at(part, position)
+                values[KEY] = members.key_at(part, position)
             try:
                 data = reader.read(part, position)
                 if part.name in encoded and part.field.decoder is None:
@@ -487,7 +342,8 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
                 else:
                     self._add(values, part, data, position, reader, decoder)
             except ImageArchiveError as error:
-                raise self._explained(error, part, position, values[KEY]) from error
+                self.check_unchanged()
+                raise members.explain(error, part, position, values[KEY]) from error
             except Exception as error:
                 if part.field.decoder is not None and hasattr(error, "add_note"):
                     error.add_note(
@@ -496,10 +352,7 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
                     )
                 raise
         if self._coco is not None:
-            row = int(self._coco_rows[sample])
-            limit = (decoder or local_decoder()).max_pixels
-            found = [None] * len(self._coco_entries) if row < 0 else self._coco.values(row, limit)
-            values.update(zip(self._coco_entries, found))
+            values.update(self._coco.values(sample, (decoder or local_decoder()).max_pixels))
         if damaged_mappings():
             self.check_unchanged()
         return Sample(values, self.fields if fields is None else fields)
@@ -507,10 +360,10 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
     def _add(
         self,
         values: dict[str, Any],
-        part: _Part,
+        part: Part,
         data: Any,
         position: int,
-        reader: _Reader,
+        reader: MemberReader,
         decoder: Decoder | None,
     ) -> None:
         field = part.field
@@ -528,7 +381,7 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         values: dict[str, Any],
         fields: dict[str, Field] | None,
         arrays: dict[str, Any],
-        part: _Part,
+        part: Part,
     ) -> None:
         assert isinstance(part.field, Npz)
         for name, array in arrays.items():
@@ -541,24 +394,12 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             if fields is not None:
                 fields[name] = kind
 
-    def _explained(
-        self, error: ImageArchiveError, part: _Part, position: int, key: str
-    ) -> ImageArchiveError:
-        """Return an error with the field, the key, and the member that it is about."""
-        self.check_unchanged()
-        info = part.archive.info(position)
-        return type(error)(
-            f"field {part.name!r} of sample {key!r} ({info.archive}: {info.name!r}): "
-            f"{error.message}",
-            hints=error.hints,
-        )
-
     def prefetch(self, indices: Iterable[int]) -> None:
         """Ask the kernel to read samples ahead that are needed soon; returns at once."""
         samples = np.array([self._index(index) for index in indices], np.intp)
         for archive in self.archives:
-            rows = [part.number for part in self._parts if part.archive is archive]
-            positions = self._positions[rows][:, samples].ravel()
+            rows = [part.number for part in self._members.parts if part.archive is archive]
+            positions = self._members.positions[rows][:, samples].ravel()
             archive.prefetch(positions[positions >= 0].tolist())
 
     def data_order(self) -> npt.NDArray[np.int64] | None:
@@ -567,8 +408,8 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         None if it is the order of the samples. ``shuffle="blocks"`` of `DataLoader` keeps together
         what is stored together.
         """
-        part = self._parts[0]
-        positions = self._positions[part.number]
+        part = self._members.parts[0]
+        positions = self._members.positions[part.number]
         rows = part.archive.table.entries[np.maximum(positions, 0)]
         shards, offsets = rows["shard"], rows["offset"]
         same = shards[1:] == shards[:-1]
@@ -607,8 +448,7 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
 
     def check_unchanged(self) -> None:
         """Raise if one of the open files has changed; see `Archive.check_unchanged`."""
-        if self._file is not None:
-            self._file.check_unchanged()
+        self._members.check_unchanged()
         for archive in self.archives:
             archive.check_unchanged()
 
@@ -620,82 +460,14 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             archive.close()
 
     def __repr__(self) -> str:
-        names = ", ".join((*(part.name for part in self._parts), *self._coco_entries))
+        coco = () if self._coco is None else self._coco.entries
+        names = ", ".join((*(part.name for part in self._members.parts), *coco))
         return f"SampleArchive({self._name()!r}, {self._length} samples of {names})"
 
 
-class _Part:
-    """A field of the dataset, and where its members are."""
-
-    def __init__(
-        self, number: int, members: FieldMembers, field: Field, fields: Mapping[str, Field]
-    ) -> None:
-        self.number = number
-        self.name = members.name
-        self.archive = members.archive
-        self.pattern = members.pattern
-        self.field = field
-        #: The entry that the classes in a file of boxes become.
-        self.classes: str | None = None
-        if isinstance(field, Boxes):
-            own = [label for label in field.labels if label not in fields]
-            if len(own) > 1:
-                raise OptionError(
-                    f"labels= of the field {self.name!r} names {' and '.join(map(repr, own))}, "
-                    f"which are not fields; a file of boxes has one class for each"
-                )
-            self.classes = own[0] if own else None
-        if isinstance(field, Npz):
-            self.nothing: dict[str, Any] = dict.fromkeys(field.kinds or ())
-        else:
-            self.nothing = {self.name: None}
-            if self.classes is not None:
-                self.nothing[self.classes] = None
-
-
-class _Reader:
-    """Reads the members of one sample, and keeps the images, whose size others refer to."""
-
-    def __init__(self, dataset: SampleArchive, sample: int) -> None:
-        self._dataset = dataset
-        self._sample = sample
-        self._images: dict[str, Any] = {}
-
-    def read(self, part: _Part, position: int) -> Any:
-        data = part.archive.read(position)
-        if isinstance(part.field, Image):
-            self._images[part.name] = data
-        return data
-
-    def size_of(self, field: Field) -> Any:
-        """Return a function that returns the size of the image that a field refers to."""
-        return lambda: self._size(field)
-
-    def _size(self, field: Field) -> tuple[int, int]:
-        dataset = self._dataset
-        name = getattr(field, "image", None) or next(iter(dataset._images))
-        part = next((part for part in dataset._parts if part.name == name), None)
-        position = -1 if part is None else dataset._position(part, self._sample)
-        if part is None or position < 0:
-            raise DecodeError(
-                f"it is relative to the size of the image {name!r}, which this sample lacks"
-            )
-        data = self._images.get(part.name)
-        return image_size(part.archive.read(position) if data is None else data)
-
-
-def _add_entries(fields: dict[str, Field], added: Mapping[str, Field]) -> None:
-    for name, field in added.items():
-        if name in fields:
-            raise OptionError(f"two fields give the entry {name!r} of a sample")
-        fields[name] = field
-
-
-def _with_absolute_paths(options: SampleArchiveOptions) -> SampleArchiveOptions:
-    fields = {}
-    for name, field in options.fields.items():
-        if field.archive is not None:
-            field = field.at(absolute_paths(as_text(field.archive)))
-        fields[name] = field
-    apath = None if options.apath is None else absolute_paths(options.apath)
-    return dataclasses.replace(options, apath=apath, fields=fields)
+def _annotations(archive: Archive, options: SampleArchiveOptions) -> CocoAnnotations | None:
+    field = next((field for field in options.fields.values() if isinstance(field, Coco)), None)
+    if field is None:
+        return None
+    assert options.annotations is not None
+    return CocoAnnotations(options.annotations, archive, field)
