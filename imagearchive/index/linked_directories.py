@@ -179,6 +179,8 @@ class _Follower:
             )
             self._rows_left -= 1
             self._bytes_left -= len(below.name)
+            if self._bytes_left < 0:
+                raise _LimitReachedError
             if len(below.origins) <= MAX_HOPS and not _is_loop(below):
                 inside.append(below)
         return inside

@@ -119,6 +119,7 @@ class _Builder:
         self._directories: list[bytes] = []
         self._left_out = table.left_out
         self._damage: str | None = table.meta.get("damage")
+        self._damages = 0
         self._found = 0
         self._archives = 0
         self._too_deep = 0
@@ -231,13 +232,6 @@ class _Builder:
         if start == stop:
             return
         rows = np.arange(start, stop, dtype=np.uint64)
-        self._prefix_bytes += len(rows) * len(level.prefix)
-        if self._prefix_bytes > self._most_names:
-            raise LimitError(
-                f"{level.where}: the names of the members of archives within archives take more "
-                f"than {self._most_names} bytes",
-                hints=[_AS_FILES],
-            )
         names, offsets = gather(level.names, level.offsets, rows, level.prefix)
         self._entries.append(level.entries[start:stop])
         self._names.append(names)
@@ -284,7 +278,7 @@ class _Builder:
         shard = int(entry["shard"])
         name = os.fsdecode(level.name_of(row))
         where = f"{level.where or self._table.files[shard]}/{name}"
-        damage = self._damage
+        damages = self._damages
         try:
             rows, container, base, shard, storage = self._scan(level, entry, inner, where)
         except (CorruptArchiveError, UnsupportedArchiveError) as error:
@@ -292,7 +286,7 @@ class _Builder:
                 raise type(error)(error.message, hints=[_OTHERS, _AS_FILES]) from error
             self._add_damage(error.message)
             return None
-        if not rows.rows and damage is not self._damage:
+        if not rows.rows and self._damages > damages:
             return None
         resolved = resolve(rows)
         entries = resolved.entries
@@ -302,6 +296,7 @@ class _Builder:
                 resolved.names, resolved.name_offsets, mask, reason, entries["shard"]
             )
         prefix = level.prefix + directory + b"/"
+        self._count_names((len(entries) + len(resolved.directories) + 1) * len(prefix), where)
         self._left_out.extend(resolved.left_out, root, prefix.decode("utf-8", "surrogateescape"))
         entries["offset"] += np.uint64(base)
         entries["header_offset"] += np.uint64(base)
@@ -321,6 +316,16 @@ class _Builder:
             storages,
             {shard: container}.__getitem__,
         )
+
+    def _count_names(self, size: int, where: str) -> None:
+        """Limit the directories in the names of members, which every member repeats."""
+        self._prefix_bytes += size
+        if self._prefix_bytes > self._most_names:
+            raise LimitError(
+                f"{where}: the names of the members of archives within archives take more than "
+                f"{self._most_names} bytes",
+                hints=[_AS_FILES],
+            )
 
     def _count_rows(self, place: tuple[int, int], count: int, where: str) -> None:
         """Limit how often links to archives repeat their members."""
@@ -402,6 +407,7 @@ class _Builder:
     def _add_damage(self, message: str) -> None:
         logger.warning("%s", message)
         self._damage = self._damage or message
+        self._damages += 1
 
     # --- shards -----------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -179,6 +181,18 @@ def test_resolve_links_that_multiply_the_files_are_left_out():
     ends = table.name_offsets.tolist()
     found = [names[start:end].rpartition(b"/")[0] for start, end in zip(ends, ends[1:])]
     assert set(np.unique(np.array(found), return_counts=True)[1].tolist()) == {100}
+
+
+def test_resolve_links_below_a_link_with_a_long_name_take_bounded_memory():
+    members = [file(b"e/f"), *(symbolic(b"d/%d" % number, b"../e") for number in range(2000))]
+    long_name = b"n" * 100_000
+    tracemalloc.start()
+    try:
+        table = resolved(*members, symbolic(long_name, b"d"))
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
+    assert table.left_out.counts == {"link_limit": 1}
 
 
 def test_resolve_says_why_members_are_left_out():

@@ -73,6 +73,15 @@ def test_nested_unreadable_archive_stays_a_file(tmp_path):
         assert archive["b/1.jpg"] == SMALL["1.jpg"]
 
 
+def test_nested_several_archives_without_readable_members_stay_files(tmp_path):
+    cut = tar_bytes({"x": bytes(5000)})[:1500]
+    members = {"a.tar": cut, "b.tar": cut, "c.tar": tar_bytes(SMALL)}
+    path = write(tmp_path / "x.tar", tar_bytes(members))
+    with imagearchive.open(path, nested=True, strict=False) as archive:
+        assert list(archive) == ["a.tar", "b.tar", *(f"c/{name}" for name in SMALL)]
+        assert archive["b.tar"] == cut
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_nested_changed_bytes_give_our_error_or_right_members(tmp_path, seed):
     chosen = random.Random(seed)
@@ -147,11 +156,25 @@ def test_nested_hard_links_to_an_archive_do_not_multiply_its_members(tmp_path):
         imagearchive.open(path, nested=True)
 
 
-def test_nested_long_names_take_bounded_memory(tmp_path):
-    inner = zip_bytes({f"{i}": b"" for i in range(20_000)})
-    path = write(tmp_path / "x.tar", tar_bytes({"n" * 60_000 + ".zip": inner}))
-    with pytest.raises(LimitError, match="names of the members"):
-        imagearchive.open(path, nested=True)
+@pytest.mark.parametrize(
+    "inner",
+    [
+        {f"{i}": b"" for i in range(20_000)},
+        {f"{i}/": b"" for i in range(4000)},
+        {f"{i}.zip": deflated({}) for i in range(4000)},
+    ],
+    ids=["files", "directories", "archives"],
+)
+def test_nested_long_names_take_bounded_memory(tmp_path, inner):
+    """The name of an archive becomes a part of the name of everything in it."""
+    path = write(tmp_path / "x.tar", tar_bytes({"n" * 60_000 + ".zip": deflated(inner)}))
+    tracemalloc.start()
+    try:
+        with pytest.raises(LimitError, match="names of the members"):
+            imagearchive.open(path, nested=True)
+        assert tracemalloc.get_traced_memory()[1] < 128 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_nested_thousand_levels_stay_bounded(tmp_path):
