@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from imagearchive.archive.convert import convert as convert
     from imagearchive.archive.extract import extract as extract
     from imagearchive.archive.pack import pack as pack
+    from imagearchive.archive.shard_writer import ShardWriter as ShardWriter
     from imagearchive.archive.verify import verify as verify
     from imagearchive.archive.writers import TarWriter as TarWriter
     from imagearchive.archive.writers import ZipWriter as ZipWriter
@@ -129,6 +130,7 @@ _HOME = {
     "Sample": "transforms.fields",
     "SampleArchive": "datasets.samples.dataset",
     "ScaleJitter": "transforms",
+    "ShardWriter": "archive.shard_writer",
     "ShardedSampler": "loader.sharded_sampler",
     "SplitDataLoader": "datasets.bins",
     "TarWriter": "archive.writers",

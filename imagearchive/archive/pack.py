@@ -23,7 +23,7 @@ from imagearchive.errors import (
     UnsafePathError,
     UnsupportedMemberError,
 )
-from imagearchive.errors.arguments import check_integer, check_path, check_sequence
+from imagearchive.errors.arguments import check_integer, check_path, check_sequence, check_size
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import publish_together
@@ -57,7 +57,7 @@ def pack(
     target: str | os.PathLike[str],
     *,
     shards: int | None = None,
-    shard_size: int | None = None,
+    shard_size: int | str | None = None,
     root: str | os.PathLike[str] = ".",
     mtime: int | None = 0,
     overwrite: bool = False,
@@ -80,9 +80,9 @@ def pack(
     shards : int, optional
         Number of archives; each gets the same number of samples, give or take one. Consecutive
         files with the same name up to the first dot are one sample.
-    shard_size : int, optional
-        Maximum size of an archive in bytes, without the index. A larger sample gets an archive of
-        its own.
+    shard_size : int or str, optional
+        Maximum size of an archive in bytes, or as ``"100MB"``, without the index. A larger sample
+        gets an archive of its own.
     root : path-like
         Directory that listed files are relative to.
     mtime : int or None
@@ -121,7 +121,7 @@ def pack(
         shards = check_integer("shards", shards, 1)
     if shard_size is not None:
         # A smaller archive does not exist.
-        shard_size = check_integer("shard_size", shard_size, RECORD)
+        shard_size = check_size("shard_size", shard_size, RECORD)
     if mtime is not None:
         mtime = check_integer("mtime", mtime)
     with ExitStack() as held:

@@ -11,8 +11,9 @@ import math
 import os
 import re
 import sys
-from typing import Final
 
+from imagearchive.errors import OptionError
+from imagearchive.errors.arguments import check_size
 from imagearchive.index.nesting import MAX_DEPTH
 from imagearchive.storage.location import expand_home
 
@@ -33,16 +34,15 @@ __all__ = [
     "tar_path",
 ]
 
-_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
-
 
 def byte_size(text: str) -> int:
     """Convert ``4096``, ``64k``, ``1.5M`` or ``1GiB`` to bytes; units are powers of 1024."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 4096, 64k, 1.5M or 1GiB")
-    amount, unit = match.groups()
-    return int(float(amount) * 1024 ** " kmgt".index(unit.lower() or " "))
+    try:
+        return check_size("size", text)
+    except OptionError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size; write 4096, 64k, 1.5M or 1GiB"
+        ) from None
 
 
 class SizeCondition:

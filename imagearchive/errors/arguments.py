@@ -10,6 +10,7 @@ import math
 import numbers
 import operator
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -24,11 +25,13 @@ __all__ = [
     "check_number",
     "check_path",
     "check_sequence",
+    "check_size",
     "is_number",
     "shorten",
 ]
 
 _T = TypeVar("_T")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 # A message shows no more of a value than this.
 _SHOWN = 200
 # PATH_MAX of Linux: no file has a longer path.
@@ -50,6 +53,23 @@ def check_integer(name: str, value: Any, low: int | None = None, high: int | Non
         raise OptionTypeError(f"{name} must be an integer, got {shorten(value)}") from None
     _check_bounds(name, integer, low, high)
     return integer
+
+
+def check_size(name: str, value: Any, low: int = 0) -> int:
+    """Return a number of bytes, at least `low`.
+
+    It may be text: ``"4096"``, ``"64k"``, ``"1.5MB"``, or ``"1GiB"``; units are powers of 1024.
+    """
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            raise OptionError(
+                f"{name} must be a number of bytes such as 4096, 64k, 1.5MB or 1GiB, got "
+                f"{shorten(value)}"
+            )
+        amount, unit = match.groups()
+        value = int(float(amount) * 1024 ** " kmgt".index(unit.lower() or " "))
+    return check_integer(name, value, low)
 
 
 def check_number(
