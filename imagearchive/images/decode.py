@@ -73,21 +73,22 @@ def decode_image(
         The image has more pixels than ``decoder.max_pixels``.
     """
     decoder = decoder or local_decoder()
-    orientation = 1
     try:
         found = jpeg_info(encoded)
-        if found is None:
-            return _by_pillow(encoded, decoder, exif_transpose)
-        # The orientation is read the same way without libjpeg-turbo, so all builds agree.
-        orientation = found[3]
-        if HAVE_JPEG:
-            array = decoder.decode(encoded)
-        else:
-            _report_slow_build()
-            array = _by_pillow(encoded, decoder, False)
     except DecodeError as error:
-        array = decode_refused(encoded, decoder, error)
-    return oriented(array, orientation) if exif_transpose else array
+        return decode_refused(encoded, decoder, error)
+    if found is None:
+        return _by_pillow(encoded, decoder, exif_transpose)
+    if HAVE_JPEG:
+        try:
+            array = decoder.decode(encoded)
+        except DecodeError as error:
+            array = decode_refused(encoded, decoder, error)
+    else:
+        _report_slow_build()
+        array = _by_pillow(encoded, decoder, False)
+    # The orientation is read the same way without libjpeg-turbo, so all builds agree.
+    return oriented(array, found[3]) if exif_transpose else array
 
 
 def decode_refused(encoded: Buffer, decoder: Decoder, error: DecodeError) -> Array:

@@ -33,7 +33,8 @@ def decode_mask(encoded: Buffer, decoder: Decoder | None = None) -> npt.NDArray[
     -------
     ndarray of uint8, uint16, or int32, shape (H, W)
         Of a palette image, the indices. Of a grayscale image of 1, 2, or 4 bits, values up to 1, 3,
-        or 15, which Pillow would spread over 0 to 255.
+        or 15, which Pillow would spread over 0 to 255. Black is 0, also in a TIFF that stores 0
+        for white.
 
     Raises
     ------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import math
 import re
 import struct
@@ -58,6 +59,10 @@ _HEADER_READS: Final = 1 << 14
 # Pillow copies a block of plain text for each comment in it.
 _PLAIN_PPM: Final = (b"P1", b"P2", b"P3")
 _PPM_COMMENTS: Final = 1000
+_PPM_COMMENT: Final = re.compile(rb"#[^\r\n]*[\r\n]?")
+_PPM_FIELD: Final = re.compile(rb"(?:#[^\r\n]*[\r\n]?|[^\s#])+")
+# A tag of TIFF.
+_BITS_PER_SAMPLE: Final = 258
 
 # What Pillow's plugins raise for damaged files, depending on format and version. Warnings are
 # included because a program may turn them into errors.
@@ -148,11 +153,12 @@ def decode_pillow(
     options = options or ImageOptions()
     image = _open(data, limits or Limits())
     with _pillow_errors_as_ours(f"the {image.format} image"):
+        stored_white = _stored_white(image, data) if options.mode == "index" else None
         image.load()
         if options.exif_transpose:
             image = _exif_transposed(image)
         if options.mode == "index":
-            return _as_indices(image, data)
+            return _as_indices(image, stored_white)
         return _in_mode(image, options)
 
 
@@ -170,10 +176,13 @@ def image_size(data: Buffer) -> tuple[int, int]:
 
 def _exif_transposed(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        transposed = ImageOps.exif_transpose(image)
     except _PILLOW_ERRORS:
         # The pixels are decoded already. Damaged EXIF data has no orientation.
         return image
+    # Pillow drops it, but what the values of pixels mean depends on it.
+    transposed.format = image.format
+    return transposed
 
 
 @contextlib.contextmanager
@@ -303,19 +312,18 @@ def _in_mode(image: Image.Image, options: ImageOptions) -> Image.Image:
     return image.convert(mode)
 
 
-def _as_indices(image: Image.Image, data: Buffer) -> Image.Image:
-    """Return an image of the integers that its file stores."""
+def _as_indices(image: Image.Image, stored_white: int | None) -> Image.Image:
+    """Return an image of the integers that its file stores; see `_stored_white`."""
     if image.mode == "1":
         return Image.fromarray(np.asarray(image).astype(np.uint8))
     if image.mode in ("L", "I"):
-        head = bytes(memoryview(data)[:512])
-        white, stored = (255 if image.mode == "L" else 65535), _stored_white(image.format, head)
-        if stored is None or stored == white:
+        white = 255 if image.mode == "L" else 65535
+        if stored_white in (None, white):
             return image
         # Pillow has spread the values over the whole range.
         spread = np.asarray(image).astype(np.int64)
         return Image.fromarray(
-            ((spread * stored + white // 2) // white).astype(np.asarray(image).dtype)
+            ((spread * stored_white + white // 2) // white).astype(np.asarray(image).dtype)
         )
     if image.mode == "P" or image.mode.startswith("I;16"):
         return image
@@ -325,15 +333,26 @@ def _as_indices(image: Image.Image, data: Buffer) -> Image.Image:
     )
 
 
-def _stored_white(format_name: str | None, head: bytes) -> int | None:
-    """Return what a grayscale file stores for white; None if Pillow keeps its numbers."""
-    if format_name == "PNG" and head[12:16] == b"IHDR" and head[25] == 0 and head[24] < 8:
-        return (1 << head[24]) - 1
-    if format_name == "PPM":
-        fields = re.sub(rb"#[^\n]*\n", b" ", head).split()
-        if fields[0] in (b"P2", b"P5") and len(fields) > 3 and fields[3].isdigit():
-            return int(fields[3])
+def _stored_white(image: Image.Image, data: Buffer) -> int | None:
+    """Return the largest value that a grayscale file can store; None if Pillow keeps its values."""
+    if image.format == "PNG":
+        depth, color = bytes(memoryview(data)[24:26])
+        return (1 << depth) - 1 if color == 0 and depth < 8 else None
+    if image.format == "TIFF":
+        depth = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))[0]
+        return (1 << depth) - 1 if image.mode == "L" and 0 < depth < 8 else None
+    if image.format == "PPM":
+        fields = list(itertools.islice(_ppm_fields(data), 4))
+        return int(fields[3]) if fields[0] in (b"P2", b"P5") else None
     return None
+
+
+def _ppm_fields(data: Buffer) -> Iterator[bytes]:
+    """Iterate over the fields of a PPM header, as Pillow divides it."""
+    for match in _PPM_FIELD.finditer(data):
+        field = _PPM_COMMENT.sub(b"", match[0])
+        if field:
+            yield field
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -13,6 +13,7 @@ from imagearchive import DecodedView
 from imagearchive.errors import DecodeError, LimitError
 from imagearchive.images.decode import image_size
 from imagearchive.images.masks import decode_mask
+from imagearchive.images.pillow import ImageOptions, decode_with_pillow
 from imagearchive.images.render import Decoder
 
 RNG = np.random.default_rng(0)
@@ -36,6 +37,47 @@ def png(values, depth, color, palette=b""):
     palette = chunk(b"PLTE", palette) if palette else b""
     data = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + header + palette + data
+
+
+def tiff(values, depth, white_is_zero=False):
+    """A grayscale TIFF of any bit depth, which Pillow cannot write."""
+    pixels = b""
+    for row in values:
+        bits = "".join(f"{int(value):0{depth}b}" for value in row)
+        bits += "0" * (-len(bits) % 8)
+        pixels += int(bits, 2).to_bytes(len(bits) // 8, "big")
+    height, width = values.shape
+    tags = {256: width, 257: height, 258: depth, 259: 1, 262: 0 if white_is_zero else 1}
+    tags |= {273: 8 + 2 + 12 * 9 + 4, 277: 1, 278: height, 279: len(pixels)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + pixels
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_decode_mask_tiff_of_every_depth_gives_stored_integers(depth):
+    values = RNG.integers(0, 1 << depth, (5, 7))
+    np.testing.assert_array_equal(decode_mask(tiff(values, depth)), values)
+    white = (1 << depth) - 1
+    inverted = tiff(values, depth, white_is_zero=True)
+    np.testing.assert_array_equal(decode_mask(inverted), white - values)
+
+
+def test_decode_mask_pgm_with_long_comments_gives_stored_integers():
+    values = RNG.integers(0, 16, (5, 7)).astype(np.uint8)
+    comment = b"# 1 2 3 4 5 6\n" * 100
+    for header in (b"P5\n%b7 5\n%b15\n", b"P5 %b7 %b5 15\n"):
+        data = header % (comment, comment) + values.tobytes()
+        np.testing.assert_array_equal(decode_mask(data), values)
+
+
+@pytest.mark.parametrize("white", [15, 255, 65535])
+def test_decode_pgm_with_exif_transpose_is_the_same_without_exif(white):
+    values = RNG.integers(0, white + 1, (5, 7))
+    data = f"P5 7 5 {white}\n".encode() + values.astype(">u2" if white > 255 else "u1").tobytes()
+    for mode in ("index", "unchanged", "L"):
+        plain = decode_with_pillow(data, ImageOptions(mode=mode))
+        turned = decode_with_pillow(data, ImageOptions(mode=mode, exif_transpose=True))
+        np.testing.assert_array_equal(turned, plain)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
