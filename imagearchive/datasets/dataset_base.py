@@ -223,7 +223,7 @@ class LazyDataset(OptionsDataset[Options], Generic[Options, Source]):
         source = self._source
         if source is not None:
             return source
-        with self._lock:
+        with self._lock.of_process():
             if self._source is None:
                 if self._closed:
                     raise ClosedError(f"{self._name()}: the dataset is closed; create another")
@@ -251,7 +251,7 @@ class LazyDataset(OptionsDataset[Options], Generic[Options, Source]):
 
     def close(self) -> None:
         """Close the files; samples returned before stay valid. A second call does nothing."""
-        with self._lock:
+        with self._lock.of_process():
             super().close()
             source, self._source = self._source, None
         if source is not None:

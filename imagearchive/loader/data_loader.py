@@ -414,7 +414,7 @@ class DataLoader(Closable):
         iterator = BatchIterator(
             self._epochs, self._start_threads, self._report, self._report_damaged
         )
-        with self._lock:
+        with self._lock.of_process():
             if self._closed:
                 raise ClosedError("the loader is closed; make a new one to iterate again")
             self._iterators.add(iterator)
@@ -528,7 +528,7 @@ class DataLoader(Closable):
         self._close(None)
 
     def _close(self, timeout: float | None) -> None:
-        with self._lock:
+        with self._lock.of_process():
             self._closed = True
             iterators = list(self._iterators)
         for iterator in iterators:

@@ -45,7 +45,7 @@ class EpochCounter:
 
     def begin(self) -> Progress:
         """Take the next epoch."""
-        with self._lock:
+        with self._lock.of_process():
             order = self._order_of(self.next_epoch, self._start)
             self.next_epoch, self._start = order.epoch + 1, 0
             self._progress = Progress(order)
@@ -53,7 +53,7 @@ class EpochCounter:
 
     def give_back(self, progress: Progress) -> None:
         """Undo `begin`, unless another epoch has begun since."""
-        with self._lock:
+        with self._lock.of_process():
             if self._progress is progress:
                 self.next_epoch, self._start = progress.order.epoch, progress.order.start
                 self._progress = None

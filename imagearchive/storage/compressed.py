@@ -316,7 +316,7 @@ class CompressedStorage(Closable):
             cursor = None
         reached = nearest if cursor is None else cursor.position
         if checkpoints is None and offset > reached + SPACING:
-            with self._lock:
+            with self._lock.of_process():
                 if self._checkpoints is None:
                     self.build_checkpoints()
             return self._advance(cursor, offset, end)

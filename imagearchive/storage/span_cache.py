@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import OrderedDict, deque
@@ -45,21 +46,21 @@ class SpanCache:
         self._spans: OrderedDict[Span, bytes] = OrderedDict()
         self._bytes = 0
         self._longest = 0
-        # The spans that a thread of this process decompresses at the moment.
-        self._begun: dict[Span, threading.Event] = {}
+        # Each span that a thread of this process decompresses, and the lock that it holds.
+        self._begun: dict[Span, threading.Lock] = {}
         self._requested: deque[tuple[Span, Callable[[], bytes]]] = deque(maxlen=_MAX_REQUESTS)
+        self._local = threading.local()
 
     def get(self, span: Span, decompress: Callable[[], bytes]) -> bytes:
         """Return a span, which is decompressed unless it is kept."""
         while True:
-            data, begun = self._take_or_begin(span)
+            data = self._find(span)
             if data is not None:
                 return data
-            if begun is None:
-                return self._finish(span, decompress)
-            if not self._work_ahead():
-                # The thread that has begun may fail; then this one tries by itself.
-                begun.wait()
+            begun = self._lock_of(span)
+            # A thread that makes a span of another must not begin a third: it may need the first.
+            if not begun.locked() or self._is_decompressing() or not self._work_ahead():
+                return self._make(span, begun, decompress)
 
     def request(self, span: Span, decompress: Callable[[], bytes]) -> None:
         """Have a span decompressed by a thread that has nothing else to do."""
@@ -68,48 +69,57 @@ class SpanCache:
 
     def clear(self) -> None:
         """Drop everything."""
-        with self._lock:
+        with self._lock.of_process():
             self._requested.clear()
             self._spans.clear()
             self._bytes = 0
 
-    def _take_or_begin(self, span: Span) -> tuple[bytes | None, threading.Event | None]:
-        """Return a span that is kept, or the event of its end if another thread is at work on it.
-
-        Otherwise it counts as begun by this thread.
-        """
-        with self._lock:
-            if self._pid != os.getpid():
-                # The threads of the parent are not here; one may have been about to add a span.
-                self._pid, self._begun = os.getpid(), {}
-                self._bytes = sum(map(len, self._spans.values()))
+    def _find(self, span: Span) -> bytes | None:
+        """Return a span if it is kept."""
+        with self._lock.of_process():
             data = self._spans.get(span)
             if data is not None:
                 self._spans.move_to_end(span)
-                return data, None
-            begun = self._begun.get(span)
-            if begun is None:
-                self._begun[span] = threading.Event()
-            return None, begun
-
-    def _finish(self, span: Span, decompress: Callable[[], bytes]) -> bytes:
-        """Decompress a span that this thread has begun."""
-        data = None
-        try:
-            data = decompress()
             return data
-        finally:
-            with self._lock:
-                if data is not None:
-                    self._keep(span, data)
-                begun = self._begun.pop(span, None)
-            if begun is not None:
-                begun.set()
+
+    def _lock_of(self, span: Span) -> threading.Lock:
+        """Return the lock under which a span is decompressed.
+
+        The span counts as begun while the lock is locked. An interrupt may come between any two
+        steps, but a "with" block always ends that.
+        """
+        with self._lock.of_process():
+            if self._pid != os.getpid():
+                # The threads of the parent are not here.
+                self._pid, self._begun = os.getpid(), {}
+            return self._begun.setdefault(span, threading.Lock())
+
+    def _make(self, span: Span, begun: threading.Lock, decompress: Callable[[], bytes]) -> bytes:
+        """Decompress a span; if another thread is doing so, wait for it."""
+        outer = self._is_decompressing()
+        with begun:
+            data = self._spans.get(span)
+            try:
+                # The other thread may have failed; then this one tries by itself.
+                if data is None:
+                    self._local.decompressing = True
+                    data = decompress()
+                    with self._lock.of_process():
+                        self._keep(span, data)
+                return data
+            finally:
+                self._local.decompressing = outer
+                self._begun.pop(span, None)
+
+    def _is_decompressing(self) -> bool:
+        """Whether this thread has called a function that decompresses a span."""
+        return getattr(self._local, "decompressing", False)
 
     def _keep(self, span: Span, data: bytes) -> None:
         self._longest = max(self._longest, len(data))
         self._spans[span] = data
-        self._bytes += len(data)
+        # Counted anew: an interrupt may have come after the line above.
+        self._bytes = sum(map(len, self._spans.values()))
         while self._bytes > self._most() and len(self._spans) > 1:
             self._bytes -= len(self._spans.popitem(last=False)[1])
 
@@ -126,13 +136,12 @@ class SpanCache:
                 span, decompress = self._requested.popleft()
             except IndexError:
                 return False
-            with self._lock:
-                if span in self._spans or span in self._begun:
-                    continue
-                self._begun[span] = threading.Event()
-            try:
-                self._finish(span, decompress)
-            except (ImageArchiveError, OSError):
-                pass
+            if span in self._spans:
+                continue
+            begun = self._lock_of(span)
+            if begun.locked():
+                continue
+            with contextlib.suppress(ImageArchiveError, OSError):
+                self._make(span, begun, decompress)
             return True
         return False

@@ -12,14 +12,18 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 import traceback
+from queue import SimpleQueue
 
 from imagearchive.archive.threads import run_in_threads
 from imagearchive.loader.generator_process import MpQItr
 from imagearchive.processing.background_writer import BackgroundWriter
 from imagearchive.processing.process_pool import WorkerPool
 from imagearchive.storage.disk_sync import sync_files
+from imagearchive.storage.fork_lock import ForkSafeLock
+from imagearchive.storage.span_cache import SpanCache
 from imagearchive.storage.task_threads import TaskThreads
 
 #: Seconds after which a run hangs.
@@ -80,13 +84,58 @@ def _processes(begin):
             task.result()
 
 
+def _locks(begin):
+    lock = ForkSafeLock()
+    begin()
+    try:
+        for _ in range(3):
+            with lock.of_process():
+                pass
+    finally:
+        # Waits forever if it was left locked.
+        with lock.of_process():
+            pass
+
+
+def _spans(begin):
+    cache = SpanCache(10)
+    ready, done = SimpleQueue(), SimpleQueue()
+
+    def read():
+        for number in range(4):
+            cache.request(("a", number + 1), _decompress)
+            assert cache.get(("a", number), _decompress) == b"data"
+
+    def run():
+        ready.put(True)
+        read()
+        done.put(True)
+
+    # Not interrupted: it is the thread that waits for this one.
+    threading.Thread(target=run, daemon=True).start()
+    ready.get()
+    begin()
+    try:
+        read()
+    finally:
+        done.get()
+        read()
+
+
+def _decompress():
+    time.sleep(0.0005)
+    return b"data"
+
+
 #: What is interrupted from its call of `begin` on, and at every how many events. What starts
 #: processes takes long, and works in threads as the others do.
 CASES = {
     "background": (_background, 1),
     "chunks": (_chunks, 1),
     "generator": (_generator, 5),
+    "locks": (_locks, 1),
     "processes": (_processes, 13),
+    "spans": (_spans, 1),
     "sync": (_sync, 1),
     "tasks": (_tasks, 1),
 }

@@ -13,7 +13,7 @@ def test_fork_lock_excludes_other_threads() -> None:
     lock, inside = ForkSafeLock(), []
 
     def work(_: int) -> int:
-        with lock:
+        with lock.of_process():
             inside.append(1)
             count = len(inside)
             inside.pop()
@@ -27,7 +27,7 @@ def test_fork_lock_is_released_after_error() -> None:
     lock = ForkSafeLock()
     for _ in range(2):
         try:
-            with lock:
+            with lock.of_process():
                 raise KeyError
         except KeyError:
             pass
@@ -37,7 +37,7 @@ def test_fork_lock_held_in_parent_is_free_in_child() -> None:
     lock, held, done = ForkSafeLock(), threading.Event(), threading.Event()
 
     def hold() -> None:
-        with lock:
+        with lock.of_process():
             held.set()
             done.wait(60)
 
@@ -46,7 +46,7 @@ def test_fork_lock_held_in_parent_is_free_in_child() -> None:
     held.wait(60)
     pid = os.fork()
     if pid == 0:
-        with lock:
+        with lock.of_process():
             os._exit(7)
     status = os.waitpid(pid, 0)[1]
     done.set()
@@ -56,7 +56,7 @@ def test_fork_lock_held_in_parent_is_free_in_child() -> None:
 
 def test_fork_lock_reentrant_can_be_taken_again_by_its_thread() -> None:
     lock = ForkSafeLock(reentrant=True)
-    with lock, lock:
+    with lock.of_process(), lock.of_process():
         pass
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(lock.__enter__).result(60) is None
+        assert pool.submit(lock.of_process().acquire).result(60)
