@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
-from imagearchive.errors import DecodeError, OptionError
+from imagearchive.errors import DecodeError
 from imagearchive.errors.arguments import check_choice, check_flag, check_number
 from imagearchive.images.decode import decode_image, decode_refused, local_decoder
-from imagearchive.images.geometry import DTYPES, Geometry, OutputFormat
+from imagearchive.images.geometry import Geometry, OutputFormat
 from imagearchive.images.render import HAVE_JPEG, Decoder, convert_array, convert_arrays, jpeg_info
 from imagearchive.transforms.base import Array, Layout, Shape, Transform, as_array, is_tensor
 from imagearchive.transforms.compose import flat
@@ -25,6 +24,13 @@ from imagearchive.transforms.moves import (
     apply_geometry,
     with_contiguous_rows,
 )
+from imagearchive.transforms.pipeline_output import (
+    check_output_dtype,
+    check_shape,
+    deliver,
+    infer_output,
+    output_array,
+)
 from imagearchive.transforms.random_keys import Key
 from imagearchive.transforms.stages import (
     GeometricStage,
@@ -33,7 +39,6 @@ from imagearchive.transforms.stages import (
     run_step,
     split_stages,
 )
-from imagearchive.transforms.values import Normalize, ToDtype, ToTensor
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -65,16 +70,7 @@ class Pipeline:
         reducing_gap: float | None,
     ) -> None:
         layout = check_choice("layout", layout, ("HWC", "CHW", None))
-        if dtype is not None:
-            try:
-                name = np.dtype(dtype).name
-            except TypeError:
-                name = ""
-            if name not in DTYPES:
-                raise OptionError(
-                    f"dtype must be 'uint8', 'float16', 'float32' or None, got {dtype!r}"
-                )
-            dtype = name
+        dtype = check_output_dtype(dtype)
         self.exif_transpose = check_flag("exif_transpose", exif_transpose)
         if reducing_gap is not None:
             reducing_gap = check_number("reducing_gap", reducing_gap, 1)
@@ -84,7 +80,9 @@ class Pipeline:
         self._stages = split_stages(steps[: self._output_stage.first])
         self._requested_layout = layout
         self._requested_dtype = dtype
-        self._infer_output(steps)
+        self._steps = steps
+        self.layout: Layout | None
+        self.layout, self.dtype = infer_output(steps, layout, dtype)
         first = self._stages[0] if self._stages else None
         self._geometric_stage = first if isinstance(first, GeometricStage) else None
         self.compiled = not self._stages or (
@@ -96,27 +94,6 @@ class Pipeline:
             self._output_stage.scale,
             self._output_stage.bias,
         )
-
-    def _infer_output(self, steps: list[Step]) -> None:
-        layout: Layout | None = "HWC"
-        dtype: np.dtype[Any] | None = np.dtype(np.uint8)
-        for step in steps:
-            if not isinstance(step, Transform):
-                layout = dtype = None
-                continue
-            if isinstance(step, ToTensor):
-                layout = step.format.value
-            dtype = step.output_dtype(dtype) if dtype is not None else None
-            if dtype is None and isinstance(step, (Normalize, ToDtype)):
-                dtype = step.output_dtype(np.dtype(np.uint8))
-        if self._requested_dtype == "uint8" and dtype is not None and dtype != np.uint8:
-            raise OptionError(
-                f"dtype='uint8', but the transform ends in {dtype}; leave out normalization, or "
-                f"end with ToDtype('uint8', scale=True)"
-            )
-        self._steps = steps
-        self.layout: Layout | None = self._requested_layout or layout
-        self.dtype = np.dtype(self._requested_dtype) if self._requested_dtype else dtype
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
@@ -231,14 +208,14 @@ class Pipeline:
         shape, output_format = out.shape[1:], self._output_format
         if self._geometric_stage is None:
             for array in arrays:
-                _check_shape(shape, output_format.shape(*array.shape))
+                check_shape(shape, output_format.shape(*array.shape))
             convert_arrays(arrays, output_format, out)
             return
         geometries = []
         for array, key in zip(arrays, keys):
             height, width, channels = array.shape
             geometry = self._geometric_stage.geometry(width, height, key)
-            _check_shape(shape, output_format.shape(geometry.height, geometry.width, channels))
+            check_shape(shape, output_format.shape(geometry.height, geometry.width, channels))
             geometries.append(geometry)
         decoder.render_arrays(arrays, geometries, output_format, out)
 
@@ -314,7 +291,7 @@ class Pipeline:
             return self._run_stages(array, "HWC", 0, key, out, decoder)
         output_format = self._output_format if self.compiled else UINT8_FORMAT
         shape = output_format.shape(geometry.height, geometry.width, 3)
-        array = _output_array(out if self.compiled else None, shape, output_format.dtype)
+        array = output_array(out if self.compiled else None, shape, output_format.dtype)
         try:
             decoder.render(encoded, geometry, output_format, array)
         except DecodeError as error:
@@ -345,7 +322,7 @@ class Pipeline:
             geometry = self._geometry_of_jpeg(image, key)
             if geometry is None:
                 return None
-            _check_shape(wanted, self._output_format.shape(geometry.height, geometry.width, 3))
+            check_shape(wanted, self._output_format.shape(geometry.height, geometry.width, 3))
             geometries.append(geometry)
         return geometries
 
@@ -411,7 +388,7 @@ class Pipeline:
             return self._convert(value, out)
         for position, step in enumerate(self._output_stage.steps, self._output_stage.first):
             value, layout = run_step(step, value, layout, key, position)
-        return self._deliver(value, layout, out)
+        return deliver(value, layout, out, self._requested_layout, self._requested_dtype)
 
     def _fits_channels(self, channels: int) -> bool:
         """Whether the normalization has numbers for that many channels."""
@@ -419,46 +396,12 @@ class Pipeline:
 
     def _output_for(self, geometry: Geometry, channels: int, out: Array | None) -> Array:
         shape = self._output_format.shape(geometry.height, geometry.width, channels)
-        return _output_array(out, shape, self._output_format.dtype)
+        return output_array(out, shape, self._output_format.dtype)
 
     def _convert(self, array: Array, out: Array | None) -> Array:
         shape = self._output_format.shape(*array.shape)
-        out = _output_array(out, shape, self._output_format.dtype)
+        out = output_array(out, shape, self._output_format.dtype)
         convert_array(with_contiguous_rows(array), self._output_format, out)
-        return out
-
-    def _deliver(self, value: Any, layout: Layout | None, out: Array | None) -> Any:
-        """Convert what the steps returned to the requested layout and dtype."""
-        if not (isinstance(value, (np.ndarray, Image.Image)) or is_tensor(value)):
-            if out is None:
-                return value
-            raise OptionError(
-                f"the transform returned {type(value).__name__}, which cannot be put into a batch "
-                f"array; return an array, or pass a collate_fn"
-            )
-        if out is None and not isinstance(value, np.ndarray):
-            return value
-        if is_tensor(value):
-            # A function may return a tensor of any dtype and shape; `as_array` accepts only images.
-            array, layout = value.detach().cpu().numpy(), layout or "CHW"
-        elif isinstance(value, np.ndarray):
-            array = value
-        else:
-            array, layout = as_array(value)
-        wanted = self._requested_layout
-        if array.ndim == 3 and wanted is not None:
-            layout = layout or as_array(array)[1]
-            if layout != wanted:
-                array = array.transpose((2, 0, 1) if wanted == "CHW" else (1, 2, 0))
-        dtype = self._requested_dtype if out is None else out.dtype
-        if dtype == "uint8" and array.dtype != np.uint8:
-            raise OptionError(
-                f"the transform returns {array.dtype}, which uint8 would cut; use a float dtype"
-            )
-        if out is None:
-            return np.ascontiguousarray(array, dtype)
-        _output_array(out, array.shape, out.dtype)
-        out[...] = array
         return out
 
     def __repr__(self) -> str:
@@ -481,21 +424,6 @@ def _restore_pipeline(steps: list[Step], *options: Any) -> Pipeline:
     from imagearchive.transforms.compose import Compose
 
     return Pipeline(Compose(steps), *options)
-
-
-def _output_array(out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    if out is None:
-        return np.empty(shape, dtype)
-    _check_shape(out.shape, shape)
-    return out
-
-
-def _check_shape(wanted: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    if wanted != shape:
-        raise OptionError(
-            f"the transform returned an image of shape {shape}, but the batch needs {wanted}; end "
-            f"the transform with Resize(width, height) or a crop so that all images have one size"
-        )
 
 
 def compile_pipeline(
