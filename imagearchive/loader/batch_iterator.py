@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from imagearchive.loader.batches import BadSample
+from imagearchive.loader.bad_samples import BadSampleLog
 from imagearchive.loader.epoch_counter import EpochCounter, Progress
 from imagearchive.loader.thread_pool import JOIN_TIMEOUT, Pool
 
@@ -24,21 +24,19 @@ class BatchIterator(Iterator[Any]):
     epochs : EpochCounter
     start_threads : callable
         Starts the threads that make the batches still to come.
-    report, report_damaged : callable
-        Called with every broken, and every damaged sample of a batch that is received.
+    bad_samples : BadSampleLog
+        Where the broken and damaged samples of each batch that is received are reported.
     """
 
     def __init__(
         self,
         epochs: EpochCounter,
         start_threads: Callable[[Progress], Pool],
-        report: Callable[[BadSample], None],
-        report_damaged: Callable[[BadSample], None],
+        bad_samples: BadSampleLog,
     ) -> None:
         self._epochs = epochs
         self._start_threads = start_threads
-        self._report = report
-        self._report_damaged = report_damaged
+        self._bad_samples = bad_samples
         self._progress: Progress | None = None
         self._pool: Pool | None = None
         self._closed = False
@@ -84,9 +82,9 @@ class BatchIterator(Iterator[Any]):
                         break
                     progress.received += 1
                     for bad in batch.bad:
-                        self._report(bad)
+                        self._bad_samples.report_error(bad)
                     for damaged in batch.damaged:
-                        self._report_damaged(damaged)
+                        self._bad_samples.report_damaged(damaged)
                     if not batch.empty:
                         return batch.value
         except BaseException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from imagearchive.errors import (
 )
 from imagearchive.errors.hints import Hint
 from imagearchive.images.render import Decoder
+from imagearchive.loader.bad_samples import BadSample
 from imagearchive.loader.buffers import Buffers
 from imagearchive.loader.field_layout import PAIR_LAYOUT, FieldLayout
 from imagearchive.loader.options import BatchOptions
@@ -26,27 +27,9 @@ from imagearchive.loader.sources import BROKEN, Source, is_damage
 from imagearchive.storage.changes import changes_first
 from imagearchive.transforms import Key, Pipeline
 
-__all__ = ["BadSample", "Batch", "BatchJob", "Epoch"]
+__all__ = ["Batch", "BatchJob", "Epoch"]
 
 MAX_REPLACEMENTS: Final = 1000
-
-
-class BadSample(NamedTuple):
-    """A sample that could not be read, or whose image is damaged.
-
-    Attributes
-    ----------
-    index : int
-        Its index in the dataset.
-    member : str
-        Its name in the archive.
-    reason : str
-        What is wrong with it.
-    """
-
-    index: int  # type: ignore[assignment]  # hides the method of tuples
-    member: str
-    reason: str
 
 
 class Epoch:

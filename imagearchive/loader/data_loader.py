@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +18,9 @@ from imagearchive.errors import ClosedError, OptionTypeError
 from imagearchive.errors.arguments import check_integer
 from imagearchive.images.render import Decoder
 from imagearchive.index.nesting import Nested
+from imagearchive.loader.bad_samples import BadSample, BadSampleLog
 from imagearchive.loader.batch_iterator import BatchIterator
-from imagearchive.loader.batches import BadSample, Epoch
+from imagearchive.loader.batches import Epoch
 from imagearchive.loader.buffers import Buffers
 from imagearchive.loader.epoch_counter import EpochCounter, Progress
 from imagearchive.loader.jobs import next_job
@@ -28,7 +28,6 @@ from imagearchive.loader.locality import expect_nearby_reads, find_data_order
 from imagearchive.loader.open_source import open_source
 from imagearchive.loader.options import (
     DEFAULT_MAX_PIXELS,
-    MAX_PART,
     DTypeName,
     LoaderOptions,
     OnError,
@@ -44,10 +43,8 @@ from imagearchive.loader.order import (
     EpochOrder,
     Shuffle,
     check_shuffle,
-    check_state,
-    find_rank,
-    shuffle_state,
 )
+from imagearchive.loader.saved_state import STATE_HINTS, check_state, shuffle_state
 from imagearchive.loader.thread_pool import JOIN_TIMEOUT, Pool
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.closing import Closable
@@ -56,21 +53,9 @@ from imagearchive.storage.location import locate
 from imagearchive.transforms import Pipeline, compile_pipeline
 from imagearchive.transforms.fields import Field
 
-__all__ = ["BadSample", "DataLoader"]
+__all__ = ["DataLoader"]
 
 logger = logging.getLogger(__name__)
-
-MAX_LOGGED_DAMAGE: Final = 100
-
-STATE_HINTS: Final = {
-    "dataset": "load it with the dataset it was saved with, unchanged",
-    "seed": "pass the same seed to the loader",
-    "shuffle": "pass the same shuffle to the loader",
-    "block_size": "pass the same block_size to the loader",
-    "blocks_per_window": "pass the same blocks_per_window to the loader",
-    "data_order": "load it with the same archive, whose members are stored in another order now",
-    "order_version": "this release orders epochs differently; finish the epoch with the old one",
-}
 
 
 class DataLoader(Closable):
@@ -315,14 +300,13 @@ class DataLoader(Closable):
             )
         self._buffers = Buffers(options.prefetch_batches + 2)
         self._epochs = EpochCounter(self._order)
-        self._errors: dict[int, BadSample] = {}
-        self._damaged: dict[int, BadSample] = {}
+        self._bad_samples = BadSampleLog()
         self._warned_of_empty = False
         self._iterators: weakref.WeakSet[BatchIterator] = weakref.WeakSet()
         self._lock = ForkSafeLock(reentrant=True)
         if options.enable_distributed:
             # An error is better now than when the iteration begins.
-            self._find_rank()
+            options.find_rank()
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -367,43 +351,19 @@ class DataLoader(Closable):
     @property
     def errors(self) -> list[BadSample]:
         """The broken samples found so far, each once."""
-        return list(self._errors.values())
+        return self._bad_samples.errors
 
     @property
     def damaged(self) -> list[BadSample]:
         """The samples found so far with a damaged image that Pillow decodes, each once."""
-        return list(self._damaged.values())
+        return self._bad_samples.damaged
 
     def __len__(self) -> int:
         """Return the number of batches in a whole epoch of this rank."""
         return len(self._order(0, 0))
 
-    def _find_rank(self) -> tuple[int, int]:
-        options = self._options
-        rank, world_size = 0, 1
-        if options.enable_distributed or options.rank is not None:
-            rank, world_size = find_rank(options.rank, options.world_size)
-        data = sys.modules.get("torch.utils.data")
-        worker = data.get_worker_info() if data and options.split_torch_workers else None
-        if worker is not None:
-            return rank * worker.num_workers + worker.id, world_size * worker.num_workers
-        return rank, world_size
-
     def _order(self, epoch: int, start: int) -> EpochOrder:
-        rank, world_size = self._find_rank()
-        options = self._options
-        return EpochOrder(
-            len(self._source),
-            seed=options.seed,
-            epoch=epoch,
-            shuffle=options.shuffle,
-            rank=rank,
-            world_size=world_size,
-            batch_size=options.batch_size,
-            drop_last=options.drop_last,
-            start=start,
-            data_order=self._data_order,
-        )
+        return self._options.order(len(self._source), epoch, start, self._data_order)
 
     def __iter__(self) -> Iterator[Any]:
         """Return an iterator over the next epoch, which begins when its first batch is asked for.
@@ -411,9 +371,7 @@ class DataLoader(Closable):
         An iterator that is never used takes no epoch and no saved position: training frameworks
         make such iterators.
         """
-        iterator = BatchIterator(
-            self._epochs, self._start_threads, self._report, self._report_damaged
-        )
+        iterator = BatchIterator(self._epochs, self._start_threads, self._bad_samples)
         with self._lock.of_process():
             if self._closed:
                 raise ClosedError("the loader is closed; make a new one to iterate again")
@@ -443,9 +401,9 @@ class DataLoader(Closable):
             options.for_batches(),
             self._buffers,
             first=progress.received,
-            known_damaged=self._damaged,
+            known_damaged=self._bad_samples.known_damaged,
         )
-        expect_nearby_reads(self.dataset, *_nearby(options, order))
+        expect_nearby_reads(self.dataset, *options.nearby_reads(order.world_size))
         max_pixels = options.max_pixels
         return Pool(
             min(options.num_workers, max(1, order.samples)),
@@ -469,24 +427,6 @@ class DataLoader(Closable):
                 order.batch_size * order.world_size,
                 order.n,
             )
-
-    def _report(self, bad: BadSample) -> None:
-        if bad.index not in self._errors:
-            self._errors[bad.index] = bad
-            logger.warning("sample %d (%s): %s", *bad)
-
-    def _report_damaged(self, bad: BadSample) -> None:
-        if bad.index in self._damaged:
-            return
-        self._damaged[bad.index] = bad
-        if len(self._damaged) <= MAX_LOGGED_DAMAGE:
-            logger.warning(
-                "sample %d (%s): its data is damaged (%s); it is decoded as by Pillow, with wrong "
-                "pixels",
-                *bad,
-            )
-        if len(self._damaged) == MAX_LOGGED_DAMAGE:
-            logger.warning("more damaged samples are not logged; DataLoader.damaged lists them")
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration begin this epoch; later ones count on from there."""
@@ -557,15 +497,3 @@ class DataLoader(Closable):
         shown = ("batch_size", "shuffle", "num_workers", "transform", "drop_last", "seed")
         listed = ", ".join(f"{name}={options[name]!r}" for name in shown)
         return f"DataLoader({self._source_argument!r}, {listed})"
-
-
-def _nearby(options: LoaderOptions, order: EpochOrder) -> tuple[int, int]:
-    """Return within how many samples the threads read at a time, and at how many places."""
-    shuffle = options.shuffle
-    if isinstance(shuffle, BlockShuffle):
-        # Some threads are in the next window already.
-        return shuffle.window + shuffle.window // 4, shuffle.blocks_per_window
-    if shuffle or options.num_workers < 2:
-        # A single thread that reads in order goes on where it stopped.
-        return 0, 1
-    return options.num_workers * MAX_PART * order.world_size, options.num_workers

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from imagearchive.datasets.label_guard import LabelKind
 from imagearchive.errors import MissingDependencyError, OptionError, OptionTypeError
@@ -24,7 +25,7 @@ from imagearchive.errors.arguments import (
     shorten,
 )
 from imagearchive.index.nesting import Nested
-from imagearchive.loader.order import MAX_BATCH, BlockShuffle, find_rank
+from imagearchive.loader.order import MAX_BATCH, BlockShuffle, EpochOrder, find_rank
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.transforms import Compose, Resize, TensorFormat, ToTensor
 from imagearchive.transforms.base import Layout
@@ -171,6 +172,46 @@ class LoaderOptions:
             )
         last = self.channels_last or chosen is TensorFormat.TENSORFLOW_HWC
         return "HWC" if last else "CHW"
+
+    def find_rank(self) -> tuple[int, int]:
+        """Return which part of the epoch to yield, and of how many parts."""
+        rank, world_size = 0, 1
+        if self.enable_distributed or self.rank is not None:
+            rank, world_size = find_rank(self.rank, self.world_size)
+        data = sys.modules.get("torch.utils.data")
+        worker = data.get_worker_info() if data and self.split_torch_workers else None
+        if worker is not None:
+            return rank * worker.num_workers + worker.id, world_size * worker.num_workers
+        return rank, world_size
+
+    def order(
+        self, n: int, epoch: int, start: int, data_order: npt.NDArray[np.int64] | None
+    ) -> EpochOrder:
+        """Return the order of `n` samples in an epoch, for this rank."""
+        rank, world_size = self.find_rank()
+        return EpochOrder(
+            n,
+            seed=self.seed,
+            epoch=epoch,
+            shuffle=self.shuffle,
+            rank=rank,
+            world_size=world_size,
+            batch_size=self.batch_size,
+            drop_last=self.drop_last,
+            start=start,
+            data_order=data_order,
+        )
+
+    def nearby_reads(self, world_size: int) -> tuple[int, int]:
+        """Return within how many samples the threads read at a time, and at how many places."""
+        shuffle = self.shuffle
+        if isinstance(shuffle, BlockShuffle):
+            # Some threads are in the next window already.
+            return shuffle.window + shuffle.window // 4, shuffle.blocks_per_window
+        if shuffle or self.num_workers < 2:
+            # A single thread that reads in order goes on where it stopped.
+            return 0, 1
+        return self.num_workers * MAX_PART * world_size, self.num_workers
 
     def for_batches(self) -> BatchOptions:
         """Return what the threads need, for this machine: whether torch and CUDA are there."""

@@ -15,17 +15,16 @@ from __future__ import annotations
 import operator
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from imagearchive.datasets.permutation import MAX_SAMPLES, BlockPermutation, Permutation
-from imagearchive.errors import OptionError, OptionTypeError, SampleIndexError, StateMismatchError
+from imagearchive.errors import OptionError, SampleIndexError
 from imagearchive.errors.arguments import check_flag, check_integer, shorten
-from imagearchive.loader.locality import describe_data_order
 
 __all__ = [
     "MAX_BATCH",
@@ -34,9 +33,7 @@ __all__ = [
     "EpochOrder",
     "Shuffle",
     "check_shuffle",
-    "check_state",
     "find_rank",
-    "shuffle_state",
 ]
 
 #: Changes whenever the same (n, seed, epoch) gives another order. Saved states contain it.
@@ -281,55 +278,6 @@ class EpochOrder:
             f"rank={self.rank}, world_size={self.world_size}, batch_size={self.batch_size}, "
             f"drop_last={self.drop_last}, start={self.start})"
         )
-
-
-def shuffle_state(
-    shuffle: bool | BlockShuffle, data_order: npt.NDArray[np.int64] | None
-) -> dict[str, Any]:
-    """Return the entries of a state that say how the samples are shuffled, as plain values."""
-    if not isinstance(shuffle, BlockShuffle):
-        return {"shuffle": shuffle}
-    return {"shuffle": "blocks", **asdict(shuffle), "data_order": describe_data_order(data_order)}
-
-
-def check_state(
-    state: Mapping[str, Any], own: Mapping[str, Any], hints: Mapping[str, str] | None = None
-) -> tuple[int, int]:
-    """Compare a saved state with the current one; return the epoch and the position to resume at.
-
-    Parameters
-    ----------
-    state, own : mapping
-        The saved state, and what ``state_dict()`` returns now.
-    hints : mapping, optional
-        For the name of an entry, what to do if it differs.
-
-    Raises
-    ------
-    StateMismatchError
-        An entry is missing, or one other than ``epoch`` and ``position`` differs.
-    """
-    if not isinstance(state, Mapping):
-        raise StateMismatchError(f"state must be what state_dict() returned, got {state!r}")
-    for name, value in own.items():
-        if name not in state:
-            raise StateMismatchError(
-                f"the saved state has no entry {name!r}: it was saved by another kind of object "
-                f"or by an older release"
-            )
-        if name not in ("epoch", "position") and state[name] != value:
-            hint = (hints or {}).get(name, "pass the same data and options as when it was saved")
-            what = "the number of samples, n," if name == "n" else name
-            raise StateMismatchError(
-                f"the saved state does not match: {what} was {state[name]!r} when it was saved and "
-                f"is {value!r} now; {hint}"
-            )
-    try:
-        epoch = check_integer("epoch", state["epoch"])
-        position = check_integer("position", state["position"], 0, int(state["n"]))
-    except (OptionError, OptionTypeError) as error:
-        raise StateMismatchError(f"the saved state is damaged: {error}") from None
-    return epoch, position
 
 
 def find_rank(rank: int | None = None, world_size: int | None = None) -> tuple[int, int]:

@@ -16,10 +16,9 @@ from imagearchive.loader.order import (
     EpochOrder,
     Shuffle,
     check_shuffle,
-    check_state,
     find_rank,
-    shuffle_state,
 )
+from imagearchive.loader.saved_state import check_state, shuffle_state
 
 __all__ = ["ShardedSampler"]
 

@@ -9,7 +9,8 @@ from support.rendering import needs_jpeg
 from support.samples import FILES, MIXED, TRAINING, Encoded, in_stripes
 
 from imagearchive import transforms as T
-from imagearchive.loader.data_loader import MAX_LOGGED_DAMAGE, DataLoader
+from imagearchive.loader.bad_samples import MAX_LOGGED_DAMAGE
+from imagearchive.loader.data_loader import DataLoader
 
 JPEGS = [k for k, file in enumerate(FILES) if file.startswith(b"\xff\xd8")]
 STRIPES = JPEGS[3:5] + JPEGS[17:18]
