@@ -1,6 +1,7 @@
 # `make demo` trains on images from an archive; it takes less than a minute after installation.
 # `make test` runs the tests; it takes about 10 minutes on two cores. Both install what they need into
-# .venv and require only Python >= 3.10, a C compiler, make, and the headers of zlib.
+# .venv and require only Python >= 3.10, a C compiler, make, and the headers of zlib. The tests of remote
+# archives also need nginx and Node.js; `make servers` installs what it can.
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,14 +18,18 @@ STUBS := $(subst /,.,$(basename $(shell find imagearchive -name '*.pyi')))
 SECONDS := 600
 FUZZ_BUILD := build/fuzz
 
-.PHONY: demo test lint types docs sdist wheel clang check bench fuzz fuzz-smoke clean
+.PHONY: demo test servers lint types docs sdist wheel clang check bench fuzz fuzz-smoke clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/train_digits.py
 
-test: $(VENV)/.test
+test: $(VENV)/.test servers
 	@echo "Running all tests; this takes about 10 minutes on two cores."
 	$(BIN)/python -m pytest
+
+# Where something cannot be installed, a message says what, and the tests that need it fail.
+servers: | $(BIN)/python
+	-tools/install_test_servers.sh $(VENV)/servers
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

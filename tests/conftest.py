@@ -13,6 +13,10 @@ from support.archives import encoded, write_tar
 from support.barecat_archives import barecat_files, write_barecat
 from support.bins import packets
 from support.npz import make_detector
+from support.servers import nginx as nginx_server
+from support.servers import object_stores
+from support.servers.faulty import FaultyServer
+from support.servers.program import Program
 
 from imagearchive import write_split_data
 from imagearchive.containers.registry import register_container
@@ -27,6 +31,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_runtest_setup(item):
     if item.get_closest_marker("needs_torch") and importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Show the logs of the servers that a failed test used."""
+    report = yield
+    if report.failed:
+        for server in getattr(item, "funcargs", {}).values():
+            if isinstance(server, Program):
+                report.sections.append((f"log of {server.name}", server.log_tail()))
+    return report
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -94,3 +109,44 @@ def detector(tmp_path):
     """An NPZ as a detector is trained on: its path, and its arrays."""
     path = tmp_path / "train_detector.npz"
     return path, make_detector(path)
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory):
+    """nginx, which serves the files that tests put into `nginx.files`."""
+    with nginx_server.nginx(tmp_path_factory.mktemp("nginx")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory):
+    """A store that speaks S3."""
+    with object_stores.moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3rver(tmp_path_factory):
+    """Another store that speaks S3, without `If-Match`."""
+    with object_stores.s3rver(tmp_path_factory.mktemp("s3rver")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory):
+    """A store that speaks the protocol of Azure's blobs."""
+    with object_stores.azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _faulty_process():
+    with FaultyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def faulty_server(_faulty_process):
+    """An HTTP server without objects and faults, to which the test adds some."""
+    _faulty_process.reset()
+    return _faulty_process

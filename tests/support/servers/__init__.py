@@ -1,0 +1,1 @@
+"""Servers that the tests of remote archives start on this machine."""
