@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.archive.archive import check_archive
-from imagearchive.archive.extraction import Destination, Existing, Extraction
+from imagearchive.archive.destination import Destination, Existing
+from imagearchive.archive.extraction import Extraction
 from imagearchive.archive.name_tree import decode, encode
 from imagearchive.archive.safe_directories import SafeDirectories
 from imagearchive.containers.left_out import (

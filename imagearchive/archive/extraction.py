@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from imagearchive.archive.checked_read import iter_data
+from imagearchive.archive.destination import (
+    Destination,
+    base_of,
+    folder_of,
+    temporary_name,
+    write_content,
+)
 from imagearchive.archive.expansion import check_expansion, find_repeats
 from imagearchive.archive.hard_links import CannotLinkError, link_file
 from imagearchive.archive.name_tree import decode
@@ -25,9 +31,7 @@ from imagearchive.archive.safe_directories import SafeDirectories
 from imagearchive.archive.small_files import create_files
 from imagearchive.archive.threads import Chunks, run_in_threads
 from imagearchive.containers.rows import KIND_FILE, KIND_SPARSE
-from imagearchive.errors import LimitError, TargetExistsError, UnsafePathError
-from imagearchive.errors.hints import Hint
-from imagearchive.errors.os_errors import set_file_name
+from imagearchive.errors import LimitError, UnsafePathError
 from imagearchive.storage.atomic import create_file
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS
@@ -38,9 +42,7 @@ from imagearchive.storage.temporary import LockedDirectory
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
 
-__all__ = ["Destination", "Existing", "Extraction"]
-
-Existing = Literal["error", "skip", "replace"]
+__all__ = ["Extraction"]
 
 # Beginning of the name of the directory for temporary files.
 STAGING_PREFIX: Final = ".imagearchive-extract-"
@@ -51,28 +53,6 @@ LARGE: Final = 1 << 20
 # Members of at most this size are written many at a time; an interrupt waits for one chunk.
 SMALL: Final = 1 << 16
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where an extraction writes.
-
-    Attributes
-    ----------
-    path : str
-        The directory, as errors name it.
-    fd : int
-        Its descriptor.
-    is_new : bool
-        The directory has no name yet, so its files need no temporary ones.
-    existing : {"error", "skip", "replace"}
-        What happens where a file of a member's name is there.
-    """
-
-    path: str
-    fd: int
-    is_new: bool
-    existing: Existing
 
 
 @dataclass
@@ -224,7 +204,7 @@ class Extraction:
 
     def _work(self, positions: npt.NDArray[np.int64], chunks: Chunks) -> None:
         counts = _Counts()
-        part = _temporary_name()
+        part = temporary_name()
         try:
             with SafeDirectories(self._target.fd, self._target.path) as folders:
                 for places in chunks:
@@ -254,7 +234,7 @@ class Extraction:
         modes = _permissions(rows["mode"])
         is_simple = self._find_simple(rows)
         in_batch = self._find_batched(positions, is_simple, rows["size"])
-        groups = groupby(range(len(names)), lambda row: (_folder(names[row]), in_batch[row]))
+        groups = groupby(range(len(names)), lambda row: (folder_of(names[row]), in_batch[row]))
         for (folder, is_batch), group in groups:
             chunks.check()
             directory = folders.open(folder)
@@ -272,8 +252,8 @@ class Extraction:
                 write = partial(self._fill, position, small, sizes[row], chunks, mtimes[row])
                 if position in self._inodes:
                     write = partial(self._remember, position, write)
-                create = partial(create_file, directory, _base(name), write, int(modes[row]))
-                if self._write(directory, name, create, part):
+                create = partial(create_file, directory, base_of(name), write, int(modes[row]))
+                if self._target.write(directory, name, create, part, self._staging):
                     counts.files += 1
                     counts.bytes += sizes[row]
 
@@ -326,7 +306,7 @@ class Extraction:
         part = slice(members[0], members[-1] + 1)
         return create_files(
             directory,
-            tuple(map(_base, names[part])),
+            tuple(map(base_of, names[part])),
             self._mapped or b"",
             rows["offset"][part].astype(np.uint64),
             rows["size"][part].astype(np.uint64),
@@ -345,7 +325,7 @@ class Extraction:
         self, positions: npt.NDArray[np.int64], pairs: list[tuple[int, int]], chunks: Chunks
     ) -> None:
         """Make the second member of each pair a link to the first, or a copy of it."""
-        part = _temporary_name()
+        part = temporary_name()
         # By original: the member that others are linked to, where that is a copy.
         sources: dict[int, int] = {}
         counts = _Counts()
@@ -384,45 +364,10 @@ class Extraction:
         if status is None:
             raise CannotLinkError
         old, name = map(self._archive.table.name_bytes, (source, position))
-        old_directory = folders.open(_folder(old))
-        directory = folders.open(_folder(name))
-        create = partial(link_file, old_directory, _base(old), status, directory, _base(name))
-        return self._write(directory, name, create, part)
-
-    def _write(self, directory: int, name: bytes, create: Callable[..., None], part: bytes) -> bool:
-        """Write one file, whole or not at all; return whether it was written.
-
-        `create` makes it under its own name, or with ``part=`` under that one first.
-        """
-        base = _base(name)
-        try:
-            if self._target.is_new:
-                with contextlib.suppress(FileExistsError):
-                    create()
-                    return True
-            if self._target.existing != "replace" and _is_there(base, directory):
-                if self._target.existing == "skip":
-                    return False
-                raise TargetExistsError(
-                    f"{self._path(name)} exists",
-                    hints=[
-                        Hint("existing='replace'", "to replace it"),
-                        Hint("existing='skip'", "to keep it"),
-                    ],
-                )
-            try:
-                create(part=part, staging=self._staging)
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-                # Another file system is mounted below the target.
-                create(part=part)
-        except OSError as error:
-            # Errors of reading name the archive.
-            if error.errno and error.filename in (None, base, part):
-                set_file_name(error, self._path(name))
-            raise
-        return True
+        old_directory = folders.open(folder_of(old))
+        directory = folders.open(folder_of(name))
+        create = partial(link_file, old_directory, base_of(old), status, directory, base_of(name))
+        return self._target.write(directory, name, create, part, self._staging)
 
     def _fill(
         self,
@@ -435,7 +380,7 @@ class Extraction:
     ) -> None:
         content = iter_data(self._archive, position) if small is None else ((0, small),)
         try:
-            _fill(content, size, chunks, mtime, descriptor)
+            write_content(content, size, chunks, mtime, descriptor)
         except OSError as error:
             # Where a size does not fit the file system, Linux reports either.
             too_large = error.filename is None and error.errno in (errno.EFBIG, errno.EINVAL)
@@ -446,17 +391,6 @@ class Extraction:
                 f"bytes, more than a file can have here ({self._target.path}: {error.strerror}); "
                 f"extract to another file system, or only the other members"
             ) from error
-
-    def _path(self, name: bytes) -> str:
-        return os.path.join(self._target.path, decode(name))
-
-
-def _folder(name: bytes) -> bytes:
-    return name[: max(name.rfind(b"/"), 0)]
-
-
-def _base(name: bytes) -> bytes:
-    return name[name.rfind(b"/") + 1 :]
 
 
 def _permissions(modes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
@@ -472,38 +406,3 @@ def _mapped(archive: Archive) -> memoryview | None:
         return None
     storage = archive.storage()
     return storage.read(0, storage.size) if isinstance(storage, MemoryStorage) else None
-
-
-def _temporary_name() -> bytes:
-    return f".{os.urandom(8).hex()}.part".encode()
-
-
-def _is_there(name: bytes, directory: int) -> bool:
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _fill(
-    content: Iterable[tuple[int, bytes | memoryview]],
-    size: int,
-    chunks: Chunks,
-    mtime: int,
-    descriptor: int,
-) -> None:
-    """Write the content of a file, with holes where it has no data, and its modification time."""
-    end = 0
-    for offset, data in content:
-        chunks.check()
-        if offset > end:
-            os.lseek(descriptor, offset, os.SEEK_SET)
-        done = os.write(descriptor, data)
-        while done < len(data):
-            done += os.write(descriptor, memoryview(data)[done:])
-        end = offset + len(data)
-    if end < size:
-        os.ftruncate(descriptor, size)
-    if mtime:
-        os.utime(descriptor, ns=(mtime, mtime))
