@@ -1,4 +1,4 @@
-"""The index table of an archive: opened from its file, or built and saved."""
+"""The index table of an archive: found, or built and saved."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import contextlib
 import logging
 import os
 import warnings
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from imagearchive.containers.registry import find_container, resolve_location
 from imagearchive.errors import (
@@ -23,24 +20,14 @@ from imagearchive.errors import (
 from imagearchive.errors.os_errors import OUT_OF_FILES
 from imagearchive.index import file_format
 from imagearchive.index.build import BuiltIndex, build_columns
-from imagearchive.index.cache import FILES, describe_files, is_cached
-from imagearchive.index.column_checks import COLUMNS, UNBOUNDED, check_columns, take_columns
-from imagearchive.index.freshness import READ_PARTLY, REBUILD, difference, signatures
+from imagearchive.index.freshness import READ_PARTLY, REBUILD
 from imagearchive.index.index_locations import check_replaceable, index_locations
-from imagearchive.index.member_table import MemberTable
-from imagearchive.index.metadata import (
-    changed_scanner,
-    check_metadata,
-    derived_files,
-    file_sizes,
-    shard_sizes,
-)
 from imagearchive.index.nesting import Nested, Nesting
-from imagearchive.index.original_format import original_columns
+from imagearchive.index.saved_table import SavedTable
 from imagearchive.storage.location import Location, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     from imagearchive.storage.progress import Progress
 
@@ -50,13 +37,12 @@ __all__ = ["IndexTable"]
 logger = logging.getLogger(__name__)
 
 
-class IndexTable(MemberTable):
+class IndexTable(SavedTable):
     """The members of an archive, one row each, which are saved in an index file.
 
-    `MemberTable` describes the attributes. This class opens, builds, saves, and checks tables.
+    `MemberTable` describes the attributes, and `SavedTable` loads, saves, and checks a table. This
+    class finds the saved table of an archive, or builds it.
     """
-
-    # --- opening ----------------------------------------------------------------------------
 
     @classmethod
     def open(
@@ -311,60 +297,6 @@ class IndexTable(MemberTable):
             return self
 
     @classmethod
-    def load(
-        cls,
-        ipath: str,
-        apath: str | os.PathLike[str] | None = None,
-        sizes: Sequence[int] | None = None,
-    ) -> IndexTable:
-        """Map an index file without checking whether the archive is still the same.
-
-        All columns are checked, once per process and state of the file.
-
-        Besides our own files, this reads the index of the original ImageArchive: one numeric 2-D
-        array of index, offset, size and labels. Such a file has no names, so its members are
-        named by their number.
-
-        Parameters
-        ----------
-        ipath : str
-            The index file.
-        apath : path-like, optional
-            The archive. By default the files that the index names, relative to its directory.
-        sizes : sequence of int, optional
-            The size in bytes of each file of the archive. By default what the index says.
-
-        Raises
-        ------
-        FileNotFoundError
-            There is no such index file.
-        CorruptIndexError
-            It is damaged, or leads outside the archive.
-        """
-        sections, meta, identity, storage = file_format.load(locate(ipath))
-        if not meta:
-            if apath is None:
-                raise file_format.NotAnIndexError(f"{ipath}: it does not name its archive")
-            archive = locate(apath)
-            original = original_columns(ipath, sections["entries"])
-            check_columns(ipath, identity, original, [archive.status().size])
-            return cls(**original, files=[archive.path], meta={}, path=ipath, storage=storage)
-        columns = take_columns(ipath, sections)
-        base = locate(ipath if apath is None else apath).parent
-        check_metadata(ipath, meta)
-        archives = meta["archives"]
-        seekable = file_sizes(ipath, archives) if sizes is None else list(sizes)
-        check_columns(
-            ipath, identity, columns, shard_sizes(ipath, seekable, derived_files(ipath, meta))
-        )
-        if apath is not None and len(archives) == 1:
-            # A renamed archive keeps its index.
-            files = [locate(apath).path]
-        else:
-            files = [base.join(archive["path"]).path for archive in archives]
-        return cls(**columns, files=files, meta=meta, extra=sections, path=ipath, storage=storage)
-
-    @classmethod
     def build(
         cls,
         path: str | os.PathLike[str] | Location,
@@ -401,125 +333,3 @@ class IndexTable(MemberTable):
         table = cls(**built.columns, files=built.files, meta=built.meta, extra=built.extra)
         table.file_signatures, table.unchanged_during_scan = built.file_signatures, built.unchanged
         return table
-
-    # --- saving -----------------------------------------------------------------------------
-
-    def save(self, path: str | os.PathLike[str] | Location) -> IndexTable:
-        """Save the table and return the mapped one.
-
-        Raises
-        ------
-        OSError
-            The file cannot be written.
-        """
-        location = locate(path)
-        sections = {name: getattr(self, name) for name in COLUMNS}
-        sections.update(sorted(self.extra.items()))
-        if is_cached(location):
-            # The name of a cached index does not tell whose it is.
-            sections[FILES] = describe_files(self.file_signatures)
-        meta = {key: value for key, value in self.meta.items() if key != "sections"}
-        file_format.save(location, sections, meta)
-        unknown = (UNBOUNDED, "")
-        table = IndexTable.load(
-            location.path,
-            self.files[0] if self.files else None,
-            [self.file_signatures.get(file, unknown)[0] for file in self.files],
-        )
-        table.files, table.file_signatures = self.files, self.file_signatures
-        return table
-
-    def add_extra(self, sections: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Add named sections to the table and, if it can be written, to the index file.
-
-        Each save writes the whole file, so only the first, second, fourth, eighth and so on
-        addition is saved at once; the others with the next one, or by `save_extra`.
-        """
-        self.extra = {**self.extra, **sections}
-        self._added += 1
-        self._unsaved = self.path is not None
-        if self._added & (self._added - 1) == 0:
-            self.save_extra()
-
-    def save_extra(self) -> None:
-        """Save the sections that were added and are not saved yet; a failure is logged."""
-        if not self._unsaved or self.path is None:
-            return
-        self._unsaved = False
-        try:
-            self.save(self.path)
-        except OSError as error:
-            logger.warning("%s: further sections cannot be saved: %s", self.path, error.strerror)
-
-    def checkpoints(self, position: int) -> SavedCheckpoints:
-        """Return where the checkpoints of a compressed member are kept."""
-        return SavedCheckpoints(self, f"checkpoints/{position}/points")
-
-    # --- checking ---------------------------------------------------------------------------
-
-    def check_unchanged(self) -> None:
-        """Raise if the index file was changed in place since it was opened.
-
-        Raises
-        ------
-        StaleIndexError
-            It has another size or modification time.
-        OSError
-            Bytes of it could not be read.
-        """
-        if self.storage is not None:
-            self.storage.check_unchanged()
-
-    def staleness(self) -> str | None:
-        """Return why the index no longer describes its archive, or None if it does.
-
-        Sizes are compared first. If an identity differs, the headers of up to 4,096 members are
-        compared, so a copied or touched archive keeps its index.
-        """
-        if not self.meta:
-            return None
-        name = changed_scanner(self.meta)
-        if name is not None:
-            return f"it was built by another version of the {name} scanner"
-        files = [locate(file) for file in self.files]
-        reason = difference(files, self.meta["archives"], self.entries)
-        if reason is None:
-            self.file_signatures = {
-                file: seen for file, seen in zip(self.files, signatures(files)) if seen
-            }
-        return reason
-
-    def check(self) -> None:
-        """Read the whole index file, and compare every section with its checksum.
-
-        Raises
-        ------
-        CorruptIndexError
-            A section differs.
-        """
-        if self.path is None:
-            return
-        sections, meta, *_ = file_format.load(locate(self.path))
-        for section in meta.get("sections", []):
-            if file_format.checksum(sections[section["name"]]) != section["crc32"]:
-                raise CorruptIndexError(
-                    f"{self.path}: section {section['name']!r} is damaged; delete the index and "
-                    f"open the archive again"
-                )
-
-
-class SavedCheckpoints:
-    """The checkpoints of one member, in a section of its index file."""
-
-    def __init__(self, table: IndexTable, section: str) -> None:
-        self._table = table
-        self._section = section
-
-    def load(self) -> memoryview | None:
-        """Return the saved checkpoints, or None."""
-        points = self._table.extra.get(self._section)
-        return None if points is None else points.data
-
-    def save(self, checkpoints: bytes) -> None:
-        """Save checkpoints; see `IndexTable.add_extra`."""
-        self._table.add_extra({self._section: np.frombuffer(checkpoints, np.uint8)})

@@ -185,7 +185,7 @@ def test_extract_names_an_archive_that_cannot_be_read(tmp_path, monkeypatch, siz
 )
 def test_extract_refuses_ranges_outside_of_the_archive(tmp_path, monkeypatch, offset, size):
     """Ranges are checked where they are used, too, not only when the index is opened."""
-    monkeypatch.setattr("imagearchive.index.table.check_columns", lambda *arguments: None)
+    monkeypatch.setattr("imagearchive.index.saved_table.check_columns", lambda *arguments: None)
     make_tar(tmp_path / "a.tar", {"a": b"1", "b": b"2"})
     imagearchive.open(tmp_path / "a.tar").close()
     sections, meta, *_ = file_format.load(locate(tmp_path / "a.idx.npy"))
