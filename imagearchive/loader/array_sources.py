@@ -193,27 +193,60 @@ class SampleSource:
     def pair(self, index: int) -> tuple[Any, Any]:
         """Return the image and the label of one sample."""
         item = self.dataset[index]
+        if not isinstance(item, Mapping):
+            self._refuse_columns(item)
+            return split_pair(index, item)
+        image, label = self._chosen_entries(index, item)
+        if label is None:
+            return item[image], NO_LABEL
+        found = _checked_label(index, item.get(label, NO_LABEL))
+        self.guard.check_column(found, label)
+        return item[image], found
+
+    def sample(self, index: int) -> dict[str, Any]:
+        """Return one sample without transforms, as a dict."""
+        item = self.dataset[index]
         if isinstance(item, Mapping):
-            image, label = self.columns or _guess_columns(item, self._requested)
-            if image not in item:
-                # A column "images" of a file is "image" in a sample.
-                image = image.removesuffix("s")
-            if not image or image not in item:
-                raise OptionError(
-                    f"sample {index} has the entries {', '.join(map(str, item))}; pass "
-                    f"columns=(image, label) to name the image and its label"
-                )
-            if label is None:
-                return item[image], NO_LABEL
-            if self.columns and label not in item:
-                raise OptionError(
-                    f"sample {index} has the entries {', '.join(map(str, item))}, not {label!r}; "
-                    f"pass columns=(image, label) to name its label"
-                )
-            found = _checked_label(index, item.get(label, NO_LABEL))
-            self.guard.check_column(found, label)
-            return item[image], found
-        return split_pair(index, item)
+            if self.columns is None:
+                return {"index": index, **item}
+            chosen = self._chosen_entries(index, item)
+            return {"index": index, **{name: item[name] for name in chosen if name is not None}}
+        self._refuse_columns(item)
+        image, label = split_pair(index, item)
+        return {
+            "image": np.asarray(image.convert("RGB"))
+            if isinstance(image, PillowImage.Image)
+            else image,
+            "label": label,
+            "labels": np.atleast_1d(np.asarray(label)),
+            "filename": self.name(index),
+            "index": index,
+        }
+
+    def _chosen_entries(self, index: int, item: Mapping[Any, Any]) -> tuple[str, str | None]:
+        """Return the names of the image and the label of a sample that is a dict."""
+        image, label = self.columns or _guess_columns(item, self._requested)
+        if image not in item:
+            # A column "images" of a file is "image" in a sample.
+            image = image.removesuffix("s")
+        if not image or image not in item:
+            raise OptionError(
+                f"sample {index} has the entries {', '.join(map(str, item))}; pass "
+                f"columns=(image, label) to name the image and its label"
+            )
+        if self.columns and label is not None and label not in item:
+            raise OptionError(
+                f"sample {index} has the entries {', '.join(map(str, item))}, not {label!r}; "
+                f"pass columns=(image, label) to name its label"
+            )
+        return image, label
+
+    def _refuse_columns(self, item: Any) -> None:
+        if self.columns is not None:
+            raise OptionError(
+                f"columns= is for samples that are dicts, but the samples are "
+                f"{type(item).__name__}; leave it out"
+            )
 
 
 def split_pair(index: int, item: Any) -> tuple[Any, Any]:
@@ -270,20 +303,7 @@ class _SampleChunk:
         return pipeline.apply(array, key, decoder), label
 
     def sample(self, k: int, decoder: Decoder) -> dict[str, Any]:
-        index = self._indices[k]
-        item = self._source.dataset[index]
-        if isinstance(item, Mapping):
-            return {"index": index, **item}
-        image, label = split_pair(index, item)
-        return {
-            "image": np.asarray(image.convert("RGB"))
-            if isinstance(image, PillowImage.Image)
-            else image,
-            "label": label,
-            "labels": np.atleast_1d(np.asarray(label)),
-            "filename": self._source.name(index),
-            "index": index,
-        }
+        return self._source.sample(self._indices[k])
 
 
 def image_array(image: Any, decoder: Decoder | None = None) -> _Array:

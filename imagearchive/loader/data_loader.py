@@ -142,6 +142,8 @@ class DataLoader(Closable):
         the two ``keys=`` of a `LazyNPZDataset`, or else
         the first of ``image``, ``images``, ``img``, ``x``, and the first of ``label``, ``labels``,
         ``target``, ``targets``, ``y``, ``bboxes``, ``boxes``, ``keypoints``, ``landmarks``.
+        Without a transform, sample dicts hold only the entries that are named here, and
+        ``index``.
     split_torch_workers : bool
         In a worker process of torch's ``DataLoader``, yield only that worker's part of the epoch,
         so that an ``IterableDataset`` around this loader yields every sample once.

@@ -77,12 +77,19 @@ def open_source(
             raise OptionError("decompress_to= is for paths; pass it where the dataset is opened")
         if nested is not None:
             raise OptionError("nested= is for paths; pass it where the dataset is opened")
-        return _Wrapper(columns, exif_transpose, transform, label_kind, fields).wrap(source), False
+        dataset = source
+    else:
+        dataset = _open_paths(
+            expand_paths(paths), columns, transform is None, verify, decompress_to, nested
+        )
     wrapper = _Wrapper(columns, exif_transpose, transform, label_kind, fields)
-    dataset = _open_paths(
-        expand_paths(paths), columns, transform is None, verify, decompress_to, nested
-    )
-    return wrapper.wrap(dataset), True
+    wrapped = wrapper.wrap(dataset)
+    if columns is not None and isinstance(wrapped, EncodedSource):
+        raise OptionError(
+            f"columns= is for samples that are dicts, but those of {type(dataset).__name__} are "
+            f"images and labels; leave it out"
+        )
+    return wrapped, paths is not None
 
 
 def _paths(source: Any) -> list[str] | None:

@@ -147,10 +147,26 @@ class LoaderOptions:
         for name, value in checked.items():
             # How a frozen dataclass sets its own fields.
             object.__setattr__(self, name, value)
+        if self.transform is None:
+            self._refuse_options_of_columns()
         if self.collate_fn is not None:
             check_callable("collate_fn", self.collate_fn)
         if self.rank is not None or self.world_size is not None:
             find_rank(self.rank, self.world_size)
+
+    def _refuse_options_of_columns(self) -> None:
+        """Raise if an option would be ignored, since there is no transform."""
+        given = {
+            "channels_last=True": self.channels_last,
+            "fields=": self.fields is not None,
+            "ragged='pad'": self.ragged == "pad",
+        }
+        for name, is_given in given.items():
+            if is_given:
+                raise OptionError(
+                    f"{name} matters to batches of columns, but without a transform a batch is a "
+                    f"list of sample dicts; pass transform= or image_size="
+                )
 
     def _check_reducing_gap(self) -> float | None:
         if self.reducing_gap is None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from support.archives import tar_bytes
 from support.samples import (
     TRAINING,
     Numbered,
@@ -114,6 +115,34 @@ def test_npz_without_transform_yields_copies_of_its_samples(npz):
         assert np.array_equal(sample["image"], images[sample["index"]])
         assert sample["labels"] == labels[sample["index"]]
         sample["image"][:] = 0  # a copy, not the file
+
+
+@pytest.mark.parametrize(
+    ("columns", "names"), [(("images", "extra"), ["image", "extra"]), (("image", None), ["image"])]
+)
+def test_npz_with_columns_without_transform_yields_only_these(boxes_npz, columns, names):
+    for source in (boxes_npz, LazyNPZDataset(boxes_npz, keys=["images", "bboxes", "extra"])):
+        for batch in DataLoader(source, 3, columns=columns):
+            assert all(list(sample) == ["index", *names] for sample in batch)
+
+
+def test_dict_samples_with_columns_without_transform_hold_only_these():
+    rows = [{"x": i, "y": -i, "z": str(i)} for i in range(4)]
+    assert list(DataLoader(rows, 4, columns=("y", "z"), num_workers=0)) == [
+        [{"index": i, "y": -i, "z": str(i)} for i in range(4)]
+    ]
+    with pytest.raises(OptionError, match="x, y, z, not 'label'"):
+        list(DataLoader(rows, 4, columns=("x", "label"), num_workers=0))
+
+
+@pytest.mark.parametrize("options", [{}, {"image_size": 4}])
+def test_columns_of_samples_without_names_raise(tmp_path, options):
+    pairs = [(smooth_image(i), i) for i in range(4)]
+    with pytest.raises(OptionError, match=r"columns= is for samples that are dicts.*tuple"):
+        list(DataLoader(pairs, 4, columns=("image", "label"), num_workers=0, **options))
+    (tmp_path / "a.tar").write_bytes(tar_bytes({"0.png": encoded_image(0, "PNG")}))
+    with pytest.raises(OptionError, match=r"columns= is for samples that are dicts.*ImageArchive"):
+        DataLoader(tmp_path / "a.tar", 4, columns=("image", "label"), **options)
 
 
 class MixedDataset:

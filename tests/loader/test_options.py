@@ -12,6 +12,7 @@ from imagearchive.loader.data_loader import DataLoader
 from imagearchive.transforms import (
     ToTensor,
 )
+from imagearchive.transforms.fields import Image as ImageField
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,10 @@ from imagearchive.transforms import (
         ({"rank": 1}, OptionError),
         ({"rank": 2, "world_size": 2}, OptionError),
         ({"persistent_workers": True}, TypeError),
+        # Without a transform, there are no columns.
+        ({"channels_last": True}, OptionError),
+        ({"ragged": "pad"}, OptionError),
+        ({"fields": {"x": ImageField()}}, OptionError),
     ],
 )
 def test_options_out_of_range_raise_at_once(options, error):
