@@ -389,10 +389,17 @@ def blend_value(uint8_t[:, :, ::1] pixels not None, double factor, int value):
             px_blend_value(&pixels[0, 0, 0], n, factor, value)
 
 
+cdef int expect_rgb(Py_ssize_t channels) except -1:
+    if channels != 3:
+        raise OptionError(f"needs RGB pixels, (H, W, 3), got {channels} channels")
+    return 0
+
+
 def blend_gray(uint8_t[:, :, ::1] pixels not None, double factor):
     """Blend each RGB pixel with its gray value in place, as `blend_value` does."""
     cdef size_t n = pixels.shape[0] * pixels.shape[1]
-    if n and pixels.shape[2] == 3:
+    expect_rgb(pixels.shape[2])
+    if n:
         with nogil:
             px_blend_gray(&pixels[0, 0, 0], n, factor)
 
@@ -400,7 +407,8 @@ def blend_gray(uint8_t[:, :, ::1] pixels not None, double factor):
 def shift_hue(uint8_t[:, :, ::1] pixels not None, int shift):
     """Add `shift`, in 256ths of a circle, to the hue of RGB pixels in place."""
     cdef size_t n = pixels.shape[0] * pixels.shape[1]
-    if n and pixels.shape[2] == 3:
+    expect_rgb(pixels.shape[2])
+    if n:
         with nogil:
             px_shift_hue(&pixels[0, 0, 0], n, shift)
 
@@ -409,7 +417,8 @@ def mean_gray(const uint8_t[:, :, ::1] pixels not None):
     """Return the mean gray value of RGB pixels, rounded."""
     cdef size_t n = pixels.shape[0] * pixels.shape[1]
     cdef int mean = 0
-    if n and pixels.shape[2] == 3:
+    expect_rgb(pixels.shape[2])
+    if n:
         with nogil:
             mean = px_mean_gray(&pixels[0, 0, 0], n)
     return mean
@@ -418,9 +427,10 @@ def mean_gray(const uint8_t[:, :, ::1] pixels not None):
 def gray(const uint8_t[:, :, ::1] pixels not None):
     """Convert RGB to gray, (H, W, 1), with the weights of ITU-R 601."""
     cdef size_t n = pixels.shape[0] * pixels.shape[1]
+    expect_rgb(pixels.shape[2])
     result = np.empty((pixels.shape[0], pixels.shape[1], 1), np.uint8)
     cdef uint8_t[:, :, ::1] out = result
-    if n and pixels.shape[2] == 3:
+    if n:
         with nogil:
             px_gray(&pixels[0, 0, 0], n, &out[0, 0, 0])
     return result

@@ -54,19 +54,24 @@ cdef class Lookup:
         self.check_unchanged = check_unchanged
         self.count = count
 
-    cdef damaged(self, rank):
+    cdef damaged(self):
         """Return the error for names that contradict each other."""
         if self.check_unchanged is not None:
             self.check_unchanged()
         return CorruptIndexError(
-            f"the names of the index are damaged near row {rank}: delete the index file and open "
-            f"the archive again"
+            "the names of the index are damaged: delete the index file and open the archive again"
         )
 
     cdef inline int check_mapping(self) except -1:
         if any_damaged() and self.check_unchanged is not None:
             self.check_unchanged()
         return 0
+
+    cdef inline Py_ssize_t from_start(self, Py_ssize_t position) except -1:
+        """Return a position that counts from the start."""
+        if not -self.count <= position < self.count:
+            raise SampleIndexError(f"position {position} is out of range for {self.count} members")
+        return position + self.count if position < 0 else position
 
     def row(self, Py_ssize_t position):
         """Return where a member is: ``(shard, offset, size, stored_size, method, kind)``.
@@ -78,13 +83,7 @@ cdef class Lookup:
         SampleIndexError
             The position is beyond the table.
         """
-        if position < 0:
-            position += self.count
-        if not 0 <= position < self.count:
-            raise SampleIndexError(
-                f"position {position if position >= 0 else position - self.count} of "
-                f"{self.count} members"
-            )
+        position = self.from_start(position)
         cdef const Entry* entry = &self.entries[position]
         row = entry.shard, entry.offset, entry.size, entry.stored_size, entry.method, entry.kind
         self.check_mapping()
@@ -104,12 +103,9 @@ cdef class Lookup:
     def name(self, Py_ssize_t position):
         """Return the bytes of a member's name; positions as for `row`."""
         cdef uint64_t start, size
-        if position < 0:
-            position += self.count
-        if not 0 <= position < self.count:
-            raise SampleIndexError(f"position {position} of {self.count} members")
+        position = self.from_start(position)
         if self.span(position, &start, &size):
-            raise self.damaged(position)
+            raise self.damaged()
         if size == 0:
             self.check_mapping()
             return b""
@@ -172,7 +168,7 @@ cdef class Lookup:
                 self.check_mapping()
                 return <Py_ssize_t> row if same else -1
         if after:
-            raise self.damaged(after)
+            raise self.damaged()
         return -1
 
     def bounds(self, bytes prefix not None):
@@ -181,7 +177,7 @@ cdef class Lookup:
         cdef Py_ssize_t low = self.search(key, len(prefix), 0, False, 0, self.count)
         cdef Py_ssize_t high = self.search(key, len(prefix), UINT64_MAX, True, 0, self.count)
         if low < 0 or high < low:
-            raise self.damaged(low)
+            raise self.damaged()
         self.check_mapping()
         return low, high
 
@@ -233,7 +229,7 @@ cdef class Lookup:
                 if end >= size:
                     break
         if low < 0 or high < 0:
-            raise self.damaged(end)
+            raise self.damaged()
         self.check_mapping()
         return found, end
 
@@ -302,7 +298,7 @@ cdef class Lookup:
                     if rank < 0:
                         break
             if rank < 0:
-                raise self.damaged(used)
+                raise self.damaged()
         self.check_mapping()
         return ranks[:used].copy(), flags[:used].copy().view(np.bool_)
 
@@ -333,7 +329,7 @@ cdef class Lookup:
         cdef list names = [], positions = []
         while rank < end:
             if self.span(self.order[rank], &start, &size) or size < skip:
-                raise self.damaged(rank)
+                raise self.damaged()
             i = skip
             while i < size and self.names[start + i] != b"/":
                 i += 1
@@ -373,7 +369,7 @@ cdef class Lookup:
                 &self.names[start], i + 1, UINT64_MAX, True, rank, after if after < end else end
             )
             if rank < 0:
-                raise self.damaged(rank)
+                raise self.damaged()
         self.check_mapping()
         return names, positions, ordered
 
@@ -389,5 +385,5 @@ cdef class Lookup:
             raise SampleIndexError(f"rank {rank} of {self.count} sorted names")
         cdef uint64_t row = self.order[rank]
         if row >= <uint64_t> self.count:
-            raise self.damaged(rank)
+            raise self.damaged()
         return self.name(<Py_ssize_t> row)

@@ -23,6 +23,7 @@ from imagearchive.errors import (
     SampleIndexError,
     UnsafePickleError,
 )
+from imagearchive.errors.os_errors import os_errors_for
 
 if TYPE_CHECKING:
     from imagearchive.storage.protocol import Storage
@@ -240,7 +241,8 @@ class ObjectArray:
         size = self._storage.size - self._offset
         indexer = PickleIndexer(size, self.size, self._stride)
         if file is not None:
-            outcome = indexer.walk_file(file.fileno(), file.offset + self._offset)
+            with os_errors_for(self._where):
+                outcome = indexer.walk_file(file.fileno(), file.offset + self._offset)
         else:
             outcome = self._walk_windows(indexer, size)
         if outcome:

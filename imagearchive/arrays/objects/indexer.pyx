@@ -7,6 +7,7 @@ are that other parts of the stream refer to through pickle's memo. Nothing is de
 called.
 """
 
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.errno cimport EINTR, errno
 from libc.stdlib cimport free, malloc, realloc
@@ -17,6 +18,8 @@ from posix.unistd cimport pread
 from imagearchive.arrays.objects.little cimport u32, u64
 from imagearchive.arrays.objects.symbols cimport allowed, symbol_id
 from imagearchive.arrays.objects.slots cimport *
+
+import os
 
 import numpy as np
 
@@ -114,6 +117,8 @@ cdef class PickleIndexer:
     def walk_file(self, int descriptor, uint64_t offset):
         """Walk the whole stream, which begins at `offset` of an open file.
 
+        Signal handlers run between windows, so an interrupt does not wait for the end.
+
         Returns
         -------
         str
@@ -124,32 +129,39 @@ cdef class PickleIndexer:
         OSError
             The file cannot be read.
         """
-        cdef int code
+        cdef int code = MORE, error = 0
+        cdef uint64_t length = WINDOW_MIN
         cdef uint8_t* window = <uint8_t*>malloc(WINDOW_MAX)
         if window == NULL:
             raise MemoryError
         try:
-            with nogil:
-                code = self._walk_file(descriptor, offset, window)
+            while code == MORE:
+                PyErr_CheckSignals()
+                with nogil:
+                    code = self._walk_file(descriptor, offset, window, &length, &error)
         finally:
             free(window)
         if code == NO_MEMORY:
             raise MemoryError
         if code == NO_READ:
-            raise OSError(errno, "the file cannot be read")
+            raise OSError(error, os.strerror(error))
         return OUTCOMES[code]
 
-    cdef int _walk_file(self, int descriptor, uint64_t offset, uint8_t* window) noexcept nogil:
-        cdef uint64_t length = WINDOW_MIN, size, here
+    cdef int _walk_file(
+        self, int descriptor, uint64_t offset, uint8_t* window, uint64_t* next_length, int* error
+    ) noexcept nogil:
+        """Walk a few windows. MORE where the walk is to go on once signals were looked at."""
+        cdef uint64_t length = next_length[0], size, here
         cdef ssize_t got
-        cdef int code
-        while True:
+        cdef int code, turn
+        for turn in range(WINDOWS_PER_CALL):
             here = self.position
             size = min(length, self.size - here)
             got = pread(descriptor, window, size, <off_t>(offset + here))
             if got < 0:
                 if errno == EINTR:
-                    continue
+                    return MORE
+                error[0] = errno
                 return NO_READ
             if <uint64_t>got < size:
                 # The file has become shorter: walk what is there, which then is truncated.
@@ -158,6 +170,8 @@ cdef class PickleIndexer:
             if code != MORE:
                 return code
             length = min(2 * length, <uint64_t>WINDOW_MAX) if self.position <= here + size else WINDOW_MIN
+            next_length[0] = length
+        return MORE
 
     def top(self, uint32_t below):
         """Return the start of the value that is `below` values under the top of the stack."""
@@ -259,9 +273,6 @@ cdef class PickleIndexer:
             depth = max(depth, self.stack[i].depth)
         if depth >= MAX_NESTING:
             return NESTED
-        if first == self.stack_room:
-            if self._grow() != OK:
-                return NO_MEMORY
         self.stack[first] = Slot(start, base, 0, depth + 1, 0, PLAIN)
         self.height = first + 1
         return OK

@@ -9,6 +9,8 @@ cdef enum:
     # Windows of a file: short if elements are large and skipped, long if they are small.
     WINDOW_MIN = 1 << 12
     WINDOW_MAX = 1 << 20
+    # How many of them are walked before signals are looked at.
+    WINDOWS_PER_CALL = 16
     MAX_NESTING = 256
     MAX_STACK = 1 << 22
     MAX_MEMO = 1 << 27
