@@ -17,7 +17,7 @@ keep its hints::
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from imagearchive.errors.hints import Hint, with_hints
@@ -29,6 +29,7 @@ __all__ = [
     "CorruptIndexError",
     "DecodeError",
     "ImageArchiveError",
+    "IncompleteError",
     "LabelError",
     "LimitError",
     "MemberNotFoundError",
@@ -113,6 +114,33 @@ class CorruptIndexError(ImageArchiveError, ValueError):
 
 class DecodeError(ImageArchiveError, ValueError):
     """A member was read, but its content could not be decoded."""
+
+
+class IncompleteError(ImageArchiveError, RuntimeError):
+    """Some of many archives failed, and all others were done.
+
+    Attributes
+    ----------
+    failures : tuple of (str, Exception)
+        The name of each that failed, and why.
+    """
+
+    failures: tuple[tuple[str, BaseException], ...] = ()
+
+    @classmethod
+    def of(
+        cls, failures: Sequence[tuple[str, BaseException]], total: int, what: str
+    ) -> IncompleteError:
+        """Make the error from failures of some of `total` tasks."""
+        name, first = failures[0]
+        reason = first.message if isinstance(first, ImageArchiveError) else str(first)
+        reason = reason.removeprefix(f"{name}: ") or type(first).__name__
+        error = cls(
+            f"{len(failures)} of {total} {what} failed, the first, {name}, because: {reason}; "
+            f"the others are done, so the same call does only these again"
+        )
+        error.failures = tuple(failures)
+        return error
 
 
 class LabelError(ImageArchiveError, ValueError):

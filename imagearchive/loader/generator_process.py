@@ -26,12 +26,12 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.context import BaseContext
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
-from imagearchive.arrays.framing import MessageReader, dump, send_message
 from imagearchive.errors import ClosedError, OptionTypeError, WorkerError
 from imagearchive.errors.arguments import check_callable, check_choice, check_integer
 from imagearchive.errors.transport import dump_exception, load_exception
 from imagearchive.loader.shared_arena import SharedArena
 from imagearchive.storage.closing import Closable
+from imagearchive.storage.framing import MessageReader, dump, send_message
 
 __all__ = ["MpQItr"]
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import CancelledError, Executor, Future
-from typing import Final, TypeAlias
+from concurrent.futures import Executor
+from contextlib import closing
+from functools import partial
+from typing import Final
 
 from imagearchive.errors import WorkerError
-from imagearchive.processing.process_pool import WorkerPool
 from imagearchive.processing.tasks import Decoded, DecodeOptions, Job, decode_task
-from imagearchive.storage.task_threads import Task
+from imagearchive.storage.executors import run_tasks
+from imagearchive.storage.process_pool import WorkerPool
 
 __all__ = ["decode_in_order", "split_tasks"]
 
@@ -22,8 +23,6 @@ TASK_BYTES: Final = 4 << 20
 EXPECTED_BYTES: Final = 3 << 20
 # Tasks in flight for each worker: one that runs, and one that is ready when it is done.
 TASKS_PER_WORKER: Final = 2
-
-_Pending: TypeAlias = Future[Decoded] | Task[Decoded]
 
 
 def split_tasks(
@@ -70,45 +69,26 @@ def decode_in_order(
         for task in tasks:
             yield len(task), decode_task(task, options)
         return
-    ahead = TASKS_PER_WORKER * max(1, num_workers)
-    waiting: deque[tuple[Sequence[Job], _Pending]] = deque()
-    try:
-        for task in tasks:
-            waiting.append((task, _submit(executor, task, options)))
-            if len(waiting) > ahead:
-                first, future = waiting.popleft()
-                yield len(first), _result(first, future)
-        while waiting:
-            first, future = waiting.popleft()
-            yield len(first), _result(first, future)
-    finally:
-        for _, future in waiting:
-            if isinstance(future, Future):
-                future.cancel()
+    outcomes = run_tasks(
+        partial(decode_task, options=options),
+        tasks,
+        executor,
+        in_flight=TASKS_PER_WORKER * max(1, num_workers) + 1,
+        in_order=True,
+    )
+    with closing(outcomes):
+        for task, decoded, error in outcomes:
+            if decoded is None:
+                raise _error_of(task, error)
+            yield len(task), decoded
 
 
-def _submit(
-    executor: Executor | WorkerPool, task: Sequence[Job], options: DecodeOptions
-) -> _Pending:
-    try:
-        return executor.submit(decode_task, task, options)
-    except WorkerError:
-        raise
-    except RuntimeError as error:
-        # Raised by executors that are broken or shut down.
-        raise WorkerError(f"the executor accepts no more tasks: {error}") from error
-
-
-def _result(task: Sequence[Job], future: _Pending) -> Decoded:
-    try:
-        error = future.exception()
-    except CancelledError as cancelled:
-        error = cancelled
-    if error is None:
-        return future.result()
+def _error_of(task: Sequence[Job], error: BaseException | None) -> WorkerError:
     if isinstance(error, WorkerError):
-        raise error
+        return error
     what = f"{type(error).__name__}: {error}".rstrip(": ")
-    raise WorkerError(
+    failure = WorkerError(
         f"a worker failed on one of the {len(task)} images from {task[0].path} on: {what}"
-    ) from error
+    )
+    failure.__cause__ = error
+    return failure

@@ -31,9 +31,9 @@ from imagearchive.processing.annotation_records import Annotations, Problem
 from imagearchive.processing.annotations import read_annotations
 from imagearchive.processing.background_writer import BackgroundWriter
 from imagearchive.processing.decode_stream import decode_in_order, split_tasks
-from imagearchive.processing.process_pool import WorkerPool
 from imagearchive.processing.tasks import BoxFormat, Decoded, DecodeOptions, Job, Kind, job_of
 from imagearchive.storage.location import local_path
+from imagearchive.storage.process_pool import WorkerPool
 from imagearchive.storage.staged_files import StagedFiles
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ Here the caller's thread uses only locks and queues that are implemented in C.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import weakref
@@ -28,12 +29,13 @@ T = TypeVar("T")
 class Task(Generic[T]):
     """The call of a function, and its result."""
 
-    __slots__ = ("__weakref__", "_call", "_done", "_error", "_result")
+    __slots__ = ("__weakref__", "_call", "_callbacks", "_done", "_error", "_result")
 
     def __init__(self, call: Callable[[], T]) -> None:
         self._call: Callable[[], T] | None = call
         self._error: BaseException | None = None
         self._result: T
+        self._callbacks: list[Callable[[Task[T]], object]] = []
         # Locked until the result is there.
         self._done = threading.Lock()
         self._done.acquire()
@@ -49,13 +51,32 @@ class Task(Generic[T]):
         finally:
             # Waiting for a task must not keep alive what its function refers to.
             del call
-            self._done.release()
+            self._end()
 
     def cancel(self) -> None:
         """Give the task up, instead of running it."""
         self._call = None
         self._error = WorkerError("the task was cancelled before it began")
+        self._end()
+
+    def _end(self) -> None:
         self._done.release()
+        self._call_back()
+
+    def _call_back(self) -> None:
+        # Each callback is popped by one thread only.
+        while self._callbacks:
+            with contextlib.suppress(IndexError):
+                self._callbacks.pop()(self)
+
+    def add_done_callback(self, callback: Callable[[Task[T]], object]) -> None:
+        """Have a function called with the task when it has ended, or at once if it has.
+
+        The thread that runs the task calls it, so it must be short, and must not raise.
+        """
+        self._callbacks.append(callback)
+        if not self._done.locked():
+            self._call_back()
 
     def exception(self) -> BaseException | None:
         """Wait until the function has ended; return what it raised."""

@@ -20,9 +20,9 @@ from queue import SimpleQueue
 from imagearchive.archive.threads import run_in_threads
 from imagearchive.loader.generator_process import MpQItr
 from imagearchive.processing.background_writer import BackgroundWriter
-from imagearchive.processing.process_pool import WorkerPool
 from imagearchive.storage.disk_sync import sync_files
 from imagearchive.storage.fork_lock import ForkSafeLock
+from imagearchive.storage.process_pool import WorkerPool
 from imagearchive.storage.span_cache import SpanCache
 from imagearchive.storage.task_threads import TaskThreads
 

@@ -25,7 +25,7 @@ from imagearchive.containers.npz.writer import NpzWriter
 from imagearchive.errors import (
     WorkerError,
 )
-from imagearchive.processing.process_pool import WorkerPool
+from imagearchive.storage.process_pool import WorkerPool
 from imagearchive.storage.staged_files import StagedFiles
 
 

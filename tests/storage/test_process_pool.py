@@ -11,11 +11,12 @@ import traceback
 import numpy as np
 import psutil
 import pytest
+from support import tasks
 from support.archives import files_left
 from support.scripts import script, wait_until_gone
 
 from imagearchive.errors import WorkerError
-from imagearchive.processing.process_pool import WorkerPool
+from imagearchive.storage.process_pool import WorkerPool
 
 ANSWERS = """
 import os
@@ -161,10 +162,44 @@ def test_pool_dead_worker_fails_waiting_tasks(answers):
                 task.result()
 
 
+def test_pool_replace_dead_runs_the_task_again(tmp_path):
+    with WorkerPool(1, replace_dead=True) as pool:
+        (first,) = pool.pids
+        done = [pool.submit(tasks.die_once, (tmp_path / "died", number)) for number in range(3)]
+        assert [task.result() for task in done] == [0, 1, 2]
+        assert pool.pids != [first]
+
+
+def test_pool_replace_dead_fails_only_the_task_that_kills():
+    with WorkerPool(1, replace_dead=True) as pool:
+        done = [
+            pool.submit(tasks.double, 1),
+            pool.submit(tasks.die, 2),
+            pool.submit(tasks.double, 3),
+        ]
+        assert done[0].result() == 2
+        with pytest.raises(WorkerError, match="killed by signal 9"):
+            done[1].result()
+        assert done[2].result() == 6
+
+
+def test_pool_terminate_interrupts_the_running_task(tmp_path):
+    with WorkerPool(2, replace_dead=True) as pool:
+        running = pool.submit(tasks.wait_for_interrupt, tmp_path / "task")
+        while not (tmp_path / "task.started").exists():
+            time.sleep(0.01)
+        pool.terminate()
+        assert (tmp_path / "task.interrupted").exists()
+        with pytest.raises(WorkerError):
+            running.result()
+        for pid in pool.pids:
+            wait_until_gone(pid)
+
+
 def test_pool_workers_end_when_the_parent_is_killed(tmp_path):
     code = """
         import os, time
-        from imagearchive.processing.process_pool import WorkerPool
+        from imagearchive.storage.process_pool import WorkerPool
         pool = WorkerPool(2)
         pool.submit(os.getpid).result()
         print(*pool.pids, flush=True)
@@ -181,7 +216,7 @@ def test_pool_workers_end_when_the_parent_is_killed(tmp_path):
 def test_pool_interrupt_ends_parent_and_workers_quietly(tmp_path):
     code = """
         import os, signal, time
-        from imagearchive.processing.process_pool import WorkerPool
+        from imagearchive.storage.process_pool import WorkerPool
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             with WorkerPool(2) as pool:

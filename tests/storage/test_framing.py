@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagearchive.arrays.framing import MessageReader, dump, send_message
+from imagearchive.storage.framing import MessageReader, dump, send_message
 
 
 @pytest.fixture

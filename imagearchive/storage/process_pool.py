@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import pickle
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -19,10 +20,10 @@ from collections.abc import Callable
 from multiprocessing.spawn import get_executable
 from typing import Any, Final, TypeVar
 
-from imagearchive.arrays.framing import MessageReader, dump, send_message
 from imagearchive.errors import WorkerError
 from imagearchive.errors.transport import dump_exception, load_exception
 from imagearchive.storage.closing import Closable
+from imagearchive.storage.framing import MessageReader, dump, send_message
 from imagearchive.storage.task_threads import Task, TaskThreads
 
 __all__ = ["WorkerPool", "serve"]
@@ -32,7 +33,7 @@ T = TypeVar("T")
 # The caller's sys.path, because the library may have been found through it.
 _START: Final = (
     "import sys; sys.path[:] = {path!r}; "
-    "from imagearchive.processing.process_pool import serve; serve({descriptor})"
+    "from imagearchive.storage.process_pool import serve; serve({descriptor})"
 )
 # Unless told otherwise, glibc returns the memory of every decoded image to the system and faults
 # it in again for the next, which takes a third of the time of a worker that decodes photographs.
@@ -54,19 +55,24 @@ class WorkerPool(Closable):
     importable in a fresh interpreter: what a script defines in its own ``__main__`` is not.
 
     One thread submits; any thread may wait for a task. `close` cancels the tasks that have not
-    begun, and waits for the others. It is not an `Executor`, because an interrupt may lock a
-    `Future` forever. A pool does not survive a fork: the child must create its own. Once a worker
-    has died, every task that is not done fails, because fewer workers would only be slower and die
-    as well.
+    begun, and waits for the others; `terminate` interrupts those. It is not an `Executor`, because
+    an interrupt may lock a `Future` forever. A pool does not survive a fork: the child must create
+    its own.
 
     Parameters
     ----------
     num_workers : int
         Number of processes, all started at once.
+    replace_dead : bool
+        What happens when a worker dies. With True, another one takes its place and runs its task
+        again; if that one dies as well, the task fails. With False, every task that is not done
+        fails, because the next worker would probably die, too.
     """
 
-    def __init__(self, num_workers: int) -> None:
+    def __init__(self, num_workers: int, *, replace_dead: bool = False) -> None:
+        self._replace_dead = replace_dead
         self._failure: str | None = None
+        self._terminated = False
         self._workers: list[_Worker] = []
         try:
             for _ in range(num_workers):
@@ -109,23 +115,55 @@ class WorkerPool(Closable):
             for worker in self._workers:
                 worker.end()
 
+    def terminate(self) -> None:
+        """Cancel the tasks that have not begun, interrupt the others, and end the workers."""
+        self._terminated = True
+        super().close()
+        try:
+            # Those that a thread is just replacing end in `close`, for want of a task.
+            workers = list(self._workers)
+            for worker in workers:
+                worker.interrupt()
+            for worker in workers:
+                worker.wait()
+        finally:
+            self.close()
+
     def _call(self, function: Callable[..., T], args: Any, kwargs: Any) -> T:
         """Call the function in an idle worker and return its result; runs in a thread."""
-        if self._failure is not None:
-            raise WorkerError(self._failure)
         message = pickle.dumps((function, args, kwargs), 5)
-        worker = self._idle.get()
-        try:
-            kind, head, *buffers = worker.call(message)
-        except (EOFError, OSError):
-            self._failure = self._failure or worker.describe_death()
-            raise WorkerError(self._failure) from None
-        finally:
-            self._idle.put(worker)
+        answer = self._ask(message)
+        if isinstance(answer, str):
+            # The worker was killed, perhaps not because of this task.
+            answer = self._ask(message)
+        if isinstance(answer, str):
+            raise WorkerError(answer)
+        kind, head, *buffers = answer
         if kind == _ERROR:
             raise load_exception(head, getattr(function, "__qualname__", repr(function)))
         result: T = pickle.loads(head, buffers=buffers)
         return result
+
+    def _ask(self, message: bytes) -> list[bytearray] | str:
+        """Return what an idle worker answers, or how it died if another one has replaced it."""
+        if self._failure is not None:
+            raise WorkerError(self._failure)
+        if self._terminated:
+            raise WorkerError("the worker pool was terminated")
+        worker = self._idle.get()
+        try:
+            return worker.call(message)
+        except (EOFError, OSError):
+            death = worker.describe_death()
+            if not self._replace_dead or self._terminated:
+                self._failure = self._failure or death
+                raise WorkerError(self._failure) from None
+            self._workers.remove(worker)
+            worker = _Worker()
+            self._workers.append(worker)
+            return death
+        finally:
+            self._idle.put(worker)
 
 
 class _Worker:
@@ -163,6 +201,18 @@ class _Worker:
         except subprocess.TimeoutExpired:
             return self.kill()
 
+    def interrupt(self) -> None:
+        """Raise `KeyboardInterrupt` in the process, so that its task cleans up and ends."""
+        self._process.terminate()
+
+    def wait(self) -> int:
+        """Wait until the process has ended; kill it if that takes long."""
+        try:
+            return self._process.wait(_EXIT_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
     def kill(self) -> int:
         """Kill the process and return its exit status."""
         self._connection.close()
@@ -187,6 +237,7 @@ def serve(descriptor: int) -> None:
     descriptor : int
         The worker's end of a socket pair.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     connection = socket.socket(fileno=descriptor)
     reader = MessageReader(connection)
     try:

@@ -1,0 +1,217 @@
+"""Runs tasks on any executor: the one way of everything that takes ``executor=``.
+
+An executor is local processes, a `concurrent.futures.Executor`, or anything else with its
+`submit`: Dask's ``Client.get_executor()``, ``mpi4py.futures.MPIPoolExecutor``. Executors run a task
+again if its worker was lost, and may even run it twice at the same time. So a task does its work in
+a temporary file that appears under its name when it is whole, and gives the same result again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import CancelledError, Executor, Future
+from contextlib import closing, contextmanager
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
+
+from imagearchive.errors import IncompleteError, OptionTypeError, WorkerError
+from imagearchive.errors.arguments import check_integer
+from imagearchive.storage.process_pool import WorkerPool
+from imagearchive.storage.task_threads import Task
+
+__all__ = ["AnyExecutor", "Outcome", "open_executor", "run_all", "run_tasks"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+#: What an argument ``executor`` may be; a number is one of processes.
+AnyExecutor: TypeAlias = Executor | WorkerPool | int
+
+# Tasks that are submitted and have not ended. Nothing tells how many workers an executor has, and
+# each task that waits takes little memory.
+IN_FLIGHT: Final = 1024
+
+
+class Outcome(NamedTuple, Generic[Item, Result]):
+    """What became of a task: its result, or what it raised."""
+
+    item: Item
+    result: Result | None
+    error: BaseException | None
+
+
+@contextmanager
+def open_executor(executor: AnyExecutor) -> Iterator[Executor | WorkerPool]:
+    """Return an executor for the block; processes that are started for it end with it.
+
+    If the block raises, also by an interrupt, they are interrupted in their tasks. One of them that
+    dies is replaced.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        It is neither a positive number nor an object with `submit`.
+    """
+    if not isinstance(executor, int):
+        if not callable(getattr(executor, "submit", None)):
+            raise OptionTypeError(
+                f"executor must be a number of processes or have a method submit, as "
+                f"concurrent.futures.Executor, got {type(executor).__name__}"
+            )
+        yield executor
+        return
+    pool = WorkerPool(check_integer("executor", executor, 1), replace_dead=True)
+    try:
+        yield pool
+    except BaseException:
+        pool.terminate()
+        raise
+    pool.close()
+
+
+def run_tasks(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    executor: Executor | WorkerPool,
+    *,
+    in_flight: int = IN_FLIGHT,
+    in_order: bool = False,
+) -> Generator[Outcome[Item, Result]]:
+    """Call a function with each item, and yield what became of it.
+
+    Closing the generator cancels the tasks of an `Executor` that have not begun. Those of a
+    `WorkerPool` are cancelled when the pool is closed.
+
+    Parameters
+    ----------
+    function : callable
+        It can be pickled, as its items and results can.
+    items : iterable
+        Taken as they are needed.
+    executor : Executor or WorkerPool
+        See `open_executor`.
+    in_flight : int
+        How many tasks may be submitted whose outcome was not yielded.
+    in_order : bool
+        Whether the outcomes come in the order of the items, or as the tasks end.
+
+    Raises
+    ------
+    WorkerError
+        The executor accepts no more tasks.
+    """
+    ended: SimpleQueue[int] = SimpleQueue()
+    source = enumerate(items)
+    waiting: dict[int, tuple[Item, Future[Result] | Task[Result]]] = {}
+    held: dict[int, Outcome[Item, Result]] = {}
+    upcoming = 0
+    try:
+        while True:
+            while len(waiting) + len(held) < in_flight:
+                for number, item in source:
+                    pending = _submit(executor, function, item)
+                    waiting[number] = item, pending
+                    pending.add_done_callback(partial(_put, ended, number))
+                    break
+                else:
+                    break
+            if not waiting:
+                return
+            number = ended.get()
+            item, pending = waiting.pop(number)
+            held[number] = _outcome(item, pending)
+            # The result must not be kept alive by what it came in.
+            del item, pending
+            if not in_order:
+                yield held.pop(number)
+                continue
+            while upcoming in held:
+                yield held.pop(upcoming)
+                upcoming += 1
+    finally:
+        for _, pending in waiting.values():
+            if isinstance(pending, Future):
+                pending.cancel()
+
+
+def run_all(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    executor: AnyExecutor,
+    *,
+    name: Callable[[Item], str],
+    what: str,
+    progress: Callable[[Result], object] | None = None,
+) -> list[Result]:
+    """Call a function with each item, and return the results in the order of the items.
+
+    Parameters
+    ----------
+    function, items, executor
+        As for `run_tasks` and `open_executor`.
+    name : callable
+        Returns how to call an item in an error.
+    what : str
+        What the items are, in the plural.
+    progress : callable, optional
+        Called with each result as it comes.
+
+    Raises
+    ------
+    IncompleteError
+        Some of the tasks failed; the others were done.
+    WorkerError
+        The executor accepts no more tasks.
+    """
+    listed = list(items)
+    results: list[Any] = [None] * len(listed)
+    failures: dict[int, BaseException] = {}
+    with (
+        open_executor(executor) as opened,
+        closing(run_tasks(partial(_numbered, function), enumerate(listed), opened)) as outcomes,
+    ):
+        for (number, _), result, error in outcomes:
+            if error is not None:
+                failures[number] = error
+                continue
+            results[number] = result
+            if progress is not None:
+                progress(results[number])
+    if failures:
+        raise IncompleteError.of(
+            [(name(listed[number]), failures[number]) for number in sorted(failures)],
+            len(listed),
+            what,
+        )
+    return results
+
+
+def _numbered(function: Callable[[Item], Result], numbered: tuple[int, Item]) -> Result:
+    return function(numbered[1])
+
+
+def _put(ended: SimpleQueue[int], number: int, _: object) -> None:
+    ended.put(number)
+
+
+def _submit(
+    executor: Executor | WorkerPool, function: Callable[[Item], Result], item: Item
+) -> Future[Result] | Task[Result]:
+    try:
+        return executor.submit(function, item)
+    except WorkerError:
+        raise
+    except RuntimeError as error:
+        # Raised by executors that are broken or shut down.
+        raise WorkerError(f"the executor accepts no more tasks: {error}") from error
+
+
+def _outcome(item: Item, pending: Future[Result] | Task[Result]) -> Outcome[Item, Result]:
+    try:
+        error = pending.exception()
+    except CancelledError as cancelled:
+        error = cancelled
+    if error is not None:
+        return Outcome(item, None, error)
+    return Outcome(item, pending.result(), None)
