@@ -24,6 +24,7 @@ from imagearchive.containers.left_out import (
     DANGLING_LINK,
     LINK_LIMIT,
     LOOPING_LINK,
+    NO_NAME,
     OUTSIDE_LINK,
     SPECIAL,
     LeftOutMember,
@@ -54,7 +55,7 @@ MAX_DEPTH: Final = 256
 
 # Why a member is neither a file nor a directory.
 _NO_FILES: Final = frozenset(
-    (SPECIAL, CONTINUATION, DANGLING_LINK, OUTSIDE_LINK, LOOPING_LINK, LINK_LIMIT)
+    (SPECIAL, CONTINUATION, DANGLING_LINK, OUTSIDE_LINK, LOOPING_LINK, LINK_LIMIT, NO_NAME)
 )
 
 
@@ -303,7 +304,8 @@ def _scan(archive: Archive, shard: int) -> list[LeftOutMember]:
 def _describe(refused: list[Refused]) -> str:
     shown = "; ".join(f"{item.name[:200]!r}: {item.reason}" for item in refused[:5])
     more = f"; and {len(refused) - 5} more" if len(refused) > 5 else ""
-    return f"{len(refused)} members cannot be extracted ({shown}{more}); nothing was written"
+    members = "member" if len(refused) == 1 else "members"
+    return f"{len(refused)} {members} cannot be extracted ({shown}{more}); nothing was written"
 
 
 # ---------------------------------------------------------------- names

@@ -21,7 +21,7 @@ from imagearchive.containers.derived import (
 from imagearchive.containers.rows import RowBuffer
 from imagearchive.containers.single_file import SingleFileContainer
 from imagearchive.errors import CorruptArchiveError, UnsupportedArchiveError
-from imagearchive.errors.hints import Hint
+from imagearchive.errors.hints import Hint, shell_command
 from imagearchive.storage.checkpoints import CheckpointBuilder
 from imagearchive.storage.compressed import CompressedStorage, CompressedStream
 from imagearchive.storage.location import Location
@@ -165,9 +165,9 @@ def _check_span(stream: CompressedStream, span: int, where: str, view: DerivedFi
         raise UnsupportedArchiveError(f"{one_piece}; extract it from its archive first")
     size = stream.size if stream.size != UNKNOWN_SIZE else stream.known_size
     takes = "" if size is None else f" It takes {size} bytes when decompressed."
-    name = os.path.basename(where)
+    convert = shell_command("imagearchive convert", where, plain_name(where))
     raise UnsupportedArchiveError(
-        f"{one_piece}.{takes} Convert it with 'imagearchive convert {name} {plain_name(name)}'",
+        f"{one_piece}.{takes} Convert it first: {convert}",
         hints=[DECOMPRESS],
     )
 

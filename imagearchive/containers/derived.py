@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 from imagearchive.errors import LimitError
-from imagearchive.errors.hints import Hint
+from imagearchive.errors.hints import Hint, shell_command
 from imagearchive.storage.limits import RATIO_FLOOR
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def check_expansion(file: FileStorage, size: int, format: StreamFormat) -> None:
         raise LimitError(
             f"{file.path}: {file.size} bytes of {format.label} data decompress to more than "
             f"{MAX_COMPRESSION} times as many; if you trust the file, decompress it first: "
-            f"{format.command} {file.path}"
+            f"{shell_command(format.command, file.path)}"
         )
 
 

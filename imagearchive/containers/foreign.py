@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from imagearchive.errors.hints import shell_command
+
 __all__ = ["describe_foreign"]
 
 _COMPRESSED: Final = (
@@ -65,6 +67,6 @@ def describe_foreign(path: str, head: bytes) -> str:
         if head.startswith(magic):
             return (
                 f"compressed with {name}, so its members cannot be read at random; "
-                f"decompress it first: {command} {path}"
+                f"decompress it first: {shell_command(command, path)}"
             )
     return ""

@@ -7,10 +7,11 @@ an argument, and leaves out a hint that it has no option for.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["Hint", "with_hints"]
+__all__ = ["Hint", "shell_command", "with_hints"]
 
 
 class Hint(NamedTuple):
@@ -33,3 +34,10 @@ def with_hints(message: str, hints: Iterable[Hint]) -> str:
     """Return a message followed by its hints, for a Python program."""
     advice = " or ".join(f"{hint.argument} {hint.effect}" for hint in hints)
     return f"{message}; pass {advice}" if advice else message
+
+
+def shell_command(command: str, *paths: str) -> str:
+    """Return a command that can be copied into a shell, whatever characters its paths have."""
+    # A path that begins with a dash would be an option.
+    safe = (f"./{path}" if path.startswith("-") else path for path in paths)
+    return " ".join([command, *map(shlex.quote, safe)])

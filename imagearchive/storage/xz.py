@@ -15,6 +15,7 @@ import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from imagearchive.errors import CorruptArchiveError, LimitError
+from imagearchive.errors.hints import shell_command
 from imagearchive.storage.compressed import STEP
 from imagearchive.storage.stream_format import StreamFormat, StreamRange
 
@@ -136,7 +137,7 @@ class XzStream(StreamRange):
     def _too_many_blocks(self) -> LimitError:
         return LimitError(
             f"{self.where}: {self.label}: it has more than {MAX_BLOCKS} blocks and streams; if you "
-            f"trust the file, decompress it first: xz -dk {self.where}"
+            f"trust the file, decompress it first: {shell_command('xz -dk', self.where)}"
         )
 
     @property

@@ -3,6 +3,7 @@
 import gzip
 import io
 import logging
+import os
 import stat
 import tarfile
 import zipfile
@@ -15,6 +16,7 @@ from support.files import make_tar
 
 import imagearchive
 from imagearchive import ImageArchive, IndexTable
+from imagearchive.cli import main
 from imagearchive.containers.tar.tar_container import TarContainer
 from imagearchive.errors import CorruptIndexError, UnsafePathError
 from imagearchive.index import file_format
@@ -238,6 +240,22 @@ def test_extract_refuses_every_special_member(tmp_path, caplog, compress, count)
         )
         assert done.files == 1
         assert not caplog.records
+
+
+def test_extract_with_a_nameless_member_refuses_it(tmp_path, capfd):
+    write_tar(tmp_path / "a.tar", {"/": b"lost", "a": b"1"})
+    said = "'/': a file without a name"
+    with imagearchive.open(tmp_path / "a.tar") as archive:
+        with pytest.raises(UnsafePathError, match=f"1 member cannot be extracted.*{said}"):
+            imagearchive.extract(archive, tmp_path / "out")
+        done = imagearchive.extract(archive, tmp_path / "out", skip_unsafe=True)
+        assert [one.name for one in done.refused] == ["/"]
+    assert os.listdir(tmp_path / "out") == ["a"]
+    assert main(["extract", str(tmp_path / "a.tar"), str(tmp_path / "two")]) == 1
+    assert not (tmp_path / "two").exists()
+    arguments = ["extract", "--skip-unsafe", str(tmp_path / "a.tar"), str(tmp_path / "two")]
+    assert main(arguments) == 1
+    assert "not extracted: /: a file without a name" in capfd.readouterr().err
 
 
 def test_extract_without_left_out_members_scans_nothing_again(tmp_path, monkeypatch):

@@ -371,5 +371,28 @@ def test_pack_interrupted_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == ["src"]
 
 
+def test_pack_interrupted_at_any_close_closes_no_descriptor_twice(tmp_path, monkeypatch):
+    source = fill(tmp_path / "src", {f"{name}/{name}": b"x" for name in "abcd"})
+    real, closed, interrupted = os.close, [], 1
+
+    def close(fd):
+        closed.append(fd)
+        # Fails if the descriptor is closed already.
+        real(fd)
+        if len(closed) == interrupted:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "close", close)
+    while len(closed) >= interrupted - 1:
+        closed.clear()
+        try:
+            pack(source, tmp_path / f"{interrupted}.tar", sync=False)
+        except KeyboardInterrupt:
+            interrupted += 1
+        else:
+            break
+    assert interrupted > 5
+
+
 def test_shard_path_numbers_the_archives():
     assert shard_path("d.x/train.tar", 3) == "d.x/train-000003.tar"

@@ -1,11 +1,22 @@
 """Files that are not archives are named for what they are."""
 
+import shlex
+
 import pytest
 
 import imagearchive
 from imagearchive.errors import UnsupportedArchiveError
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
+
+
+def test_open_other_compression_suggests_a_command_for_the_shell(tmp_path):
+    path = tmp_path / "it's $HOME.npz"
+    path.write_bytes(b"\x1f\x9d" + bytes(40))
+    with pytest.raises(UnsupportedArchiveError) as raised:
+        imagearchive.open(path)
+    command = str(raised.value).split("decompress it first: ")[1]
+    assert shlex.split(command) == ["gzip", "-d", str(path)]
 
 
 @pytest.mark.parametrize(
