@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from imagearchive.loader.generator_process import MpQItr as MpQItr
     from imagearchive.loader.sharded_sampler import ShardedSampler as ShardedSampler
     from imagearchive.processing.processor import DataProcessor as DataProcessor
+    from imagearchive.processing.repack import repack as repack
     from imagearchive.transforms import CenterCrop as CenterCrop
     from imagearchive.transforms import ColorJitter as ColorJitter
     from imagearchive.transforms import Compose as Compose
@@ -146,6 +147,7 @@ _HOME = {
     "pack": "archive.pack",
     "draw": "datasets.drawing",
     "pil_loader": "datasets.pil_loader",
+    "repack": "processing.repack",
     "register_codec": "codecs.codec_registry",
     "verify": "archive.verify",
     "write_split_data": "containers.bins.writer",

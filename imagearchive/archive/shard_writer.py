@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from imagearchive.archive.writers import TarWriter
 from imagearchive.codecs.codec_registry import encode_member
@@ -16,6 +16,9 @@ from imagearchive.errors import ClosedError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_flag, check_integer, check_size, shorten
 from imagearchive.storage.closing import Abortable
 from imagearchive.storage.location import local_path
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["ShardPath", "ShardWriter"]
 
@@ -57,11 +60,11 @@ class ShardPath:
         """Return the path of one shard."""
         return f"{self._before}{number:{self._format}}{self._after}"
 
-    def pattern(self, count: int) -> str:
-        """Return the brace pattern that names the first `count` shards."""
+    def pattern(self, first: int, count: int) -> str:
+        """Return the brace pattern that names so many shards."""
         if count < 2:
-            return self.number(0)
-        low, high = f"{0:{self._format}}", f"{count - 1:{self._format}}"
+            return self.number(first)
+        low, high = f"{first:{self._format}}", f"{first + count - 1:{self._format}}"
         return f"{self._before}{{{low}..{high}}}{self._after}"
 
 
@@ -91,6 +94,8 @@ class ShardWriter(Abortable):
         Modification time of all members, in seconds since 1970.
     index, sync : bool
         As in `TarWriter`.
+    first_number : int
+        Number of the first archive.
 
     Attributes
     ----------
@@ -120,7 +125,9 @@ class ShardWriter(Abortable):
         mtime: int = 0,
         index: bool = True,
         sync: bool = True,
+        first_number: int = 0,
     ) -> None:
+        self._first_number = check_integer("first_number", first_number, 0)
         self._path = ShardPath("path", path)
         # A smaller archive does not exist.
         self._shard_size = check_size("shard_size", shard_size, RECORD)
@@ -148,7 +155,8 @@ class ShardWriter(Abortable):
     @property
     def pattern(self) -> str:
         """The brace pattern that names all archives so far, for `imagearchive.open`."""
-        return self._path.pattern(len(self.paths) + (not self._closed))
+        count = len(self.paths) + (not self._closed)
+        return self._path.pattern(self._first_number, count)
 
     def write(self, sample: Mapping[str, Any]) -> None:
         """Add a sample.
@@ -174,8 +182,6 @@ class ShardWriter(Abortable):
         ClosedError
             The writer is closed.
         """
-        if self._closed:
-            raise ClosedError(f"{self._path.text}: the writer is closed")
         key = self._check_key(sample)
         members = [
             (f"{key}.{name}", _encoded(f"{key}.{name}", value))
@@ -186,10 +192,23 @@ class ShardWriter(Abortable):
             raise OptionError(f"the sample {key!r} has no fields")
         self.write_members(key, members)
 
-    def write_members(self, key: str, members: list[tuple[str, bytes | memoryview]]) -> None:
-        """Add a sample whose members have their names and bytes already."""
+    def write_members(self, key: str, members: Sequence[tuple[str, Buffer]]) -> None:
+        """Add a sample whose members have their names and contents already.
+
+        Parameters
+        ----------
+        key : str
+        members : sequence of (str, bytes-like)
+
+        Raises
+        ------
+        OptionError, UnsafePathError, ClosedError
+            As `write`.
+        """
+        if self._closed:
+            raise ClosedError(f"{self._path.text}: the writer is closed")
         # Names of over 100 bytes take more, which `TarWriter.size` tells afterwards.
-        size = sum(BLOCK + len(data) + -len(data) % BLOCK for _, data in members) + 2 * BLOCK
+        size = 2 * BLOCK + sum(BLOCK + _padded(memoryview(data).nbytes) for _, data in members)
         full = self._tar.size + size > self._shard_size or self._in_shard == self._shard_samples
         if self._in_shard and full:
             self._finish()
@@ -224,7 +243,10 @@ class ShardWriter(Abortable):
     def _start(self) -> TarWriter:
         self._keys.clear()
         self._in_shard = 0
-        return TarWriter(self._path.number(len(self.paths)), **self._options)
+        return TarWriter(self._next_path(), **self._options)
+
+    def _next_path(self) -> str:
+        return self._path.number(self._first_number + len(self.paths))
 
     def _finish(self) -> None:
         self._tar.close()
@@ -242,7 +264,7 @@ class ShardWriter(Abortable):
             return
         self._finish()
         self._closed = True
-        if os.path.lexists(beyond := self._path.number(len(self.paths))):
+        if os.path.lexists(beyond := self._next_path()):
             logger.warning(
                 "%s: left over from a larger set of shards; a pattern matches it, too", beyond
             )
@@ -251,6 +273,10 @@ class ShardWriter(Abortable):
         """Remove the archive that is being written; those before it stay."""
         self._closed = True
         self._tar.abort()
+
+
+def _padded(size: int) -> int:
+    return size + -size % BLOCK
 
 
 def _encoded(name: str, value: Any) -> bytes | memoryview:

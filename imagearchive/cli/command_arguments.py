@@ -59,6 +59,7 @@ def add_commands(commands: Any) -> None:
         _add_extract,
         _add_pack,
         _add_convert,
+        _add_repack,
         _add_process,
         _add_cache,
         _add_completion,
@@ -304,6 +305,84 @@ def _add_convert(commands: Any) -> None:
     add_max_ratio(parser)
     add_no_index(parser)
     add_overwrite(parser, "an existing target")
+    add_json(parser)
+    add_quiet(parser)
+
+
+def _add_repack(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "repack",
+        "write images again, smaller or in another format, as shards or an NPZ",
+        "repack_command:repack",
+    )
+    parser.add_argument(
+        "sources",
+        metavar="SOURCE",
+        nargs="+",
+        type=archive_path,
+        help="directories or archives to read as one",
+    )
+    parser.add_argument(
+        "target",
+        metavar="TARGET",
+        type=output_path,
+        help="shards with {} where their number goes, such as out-{:05d}.tar; or an .npz",
+    )
+    parser.add_argument(
+        "--resize",
+        type=image_size,
+        metavar="N|WxH",
+        help="length of the shorter side, to which larger images shrink; or the size of all images",
+    )
+    parser.add_argument(
+        "--format", choices=("jpeg", "png", "webp"), help="encode images of other formats"
+    )
+    parser.add_argument(
+        "--quality",
+        type=positive_integer,
+        default=90,
+        metavar="N",
+        help="quality of JPEG and WebP, from 1 to 100; default 90",
+    )
+    parser.add_argument(
+        "--shard-size",
+        type=byte_size,
+        default="1GiB",
+        metavar="SIZE",
+        help="maximum size of a shard; default 1GiB",
+    )
+    parser.add_argument(
+        "--shard-samples", type=positive_integer, metavar="N", help="maximum samples in a shard"
+    )
+    parser.add_argument("--shuffle", action="store_true", help="write samples in random order")
+    parser.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="seed of that order; default 0"
+    )
+    parser.add_argument(
+        "--field",
+        action="append",
+        metavar="NAME=KIND:PATTERN",
+        help="a field of each sample, such as mask=mask:seg/{key}.png; may be repeated. Kinds: "
+        "image, mask, boxes, boxes-xywh, boxes-yolo, keypoints, text, json, array, bytes, label; "
+        "by default the extension decides",
+    )
+    parser.add_argument(
+        "--keys", metavar="FILE", help="with --field, a text file of the keys of the samples"
+    )
+    parser.add_argument(
+        "--whole-key",
+        action="store_true",
+        help="with --field, the keys of samples may contain dots",
+    )
+    parser.add_argument(
+        "--skip-broken", action="store_true", help="leave out samples that cannot be read"
+    )
+    parser.add_argument(
+        "--workers", type=positive_integer, metavar="N", help="number of threads; default all cores"
+    )
+    add_no_index(parser)
+    add_overwrite(parser, "existing targets")
     add_json(parser)
     add_quiet(parser)
 

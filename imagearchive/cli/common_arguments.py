@@ -42,6 +42,7 @@ _MODULES: Final = {
         "imagearchive.containers.bins.writer",
         "imagearchive.archive.writers",
     ),
+    "repack": (*_NUMPY, "imagearchive.processing.repack"),
     "process": (*_NUMPY, "imagearchive.processing.processor"),
 }
 

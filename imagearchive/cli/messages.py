@@ -28,6 +28,7 @@ OPTIONS: Final = {
     "max_ratio": "--max-ratio",
     "max_size": "--max-size",
     "nested=False": "--nested no",
+    "resize": "--resize",
     "overwrite=True": "--overwrite",
     "overwrite_index=True": "'imagearchive index --overwrite'",
     "root": "--root",

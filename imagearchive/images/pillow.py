@@ -34,7 +34,9 @@ __all__ = [
     "decode_pillow",
     "decode_with_pillow",
     "encode_image",
+    "image_format",
     "image_size",
+    "save_image",
 ]
 
 ImageMode = Literal["RGB", "L", "RGBA", "unchanged", "index"]
@@ -172,6 +174,18 @@ def image_size(data: Buffer) -> tuple[int, int]:
     """
     width, height = _open(data, Limits(max_pixels=math.inf)).size
     return width, height
+
+
+def image_format(data: Buffer) -> str:
+    """Return Pillow's name of the format of an image, such as ``"JPEG"``, by its content.
+
+    Raises
+    ------
+    DecodeError
+        The format is unknown, or the header is damaged.
+    """
+    name = str(_open(data, Limits(max_pixels=math.inf)).format)
+    return "JPEG" if name == "MPO" else name
 
 
 def _exif_transposed(image: Image.Image) -> Image.Image:
@@ -388,20 +402,25 @@ def encode_image(extension: str, array: npt.ArrayLike) -> bytes:
     DecodeError
         The format cannot hold such an array.
     """
+    options: dict[str, Any] = {}
+    if FORMATS[extension] == "JPEG":
+        options["quality"] = 95
+    elif FORMATS[extension] == "WEBP":
+        options["lossless"] = True
+    return save_image(extension, array, **options)
+
+
+def save_image(extension: str, array: npt.ArrayLike, **options: Any) -> bytes:
+    """Encode an array as an image with the options of Pillow's ``save``; see `encode_image`."""
     pixels = np.asarray(array)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
-    extra: dict[str, Any] = {}
     name = FORMATS[extension]
-    if name == "JPEG":
-        extra["quality"] = 95
-    elif name == "WEBP":
-        extra["lossless"] = True
     target = io.BytesIO()
     try:
         if pixels.dtype not in (np.uint8, np.uint16):
             raise TypeError(f"its dtype is {pixels.dtype}, not uint8")
-        Image.fromarray(np.ascontiguousarray(pixels)).save(target, name, **extra)
+        Image.fromarray(np.ascontiguousarray(pixels)).save(target, name, **options)
     except _PILLOW_ERRORS as error:
         raise DecodeError(
             f"an array of shape {pixels.shape} cannot be written as {name}: {error}"

@@ -22,6 +22,7 @@ CALLS = {
     "extract": ("extract", "--json", "--skip-unsafe", "left.tar", "out"),
     "pack": ("pack", "--json", "photos", "packed.tar"),
     "convert": ("convert", "--json", "a.tar", "a.zip"),
+    "repack": ("repack", "--json", "photos", "again-{}.tar"),
     "process": (
         *("process", "--json", "--detector", "--raw-dir", "raw", "--output-dir", "done"),
         *("--workers", "0", "-q"),

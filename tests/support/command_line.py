@@ -8,7 +8,7 @@ import tarfile
 
 COMMANDS = [
     "index", "ls", "tree", "find", "cat", "info", "verify", "extract", "pack", "convert",
-    "process", "completion",
+    "repack", "process", "completion",
 ]  # fmt: skip
 
 

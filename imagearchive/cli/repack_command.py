@@ -1,0 +1,118 @@
+"""The command that writes data sets again: repack."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+from imagearchive.cli.messages import print_error
+from imagearchive.cli.output import (
+    escape_message,
+    format_size,
+    pluralize,
+    progress_bar,
+    write,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from imagearchive.processing.repack import Repacked
+    from imagearchive.transforms.fields import Field
+
+__all__ = ["repack"]
+
+FAILED: Final = 1
+KINDS: Final = (
+    *("image", "mask", "boxes", "boxes-xywh", "boxes-yolo", "keypoints", "text", "json", "array"),
+    *("bytes", "label"),
+)
+_FIELD: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(?:([a-z]+(?:-[a-z]+)?):)?(.*\{key\}.*)")
+
+
+def repack(arguments: argparse.Namespace) -> int:
+    """Write a data set again as shards or as an NPZ."""
+    from imagearchive.datasets.image_archive import ImageArchive
+    from imagearchive.datasets.samples.dataset import SampleArchive
+    from imagearchive.processing.repack import repack as write_again
+
+    source: Any = arguments.sources
+    if arguments.field:
+        fields = dict(_field(arguments.parser, text) for text in arguments.field)
+        source = SampleArchive(
+            source, fields, keys=arguments.keys, first_dot=not arguments.whole_key
+        )
+    elif arguments.target.endswith(".npz"):
+        source = ImageArchive(source)
+    with progress_bar(None, "samples", arguments.quiet) as step:
+        done = write_again(
+            source,
+            arguments.target,
+            resize=arguments.resize,
+            format=arguments.format,
+            quality=arguments.quality,
+            shard_size=arguments.shard_size,
+            shard_samples=arguments.shard_samples,
+            shuffle=arguments.shuffle,
+            seed=arguments.seed,
+            workers=arguments.workers,
+            on_error="skip" if arguments.skip_broken else "raise",
+            overwrite=arguments.overwrite,
+            index=not arguments.no_index,
+            progress=step,
+        )
+    for key, reason in done.skipped:
+        print_error(f"left out: {key[:200]}: {reason}")
+    if arguments.json:
+        kinds = None if done.fields is None else {n: repr(kind) for n, kind in done.fields.items()}
+        skipped = [{"key": key, "reason": reason} for key, reason in done.skipped]
+        write_json({**asdict(done), "fields": kinds, "skipped": skipped})
+    elif not arguments.quiet:
+        write(map(escape_message, _summary(done)))
+    return FAILED if done.skipped else 0
+
+
+def _field(parser: argparse.ArgumentParser, text: str) -> tuple[str, Field | str]:
+    """Return the name and the kind of a field, given as ``NAME=KIND:PATTERN``."""
+    from imagearchive.transforms import fields as kinds
+
+    match = _FIELD.fullmatch(text)
+    if match is None:
+        parser.error(
+            f"--field must be NAME=PATTERN or NAME=KIND:PATTERN with {{key}}, got {text!r}"
+        )
+    name, kind, pattern = match.groups()
+    if kind is None:
+        return name, pattern
+    if kind == "boxes-yolo":
+        classes = f"{name}_classes"
+        boxes = kinds.Boxes(pattern, format="cxcywh", relative=True, labels=classes)
+        return name, boxes
+    if kind == "boxes-xywh":
+        return name, kinds.Boxes(pattern, format="xywh")
+    if kind not in KINDS:
+        parser.error(f"--field: the kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    made: Field = getattr(kinds, kind.capitalize())(pattern)
+    return name, made
+
+
+def _summary(done: Repacked) -> list[str]:
+    lines = list(map(os.path.relpath, done.paths))
+    ratio = done.bytes_after / done.bytes_before if done.bytes_before else 1.0
+    before, after = (format_size(size, True) for size in (done.bytes_before, done.bytes_after))
+    lines.append(
+        f"{pluralize(done.samples, 'sample')}, {done.encoded} of {done.images} images encoded "
+        f"again: {before} -> {after} ({ratio:.0%})"
+    )
+    if done.speed_before and done.speed_after:
+        lines.append(
+            f"reading and decoding in one thread: {done.speed_before:,.0f} -> "
+            f"{done.speed_after:,.0f} images/s ({done.speed_after / done.speed_before:.1f}x)"
+        )
+    if done.fields:
+        lines.append("SampleArchive reads it with fields={")
+        lines += [f"    {name!r}: {kind!r}," for name, kind in done.fields.items()]
+        lines.append("}")
+    return lines

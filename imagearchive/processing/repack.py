@@ -1,0 +1,488 @@
+"""`repack`: writes any data set as shards or as an NPZ that load faster."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import pickle
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+import numpy as np
+
+from imagearchive.archive.archive import Archive
+from imagearchive.archive.shard_writer import ShardPath, ShardWriter
+from imagearchive.containers.npz.writer import NpzWriter
+from imagearchive.datasets.image_archive import ImageArchive
+from imagearchive.datasets.npz.dataset import LazyNPZDataset
+from imagearchive.datasets.permutation import Permutation
+from imagearchive.datasets.samples.dataset import SampleArchive
+from imagearchive.errors import ImageArchiveError, OptionError
+from imagearchive.errors.arguments import (
+    check_choice,
+    check_flag,
+    check_integer,
+    check_sequence,
+    shorten,
+)
+from imagearchive.errors.hints import Hint
+from imagearchive.images.decode import decode_image
+from imagearchive.processing.repack_recipe import ImageFormat, Recipe
+from imagearchive.processing.repack_sources import RepackSource, Written, as_source
+from imagearchive.storage.atomic import AtomicFile, check_target
+from imagearchive.storage.location import local_path
+from imagearchive.storage.task_threads import TaskThreads
+
+if TYPE_CHECKING:
+    from imagearchive.storage.patterns import ArchivePath
+    from imagearchive.transforms.fields import Field
+
+__all__ = ["Repacked", "repack"]
+
+logger = logging.getLogger(__name__)
+
+# Samples of a task: enough to make handing it over cheap, few enough to bound the memory.
+_TASK: Final = 16
+# Samples whose decoding is timed, before and after.
+_TIMED: Final = 64
+_MAX_SIDE: Final = 65_500
+
+
+@dataclass(frozen=True)
+class Repacked:
+    """The result of `repack`.
+
+    Attributes
+    ----------
+    paths : list of str
+        The archives, in order.
+    samples, images : int
+        How many were written. After an interrupt, these and the following numbers are those of the
+        call that continued.
+    encoded : int
+        How many of the images were encoded again; the others were copied.
+    skipped : list of (str, str)
+        Key of each sample that could not be read, and why.
+    bytes_before, bytes_after : int
+        Size of the members in the source, and of what was made of them.
+    speed_before, speed_after : float
+        Images that one thread reads and decodes in a second, measured on some of them; 0 if none
+        were measured.
+    fields : dict of str to Field, or None
+        What `SampleArchive` needs to read the archives.
+    """
+
+    paths: list[str]
+    samples: int
+    images: int
+    encoded: int
+    skipped: list[tuple[str, str]]
+    bytes_before: int
+    bytes_after: int
+    speed_before: float
+    speed_after: float
+    fields: dict[str, Field] | None
+
+
+def repack(
+    source: ArchivePath | Archive | ImageArchive | SampleArchive,
+    target: str | os.PathLike[str],
+    *,
+    resize: int | Sequence[int] | None = None,
+    format: ImageFormat | None = None,
+    quality: int = 90,
+    shard_size: int | str = "1GB",
+    shard_samples: int | None = None,
+    shuffle: bool = False,
+    seed: int = 0,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    on_error: str = "raise",
+    overwrite: bool = False,
+    index: bool = True,
+    sync: bool = True,
+    progress: Callable[[int], object] | None = None,
+) -> Repacked:
+    """Write a data set again, as shards of smaller images, or decoded as an NPZ.
+
+    Samples stay together, and keep their classes and labels:
+
+    - Of a path or an open archive, members keep their names. Files with the same name up to the
+      first dot are one sample.
+    - Of an `ImageArchive`, members keep their names too. Unless its directories are the classes,
+      the label of each image is written beside it, as ``.cls`` or ``.npy``.
+    - Of a `SampleArchive`, each field becomes a member ``KEY.FIELD.EXTENSION``. Masks are resized
+      to the nearest pixel, and boxes and keypoints are scaled. The `fields` of the result read
+      them. Dots in the last part of a key become underscores.
+
+    An image that needs no change is copied. Of its metadata, an image that is encoded again keeps
+    the EXIF orientation of a JPEG; transparency is dropped, and 16 bits become 8, as in loading.
+
+    The same samples and arguments give the same bytes, whatever the number of workers. A shard
+    appears when it is complete. After an interrupt, the same call continues after the last
+    complete shard.
+
+    If `target` ends with ``.npz``, the images are decoded, and all have the size `resize`; of an
+    `int`, the square in the middle is taken. An `ImageArchive` gives the columns ``images`` (uint8,
+    (N, H, W, 3)), ``labels``, and ``class_names``, and a `SampleArchive` one column for each field.
+    The size of the file is logged first.
+
+    Parameters
+    ----------
+    source : path-like, Archive, ImageArchive, or SampleArchive
+        A path may be a directory, an archive, a pattern, or a list of them. For an NPZ, it is
+        opened as an `ImageArchive`. Datasets must not have transforms.
+    target : path-like
+        ``train-{:05d}.tar`` with a place for the number of a shard, or an ``.npz``.
+    resize : int or (int, int), optional
+        Length of the shorter side, to which larger images shrink; or width and height of every
+        image. By default sizes stay.
+    format : {"jpeg", "png", "webp"}, optional
+        Encode images that have another format. By default the format stays, but images in formats
+        other than these become PNG if they are resized.
+    quality : int
+        Quality of JPEG and WebP, from 1 to 100.
+    shard_size, shard_samples : optional
+        As in `ShardWriter`.
+    shuffle : bool
+        Write the samples in random order.
+    seed : int
+        Determines that order.
+    workers : int, optional
+        Number of threads; by default that of the processor's cores. With `executor`, how many of
+        its workers to keep busy.
+    executor : concurrent.futures.Executor, optional
+        Reads and encodes elsewhere, as on a cluster. Its workers must see the source under the same
+        path. It is not shut down.
+    on_error : {"raise", "skip"}
+        What to do with a sample that cannot be read: raise, or leave it out and list it.
+    overwrite : bool
+        Replace archives of these names.
+    index, sync : bool
+        As in `TarWriter`.
+    progress : callable, optional
+        Called with the number of samples done since the last call.
+
+    Returns
+    -------
+    Repacked
+
+    Raises
+    ------
+    OptionError
+        An argument is wrong, the dataset has transforms, or it is not clear whether the images of
+        a sample are masks.
+    TargetExistsError
+        There is a target that this call did not begin.
+    DecodeError, CorruptArchiveError
+        A sample cannot be read.
+    WorkerError
+        A worker of the executor died.
+    OSError
+        The target cannot be written, or the disk is too small for an NPZ.
+    """
+    recipe = _check_recipe(resize, format, quality)
+    options = _Options(
+        shuffle=check_flag("shuffle", shuffle),
+        seed=check_integer("seed", seed),
+        workers=check_integer("workers", os.cpu_count() if workers is None else workers, 1),
+        executor=executor,
+        skip=check_choice("on_error", on_error, ("raise", "skip")) == "skip",
+        overwrite=check_flag("overwrite", overwrite),
+        progress=progress or (lambda count: None),
+    )
+    to_npz = os.fspath(target).endswith(".npz") if isinstance(target, str | os.PathLike) else False
+    with ExitStack() as opened:
+        if isinstance(source, Archive | ImageArchive | SampleArchive):
+            samples = as_source(source)
+        elif to_npz:
+            samples = as_source(opened.enter_context(ImageArchive(source)))
+        else:
+            samples = as_source(opened.enter_context(Archive(source, nested="auto")))
+        if warning := samples.warning(recipe):
+            logger.warning("%s: %s", shorten(source), warning)
+        run = _Run(samples, recipe, options)
+        if to_npz:
+            return _write_npz(run, local_path("target", target))
+        shards = partial(
+            ShardWriter, target, shard_size=shard_size, shard_samples=shard_samples,
+            overwrite=overwrite, index=index, sync=sync,
+        )  # fmt: skip
+        what = {"shard_size": shard_size, "shard_samples": shard_samples}
+        return _write_shards(run, ShardPath("target", target), shards, what)
+
+
+def _check_recipe(resize: Any, format: Any, quality: Any) -> Recipe:
+    if resize is not None:
+        if isinstance(resize, (tuple, list)):
+            sides = check_sequence("resize", resize)
+            if len(sides) != 2:
+                raise OptionError(f"resize must be one integer or two, got {resize!r}")
+            resize = tuple(check_integer("resize", side, 1, _MAX_SIDE) for side in sides)
+        else:
+            resize = check_integer("resize", resize, 1, _MAX_SIDE)
+    if format is not None:
+        format = check_choice("format", format, get_args(ImageFormat))
+    return Recipe(resize, format, check_integer("quality", quality, 1, 100))
+
+
+@dataclass(frozen=True)
+class _Options:
+    shuffle: bool
+    seed: int
+    workers: int
+    executor: Executor | None
+    skip: bool
+    overwrite: bool
+    progress: Callable[[int], object]
+
+
+class _Run:
+    """Prepares samples in order, in threads or by an executor, and counts what comes out."""
+
+    def __init__(self, samples: RepackSource, recipe: Recipe, options: _Options) -> None:
+        self.samples, self.recipe, self.options = samples, recipe, options
+        self.count = len(samples)
+        self.order = Permutation(self.count, options.seed) if options.shuffle else range(self.count)
+        self.written = self.images = self.encoded = self.stored = self.made = 0
+        self.skipped: list[tuple[str, str]] = []
+
+    def results(self, method: str, start: int) -> Iterator[Any]:
+        """Yield what a method of the source returns for each sample, from `start` on."""
+        numbers = [
+            [int(self.order[i]) for i in range(first, min(first + _TASK, self.count))]
+            for first in range(start, self.count, _TASK)
+        ]
+        call = partial(_prepare, method=method, recipe=self.recipe)
+        for results in self._in_order(call, numbers):
+            for result in results:
+                self.options.progress(1)
+                if isinstance(result, _Failure):
+                    if not self.options.skip:
+                        raise result.error
+                    self.skipped.append((result.key, str(result.error)))
+                    logger.warning("left out: %s", result.error)
+                else:
+                    yield result
+
+    def _in_order(
+        self, call: Callable[..., list[Any]], tasks: Sequence[list[int]]
+    ) -> Iterator[list[Any]]:
+        ahead = 2 * self.options.workers
+        waiting: deque[Any] = deque()
+        with ExitStack() as stack:
+            executor = self.options.executor
+            submit: Callable[[list[int]], Any]
+            if executor is None:
+                threads = stack.enter_context(TaskThreads(self.options.workers, "repack"))
+                submit = partial(threads.submit, call, self.samples)
+            else:
+                submit = partial(executor.submit, call, pickle.dumps(self.samples))
+            try:
+                for task in tasks:
+                    waiting.append(submit(task))
+                    if len(waiting) > ahead:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                if executor is not None:
+                    for future in waiting:
+                        future.cancel()
+
+    def add(self, sample: Written) -> None:
+        """Count one sample."""
+        self.written += 1
+        self.images += sample.images
+        self.encoded += sample.encoded
+        self.stored += sample.stored
+        self.made += sum(memoryview(data).nbytes for _, data in sample.members)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    key: str
+    error: ImageArchiveError
+
+
+@lru_cache(maxsize=2)
+def _unpickled(source: bytes) -> RepackSource:
+    samples: RepackSource = pickle.loads(source)
+    return samples
+
+
+def _prepare(
+    source: RepackSource | bytes, indices: Sequence[int], *, method: str, recipe: Recipe
+) -> list[Any]:
+    """Prepare the samples of one task; runs in a thread or in a worker process."""
+    samples = _unpickled(source) if isinstance(source, bytes) else source
+    results: list[Any] = []
+    for index in indices:
+        try:
+            results.append(getattr(samples, method)(index, recipe))
+        except OptionError:
+            raise
+        except ImageArchiveError as error:
+            results.append(_Failure(samples.key(index), error))
+    return results
+
+
+def _write_shards(
+    run: _Run, path: ShardPath, make: Callable[..., ShardWriter], shards: Mapping[str, Any]
+) -> Repacked:
+    state = _State(path, run, shards)
+    number, start = (0, 0) if run.options.overwrite else state.resume()
+    paths = [path.number(before) for before in range(number)]
+    new: list[str] = []
+    if start < run.count or not number:
+        run.options.progress(start)
+        with make(first_number=number) as writer:
+            state.save()
+            for sample in run.results("write", start):
+                writer.write_members(sample.key, sample.members)
+                run.add(sample)
+        new = writer.paths
+    state.remove()
+    after = 0.0
+    if new:
+        with Archive(new) as archive:
+            after = _speed(as_source(archive))
+    return _result(run, paths + new, after)
+
+
+class _State:
+    """A hidden file beside the shards, from which an interrupted call continues.
+
+    It holds what determines the shards, so that other shards of these names are not taken for them.
+    """
+
+    def __init__(self, path: ShardPath, run: _Run, shards: Mapping[str, Any]) -> None:
+        self._path, self._run = path, run
+        folder, name = os.path.split(path.number(0))
+        self._file = os.path.join(folder, f".{name}.repack")
+        facts = {
+            "recipe": asdict(run.recipe),
+            "shuffle": run.options.shuffle and run.options.seed,
+            "samples": run.count,
+            "source": run.samples.fingerprint(),
+            "ends": [run.samples.key(index) for index in (0, run.count - 1) if run.count],
+            **shards,
+        }
+        text = json.dumps(facts, sort_keys=True)
+        self._digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+    def save(self) -> None:
+        """Write the file."""
+        with AtomicFile(self._file, overwrite=True) as target:
+            target.file.write(self._digest.encode())
+
+    def remove(self) -> None:
+        """Remove the file, now that all shards are complete."""
+        with suppress(FileNotFoundError):
+            os.unlink(self._file)
+
+    def resume(self) -> tuple[int, int]:
+        """Return how many shards are complete, and how many samples need not be looked at again."""
+        try:
+            with open(self._file, "rb") as file:
+                saved = file.read(len(self._digest))
+        except FileNotFoundError:
+            return 0, 0
+        number, written, last = 0, 0, ""
+        while saved == self._digest.encode() and os.path.lexists(self._path.number(number)):
+            with Archive(self._path.number(number)) as archive:
+                samples = archive.samples()
+                written += len(samples)
+                last = samples.key(len(samples) - 1) if len(samples) else last
+            number += 1
+        # Samples that were left out were looked at as well.
+        for position in range(max(written - 1, 0), self._run.count if written else 0):
+            if self._run.samples.key(int(self._run.order[position])) == last:
+                logger.warning(
+                    "%s: continuing after %d samples in %d shards",
+                    self._path.text,
+                    position + 1,
+                    number,
+                )
+                return number, position + 1
+        return 0, 0
+
+
+def _write_npz(run: _Run, path: str) -> Repacked:
+    if run.recipe.resize is None:
+        hint = Hint("resize", "to choose it")
+        raise OptionError("an NPZ holds images of one size", hints=[hint])
+    if run.recipe.format is not None:
+        raise OptionError("an NPZ holds decoded images, so they have no format")
+    check_target(path, run.options.overwrite)
+    if run.count:
+        first = run.samples.row(int(run.order[0]), run.recipe)
+        each = _bytes_of(first.values.values())
+        logger.info("%s: %d samples will take about %d bytes", path, run.count, each * run.count)
+        free = shutil.disk_usage(os.path.dirname(path) or ".").free
+        if free < each * run.count:
+            raise OSError(
+                errno.ENOSPC,
+                f"{run.count} samples take {each * run.count} bytes, and {free} are free",
+                path,
+            )
+    with NpzWriter(path) as writer:
+        for row in run.results("row", 0):
+            writer.append(**row.values)
+            run.written += 1
+            run.stored += row.stored
+            run.made += _bytes_of(row.values.values())
+    with LazyNPZDataset(path) as arrays:
+        start, numbers = time.perf_counter(), _spread(len(arrays))
+        for number in numbers:
+            arrays[number]
+        after = len(numbers) / (time.perf_counter() - start)
+    run.images = run.encoded = run.written
+    return _result(run, [path], after)
+
+
+def _bytes_of(values: Iterable[Any]) -> int:
+    return sum(value.nbytes for value in values if isinstance(value, np.ndarray))
+
+
+def _result(run: _Run, paths: list[str], speed_after: float) -> Repacked:
+    return Repacked(
+        paths=paths,
+        samples=run.written,
+        images=run.images,
+        encoded=run.encoded,
+        skipped=run.skipped,
+        bytes_before=run.stored,
+        bytes_after=run.made,
+        speed_before=_speed(run.samples) if run.images else 0.0,
+        speed_after=speed_after if run.images else 0.0,
+        fields=run.samples.fields(),
+    )
+
+
+def _speed(samples: RepackSource) -> float:
+    """Return how many images a second are read and decoded, measured on some of them."""
+    count = 0
+    start = time.perf_counter()
+    for number in _spread(len(samples)):
+        with suppress(ImageArchiveError):
+            image = samples.image(number)
+            if image is not None:
+                decode_image(image)
+                count += 1
+    return count / (time.perf_counter() - start)
+
+
+def _spread(count: int) -> list[int]:
+    """Return some of the first `count` integers, evenly spread."""
+    return list(range(0, count, max(1, count // _TIMED)))

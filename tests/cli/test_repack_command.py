@@ -1,0 +1,71 @@
+"""The command repack."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+from support.archives import encoded
+from support.files import fill
+
+
+def image(value, kind="PNG"):
+    return encoded(np.full((20, 30, 3), value, np.uint8), kind)
+
+
+def test_repack_prints_archives_and_what_was_gained(run, work):
+    fill(work / "data", {f"cat/{number}.png": image(number) for number in range(5)})
+    status, out, _ = run("repack", "data", "o-{:02}.tar", "--resize", "10", "--shard-samples", "3")
+    lines = out.decode().splitlines()
+    assert status == 0
+    assert lines[:2] == ["o-00.tar", "o-01.tar"]
+    assert lines[2].startswith("5 samples, 5 of 5 images encoded again: ")
+    assert "images/s" in lines[3]
+    assert (
+        run("repack", "-q", "data", "o-{:02}.tar", "-f", "--no-index", "--format", "jpeg")[1] == b""
+    )
+    with tarfile.open("o-00.tar") as tar:
+        assert tar.getnames() == [f"cat/{number}.jpg" for number in range(5)]
+
+
+def test_repack_fields_are_named_with_their_kinds(run, work):
+    files = {"img/1.jpg": image(9, "JPEG"), "seg/1.png": encoded(np.ones((20, 30), np.uint8))}
+    fill(work / "data", {**files, "box/1.txt": b"4 0.5 0.5 0.2 0.4"})
+    fields = ("image=img/{key}.jpg", "mask=mask:seg/{key}.png", "boxes=boxes-yolo:box/{key}.txt")
+    options = [part for field in fields for part in ("--field", field)]
+    status, out, _ = run("repack", "data", "o-{}.tar", "--resize", "15x10", *options)
+    assert status == 0
+    with tarfile.open("o-000000.tar") as tar:
+        names = {f"1.{end}" for end in ("image.jpg", "mask.png", "boxes.npy", "boxes_classes.npy")}
+        assert set(tar.getnames()) == names
+        boxes = np.load(io.BytesIO(tar.extractfile("1.boxes.npy").read()))
+        np.testing.assert_allclose(boxes, [[6, 3, 9, 7]])
+    assert b"'mask': Mask('{key}.mask.png|npy')," in out
+
+
+def test_repack_wrong_fields_are_refused(run, work):
+    fill(work / "data", {"1.jpg": image(9, "JPEG")})
+    for wrong in ("image", "image:x.jpg", "picture=picture:{key}.jpg"):
+        status, _, err = run("repack", "data", "o-{}.tar", "--field", wrong)
+        assert status == 2
+        assert "--field" in err
+
+
+def test_repack_broken_image_is_reported(run, work):
+    fill(work / "data", {"a/1.jpg": image(9, "JPEG"), "a/2.jpg": b"broken"})
+    status, _, err = run("repack", "data", "o-{}.tar", "--resize", "9")
+    assert status == 1
+    assert "a/2.jpg" in err
+    status, out, err = run("repack", "data", "o-{}.tar", "--resize", "9", "--skip-broken", "--json")
+    assert status == 1
+    assert "left out: a/2" in err
+    assert json.loads(out)["skipped"][0]["key"] == "a/2"
+
+
+def test_repack_to_an_npz_needs_a_size(run, work):
+    fill(work / "data", {"a/1.jpg": image(9, "JPEG")})
+    status, _, err = run("repack", "data", "o.npz")
+    assert status == 1
+    assert "--resize" in err
+    assert run("repack", "data", "o.npz", "--resize", "9")[0] == 0
+    assert np.load("o.npz")["images"].shape == (1, 9, 9, 3)

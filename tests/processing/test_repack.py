@@ -1,0 +1,303 @@
+"""Writing data sets again: as shards of smaller images, and as NPZs."""
+
+import io
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+import imagearchive
+from imagearchive import (
+    Boxes,
+    ImageArchive,
+    Keypoints,
+    LazyNPZDataset,
+    Mask,
+    SampleArchive,
+    ShardWriter,
+    repack,
+)
+from imagearchive.errors import DecodeError, OptionError, TargetExistsError
+from tests.support.archives import encoded, write_tar
+from tests.support.files import fill
+
+
+def picture(number, size=(40, 30), format="JPEG", **options):
+    rng = np.random.default_rng(number)
+    small = rng.integers(0, 256, (3, 4, 3), np.uint8)
+    image = PillowImage.fromarray(small).resize(size, PillowImage.Resampling.BICUBIC)
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def size_of(data):
+    return PillowImage.open(io.BytesIO(data)).size
+
+
+@pytest.fixture
+def folder(tmp_path):
+    files = {
+        f"{'cat' if number % 2 else 'dog'}/{number:02}.jpg": picture(number) for number in range(10)
+    }
+    fill(tmp_path / "data", files)
+    return tmp_path / "data"
+
+
+def test_repack_shrinks_images_and_keeps_classes(folder, tmp_path):
+    result = repack(folder, tmp_path / "a-{:03}.tar", resize=15, shard_samples=4)
+    assert [os.path.basename(path) for path in result.paths] == [
+        f"a-00{number}.tar" for number in range(3)
+    ]
+    assert (result.samples, result.images, result.encoded, result.skipped) == (10, 10, 10, [])
+    assert result.bytes_before == sum(path.stat().st_size for path in folder.rglob("*.jpg"))
+    written = imagearchive.open(result.paths)
+    assert result.bytes_after == sum(len(data) for data in written.values())
+    before, after = ImageArchive(folder), ImageArchive(result.paths)
+    assert after.classes == before.classes == ["cat", "dog"]
+    assert [after.label(i) for i in range(10)] == [before.label(i) for i in range(10)]
+    assert {size_of(after.read(i)) for i in range(10)} == {(20, 15)}
+    expected = [np.asarray(before[i][0].resize((20, 15), 2), int) for i in range(10)]
+    for index, pixels in enumerate(expected):
+        # JPEG keeps a quarter of the colors, and these images are small.
+        assert np.abs(np.asarray(after[index][0], int) - pixels).mean() < 10
+
+
+def test_repack_copies_what_needs_no_change(folder, tmp_path):
+    fill(
+        folder, {"cat/large.jpg": picture(11, (80, 90)), "cat/01.txt": b"text", "cat/a.json": b"1"}
+    )
+    result = repack(folder, tmp_path / "a-{}.tar", resize=30, format="jpeg")
+    assert result.encoded == 1
+    before, after = imagearchive.open(folder), imagearchive.open(result.paths)
+    assert list(after) == list(before)
+    assert [name for name in before if before[name] != after[name]] == ["cat/large.jpg"]
+    assert size_of(after["cat/large.jpg"]) == (30, 33)
+
+
+@pytest.mark.parametrize("format", ["jpeg", "png", "webp"])
+def test_repack_converts_formats(tmp_path, format):
+    files = {f"{name}.{name}": picture(1, format=name.upper()) for name in ("png", "webp", "gif")}
+    fill(tmp_path / "data", files | {"photo.jpg": picture(2)})
+    result = repack(tmp_path / "data", tmp_path / "a-{}.tar", format=format)
+    end = {"jpeg": "jpg"}.get(format, format)
+    archive = imagearchive.open(result.paths)
+    assert list(archive) == [f"{stem}.{end}" for stem in ("gif", "photo", "png", "webp")]
+    found = {PillowImage.open(io.BytesIO(archive[name])).format for name in archive}
+    assert found == {format.upper()}
+    if format == "png":
+        for name in ("gif", "png", "webp"):
+            old, new = (
+                np.asarray(PillowImage.open(io.BytesIO(data)).convert("RGB"))
+                for data in (files[f"{name}.{name}"], archive[f"{name}.png"])
+            )
+            np.testing.assert_array_equal(new, old)
+
+
+def test_repack_keeps_gray_images_gray_and_the_orientation(tmp_path):
+    exif = PillowImage.Exif()
+    exif[0x0112] = 6
+    gray = encoded(np.full((40, 60), 77, np.uint8), "PNG")
+    fill(tmp_path / "data", {"turned.jpg": picture(1, exif=exif), "gray.png": gray})
+    archive = imagearchive.open(repack(tmp_path / "data", tmp_path / "a-{}.tar", resize=10).paths)
+    turned = PillowImage.open(io.BytesIO(archive["turned.jpg"]))
+    assert turned.getexif()[0x0112] == 6
+    assert turned.size == (13, 10)
+    assert PillowImage.open(io.BytesIO(archive["gray.png"])).mode == "L"
+
+
+def test_repack_shuffled_is_determined_by_the_seed_and_not_by_workers(folder, tmp_path):
+    made = {}
+    for name, seed, workers in (("a", 1, 1), ("b", 1, 3), ("c", 2, 1)):
+        target = tmp_path / name / "x-{}.tar"
+        target.parent.mkdir()
+        result = repack(
+            folder, target, resize=20, shuffle=True, seed=seed, workers=workers, shard_samples=3
+        )
+        made[name] = [Path(path).read_bytes() for path in result.paths]
+        assert sorted(imagearchive.open(result.paths)) == sorted(imagearchive.open(folder))
+    assert made["a"] == made["b"] != made["c"]
+
+
+def test_repack_by_an_executor_gives_the_same_bytes(folder, tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    here = repack(folder, tmp_path / "1/x-{}.tar", resize=20)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+        there = repack(folder, tmp_path / "2/x-{}.tar", resize=20, executor=executor)
+    assert Path(here.paths[0]).read_bytes() == Path(there.paths[0]).read_bytes()
+
+
+def test_repack_labels_beside_images_if_names_do_not_tell_them(folder, tmp_path):
+    table = {"id": [f"cat/{number:02}" for number in (1, 3)], "score": [0.5, 2.5]}
+    dataset = ImageArchive(folder, table=table, image="id", label="score")
+    result = repack(dataset, tmp_path / "a-{}.tar")
+    archive = imagearchive.open(result.paths)
+    assert list(archive) == ["cat/01.jpg", "cat/01.npy", "cat/03.jpg", "cat/03.npy"]
+    assert float(np.load(io.BytesIO(archive["cat/03.npy"]))) == 2.5
+    number = ImageArchive(folder, class_to_idx={"cat": 7, "dog": 3})
+    again = imagearchive.open(repack(number, tmp_path / "b-{}.tar").paths)
+    assert again["dog/00.cls"] == b"3"
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    members = {}
+    for number in range(5):
+        mask = np.zeros((30, 40), np.uint8)
+        mask[10:20, 8:24] = 3
+        members |= {
+            f"img/{number}.v1.jpg": picture(number),
+            f"seg/{number}.v1.png": encoded(mask, "PNG"),
+            f"box/{number}.v1.txt": b"1 8 10 24 20",
+            f"pts/{number}.v1.json": b"[[8, 10, 2]]",
+        }
+    write_tar(tmp_path / "pairs.tar", members)
+    return SampleArchive(
+        tmp_path / "pairs.tar",
+        fields={
+            "image": "img/{key}.jpg",
+            "mask": Mask("seg/{key}.png"),
+            "boxes": Boxes("box/{key}.txt", labels="classes", min_size=2),
+            "points": Keypoints("pts/{key}.json"),
+        },
+        first_dot=False,
+    )
+
+
+def test_repack_keeps_the_fields_of_samples_together(pairs, tmp_path):
+    result = repack(pairs, tmp_path / "a-{}.tar", resize=(20, 15), shard_samples=2)
+    assert len(result.paths) == 3
+    again = SampleArchive(result.paths, fields=result.fields)
+    assert len(again) == 5
+    assert again.key(1) == "1_v1"
+    sample = again[1]
+    assert sample["image"].shape == (15, 20, 3)
+    expected = np.zeros((15, 20), np.uint8)
+    expected[5:10, 4:12] = 3
+    np.testing.assert_array_equal(sample["mask"], expected)
+    np.testing.assert_array_equal(sample["boxes"], [[4, 5, 12, 10]])
+    np.testing.assert_array_equal(sample["classes"], [1])
+    np.testing.assert_allclose(sample["points"], [[3.75, 4.75, 2]])
+    assert again.fields["boxes"].min_size == 2
+    assert again.fields["classes"].ragged
+
+
+def test_repack_of_fields_without_a_change_copies_images(pairs, tmp_path):
+    result = repack(pairs, tmp_path / "a-{}.tar")
+    again = SampleArchive(result.paths, fields=result.fields)
+    assert result.encoded == 0
+    for index in range(5):
+        first, second = pairs[index], again[index]
+        for name in pairs.fields:
+            np.testing.assert_array_equal(first[name], second[name])
+    with pairs.archives[0] as archive:
+        stored = bytes(archive["img/3.v1.jpg"])
+    assert imagearchive.open(result.paths)["3_v1.image.jpg"] == stored
+
+
+def test_repack_refuses_several_images_of_a_sample_that_may_be_masks(tmp_path):
+    with ShardWriter(tmp_path / "x-{}.tar") as writer:
+        writer.write({"__key__": "a", "jpg": picture(1), "seg.png": picture(2, format="PNG")})
+    with pytest.raises(OptionError, match=r"several images \(jpg, seg\.png\)"):
+        repack(writer.paths, tmp_path / "a-{}.tar", resize=10)
+    result = repack(writer.paths, tmp_path / "a-{}.tar")
+    assert list(imagearchive.open(result.paths)) == ["a.jpg", "a.seg.png"]
+
+
+def test_repack_warns_of_places_that_it_does_not_scale(tmp_path, caplog):
+    fill(tmp_path / "data", {"a.jpg": picture(1), "a.json": b"[[1, 2, 3, 4]]"})
+    repack(tmp_path / "data", tmp_path / "a-{}.tar", resize=10)
+    assert ".json are copied as they are" in caplog.text
+
+
+def test_repack_interrupted_continues_after_the_last_complete_shard(folder, tmp_path, caplog):
+    class Interrupt(BaseException):
+        pass
+
+    whole = repack(folder, tmp_path / "whole-{}.tar", resize=20, shuffle=True, shard_samples=3)
+    done = []
+
+    def interrupt(count):
+        done.append(count)
+        if sum(done) == 8:
+            raise Interrupt
+
+    arguments = {"resize": 20, "shuffle": True, "shard_samples": 3}
+    with pytest.raises(Interrupt):
+        repack(folder, tmp_path / "a-{}.tar", **arguments, progress=interrupt)
+    assert sorted(path.name for path in tmp_path.glob("a-*.tar")) == [
+        "a-000000.tar",
+        "a-000001.tar",
+    ]
+    times = [os.stat(tmp_path / f"a-00000{number}.tar").st_mtime_ns for number in range(2)]
+    with pytest.raises(TargetExistsError):
+        repack(folder, tmp_path / "a-{}.tar", **arguments, seed=5)
+    result = repack(folder, tmp_path / "a-{}.tar", **arguments)
+    assert "continuing after 6 samples in 2 shards" in caplog.text
+    assert [os.stat(path).st_mtime_ns for path in result.paths[:2]] == times
+    assert result.samples == 4
+    for first, second in zip(whole.paths, result.paths, strict=True):
+        assert Path(first).read_bytes() == Path(second).read_bytes()
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".repack")]
+    with pytest.raises(TargetExistsError):
+        repack(folder, tmp_path / "a-{}.tar", **arguments)
+    repack(folder, tmp_path / "a-{}.tar", **arguments, overwrite=True)
+
+
+def test_repack_broken_image_is_named_or_skipped(folder, tmp_path):
+    (folder / "cat" / "03.jpg").write_bytes(b"not an image")
+    with pytest.raises(DecodeError, match=r"cat/03"):
+        repack(folder, tmp_path / "a-{}.tar", resize=10)
+    result = repack(folder, tmp_path / "a-{}.tar", resize=10, on_error="skip")
+    assert [key for key, _ in result.skipped] == ["cat/03"]
+    assert result.samples == 9
+    assert "cat/03.jpg" not in imagearchive.open(result.paths)
+
+
+def test_repack_to_an_npz_decodes_once(folder, tmp_path, caplog):
+    caplog.set_level("INFO", "imagearchive")
+    result = repack(folder, tmp_path / "a.npz", resize=16)
+    assert "10 samples will take about 7680 bytes" in caplog.text
+    dataset, before = LazyNPZDataset(tmp_path / "a.npz"), ImageArchive(folder)
+    assert len(dataset) == result.samples == 10
+    arrays = np.load(tmp_path / "a.npz")
+    assert arrays["images"].shape == (10, 16, 16, 3)
+    assert arrays["labels"].tolist() == [before.label(i) for i in range(10)]
+    assert arrays["class_names"].tolist() == ["cat"] * 5 + ["dog"] * 5
+    for index in range(10):
+        image = before[index][0].resize((21, 16), PillowImage.Resampling.BILINEAR)
+        expected = np.asarray(image.crop((2, 0, 18, 16)), int)
+        assert np.abs(arrays["images"][index] - expected).max() <= 2
+    with pytest.raises(TargetExistsError):
+        repack(folder, tmp_path / "a.npz", resize=16)
+    for wrong in ({}, {"resize": 16, "format": "png"}):
+        with pytest.raises(OptionError, match="an NPZ holds"):
+            repack(folder, tmp_path / "b.npz", **wrong)
+
+
+def test_repack_fields_to_an_npz(pairs, tmp_path):
+    repack(pairs, tmp_path / "a.npz", resize=(20, 15))
+    row = LazyNPZDataset(tmp_path / "a.npz", keys=["image", "mask", "boxes", "keys"])[2]
+    assert row["image"].shape == (15, 20, 3)
+    assert row["mask"].shape == (15, 20)
+    assert row["keys"] == "2.v1"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"resize": 0}, {"resize": (1, 2, 3)}, {"quality": 0}, {"format": "gif"}, {"workers": 0},
+        {"on_error": "ignore"}, {"shard_size": "many"},
+    ],
+)  # fmt: skip
+def test_repack_wrong_arguments_are_refused_before_anything_is_written(folder, tmp_path, wrong):
+    with pytest.raises(OptionError):
+        repack(folder, tmp_path / "a-{}.tar", **wrong)
+    with pytest.raises(OptionError, match="without"):
+        repack(ImageArchive(folder, transform=np.asarray), tmp_path / "a-{}.tar")
+    assert os.listdir(tmp_path) == ["data"] or "data.idx.npy" in os.listdir(tmp_path)
