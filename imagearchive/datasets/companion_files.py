@@ -11,6 +11,7 @@ from imagearchive.archive.archive import Archive
 from imagearchive.archive.name_tree import encode
 from imagearchive.errors import LabelError, MemberNotFoundError
 from imagearchive.errors.arguments import check_path
+from imagearchive.index.freshness import Signature, signatures
 from imagearchive.index.names import normalize
 from imagearchive.storage.location import locate
 
@@ -71,6 +72,23 @@ class CompanionFile:
     def _is_on_disk(self) -> bool:
         location = locate(self.path)
         return location.exists() and location.status().is_file
+
+    def signatures(self, archive: Archive) -> dict[str, Signature] | None:
+        """Return size and identity of the file that holds the content, by its path.
+
+        It is `archive` or another one if the file is a member. None if there is no such file, or
+        its signature is not known.
+        """
+        if self._is_on_disk():
+            holder = self.path
+        elif self.position_in(archive) >= 0:
+            return dict(archive.table.file_signatures) or None
+        else:
+            holder = self._containing_file() or ""
+        if not holder:
+            return None
+        seen = signatures([locate(holder)])[0]
+        return None if seen is None else {holder: seen}
 
     def read(self, archive: Archive) -> bytes:
         """Return the content of the file.

@@ -1,4 +1,4 @@
-"""Columns of tables: arrays of numbers, or lists of text."""
+"""Columns of tables: arrays of numbers, lists of text, or lists of nested values."""
 
 from __future__ import annotations
 
@@ -32,20 +32,31 @@ class Column:
         The name of the column and of its table, for messages.
     cells : ndarray or list
         Numbers as an array of int64 or of a floating type, shape (N,); text as a list, in which
-        None and the empty string are missing values.
+        None and the empty string are missing values; anything else as a list of objects, in which
+        None is.
     is_typed : bool
         Whether text is meant as text. In a CSV file everything is text.
+    is_nested : bool
+        Whether cells may be lists, dicts, or arrays.
     """
 
     where: str
-    cells: _Array | list[str | None]
+    cells: _Array | list[str | None] | list[Any]
     is_typed: bool = True
+    is_nested: bool = False
 
     def __len__(self) -> int:
         return len(self.cells)
 
     def numbers(self) -> _Array | None:
-        """Return the values as int64 or as floats, in which NaN is missing; None for text."""
+        """Return the values as int64 or as floats, in which NaN is missing; None for text.
+
+        Raises
+        ------
+        LabelError
+            A value is neither a number nor text.
+        """
+        self._check_flat()
         if isinstance(self.cells, np.ndarray):
             return self.cells
         return None if self.is_typed else _parse_numbers(self.cells)
@@ -56,8 +67,9 @@ class Column:
         Raises
         ------
         LabelError
-            A value is missing, or a number that is not an integer.
+            A value is missing, or is neither text nor an integer.
         """
+        self._check_flat()
         cells = self.cells
         if isinstance(cells, np.ndarray):
             if cells.dtype.kind == "f":
@@ -69,6 +81,14 @@ class Column:
         chosen = [cells[row] for row in rows.tolist()]
         self.check_complete(rows[[not cell for cell in chosen]])
         return [cell for cell in chosen if cell]
+
+    def _check_flat(self) -> None:
+        if self.is_nested:
+            cells = enumerate(self.cells)
+            row, cell = next((row, cell) for row, cell in cells if _is_nested(cell))
+            raise LabelError(
+                f"{self.where}: row {row}: expected text or a number, got {shorten(cell)}"
+            )
 
     def check_complete(self, missing: npt.NDArray[np.int64]) -> None:
         """Raise LabelError if there are rows without a value."""
@@ -167,15 +187,16 @@ def _column_of(where: str, values: Any) -> Column:
             array = np.asarray(values)
         except Exception as error:
             raise OptionTypeError(f"{where}: not a column of values: {error}") from error
-        if array.ndim != 1:
-            raise OptionTypeError(
-                f"{where}: a column must have one value for each row, got an array of shape "
-                f"{array.shape}"
-            )
+        if not array.ndim:
+            raise OptionTypeError(f"{where}: a column must have one value for each row, got one")
+        if array.ndim > 1:
+            return Column(where, list(array), is_nested=True)
         if array.dtype.kind in "biuf":
             return Column(where, _without_narrow_types(where, array))
         values = array.tolist()
     cells = [_plain(where, row, value) for row, value in enumerate(values)]
+    if any(map(_is_nested, cells)):
+        return Column(where, cells, is_nested=True)
     texts = [cell for cell in cells if cell is None or isinstance(cell, str)]
     if len(texts) == len(cells):
         return Column(where, texts)
@@ -201,9 +222,13 @@ def _without_narrow_types(where: str, array: _Array) -> _Array:
     return array.astype(np.int64)
 
 
-def _plain(where: str, row: int, value: Any) -> str | int | float | None:
-    """Return a value as text, a number, or None; NaN is None."""
-    if value is None or isinstance(value, str):
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, (list, tuple, dict, np.ndarray))
+
+
+def _plain(where: str, row: int, value: Any) -> Any:
+    """Return a value as text, a number, or None; NaN is None. Lists, dicts and arrays stay."""
+    if value is None or isinstance(value, str) or _is_nested(value):
         return value
     if isinstance(value, (bool, np.bool_)):
         return int(value)

@@ -18,6 +18,7 @@ from imagearchive.errors.arguments import (
     check_flag,
     check_integer,
     check_number,
+    shorten,
 )
 from imagearchive.storage.patterns import as_text
 
@@ -32,6 +33,7 @@ __all__ = [
     "BoxFormat",
     "Boxes",
     "Bytes",
+    "ColumnField",
     "Field",
     "Image",
     "Json",
@@ -145,6 +147,42 @@ class Field:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+class ColumnField(Field):
+    """A field that may be a column of a table. Base class of the kinds that may.
+
+    Parameters
+    ----------
+    *source, decoder
+        As for `Field`.
+    column : str or int, optional
+        The column of ``table=`` in `SampleArchive` that has the values, in place of a pattern.
+    """
+
+    arguments = (*Field.arguments, "column")
+
+    column: str | int | None
+
+    def __init__(
+        self,
+        *source: Any,
+        decoder: Callable[[Any], Any] | None = None,
+        column: str | int | None = None,
+    ) -> None:
+        super().__init__(*source, decoder=decoder)
+        if column is not None:
+            name = type(self).__name__
+            if isinstance(column, bool) or not isinstance(column, (str, int)):
+                raise OptionTypeError(
+                    f"column= of {name} must be the name or the number of a column of table=, got "
+                    f"{shorten(column)}"
+                )
+            if source or decoder is not None:
+                raise OptionError(
+                    f"{name} takes a pattern, with decoder= if you like, or column=; not both"
+                )
+        self._set("column", column)
+
+
 def _restore(kind: type[Kind], attributes: dict[str, Any]) -> Kind:
     field = kind.__new__(kind)
     vars(field).update(attributes)
@@ -184,7 +222,7 @@ class Mask(Field):
         self._set("fill", check_integer("fill", fill, -(1 << 31), (1 << 31) - 1))
 
 
-class Boxes(Field):
+class Boxes(ColumnField):
     """Boxes in the stored image: an array of float32 of shape (n, 4), in pixels.
 
     The values of a sample always are ``x1, y1, x2, y2``, whatever the file has.
@@ -193,6 +231,9 @@ class Boxes(Field):
     ----------
     *source, decoder
         As for `Field`. Files are ``.npy``, ``.json`` (a list of boxes), or ``.txt`` (a box a line).
+    column : str or int, optional
+        A column of ``table=`` in place of a pattern. A cell is a list of boxes, or text as in a
+        file.
     format : {"xyxy", "xywh", "cxcywh"}
         What the four numbers in the file are: two corners; the upper left corner and the size; or
         the center and the size.
@@ -212,7 +253,7 @@ class Boxes(Field):
     """
 
     arguments = (
-        *Field.arguments,
+        *ColumnField.arguments,
         *("format", "relative", "labels", "image", "min_visibility", "min_size"),
     )
     is_place = True
@@ -229,6 +270,7 @@ class Boxes(Field):
         self,
         *source: Any,
         decoder: Callable[[Any], Any] | None = None,
+        column: str | int | None = None,
         format: BoxFormat = "xyxy",
         relative: bool = False,
         labels: str | Sequence[str] = (),
@@ -236,7 +278,7 @@ class Boxes(Field):
         min_visibility: float = 0.0,
         min_size: float = 1.0,
     ) -> None:
-        super().__init__(*source, decoder=decoder)
+        super().__init__(*source, decoder=decoder, column=column)
         self._set("format", check_choice("format", format, get_args(BoxFormat)))
         self._set("relative", check_flag("relative", relative))
         self._set("labels", (labels,) if isinstance(labels, str) else tuple(labels))
@@ -245,7 +287,7 @@ class Boxes(Field):
         self._set("min_size", float(check_number("min_size", min_size, 0)))
 
 
-class Keypoints(Field):
+class Keypoints(ColumnField):
     """Points in the stored image: an array of float32 of shape (n, 2), in pixels.
 
     The center of the top left pixel is at (0, 0). The corners of `Boxes`, in contrast, lie on the
@@ -258,6 +300,9 @@ class Keypoints(Field):
     ----------
     *source, decoder
         As for `Field`. Files are ``.npy``, ``.json``, or ``.txt`` (a point a line).
+    column : str or int, optional
+        A column of ``table=`` in place of a pattern. A cell is a list of points, or text as in a
+        file.
     visibility : bool, optional
         Whether points have a visibility. By default they do if they have three numbers. Points with
         visibility 0 are not labeled: transforms leave them as they are. Points that a transform
@@ -275,7 +320,7 @@ class Keypoints(Field):
     """
 
     arguments = (
-        *Field.arguments,
+        *ColumnField.arguments,
         *("visibility", "flip_pairs", "relative", "labels", "image", "ragged"),
     )
     is_place = True
@@ -290,6 +335,7 @@ class Keypoints(Field):
         self,
         *source: Any,
         decoder: Callable[[Any], Any] | None = None,
+        column: str | int | None = None,
         visibility: bool | None = None,
         flip_pairs: Sequence[tuple[int, int]] = (),
         relative: bool = False,
@@ -297,7 +343,7 @@ class Keypoints(Field):
         image: str | None = None,
         ragged: bool = True,
     ) -> None:
-        super().__init__(*source, decoder=decoder)
+        super().__init__(*source, decoder=decoder, column=column)
         self._set("ragged", check_flag("ragged", ragged))
         if visibility is not None:
             visibility = check_flag("visibility", visibility)
@@ -326,35 +372,55 @@ def _check_pairs(pairs: Any) -> tuple[tuple[int, int], ...]:
     return checked
 
 
-class Text(Field):
-    """Text in UTF-8: a str."""
+class Text(ColumnField):
+    """Text in UTF-8: a str.
+
+    Parameters
+    ----------
+    *source, decoder
+        As for `Field`.
+    column : str or int, optional
+        A column of ``table=`` in place of a pattern.
+    """
 
 
-class Json(Field):
-    """A JSON document: dict, list, str, number, bool, or None."""
+class Json(ColumnField):
+    """A JSON document: dict, list, str, number, bool, or None.
+
+    Parameters
+    ----------
+    *source, decoder
+        As for `Field`.
+    column : str or int, optional
+        A column of ``table=`` in place of a pattern. Text in a cell is a JSON document.
+    """
 
 
-class Array(Field):
+class Array(ColumnField):
     """A NumPy array, from a ``.npy`` file.
 
     Parameters
     ----------
     *source, decoder
         As for `Field`.
+    column : str or int, optional
+        A column of ``table=`` in place of a pattern. A cell is a list of numbers, or of such lists,
+        which becomes an array of int64 or float64.
     ragged : bool
         Whether the length, the first dimension, differs among samples. If not, `DataLoader` stacks
         the arrays of a batch.
     """
 
-    arguments = (*Field.arguments, "ragged")
+    arguments = (*ColumnField.arguments, "ragged")
 
     def __init__(
         self,
         *source: Any,
         decoder: Callable[[Any], Any] | None = None,
+        column: str | int | None = None,
         ragged: bool = False,
     ) -> None:
-        super().__init__(*source, decoder=decoder)
+        super().__init__(*source, decoder=decoder, column=column)
         self._set("ragged", check_flag("ragged", ragged))
 
 
@@ -362,7 +428,7 @@ class Bytes(Field):
     """The bytes of a member, not decoded."""
 
 
-class Label(Field):
+class Label(ColumnField):
     """A number, or several: an int or a float, or a float64 array.
 
     Files are text: one integer gives an int, one other number a float, several an array.
@@ -371,20 +437,37 @@ class Label(Field):
     ----------
     *source, decoder
         As for `Field`.
+    column : str or int, optional
+        A column of ``table=`` in place of a pattern. Text is the names of classes, which are
+        numbered in sorted order, those of the whole table.
+    class_to_idx : dict of str to int, optional
+        The numbers of the classes in `column`, so that several datasets agree; see `ImageArchive`.
     ragged : bool
         Whether the number of numbers differs among samples. If not, `DataLoader` stacks the labels
         of a batch.
     """
 
-    arguments = (*Field.arguments, "ragged")
+    arguments = (*ColumnField.arguments, "class_to_idx", "ragged")
+
+    class_to_idx: Mapping[Any, int] | None
 
     def __init__(
         self,
         *source: Any,
         decoder: Callable[[Any], Any] | None = None,
+        column: str | int | None = None,
+        class_to_idx: Mapping[Any, int] | None = None,
         ragged: bool = False,
     ) -> None:
-        super().__init__(*source, decoder=decoder)
+        super().__init__(*source, decoder=decoder, column=column)
+        if class_to_idx is not None and column is None:
+            raise OptionError("class_to_idx= numbers the classes in column=, which is missing")
+        if class_to_idx is not None and not isinstance(class_to_idx, Mapping):
+            raise OptionTypeError(
+                f"class_to_idx must be a dict from the names of classes to their numbers, got "
+                f"{shorten(class_to_idx)}"
+            )
+        self._set("class_to_idx", None if class_to_idx is None else dict(class_to_idx))
         self._set("ragged", check_flag("ragged", ragged))
 
 

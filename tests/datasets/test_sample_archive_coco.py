@@ -14,8 +14,17 @@ from support.samples import encoded_image, smooth_image
 
 import imagearchive
 from imagearchive import Boxes, Coco, Compose, RandomHorizontalFlip, SampleArchive
+from imagearchive.datasets.samples import coco_annotations
 from imagearchive.datasets.samples.segmentations import Segmentations
-from imagearchive.errors import LabelError, LimitError, OptionError, StaleIndexError
+from imagearchive.errors import (
+    CorruptIndexError,
+    LabelError,
+    LimitError,
+    OptionError,
+    StaleIndexError,
+)
+from imagearchive.index import file_format
+from imagearchive.storage.location import locate
 
 IMAGE = "train/{key}.jpg"
 
@@ -259,7 +268,7 @@ def test_coco_damaged_segmentation_raises_with_file_and_image(tmp_path, outline,
         (coco([annotation(0, [1, 2, 3, 4], 5)]), "refer to category 5"),
         (coco([annotation(9, [1, 2, 3, 4], 3)]), "does not list, such as image 91"),
         (coco(images=[*images(), images()[0]]), "image id 100 occurs twice"),
-        (coco(images=[*images(), {**images()[0], "id": 5}]), "images 100 and 5 both"),
+        (coco(images=[*images(), {**images()[0], "id": 5}]), "two images are of the sample '0'"),
         (coco(images=[{"id": 100}]), "image 100 has no file_name"),
         (coco(categories=[CATEGORIES[0]] * 2), "category id 90 occurs twice"),
     ],
@@ -353,3 +362,79 @@ def test_coco_is_compared_by_value_and_pickled():
     field = Coco("x.json", masks=True, flip_pairs=[(0, 1)])
     assert repr(field) == "Coco('x.json', masks=True, flip_pairs=((0, 1),))"
     assert pickle.loads(pickle.dumps(field)) == field != Coco("x.json")
+
+
+# --- what is saved of a file ---------------------------------------------------------------------
+
+OUTLINED = [
+    annotation(0, [0, 0, 4, 4], 3, segmentation=[[0, 0, 4, 0, 4, 4]], keypoints=[1, 2, 2]),
+    annotation(
+        2,
+        [0, 0, 4, 4],
+        7,
+        segmentation={"counts": [5, size_of(2)[0] * size_of(2)[1] - 5], "size": [*size_of(2)]},
+    ),
+]
+
+
+def values_of(dataset):
+    return [
+        {k: v.tolist() for k, v in sample.items() if isinstance(v, np.ndarray)}
+        for sample in dataset
+    ]
+
+
+def test_coco_file_is_parsed_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    calls = []
+    original = coco_annotations.parse_coco
+    monkeypatch.setattr(
+        coco_annotations, "parse_coco", lambda *args: calls.append(args) or original(*args)
+    )
+    path = write_tar(tmp_path / "x.tar", {f"train/{i}.jpg": encoded_image(i) for i in range(4)})
+    labels = tmp_path / "labels.json"
+    labels.write_text(coco(OUTLINED))
+
+    def opened(**options):
+        fields = {"image": IMAGE, "annotations": Coco(str(labels), **options)}
+        return SampleArchive(path, fields=fields)
+
+    first = values_of(opened(masks=True, keypoints=True))
+    assert values_of(opened(masks=True, keypoints=True)) == first
+    again = opened(masks=True, keypoints=True)
+    assert values_of(pickle.loads(pickle.dumps(again))) == first
+    assert again.classes == ["car", "bus", "brush"]
+    assert len(calls) == 1
+    assert [len(opened()[i]["boxes"]) for i in range(4)] == [1, 0, 1, 0]
+    assert len(calls) == 2
+    labels.write_text(coco([]))
+    assert [len(opened()[i]["boxes"]) for i in range(4)] == [0] * 4
+    assert len(calls) == 3
+
+
+def test_coco_columns_that_were_saved_and_damaged_raise(tmp_path):
+    """Whatever is written into the saved arrays, a sample is read, or an error of ours raised."""
+    options = {"masks": True, "keypoints": True}
+    make(tmp_path, coco(OUTLINED), coco=options)
+    saved = next(
+        path
+        for path in tmp_path.glob("coco.*.idx.npy")
+        if "ring_offsets" in file_format.load(locate(path)).sections
+    )
+    found = file_format.load(locate(saved))
+    meta = {name: value for name, value in found.meta.items() if name != "sections"}
+    whole = {name: array.copy() for name, array in found.sections.items()}
+    fields = {"image": IMAGE, "annotations": Coco("labels/train.json", **options)}
+    raised = 0
+    for name, array in whole.items():
+        if array.dtype.kind not in "iu" or name.startswith("file_name"):
+            continue
+        for value in np.array([-1, 3, (1 << 31) - 1]).astype(array.dtype):
+            file_format.save(locate(saved), {**whole, name: np.full_like(array, value)}, meta)
+            dataset = SampleArchive(tmp_path / "coco.tar", fields=fields)
+            for i in range(4):
+                try:
+                    dataset[i]
+                except (CorruptIndexError, LimitError):
+                    raised += 1
+    assert raised > 10
+    assert file_format.load(locate(saved)).meta["checksum"] == meta["checksum"]

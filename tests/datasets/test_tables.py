@@ -271,7 +271,7 @@ def test_table_of_unknown_kind_raises(image_tar, tmp_path):
     lazy.columns.append("label")
     with pytest.raises(OptionTypeError, match="column 'label' cannot be read: 'label'"):
         ImageArchive(image_tar, table=lazy, image="id", label="label")
-    with pytest.raises(OptionTypeError, match="one value for each row, got an array of shape"):
+    with pytest.raises(LabelError, match="expected text or a number, got array"):
         ImageArchive(image_tar, table={"id": np.zeros((2, 2))}, image="id")
 
 

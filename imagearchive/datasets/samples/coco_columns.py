@@ -6,30 +6,159 @@ import io
 import math
 import zlib
 from array import array
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.archive.name_tree import encode
 from imagearchive.codecs.coco_elements import check_id, check_numbers, coco_elements
 from imagearchive.codecs.json_stream import JsonStream
-from imagearchive.datasets.samples.segmentations import FARTHEST, Segmentations, check_size
+from imagearchive.datasets.samples.flat_text import FlatText
+from imagearchive.datasets.samples.saved_arrays import SavedArrays, is_array
+from imagearchive.datasets.samples.segmentations import (
+    FARTHEST,
+    SECTIONS,
+    Segmentations,
+    check_size,
+)
 from imagearchive.errors import LabelError, LimitError
 from imagearchive.storage.limits import Limits
 
 if TYPE_CHECKING:
-    from imagearchive.datasets.samples.patterns import Pattern
     from imagearchive.transforms.compound_fields import Coco
 
-__all__ = ["CocoColumns"]
+__all__ = ["CocoColumns", "parse_coco"]
 
 Id = int | str
 
 
+#: The arrays of every COCO file, and their types and numbers of dimensions.
+_SECTIONS: Final[dict[str, tuple[type[np.generic], int]]] = {
+    "file_names": (np.uint8, 1),
+    "file_name_offsets": (np.int64, 1),
+    # The range of the annotations of each image.
+    "offsets": (np.int64, 1),
+    "boxes": (np.float32, 2),
+    "kinds": (np.int64, 1),
+}
+_MASKS: Final[dict[str, tuple[type[np.generic], int]]] = {
+    # The outline of each annotation, and the height and width of each image.
+    "outline_numbers": (np.int64, 1),
+    "sizes": (np.int64, 2),
+    **{name: (dtype, 1) for name, dtype in SECTIONS.items()},
+}
+_KEYPOINTS: Final[dict[str, tuple[type[np.generic], int]]] = {
+    # The points of an object in one row. Objects without any take no room: there may be many.
+    "points": (np.float32, 2),
+    "point_rows": (np.int64, 1),
+}
+
+
 class CocoColumns:
     """Boxes, classes, masks, and keypoints of all images of a COCO file.
+
+    Parameters
+    ----------
+    name : str
+        Of the file, for messages.
+    saved : SavedArrays
+        What `parse_coco` returned.
+    coco : Coco
+        Says what was read.
+
+    Attributes
+    ----------
+    classes : list of str
+        The names of the categories, in the order of their ids.
+    checksum : int
+        Of the content of the file.
+    file_names : FlatText
+        Of the images.
+    """
+
+    def __init__(self, name: str, saved: SavedArrays, coco: Coco) -> None:
+        self.name = name
+        self._coco = coco
+        self.classes: list[str] = saved.meta["classes"]
+        self.checksum: int = saved.meta["checksum"]
+        columns = saved.sections
+        self.file_names = FlatText(columns["file_names"], columns["file_name_offsets"])
+        self._offsets = columns["offsets"]
+        self._boxes, self._kinds = columns["boxes"], columns["kinds"]
+        if coco.masks:
+            self._sizes, self._outline_numbers = columns["sizes"], columns["outline_numbers"]
+            self._outlines = Segmentations(columns)
+        if coco.keypoints:
+            each = columns["points"].shape[1] // 3
+            self._points = columns["points"].reshape(-1, each, 3)
+            self._point_rows = columns["point_rows"]
+
+    @staticmethod
+    def is_valid(saved: SavedArrays, coco: Coco) -> bool:
+        """Whether saved arrays have the right types; their values are checked as they are used."""
+        wanted = {
+            **_SECTIONS,
+            **(_MASKS if coco.masks else {}),
+            **(_KEYPOINTS if coco.keypoints else {}),
+        }
+        columns = saved.sections
+        classes = saved.meta.get("classes")
+        return (
+            wanted.keys() <= columns.keys()
+            and all(is_array(columns[name], *kind) for name, kind in wanted.items())
+            and columns["boxes"].shape[1:] == (4,)
+            and ("points" not in wanted or columns["points"].shape[1] in range(3, 1 << 31, 3))
+            and FlatText(columns["file_names"], columns["file_name_offsets"]).is_valid
+            and isinstance(saved.meta.get("checksum"), int)
+            and isinstance(classes, list)
+            and all(isinstance(name, str) for name in classes)
+        )
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    def values(self, row: int, max_pixels: float) -> list[npt.NDArray[Any]]:
+        """Return the values of an image: boxes, classes, and masks and keypoints if asked for.
+
+        Raises
+        ------
+        LimitError
+            The masks or the keypoints are too large.
+        ValueError, IndexError
+            Saved arrays are damaged.
+        """
+        part = slice(int(self._offsets[row]), int(self._offsets[row + 1]))
+        if not 0 <= part.start <= part.stop <= len(self._boxes):
+            raise ValueError("the range of an image is outside of the annotations")
+        values: list[npt.NDArray[Any]] = [self._boxes[part].copy(), self._kinds[part].copy()]
+        if self._coco.masks:
+            height, width = self._sizes[row].tolist()
+            count = part.stop - part.start
+            if height * width > max_pixels or count * height * width > Limits().max_size:
+                raise LimitError(
+                    f"{self.name}: {count} masks of {width} x {height} pixels are too large; leave "
+                    f"out masks=True"
+                )
+            values.append(self._outlines.masks(self._outline_numbers[part], height, width))
+        if self._coco.keypoints:
+            values.append(self._points_of(self._point_rows[part]))
+        return values
+
+    def _points_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        shape = (len(rows), *self._points.shape[1:])
+        if 4 * math.prod(shape) > Limits().max_size:
+            raise LimitError(
+                f"{self.name}: {shape[1]} keypoints of {len(rows)} objects are too large; leave "
+                f"out keypoints=True"
+            )
+        result = np.zeros(shape, np.float32)
+        present = rows >= 0
+        result[present] = self._points[rows[present]]
+        return result
+
+
+def parse_coco(name: str, data: bytes, coco: Coco) -> SavedArrays:
+    """Return the columns of a COCO file.
 
     Parameters
     ----------
@@ -40,27 +169,29 @@ class CocoColumns:
     coco : Coco
         Says what is read.
 
-    Attributes
-    ----------
-    classes : list of str
-        The names of the categories, in the order of their ids.
-    checksum : int
-        Of the content.
-    example : str or None
-        The file name of the first image.
-
     Raises
     ------
     LabelError
         The file is not a COCO file, or is damaged.
     """
+    parser = _CocoParser(name, coco)
+    return parser.parse(data)
 
-    def __init__(self, name: str, data: bytes, coco: Coco) -> None:
+
+class _CocoParser:
+    """Collects the columns of a COCO file."""
+
+    def __init__(self, name: str, coco: Coco) -> None:
         self.name = name
-        self.checksum = zlib.crc32(data)
         self._coco = coco
         self._files: dict[Id, str] = {}
         self._sizes: dict[Id, Any] = {}
+        self._points_each: int | None = None
+        self._outlines = Segmentations()
+
+    def parse(self, data: bytes) -> SavedArrays:
+        """Return the columns; the content of the file is `data`."""
+        name, coco = self.name, self._coco
         categories: dict[Id, str] = {}
         # An image may come after its annotations.
         numbers: dict[Id, int] = {}
@@ -68,8 +199,6 @@ class CocoColumns:
         kind_numbers: dict[Id, int] = {}
         boxes = array("d")
         points, point_rows = array("d"), array("q")
-        self._points_each: int | None = None
-        self._outlines = Segmentations()
         file = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig")
         for key, item, where in coco_elements(JsonStream(name, file)):
             if key == "images":
@@ -92,19 +221,28 @@ class CocoColumns:
                     self._add_points(item.get("keypoints"), points, point_rows, where)
         self._check_images(numbers)
         order_of_kinds = sorted(categories, key=lambda one: (isinstance(one, str), one))
-        self.classes = [categories[identity] for identity in order_of_kinds]
-        self._sort(images, numbers)
-        self.boxes = np.array(boxes, np.float32).reshape(-1, 4)[self._order]
-        self.kinds = _renumber(kinds, kind_numbers, order_of_kinds, name)[self._order]
+        order, offsets = self._sort(images, numbers)
+        names = FlatText.of(list(self._files.values()))
+        columns: dict[str, npt.NDArray[Any]] = {
+            "file_names": names.data,
+            "file_name_offsets": names.offsets,
+            "offsets": offsets,
+            "boxes": np.array(boxes, np.float32).reshape(-1, 4)[order],
+            "kinds": _renumber(kinds, kind_numbers, order_of_kinds, name)[order],
+        }
         each = self._points_each or 0
         if coco.keypoints and not each:
             raise LabelError(f"{name}: no annotation has keypoints; leave out keypoints=True")
         if coco.keypoints:
-            self.points = np.array(points, np.float32).reshape(-1, each, 3)
-            # Objects without keypoints take no room: a file may have many of them.
-            self.point_rows = np.array(point_rows, np.int64)[self._order]
-        self._check_sizes()
-        self.example = next(iter(self._files.values()), None)
+            columns["points"] = np.array(points, np.float32).reshape(-1, 3 * each)
+            columns["point_rows"] = np.array(point_rows, np.int64)[order]
+        if coco.masks:
+            columns["sizes"] = np.array(list(self._sizes.values()), np.int64).reshape(-1, 2)
+            self._check_sizes(columns["sizes"], order, offsets)
+            columns["outline_numbers"] = order
+            columns.update(self._outlines.columns())
+        classes = [categories[identity] for identity in order_of_kinds]
+        return SavedArrays(columns, {"classes": classes, "checksum": zlib.crc32(data)})
 
     def _add_image(self, item: dict[str, Any], where: str) -> None:
         identity = check_id(item.get("id"), "image id", where)
@@ -144,107 +282,34 @@ class CocoColumns:
                 f"list, such as image {identity!r}"
             )
 
-    def _sort(self, images: array[int], numbers: dict[Id, int]) -> None:
-        """Compute the order of annotations by image, and the range of each image."""
+    def _sort(
+        self, images: array[int], numbers: dict[Id, int]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the order of annotations by image, and the range of each image."""
         rows = {identity: row for row, identity in enumerate(self._files)}
         row_of = np.array([rows[identity] for identity in numbers], np.int64)
         image_rows = row_of[np.array(images, np.int64)] if len(images) else np.zeros(0, np.int64)
-        self._order = np.argsort(image_rows, kind="stable")
         counts = np.bincount(image_rows, minlength=len(rows))
-        self.offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return np.argsort(image_rows, kind="stable").astype(np.int64), offsets
 
-    def _check_sizes(self) -> None:
+    def _check_sizes(
+        self,
+        sizes: npt.NDArray[np.int64],
+        order: npt.NDArray[np.int64],
+        offsets: npt.NDArray[np.int64],
+    ) -> None:
         """Compare the sizes of run lengths with those of images."""
-        self.sizes = np.array(list(self._sizes.values()), np.int64).reshape(-1, 2)
-        if not self._coco.masks:
-            return
-        image_of = np.repeat(np.arange(len(self._files)), np.diff(self.offsets))
-        for row, number in zip(image_of.tolist(), self._order.tolist()):
+        image_of = np.repeat(np.arange(len(self._files)), np.diff(offsets))
+        for row, number in zip(image_of.tolist(), order.tolist()):
             size = self._outlines.size(number)
-            if size is not None and size != tuple(self.sizes[row].tolist()):
+            if size is not None and size != tuple(sizes[row].tolist()):
                 identity = list(self._files)[row]
-                height, width = self.sizes[row].tolist()
+                height, width = sizes[row].tolist()
                 raise LabelError(
                     f"{self.name}: image {identity!r} has {width} x {height} pixels, but the run "
                     f"lengths of an annotation have {size[1]} x {size[0]}"
                 )
-
-    def rows(self, pattern: Pattern, keys: Iterable[str]) -> npt.NDArray[np.int64]:
-        """Return the row of each sample's image, -1 if the file does not list it.
-
-        The file names of the images are forgotten.
-
-        Parameters
-        ----------
-        pattern : Pattern
-            Of the names of images. Names in the file may lack its directories.
-        keys : iterable of str
-            Of the samples.
-
-        Raises
-        ------
-        LabelError
-            Two images, or two samples, have the same key.
-        """
-        found: dict[str, int] = {}
-        for row, (identity, file_name) in enumerate(self._files.items()):
-            key = pattern.key_below(encode(file_name))
-            if key is not None and found.setdefault(key, row) != row:
-                other = list(self._files)[found[key]]
-                raise LabelError(
-                    f"{self.name}: the images {other!r} and {identity!r} both are of the sample "
-                    f"{key!r}, {self._files[other]!r} and {file_name!r}; list each file once"
-                )
-        rows = []
-        used = set()
-        for key in keys:
-            row = found.get(key, -1)
-            if row in used:
-                raise LabelError(
-                    f"several samples have the key {key!r}, so the annotations of {self.name} "
-                    f"cannot be assigned; open the archives one by one, each with its own, and "
-                    f"use CombinedLazyDataset"
-                )
-            if row >= 0:
-                used.add(row)
-            rows.append(row)
-        self._files, self._sizes = {}, {}
-        return np.array(rows, np.int64)
-
-    def values(self, row: int, max_pixels: float) -> list[npt.NDArray[Any]]:
-        """Return the values of an image: boxes, classes, and masks and keypoints if asked for.
-
-        Raises
-        ------
-        LimitError
-            The masks or the keypoints are too large.
-        """
-        part = slice(int(self.offsets[row]), int(self.offsets[row + 1]))
-        values: list[npt.NDArray[Any]] = [self.boxes[part].copy(), self.kinds[part].copy()]
-        if self._coco.masks:
-            height, width = self.sizes[row].tolist()
-            count = part.stop - part.start
-            if height * width > max_pixels or count * height * width > Limits().max_size:
-                raise LimitError(
-                    f"{self.name}: {count} masks of {width} x {height} pixels are too large; leave "
-                    f"out masks=True"
-                )
-            values.append(self._outlines.masks(self._order[part], height, width))
-        if self._coco.keypoints:
-            values.append(self._points_of(self.point_rows[part]))
-        return values
-
-    def _points_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        shape = (len(rows), *self.points.shape[1:])
-        if 4 * math.prod(shape) > Limits().max_size:
-            raise LimitError(
-                f"{self.name}: {shape[1]} keypoints of {len(rows)} objects are too large; leave "
-                f"out keypoints=True"
-            )
-        result = np.zeros(shape, np.float32)
-        present = rows >= 0
-        result[present] = self.points[rows[present]]
-        return result
 
 
 def _corners(box: Any, where: str) -> list[float]:

@@ -15,15 +15,22 @@ from imagearchive.archive.archive import Archive
 from imagearchive.datasets.cache import SampleCache
 from imagearchive.datasets.companion_files import CompanionFile
 from imagearchive.datasets.dataset_base import OptionsDataset, resolve_index, warn_if_empty
-from imagearchive.datasets.samples.coco_annotations import CocoAnnotations
+from imagearchive.datasets.samples.annotation_part import RowContext
+from imagearchive.datasets.samples.annotations import Annotations
 from imagearchive.datasets.samples.entry_kinds import EntryKinds
 from imagearchive.datasets.samples.field_specs import resolve_fields
 from imagearchive.datasets.samples.field_values import decode_field, decode_npz, split_classes
 from imagearchive.datasets.samples.keys import check_keys
-from imagearchive.datasets.samples.open_fields import open_fields, pair_fields, with_absolute_paths
+from imagearchive.datasets.samples.open_fields import (
+    open_annotations,
+    open_fields,
+    pair_fields,
+    with_absolute_paths,
+)
 from imagearchive.datasets.samples.options import SampleArchiveOptions, SampleTransform
 from imagearchive.datasets.samples.pairing import Missing
 from imagearchive.datasets.samples.sample_members import MemberReader, Part, SampleMembers
+from imagearchive.datasets.samples.table_annotations import SampleTable
 from imagearchive.errors import DecodeError, ImageArchiveError, OptionError, StaleIndexError
 from imagearchive.errors.arguments import check_callable, check_choice, check_flag
 from imagearchive.images.decode import local_decoder
@@ -64,13 +71,27 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         not matter. The kind of a pattern follows from its extension: `Image`, `Text` (``txt``),
         `Json`, `Array` (``npy``), `Npz`, `Label` (``cls``), or what a codec of the extension makes
         of it. `Coco` takes a file of annotations in place of a pattern.
-    keys : sequence of str or path-like, optional
+    keys : sequence of str, path-like, or column of `table`, optional
         The samples, in this order: keys, or the name of a text file, inside the archive or on
-        disk, with a key on each line. By default all members that match the first field are
-        samples, in archive order.
+        disk, with a key on each line. With `table` and without `image`, it is the column of the
+        keys: the samples are the rows of the table. By default all members that match the first
+        field are samples, in archive order.
+    table : mapping, list of dict, dataframe, or path, optional
+        A table with one row for each sample, as for `ImageArchive`. Fields with ``column=``, such
+        as ``Text(column="caption")``, are its columns. An empty cell is a part that is missing.
+    image : str or int, optional
+        The column of `table` with the names of the images, those of the first field of the kind
+        `Image`. They may lack the extension and directories, as for `ImageArchive`. The order of
+        the rows does not matter, and an image without a row is a sample that lacks a part.
+    split : str, int, or list of them, optional
+        Take the rows of `table` that have this value, or one of these, in `split_column`. The
+        images of the other rows are not samples.
+    split_column : str or int
+        See `split`.
     missing : {"error", "skip", "none"}
         What to do if a sample lacks a part: raise an error that says how many do, leave those
-        samples out, or have None there.
+        samples out, or have None there. With the last two, rows of `table` whose names fit no
+        image are left out.
     first_dot : bool
         Whether a key ends at the first dot of a name, as WebDataset has it, so that ``1.seg.png``
         matches ``{key}.seg.png`` and not ``{key}.png``. Hidden files, and what is below a
@@ -103,14 +124,18 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
     archives : list of Archive
         The archives that are read, each once.
     classes : list of str
-        The names of the classes in a COCO file; empty without one.
+        The names of the classes in a COCO file, or in a column of `table` that is a `Label`, the
+        first one with names; empty without one.
+    class_names : dict of str to list of str
+        The same for each entry of a sample whose values are numbers of classes.
     skipped : int
         How many samples ``missing="skip"`` left out.
 
     Raises
     ------
     LabelError
-        A sample lacks a part, there are several members for one part, or a COCO file is damaged.
+        A sample lacks a part, there are several members for one part, a COCO file is damaged, or a
+        table does not fit the archive.
     ArchiveNotFoundError, UnsupportedArchiveError, CorruptArchiveError, StaleIndexError
         An archive cannot be opened.
     OptionError, OptionTypeError
@@ -134,9 +159,10 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
     archives: list[Archive]
     transform: SampleTransform | None
     classes: list[str]
+    class_names: Mapping[str, list[str]]
     skipped: int
     _members: SampleMembers
-    _coco: CocoAnnotations | None
+    _annotations: Sequence[Annotations]
     _length: int
     _kinds: EntryKinds
     _optional: frozenset[str]
@@ -152,8 +178,12 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         self,
         apath: ArchivePath | None = None,
         fields: Mapping[str, Any] | None = None,
-        keys: Sequence[str] | str | os.PathLike[str] | None = None,
+        keys: Sequence[str] | str | int | os.PathLike[str] | None = None,
         *,
+        table: Any = None,
+        image: str | int | None = None,
+        split: Any = None,
+        split_column: str | int = "split",
         missing: Missing = "error",
         first_dot: bool = True,
         transform: SampleTransform | None = None,
@@ -169,19 +199,23 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         resolved = resolve_fields(fields)
         coco = next((field for field in resolved.values() if isinstance(field, Coco)), None)
         lacking = [
-            name for name, field in resolved.items() if field.archive is None and field is not coco
+            name
+            for name, field in resolved.items()
+            if field.archive is None and field.pattern is not None and field is not coco
         ]
         if apath is None and lacking:
             raise OptionError(
                 f"the field {lacking[0]!r} names no archive; pass the archive of all fields first, "
                 f"or (archive, pattern) for each field"
             )
+        listed = SampleTable.check(table, image, keys, split, split_column, resolved)
         options = SampleArchiveOptions(
             apath=None if apath is None else as_text(apath),
             fields=resolved,
-            keys=check_keys(keys),
+            keys=None if listed is not None and listed.keys is not None else check_keys(keys),
             missing=check_choice("missing", missing, get_args(Missing)),
             annotations=None if coco is None else CompanionFile.at("path", str(coco.pattern)),
+            table=listed,
             first_dot=check_flag("first_dot", first_dot),
             transform=None if transform is None else check_callable("transform", transform),
             ipath=None if ipath is None else locate(ipath, "ipath").path,
@@ -205,25 +239,20 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             on_error.callback(self.close)
             self.archives = []
             members = open_fields(options, self.archives, overwrite_index)
-            self._coco = _annotations(members[0].archive, options)
-            self.classes = [] if self._coco is None else self._coco.classes
+            self._annotations = open_annotations(options, members)
             if self._pickled_fingerprint is not None:
                 self._check_fingerprint(self._pickled_fingerprint)
-            pairing, file = pair_fields(members, self.archives, options)
-            self._members = SampleMembers(members, options.fields, pairing, file)
-            self.skipped = pairing.skipped
-            if self._coco is not None:
-                kept = self._coco.match(self._members, options.missing)
-                if not kept.all():
-                    self._members.keep(kept)
-                    self.skipped += int(len(kept) - kept.sum())
+            self._members = pair_fields(members, self.archives, self._annotations, options)
             on_error.pop_all()
         self._length = len(self._members)
         self._kinds = self._describe_entries()
         self.fields = self._kinds.fields
-        self._optional = frozenset(self._members.optional()).union(
-            () if self._coco is None else self._coco.optional()
-        )
+        self.skipped = self._members.skipped
+        self._optional = frozenset(self._members.optional())
+        self.class_names = {
+            name: names for source in self._annotations for name, names in source.classes.items()
+        }
+        self.classes = next(iter(self.class_names.values()), [])
         if self._pickled_fingerprint is None:
             warn_if_empty(options.apath, self._length)
             if self.skipped:
@@ -238,14 +267,16 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
     def _describe_entries(self) -> EntryKinds:
         parts = self._members.parts
         return EntryKinds.of(
-            [*(part.entries() for part in parts), *([self._coco.entries] if self._coco else [])],
+            [
+                *(part.entries() for part in parts),
+                *(part.entries for part in self._members.annotations),
+            ],
             all(not isinstance(part.field, Npz) or part.field.kinds is not None for part in parts),
         )
 
     def _fingerprint(self) -> str:
         parts = [archive.table.fingerprint() for archive in self.archives]
-        if self._coco is not None:
-            parts.append(self._coco.fingerprint)
+        parts += [source.fingerprint for source in self._annotations]
         return " ".join(parts)
 
     def _check_fingerprint(self, fingerprint: str) -> None:
@@ -351,8 +382,9 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
                         f"{values[KEY]!r}"
                     )
                 raise
-        if self._coco is not None:
-            values.update(self._coco.values(sample, (decoder or local_decoder()).max_pixels))
+        if members.annotations:
+            context = RowContext(reader.size_of, (decoder or local_decoder()).max_pixels)
+            values.update(members.annotated(sample, context, values[KEY]))
         if damaged_mappings():
             self.check_unchanged()
         return Sample(values, self.fields if fields is None else fields)
@@ -460,14 +492,6 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             archive.close()
 
     def __repr__(self) -> str:
-        coco = () if self._coco is None else self._coco.entries
-        names = ", ".join((*(part.name for part in self._members.parts), *coco))
+        annotated = (name for part in self._members.annotations for name in part.entries)
+        names = ", ".join((*(part.name for part in self._members.parts), *annotated))
         return f"SampleArchive({self._name()!r}, {self._length} samples of {names})"
-
-
-def _annotations(archive: Archive, options: SampleArchiveOptions) -> CocoAnnotations | None:
-    field = next((field for field in options.fields.values() if isinstance(field, Coco)), None)
-    if field is None:
-        return None
-    assert options.annotations is not None
-    return CocoAnnotations(options.annotations, archive, field)

@@ -11,9 +11,19 @@ from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.errors.arguments import shorten
 from imagearchive.images.pillow import FORMATS
 from imagearchive.transforms.compound_fields import Coco, Npz
-from imagearchive.transforms.fields import KEY, Array, Field, Image, Json, Label, Text
+from imagearchive.transforms.fields import (
+    KEY,
+    Array,
+    Boxes,
+    ColumnField,
+    Field,
+    Image,
+    Json,
+    Label,
+    Text,
+)
 
-__all__ = ["resolve_fields"]
+__all__ = ["own_classes", "resolve_fields"]
 
 _KINDS: Final[dict[str, type[Field]]] = {
     **dict.fromkeys((*FORMATS, "jp2", "avif"), Image),
@@ -44,6 +54,11 @@ def resolve_fields(fields: Any) -> dict[str, Field]:
             f"got {shorten(fields)}"
         )
     resolved = {_check_name(name): _resolve(name, field) for name, field in fields.items()}
+    if all(field.pattern is None for field in resolved.values()):
+        raise OptionError(
+            "no field has a pattern; a sample needs a member of an archive, such as 'image': "
+            "'images/{key}.jpg'"
+        )
     files = [name for name, field in resolved.items() if isinstance(field, Coco)]
     if len(files) > 1:
         raise OptionError(
@@ -76,6 +91,8 @@ def _resolve(name: str, given: Any) -> Field:
             f"the field {name!r} must be a pattern, an (archive, pattern) pair, or a kind such as "
             f"Mask(pattern), got {shorten(given)}"
         )
+    if isinstance(field, ColumnField) and field.column is not None:
+        return field
     if field.pattern is None:
         raise OptionError(
             f"the field {name!r} has no pattern; write {type(field).__name__}('{{key}}.EXT')"
@@ -111,3 +128,22 @@ def _kind_of(name: str, pattern: str) -> type[Field]:
             f"the alternatives of the field {name!r} ({pattern!r}) are of different kinds, {names}"
         )
     return found[0]
+
+
+def own_classes(name: str, field: Field, fields: Mapping[str, Field]) -> str | None:
+    """Return the entry that the classes in a file of boxes become, if it is not another field.
+
+    Raises
+    ------
+    OptionError
+        There are several.
+    """
+    if not isinstance(field, Boxes):
+        return None
+    own = [label for label in field.labels if label not in fields]
+    if len(own) > 1:
+        raise OptionError(
+            f"labels= of the field {name!r} names {' and '.join(map(repr, own))}, which are not "
+            f"fields; a file of boxes has one class for each"
+        )
+    return own[0] if own else None

@@ -15,6 +15,7 @@ from imagearchive.codecs.npy_codec import decode_npy
 from imagearchive.codecs.npz_arrays import NpzArrays
 from imagearchive.codecs.value_codecs import JsonCodec, TextCodec
 from imagearchive.errors import DecodeError, MemberNotFoundError
+from imagearchive.errors.arguments import shorten
 from imagearchive.images.decode import decode_image
 from imagearchive.images.masks import decode_mask
 from imagearchive.transforms.compound_fields import Npz
@@ -137,7 +138,23 @@ def convert(field: Field, value: Any, size_of: SizeOf) -> Any:
         return _as_keypoints(field, value, size_of)
     if isinstance(field, Label):
         return _as_label(value)
+    if isinstance(field, Array) and not isinstance(value, np.ndarray):
+        return _as_array(value)
     return value
+
+
+def _as_array(value: Any) -> npt.NDArray[Any]:
+    """Return the numbers in a text file or a JSON document as an array."""
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind == "U":
+            whole = all(map(_is_integer, array.ravel().tolist()))
+            array = array.astype(np.int64 if whole else np.float64)
+    except (ValueError, OverflowError) as error:
+        raise DecodeError(f"an array must be rows of equally many numbers: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise DecodeError(f"an array must be numbers, or lists of them, got {shorten(value)}")
+    return array
 
 
 def _as_mask(value: Any) -> npt.NDArray[Any]:

@@ -6,18 +6,22 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from imagearchive.archive.archive import Archive
+from imagearchive.datasets.samples.annotations import Annotations, add_annotations
+from imagearchive.datasets.samples.coco_annotations import CocoAnnotations
 from imagearchive.datasets.samples.keys import read_keys
 from imagearchive.datasets.samples.pairing import FieldMembers, Pairing, pair_members
 from imagearchive.datasets.samples.pairing_file import open_pairing
 from imagearchive.datasets.samples.patterns import Pattern
+from imagearchive.datasets.samples.sample_members import SampleMembers
+from imagearchive.datasets.samples.table_annotations import TableAnnotations
 from imagearchive.storage.patterns import absolute_paths, as_text
 from imagearchive.transforms.compound_fields import Coco
+from imagearchive.transforms.fields import Image
 
 if TYPE_CHECKING:
     from imagearchive.datasets.samples.options import SampleArchiveOptions
-    from imagearchive.storage.protocol import FileStorage
 
-__all__ = ["open_fields", "pair_fields", "with_absolute_paths"]
+__all__ = ["open_annotations", "open_fields", "pair_fields", "with_absolute_paths"]
 
 
 def open_fields(
@@ -36,7 +40,7 @@ def open_fields(
     opened: dict[tuple[str, ...], Archive] = {}
     members = []
     for name, field in options.fields.items():
-        if isinstance(field, Coco):
+        if isinstance(field, Coco) or field.pattern is None:
             continue
         path = options.apath if field.archive is None else field.archive
         assert path is not None
@@ -52,15 +56,40 @@ def open_fields(
                 verify=options.verify,
             )
             archives.append(opened[identity])
-        assert field.pattern is not None
         members.append(FieldMembers(name, opened[identity], Pattern.parse(field.pattern)))
     return members
 
 
+def open_annotations(
+    options: SampleArchiveOptions, members: list[FieldMembers]
+) -> list[Annotations]:
+    """Return the COCO file and the table of the dataset, if there are any.
+
+    Raises
+    ------
+    LabelError
+        One cannot be read.
+    """
+    found: list[Annotations] = []
+    archive = members[0].archive
+    for name, field in options.fields.items():
+        if isinstance(field, Coco):
+            assert options.annotations is not None
+            images = (one for one in options.fields.values() if isinstance(one, Image))
+            pattern = str(next(images).pattern)
+            found.append(CocoAnnotations(name, field, options.annotations, archive, pattern))
+    if options.table is not None:
+        found.append(TableAnnotations(options.table, options.fields, members, options.missing))
+    return found
+
+
 def pair_fields(
-    members: list[FieldMembers], archives: list[Archive], options: SampleArchiveOptions
-) -> tuple[Pairing, FileStorage | None]:
-    """Return which member is which part of which sample, and the mapped file that says so.
+    members: list[FieldMembers],
+    archives: list[Archive],
+    annotations: list[Annotations],
+    options: SampleArchiveOptions,
+) -> SampleMembers:
+    """Return which member, and which row of annotations, is which part of which sample.
 
     Raises
     ------
@@ -70,12 +99,26 @@ def pair_fields(
     keys = None if options.keys is None else read_keys(members[0].archive, options.keys)
     numbers = [archives.index(member.archive) for member in members]
     patterns = [member.pattern.text for member in members]
-    return open_pairing(
+    asked = [source.description for source in annotations]
+    parts = [part for source in annotations for part in source.parts]
+
+    def pair() -> Pairing:
+        wanted, select = keys, None
+        for source in annotations:
+            wanted = wanted if wanted is not None else source.keys()
+            select = source.select if source.selects() else select
+        pairing = pair_members(members, wanted, options.missing, options.first_dot, select)
+        found = SampleMembers(members, options.fields, pairing, None)
+        return add_annotations(found, pairing, annotations, options.missing)
+
+    pairing, file = open_pairing(
         archives,
-        repr((numbers, patterns, keys, options.missing, options.first_dot)),
-        len(members),
-        lambda: pair_members(members, keys, options.missing, options.first_dot),
+        repr((numbers, patterns, keys, options.missing, options.first_dot, asked)),
+        "\0".join(source.identity for source in annotations),
+        len(members) + len(parts),
+        pair,
     )
+    return SampleMembers(members, options.fields, pairing, file, parts)
 
 
 def with_absolute_paths(options: SampleArchiveOptions) -> SampleArchiveOptions:

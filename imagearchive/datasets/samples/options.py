@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from imagearchive.datasets.companion_files import CompanionFile
     from imagearchive.datasets.samples.keys import Keys
     from imagearchive.datasets.samples.pairing import Missing
+    from imagearchive.datasets.samples.table_annotations import SampleTable
     from imagearchive.storage.checksums import Verify
     from imagearchive.storage.protocol import StorageKind
     from imagearchive.transforms.fields import Field, Sample
@@ -28,6 +29,7 @@ class SampleArchiveOptions:
     keys: Keys | None
     missing: Missing
     annotations: CompanionFile | None
+    table: SampleTable | None
     first_dot: bool
     transform: SampleTransform | None
     ipath: str | None

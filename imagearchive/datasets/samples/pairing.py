@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
     from imagearchive.datasets.samples.patterns import Pattern
 
-__all__ = ["FieldMembers", "Missing", "Pairing", "pair_members"]
+__all__ = ["FieldMembers", "Missing", "Pairing", "matching_members", "pair_members"]
 
 logger = logging.getLogger(__name__)
 
 Missing = Literal["error", "skip", "none"]
+Select = Callable[[npt.NDArray[Any]], npt.NDArray[np.bool_]]
 
 # How many keys or names a message lists.
 SHOWN: Final = 5
@@ -64,11 +65,14 @@ class Pairing:
         How many samples were left out, because a part is missing.
     incomplete : tuple of int
         The numbers of the fields that some samples lack.
+    kept : ndarray of int64 or None
+        The numbers of the samples among all that were found, or among ``keys=``. None for all.
     """
 
     positions: npt.NDArray[Any]
     skipped: int = 0
     incomplete: tuple[int, ...] = ()
+    kept: npt.NDArray[np.int64] | None = None
 
 
 class _Candidates:
@@ -127,6 +131,16 @@ class _Candidates:
         return self.field.archive.info(int(self.rows[number])).archive
 
 
+def matching_members(field: FieldMembers) -> npt.NDArray[np.int64]:
+    """Return the positions of all members that a pattern matches, ascending."""
+    table = field.archive.table
+    found = [
+        match_names(table.names, table.name_offsets, list(literals), False)[0]
+        for literals in field.pattern.alternatives
+    ]
+    return np.unique(np.concatenate(found)).astype(np.int64)
+
+
 def archive_numbers(archive: Archive, rows: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64] | None:
     """Return which of several archives each row is from, ascending; None for one archive.
 
@@ -144,6 +158,7 @@ def pair_members(
     keys: Sequence[str] | None,
     missing: Missing,
     first_dot: bool,
+    select: Select | None = None,
 ) -> Pairing:
     """Find the members of all samples.
 
@@ -159,6 +174,9 @@ def pair_members(
     first_dot : bool
         Whether keys end at the first dot of the name, as WebDataset has it, where the pattern of
         the first field has an extension.
+    select : callable, optional
+        From the positions of all samples, shape (F, N), to which of them are asked for. Whether
+        the others lack a part does not matter.
 
     Raises
     ------
@@ -184,7 +202,7 @@ def pair_members(
         columns.append(_find(samples, number, other, candidates[0], False))
         if keys is None:
             _log_unused(other, columns[-1])
-    return _assemble(fields, samples, columns, missing)
+    return _assemble(fields, samples, columns, missing, select)
 
 
 class _GivenKeys:
@@ -363,43 +381,52 @@ def _assemble(
     samples: _Candidates | _GivenKeys,
     columns: list[npt.NDArray[np.int64]],
     missing: Missing,
+    select: Select | None,
 ) -> Pairing:
     largest = max(len(field.archive.table) for field in fields)
     positions = np.empty((len(columns), len(samples)), np.int32 if largest < 1 << 31 else np.int64)
     for number, column in enumerate(columns):
         positions[number] = column
+    kept = None
+    if select is not None:
+        kept = np.flatnonzero(select(positions))
+        positions = np.ascontiguousarray(positions[:, kept])
     absent = positions < 0
     if not absent.any():
-        return Pairing(positions)
+        return Pairing(positions, kept=kept)
+    numbers = np.arange(len(samples)) if kept is None else kept
     if missing == "error":
-        raise _missing_parts(fields, samples, absent)
+        raise _missing_parts(fields, samples, numbers, absent)
     if missing == "skip":
         whole = ~absent.any(axis=0)
         if not whole.any():
-            raise _missing_parts(fields, samples, absent)
-        return Pairing(np.ascontiguousarray(positions[:, whole]), skipped=int((~whole).sum()))
+            raise _missing_parts(fields, samples, numbers, absent)
+        positions = np.ascontiguousarray(positions[:, whole])
+        return Pairing(positions, skipped=int((~whole).sum()), kept=numbers[whole])
     nothing = absent.all(axis=0)
     if nothing.any():
+        key = samples.key(int(numbers[np.flatnonzero(nothing)[0]]))
         raise LabelError(
             f"{_several(int(nothing.sum()), 'key')} of keys= have no member in any field, such as "
-            f"{samples.key(int(np.flatnonzero(nothing)[0]))!r}; is the right prefix in the pattern "
-            f"{fields[0].pattern.text!r}?"
+            f"{key!r}; is the right prefix in the pattern {fields[0].pattern.text!r}?"
         )
-    return Pairing(positions, incomplete=tuple(np.flatnonzero(absent.any(axis=1)).tolist()))
+    incomplete = tuple(np.flatnonzero(absent.any(axis=1)).tolist())
+    return Pairing(positions, incomplete=incomplete, kept=kept)
 
 
 def _missing_parts(
     fields: Sequence[FieldMembers],
     samples: _Candidates | _GivenKeys,
+    numbers: npt.NDArray[np.int64],
     absent: npt.NDArray[np.bool_],
 ) -> LabelError:
     parts = []
     for field, mask in zip(fields, absent):
         lost = np.flatnonzero(mask)
         if len(lost):
-            keys = ", ".join(repr(samples.key(int(number))) for number in lost[:SHOWN])
+            keys = ", ".join(repr(samples.key(int(number))) for number in numbers[lost[:SHOWN]])
             parts.append(
-                f"{len(lost)} of {_several(len(samples), 'sample')} have no member for the field "
+                f"{len(lost)} of {_several(len(numbers), 'sample')} have no member for the field "
                 f"{field.name!r} ({field.pattern.text!r} in {field.archive.path}), such as {keys}"
             )
     return LabelError("; ".join(parts), hints=SKIP_OR_NONE)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
-from imagearchive.errors import CorruptIndexError, DecodeError, ImageArchiveError, OptionError
+from imagearchive.datasets.samples.field_specs import own_classes
+from imagearchive.errors import CorruptIndexError, DecodeError, ImageArchiveError
 from imagearchive.images.decode import image_size
 from imagearchive.storage.mapping import damaged_mappings
 from imagearchive.transforms.compound_fields import Npz
-from imagearchive.transforms.fields import Boxes, Field, Image, Label
+from imagearchive.transforms.fields import Field, Image, Label
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
+    from imagearchive.datasets.samples.annotation_part import AnnotationPart, RowContext
     from imagearchive.datasets.samples.pairing import FieldMembers, Pairing
     from imagearchive.datasets.samples.patterns import Pattern
     from imagearchive.storage.protocol import FileStorage
@@ -48,15 +49,7 @@ class Part:
         self.archive: Archive = members.archive
         self.pattern: Pattern = members.pattern
         self.field = field
-        self.classes: str | None = None
-        if isinstance(field, Boxes):
-            own = [label for label in field.labels if label not in fields]
-            if len(own) > 1:
-                raise OptionError(
-                    f"labels= of the field {self.name!r} names {' and '.join(map(repr, own))}, "
-                    f"which are not fields; a file of boxes has one class for each"
-                )
-            self.classes = own[0] if own else None
+        self.classes = own_classes(self.name, field, fields)
         if isinstance(field, Npz):
             self.nothing: dict[str, Any] = dict.fromkeys(field.kinds or ())
         else:
@@ -73,7 +66,7 @@ class Part:
 
 
 class SampleMembers:
-    """Which members the samples consist of.
+    """Which members, and which rows of annotations, the samples consist of.
 
     Parameters
     ----------
@@ -83,12 +76,17 @@ class SampleMembers:
     pairing : Pairing
     file : FileStorage or None
         The mapped file of the pairing.
+    annotations : sequence of AnnotationPart
+        The parts that are rows.
 
     Attributes
     ----------
     parts : list of Part
+    annotations : sequence of AnnotationPart
     positions : ndarray of int32 or int64, shape (F, N)
-        As in `Pairing`.
+        As in `Pairing`: the positions of members, followed by the rows of annotations.
+    skipped : int
+        How many samples were left out.
     """
 
     def __init__(
@@ -97,11 +95,14 @@ class SampleMembers:
         fields: Mapping[str, Field],
         pairing: Pairing,
         file: FileStorage | None,
+        annotations: Sequence[AnnotationPart] = (),
     ) -> None:
         self.parts = [
             Part(number, field, fields[field.name], fields) for number, field in enumerate(members)
         ]
+        self.annotations = annotations
         self.positions: npt.NDArray[Any] = pairing.positions
+        self.skipped = pairing.skipped
         self._incomplete = pairing.incomplete
         self._file = file
 
@@ -112,13 +113,36 @@ class SampleMembers:
         """Return the part of a field; None if there is no such field."""
         return next((part for part in self.parts if part.name == name), None)
 
-    def keep(self, mask: npt.NDArray[np.bool_]) -> None:
-        """Leave out the samples for which `mask` is false."""
-        self.positions = self.positions[:, mask]
-
     def optional(self) -> set[str]:
         """Return the entries that some samples lack."""
-        return {name for number in self._incomplete for name in self.parts[number].nothing}
+        entries = [
+            *(part.nothing for part in self.parts),
+            *(part.entries for part in self.annotations),
+        ]
+        return {name for number in self._incomplete for name in entries[number]}
+
+    def annotated(self, sample: int, context: RowContext, key: str) -> dict[str, Any]:
+        """Return the entries of a sample that are rows of annotations.
+
+        Raises
+        ------
+        DecodeError, LimitError
+            A value cannot be used. The message names the field and the key.
+        """
+        values: dict[str, Any] = {}
+        rows = self.positions[len(self.parts) :, sample].tolist()
+        for part, row in zip(self.annotations, rows):
+            if row < 0:
+                values.update(dict.fromkeys(part.entries))
+                continue
+            try:
+                values.update(part.values(row, context))
+            except ImageArchiveError as error:
+                raise type(error)(
+                    f"field {part.name!r} of sample {key!r} ({part.where(row)}): {error.message}",
+                    hints=error.hints,
+                ) from error
+        return values
 
     def position(self, part: Part, sample: int) -> int:
         """Return the position of a part of a sample in its archive; negative if it is missing.

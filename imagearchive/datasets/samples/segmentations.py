@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from imagearchive.codecs.coco_elements import check_numbers
 from imagearchive.errors import LabelError
 
-__all__ = ["FARTHEST", "Segmentations", "check_size"]
+__all__ = ["FARTHEST", "SECTIONS", "Segmentations", "check_size"]
 
 #: Coordinates beyond it are not of any image.
 FARTHEST: Final = 1e9
@@ -22,21 +23,51 @@ _LONGEST_NUMBER: Final = 12
 _CROSSINGS: Final = 1 << 20
 
 
+#: The arrays of `Segmentations`, and their types.
+SECTIONS: Final[dict[str, type[np.generic]]] = {
+    # x and y of the corners of all polygons, and all run lengths.
+    "outlines": np.float32,
+    "runs": np.uint32,
+    # The range of each polygon, or list of run lengths, in these.
+    "ring_starts": np.int64,
+    "ring_ends": np.int64,
+    # The end of the rings of each object, after a 0.
+    "ring_offsets": np.int64,
+    # The size that the run lengths of each object have; -1 for polygons.
+    "run_heights": np.int64,
+    "run_widths": np.int64,
+}
+_TYPECODES: Final = {np.float32: "f", np.uint32: "I", np.int64: "q"}
+
+
 class Segmentations:
     """The outlines of many objects in flat arrays.
 
-    An object has rings, each a range of `_points`, or one list of run lengths, a range of `_runs`.
+    An object has rings, each a range of points, or one list of run lengths.
+
+    Parameters
+    ----------
+    columns : mapping of str to ndarray, optional
+        Outlines that were saved, as `columns` returns them; `add` cannot be called then.
     """
 
-    def __init__(self) -> None:
-        self._points = array("f")
-        self._runs = array("I")
-        self._starts = array("q")
-        self._ends = array("q")
-        # The end of the rings of each object, and the size of its run lengths; -1 for polygons.
-        self._objects = array("q", [0])
-        self._heights = array("q")
-        self._widths = array("q")
+    def __init__(self, columns: Mapping[str, Any] | None = None) -> None:
+        if columns is None:
+            columns = {name: array(_TYPECODES[dtype]) for name, dtype in SECTIONS.items()}
+            columns["ring_offsets"].append(0)
+        self._points = columns["outlines"]
+        self._runs = columns["runs"]
+        self._starts = columns["ring_starts"]
+        self._ends = columns["ring_ends"]
+        self._objects = columns["ring_offsets"]
+        self._heights = columns["run_heights"]
+        self._widths = columns["run_widths"]
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the outlines as the arrays of `SECTIONS`."""
+        lists = (self._points, self._runs, self._starts, self._ends, self._objects)
+        arrays = zip(SECTIONS.items(), (*lists, self._heights, self._widths))
+        return {name: np.array(values, dtype) for (name, dtype), values in arrays}
 
     def __len__(self) -> int:
         return len(self._heights)
@@ -101,7 +132,13 @@ class Segmentations:
         return None if height < 0 else (height, self._widths[number])
 
     def masks(self, numbers: npt.NDArray[np.int64], height: int, width: int) -> npt.NDArray[Any]:
-        """Return the masks of some objects of one image, uint8 of shape (n, height, width)."""
+        """Return the masks of some objects of one image, uint8 of shape (n, height, width).
+
+        Raises
+        ------
+        ValueError
+            Saved outlines are damaged.
+        """
         result = np.zeros((len(numbers), height, width), np.uint8)
         for mask, number in zip(result, numbers.tolist()):
             for ring in range(self._objects[number], self._objects[number + 1]):
@@ -109,6 +146,8 @@ class Segmentations:
                 if self._heights[number] >= 0:
                     # Run lengths go down the columns.
                     runs = np.frombuffer(self._runs, np.uintc)[part]
+                    if runs.sum(dtype=np.uint64) != height * width:
+                        raise ValueError("run lengths do not add up to the size of the mask")
                     values = np.repeat((np.arange(len(runs)) & 1).astype(np.uint8), runs)
                     mask[:] = values.reshape(width, height).T
                 else:
