@@ -16,8 +16,10 @@ from fuzz.harnesses.compressed import CompressedArchives
 from fuzz.harnesses.deflate import Compressed
 from fuzz.harnesses.index import IndexFile
 from fuzz.harnesses.jpeg import JpegRegions
+from fuzz.harnesses.key_join import KeyJoin
 from fuzz.harnesses.labels import LabelFiles
 from fuzz.harnesses.mapped import MappedFiles
+from fuzz.harnesses.nested import NestedArchives
 from fuzz.harnesses.npy import NpyHeaders
 from fuzz.harnesses.npz import NpzRows
 from fuzz.harnesses.objects import ObjectArrays
@@ -37,6 +39,8 @@ HARNESSES: Final[tuple[type[Harness], ...]] = (
     SavedCheckpoints,
     Compressed,
     CompressedArchives,
+    NestedArchives,
+    KeyJoin,
     LabelFiles,
     Tables,
     PlainPickles,

@@ -222,6 +222,8 @@ class ForwardStorage(Closable):
         self._strict = strict
         self._start = 0
         self._kept = b""
+        # Where the output ends that was returned. The decoder may be further when it raises.
+        self._end = 0
 
     def read(self, offset: int, size: int) -> bytes:
         """Return `size` bytes from `offset`, or fewer at the end of the output."""
@@ -231,7 +233,7 @@ class ForwardStorage(Closable):
                 f"checkpoints are built"
             )
         kept = self._kept[offset - self._start :]
-        while self._decoder.position < offset and self._next(offset - self._decoder.position):
+        while self._end < offset and self._next(offset - self._end):
             pass
         parts = [kept]
         missing = size - len(kept)
@@ -267,8 +269,9 @@ class ForwardStorage(Closable):
                 raise
             self.damage = error
             data = b""
+        self._end += len(data)
         if not data:
-            self.size = self._decoder.position
+            self.size = self._end
         elif self._check_size is not None:
-            self._check_size(self._decoder.position)
+            self._check_size(self._end)
         return data

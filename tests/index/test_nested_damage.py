@@ -63,6 +63,20 @@ def test_nested_truncated_compressed_archive_spares_the_others(tmp_path, cut):
     assert part.items() <= below("a", LARGE).items()
 
 
+@pytest.mark.parametrize("members", [SMALL, LARGE])
+def test_nested_deflated_archive_with_a_wrong_checksum_spares_the_others(tmp_path, members):
+    packed = bytearray(deflated({"a.tar": tar_bytes(members), "b.tar": tar_bytes(SMALL)}))
+    for signature, at in ((b"PK\3\4", 14), (b"PK\1\2", 16)):
+        packed[packed.index(signature) + at] ^= 0xFF
+    path = write(tmp_path / "x.zip", packed)
+    with pytest.raises(CorruptArchiveError, match=r"x\.zip/a\.tar: .*CRC-32"):
+        imagearchive.open(path, nested=True)
+    with imagearchive.open(path, nested=True, strict=False) as archive:
+        found = {name for name in archive if name.startswith("a")}
+        assert found <= {"a.tar", *(f"a/{name}" for name in members)}
+        assert {name: archive[name] for name in set(archive) - found} == below("b", SMALL)
+
+
 def test_nested_unreadable_archive_stays_a_file(tmp_path):
     broken = b"PK\3\4" + b"\xff" * 100
     path = write(tmp_path / "x.tar", tar_bytes({"a.zip": broken, "b.tar": tar_bytes(SMALL)}))

@@ -300,7 +300,7 @@ cdef int scan_storage(Cursor cursor, object rows, object storage) except -1:
         size = min(size, s.file_size - start)
         window = storage.read(start, size)
         if <uint64_t> len(window) < size:
-            code = end_early(cursor, rows, storage.size)
+            code = end_early(cursor, rows, min(storage.size, start + len(window)))
             if code != DONE:
                 return code
             start = min(start, s.file_size)
