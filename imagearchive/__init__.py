@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from imagearchive.datasets.npz.dataset import LazyNPZDataset as LazyNPZDataset
     from imagearchive.datasets.pil_loader import pil_loader as pil_loader
     from imagearchive.datasets.samples.dataset import SampleArchive as SampleArchive
+    from imagearchive.index.build_indexes import build_indexes as build_indexes
     from imagearchive.index.table import IndexTable as IndexTable
     from imagearchive.loader.data_loader import DataLoader as DataLoader
     from imagearchive.loader.generator_process import MpQItr as MpQItr
@@ -141,6 +142,7 @@ _HOME = {
     "ToTensor": "transforms",
     "TrivialAugmentWide": "transforms",
     "ZipWriter": "archive.writers",
+    "build_indexes": "index.build_indexes",
     "convert": "archive.convert",
     "extract": "archive.extract",
     "open": "archive.archive",

@@ -32,6 +32,7 @@ from imagearchive.cli.common_arguments import (
     add_partial,
     add_quiet,
     add_threads,
+    add_workers,
 )
 
 __all__ = ["add_commands"]
@@ -204,6 +205,7 @@ def _add_index(commands: Any) -> None:
     )
     add_partial(parser)
     add_nested(parser)
+    add_workers(parser, "archives")
     add_overwrite(parser, "the index even if it is up to date")
     add_json(parser)
 

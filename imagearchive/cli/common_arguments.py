@@ -11,6 +11,7 @@ __all__ = [
     "add_archive",
     "add_archives",
     "add_command",
+    "add_dask",
     "add_ipath",
     "add_json",
     "add_long",
@@ -22,6 +23,7 @@ __all__ = [
     "add_partial",
     "add_quiet",
     "add_threads",
+    "add_workers",
 ]
 
 # The modules that a command imports in this order before it starts, while interrupts are delayed.
@@ -164,6 +166,28 @@ def add_max_ratio(
         type=ratio,
         metavar="N",
         help=f"limit for {what} above 64 MiB, as a multiple of the {base}; default 1000",
+    )
+
+
+def add_workers(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--workers`` and ``--dask``, which do several of `what` at a time."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--workers",
+        type=positive_integer,
+        metavar="N",
+        help=f"process several {what} at a time, in N processes",
+    )
+    add_dask(group, what)
+
+
+def add_dask(parser: Any, what: str) -> None:
+    """Add ``--dask``."""
+    parser.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help=f"process several {what} at a time, on the workers of a Dask scheduler, such as "
+        f"tcp://10.0.0.1:8786",
     )
 
 

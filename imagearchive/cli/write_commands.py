@@ -6,8 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from imagearchive.cli.messages import print_error, report_errors
@@ -30,8 +31,8 @@ from imagearchive.errors import (
 
 if TYPE_CHECKING:
     from imagearchive.archive.extract import Existing
-    from imagearchive.index.table import IndexTable
     from imagearchive.processing.processor import ProcessReport
+    from imagearchive.storage.executors import AnyExecutor
 
 __all__ = ["convert", "extract", "index", "pack", "process"]
 
@@ -40,47 +41,80 @@ FAILED: Final = 1
 
 def index(arguments: argparse.Namespace) -> int:
     """Build the index of archives."""
+    from imagearchive.cli.executor_argument import open_executor_argument
     from imagearchive.index.concatenate import open_concatenated
     from imagearchive.storage.patterns import expand_paths
 
     paths = [path for given in arguments.archives for path in expand_paths(given)]
     made: list[dict[str, object]] = []
-
-    def build(group: list[str]) -> IndexTable:
-        return open_concatenated(
-            group,
-            arguments.ipath,
-            overwrite=arguments.overwrite,
-            strict=not arguments.partial,
-            nested=arguments.nested,
-        )
-
-    # With --ipath, one index for all of them.
-    groups = [paths] if arguments.ipath else [[path] for path in paths]
-    for group in groups:
-        if len(groups) == 1:
-            table = build(group)
-        else:
-            with report_errors() as errors:
-                table = build(group)
-            if errors:
-                made.append({"archive": relative_path(group[0]), "error": errors[0]})
-                continue
-        index_path = relative_path(table.path)
-        facts = {"members": len(table), "index": index_path}
-        if len(group) == 1:
-            shown = relative_path(group[0]) or group[0]
-            made.append({"archive": shown, **facts})
-        else:
-            shown = pluralize(len(group), "archive")
-            made.append({"archives": len(group), **facts})
-        if not arguments.json:
-            members = pluralize(len(table), "member")
-            target = escape_name(index_path or "in memory only")
-            write([f"{escape_name(shown)}: {members} -> {target}"])
+    with open_executor_argument(arguments) as executor:
+        together = arguments.ipath is not None or (len(paths) == 1 and executor is None)
+        if executor is not None or not together:
+            made = _build_indexes(paths, arguments, executor, quiet=together)
+        failures = [one for one in made if "error" in one]
+        if together and not failures:
+            table = open_concatenated(
+                paths,
+                arguments.ipath,
+                overwrite=arguments.overwrite,
+                overwrite_each=arguments.overwrite and executor is None,
+                strict=not arguments.partial,
+                nested=arguments.nested,
+            )
+            shown = relative_path(paths[0]) or paths[0]
+            what = {"archive": shown} if len(paths) == 1 else {"archives": len(paths)}
+            made = [{**what, "members": len(table), "index": relative_path(table.path)}]
+            if len(paths) > 1:
+                shown = pluralize(len(paths), "archive")
+            _write_index(arguments, shown, len(table), table.path)
     if arguments.json:
         write_json(made)
-    return FAILED if any("error" in one for one in made) else 0
+    return FAILED if failures else 0
+
+
+def _build_indexes(
+    paths: list[str], arguments: argparse.Namespace, executor: AnyExecutor | None, quiet: bool
+) -> list[dict[str, object]]:
+    """Build the index of each archive, and report each as it is done."""
+    from imagearchive.index.build_indexes import build_index
+    from imagearchive.storage.executors import CallingThread, open_executor, run_tasks
+
+    build = partial(
+        build_index,
+        overwrite=arguments.overwrite,
+        strict=not arguments.partial,
+        nested=arguments.nested,
+        show_progress=executor is None,
+    )
+    made: list[dict[str, object]] = []
+    here = executor is None
+    with (
+        open_executor(CallingThread() if executor is None else executor) as opened,
+        progress_bar(len(paths), "archives", quiet=here) as step,
+        closing(run_tasks(build, paths, opened, in_order=True)) as outcomes,
+    ):
+        for outcome in outcomes:
+            shown = relative_path(outcome.item) or outcome.item
+            with report_errors() as errors:
+                built = outcome.get()
+            if step is not None:
+                step(1)
+            if errors:
+                made.append({"archive": shown, "error": errors[0]})
+                continue
+            index_path = relative_path(built.path)
+            made.append({"archive": shown, "members": built.members, "index": index_path})
+            if not quiet:
+                _write_index(arguments, shown, built.members, built.path)
+    return made
+
+
+def _write_index(
+    arguments: argparse.Namespace, shown: str, members: int, index_path: str | None
+) -> None:
+    if not arguments.json:
+        target = escape_name(relative_path(index_path) or "in memory only")
+        write([f"{escape_name(shown)}: {pluralize(members, 'member')} -> {target}"])
 
 
 def extract(arguments: argparse.Namespace) -> int:

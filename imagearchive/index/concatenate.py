@@ -48,6 +48,7 @@ def open_concatenated(
     ipath: str | os.PathLike[str] | None = None,
     *,
     overwrite: bool = False,
+    overwrite_each: bool | None = None,
     strict: bool = True,
     nested: Nested = False,
 ) -> IndexTable:
@@ -59,8 +60,9 @@ def open_concatenated(
 
     Parameters and errors are those of `IndexTable.open`. For several archives, `ipath` is the
     combined index, and then it is the only file that is saved: indexes that the archives have are
-    used, but missing ones are not saved. If archives have members of the same name, all are kept,
-    and a lookup finds the last.
+    used, but missing ones are not saved. `overwrite_each` says whether indexes that the archives
+    have are built again, by default as `overwrite`. If archives have members of the same name, all
+    are kept, and a lookup finds the last.
     """
     if len(paths) == 1:
         with byte_progress(f"indexing {os.path.basename(paths[0])}") as progress:
@@ -96,7 +98,11 @@ def open_concatenated(
     from imagearchive.index.open_indexes import open_indexes
 
     tables = open_indexes(
-        archives, overwrite=overwrite, strict=strict, save=ipath is None, nested=nested
+        archives,
+        overwrite=overwrite if overwrite_each is None else overwrite_each,
+        strict=strict,
+        save=ipath is None,
+        nested=nested,
     )
     with closing(tables):
         table = _concatenate(tables)

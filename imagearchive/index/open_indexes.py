@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Final
 
 from imagearchive.index.nesting import Nested
 from imagearchive.index.table import IndexTable
+from imagearchive.storage.executors import run_tasks
 from imagearchive.storage.location import Location
 from imagearchive.storage.progress import byte_progress, count_progress
-from imagearchive.storage.task_threads import Task, TaskThreads
+from imagearchive.storage.task_threads import TaskThreads
 
 __all__ = ["open_indexes"]
 
@@ -68,15 +67,14 @@ def _map_in_threads(
     function: Callable[[Location], IndexTable], archives: Iterable[Location]
 ) -> Iterator[IndexTable]:
     """Yield what the function returns, in order; few results wait at any time."""
-    waiting = iter(archives)
-    pending: deque[Task[IndexTable]] = deque()
     pool = TaskThreads(THREADS)
+    complete = False
     try:
-        pending.extend(pool.submit(function, one) for one in islice(waiting, 2 * THREADS))
-        while pending:
-            table = pending.popleft().result()
-            pending.extend(pool.submit(function, one) for one in islice(waiting, 1))
-            yield table
+        for outcome in run_tasks(function, archives, pool, in_flight=2 * THREADS, in_order=True):
+            yield outcome.get()
+            # The table keeps a file mapped.
+            del outcome
+        complete = True
     finally:
         # An interrupt does not wait for the archives that are being scanned.
-        pool.close(wait=not pending)
+        pool.close(wait=complete)

@@ -9,24 +9,53 @@ a temporary file that appears under its name when it is whole, and gives the sam
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import CancelledError, Future
 from contextlib import closing, contextmanager
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    cast,
+)
 
 from imagearchive.errors import IncompleteError, OptionTypeError, WorkerError
 from imagearchive.errors.arguments import check_integer
-from imagearchive.storage.process_pool import WorkerPool
-from imagearchive.storage.task_threads import Task
 
-__all__ = ["AnyExecutor", "Outcome", "open_executor", "run_all", "run_tasks"]
+if TYPE_CHECKING:
+    from imagearchive.storage.task_threads import Task
+
+__all__ = [
+    "AnyExecutor",
+    "CallingThread",
+    "Outcome",
+    "Submits",
+    "open_executor",
+    "run_all",
+    "run_tasks",
+]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+
+class Submits(Protocol):
+    """An executor, as far as it is used here."""
+
+    def submit(
+        self, function: Callable[..., Result], /, *args: Any, **kwargs: Any
+    ) -> Future[Result] | Task[Result]:
+        """Have a function called."""
+
+
 #: What an argument ``executor`` may be; a number is one of processes.
-AnyExecutor: TypeAlias = Executor | WorkerPool | int
+AnyExecutor: TypeAlias = Submits | int
 
 # Tasks that are submitted and have not ended. Nothing tells how many workers an executor has, and
 # each task that waits takes little memory.
@@ -40,9 +69,30 @@ class Outcome(NamedTuple, Generic[Item, Result]):
     result: Result | None
     error: BaseException | None
 
+    def get(self) -> Result:
+        """Return the result, or raise what the task raised."""
+        if self.error is not None:
+            raise self.error
+        return cast("Result", self.result)
+
+
+class CallingThread:
+    """Runs each task when it is submitted, in the thread that submits it."""
+
+    def submit(self, function: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Task[Result]:
+        """Call a function."""
+        from imagearchive.storage.task_threads import Task
+
+        task = Task(partial(function, *args, **kwargs))
+        task.run()
+        error = task.exception()
+        if error is not None and not isinstance(error, Exception):
+            raise error
+        return task
+
 
 @contextmanager
-def open_executor(executor: AnyExecutor) -> Iterator[Executor | WorkerPool]:
+def open_executor(executor: AnyExecutor) -> Iterator[Submits]:
     """Return an executor for the block; processes that are started for it end with it.
 
     If the block raises, also by an interrupt, they are interrupted in their tasks. One of them that
@@ -61,6 +111,9 @@ def open_executor(executor: AnyExecutor) -> Iterator[Executor | WorkerPool]:
             )
         yield executor
         return
+    # Imported here, because other executors do not need it.
+    from imagearchive.storage.process_pool import WorkerPool
+
     pool = WorkerPool(check_integer("executor", executor, 1), replace_dead=True)
     try:
         yield pool
@@ -73,23 +126,23 @@ def open_executor(executor: AnyExecutor) -> Iterator[Executor | WorkerPool]:
 def run_tasks(
     function: Callable[[Item], Result],
     items: Iterable[Item],
-    executor: Executor | WorkerPool,
+    executor: Submits,
     *,
     in_flight: int = IN_FLIGHT,
     in_order: bool = False,
 ) -> Generator[Outcome[Item, Result]]:
     """Call a function with each item, and yield what became of it.
 
-    Closing the generator cancels the tasks of an `Executor` that have not begun. Those of a
-    `WorkerPool` are cancelled when the pool is closed.
+    Closing the generator cancels the tasks of an `Executor` that have not begun. Those of our own
+    processes and threads are cancelled when they are closed.
 
     Parameters
     ----------
     function : callable
-        It can be pickled, as its items and results can.
+        For processes, it can be pickled, and so can items and results.
     items : iterable
         Taken as they are needed.
-    executor : Executor or WorkerPool
+    executor : Executor, WorkerPool, or TaskThreads
         See `open_executor`.
     in_flight : int
         How many tasks may be submitted whose outcome was not yielded.
@@ -115,6 +168,9 @@ def run_tasks(
                     pending.add_done_callback(partial(_put, ended, number))
                     break
                 else:
+                    break
+                if not ended.empty():
+                    # Somebody waits for that outcome.
                     break
             if not waiting:
                 return
@@ -196,7 +252,7 @@ def _put(ended: SimpleQueue[int], number: int, _: object) -> None:
 
 
 def _submit(
-    executor: Executor | WorkerPool, function: Callable[[Item], Result], item: Item
+    executor: Submits, function: Callable[[Item], Result], item: Item
 ) -> Future[Result] | Task[Result]:
     try:
         return executor.submit(function, item)

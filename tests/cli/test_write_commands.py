@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
@@ -164,3 +165,28 @@ def test_process_wrong_usage_exits_with_2(run, work):
         status, _, err = run("process", *wrong, *PROCESS_OPTIONS)
         assert status == 2, wrong
         assert "usage: imagearchive process" in err
+
+
+def test_index_workers_report_each_archive_and_go_on_after_a_failure(run, archive):
+    for number in range(4):
+        shutil.copy(archive, f"s-{number}.tar")
+    with open("s-2.tar", "r+b") as file:
+        file.truncate(700)
+    status, out, err = run("index", "s-*.tar", "--workers", "2")
+    assert (status, out.decode().splitlines()) == (
+        1,
+        [f"s-{number}.tar: 3 members -> s-{number}.idx.npy" for number in (0, 1, 3)],
+    )
+    assert "s-2.tar" in err
+    shutil.copy(archive, "s-2.tar")
+    status, out, err = run("index", "s-*.tar", "--workers", "2", "--ipath", "all.npy", "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out) == [{"archives": 4, "members": 12, "index": "all.npy"}]
+    assert os.path.exists("s-2.idx.npy")
+
+
+def test_index_dask_without_a_scheduler_fails(run, archive, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    status, _, err = run("index", archive, "--dask", "tcp://127.0.0.1:1")
+    assert status == 1
+    assert "pip install 'imagearchive[dask]'" in err
