@@ -53,8 +53,9 @@ logger = logging.getLogger(__name__)
 
 # Samples of a task: enough to make handing it over cheap, few enough to bound the memory.
 _TASK: Final = 16
-# Samples whose decoding is timed, before and after.
+# At most so many samples are decoded to measure the gain, and at most this part of them.
 _TIMED: Final = 64
+_TIMED_PART: Final = 50
 _MAX_SIDE: Final = 65_500
 
 
@@ -485,4 +486,4 @@ def _speed(samples: RepackSource) -> float:
 
 def _spread(count: int) -> list[int]:
     """Return some of the first `count` integers, evenly spread."""
-    return list(range(0, count, max(1, count // _TIMED)))
+    return list(range(0, count, max(_TIMED_PART, count // _TIMED)))

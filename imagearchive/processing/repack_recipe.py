@@ -29,8 +29,9 @@ ImageFormat = Literal["jpeg", "png", "webp"]
 FORMAT_EXTENSIONS: Final[dict[ImageFormat, str]] = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 # By Pillow's name of a format.
 _EXTENSIONS: Final = {FORMATS[end]: end for end in FORMAT_EXTENSIONS.values()}
-# Decoding at a fraction of the size changes a pixel by less than half a gray level in the mean.
-REDUCING_GAP: Final = 3.0
+# As in Pillow's `thumbnail`: decoding at a fraction of the size changes a pixel by less than one
+# gray level in the mean.
+REDUCING_GAP: Final = 2.0
 # The EXIF tag.
 _ORIENTATION: Final = 0x0112
 
