@@ -26,8 +26,8 @@ from imagearchive.storage.checkpoints import CheckpointBuilder
 from imagearchive.storage.compressed import CompressedStorage, CompressedStream
 from imagearchive.storage.location import Location
 from imagearchive.storage.progress import Progress
+from imagearchive.storage.protocol import UNKNOWN_SIZE
 from imagearchive.storage.stream_format import (
-    UNKNOWN_SIZE,
     DamagedRangeError,
     ForwardStorage,
     StreamFormat,

@@ -15,7 +15,8 @@ from imagearchive.storage.compressed import STEP
 from imagearchive.storage.location import Location, locate
 from imagearchive.storage.make_once import make_once
 from imagearchive.storage.progress import Progress, byte_progress
-from imagearchive.storage.stream_format import UNKNOWN_SIZE, ForwardStorage, plain_name
+from imagearchive.storage.protocol import UNKNOWN_SIZE
+from imagearchive.storage.stream_format import ForwardStorage, plain_name
 
 if TYPE_CHECKING:
     from imagearchive.storage.protocol import FileStorage

@@ -15,9 +15,8 @@ from imagearchive.containers.registry import archive_stem, find_member_container
 from imagearchive.containers.rows import KIND_FILE, METHOD_STORED
 from imagearchive.errors import ImageArchiveError, StaleIndexError
 from imagearchive.index.lookup import Lookup
-from imagearchive.storage.compressed import CompressedStorage
 from imagearchive.storage.location import locate
-from imagearchive.storage.stream_format import UNKNOWN_SIZE
+from imagearchive.storage.protocol import UNKNOWN_SIZE
 
 if TYPE_CHECKING:
     from imagearchive.containers.container import Container
@@ -180,6 +179,9 @@ def identify(level: Level, row: Any, name: bytes) -> InnerArchive | None:
             if stream_format is None:
                 return None
             if views:
+                # Imported here, because few members are compressed twice.
+                from imagearchive.storage.compressed import CompressedStorage
+
                 storage = CompressedStorage(views[0].stream(storage, path))
                 offset, stored_size = 0, size
             view = DerivedFile(

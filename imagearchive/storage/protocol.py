@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import os
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = [
+    "UNKNOWN_SIZE",
     "DescriptorStorage",
     "FileStorage",
     "MappedStorage",
@@ -21,6 +22,9 @@ __all__ = [
     "StorageKind",
     "file_identity",
 ]
+
+#: The size of a compressed stream's output whose end has not been seen.
+UNKNOWN_SIZE: Final = 1 << 62
 
 StorageKind = Literal["auto", "mmap", "pread", "memory"]
 

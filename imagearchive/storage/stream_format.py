@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from imagearchive.errors import CorruptArchiveError
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.compressed import STEP
+from imagearchive.storage.protocol import UNKNOWN_SIZE
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -19,17 +20,12 @@ if TYPE_CHECKING:
     from imagearchive.storage.protocol import Storage
 
 __all__ = [
-    "UNKNOWN_SIZE",
     "DamagedRangeError",
     "ForwardStorage",
     "StreamFormat",
     "StreamRange",
     "plain_name",
 ]
-
-#: The size of output whose end has not been seen.
-UNKNOWN_SIZE: Final = 1 << 62
-
 
 # The extensions of compressed files, and what takes their place when they are decompressed.
 _EXTENSIONS: Final = {

@@ -23,8 +23,9 @@ from imagearchive.errors import CorruptIndexError, ImageArchiveError, StaleIndex
 from imagearchive.storage.checkpoints import CheckpointBuilder
 from imagearchive.storage.compressed import CompressedStorage
 from imagearchive.storage.local import MemoryStorage
+from imagearchive.storage.protocol import UNKNOWN_SIZE
 from imagearchive.storage.span_cache import SpanCache
-from imagearchive.storage.stream_format import UNKNOWN_SIZE, ForwardStorage
+from imagearchive.storage.stream_format import ForwardStorage
 
 
 def decompress_zstd(data):

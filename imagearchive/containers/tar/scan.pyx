@@ -24,7 +24,7 @@ from imagearchive.containers.rows import RowBuffer
 from imagearchive.errors import CorruptArchiveError
 from imagearchive.errors.arguments import shorten
 from imagearchive.errors.hints import Hint
-from imagearchive.storage.stream_format import UNKNOWN_SIZE
+from imagearchive.storage.protocol import UNKNOWN_SIZE
 
 
 logger = logging.getLogger(__name__)
