@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from imagearchive.errors import DecodeError
 from imagearchive.images.pillow import ImageOptions, decode_with_pillow
+from imagearchive.images.pillow import image_orientation as orientation_by_pillow
 from imagearchive.images.pillow import image_size as size_by_pillow
 from imagearchive.images.render import (
     HAVE_JPEG,
@@ -28,7 +29,14 @@ from imagearchive.storage.limits import Limits
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["decode_image", "decode_refused", "find_damage", "image_size", "local_decoder"]
+__all__ = [
+    "decode_image",
+    "decode_refused",
+    "find_damage",
+    "image_orientation",
+    "image_size",
+    "local_decoder",
+]
 
 Array = npt.NDArray[Any]
 _local = threading.local()
@@ -121,6 +129,24 @@ def image_size(encoded: Buffer) -> tuple[int, int]:
     """
     found = jpeg_info(encoded)
     return size_by_pillow(encoded) if found is None else (found[0], found[1])
+
+
+def image_orientation(encoded: Buffer, decoder: Decoder | None = None) -> int:
+    """Return the EXIF orientation, 1 to 8, that `decode_image` undoes if it is asked to.
+
+    Raises
+    ------
+    DecodeError, LimitError
+        As from `decode_image`, except for a JPEG.
+    """
+    try:
+        found = jpeg_info(encoded)
+    except DecodeError:
+        return 1
+    if found is not None:
+        return found[3]
+    limits = Limits(max_pixels=(decoder or local_decoder()).max_pixels)
+    return orientation_by_pillow(encoded, limits)
 
 
 def find_damage(encoded: Buffer) -> str | None:

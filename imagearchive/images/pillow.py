@@ -35,6 +35,7 @@ __all__ = [
     "decode_with_pillow",
     "encode_image",
     "image_format",
+    "image_orientation",
     "image_size",
     "save_image",
 ]
@@ -63,8 +64,12 @@ _PLAIN_PPM: Final = (b"P1", b"P2", b"P3")
 _PPM_COMMENTS: Final = 1000
 _PPM_COMMENT: Final = re.compile(rb"#[^\r\n]*[\r\n]?")
 _PPM_FIELD: Final = re.compile(rb"(?:#[^\r\n]*[\r\n]?|[^\s#])+")
-# A tag of TIFF.
+# Tags of TIFF and EXIF.
 _BITS_PER_SAMPLE: Final = 258
+_ORIENTATION: Final = 274
+_TURNED: Final = {orientation: orientation for orientation in range(2, 9)}
+# What a PNG has one of if it says an orientation.
+_PNG_ORIENTATIONS: Final = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 
 # What Pillow's plugins raise for damaged files, depending on format and version. Warnings are
 # included because a program may turn them into errors.
@@ -186,6 +191,31 @@ def image_format(data: Buffer) -> str:
     """
     name = str(_open(data, Limits(max_pixels=math.inf)).format)
     return "JPEG" if name == "MPO" else name
+
+
+def image_orientation(data: Buffer, limits: Limits | None = None) -> int:
+    """Return the EXIF orientation, 1 to 8, that ``exif_transpose=True`` undoes.
+
+    It is 1 for a TIFF, which Pillow turns whatever it is asked for, and if the EXIF data is
+    damaged.
+
+    Raises
+    ------
+    DecodeError, LimitError
+        As from `decode_with_pillow`.
+    """
+    raw = bytes(data)
+    image = _open(raw, limits or Limits())
+    if image.format == "PNG" and not any(name in raw for name in _PNG_ORIENTATIONS):
+        # Pillow would decode the pixels to look for a chunk behind them.
+        return 1
+    with _pillow_errors_as_ours(f"the {image.format} image"):
+        # The orientation of a TIFF is gone once it is decoded.
+        image.load()
+        try:
+            return _TURNED.get(image.getexif().get(_ORIENTATION, 1), 1)
+        except _PILLOW_ERRORS:
+            return 1
 
 
 def _exif_transposed(image: Image.Image) -> Image.Image:

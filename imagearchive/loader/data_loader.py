@@ -129,7 +129,8 @@ class DataLoader(Closable):
         take the next sample in the order of the epoch, which keeps the size of the batch. `errors`
         lists these samples.
     exif_transpose : bool
-        Whether to rotate and flip images as their EXIF orientation says. Off, as in torchvision.
+        Whether to rotate and flip images as their EXIF orientation says, and masks, boxes, and
+        keypoints with them. Off, as in torchvision. A TIFF is always turned, as by Pillow.
     reducing_gap : float, optional
         Decode a JPEG at 1/2, 1/4 or 1/8 of its size if the resize that follows still reduces it by
         at least this factor, 1 or more. It is faster for photographs much larger than the result,

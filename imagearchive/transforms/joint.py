@@ -13,7 +13,12 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 
 from imagearchive.errors import DecodeError, OptionError, OptionTypeError
-from imagearchive.images.decode import decode_image, decode_refused, local_decoder
+from imagearchive.images.decode import (
+    decode_image,
+    decode_refused,
+    image_orientation,
+    local_decoder,
+)
 from imagearchive.images.geometry import OutputFormat
 from imagearchive.images.masks import decode_mask
 from imagearchive.images.render import HAVE_JPEG, Decoder, jpeg_info
@@ -355,9 +360,9 @@ class JointPass:
     def _turn_upright(self) -> None:
         moves: dict[str, Move] = {}
         for name, (value, _) in self.images.items():
-            info = _header(value) if isinstance(value, _ENCODED) else None
-            if info is not None and info[3] > 1:
-                moves[name] = orientation_move(info[3], *self.size(name))
+            turned = image_orientation(value, self.decoder) if isinstance(value, _ENCODED) else 1
+            if turned > 1:
+                moves[name] = orientation_move(turned, *self.size(name))
         self.apply_moves(moves)
 
     def _mix(
@@ -486,13 +491,11 @@ class MixingTransform(Transform):
 
 
 def _native_jpeg(encoded: Buffer) -> tuple[int, int, int, int] | None:
-    """Return what the header of a JPEG says, or None if it is not decoded by regions."""
-    return _header(encoded) if HAVE_JPEG else None
+    """Return what the header of a JPEG says, or None if it is not decoded by regions.
 
-
-def _header(encoded: Buffer) -> tuple[int, int, int, int] | None:
-    """Return what the header of a JPEG says, or None for a damaged one and other formats."""
+    It is not if it is damaged, or another format.
+    """
     try:
-        return jpeg_info(encoded)
+        return jpeg_info(encoded) if HAVE_JPEG else None
     except DecodeError:
         return None

@@ -10,17 +10,19 @@ from support.images import encode, noise, photo
 
 from imagearchive import transforms as T
 from imagearchive.errors import DecodeError, LimitError
+from imagearchive.images.decode import image_orientation
 from imagearchive.images.pillow import ImageOptions, decode_with_pillow
 from imagearchive.images.render import Decoder
 from imagearchive.transforms import Compose, Key, compile_pipeline, decode_image
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("fmt", ["JPEG", "PNG"])
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP"])
 def test_decode_image_exif_transpose(orientation, fmt):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(photo(30, 20), fmt, exif=exif)
+    assert image_orientation(data) == orientation
     with Image.open(io.BytesIO(data)) as image:
         stored = np.asarray(image)
         turned = np.asarray(ImageOps.exif_transpose(image))

@@ -316,12 +316,14 @@ def test_pipeline_render_sample_writes_into_given_memory():
     np.testing.assert_array_equal(out, pipeline.render(encoded_sample()["image"], Key(5)))
 
 
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pipeline_turns_places_with_the_exif_orientation(orientation):
+def test_pipeline_turns_places_with_the_exif_orientation(orientation, fmt):
     sample = painted(10, 5, 40, 25)
     exif = Pillow.Exif()
     exif[0x0112] = orientation
-    data = encode(sample["image"], "JPEG", quality=98, exif=exif)
+    options = {"JPEG": {"quality": 98}, "WEBP": {"lossless": True}}.get(fmt, {})
+    data = encode(sample["image"], fmt, exif=exif, **options)
     encoded = Sample(sample | {"image": data}, KINDS)
     pipeline = compile_pipeline(T.RandomHorizontalFlip(0.0), exif_transpose=True)
     result = pipeline.render_sample(encoded, Key(0))
@@ -331,6 +333,24 @@ def test_pipeline_turns_places_with_the_exif_orientation(orientation):
     box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     np.testing.assert_array_equal(result["boxes"][0], box)
     np.testing.assert_allclose(result["points"][0, :2], [columns.mean(), rows.mean()])
+    np.testing.assert_array_equal(result["image"], pipeline.render(data, Key(0)))
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_pipeline_gives_a_tiff_as_the_image_alone_whatever_exif_transpose_is(orientation):
+    """Pillow turns every TIFF, so places refer to the image that it returns."""
+    sample = painted(10, 5, 40, 25)
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    turned = {3: sample["image"][::-1, ::-1], 6: np.rot90(sample["image"])}[orientation]
+    data = encode(turned, "TIFF", exif=exif)
+    for flag in (False, True):
+        pipeline = compile_pipeline(T.RandomHorizontalFlip(0.0), exif_transpose=flag)
+        result = pipeline.render_sample(Sample(sample | {"image": data}, KINDS), Key(0))
+        np.testing.assert_array_equal(result["image"], sample["image"])
+        np.testing.assert_array_equal(result["image"], pipeline.render(data, Key(0)))
+        for name in ("mask", "boxes", "points"):
+            np.testing.assert_array_equal(result[name], sample[name])
 
 
 def test_pipeline_render_sample_of_damaged_jpeg_moves_places_alike():
