@@ -29,6 +29,7 @@ from imagearchive.loader.columns import make_columns
 from imagearchive.loader.field_layout import FieldLayout, ragged_fields
 from imagearchive.transforms import Key, Pipeline
 from imagearchive.transforms.fields import KEY, Array, Json, Label, Sample
+from imagearchive.transforms.joint import GROUP
 
 __all__ = ["INDEX", "FieldJob"]
 
@@ -112,13 +113,21 @@ class FieldJob(BatchJob):
             self.values[name][slot] = result[name]
 
     def _other(self, index: int, k: int, decoder: Decoder) -> tuple[Sample, Key]:
-        """Return the k-th sample to mix with a sample, which depends on its key and k only."""
+        """Return the k-th sample to mix with a sample, which depends on its key and k only.
+
+        Those of one `GROUP` differ from each other, and from the sample, if there are enough.
+        """
         key, count = self.key(index), len(self.epoch.source)
-        text = f"{key.seed} {key.epoch} {key.index} {k}".encode()
-        other = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
-        # Another one, if there is any.
-        other %= max(1, count - 1)
-        other += other >= index and count > 1
+        group, place = divmod(k, GROUP)
+        taken: list[int] = []
+        other = index
+        for number in range(place + 1):
+            taken = sorted({*taken, other}) if len(taken) + 1 < count else [index][: count - 1]
+            text = f"{key.seed} {key.epoch} {key.index} {group * GROUP + number}".encode()
+            other = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+            other %= count - len(taken)
+            for lower in taken:
+                other += other >= lower
         return self.reader.load_fields(other, self.images, decoder), self.key(other)
 
     @contextlib.contextmanager

@@ -46,7 +46,7 @@ from imagearchive.transforms.stages import GeometricStage, SingleStage, Step, ru
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["JointImage", "JointPass", "MixingTransform", "Others"]
+__all__ = ["GROUP", "JointImage", "JointPass", "MixingTransform", "Others"]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -54,8 +54,10 @@ Floats = npt.NDArray[np.float64]
 Others = Callable[[int], tuple[Sample, Key]]
 
 _ENCODED: Final = (bytes, bytearray, memoryview)
+#: The partners of one step have numbers with the same ``number // GROUP``, and are to differ.
+GROUP: Final = 4
 #: How many others a sample and its others may ask for without asking for the same.
-_FAN_OUT: Final = 64
+_FAN_OUT: Final = 64 * GROUP
 
 
 class JointImage(NamedTuple):
@@ -377,7 +379,7 @@ class JointPass:
             )
         partners = []
         for i in range(step.partners):
-            number = position * step.partners + i
+            number = position * GROUP + i
             partners.append(self._partner(number, before))
         step.mix(self, partners, stream)
         self._moved = True

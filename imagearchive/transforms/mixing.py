@@ -34,7 +34,7 @@ class Mosaic(MixingTransform):
     Each image is resized to fit into the result, keeping its proportions, and a corner of it lies
     at the point: the sample fills the upper left, the others the upper right, the lower left and
     the lower right. Masks and boxes go along, with the rows of the boxes' labels, and keypoints of
-    several objects. Other fields stay those of the sample.
+    several objects. Other fields stay those of the sample. The four differ if there are as many.
 
     It works on samples in a `DataLoader`; see `Compose.apply`.
 

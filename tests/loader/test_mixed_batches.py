@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.images import encode
 
-from imagearchive import Boxes, DataLoader, Label, Mask, SampleArchive, TarWriter
+from imagearchive import Boxes, DataLoader, Image, Label, Mask, SampleArchive, TarWriter
 from imagearchive.transforms import Compose, CutMix, MixUp, Mosaic, RandomHorizontalFlip, Resize
 
 COUNT = 23
@@ -96,13 +96,44 @@ def test_mosaic_boxes_and_masks_follow_the_pixels(archive):
             assert len(boxes) == len(classes)
             several += len(boxes) > 1
             numbers = [int(number) for number in np.ravel(classes)]
+            assert len(set(numbers)) == len(numbers)
             for box, number in zip(boxes, numbers):
-                # A mosaic may hold a sample twice.
-                if numbers.count(number) > 1:
-                    continue
                 rows, columns = np.nonzero(mask == number + 1)
                 around = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
                 # The mask is rounded to whole pixels twice: at 24 pixels, by up to half a pixel,
                 # which the mosaic doubles at most, and in the mosaic by another half.
                 np.testing.assert_allclose(box, around, atol=1.5 + 1e-4)
     assert several
+
+
+class Numbers:
+    """Samples whose images are of one value, their index and 1."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return {"image": np.full((8, 8, 3), index + 1, np.uint8), "boxes": np.zeros((0, 4))}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])
+def test_mosaic_of_few_samples_has_each_once_if_there_are_four(count):
+    fields = {"image": Image(), "boxes": Boxes()}
+    mosaic = Compose([Mosaic(16, center=(0.5, 0.5), interpolation="nearest", fill=0)])
+    drawn = set()
+    for epoch in range(20):
+        loader = DataLoader(
+            Numbers(count), count, transform=mosaic, fields=fields, output="numpy", seed=epoch
+        )
+        for number, image in enumerate(next(iter(loader))["image"], 1):
+            quarters = [int(image[0, y, x]) for y in (7, 8) for x in (7, 8)]
+            assert quarters[0] == number
+            if count > 1:
+                assert number not in quarters[1:]
+            if count >= 4:
+                assert len(set(quarters)) == 4
+            drawn.update(quarters)
+    assert drawn == set(range(1, count + 1))
