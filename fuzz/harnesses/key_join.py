@@ -10,8 +10,8 @@ import numpy as np
 
 from fuzz.harness import Harness, check
 from fuzz.mutation import INTERESTING, mutate
-from imagearchive.index.key_join import MOST_REPEATS, SortedKeys, match_names, take_spans
-from imagearchive.index.names import sort_names
+from imagearchive.index.key_join import MOST_REPEATS, SortedKeys, match_names
+from imagearchive.index.names import sort_names, take_parts
 
 _MOST_NAMES = 64
 
@@ -72,8 +72,8 @@ class KeyJoin(Harness):
         groups = np.arange(len(names), dtype=np.int64) // 3 if b"g" in options else None
         sides = []
         for literals in patterns:
-            rows, starts, sizes, dotted = match_names(text, offsets, literals, first_dot)
-            keys, key_offsets = take_spans(text, starts, sizes)
+            rows, starts, ends, dotted = match_names(text, offsets, literals, first_dot)
+            keys, key_offsets = take_parts(text, starts, ends)
             found = [keys[start:end].tobytes() for start, end in zip(key_offsets, key_offsets[1:])]
             matched, refused = _match(names, literals, first_dot)
             check(dict(zip(rows.tolist(), found)) == matched, "other names match")
@@ -104,14 +104,14 @@ def _run_spoiled(
     fields = [int(field) for field in options[1:].split()[:2] if field.isdigit()]
     place, value = (*fields, 0, 0)[:2]
     order = sort_names(text, offsets)
-    sizes = np.diff(offsets)
-    columns = [offsets, order, sizes]
+    ends = offsets[1:].copy()
+    columns = [offsets, order, ends]
     column = columns[place % 3]
     if len(column):
         column[place // 3 % len(column)] = value % (1 << 64)
-    take_spans(text, offsets[:-1], sizes)
-    rows, starts, lengths, _ = match_names(text, offsets, patterns[0], bool(place & 1))
-    take_spans(text, starts, lengths)
+    take_parts(text, offsets[:-1], ends)
+    rows, starts, ends, _ = match_names(text, offsets, patterns[0], bool(place & 1))
+    take_parts(text, starts, ends)
     keys = SortedKeys(text, offsets, order)
     keys.find_in(keys)
     keys.repeated()
@@ -135,8 +135,8 @@ def _match(
         if name[len(whole) :].lower() != literals[-1].lower():
             continue
         if first_dot:
-            top, slash, _ = name.partition(b"/")
-            reserved = slash and len(top) >= 4 and top[:2] == b"__" == top[-2:]
+            top = name.partition(b"/")[0]
+            reserved = len(top) >= 4 and top[:2] == b"__" == top[-2:]
             if name[:key_end].rpartition(b"/")[2].startswith(b".") or (
                 reserved and not literals[0]
             ):

@@ -16,12 +16,11 @@ from imagearchive.errors import (
     SampleIndexError,
     UnsupportedMemberError,
 )
-from imagearchive.index.names import is_first_of_name, sort_names
+from imagearchive.index.names import is_first_of_name, sort_names, take_parts
 from imagearchive.index.sample_keys import (
     belong_to_samples,
     have_extension,
     key_ends,
-    take_keys,
 )
 
 if TYPE_CHECKING:
@@ -93,7 +92,8 @@ class Samples(Sequence[Any]):
         table = self._archive.table
         # No sample has an empty key, so that of other files is not one of theirs.
         ends = np.where(self._belongs, self._key_ends, np.uint64(0))
-        keys, offsets = take_keys(table.names, table.name_offsets, ends)
+        begins = table.name_offsets[:-1]
+        keys, offsets = take_parts(table.names, begins, begins + ends)
         starts = self._starts.tolist()
         first = np.zeros(len(table), np.bool_)
         for low, high in zip(starts, [*starts[1:], len(table)]):

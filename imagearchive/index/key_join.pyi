@@ -16,11 +16,6 @@ def match_names(
     npt.NDArray[np.uint64],
     npt.NDArray[np.uint64],
 ]: ...
-def take_spans(
-    names: npt.NDArray[np.uint8],
-    starts: npt.NDArray[np.uint64],
-    sizes: npt.NDArray[np.uint64],
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]: ...
 
 class SortedKeys:
     def __init__(

@@ -1,11 +1,11 @@
 """Joins the members of several fields by the keys in their names, without an object per name."""
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp
 
 import numpy as np
 
-from imagearchive.index.names cimport check, lower
+from imagearchive.index.names cimport check, is_reserved, lower
 
 from imagearchive.errors import CorruptIndexError
 
@@ -37,17 +37,6 @@ cdef bint is_hidden(const uint8_t* name, uint64_t key_end) noexcept nogil:
     return i < key_end and name[i] == b"."
 
 
-cdef bint is_reserved(const uint8_t* name, uint64_t size) noexcept nogil:
-    """Whether a name is below a directory such as ``__meta__``."""
-    cdef uint64_t first = 0
-    while first < size and name[first] != b"/":
-        first += 1
-    return (
-        4 <= first < size and name[0] == b"_" and name[1] == b"_"
-        and name[first - 2] == b"_" and name[first - 1] == b"_"
-    )
-
-
 def match_names(
     const uint8_t[::1] names not None,
     const uint64_t[::1] offsets not None,
@@ -69,8 +58,8 @@ def match_names(
     -------
     rows : ndarray of uint64, shape (M,)
         Ascending.
-    starts, sizes : ndarray of uint64, shape (M,)
-        Where in `names` each key is.
+    starts, ends : ndarray of uint64, shape (M,)
+        Where each key starts and ends in `names`.
     dotted : ndarray of uint64
         The rows that only an earlier dot excludes.
     """
@@ -92,11 +81,11 @@ def match_names(
     cdef Py_ssize_t i, count = offsets.shape[0] - 1, found = 0, refused = 0
     rows_array = np.empty(count, np.uint64)
     starts_array = np.empty(count, np.uint64)
-    sizes_array = np.empty(count, np.uint64)
+    ends_array = np.empty(count, np.uint64)
     dotted_array = np.empty(count if first_dot else 0, np.uint64)
     if count == 0 or names.shape[0] == 0:
-        return rows_array[:0], starts_array[:0], sizes_array[:0], dotted_array[:0]
-    cdef uint64_t[::1] rows = rows_array, starts = starts_array, sizes = sizes_array
+        return rows_array[:0], starts_array[:0], ends_array[:0], dotted_array[:0]
+    cdef uint64_t[::1] rows = rows_array, starts = starts_array, ends = ends_array
     cdef uint64_t[::1] dotted = dotted_array
     cdef const uint8_t* name
     cdef const uint8_t* key
@@ -143,51 +132,14 @@ def match_names(
                     continue
             rows[found] = i
             starts[found] = offsets[i] + lengths[0]
-            sizes[found] = room
+            ends[found] = starts[found] + room
             found += 1
     return (
         rows_array[:found].copy(),
         starts_array[:found].copy(),
-        sizes_array[:found].copy(),
+        ends_array[:found].copy(),
         dotted_array[:refused].copy(),
     )
-
-
-def take_spans(
-    const uint8_t[::1] names not None,
-    const uint64_t[::1] starts not None,
-    const uint64_t[::1] sizes not None,
-):
-    """Copy parts of the names into columns of their own.
-
-    Returns
-    -------
-    keys : ndarray of uint8
-    key_offsets : ndarray of uint64, shape (M + 1,)
-    """
-    cdef Py_ssize_t i, count = starts.shape[0]
-    cdef uint64_t total = names.shape[0], used = 0
-    cdef bint good = sizes.shape[0] == count
-    out_offsets_array = np.zeros(count + 1, np.uint64)
-    cdef uint64_t[::1] out_offsets = out_offsets_array
-    if good:
-        with nogil:
-            for i in range(count):
-                if starts[i] > total or sizes[i] > total - starts[i]:
-                    good = False
-                    break
-                used += sizes[i]
-                out_offsets[i + 1] = used
-    if not good:
-        raise CorruptIndexError("the keys of the samples are not inside their names")
-    out_array = np.empty(used, np.uint8)
-    cdef uint8_t[::1] out = out_array
-    if used:
-        with nogil:
-            for i in range(count):
-                if sizes[i]:
-                    memcpy(&out[out_offsets[i]], &names[starts[i]], sizes[i])
-    return out_array, out_offsets_array
 
 
 cdef struct Keys:

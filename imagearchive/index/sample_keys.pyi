@@ -15,8 +15,3 @@ def have_extension(
     ends: npt.NDArray[np.uint64],
     wanted: Sequence[bytes],
 ) -> npt.NDArray[np.bool_]: ...
-def take_keys(
-    names: npt.NDArray[np.uint8],
-    offsets: npt.NDArray[np.uint64],
-    ends: npt.NDArray[np.uint64],
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]: ...

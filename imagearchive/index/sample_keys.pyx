@@ -1,11 +1,10 @@
 """Keys of samples: the part that the names of their files have in common, for all rows at once."""
 
 from libc.stdint cimport uint8_t, uint64_t
-from libc.string cimport memcpy
 
 import numpy as np
 
-from imagearchive.index.names cimport check, lower
+from imagearchive.index.names cimport check, is_reserved, lower
 
 from imagearchive.errors import CorruptIndexError
 
@@ -72,7 +71,7 @@ def belong_to_samples(
     """
     check_keys(names, offsets, ends)
     cdef Py_ssize_t i, count = offsets.shape[0] - 1
-    cdef uint64_t start, size, component, first
+    cdef uint64_t start, size, component
     mask_array = np.zeros(count, np.uint8)
     cdef uint8_t[::1] mask = mask_array
     with nogil:
@@ -86,16 +85,7 @@ def belong_to_samples(
                 component -= 1
             if names[start + component] == b".":
                 continue
-            first = 0
-            while first < size and names[start + first] != b"/":
-                first += 1
-            mask[i] = not (
-                first >= 4
-                and names[start] == b"_"
-                and names[start + 1] == b"_"
-                and names[start + first - 2] == b"_"
-                and names[start + first - 1] == b"_"
-            )
+            mask[i] = not is_reserved(&names[start], size)
     return mask_array.view(np.bool_)
 
 
@@ -140,29 +130,3 @@ def have_extension(
                 else:
                     mask[i] = 1
     return mask_array.view(np.bool_)
-
-
-def take_keys(
-    const uint8_t[::1] names not None,
-    const uint64_t[::1] offsets not None,
-    const uint64_t[::1] ends not None,
-):
-    """Copy the keys into columns of their own.
-
-    Returns
-    -------
-    keys : ndarray of uint8
-    key_offsets : ndarray of uint64, shape (N + 1,)
-    """
-    check_keys(names, offsets, ends)
-    cdef Py_ssize_t i, count = offsets.shape[0] - 1
-    out_offsets_array = np.zeros(count + 1, np.uint64)
-    np.cumsum(ends, out=out_offsets_array[1:])
-    cdef uint64_t[::1] out_offsets = out_offsets_array
-    out_array = np.empty(int(out_offsets_array[count]), np.uint8)
-    cdef uint8_t[::1] out = out_array
-    with nogil:
-        for i in range(count):
-            if ends[i]:
-                memcpy(&out[out_offsets[i]], &names[offsets[i]], ends[i])
-    return out_array, out_offsets_array

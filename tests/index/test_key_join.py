@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagearchive.errors import CorruptIndexError
-from imagearchive.index.key_join import SortedKeys, match_names, take_spans
-from imagearchive.index.names import sort_names
+from imagearchive.index.key_join import SortedKeys, match_names
+from imagearchive.index.names import sort_names, take_parts
 
 
 def columns(names):
@@ -42,13 +42,13 @@ def test_find_in_and_repeated_tell_groups_apart(pairs):
 
 @given(st.lists(st.text("ab/.", max_size=6).map(str.encode), max_size=20))
 def test_match_names_of_a_repeated_key_agrees_with_python(names):
-    rows, starts, sizes, _ = match_names(*columns(names), [b"a", b"/", b".B"], False)
+    rows, starts, ends, _ = match_names(*columns(names), [b"a", b"/", b".B"], False)
     wanted = []
     for row, name in enumerate(names):
         key = name[1 : 1 + (len(name) - 4) // 2]
         if key and (b"a" + key + b"/" + key) == name[:-2] and name[-2:].lower() == b".b":
             wanted.append((row, key))
-    text, offsets = take_spans(columns(names)[0], starts, sizes)
+    text, offsets = take_parts(columns(names)[0], starts, ends)
     found = [text[a:b].tobytes() for a, b in zip(offsets[:-1], offsets[1:])]
     assert list(zip(rows.tolist(), found)) == wanted
 
@@ -65,9 +65,9 @@ def test_join_refuses_columns_that_do_not_fit():
             SortedKeys(text, offsets, order, groups)
     with pytest.raises(CorruptIndexError):
         SortedKeys(text, offsets + np.uint64(1), good)
-    for starts, sizes in [([0, 3], [1, 1]), ([4, 0], [0, 0]), ([0, 0], [1, 2**64 - 1]), ([0], [])]:
+    for starts, ends in [([0, 3], [1, 4]), ([4, 0], [4, 0]), ([0, 1], [1, 0]), ([0], [])]:
         with pytest.raises(CorruptIndexError):
-            take_spans(text, np.array(starts, np.uint64), np.array(sizes, np.uint64))
+            take_parts(text, np.array(starts, np.uint64), np.array(ends, np.uint64))
 
 
 @pytest.mark.parametrize("literals", [[b"a"], [b""] * 10])

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from imagearchive.archive.name_tree import decode, encode
 from imagearchive.errors import LabelError
 from imagearchive.errors.hints import Hint
-from imagearchive.index.key_join import SortedKeys, match_names, take_spans
-from imagearchive.index.names import sort_names
+from imagearchive.index.key_join import SortedKeys, match_names
+from imagearchive.index.names import sort_names, take_parts
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -86,30 +86,30 @@ class _Candidates:
         ]
         # Most often only one alternative occurs, and then its columns are taken as they are.
         matched = [columns for columns in found if len(columns[0])] or found[:1]
-        rows, starts, sizes = (np.concatenate(parts) for parts in zip(*(c[:3] for c in matched)))
+        rows, starts, ends = (np.concatenate(parts) for parts in zip(*(c[:3] for c in matched)))
         dotted = np.concatenate([columns[3] for columns in found])
         if len(matched) > 1:
             # A member that fits two alternatives belongs to the first of them.
             rows, first = np.unique(rows, return_index=True)
-            starts, sizes = starts[first], sizes[first]
+            starts, ends = starts[first], ends[first]
         if len(dotted) and len(found) > 1:
             dotted = np.setdiff1d(dotted, rows)
         self.field = field
         self.rows: npt.NDArray[np.uint64] = rows
         self.dotted: npt.NDArray[np.uint64] = dotted
-        self._starts, self._sizes = starts, sizes
+        self._starts, self._ends = starts, ends
         self.take_keys()
 
     def take_keys(self) -> None:
         names = self.field.archive.table.names
-        self.text, self.offsets = take_spans(names, self._starts, self._sizes)
+        self.text, self.offsets = take_parts(names, self._starts, self._ends)
         self.groups = archive_numbers(self.field.archive, self.rows)
         self.order = sort_names(self.text, self.offsets)
 
     def keep(self, mask: npt.NDArray[np.bool_]) -> None:
         """Drop the members for which `mask` is false."""
-        self.rows, self._starts, self._sizes = (
-            column[mask] for column in (self.rows, self._starts, self._sizes)
+        self.rows, self._starts, self._ends = (
+            column[mask] for column in (self.rows, self._starts, self._ends)
         )
         self.take_keys()
 
@@ -344,11 +344,10 @@ def _warn_of_dots(first: _Candidates) -> None:
     # Those that are other files of a sample, such as 1.seg.png of 1, are as they should be.
     from imagearchive.index.sample_keys import key_ends
 
-    names_starts = table.name_offsets[rows]
-    ends = key_ends(table.names, table.name_offsets)[rows]
+    begins = table.name_offsets[rows]
+    sizes = key_ends(table.names, table.name_offsets)[rows]
     skip = np.uint64(len(first.field.pattern.alternatives[0][0]))
-    ends = np.maximum(ends, skip) - skip
-    text, offsets = take_spans(table.names, names_starts + skip, ends)
+    text, offsets = take_parts(table.names, begins + skip, begins + np.maximum(sizes, skip))
     groups = archive_numbers(first.field.archive, first.dotted)
     keys = SortedKeys(text, offsets, sort_names(text, offsets), groups)
     lost = np.flatnonzero(keys.find_in(first.sorted_keys(True)) < 0)
