@@ -22,6 +22,7 @@ from imagearchive.cli.common_arguments import (
     add_archive,
     add_archives,
     add_command,
+    add_dask,
     add_json,
     add_long,
     add_max_ratio,
@@ -381,8 +382,12 @@ def _add_repack(commands: Any) -> None:
         "--skip-broken", action="store_true", help="leave out samples that cannot be read"
     )
     parser.add_argument(
-        "--workers", type=positive_integer, metavar="N", help="number of threads; default all cores"
+        "--workers",
+        type=positive_integer,
+        metavar="N",
+        help="number of threads, or with --dask of workers to keep busy; default all cores",
     )
+    add_dask(parser, "samples")
     add_no_index(parser)
     add_overwrite(parser, "existing targets")
     add_json(parser)

@@ -34,6 +34,7 @@ _FIELD: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(?:([a-z]+(?:-[a-z]+)?):)?
 
 def repack(arguments: argparse.Namespace) -> int:
     """Write a data set again as shards or as an NPZ."""
+    from imagearchive.cli.executor_argument import open_executor_argument
     from imagearchive.datasets.image_archive import ImageArchive
     from imagearchive.datasets.samples.dataset import SampleArchive
     from imagearchive.processing.repack import repack as write_again
@@ -46,7 +47,10 @@ def repack(arguments: argparse.Namespace) -> int:
         )
     elif arguments.target.endswith(".npz"):
         source = ImageArchive(source)
-    with progress_bar(None, "samples", arguments.quiet) as step:
+    with (
+        open_executor_argument(arguments) as executor,
+        progress_bar(None, "samples", arguments.quiet) as step,
+    ):
         done = write_again(
             source,
             arguments.target,
@@ -58,6 +62,7 @@ def repack(arguments: argparse.Namespace) -> int:
             shuffle=arguments.shuffle,
             seed=arguments.seed,
             workers=arguments.workers,
+            executor=executor if arguments.dask else None,
             on_error="skip" if arguments.skip_broken else "raise",
             overwrite=arguments.overwrite,
             index=not arguments.no_index,

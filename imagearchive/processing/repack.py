@@ -10,12 +10,11 @@ import os
 import pickle
 import shutil
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import numpy as np
@@ -40,6 +39,7 @@ from imagearchive.images.decode import decode_image
 from imagearchive.processing.repack_recipe import ImageFormat, Recipe
 from imagearchive.processing.repack_sources import RepackSource, Written, as_source
 from imagearchive.storage.atomic import AtomicFile, check_target
+from imagearchive.storage.executors import AnyExecutor, Submits, open_executor, run_tasks
 from imagearchive.storage.location import local_path
 from imagearchive.storage.task_threads import TaskThreads
 
@@ -107,7 +107,7 @@ def repack(
     shuffle: bool = False,
     seed: int = 0,
     workers: int | None = None,
-    executor: Executor | None = None,
+    executor: AnyExecutor | None = None,
     on_error: str = "raise",
     overwrite: bool = False,
     index: bool = True,
@@ -162,9 +162,10 @@ def repack(
     workers : int, optional
         Number of threads; by default that of the processor's cores. With `executor`, how many of
         its workers to keep busy.
-    executor : concurrent.futures.Executor, optional
-        Reads and encodes elsewhere, as on a cluster. Its workers must see the source under the same
-        path. It is not shut down.
+    executor : int or concurrent.futures.Executor, optional
+        Read and encode in so many processes, or elsewhere, as on a cluster: Dask's
+        ``Client.get_executor()``. Its workers must see the source under the same path. It is not
+        shut down.
     on_error : {"raise", "skip"}
         What to do with a sample that cannot be read: raise, or leave it out and list it.
     overwrite : bool
@@ -242,7 +243,7 @@ class _Options:
     shuffle: bool
     seed: int
     workers: int
-    executor: Executor | None
+    executor: AnyExecutor | None
     skip: bool
     overwrite: bool
     progress: Callable[[int], object]
@@ -258,15 +259,28 @@ class _Run:
         self.written = self.images = self.encoded = self.stored = self.made = 0
         self.skipped: list[tuple[str, str]] = []
 
-    def results(self, method: str, start: int) -> Iterator[Any]:
+    def results(self, method: str, start: int) -> Generator[Any]:
         """Yield what a method of the source returns for each sample, from `start` on."""
-        numbers = [
+        tasks = (
             [int(self.order[i]) for i in range(first, min(first + _TASK, self.count))]
             for first in range(start, self.count, _TASK)
-        ]
-        call = partial(_prepare, method=method, recipe=self.recipe)
-        for results in self._in_order(call, numbers):
-            for result in results:
+        )
+        executor, workers = self.options.executor, self.options.workers
+        # Threads share the samples, and processes get a copy.
+        samples = self.samples if executor is None else pickle.dumps(self.samples)
+        call = partial(_prepare, samples, method=method, recipe=self.recipe)
+        with ExitStack() as opened:
+            if executor is None:
+                opened_executor: Submits = opened.enter_context(TaskThreads(workers, "repack"))
+            else:
+                opened_executor = opened.enter_context(open_executor(executor))
+                workers = executor if isinstance(executor, int) else workers
+            outcomes = opened.enter_context(
+                closing(
+                    run_tasks(call, tasks, opened_executor, in_flight=2 * workers, in_order=True)
+                )
+            )
+            for result in chain.from_iterable(outcome.get() for outcome in outcomes):
                 self.options.progress(1)
                 if isinstance(result, _Failure):
                     if not self.options.skip:
@@ -275,31 +289,6 @@ class _Run:
                     logger.warning("left out: %s", result.error)
                 else:
                     yield result
-
-    def _in_order(
-        self, call: Callable[..., list[Any]], tasks: Sequence[list[int]]
-    ) -> Iterator[list[Any]]:
-        ahead = 2 * self.options.workers
-        waiting: deque[Any] = deque()
-        with ExitStack() as stack:
-            executor = self.options.executor
-            submit: Callable[[list[int]], Any]
-            if executor is None:
-                threads = stack.enter_context(TaskThreads(self.options.workers, "repack"))
-                submit = partial(threads.submit, call, self.samples)
-            else:
-                submit = partial(executor.submit, call, pickle.dumps(self.samples))
-            try:
-                for task in tasks:
-                    waiting.append(submit(task))
-                    if len(waiting) > ahead:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                if executor is not None:
-                    for future in waiting:
-                        future.cancel()
 
     def add(self, sample: Written) -> None:
         """Count one sample."""
@@ -349,9 +338,10 @@ def _write_shards(
         run.options.progress(start)
         with make(first_number=number) as writer:
             state.save()
-            for sample in run.results("write", start):
-                writer.write_members(sample.key, sample.members)
-                run.add(sample)
+            with closing(run.results("write", start)) as results:
+                for sample in results:
+                    writer.write_members(sample.key, sample.members)
+                    run.add(sample)
         new = writer.paths
     state.remove()
     after = 0.0
@@ -437,8 +427,8 @@ def _write_npz(run: _Run, path: str) -> Repacked:
                 f"{run.count} samples take {each * run.count} bytes, and {free} are free",
                 path,
             )
-    with NpzWriter(path) as writer:
-        for row in run.results("row", 0):
+    with NpzWriter(path) as writer, closing(run.results("row", 0)) as results:
+        for row in results:
             writer.append(**row.values)
             run.written += 1
             run.stored += row.stored
