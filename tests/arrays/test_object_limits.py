@@ -196,6 +196,47 @@ def test_object_array_large_dicts_and_sets_are_read(make, protocol, kind):
     assert open_array(objects([value]), protocol).element(0) == value
 
 
+def long_integer(number):
+    data = number.to_bytes((number.bit_length() + 8) // 8, "little", signed=True)
+    return b"\x8b" + len(data).to_bytes(4, "little") + data
+
+
+def memoized(keys):
+    """Return opcodes that put keys into the memo, and one for each that gets it."""
+    puts = b"".join(key + b"\x940" for key in keys)
+    return puts, [b"j" + (NEXT_MEMO + i).to_bytes(4, "little") for i in range(len(keys))]
+
+
+def tuple_of_shared_hash(number):
+    """Return a tuple of 1,000 items; all have the same hash."""
+    items = [b"J" + ((-1) - (number >> bit & 1)).to_bytes(4, "little", signed=True)
+             for bit in range(10)]  # fmt: skip
+    return b"(" + b"J\xff\xff\xff\xff" * 990 + b"".join(items) + b"t"
+
+
+@pytest.mark.parametrize(
+    ("keys", "dicts", "sets"),
+    [
+        ([long_integer((number << 61) - number) for number in range(16, 1000)], 1, 20_000),
+        ([long_integer((number << 61) - number) for number in range(16, 1000)], 50, 1),
+        ([long_integer(1 << 1_600_000)], 1, 50_000),
+        (
+            [long_integer((1 << 80_000) + ((number << 61) - number)) for number in range(40)],
+            1,
+            9000,
+        ),
+        ([tuple_of_shared_hash(number) for number in range(60)], 1, 20_000),
+        ([tuple_of_shared_hash(number) for number in range(4)], 5000, 1),
+    ],
+    ids=["reset", "dicts", "long", "long-reset", "tuples", "tuples-in-dicts"],
+)
+def test_object_array_keys_that_are_slow_to_compare_are_limited(keys, dicts, sets):
+    puts, gets = memoized(keys)
+    one = b"}(" + b"".join(get + b"N" for get in gets) + b"u" + (gets[-1] + b"Ns") * sets
+    with pytest.raises((LimitError, DecodeError), match=r"share one hash|too many|too often"):
+        open_stream(crafted(puts + b"](" + one * dicts + b"e"), (1,)).element(0)
+
+
 def test_object_array_keys_are_counted_for_each_dict():
     values = [{(-1, -2): row, **{(row, key): key for key in range(1500)}} for row in range(100)]
     assert open_array(objects([values]), 4).element(0) == values

@@ -1,4 +1,5 @@
 COUNTED_KEYS: int
+COUNTED_LONG_KEYS: int
 MAX_EQUAL_HASHES: int
 
 class BadPickleError(Exception): ...

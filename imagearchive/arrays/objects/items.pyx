@@ -5,6 +5,7 @@ on the unpickler's stack. They are accepted only where NumPy's own pickles put t
 into decoded data.
 """
 
+from cpython.long cimport PyLong_AsLongLongAndOverflow
 from libc.stdint cimport int64_t, uint64_t
 
 from collections import OrderedDict
@@ -28,9 +29,13 @@ cdef enum:
     # How many values may be visited to check an element, besides 16 for each of its bytes.
     MIN_WORK = 1 << 20
 
-# From how many items on the hashes of keys are counted, and how many keys may share one.
-COUNTED_KEYS = 1000
+# From how many items on the hashes of keys are counted, for keys that are compared in no time and
+# for tuples, frozensets, and long integers; and how many keys may share one.
+COUNTED_KEYS = 64
+COUNTED_LONG_KEYS = 4
 MAX_EQUAL_HASHES = 64
+
+cdef int64_t MAX_WORK = 1 << 62
 
 cdef object object_dtype = dtype(object)
 
@@ -140,16 +145,28 @@ cdef list check_keys(list items, dict memo, object target=None):
     """Refuse keys that would take forever to hash, or overflow the stack.
 
     Tuples share their items and remember no hash, so a short stream can make a tuple whose hash
-    visits 2**n values, and use it as a key any number of times.
+    visits 2**n values, and use it as a key any number of times. Integers remember none either.
     """
     cdef Work work
+    cdef bint is_long = False
     for value in items:
-        if type(value) is tuple or type(value) is frozenset:
+        if type(value) is tuple or type(value) is frozenset or is_long_integer(value):
             work = work_of(memo)
             work.left = count_values(value, work.left, 0)
-    if len(items) + (0 if target is None else len(target)) > COUNTED_KEYS:
+            is_long = True
+    cdef Py_ssize_t count = len(items) + (0 if target is None else len(target))
+    if count > (COUNTED_LONG_KEYS if is_long else COUNTED_KEYS):
         check_hashes(items, memo, target)
     return items
+
+
+cdef inline bint is_long_integer(object value):
+    """Whether a value is an integer of more than 64 bits."""
+    cdef int overflow = 0
+    if type(value) is not int:
+        return False
+    PyLong_AsLongLongAndOverflow(value, &overflow)
+    return overflow != 0
 
 
 cdef int check_hashes(list items, dict memo, object target) except -1:
@@ -157,30 +174,36 @@ cdef int check_hashes(list items, dict memo, object target) except -1:
 
     Python salts the hashes of text and bytes, and few integers of 64 bits share one.
     """
-    cdef dict hashes = work_of(memo).hashes
+    cdef Work work = work_of(memo)
+    cdef dict hashes = work.hashes
     cdef dict counts
     # The target is kept with its counts, so that no other object gets its id.
     entry = hashes.get(id(target)) if target is not None else None
     if entry is None:
         counts = {}
         if target is not None:
-            count_hashes(target, counts)
+            count_hashes(target, counts, work)
             hashes[id(target)] = (target, counts)
     else:
         counts = entry[1]
-    return count_hashes(items, counts)
+    return count_hashes(items, counts, work)
 
 
-cdef int count_hashes(object keys, dict counts) except -1:
+cdef int count_hashes(object keys, dict counts, Work work) except -1:
     for value in keys:
         kind = type(value)
-        if kind is str or kind is bytes or (kind is int and value.bit_length() <= 64):
+        if kind is str or kind is bytes or (kind is int and not is_long_integer(value)):
             continue
         key = hash(value)
         number = counts.get(key, 0) + 1
         if number > MAX_EQUAL_HASHES:
             raise LimitError("collides")
         counts[key] = number
+        if number > 1:
+            # It is compared with all others.
+            work.left -= (number - 1) * (MAX_WORK - count_values(value, MAX_WORK, 0))
+            if work.left < 0:
+                raise LimitError("repeated")
     return 0
 
 
@@ -188,6 +211,8 @@ cdef int64_t count_values(object value, int64_t left, int depth) except -1:
     if left <= 0 or depth > MAX_NESTING:
         raise ValueError("a key with too many values")
     left -= 1
+    if is_long_integer(value):
+        left -= <int64_t>(value.bit_length() >> 6)
     if type(value) is tuple or type(value) is frozenset:
         for item in value:
             left = count_values(item, left, depth + 1)
