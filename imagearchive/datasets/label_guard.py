@@ -102,8 +102,8 @@ class LabelGuard:
             self._warned = True
             logger.warning(
                 "%s moves the pixels of an image, but not its label, and labels such as %s may be "
-                "places in it. Pass label_kind='values' if they are not; otherwise transform image "
-                "and label together in a dataset of your own",
+                "places in it. Pass label_kind='values' if they are not; otherwise use "
+                "SampleArchive, which moves boxes, masks, and keypoints with the image",
                 self._name,
                 np.array2string(np.asarray(label).ravel()[:5], separator=", "),
             )

@@ -468,6 +468,14 @@ def test_archive_samples_are_decoded_by_their_extension(web):
     assert arrays.shape == (2, 2, 3)
 
 
+def test_archive_samples_without_transform_are_named_by_their_extensions(web):
+    archive = imagearchive.open(web)
+    [sample] = next(iter(DataLoader(archive.samples("png;jpg", ".cls"))))
+    assert list(sample) == ["index", "__key__", "png;jpg", "cls"]
+    [sample] = next(iter(DataLoader(archive.samples("jpg", "cls", "cls"))))
+    assert list(sample)[2:] == ["jpg", "cls (1)", "cls (2)"]
+
+
 def test_archive_samples_without_extensions_are_dicts(tmp_path):
     members = {"0.jpg": FILES[0], "0.cls": b"5", "1.cls": b"6", "1.jpg": FILES[1]}
     samples = imagearchive.open(write_tar(tmp_path / "a.tar", members)).samples()

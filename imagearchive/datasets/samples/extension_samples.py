@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from imagearchive.datasets.samples.field_specs import resolve_fields
@@ -40,10 +40,9 @@ class ExtensionSamples:
         self.form: Literal["dict", "tuple"] = "tuple" if samples.extensions else "dict"
         self.has_keys = self.form == "dict"
         if samples.extensions:
-            # A tuple may have the same extension twice.
             patterns = {
-                f"{number} ({text})": "{key}." + text.lstrip(".").replace(";", "|")
-                for number, text in enumerate(samples.extensions)
+                name: "{key}." + text.lstrip(".").replace(";", "|")
+                for name, text in zip(_unique_names(samples.extensions), samples.extensions)
             }
         else:
             extensions = [name for name, _ in samples.members(0)[1]] if len(samples) else []
@@ -100,6 +99,15 @@ class ExtensionSamples:
     def check_unchanged(self) -> None:
         """Raise StaleIndexError if a file has changed since it was opened."""
         self._samples.archive.check_unchanged()
+
+
+def _unique_names(extensions: Sequence[str]) -> list[str]:
+    """Return a name for each extension; a tuple may have the same one twice."""
+    names = [text.lstrip(".") for text in extensions]
+    return [
+        name if names.count(name) == 1 else f"{name} ({number})"
+        for number, name in enumerate(names)
+    ]
 
 
 def _no_size() -> tuple[int, int]:
