@@ -24,6 +24,7 @@ from imagearchive.storage.closing import Closable
 from imagearchive.storage.local import unknown_kind
 from imagearchive.storage.location import locate
 from imagearchive.storage.mapping import copy_bytes
+from imagearchive.storage.path_options import add_options
 from imagearchive.storage.patterns import ArchivePath, absolute_paths, as_text, expand_paths
 from imagearchive.storage.protocol import StorageKind
 
@@ -109,6 +110,13 @@ class Archive(MemberReader, Closable, Mapping[str, bytes]):
         the directory keeps them. ``"auto"`` opens those of each level whose members are all
         archives. The content tells what is an archive: a TAR or ZIP, so also an NPZ, stored,
         deflated, or compressed as a ``.tar.gz`` is.
+    storage_options : dict, optional
+        How to reach URLs, as obstore takes it: ``endpoint``, ``region``, credentials,
+        ``skip_signature``, ``client_options``, ``retry_config``. By default credentials come from
+        the environment, and from where the cloud offers them. Credentials are never shown, and
+        only the processes of this program can read them in a pickle.
+    filesystem : object, optional
+        A file system of fsspec, which then reads the URLs, of any scheme.
 
     Attributes
     ----------
@@ -146,13 +154,16 @@ class Archive(MemberReader, Closable, Mapping[str, bytes]):
         verify: Verify | bool = "first",
         decompress_to: str | os.PathLike[str] | None = None,
         nested: Nested = False,
+        storage_options: Mapping[str, Any] | None = None,
+        filesystem: Any = None,
     ) -> None:
         check_integer("max_open", max_open, 1)
         strict = check_flag("strict", strict)
         overwrite_index = check_flag("overwrite_index", overwrite_index)
         if storage not in ("auto", "mmap", "pread", "memory"):
             raise unknown_kind(storage)
-        given = as_text(path)
+        given = add_options(as_text(path), storage_options, filesystem)
+        ipath = add_options(ipath, storage_options, filesystem)
         # Absolute, so that reads do not depend on the current directory.
         self.paths = expand_paths(given)
         self._options = ArchiveOptions(

@@ -13,7 +13,7 @@ from imagearchive.errors import (
     ClosedError,
     StaleIndexError,
 )
-from imagearchive.storage.location import locate
+from imagearchive.storage.location import KnownLocation, locate
 from imagearchive.storage.lru import LRUCache
 from imagearchive.storage.protocol import FileStorage, ReadAheadStorage, StorageKind
 from imagearchive.storage.span_cache import SpanCache
@@ -159,7 +159,16 @@ class StoragePool:
         """Open a file; if too many are open, drop the least recently used first."""
         while True:
             try:
-                return locate(path).open(self._kind)
+                location = locate(path)
+                known = self._table.file_signatures.get(path)
+                if (
+                    known is not None
+                    and self._kind != "memory"
+                    and isinstance(location, KnownLocation)
+                ):
+                    # Saves a request; the server compares it with the object at each read.
+                    return location.open_known(*known)
+                return location.open(self._kind)
             except OSError as error:
                 full = error.errno in (errno.EMFILE, errno.ENFILE)
                 if not full or self._open.pop_oldest() is None:

@@ -11,6 +11,8 @@ import math
 import os
 import re
 import sys
+from collections.abc import Sequence
+from typing import Any, Final
 
 from imagearchive.errors import OptionError
 from imagearchive.errors.arguments import check_size
@@ -23,6 +25,7 @@ __all__ = [
     "byte_size",
     "fraction",
     "image_size",
+    "merge_options",
     "mtime",
     "nested",
     "nonnegative_integer",
@@ -31,8 +34,11 @@ __all__ = [
     "positive_integer",
     "ratio",
     "seed",
+    "storage_option",
     "tar_path",
 ]
+
+_BOOLEANS: Final = {"true": True, "false": False}
 
 
 def byte_size(text: str) -> int:
@@ -43,6 +49,28 @@ def byte_size(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a size; write 4096, 64k, 1.5M or 1GiB"
         ) from None
+
+
+def storage_option(text: str) -> tuple[list[str], str | bool]:
+    """Convert ``NAME=VALUE`` or ``GROUP.NAME=VALUE`` to names and a value."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        # Not shown: it may be a credential.
+        raise argparse.ArgumentTypeError("write NAME=VALUE, such as region=eu-central-1")
+    return name.split(".", 1), _BOOLEANS.get(value.lower(), value)
+
+
+def merge_options(given: Sequence[tuple[list[str], str | bool]] | None) -> dict[str, Any] | None:
+    """Return the dict that several options of `storage_option` make; None for none."""
+    if given is None:
+        return None
+    merged: dict[str, Any] = {}
+    for (name, *rest), value in given:
+        if rest:
+            merged.setdefault(name, {})[rest[0]] = value
+        else:
+            merged[name] = value
+    return merged
 
 
 class SizeCondition:

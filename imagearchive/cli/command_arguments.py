@@ -32,6 +32,7 @@ from imagearchive.cli.common_arguments import (
     add_overwrite,
     add_partial,
     add_quiet,
+    add_storage_options,
     add_threads,
     add_workers,
 )
@@ -207,6 +208,7 @@ def _add_index(commands: Any) -> None:
     add_partial(parser)
     add_nested(parser)
     add_workers(parser, "archives")
+    add_storage_options(parser)
     add_overwrite(parser, "the index even if it is up to date")
     add_json(parser)
 

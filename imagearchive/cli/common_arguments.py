@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any, Final
 
-from imagearchive.cli.argument_types import archive_path, nested, path, positive_integer, ratio
+from imagearchive.cli.argument_types import (
+    archive_path,
+    nested,
+    path,
+    positive_integer,
+    ratio,
+    storage_option,
+)
 
 __all__ = [
     "add_archive",
@@ -22,6 +29,7 @@ __all__ = [
     "add_overwrite",
     "add_partial",
     "add_quiet",
+    "add_storage_options",
     "add_threads",
     "add_workers",
 ]
@@ -78,6 +86,7 @@ def add_archive(parser: argparse.ArgumentParser) -> None:
     add_decompress_to(parser)
     add_partial(parser)
     add_nested(parser)
+    add_storage_options(parser)
 
 
 def add_archives(parser: argparse.ArgumentParser, nargs: str) -> None:
@@ -92,6 +101,7 @@ def add_archives(parser: argparse.ArgumentParser, nargs: str) -> None:
     add_ipath(parser, "the index file of the archive; it is created if it does not exist")
     add_decompress_to(parser)
     add_nested(parser)
+    add_storage_options(parser)
     parser.set_defaults(partial=True)
 
 
@@ -107,6 +117,19 @@ def add_decompress_to(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=path,
         help="decompress an archive such as x.tar.xz into a directory once, and read the copy",
+    )
+
+
+def add_storage_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--storage-option``, which says how to reach URLs."""
+    parser.add_argument(
+        "--storage-option",
+        metavar="NAME=VALUE",
+        dest="storage_options",
+        type=storage_option,
+        action="append",
+        help="how to reach a URL, such as endpoint=https://minio.example:9000, region=eu-west-1, "
+        "or client_options.timeout=60s; give credentials in the environment instead",
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Final
 
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.storage.location import locate
 
 __all__ = [
     "escape_message",
@@ -161,9 +162,9 @@ def progress_bar(
 
 
 def relative_path(path: str | None) -> str | None:
-    """Return a path relative to the working directory, if it is inside."""
-    if path is None:
-        return None
+    """Return a path relative to the working directory, if it is inside; a URL stays as it is."""
+    if path is None or locate(path).local_path is None:
+        return path
     relative = os.path.relpath(path)
     return path if relative.split(os.sep)[0] == ".." else relative
 
@@ -171,6 +172,6 @@ def relative_path(path: str | None) -> str | None:
 def file_size(path: str | None) -> int:
     """Return the size of a file, 0 if there is none."""
     try:
-        return os.stat(path).st_size if path else 0
+        return locate(path).status().size if path else 0
     except FileNotFoundError:
         return 0

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from imagearchive.cli.argument_types import merge_options
 from imagearchive.cli.messages import print_error, report_errors
 from imagearchive.cli.output import (
     escape_message,
@@ -43,9 +44,12 @@ def index(arguments: argparse.Namespace) -> int:
     """Build the index of archives."""
     from imagearchive.cli.executor_argument import open_executor_argument
     from imagearchive.index.concatenate import open_concatenated
+    from imagearchive.storage.path_options import add_options
     from imagearchive.storage.patterns import expand_paths
 
-    paths = [path for given in arguments.archives for path in expand_paths(given)]
+    options = merge_options(arguments.storage_options)
+    given = add_options(arguments.archives, options)
+    paths = expand_paths(given)
     made: list[dict[str, object]] = []
     with open_executor_argument(arguments) as executor:
         together = arguments.ipath is not None or (len(paths) == 1 and executor is None)
@@ -55,7 +59,7 @@ def index(arguments: argparse.Namespace) -> int:
         if together and not failures:
             table = open_concatenated(
                 paths,
-                arguments.ipath,
+                add_options(arguments.ipath, options),
                 overwrite=arguments.overwrite,
                 overwrite_each=arguments.overwrite and executor is None,
                 strict=not arguments.partial,

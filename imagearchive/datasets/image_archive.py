@@ -49,6 +49,7 @@ from imagearchive.errors.arguments import (
 from imagearchive.index.nesting import Nested
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.location import locate
+from imagearchive.storage.path_options import add_options
 from imagearchive.storage.patterns import absolute_paths, as_text
 
 if TYPE_CHECKING:
@@ -172,6 +173,8 @@ class ImageArchive(ImageSamples):
         Which members that are archives themselves are opened in place; see `imagearchive.open`. By
         default, all of them if the archive has no other members, so that the classes of a TAR of
         TARs are those.
+    storage_options, filesystem : optional
+        How to reach URLs; see `imagearchive.Archive`.
 
     Attributes
     ----------
@@ -243,7 +246,10 @@ class ImageArchive(ImageSamples):
         verify: Verify | bool = "first",
         decompress_to: str | os.PathLike[str] | None = None,
         nested: Nested = "auto",
+        storage_options: Mapping[str, Any] | None = None,
+        filesystem: Any = None,
     ) -> None:
+        access = (storage_options, filesystem)
         check_choice("mode", mode, ("single", "multi"))
         check_callable("loader", loader)
         functions = {
@@ -270,8 +276,8 @@ class ImageArchive(ImageSamples):
         if data_in_memory and open_after_fork:
             logger.info("open_after_fork is ignored: the archive is in memory already")
         options = ImageArchiveOptions(
-            apath=as_text(apath),
-            ipath=None if ipath is None else locate(ipath, "ipath").path,
+            apath=add_options(as_text(apath), *access),
+            ipath=None if ipath is None else locate(add_options(ipath, *access), "ipath").path,
             root=name_text(root),
             extensions=_check_extensions(extensions),
             loader=loader,
@@ -280,8 +286,8 @@ class ImageArchive(ImageSamples):
             data_in_memory=check_flag("data_in_memory", data_in_memory),
             open_after_fork=check_flag("open_after_fork", open_after_fork),
             is_valid_file=is_valid_file,
-            index_file=_companion("index_file", index_file),
-            label_file=_companion("label_file", label_file),
+            index_file=_companion("index_file", add_options(index_file, *access)),
+            label_file=_companion("label_file", add_options(label_file, *access)),
             label_parser=label_parser,
             label_extension=None if label_extension is None else name_text(label_extension),
             listing=listing,

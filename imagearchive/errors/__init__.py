@@ -17,6 +17,7 @@ keep its hints::
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
@@ -36,6 +37,8 @@ __all__ = [
     "MissingDependencyError",
     "OptionError",
     "OptionTypeError",
+    "RemoteAccessError",
+    "RemoteError",
     "SampleIndexError",
     "StaleIndexError",
     "StateMismatchError",
@@ -165,6 +168,26 @@ class OptionError(ImageArchiveError, ValueError):
 
 class OptionTypeError(ImageArchiveError, TypeError):
     """An argument has a wrong type."""
+
+
+class RemoteError(ImageArchiveError, OSError):
+    """A server cannot be reached, or does not answer as it should, after all retries."""
+
+    _number: ClassVar[int] = errno.EIO
+
+    def __init__(
+        self, *args: object, hints: Iterable[Hint] = (), message: str | None = None
+    ) -> None:
+        super().__init__(*args, hints=hints, message=message)
+        # An outage is not damage in an archive, which has no number.
+        self.errno = self._number
+        self.strerror = self.message
+
+
+class RemoteAccessError(RemoteError, PermissionError):
+    """A server refuses access: the credentials are missing, wrong, or have expired."""
+
+    _number: ClassVar[int] = errno.EACCES
 
 
 class SampleIndexError(ImageArchiveError, IndexError):

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.errors.hints import Hint
+from imagearchive.storage.location import statuses
+from imagearchive.storage.protocol import RangesStorage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,11 +50,10 @@ def signatures(files: Sequence[Location]) -> list[Signature | None]:
     OSError
         A file is missing, or cannot be read.
     """
-    found: list[Signature | None] = []
-    for file in files:
-        status = file.status()
-        found.append(None if status.is_directory else (status.size, status.identity))
-    return found
+    return [
+        None if status.is_directory else (status.size, status.identity)
+        for status in statuses(files)
+    ]
 
 
 def fingerprints(
@@ -102,15 +103,25 @@ def fingerprints(
 
 
 def difference(
-    files: Sequence[Location], archives: Sequence[dict[str, Any]], entries: npt.NDArray[Any]
+    files: Sequence[Location],
+    archives: Sequence[dict[str, Any]],
+    entries: npt.NDArray[Any],
+    found: dict[str, Signature],
 ) -> str | None:
-    """Return why the files do not match their fingerprints, or None if they do."""
+    """Return why the files do not match their fingerprints, or None if they do.
+
+    What is found out about each file, by its path, is added to `found`.
+    """
     if len(files) != len(archives):
         return f"it describes {len(archives)} files, not {len(files)}"
+    # Asked for together, because each may be a request to a server.
+    asked = dict(zip(files, signatures(files))) if _all_remote(files) else {}
     for shard, (file, archive) in enumerate(zip(files, archives)):
         path = file.path
         try:
-            signature = signatures([file])[0]
+            signature = asked[file] if file in asked else signatures([file])[0]
+            if signature is not None:
+                found[path] = signature
             if signature is None or archive.get("directory"):
                 return f"{path} is a directory, which is listed each time"
             if signature[0] != archive["size"]:
@@ -128,6 +139,10 @@ def difference(
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             return f"its metadata cannot be read ({error})"
     return None
+
+
+def _all_remote(files: Sequence[Location]) -> bool:
+    return bool(files) and all(file.local_path is None for file in files)
 
 
 def spread(last: int, count: int = SAMPLES) -> npt.NDArray[np.int64]:
@@ -167,7 +182,9 @@ def _digest(file: Location, headers: Sequence[int], end: int) -> str:
         after_last = -(-end // BLOCK) * BLOCK
         ranges = [(header, SAMPLE_BYTES) for header in headers]
         ranges += [(after_last, 2 * BLOCK), (max(0, storage.size - SAMPLE_BYTES), SAMPLE_BYTES)]
+        ranges = [(at, min(size, storage.size - at)) for at, size in ranges if at < storage.size]
+        if isinstance(storage, RangesStorage):
+            storage.prefetch_ranges(ranges)
         for offset, size in ranges:
-            if offset < storage.size:
-                digest.update(storage.read(offset, min(size, storage.size - offset)))
+            digest.update(storage.read(offset, size))
     return digest.hexdigest()

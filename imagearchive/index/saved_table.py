@@ -13,7 +13,7 @@ from imagearchive.errors import CorruptIndexError
 from imagearchive.index import file_format
 from imagearchive.index.cache import FILES, describe_files, is_cached
 from imagearchive.index.column_checks import COLUMNS, UNBOUNDED, check_columns, take_columns
-from imagearchive.index.freshness import difference, signatures
+from imagearchive.index.freshness import Signature, difference
 from imagearchive.index.member_table import MemberTable
 from imagearchive.index.metadata import (
     changed_scanner,
@@ -177,11 +177,10 @@ class SavedTable(MemberTable):
         if name is not None:
             return f"it was built by another version of the {name} scanner"
         files = [locate(file) for file in self.files]
-        reason = difference(files, self.meta["archives"], self.entries)
+        found: dict[str, Signature] = {}
+        reason = difference(files, self.meta["archives"], self.entries, found)
         if reason is None:
-            self.file_signatures = {
-                file: seen for file, seen in zip(self.files, signatures(files)) if seen
-            }
+            self.file_signatures = found
         return reason
 
     def check(self) -> None:

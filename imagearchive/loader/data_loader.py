@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from imagearchive.datasets.dataset_base import OptionsDataset, warn_if_empty
 from imagearchive.datasets.label_guard import LabelKind
-from imagearchive.errors import ClosedError, OptionTypeError
+from imagearchive.errors import ClosedError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_integer
 from imagearchive.images.render import Decoder
 from imagearchive.index.nesting import Nested
@@ -50,12 +50,23 @@ from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.fork_lock import ForkSafeLock
 from imagearchive.storage.location import locate
+from imagearchive.storage.path_options import add_options
 from imagearchive.transforms import Pipeline, compile_pipeline
 from imagearchive.transforms.fields import Field
 
 __all__ = ["DataLoader"]
 
 logger = logging.getLogger(__name__)
+
+
+def _reachable(source: Any, storage_options: Mapping[str, Any] | None, filesystem: Any) -> Any:
+    """Return a source with the options for its URLs."""
+    if not isinstance(source, (str, bytes, os.PathLike, list, tuple)):
+        if storage_options is None and filesystem is None:
+            return source
+        name = "filesystem" if storage_options is None else "storage_options"
+        raise OptionError(f"{name}= is for paths; pass it where the dataset is opened")
+    return add_options(source, storage_options, filesystem)
 
 
 class DataLoader(Closable):
@@ -174,6 +185,8 @@ class DataLoader(Closable):
     nested : bool, int, "auto", or "keep", optional
         For a path: which members that are archives themselves are opened in place, by default as
         `ImageArchive` does.
+    storage_options, filesystem : optional
+        For a path: how to reach URLs; see `imagearchive.Archive`.
 
     Attributes
     ----------
@@ -242,6 +255,8 @@ class DataLoader(Closable):
         fields: Mapping[str, Field] | None = None,
         ragged: Ragged = "list",
         nested: Nested | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        filesystem: Any = None,
         **unsupported: NoReturn,
     ) -> None:
         if unsupported:
@@ -276,7 +291,7 @@ class DataLoader(Closable):
             ragged=ragged,
             nested=nested,
         )
-        self._open(source, options)
+        self._open(_reachable(source, storage_options, filesystem), options)
 
     def _open(self, source: Any, options: LoaderOptions) -> None:
         self._options = options

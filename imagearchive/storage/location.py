@@ -7,19 +7,22 @@ Everything above this package accesses files through a `Location`, so a new kind
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import re
 import stat
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from imagearchive.errors import UnsupportedArchiveError
 from imagearchive.errors.arguments import check_path
 from imagearchive.storage.local import open_storage
+from imagearchive.storage.path_options import options_of
 from imagearchive.storage.protocol import FileStorage, StorageKind, file_identity
 
 __all__ = [
     "Entry",
+    "KnownLocation",
     "LocalLocation",
     "Location",
     "Status",
@@ -27,6 +30,7 @@ __all__ = [
     "local_path",
     "locate",
     "register_scheme",
+    "statuses",
     "unregister_scheme",
 ]
 
@@ -170,6 +174,15 @@ class Location(Protocol):
         ...
 
 
+@runtime_checkable
+class KnownLocation(Protocol):
+    """A location whose file can be opened without asking for its status again."""
+
+    def open_known(self, size: int, identity: str) -> FileStorage:
+        """Open the file, which has this size and identity; every read fails if it has not."""
+        ...
+
+
 class LocalLocation:
     """A path of the operating system.
 
@@ -258,7 +271,12 @@ def _status_of(entry: os.DirEntry[str]) -> Status | None:
         raise
 
 
+#: How many servers, or objects on a server, are asked at the same time.
+MAX_REQUESTS: Final = 64
+
 _schemes: dict[str, Callable[[str], Location]] = {}
+# Imported at the first URL of such a scheme.
+_REMOTE: Final = ("s3", "gs", "az", "http", "https")
 
 
 def register_scheme(scheme: str, factory: Callable[[str], Location]) -> None:
@@ -303,15 +321,40 @@ def locate(path: str | bytes | os.PathLike[str] | Location, name: str = "path") 
     match = _SCHEME.match(text)
     if match is None:
         return LocalLocation(expand_home(text))
-    factory = _schemes.get(match[1].lower())
+    scheme = match[1].lower()
+    factory = _schemes.get(scheme)
     if factory is not None:
         return factory(text)
+    if scheme in _REMOTE or options_of(text).filesystem is not None:
+        if os.path.lexists(text):
+            return LocalLocation(text)
+        module = importlib.import_module("imagearchive.storage.remote.location")
+        located: Location = module.locate_url(text)
+        return located
     if not os.path.lexists(text):
         raise UnsupportedArchiveError(
-            f"{text}: this is a URL, and URLs cannot be read yet; download the file, or mount what "
-            f"holds it, and pass its path on this machine"
+            f"{text}: URLs that begin with {scheme}:// cannot be read; those that can begin with "
+            f"{', '.join(f'{one}://' for one in _REMOTE)}; or pass filesystem=, a file system of "
+            f"fsspec"
         )
     return LocalLocation(text)
+
+
+def statuses(locations: Sequence[Location]) -> list[Status]:
+    """Return the status of each location; those on servers are asked for at the same time.
+
+    Raises
+    ------
+    OSError
+        The first location that has no status that can be read.
+    """
+    if len(locations) < 2 or all(one.local_path is not None for one in locations):
+        return [one.status() for one in locations]
+    from imagearchive.storage.task_threads import TaskThreads
+
+    with TaskThreads(min(MAX_REQUESTS, len(locations))) as threads:
+        tasks = [threads.submit(one.status) for one in locations]
+        return [task.result() for task in tasks]
 
 
 def local_path(name: str, path: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Final
 from imagearchive.errors import ArchiveNotFoundError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_path, shorten
 from imagearchive.storage.location import Location, locate
+from imagearchive.storage.path_options import hide_credentials, with_text_of
 
 __all__ = ["INDEX_SUFFIX", "ArchivePath", "absolute_paths", "as_text", "expand_paths"]
 
@@ -36,9 +37,9 @@ def as_text(path: ArchivePath) -> str | list[str]:
         It is neither a path nor an iterable of paths.
     """
     if isinstance(path, (str, bytes, os.PathLike)) or hasattr(path, "read"):
-        return check_path("path", path)
+        return hide_credentials(check_path("path", path))
     try:
-        return [check_path("path", one) for one in path]
+        return [hide_credentials(check_path("path", one)) for one in path]
     except TypeError:
         raise OptionTypeError(
             f"an archive is given by its path, a list of paths, or a pattern, not by "
@@ -72,13 +73,13 @@ def expand_paths(path: ArchivePath) -> list[str]:
         return expanded
     location = locate(path)
     text = location.path
-    if not _WILDCARD.search(text) and "{" not in text:
+    if not _has_wildcard(location) and "{" not in text:
         return [text]
     if location.exists():
         return [text]
     found: list[str] = []
-    for one in _expand_braces(text):
-        if not _WILDCARD.search(one) or locate(one).exists():
+    for one in (with_text_of(text, one) for one in _expand_braces(text)):
+        if not _has_wildcard(locate(one)) or locate(one).exists():
             found.append(one)
             continue
         matches = _match_wildcards(locate(one))
@@ -113,13 +114,18 @@ def _match_wildcards(pattern: Location) -> list[str]:
     """Return the paths that match a location whose path has wildcards, sorted."""
     parts: list[str] = []
     base = pattern
-    while _WILDCARD.search(base.path) and base.parent.path != base.path:
+    while _has_wildcard(base) and base.parent.path != base.path:
         parts.insert(0, base.name)
         base = base.parent
     found = [base]
     for part in parts:
         found = [one for folder in found for one in _match_component(folder, part)]
     return sorted(one.path for one in found)
+
+
+def _has_wildcard(location: Location) -> bool:
+    """Whether a path has wildcards; a question mark that begins the query of a URL is none."""
+    return _WILDCARD.search(getattr(location, "pattern", location.path)) is not None
 
 
 def _match_component(folder: Location, part: str) -> list[Location]:

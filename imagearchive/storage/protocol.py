@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from typing_extensions import Buffer
 
@@ -16,6 +16,7 @@ __all__ = [
     "FileStorage",
     "MappedStorage",
     "RangedStorage",
+    "RangesStorage",
     "ReadAheadStorage",
     "SelfCheckingStorage",
     "Storage",
@@ -122,6 +123,15 @@ class ReadAheadStorage(Storage, Protocol):
 
     def prefetch(self, offset: int, size: int) -> None:
         """Request a range that will be read soon; costs about a microsecond and never fails."""
+        ...
+
+
+@runtime_checkable
+class RangesStorage(Storage, Protocol):
+    """A storage for which many requests at once are faster than one after the other."""
+
+    def prefetch_ranges(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Request ranges, offset and size each, that will be read soon; never fails."""
         ...
 
 

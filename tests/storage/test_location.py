@@ -70,7 +70,7 @@ def test_every_writer_expands_tilde(home):
     assert os.listdir() == []
 
 
-@pytest.mark.parametrize("url", ["http://host/a.tar", "s3://bucket/{0..9}.tar", "HTTPS://h/*.npz"])
+@pytest.mark.parametrize("url", ["ftp://host/a.tar", "hdfs://host/{0..9}.tar", "SFTP://h/*.npz"])
 @pytest.mark.parametrize(
     "opener",
     [
@@ -82,7 +82,7 @@ def test_every_writer_expands_tilde(home):
     ],
 )
 def test_url_of_unknown_scheme_says_that_urls_cannot_be_read(home, url, opener):
-    with pytest.raises(UnsupportedArchiveError, match=r"://.* URLs cannot be read yet"):
+    with pytest.raises(UnsupportedArchiveError, match=r":// cannot be read; those that can"):
         opener(url)
 
 

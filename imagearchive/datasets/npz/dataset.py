@@ -26,6 +26,7 @@ from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.location import locate
 from imagearchive.storage.mapping import damaged_mappings
+from imagearchive.storage.path_options import add_options
 
 if TYPE_CHECKING:
     from imagearchive.storage.protocol import StorageKind
@@ -100,6 +101,8 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
     decompress_to : path-like, optional
         A directory in which a file that is compressed as a whole, such as ``x.npy.gz``, is
         decompressed once; see `imagearchive.Archive`.
+    storage_options, filesystem : optional
+        How to reach URLs; see `imagearchive.Archive`.
 
     Attributes
     ----------
@@ -163,9 +166,12 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         verify: Verify | bool = "never",
         overwrite_index: bool = False,
         decompress_to: str | os.PathLike[str] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        filesystem: Any = None,
     ) -> None:
+        access = (storage_options, filesystem)
         options = LazyNPZOptions(
-            npz_path=check_path("npz_path", npz_path),
+            npz_path=add_options(check_path("npz_path", npz_path), *access),
             cache_size=cache_size,
             keys=None if keys is None else check_sequence("keys", keys, "a sequence of names"),
             prefix=prefix,
@@ -174,7 +180,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
             transform=None if transform is None else check_callable("transform", transform),
             open_after_fork=check_flag("open_after_fork", open_after_fork),
             storage=storage,
-            ipath=None if ipath is None else check_path("ipath", ipath),
+            ipath=None if ipath is None else add_options(check_path("ipath", ipath), *access),
             verify=check_verify(verify) != "never",
             decompress_to=None if decompress_to is None else locate(decompress_to).path,
         )

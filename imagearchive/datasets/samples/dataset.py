@@ -37,6 +37,7 @@ from imagearchive.images.decode import local_decoder
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.location import locate
 from imagearchive.storage.mapping import damaged_mappings
+from imagearchive.storage.path_options import add_options
 from imagearchive.storage.patterns import as_text
 from imagearchive.transforms.compound_fields import Coco, Npz
 from imagearchive.transforms.fields import KEY, Array, Boxes, Field, Sample
@@ -115,6 +116,8 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         Raise an error if an archive is damaged. Otherwise serve the members before the damage.
     verify : {"first", "always", "never"} or bool
         When a stored file is compared with its checksum; see `Archive`.
+    storage_options, filesystem : optional
+        How to reach URLs; see `imagearchive.Archive`.
 
     Attributes
     ----------
@@ -195,8 +198,16 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         overwrite_index: bool = False,
         strict: bool = True,
         verify: Verify | bool = "first",
+        storage_options: Mapping[str, Any] | None = None,
+        filesystem: Any = None,
     ) -> None:
-        resolved = resolve_fields(fields)
+        access = (storage_options, filesystem)
+        resolved = {
+            name: field
+            if field.archive is None
+            else field.at(add_options(as_text(field.archive), *access))
+            for name, field in resolve_fields(fields).items()
+        }
         coco = next((field for field in resolved.values() if isinstance(field, Coco)), None)
         lacking = [
             name
@@ -210,7 +221,7 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             )
         listed = SampleTable.check(table, image, keys, split, split_column, resolved)
         options = SampleArchiveOptions(
-            apath=None if apath is None else as_text(apath),
+            apath=None if apath is None else add_options(as_text(apath), *access),
             fields=resolved,
             keys=None if listed is not None and listed.keys is not None else check_keys(keys),
             missing=check_choice("missing", missing, get_args(Missing)),
@@ -218,7 +229,7 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             table=listed,
             first_dot=check_flag("first_dot", first_dot),
             transform=None if transform is None else check_callable("transform", transform),
-            ipath=None if ipath is None else locate(ipath, "ipath").path,
+            ipath=None if ipath is None else locate(add_options(ipath, *access), "ipath").path,
             data_in_memory=data_in_memory,
             open_after_fork=open_after_fork,
             cache_size=cache_size,

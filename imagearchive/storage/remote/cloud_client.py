@@ -1,0 +1,280 @@
+"""S3, Google Cloud Storage, and Azure, by obstore."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+from imagearchive.errors import (
+    MissingDependencyError,
+    OptionError,
+    RemoteAccessError,
+    RemoteError,
+    UnsupportedArchiveError,
+)
+from imagearchive.storage.path_options import AccessOptions
+from imagearchive.storage.remote.client import Listing, ObjectStatus, replaced
+from imagearchive.storage.remote.retries import RetryPolicy, TransientError
+
+__all__ = ["SCHEMES", "CloudClient"]
+
+T = TypeVar("T")
+
+#: The class of obstore for each scheme.
+SCHEMES: Final = {"s3": "S3Store", "gs": "GCSStore", "az": "AzureStore"}
+# What a server answered, in the text of an error of obstore. The rest of that text may repeat
+# parts of the request.
+_STATUS: Final = re.compile(r"status(?: code)?:? (\d{3})\b")
+_CODE: Final = re.compile(r"<Code>([\w.]{1,80})</Code>")
+_MESSAGE: Final = re.compile(r"<Message>([^<]{1,300})")
+_CLOCK: Final = ("RequestTimeTooSkewed", "AuthenticationFailedClock")
+_EXPIRED: Final = ("ExpiredToken", "TokenRefreshRequired", "RequestExpired")
+# Reasons of failures that never reached an answer, in the text of errors.
+_CAUSES: Final = (
+    ("timed out", "the server did not answer in time"),
+    ("dns error", "the host of the endpoint is not known"),
+    ("Connection refused", "the connection was refused"),
+    ("certificate", "the certificate of the server is not trusted"),
+    ("error trying to connect", "the server cannot be reached"),
+    ("error sending request", "the server cannot be reached"),
+    ("HTTP error", "the connection was closed"),
+    ("URL scheme is not allowed", "the endpoint is not encrypted, and allow_http is not set"),
+)
+
+
+class CloudClient:
+    """Requests to one bucket or container.
+
+    obstore's threads do not exist in a forked child, so a client is for the process that made it;
+    `imagearchive.storage.remote.clients` sees to that. Retries are those of obstore, which also
+    resumes a body that was cut.
+
+    Parameters
+    ----------
+    scheme : str
+        One of `SCHEMES`.
+    bucket : str
+        Name of the bucket or container.
+    options : AccessOptions
+        The arguments of obstore's class. Without credentials, it looks for them in the
+        environment, and where the cloud offers them to its machines.
+    """
+
+    def __init__(self, scheme: str, bucket: str, options: AccessOptions) -> None:
+        self._obstore = _import_obstore(f"{scheme}://{bucket}")
+        self._root = f"{scheme}://{bucket}/"
+        self._lost = options.lost
+        self._retries = RetryPolicy(max_retries=3)
+        try:
+            self._store = _make_store(self._obstore, scheme, bucket, options)
+        except Exception as error:
+            if isinstance(error, OptionError):
+                raise
+            raise OptionError(
+                f"storage_options of {scheme}://{bucket}: {_explain(error, options)}"
+            ) from None
+
+    def status(self, key: str) -> ObjectStatus:
+        """Return size and identity; see `Client.status`."""
+        return self._call(key, lambda: _status(self._obstore.head(self._store, key)))
+
+    def read(self, key: str, offset: int, size: int, expected: ObjectStatus) -> memoryview:
+        """Return a range, by one request; see `Client.read`."""
+        # Some servers take a range of the first byte alone for none.
+        asked = max(size, min(2, expected.size - offset))
+        options: dict[str, Any] = {"range": (offset, offset + asked)}
+        name, _, value = expected.identity.partition("=")
+        if name == "etag":
+            options["if_match"] = value
+
+        def get() -> memoryview:
+            answer = self._obstore.get(self._store, key, options=options)
+            found = _status(answer.meta)
+            if found[:2] != expected[:2]:
+                raise replaced(self._root + key)
+            data = memoryview(answer.bytes())
+            if len(data) != asked:
+                raise TransientError(f"the body ended after {len(data)} of {asked} bytes")
+            return data[:size]
+
+        return self._call(key, get)
+
+    def read_start(
+        self, key: str, size: int, known: str = ""
+    ) -> tuple[ObjectStatus, memoryview] | None:
+        """Return the beginning of an object, unless it is the known one."""
+        options: dict[str, Any] = {"range": (0, size)}
+        name, _, value = known.partition("=")
+        if name == "etag":
+            options["if_none_match"] = value
+
+        def get() -> tuple[ObjectStatus, memoryview] | None:
+            try:
+                answer = self._obstore.get(self._store, key, options=options)
+            except self._obstore.exceptions.NotModifiedError:
+                return None
+            except self._obstore.exceptions.BaseError as error:
+                # No range is inside an empty object.
+                if _status_code(error) != 416:
+                    raise
+                return _status(self._obstore.head(self._store, key)), memoryview(b"")
+            found = _status(answer.meta)
+            if known and found.identity == known:
+                return None
+            data = memoryview(answer.bytes())
+            if len(data) != min(size, found.size):
+                raise TransientError(f"the body ended after {len(data)} bytes")
+            return found, data
+
+        return self._call(key, get)
+
+    def list(self, prefix: str) -> Listing:
+        """List what is below a prefix."""
+
+        def get() -> Listing:
+            found = self._obstore.list_with_delimiter(self._store, prefix or None)
+            skip = len(prefix)
+            return Listing(
+                [one[skip:].strip("/") for one in found["common_prefixes"]],
+                # A prefix may be an object, too: consoles make such ones as folders.
+                [
+                    (one["path"][skip:], _status(one))
+                    for one in found["objects"]
+                    if len(one["path"]) > skip
+                ],
+            )
+
+        return self._call(prefix, get)
+
+    def put(self, key: str, path: str) -> None:
+        """Upload a file in several parts; it appears when it is complete."""
+
+        def send() -> None:
+            with open(path, "rb") as file:
+                self._obstore.put(self._store, key, file, chunk_size=8 << 20)
+
+        self._call(key, send)
+
+    def close(self) -> None:
+        """Do nothing: obstore closes its connections."""
+
+    def _call(self, key: str, call: Callable[[], T]) -> T:
+        """Make a request, and raise errors of ours for those of obstore."""
+        shown = self._root + key
+
+        def attempt() -> T:
+            try:
+                return call()
+            except FileNotFoundError:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), shown) from None
+            except self._obstore.exceptions.PreconditionError:
+                raise replaced(shown) from None
+            except (self._obstore.exceptions.BaseError, PermissionError, OSError) as error:
+                if isinstance(error, (RemoteError, RemoteAccessError)):
+                    raise
+                raise self._failure(shown, error) from None
+
+        return self._retries.run(attempt, lambda reason: RemoteError(f"{shown}: {reason}"))
+
+    def _failure(self, shown: str, error: Exception) -> Exception:
+        """Return the error to raise for one of obstore's."""
+        exceptions = self._obstore.exceptions
+        text = str(error)
+        code = _status_code(error)
+        if "Requested " in text and ", got " in text:
+            return UnsupportedArchiveError(
+                f"{shown}: the server ignores the header Range, so parts of the object cannot be "
+                f"read"
+            )
+        if code == 404:
+            # The bucket, since an object that does not exist is another error.
+            return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), shown)
+        named = _CODE.search(text)
+        name = named[1] if named else ""
+        refused = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
+        if isinstance(error, refused) or code in (401, 403) or name in (*_CLOCK, *_EXPIRED):
+            if name in _CLOCK:
+                why = "the clock of this machine is wrong; set it"
+            elif name in _EXPIRED:
+                why = "the credentials have expired; obtain new ones"
+            elif self._lost:
+                why = (
+                    "its credentials were pickled by another program; pass storage_options again, "
+                    "or set them in the environment"
+                )
+            else:
+                why = "check the credentials, or pass skip_signature=True in storage_options for "
+                why += "public data"
+            what = " ".join(str(part) for part in (code, name) if part)
+            return RemoteAccessError(f"{shown}: access is denied ({what or 'refused'}); {why}")
+        if re.search(r"credential|InstanceMetadata|token", text, re.IGNORECASE) and not code:
+            return RemoteAccessError(
+                f"{shown}: no credentials were found; set them in the environment, or pass "
+                f"storage_options, with skip_signature=True for public data"
+            )
+        return RemoteError(f"{shown}: {_explain(error)}")
+
+
+def _import_obstore(shown: str) -> Any:
+    try:
+        import obstore
+        import obstore.exceptions
+        import obstore.store
+    except ImportError:
+        raise MissingDependencyError(
+            f"{shown}: reading from a bucket needs obstore; install it with "
+            f"pip install 'imagearchive[remote]'"
+        ) from None
+    return obstore
+
+
+def _make_store(obstore: Any, scheme: str, bucket: str, options: AccessOptions) -> Any:
+    values = dict(options.values)
+    endpoint = str(values.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL", ""))
+    if "prefix" in values:
+        raise OptionError("storage_options has no 'prefix'; it is a part of the URL")
+    if endpoint.startswith("http://"):
+        client: Mapping[str, Any] = values.get("client_options") or {}
+        values["client_options"] = {"allow_http": True, **client}
+    store = getattr(obstore.store, SCHEMES[scheme])
+    return store(bucket, **values)
+
+
+def _status(meta: Mapping[str, Any]) -> ObjectStatus:
+    modified = meta["last_modified"]
+    if meta.get("e_tag"):
+        identity = f"etag={meta['e_tag']}"
+    elif meta.get("version"):
+        identity = f"version={meta['version']}"
+    else:
+        identity = f"modified={modified.isoformat()}"
+    return ObjectStatus(int(meta["size"]), identity, int(modified.timestamp()) * 10**9)
+
+
+def _status_code(error: Exception) -> int | None:
+    found = _STATUS.search(str(error))
+    return int(found[1]) if found else None
+
+
+def _explain(error: Exception, options: AccessOptions | None = None) -> str:
+    """Return what happened, without what may contain credentials."""
+    text = str(error)
+    code = _status_code(error)
+    if code is not None:
+        named, message = _CODE.search(text), _MESSAGE.search(text)
+        more = f": {message[1]}" if message else ""
+        return f"the server answered {code}{' ' + named[1] if named else ''}{more}"
+    for sign, meaning in _CAUSES:
+        if sign in text:
+            return meaning
+    if options is not None:
+        first = text.splitlines()[0] if text else ""
+        return first if not _has_value(first, options) else type(error).__name__
+    return f"the request failed ({type(error).__name__})"
+
+
+def _has_value(text: str, options: AccessOptions) -> bool:
+    return any(str(value) in text for value in options.values.values() if str(value))

@@ -1,0 +1,285 @@
+"""Requests ahead: what will be read soon is fetched by many requests at once, in bounded memory."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from queue import SimpleQueue
+from typing import Final
+
+from imagearchive.storage.remote.ranges import Request, plan_requests
+
+__all__ = ["MAX_IN_FLIGHT", "PREFETCH_BYTES", "Prefetcher", "prefetcher"]
+
+#: Requests that a process has under way at the same time.
+MAX_IN_FLIGHT: Final = 64
+#: Most bytes that a process has fetched, or is fetching, and that nobody has read yet.
+PREFETCH_BYTES: Final = 256 << 20
+# Seconds that the end of the program waits for requests under way.
+_EXIT_TIMEOUT: Final = 5.0
+
+_Fetch = Callable[[int, int], memoryview]
+_QUEUED, _RUNNING, _DONE = range(3)
+
+
+class _Pending:
+    """A request that was announced, and what it brought."""
+
+    __slots__ = ("data", "done", "error", "owner", "request", "state", "unread")
+
+    def __init__(self, owner: Owner, request: Request) -> None:
+        self.owner = owner
+        self.request = request
+        self.state = _QUEUED
+        # Ranges that nobody has read yet.
+        self.unread = len(request.ranges)
+        self.data: memoryview | None = None
+        self.error: Exception | None = None
+        # Locked until the data is there. A lock and not an event, so that an interrupt leaves
+        # nobody waiting; see `imagearchive.storage.task_threads`.
+        self.done = threading.Lock()
+        self.done.acquire()
+
+    @property
+    def end(self) -> int:
+        return self.request.offset + self.request.size
+
+    def run(self) -> None:
+        """Make the request."""
+        try:
+            self.data = self.owner.fetch(self.request.offset, self.request.size)
+        except Exception as error:  # noqa: BLE001 - raised again by who reads the range
+            self.error = error
+        finally:
+            self.state = _DONE
+            self.done.release()
+
+
+class Owner:
+    """The announced ranges of one storage.
+
+    Parameters
+    ----------
+    fetch : callable
+        Reads offset and size by one request.
+    """
+
+    def __init__(self, fetch: _Fetch) -> None:
+        self.fetch = fetch
+        self.by_range: dict[tuple[int, int], _Pending] = {}
+        self.pending: list[_Pending] = []
+
+
+class Prefetcher:
+    """Fetches announced ranges in their order, and keeps them until they are read.
+
+    A range that a reader needs before its turn has come is fetched by the reader itself. If memory
+    is full of ranges that nobody reads, such as those of an epoch that was given up, the oldest
+    make room. Safe for threads; each process has its own.
+
+    Parameters
+    ----------
+    limit : int
+        Most bytes, apart from one request for each thread that waits for one.
+    in_flight : int
+        Most requests at the same time.
+    """
+
+    def __init__(self, limit: int = PREFETCH_BYTES, in_flight: int = MAX_IN_FLIGHT) -> None:
+        self.limit = limit
+        self.in_flight = in_flight
+        self._lock = threading.Lock()
+        self._queue: deque[_Pending] = deque()
+        self._kept: dict[_Pending, None] = {}
+        self._used = 0
+        self._running = 0
+        self._work: SimpleQueue[_Pending | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._closed = False
+
+    @property
+    def used(self) -> int:
+        """Bytes that are fetched or being fetched, and not read yet."""
+        return self._used
+
+    def announce(self, owner: Owner, ranges: Iterable[tuple[int, int]]) -> None:
+        """Fetch ranges that will be read soon; those that were announced before are left out."""
+        with self._lock:
+            new = [one for one in ranges if one not in owner.by_range]
+            for request in plan_requests(new):
+                pending = _Pending(owner, request)
+                owner.pending.append(pending)
+                for one in request.ranges:
+                    owner.by_range[one] = pending
+                self._queue.append(pending)
+            self._start()
+
+    def read(self, owner: Owner, offset: int, size: int) -> bytes | None:
+        """Return a range that was announced; None if it was not. Raises what the request raised."""
+        if not owner.by_range:
+            return None
+        with self._lock:
+            pending = owner.by_range.pop((offset, size), None)
+            mine = pending is not None and self._claim(pending)
+        if pending is None:
+            return None
+        found = self._take(pending, mine, offset, size)
+        with self._lock:
+            pending.unread -= 1
+            if pending.unread <= 0:
+                self._drop(pending)
+                self._start()
+        return found
+
+    def read_part(self, owner: Owner, offset: int, size: int) -> bytes | None:
+        """Return as much of a range as the announced range around its beginning holds, or None.
+
+        The announced range is kept until `forget`.
+        """
+        with self._lock:
+            for pending in owner.pending:
+                if pending.request.offset <= offset < pending.end:
+                    break
+            else:
+                return None
+            mine = self._claim(pending)
+        return self._take(pending, mine, offset, min(size, pending.end - offset))
+
+    def _claim(self, pending: _Pending) -> bool:
+        """Whether the caller is to make the request itself; called with the lock."""
+        if pending.state != _QUEUED:
+            return False
+        self._queue.remove(pending)
+        self._make_room(pending.request.size)
+        self._begin(pending)
+        return True
+
+    def _take(self, pending: _Pending, mine: bool, offset: int, size: int) -> bytes | None:
+        if mine:
+            self._run(pending)
+        with pending.done:
+            data, error = pending.data, pending.error
+        if data is None:
+            with self._lock:
+                self._drop(pending)
+                self._start()
+        if error is not None:
+            raise copy.copy(error) from error
+        if data is None:
+            # Its reader was interrupted.
+            return None
+        start = offset - pending.request.offset
+        # A copy, so that a small member does not keep a large buffer alive.
+        return bytes(data[start : start + size])
+
+    def forget(self, owner: Owner, before: int | None = None) -> None:
+        """Drop what was announced for a storage, or only what ends before an offset."""
+        with self._lock:
+            for pending in [one for one in owner.pending if before is None or one.end <= before]:
+                if pending.state == _QUEUED:
+                    self._queue.remove(pending)
+                self._drop(pending)
+            self._start()
+
+    def close(self) -> None:
+        """Start nothing more, and wait a moment for what is under way."""
+        with self._lock:
+            self._closed = True
+            self._queue.clear()
+        for _ in self._threads:
+            self._work.put(None)
+        until = time.monotonic() + _EXIT_TIMEOUT
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def _start(self) -> None:
+        """Begin requests as far as there is room; called with the lock."""
+        while self._queue and not self._closed and self._running < self.in_flight:
+            size = self._queue[0].request.size
+            if self._used and self._used + size > self.limit:
+                return
+            if self._idle < 1 and not self._add_thread():
+                # Readers make the requests.
+                return
+            pending = self._queue.popleft()
+            self._begin(pending)
+            self._idle -= 1
+            self._work.put(pending)
+
+    def _begin(self, pending: _Pending) -> None:
+        pending.state = _RUNNING
+        self._running += 1
+        self._used += pending.request.size
+        self._kept[pending] = None
+
+    def _add_thread(self) -> bool:
+        # A daemon, because a request may take minutes, and the program should end.
+        thread = threading.Thread(target=self._serve, name="imagearchive-fetch", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
+        self._threads.append(thread)
+        self._idle += 1
+        return True
+
+    def _serve(self) -> None:
+        while (pending := self._work.get()) is not None:
+            self._run(pending)
+            with self._lock:
+                self._idle += 1
+                self._start()
+            del pending
+
+    def _run(self, pending: _Pending) -> None:
+        pending.run()
+        with self._lock:
+            self._running -= 1
+
+    def _make_room(self, size: int) -> None:
+        """Drop the oldest ranges that were fetched and not read; called with the lock."""
+        for pending in list(self._kept):
+            if self._used + size <= self.limit:
+                return
+            if pending.state == _DONE:
+                self._drop(pending)
+
+    def _drop(self, pending: _Pending) -> None:
+        """Forget a request; who waits for it still gets its data. Called with the lock."""
+        if pending in self._kept:
+            del self._kept[pending]
+            self._used -= pending.request.size
+        owner = pending.owner
+        if pending in owner.pending:
+            owner.pending.remove(pending)
+        for one in pending.request.ranges:
+            if owner.by_range.get(one) is pending:
+                del owner.by_range[one]
+
+
+_current = [Prefetcher()]
+
+
+def prefetcher() -> Prefetcher:
+    """Return the one of this process."""
+    return _current[0]
+
+
+def _replace_in_child() -> None:
+    # The threads are gone, and the lock may be locked. Ranges under way are the parent's.
+    _current[0] = Prefetcher(_current[0].limit, _current[0].in_flight)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_replace_in_child)
+
+
+@atexit.register
+def _close() -> None:
+    _current[0].close()

@@ -1,0 +1,117 @@
+"""Child processes of a parent that has read: each way of starting them, without a hang."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+from support.servers.faulty import FaultyServer
+
+import imagearchive
+from imagearchive import ImageArchive
+
+# A child that takes longer has hung.
+TIMEOUT = 60
+FORKS = 200
+
+
+@pytest.fixture
+def archive(moto, image_tar):
+    moto.put("forks/images.tar", image_tar.read_bytes())
+    archive = imagearchive.open("s3://data/forks/images.tar", storage_options=moto.storage_options)
+    archive.read(0)
+    return archive
+
+
+def in_child(call):
+    """Fork; return whether `call` returned something true in the child."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(TIMEOUT)
+        status = 1
+        try:
+            status = 0 if call() else 2
+        finally:
+            os._exit(status)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def test_child_of_a_parent_that_has_read_a_bucket_reads(archive, pictures):
+    assert in_child(lambda: dict(archive) == pictures)
+    # The parent still does, too.
+    assert dict(archive) == pictures
+
+
+def test_child_opens_a_bucket_that_its_parent_has_not(archive, moto, image_tar, pictures):
+    moto.put("forks/other.tar", image_tar.read_bytes())
+    assert in_child(
+        lambda: (
+            dict(
+                imagearchive.open("s3://data/forks/other.tar", storage_options=moto.storage_options)
+            )
+            == pictures
+        )
+    )
+
+
+def test_grandchild_reads_as_its_parents_do(archive, pictures):
+    def child():
+        return dict(archive) == pictures and in_child(lambda: dict(archive) == pictures)
+
+    assert in_child(child)
+
+
+def test_child_gets_the_errors_of_its_helper(archive, moto):
+    def child():
+        try:
+            imagearchive.open("s3://data/forks/none.tar", storage_options=moto.storage_options)
+        except imagearchive.errors.ArchiveNotFoundError as error:
+            return "none.tar" in str(error)
+
+    assert in_child(child)
+
+
+def test_child_in_the_middle_of_requests_ahead_reads(archive, pictures):
+    for _ in range(10):
+        archive.prefetch(pictures)
+        assert in_child(lambda: archive.read_many(list(pictures)) == list(pictures.values()))
+    assert archive.read_many(list(pictures)) == list(pictures.values())
+
+
+def test_http_is_read_after_each_of_many_forks(image_tar, pictures):
+    with FaultyServer({"images.tar": image_tar.read_bytes()}) as server:
+        archive = imagearchive.open(server.url("images.tar"))
+        archive.read(0)
+        names = list(pictures)
+        for number in range(FORKS):
+            archive.prefetch(names)
+            which = number % len(names)
+            assert in_child(lambda w=which: archive[names[w]] == pictures[names[w]]), number
+
+
+def _read_all(archive):
+    return dict(archive)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_process_started_in_any_way_reads_a_pickled_archive(archive, pictures, method):
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        found = pool.map_async(_read_all, [archive] * 3).get(TIMEOUT)
+    assert found == [pictures] * 3
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.needs_torch
+def test_torch_workers_read_after_their_parent(archive, moto, context):
+    torch_data = pytest.importorskip("torch.utils.data")
+    dataset = ImageArchive("s3://data/forks/images.tar", storage_options=moto.storage_options)
+    assert dataset[0][0].size == (7, 9)
+    loader = torch_data.DataLoader(
+        dataset,
+        batch_size=3,
+        num_workers=2,
+        collate_fn=list,
+        multiprocessing_context=context,
+        timeout=TIMEOUT,
+    )
+    assert [[image.size for image, _ in batch] for batch in loader] == [[(7, 9)] * 3] * 4
