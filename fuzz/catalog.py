@@ -23,6 +23,7 @@ from fuzz.harnesses.nested import NestedArchives
 from fuzz.harnesses.npy import NpyHeaders
 from fuzz.harnesses.npz import NpzRows
 from fuzz.harnesses.objects import ObjectArrays
+from fuzz.harnesses.png import PngImages
 from fuzz.harnesses.small_files import SmallFiles
 from fuzz.harnesses.tables import PlainPickles, Tables
 from fuzz.harnesses.tar import Tar
@@ -47,6 +48,7 @@ HARNESSES: Final[tuple[type[Harness], ...]] = (
     Annotations,
     Values,
     JpegRegions,
+    PngImages,
     Barecat,
     Bins,
     WholeArchive,

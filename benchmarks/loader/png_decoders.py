@@ -1,4 +1,4 @@
-"""Claim: of the PNG decoders that convert every PNG to RGB, Pillow is fast enough for the loader.
+"""Claim: the native PNG decoder is at least 1.3 times as fast as Pillow, for RGB and for masks.
 
 OpenCV (``opencv-python-headless``), ``imagecodecs`` and ``pyspng`` take part if they are
 installed. CPU time of one thread, interleaved. Clip art comes from Debian's package
@@ -20,6 +20,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from benchmarks.harness.jpegs import photographs
+from imagearchive.images.masks import INDEX, decode_mask
+from imagearchive.images.pillow import decode_with_pillow
 from imagearchive.transforms import decode_image
 
 CLIPART = Path("/usr/share/openclipart/png")
@@ -66,8 +68,31 @@ def clipart(count: int) -> list[bytes]:
     return files
 
 
-def decoders() -> dict[str, Callable[[bytes], object]]:
-    found: dict[str, Callable[[bytes], object]] = {"Pillow, as the loader": decode_image}
+def masks(count: int) -> list[bytes]:
+    """Return masks of 480 x 400 pixels with regions of about 50 pixels."""
+    rng = np.random.default_rng(3)
+    files = []
+    for _ in range(count):
+        small = Image.fromarray(rng.integers(0, 21, (9, 10), np.uint8))
+        files.append(encode(small.resize((480, 400), Image.Resampling.NEAREST)))
+    return files
+
+
+def small(count: int) -> list[bytes]:
+    """Return photographs of 32 x 32 pixels."""
+    images = [Image.open(io.BytesIO(data)) for data in photos(count)]
+    return [encode(image.resize((32, 32))) for image in images]
+
+
+Decoders = dict[str, Callable[[bytes], object]]
+
+
+def mask_decoders() -> Decoders:
+    return {"Pillow": lambda data: decode_with_pillow(data, INDEX), "imagearchive": decode_mask}
+
+
+def image_decoders() -> Decoders:
+    found: Decoders = {"Pillow": decode_with_pillow, "imagearchive": decode_image}
     try:
         import cv2
 
@@ -99,10 +124,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    contestants = decoders()
-    for title, files in (
-        ("photographs", photos(options.count)),
-        ("clip art", clipart(options.count)),
+    count, decoders = options.count, image_decoders()
+    for title, files, contestants in (
+        ("photographs", photos(count), decoders),
+        ("clip art", clipart(count), decoders),
+        ("photographs of 32 x 32 pixels", small(count), decoders),
+        ("masks", masks(count), mask_decoders()),
     ):
         times: dict[str, list[float]] = {name: [] for name in contestants}
         refused = dict.fromkeys(contestants, 0)

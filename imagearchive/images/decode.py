@@ -1,11 +1,12 @@
-"""Encoded images to arrays: JPEG natively, the rest through Pillow.
+"""Encoded images to arrays: JPEG and PNG natively, the rest through Pillow.
 
-Of a damaged JPEG, Pillow decodes what it can, without a word. The native decoder refuses it, and
+Of a damaged image, Pillow decodes what it can, without a word. The native decoders refuse it, and
 the functions of this module then ask Pillow, so that both ways give the same pixels.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from functools import cache
@@ -22,7 +23,9 @@ from imagearchive.images.render import (
     HAVE_JPEG,
     Decoder,
     UnsupportedJpegError,
+    UnsupportedPngError,
     jpeg_info,
+    native_info,
 )
 from imagearchive.storage.limits import Limits
 
@@ -86,7 +89,7 @@ def decode_image(
     except DecodeError as error:
         return decode_refused(encoded, decoder, error)
     if found is None:
-        return _by_pillow(encoded, decoder, exif_transpose)
+        return _decode_other(encoded, decoder, exif_transpose)
     if HAVE_JPEG:
         try:
             array = decoder.decode(encoded)
@@ -100,15 +103,17 @@ def decode_image(
 
 
 def decode_refused(encoded: Buffer, decoder: Decoder, error: DecodeError) -> Array:
-    """Decode a JPEG that the native decoder refused, if Pillow does not refuse it.
+    """Decode an image that the native decoder refused, if Pillow does not refuse it.
 
     The EXIF orientation is ignored.
 
     Raises
     ------
     DecodeError
-        The error of the native decoder, if Pillow refuses the image, too.
+        Pillow refuses the image, too. Of a JPEG, this is the error of the native decoder.
     """
+    if isinstance(error, UnsupportedPngError):
+        return _by_pillow(encoded, decoder, False)
     try:
         array = _by_pillow(encoded, decoder, False)
     except DecodeError:
@@ -119,6 +124,15 @@ def decode_refused(encoded: Buffer, decoder: Decoder, error: DecodeError) -> Arr
     return array
 
 
+def _decode_other(encoded: Buffer, decoder: Decoder, exif_transpose: bool) -> Array:
+    """Decode an image that is not a JPEG."""
+    info = native_info(encoded)
+    if info is not None and (info[3] == 1 or not exif_transpose):
+        with contextlib.suppress(UnsupportedPngError):
+            return decoder.decode(encoded)
+    return _by_pillow(encoded, decoder, exif_transpose)
+
+
 def image_size(encoded: Buffer) -> tuple[int, int]:
     """Return width and height of an image from its header, before any EXIF orientation.
 
@@ -127,7 +141,7 @@ def image_size(encoded: Buffer) -> tuple[int, int]:
     DecodeError
         The format is unknown, or the header is damaged.
     """
-    found = jpeg_info(encoded)
+    found = jpeg_info(encoded) or native_info(encoded)
     return size_by_pillow(encoded) if found is None else (found[0], found[1])
 
 
@@ -137,13 +151,13 @@ def image_orientation(encoded: Buffer, decoder: Decoder | None = None) -> int:
     Raises
     ------
     DecodeError, LimitError
-        As from `decode_image`, except for a JPEG.
+        As from `decode_image`, except for a JPEG and a PNG without metadata.
     """
     try:
-        found = jpeg_info(encoded)
+        found = jpeg_info(encoded) or native_info(encoded)
     except DecodeError:
         return 1
-    if found is not None:
+    if found is not None and found[3]:
         return found[3]
     limits = Limits(max_pixels=(decoder or local_decoder()).max_pixels)
     return orientation_by_pillow(encoded, limits)

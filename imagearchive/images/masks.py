@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from imagearchive.images.decode import local_decoder
 from imagearchive.images.pillow import ImageOptions, decode_with_pillow
-from imagearchive.images.render import Decoder
+from imagearchive.images.render import Decoder, UnsupportedPngError
 from imagearchive.storage.limits import Limits
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def decode_mask(encoded: Buffer, decoder: Decoder | None = None) -> npt.NDArray[
     encoded : buffer
         A palette or grayscale image, such as a PNG.
     decoder : Decoder, optional
-        Holds ``max_pixels``. By default, the library keeps one for each thread.
+        Holds buffers and ``max_pixels``. By default, the library keeps one for each thread.
 
     Returns
     -------
@@ -43,5 +44,8 @@ def decode_mask(encoded: Buffer, decoder: Decoder | None = None) -> npt.NDArray[
     LimitError
         The image has more pixels than ``decoder.max_pixels``.
     """
-    limits = Limits(max_pixels=(decoder or local_decoder()).max_pixels)
+    decoder = decoder or local_decoder()
+    with contextlib.suppress(UnsupportedPngError):
+        return decoder.decode_indices(encoded)
+    limits = Limits(max_pixels=decoder.max_pixels)
     return decode_with_pillow(encoded, INDEX, limits)[:, :, 0]

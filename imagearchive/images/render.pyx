@@ -9,7 +9,7 @@ from cpython.buffer cimport (
     PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from operator import index
 
@@ -22,6 +22,7 @@ from imagearchive.storage.limits import limit_hint
 from imagearchive.images.geometry cimport (
     MAX_SIDE, Geometry, OutputFormat, px_geometry, px_output_format,
 )
+from imagearchive.storage.crc cimport crc32_after
 
 cdef extern from "pixels.h" nogil:
     int HAVE_JPEG_ "HAVE_JPEG"
@@ -43,6 +44,16 @@ cdef extern from "pixels.h" nogil:
     int px_decode(px_decoder *, const uint8_t *, size_t, int64_t, int64_t, uint8_t *)
     int px_render_jpeg(px_decoder *, const uint8_t *, size_t, const px_geometry *,
                        const px_output_format *, void *)
+    ctypedef struct px_png:
+        pass
+    void px_png_set_crc32(uint32_t (*)(uint32_t, const uint8_t *, size_t) noexcept nogil)
+    int px_png_info(const uint8_t *, size_t, px_info *)
+    px_png *px_png_new(uint64_t)
+    void px_png_free(px_png *)
+    int px_decode_png(px_png *, const uint8_t *, size_t, int64_t, int64_t, uint8_t *)
+    int px_decode_png_indices(px_png *, const uint8_t *, size_t, int64_t, int64_t, uint8_t *)
+    int px_render_png(px_png *, px_work *, const uint8_t *, size_t, const px_geometry *,
+                      const px_output_format *, void *)
     int px_render_array(px_work *, const px_geometry *, const px_output_format *, const uint8_t *,
                         int64_t, int, void *)
     int px_render_float(px_work *, const px_geometry *, const float *, int64_t, int, float *)
@@ -61,6 +72,7 @@ cdef extern from "simd.h" nogil:
 
 # Once, before there are threads.
 px_simd(1)
+px_png_set_crc32(crc32_after)
 HAVE_JPEG = bool(HAVE_JPEG_)
 JPEG_VERSION = px_jpeg_version().decode()
 #: Above this, Pillow refuses images as decompression bombs.
@@ -69,6 +81,10 @@ MAX_PIXELS = 178_956_970
 
 class UnsupportedJpegError(DecodeError):
     """A kind of JPEG that is left to Pillow, whose libjpeg-turbo is of another release."""
+
+
+class UnsupportedPngError(DecodeError):
+    """A PNG of a rare kind, or with any damage, which is left to Pillow."""
 
 
 def use_simd(bint wanted):
@@ -89,16 +105,38 @@ def jpeg_info(const uint8_t[::1] data not None):
     return info.width, info.height, info.components, info.orientation
 
 
+cdef bint is_png(const uint8_t *data, size_t size) noexcept nogil:
+    return size > 0 and data[0] == 0x89
+
+
+cdef bint starts_as_png(const uint8_t[::1] data) except -1:
+    return data.shape[0] > 0 and is_png(&data[0], data.shape[0])
+
+
+def native_info(const uint8_t[::1] data not None):
+    """Return the same as `jpeg_info` of any image that `Decoder` may decode, or None.
+
+    The orientation is 0 if only Pillow can find it.
+    """
+    cdef px_info info
+    if starts_as_png(data):
+        if px_png_info(&data[0], data.shape[0], &info):
+            return None
+        return info.width, info.height, info.components, info.orientation
+    return jpeg_info(data) if HAVE_JPEG_ else None
+
+
 @final
 cdef class Decoder:
     """Decodes and renders images, and keeps its buffers between calls.
 
     Serves one thread at a time; another thread that calls it gets an `OptionError`. Its own methods
-    refuse damaged and unsupported JPEGs. `decode_image` and `Pipeline` leave these to Pillow, and
-    count the damaged ones in `damaged_images`; `damage` says what was wrong with the last of them.
+    refuse damaged and unsupported images. `decode_image` and `Pipeline` leave these to Pillow, and
+    count damaged JPEGs in `damaged_images`; `damage` says what was wrong with the last of them.
     """
 
     cdef px_decoder *d
+    cdef px_png *png
     cdef bint busy
     cdef public int64_t damaged_images
     cdef public str damage
@@ -114,12 +152,14 @@ cdef class Decoder:
                 f"max_pixels must be an integer of at least 0 or None, got {max_pixels!r}"
             ) from None
         self.d = px_decoder_new(self.max_pixels)
-        if self.d == NULL:
+        self.png = px_png_new(self.max_pixels)
+        if self.d == NULL or self.png == NULL:
             raise MemoryError("out of memory, or libjpeg-turbo has another version than its "
                               "headers had at build time")
 
     def __dealloc__(self):
         px_decoder_free(self.d)
+        px_png_free(self.png)
 
     def __reduce__(self):
         return Decoder, (self.max_pixels,)
@@ -130,68 +170,106 @@ cdef class Decoder:
         self.busy = True
         return 0
 
-    cdef int leave(self, int code) except -1:
+    cdef int leave(self, int code, bint png) except -1:
         self.busy = False
         if code == PX_OK:
             return 0
         if code == PX_NO_MEMORY:
             raise MemoryError("out of memory while decoding an image")
+        if png:
+            raise UnsupportedPngError("a PNG that is damaged, or of a kind that Pillow decodes")
         message = px_decoder_message(self.d).decode("utf-8", "replace")
         if code == PX_TOO_LARGE:
             raise LimitError(message, hints=[limit_hint("max_pixels", self.max_pixels)])
         raise (UnsupportedJpegError if code == PX_UNSUPPORTED else DecodeError)(message)
 
     def decode(self, data):
-        """Decode a whole JPEG to (H, W, 3) uint8."""
-        cdef Py_buffer source
-        cdef uint8_t[:, :, ::1] out
-        cdef int64_t width, height
-        cdef int code
-        info = jpeg_info(data)
+        """Decode a whole image to (H, W, 3) uint8."""
+        info = native_info(data)
         if info is None:
-            raise DecodeError("not a JPEG")
-        width, height = info[0], info[1]
-        if <uint64_t> (width * height) > self.max_pixels:
-            raise LimitError(f"the image has {width} x {height} pixels",
+            if starts_as_png(data):
+                self.leave(PX_UNSUPPORTED, True)
+            raise DecodeError("not a JPEG or a PNG")
+        result = np.empty((info[1], info[0], 3), np.uint8) if self.fits(info) else None
+        self.decode_into(data, result, False)
+        return result
+
+    def decode_indices(self, data):
+        """Decode a palette or gray PNG to the integers that it stores, (H, W) uint8."""
+        info = native_info(data) if starts_as_png(data) else None
+        if info is None:
+            self.leave(PX_UNSUPPORTED, True)
+        result = np.empty((info[1], info[0]), np.uint8) if self.fits(info) else None
+        self.decode_into(data, result, True)
+        return result
+
+    cdef bint fits(self, tuple info) except -1:
+        """Raise if an image has too many pixels."""
+        if info[0] * info[1] > self.max_pixels:
+            raise LimitError(f"the image has {info[0]} x {info[1]} pixels",
                              hints=[limit_hint("max_pixels", self.max_pixels)])
-        result = np.empty((height, width, 3), np.uint8)
-        out = result
+        return True
+
+    cdef int decode_into(self, data, result, bint indices) except -1:
+        cdef Py_buffer source, target
+        cdef int64_t height = result.shape[0], width = result.shape[1]
+        cdef const uint8_t *encoded
+        cdef bint png
+        cdef int code
         self.enter()
         try:
             PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
         except BaseException:
             self.busy = False
             raise
+        PyObject_GetBuffer(result, &target, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+        encoded = <const uint8_t *> source.buf
+        png = is_png(encoded, source.len)
         with nogil:
-            code = px_decode(self.d, <const uint8_t *> source.buf, source.len, width, height,
-                             &out[0, 0, 0])
+            if not png:
+                code = px_decode(self.d, encoded, source.len, width, height,
+                                 <uint8_t *> target.buf)
+            elif indices:
+                code = px_decode_png_indices(self.png, encoded, source.len, width, height,
+                                             <uint8_t *> target.buf)
+            else:
+                code = px_decode_png(self.png, encoded, source.len, width, height,
+                                     <uint8_t *> target.buf)
+        PyBuffer_Release(&target)
         PyBuffer_Release(&source)
-        self.leave(code)
-        return result
+        return self.leave(code, png)
 
     def render(self, data, Geometry geometry not None, OutputFormat output_format not None, out):
-        """Decode the part of a JPEG that `geometry` needs, and render it into `out`."""
-        self.render_jpegs((data,), (geometry,), output_format, out[None])
+        """Decode the part of an image that `geometry` needs, and render it into `out`."""
+        self.render_images((data,), (geometry,), output_format, out[None])
 
-    def render_jpegs(self, images, geometries, OutputFormat output_format not None, out):
-        """Render many JPEGs into ``out[0]``, ``out[1]``, …
+    def render_images(self, images, geometries, OutputFormat output_format not None, out):
+        """Render many encoded images into ``out[0]``, ``out[1]``, …
 
         The GIL is released once, which for small images costs as much as the work. If an image
         fails, the images after it are not rendered.
         """
         cdef Run run = Run(tuple(images), out, True)
         cdef Py_ssize_t i
+        cdef const uint8_t *data
+        cdef size_t size
+        cdef bint png = False
         cdef int code = PX_OK
         run.set_geometries(tuple(geometries), output_format)
         self.enter()
         with nogil:
             for i in range(run.n):
-                code = px_render_jpeg(self.d, <const uint8_t *> run.views[i].buf,
-                                      run.views[i].len, &run.geometries[i], &output_format.f,
-                                      run.target(i))
+                data, size = <const uint8_t *> run.views[i].buf, run.views[i].len
+                png = is_png(data, size)
+                if png:
+                    code = px_render_png(self.png, px_decoder_work(self.d), data, size,
+                                         &run.geometries[i], &output_format.f, run.target(i))
+                else:
+                    code = px_render_jpeg(self.d, data, size, &run.geometries[i],
+                                          &output_format.f, run.target(i))
                 if code:
                     break
-        self.leave(code)
+        self.leave(code, png)
 
     def render_array(self, array, Geometry geometry not None, OutputFormat output_format not None,
                      out):
@@ -199,7 +277,7 @@ cdef class Decoder:
         self.render_arrays((array,), (geometry,), output_format, out[None])
 
     def render_arrays(self, arrays, geometries, OutputFormat output_format not None, out):
-        """Render many arrays of one dtype and number of channels; see `render_jpegs`."""
+        """Render many arrays of one dtype and number of channels; see `render_images`."""
         cdef Run run = Run(tuple(arrays), out, False)
         cdef Py_ssize_t i
         cdef int code = PX_OK
@@ -220,7 +298,7 @@ cdef class Decoder:
                                            run.views[i].strides[0], run.channels, run.target(i))
                 if code:
                     break
-        self.leave(code)
+        self.leave(code, False)
 
 
 @final

@@ -34,6 +34,11 @@ cdef object update(int kind, data, uint32_t before):
     return result
 
 
+cdef uint32_t crc32_after(uint32_t before, const uint8_t* data, size_t size) noexcept nogil:
+    """Do `crc32` for native code."""
+    return crc_update(CRC_32, before, data, size)
+
+
 def crc32(data, uint32_t value=0, /):
     """Return the CRC-32 of bytes that follow others whose CRC-32 is `value`."""
     return update(CRC_32, data, value)

@@ -21,7 +21,7 @@ from imagearchive.images.decode import (
 )
 from imagearchive.images.geometry import OutputFormat
 from imagearchive.images.masks import decode_mask
-from imagearchive.images.render import HAVE_JPEG, Decoder, jpeg_info
+from imagearchive.images.render import Decoder, native_info
 from imagearchive.transforms.base import Layout, Transform, as_array, convert_and_apply, is_tensor
 from imagearchive.transforms.fields import Boxes, Field, Image, Keypoints, Mask, Sample
 from imagearchive.transforms.moves import (
@@ -128,7 +128,7 @@ class JointPass:
         """Return the width and height of an image as it is now."""
         value, layout = self.images[name]
         if isinstance(value, _ENCODED):
-            info = _native_jpeg(value)
+            info = _native_info(value)
             if info is not None:
                 return info[0], info[1]
             value, layout = self.array(name)
@@ -168,7 +168,7 @@ class JointPass:
         """Return a mask, decoded and checked."""
         value = self.masks[name]
         if isinstance(value, _ENCODED):
-            value = decode_mask(value)
+            value = decode_mask(value, self.decoder)
         elif is_tensor(value):
             value = value.detach().cpu().numpy()
         if not isinstance(value, np.ndarray) or value.ndim not in (2, 3):
@@ -284,16 +284,16 @@ class JointPass:
             else:
                 self.images[name] = self.moved(name, move)
 
-    def is_native_jpeg(self, name: str) -> bool:
-        """Whether an image is still an encoded JPEG that can be decoded by regions."""
+    def is_native(self, name: str) -> bool:
+        """Whether an image is still encoded and can be decoded by regions."""
         value = self.images[name].value
-        return isinstance(value, _ENCODED) and _native_jpeg(value) is not None
+        return isinstance(value, _ENCODED) and _native_info(value) is not None
 
     def moved(self, name: str, move: Move) -> JointImage:
         """Return an image moved."""
         value, layout = self.images[name]
         if isinstance(value, _ENCODED):
-            if isinstance(move, GeometryMove) and self.is_native_jpeg(name):
+            if isinstance(move, GeometryMove) and self.is_native(name):
                 out = np.empty((move.height, move.width, 3), np.uint8)
                 return JointImage(self.render(value, move, UINT8_FORMAT, out), "HWC")
             value, layout = self.array(name)
@@ -308,7 +308,7 @@ class JointPass:
     def render(
         self, encoded: Buffer, move: GeometryMove, output_format: OutputFormat, out: Array
     ) -> Array:
-        """Render an encoded JPEG into `out`, decoding only the region that is needed.
+        """Render an encoded image into `out`, decoding only the region that is needed.
 
         Raises
         ------
@@ -492,12 +492,12 @@ class MixingTransform(Transform):
         )
 
 
-def _native_jpeg(encoded: Buffer) -> tuple[int, int, int, int] | None:
-    """Return what the header of a JPEG says, or None if it is not decoded by regions.
+def _native_info(encoded: Buffer) -> tuple[int, int, int, int] | None:
+    """Return what the header of an image says, or None if it is not decoded by regions.
 
-    It is not if it is damaged, or another format.
+    It is not if it is damaged, or of another format than JPEG and PNG.
     """
     try:
-        return jpeg_info(encoded) if HAVE_JPEG else None
+        return native_info(encoded)
     except DecodeError:
         return None

@@ -12,7 +12,7 @@ from imagearchive.errors import DecodeError
 from imagearchive.errors.arguments import check_choice, check_flag, check_number
 from imagearchive.images.decode import decode_image, decode_refused, local_decoder
 from imagearchive.images.geometry import Geometry, OutputFormat
-from imagearchive.images.render import HAVE_JPEG, Decoder, convert_array, convert_arrays, jpeg_info
+from imagearchive.images.render import Decoder, convert_array, convert_arrays, native_info
 from imagearchive.transforms.base import Array, Layout, Shape, Transform, as_array, is_tensor
 from imagearchive.transforms.compose import flat
 from imagearchive.transforms.fields import Sample
@@ -157,7 +157,7 @@ class Pipeline:
         out: Array,
         decoder: Decoder | None = None,
     ) -> None:
-        """Do `render_into` for several images; JPEGs are rendered by one native call.
+        """Do `render_into` for several images; JPEGs and PNGs are rendered by one native call.
 
         Threads that render many small images would otherwise spend their time waiting for the
         GIL.
@@ -174,9 +174,9 @@ class Pipeline:
         if self.compiled:
             # Otherwise one by one, to leave the images that are refused to Pillow.
             with contextlib.suppress(DecodeError):
-                geometries = self._geometries_of_jpegs(images, keys, out)
+                geometries = self._native_geometries(images, keys, out)
                 if geometries is not None:
-                    decoder.render_jpegs(images, geometries, self._output_format, out)
+                    decoder.render_images(images, geometries, self._output_format, out)
                     return
         for image, key, slot in zip(images, keys, out):
             self._render_encoded(image, key, slot, decoder)
@@ -273,7 +273,7 @@ class Pipeline:
         """Render the final image of a compiled pipeline."""
         assert isinstance(move, GeometryMove)
         value, out = joint.images[name].value, slots.get(name)
-        if joint.is_native_jpeg(name):
+        if joint.is_native(name):
             slot = self._output_for(move.geometry, 3, out)
             with contextlib.suppress(DecodeError):
                 return joint.render(value, move, self._output_format, slot)
@@ -285,7 +285,7 @@ class Pipeline:
     def _render_encoded(
         self, encoded: Buffer, key: Key | None, out: Array | None, decoder: Decoder
     ) -> Any:
-        geometry = self._geometry_of_jpeg(encoded, key)
+        geometry = self._native_geometry(encoded, key)
         if geometry is None:
             array = decode_image(encoded, decoder, self.exif_transpose)
             return self._run_stages(array, "HWC", 0, key, out, decoder)
@@ -299,27 +299,27 @@ class Pipeline:
             return self._run_stages(array, "HWC", 0, key, out, decoder)
         return array if self.compiled else self._run_stages(array, "HWC", 1, key, out, decoder)
 
-    def _geometry_of_jpeg(self, encoded: Buffer, key: Key | None) -> Geometry | None:
-        """Return the geometry of a JPEG that can be decoded by regions, or None."""
-        if not HAVE_JPEG or self._geometric_stage is None:
+    def _native_geometry(self, encoded: Buffer, key: Key | None) -> Geometry | None:
+        """Return the geometry of an image that can be decoded by regions, or None."""
+        if self._geometric_stage is None:
             return None
         try:
-            info = jpeg_info(encoded)
+            info = native_info(encoded)
         except DecodeError:
             return None
-        if info is None or (self.exif_transpose and info[3] > 1):
+        if info is None or (self.exif_transpose and info[3] != 1):
             return None
         geometry = self._geometric_stage.geometry(info[0], info[1], key)
         geometry.min_reduction = self.reducing_gap or 0.0
         return geometry
 
-    def _geometries_of_jpegs(
+    def _native_geometries(
         self, images: Sequence[Buffer], keys: Sequence[Key | None], out: Array
     ) -> list[Geometry] | None:
-        """Return the geometry of each image, or None unless every one is such a JPEG."""
+        """Return the geometry of each image, or None unless every one has one."""
         wanted, geometries = out.shape[1:], []
         for image, key in zip(images, keys):
-            geometry = self._geometry_of_jpeg(image, key)
+            geometry = self._native_geometry(image, key)
             if geometry is None:
                 return None
             check_shape(wanted, self._output_format.shape(geometry.height, geometry.width, 3))
@@ -438,8 +438,8 @@ def compile_pipeline(
 
     Crops, one resize, flips and padding in a row become one native step, and `Normalize`,
     `ToDtype` and `ToTensor` at the end become part of the last step. If a pipeline has nothing
-    else, one pass takes an encoded JPEG to the result and decodes only the region it needs. Other
-    transforms and functions run on the array in between. The result equals that of the plain
+    else, one pass takes an encoded JPEG or PNG to the result and decodes only the region it needs.
+    Other transforms and functions run on the array in between. The result equals that of the plain
     transform on the decoded image.
 
     Parameters

@@ -96,7 +96,7 @@ def test_render_scaled_only_with_min_reduction():
 
 
 @needs_jpeg
-def test_render_jpegs_equals_render():
+def test_render_images_equals_render():
     sizes = [(40, 30), (17, 33), (64, 90)]
     files = [encode(photo(*size), quality=90, progressive=size[1] == 90) for size in sizes]
     places = []
@@ -108,18 +108,18 @@ def test_render_jpegs_equals_render():
     one, many = np.zeros((2, 3, 6, 8, 3), np.uint8)
     for file, geometry, out in zip(files, places, one):
         decoder.render(file, geometry, UINT8, out)
-    decoder.render_jpegs(files, places, UINT8, many)
+    decoder.render_images(files, places, UINT8, many)
     np.testing.assert_array_equal(many, one)
     with pytest.raises(OptionError, match=r"images need . geometries"):
-        decoder.render_jpegs(files, places[:2], UINT8, many)
+        decoder.render_images(files, places[:2], UINT8, many)
     with pytest.raises(OptionError, match="images need an output"):
-        decoder.render_jpegs(files[:2], places[:2], UINT8, many)
+        decoder.render_images(files[:2], places[:2], UINT8, many)
     with pytest.raises(TypeError):
-        decoder.render_jpegs(["a", "b", "c"], places, UINT8, many)
+        decoder.render_images(["a", "b", "c"], places, UINT8, many)
     with pytest.raises(DecodeError):
-        decoder.render_jpegs([files[0], files[1][:-150], files[2]], places, UINT8, many)
+        decoder.render_images([files[0], files[1][:-150], files[2]], places, UINT8, many)
     # The decoder is still good.
-    decoder.render_jpegs(files, places, UINT8, many)
+    decoder.render_images(files, places, UINT8, many)
     np.testing.assert_array_equal(many, one)
 
 

@@ -18,7 +18,7 @@ enum px_status {
     PX_NO_MEMORY = 1,
     PX_CORRUPT = 2,     /* the image cannot be decoded; a message says why */
     PX_TOO_LARGE = 3,   /* more pixels than allowed */
-    PX_UNSUPPORTED = 4, /* a kind of JPEG that this libjpeg-turbo decodes otherwise, or not */
+    PX_UNSUPPORTED = 4, /* an image that is left to Pillow */
     PX_MISMATCH = 5,    /* the geometry was made for an image of another size */
 };
 
@@ -136,5 +136,24 @@ int px_decode(px_decoder *decoder, const uint8_t *data, size_t size, int64_t wid
               int64_t height, uint8_t *out);
 int px_render_jpeg(px_decoder *decoder, const uint8_t *data, size_t size, const px_geometry *g,
                    const px_output_format *format, void *out);
+
+/* PNG (png.c). All give PX_UNSUPPORTED for what is left to Pillow: kinds that are rare, images with
+ * more pixels than allowed, and those with any damage that was seen. */
+typedef struct px_png px_png;
+
+/* Say how CRC-32 is computed, with 0 before the first byte. Call it once, before all others. */
+void px_png_set_crc32(uint32_t (*update)(uint32_t before, const uint8_t *data, size_t size));
+/* `orientation` is 0 if there is metadata, which Pillow must look at, and 1 otherwise. */
+int px_png_info(const uint8_t *data, size_t size, px_info *info);
+px_png *px_png_new(uint64_t max_pixels);
+void px_png_free(px_png *png);
+/* The whole image, to RGB, or to the numbers that a palette or gray image stores. */
+int px_decode_png(px_png *png, const uint8_t *data, size_t size, int64_t width, int64_t height,
+                  uint8_t *out);
+int px_decode_png_indices(px_png *png, const uint8_t *data, size_t size, int64_t width,
+                          int64_t height, uint8_t *out);
+/* Only the rows down to the last one that is needed are decoded. */
+int px_render_png(px_png *png, px_work *work, const uint8_t *data, size_t size,
+                  const px_geometry *g, const px_output_format *format, void *out);
 
 #endif
