@@ -38,7 +38,7 @@ __all__ = [
 def begins_with_archive(table: MemberTable) -> bool:
     """Whether the first member of an archive is itself an archive.
 
-    ``nested="auto"`` opens no archive of which it is not.
+    If it is not, ``nested="auto"`` opens none of the others.
     """
     if not len(table) or any(container.members_are_files for container in table.containers):
         return False
@@ -192,7 +192,7 @@ def identify(level: Level, row: Any, name: bytes) -> InnerArchive | None:
     except StaleIndexError:
         raise
     except ImageArchiveError:
-        # Whoever reads the file learns what is wrong with it.
+        # Reading the file tells what is wrong with it.
         return None
     return None if container is None else InnerArchive(container, views)
 

@@ -22,8 +22,6 @@ from imagearchive.arrays.objects.allowed import (
     dtype_from_state,
 )
 
-from imagearchive.errors import LimitError
-
 cdef enum:
     MAX_NESTING = 256
     # How many values may be visited to check an element, besides 16 for each of its bytes.
@@ -86,6 +84,10 @@ class RefusedPickleError(Exception):
     """The stream asks for more than plain data. The unpickler adds the offset."""
 
 
+class ExcessivePickleError(Exception):
+    """The stream exceeds a limit. The unpickler adds the offset."""
+
+
 cdef int check_plain(list items) except -1:
     for value in items:
         if isinstance(value, StackItem):
@@ -127,11 +129,11 @@ cdef int check_depth(object root, dict memo, int levels=MAX_NESTING) except -1:
         for value in path[len(path) - 1]:
             left -= 1
             if left < 0:
-                raise LimitError("repeated")
+                raise ExcessivePickleError("refers to the same values too often")
             if not is_container(value) or id(value) in seen:
                 continue
             if len(path) >= levels:
-                raise LimitError("nested")
+                raise ExcessivePickleError("is nested more than 256 levels deep")
             seen.add(id(value))
             path.append(iter(children(value)))
             break
@@ -197,7 +199,9 @@ cdef int count_hashes(object keys, dict counts, Work work) except -1:
         key = hash(value)
         number = counts.get(key, 0) + 1
         if number > MAX_EQUAL_HASHES:
-            raise LimitError("collides")
+            raise ExcessivePickleError(
+                "has a dict or set with more than 64 keys that share one hash"
+            )
         counts[key] = number
         if number > 1:
             # It is compared with all others.

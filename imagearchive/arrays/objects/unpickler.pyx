@@ -27,9 +27,13 @@ from imagearchive.arrays.objects.items cimport (
     work_of,
 )
 
-from imagearchive.arrays.objects.items import BadPickleError, RefusedPickleError
+from imagearchive.arrays.objects.items import (
+    BadPickleError,
+    ExcessivePickleError,
+    RefusedPickleError,
+)
 from imagearchive.arrays.objects.allowed import GLOBALS
-from imagearchive.errors import DecodeError, LimitError, UnsafePickleError
+from imagearchive.errors import DecodeError, ImageArchiveError, LimitError, UnsafePickleError
 
 __all__ = ["PlainUnpickler"]
 
@@ -134,17 +138,12 @@ cdef class PlainUnpickler:
             return 0
         try:
             check_depth(values, memo, 257)
-        except LimitError as error:
+        except ExcessivePickleError as error:
             raise self._limit(error, start) from None
         return 0
 
     cdef object _limit(self, object error, uint64_t offset):
-        what = {
-            "nested": "is nested more than 256 levels deep",
-            "repeated": "refers to the same values too often",
-            "collides": "has a dict or set with more than 64 keys that share one hash",
-        }
-        return LimitError(f"{self.where}: the pickle {what[str(error)]} at offset {offset}")
+        return LimitError(f"{self.where}: the pickle {error} at offset {offset}")
 
     def values(
         self, uint64_t start, uint64_t end, uint64_t base, Py_ssize_t count, dict memo=None
@@ -297,13 +296,11 @@ cdef class PlainUnpickler:
             raise UnsafePickleError(
                 f"{self.where}: the pickle {error} at offset {start + progress[0]}; nothing was executed"
             ) from None
-        except LimitError as error:
-            # An entry of the memo that this range needs has named its own place.
-            if str(error) not in ("nested", "repeated", "collides"):
-                raise
+        except ExcessivePickleError as error:
             raise self._limit(error, start + progress[0]) from None
         except (TypeError, ValueError, OverflowError, UnicodeError, RecursionError) as error:
-            if isinstance(error, (DecodeError, UnsafePickleError)):
+            if isinstance(error, ImageArchiveError):
+                # An entry of the memo that this range needs has named its own place.
                 raise
             raise self._wrong(f"has an invalid value ({error})", start + progress[0]) from error
         return <Py_ssize_t>progress[0]

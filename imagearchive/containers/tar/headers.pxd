@@ -28,7 +28,7 @@ cdef enum Variant:
     SPARSE_OLD     # type S: in the header and the blocks after it
     SPARSE_0_0     # PAX, a pair of records for each part
     SPARSE_0_1     # PAX, one record with the whole map
-    SPARSE_1_0     # the map lies before the data
+    SPARSE_1_0     # the map is before the data
 
 cdef struct State:
     const uint8_t* window

@@ -1,8 +1,8 @@
 """The kernel: windows of an archive's bytes in, rows out.
 
-It is handed a window of bytes and the position where it starts, fills rows until the window or
-the arrays end, and says which bytes it needs next. It allocates nothing, and keeps no pointer
-beyond the call: what must survive from window to window stands in `State`. A group of headers
+It takes a window of bytes and the position where it starts, fills rows until the window or the
+arrays end, and says which bytes it needs next. It allocates nothing, and keeps no pointer beyond
+the call: `State` holds what must survive from window to window. A group of headers
 (PAX or GNU long names with the member they describe) that the window cuts is left for the next
 one, so the rows do not depend on how the file was cut into windows.
 """
@@ -32,7 +32,7 @@ cdef enum:
     ZEROS_LIMIT = 0x4000000  # 64 MiB: zeros after an archive in which another one is looked for
     FIRST_READ = 4096
     LARGEST_READ = 0x40000
-    # Headers further apart than this are fetched one by one: copying what lies between would
+    # Headers further apart than this are fetched one by one: copying the bytes between them would
     # take longer than another system call.
     HOP = 0x3000
     STEPS_PER_CLOCK = 16
@@ -89,7 +89,7 @@ cdef int map_before_data(State* s, uint64_t data, uint64_t stored, uint64_t* siz
 cdef int member(
     State* s, uint64_t group, uint64_t position, const uint8_t* header, Attributes* found
 ) noexcept nogil:
-    """Append the row of a member whose header lies at `position`."""
+    """Append the row of a member whose header is at `position`."""
     cdef uint64_t data = position + BLOCK, stored, extra = 0, size
     cdef uint64_t name_size, prefix_size = 0, link_size = 0, end
     cdef int64_t number, mtime, mode
@@ -128,7 +128,7 @@ cdef int member(
         kind = KIND_OTHER
     else:
         kind = KIND_FILE
-    # Whatever the size says, nothing follows these.
+    # No data follows these, even if their size is not 0.
     if kind != KIND_FILE:
         stored = 0
     elif flag == c"D":
@@ -299,7 +299,7 @@ cdef int group(State* s) noexcept nogil:
         if flag != c"g":
             adopt(&found, &records)
         elif position == start:
-            # A global header stands for itself: what follows it may well be the archive's end.
+            # A global header needs no member after it: the archive may end here.
             s.offset = end
             s.zeros = False
             return DONE

@@ -111,7 +111,7 @@ cdef inline int pax_records(const uint8_t* data, uint64_t size, Attributes* out)
 
 
 cdef inline void adopt(Attributes* group, const Attributes* other) noexcept nogil:
-    """What stands first in a group of headers holds."""
+    """Add the attributes of a later header of a group; those that came first win."""
     if group.path_size == 0:
         group.path, group.path_size = other.path, other.path_size
     if group.link_size == 0:

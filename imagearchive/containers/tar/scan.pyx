@@ -53,7 +53,7 @@ cdef dict messages = {
 
 @cython.final
 cdef class Cursor:
-    """Where a scan stands between two windows.
+    """The position of a scan between two windows.
 
     Not safe for threads: one cursor, one scan.
 
@@ -347,13 +347,13 @@ def read_member(storage, offset):
     variant : int
         How it is stored: 0 plain; sparse as 1 old GNU, 2 PAX 0.0, 3 PAX 0.1, 4 PAX 1.0.
     map_at, map_size : int
-        Where the map of a sparse member lies: in which header (1), among which PAX records
-        (2 and 3), in which bytes before the data (4).
+        Where the map of a sparse member is: the header that holds it (1), the PAX records that
+        hold it (2 and 3), or the bytes before the data (4).
 
     Raises
     ------
     CorruptArchiveError
-        No member lies there, or its headers are damaged.
+        There is no member, or its headers are damaged.
     """
     if not 0 <= offset < storage.size:
         raise CorruptArchiveError(

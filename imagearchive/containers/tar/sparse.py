@@ -53,9 +53,9 @@ def sparse_map(storage: Storage, header_offset: int) -> tuple[int, npt.NDArray[n
         Bytes of the member once extracted.
     parts : ndarray of int64, shape (n, 2)
         Offset in the extracted member and length of each stretch of data, ascending and without
-        overlap; what lies between is zero.
+        overlap; the bytes between them are zero.
     data_offset : int
-        Where in the archive the stretches lie, one right behind the other.
+        Where in the archive the stretches begin, one right after the other.
 
     Raises
     ------

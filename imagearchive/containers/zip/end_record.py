@@ -1,4 +1,4 @@
-"""The end of a ZIP archive: where its central directory lies.
+"""The end of a ZIP archive, which says where its central directory is.
 
 The end record carries a comment of up to 65,535 bytes, so it is found by searching backwards for
 its magic, which the comment (or a stored ZIP inside the archive) may contain as well. Every
@@ -131,7 +131,7 @@ def _end(storage: _Source, position: int, record: bytes) -> End | None:
         return None
     shift = start - offset
     if size and not _starts_directory(storage, start):
-        # Something lies between the directory and its end record.
+        # There is something between the directory and its end record.
         if not offset + size <= stop or not _starts_directory(storage, offset):
             return None
         start, shift, stop = offset, 0, offset + size

@@ -22,7 +22,7 @@ from imagearchive.containers.entry cimport (
 cdef extern from "<unistd.h>" nogil:
     ssize_t pread(int fd, void* buffer, size_t size, off_t offset)
 
-# Local headers of members up to this size are read together with what lies between them.
+# Local headers of members up to this size are read together with the data between them.
 cdef enum:
     NEAR = 4096
     LOCAL_WINDOW = 1 << 16
@@ -52,7 +52,7 @@ REASONS = {
     BAD_SIGNATURE: "no header where one should be",
     BAD_ZIP64: "the ZIP64 field is missing or too short",
     BAD_SIZE: "the sizes contradict each other",
-    BAD_OFFSET: "it lies outside the part of the file that holds members",
+    BAD_OFFSET: "it is outside the part of the file that holds members",
     UNREADABLE: "the file ends before its local header",
 }
 
@@ -250,7 +250,7 @@ cdef int central(
     elif mode & 0o170000 == 0o120000:
         entry.kind = KIND_SYMLINK
     elif full or mode & 0o170000 in (0, 0o100000, 0o040000):
-        # Whatever its mode: zip marks what it read from standard input as a FIFO.
+        # Even if its mode says otherwise: zip marks what it read from standard input as a FIFO.
         entry.kind = KIND_FILE
     else:
         entry.kind = KIND_OTHER
@@ -375,6 +375,8 @@ cdef Py_ssize_t locals_of_file(
 
 
 cdef void bind(Columns* to, buffer, uint64_t[::1] digests, uint16_t[::1] lengths) except *:
+    if digests.shape[0] < buffer.rows or lengths.shape[0] < buffer.rows:
+        raise ValueError("each row needs a digest and a length")
     cdef Entry[::1] entries = buffer.entries
     cdef uint64_t[::1] name_ends = buffer.name_ends
     cdef uint64_t[::1] link_ends = buffer.link_ends
