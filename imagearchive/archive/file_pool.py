@@ -11,8 +11,8 @@ import numpy as np
 
 from imagearchive.errors import (
     ClosedError,
-    StaleIndexError,
 )
+from imagearchive.index.freshness import file_changed
 from imagearchive.storage.location import KnownLocation, locate
 from imagearchive.storage.lru import LRUCache
 from imagearchive.storage.protocol import FileStorage, ReadAheadStorage, StorageKind
@@ -39,13 +39,7 @@ def check_indexed(table: IndexTable, storage: FileStorage) -> None:
     """
     expected = table.file_signatures.get(storage.path)
     if expected is not None and expected != (storage.size, storage.identity):
-        raise _changed(storage.path)
-
-
-def _changed(path: str) -> StaleIndexError:
-    return StaleIndexError(
-        f"{path}: the file changed since its index was opened; open the archive again"
-    )
+        raise file_changed(storage.path)
 
 
 class StoragePool:
@@ -147,7 +141,7 @@ class StoragePool:
                 check_indexed(self._table, storage)
             elif storage.size != self._table.lookup.row(position)[2]:
                 # The listing recorded only its size.
-                raise _changed(storage.path)  # noqa: TRY301
+                raise file_changed(storage.path)  # noqa: TRY301
             opened = self._table.open_derived(shard, storage)
             self._share_spans(opened)
             return opened  # noqa: TRY300

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.errors import StaleIndexError
 from imagearchive.errors.hints import Hint
 from imagearchive.storage.location import statuses
 from imagearchive.storage.protocol import RangesStorage
@@ -23,6 +24,7 @@ __all__ = [
     "REBUILD",
     "Signature",
     "difference",
+    "file_changed",
     "fingerprints",
     "signatures",
     "spread",
@@ -143,6 +145,13 @@ def difference(
 
 def _all_remote(files: Sequence[Location]) -> bool:
     return bool(files) and all(file.local_path is None for file in files)
+
+
+def file_changed(path: str) -> StaleIndexError:
+    """Return the error for a file that is not the one that its index describes."""
+    return StaleIndexError(
+        f"{path}: the file changed since its index was opened; open the archive again"
+    )
 
 
 def spread(last: int, count: int = SAMPLES) -> npt.NDArray[np.int64]:

@@ -14,6 +14,7 @@ from imagearchive.containers.derived import HEAD_BYTES, DerivedFile, find_stream
 from imagearchive.containers.registry import archive_stem, find_member_container
 from imagearchive.containers.rows import KIND_FILE, METHOD_STORED
 from imagearchive.errors import ImageArchiveError, StaleIndexError
+from imagearchive.index.freshness import file_changed
 from imagearchive.index.lookup import Lookup
 from imagearchive.storage.location import locate
 from imagearchive.storage.protocol import UNKNOWN_SIZE
@@ -28,7 +29,6 @@ __all__ = [
     "Level",
     "OpenFiles",
     "begins_with_archive",
-    "changed",
     "directory_names",
     "identify",
     "top_level",
@@ -67,16 +67,9 @@ class OpenFiles:
             self._stack.callback(file.close)
             expected = self._table.file_signatures.get(path)
             if expected is not None and expected != (file.size, file.identity):
-                raise changed(path)
+                raise file_changed(path)
             storage = self._open[number] = self._table.open_derived(number, file)
         return storage
-
-
-def changed(path: str) -> StaleIndexError:
-    """Return the error for a file that is not the one that its index describes."""
-    return StaleIndexError(
-        f"{path}: the file changed since its index was opened; open the archive again"
-    )
 
 
 class Level(NamedTuple):

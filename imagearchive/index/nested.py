@@ -26,12 +26,11 @@ from imagearchive.errors import (
 )
 from imagearchive.errors.hints import Hint
 from imagearchive.index.build import BuiltIndex, directory_labels
-from imagearchive.index.freshness import fingerprints, signatures
+from imagearchive.index.freshness import file_changed, fingerprints, signatures
 from imagearchive.index.inner_archives import (
     InnerArchive,
     Level,
     OpenFiles,
-    changed,
     directory_names,
     identify,
     top_level,
@@ -168,7 +167,7 @@ class _Builder:
         now = signatures([locate(file) for file in table.files])
         for file, signature in zip(table.files, now):
             if known.get(file, signature) != signature:
-                raise changed(file)
+                raise file_changed(file)
         unchanged = table.unchanged_during_scan
         return BuiltIndex(columns, list(table.files), meta, extra, known, unchanged)
 

@@ -115,9 +115,7 @@ class IndexTable(SavedTable):
             return cls._build(archive, strict, progress)
 
         if nesting is None:
-            return cls._open(
-                archive, given, options, None, lambda: cls._build(archive, strict, progress)
-            )
+            return cls._open(archive, given, options, None, scan)
         # Imported here, because few archives contain others.
         from imagearchive.index.inner_archives import begins_with_archive
 

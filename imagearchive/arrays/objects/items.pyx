@@ -207,7 +207,7 @@ cdef int count_hashes(object keys, dict counts, Work work) except -1:
             # It is compared with all others.
             work.left -= (number - 1) * (MAX_WORK - count_values(value, MAX_WORK, 0))
             if work.left < 0:
-                raise LimitError("repeated")
+                raise ExcessivePickleError("refers to the same values too often")
     return 0
 
 
