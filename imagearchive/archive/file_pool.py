@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StoragePool", "check_indexed"]
 
+# Storages of remote files hold no descriptor, but a kilobyte of memory.
+MAX_REMOTE: Final = 4096
 # Decompressed views keep what they decompressed last, in each thread.
 MAX_VIEWS: Final = 32
 
@@ -76,6 +78,10 @@ class StoragePool:
         self._sole_shards = 1
         while self._same.get(self._sole_shards) == 0:
             self._sole_shards += 1
+        self._remote = bool(table.files) and locate(table.files[0]).local_path is None
+        if self._remote:
+            # Nothing is open but connections, which all files share.
+            self._open.limit = max(limit, MAX_REMOTE)
         # Decompressed views of archives inside archives.
         self._views = LRUCache[int, ReadAheadStorage](min(limit, MAX_VIEWS))
         if kind == "memory":
@@ -197,6 +203,11 @@ class StoragePool:
         """Raise StaleIndexError if one of the open files has changed since it was opened."""
         for storage in self._open.values():
             storage.check_unchanged()
+
+    @property
+    def are_remote(self) -> bool:
+        """Whether the files are on servers, so that none has to stay open."""
+        return self._remote
 
     @property
     def can_keep_all_open(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from imagearchive.archive.file_pool import StoragePool
 from imagearchive.archive.file_system import ArchiveFileSystem
@@ -24,13 +25,15 @@ from imagearchive.index.table import IndexTable
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS, Verify, compared_members
 from imagearchive.storage.limits import RATIO_FLOOR
-from imagearchive.storage.protocol import Storage, StorageKind
+from imagearchive.storage.protocol import RangesStorage, Storage, StorageKind
 
 __all__ = ["MemberReader"]
 
 # Members closer together than this are read ahead in one request: the bytes between them cost less
 # than another request.
 MAX_GAP: Final = 64 << 10
+#: For members on servers: as many as a process requests at the same time, and as many to follow.
+REQUESTS_AHEAD: Final = 128
 # A sparse file takes almost no space in its archive, whatever size it claims. So does a deflated
 # file that was made to exhaust memory; but that takes at least a thousandth of its size.
 MAX_EXPANDED_READ: Final = 1 << 32
@@ -199,13 +202,13 @@ class MemberReader(ArchiveFileSystem):
         return found
 
     def prefetch(self, keys: Iterable[str | int]) -> None:
-        """Ask the kernel to read members ahead, without waiting for them.
+        """Ask the kernel, or a server, for members that will be read soon; returns at once.
 
         The members of a batch then arrive together instead of one after the other. Adjacent
         members are requested at once. Costs about a microsecond per member if they are in the
         page cache already.
         """
-        if not self._pool.can_keep_all_open:
+        if not self._pool.can_keep_all_open and not self._pool.are_remote:
             # Files would be opened for this, and closed again before they are read.
             return
         listed = check_sequence("keys", keys)
@@ -218,6 +221,9 @@ class MemberReader(ArchiveFileSystem):
         starts = rows["offset"][order].astype(np.int64)
         # Members may overlap, such as links to one file, so the last may not have the highest end.
         ends = starts + rows["stored_size"][order].astype(np.int64)
+        if self._pool.are_remote:
+            self._prefetch_ranges(positions[order], shards, starts, ends)
+            return
         first = np.ones(len(order), np.bool_)
         first[1:] = (shards[1:] != shards[:-1]) | (starts[1:] - ends[:-1] > MAX_GAP)
         groups = np.flatnonzero(first)
@@ -226,6 +232,31 @@ class MemberReader(ArchiveFileSystem):
             start = int(starts[i])
             file = self._pool.get(int(shards[i]), int(positions[order[i]]))
             file.prefetch(start, end - start)
+
+    def _prefetch_ranges(
+        self,
+        positions: npt.NDArray[np.int64],
+        shards: npt.NDArray[np.int64],
+        starts: npt.NDArray[np.int64],
+        ends: npt.NDArray[np.int64],
+    ) -> None:
+        """Request members, ordered by shard, from storages that decide themselves how."""
+        firsts = np.flatnonzero(np.diff(shards, prepend=-1))
+        for first, stop in zip(firsts.tolist(), [*firsts[1:].tolist(), len(shards)]):
+            file = self._pool.get(int(shards[first]), int(positions[first]))
+            sizes = (ends[first:stop] - starts[first:stop]).tolist()
+            ranges = zip(starts[first:stop].tolist(), sizes)
+            if isinstance(file, RangesStorage):
+                file.prefetch_ranges(ranges)
+            else:
+                # Members of an archive inside an archive.
+                for start, size in ranges:
+                    file.prefetch(start, size)
+
+    @property
+    def requests_ahead(self) -> int:
+        """How many members are best requested ahead; 0 for local files."""
+        return REQUESTS_AHEAD if self._pool.are_remote else 0
 
     def keep_decompressed(self, limit: int, places: int = 1) -> None:
         """Have all threads share what they decompress, for reads that stay near each other.

@@ -93,6 +93,11 @@ class ImageSamples(OptionsDataset[ImageArchiveOptions]):
         self.prefetch(indices)
         return [self[index] for index in indices]
 
+    @property
+    def requests_ahead(self) -> int:
+        """How many samples are best requested ahead; 0 for local archives."""
+        return self.archive.requests_ahead
+
     def prefetch(self, indices: Sequence[int]) -> None:
         """Ask the kernel to read samples ahead that are needed soon; returns at once."""
         samples = [self._index(index) for index in indices]

@@ -23,6 +23,7 @@ __all__ = [
     "FieldDataset",
     "MixedDataset",
     "OrderedDataset",
+    "RemoteSamples",
 ]
 
 
@@ -54,6 +55,18 @@ class EncodedImages(Protocol):
     def check_unchanged(self) -> None:
         """Raise StaleIndexError if a file has changed since it was opened."""
         ...
+
+
+class RemoteSamples(Protocol):
+    """Samples on servers, which are read faster if many are requested at once.
+
+    Attributes
+    ----------
+    requests_ahead : int
+        How many are best requested before they are read.
+    """
+
+    requests_ahead: int
 
 
 class EncodedDataset(Protocol):

@@ -23,7 +23,7 @@ from imagearchive.loader.buffers import Buffers
 from imagearchive.loader.field_layout import PAIR_LAYOUT, FieldLayout
 from imagearchive.loader.options import BatchOptions
 from imagearchive.loader.order import BlockShuffle, EpochOrder
-from imagearchive.loader.sources import BROKEN, Source, is_damage
+from imagearchive.loader.sources import BROKEN, Source, is_damage, requests_ahead
 from imagearchive.storage.changes import changes_first
 from imagearchive.transforms import Key, Pipeline
 
@@ -75,6 +75,10 @@ class Epoch:
         self.shape = None if pipeline is None else pipeline.shape_for(*source.image_shape())
         self._numbers = itertools.count(first)
         self._windows: set[int] = set()
+        # How many batches after a job's own are requested from a server.
+        self._batches_ahead = -(-requests_ahead(source) // order.batch_size)
+        self._announced = itertools.count(first)
+        self._has_announced = False
 
     def _check_images(self, layout: FieldLayout) -> None:
         """Refuse a transform for samples without an image."""
@@ -95,8 +99,19 @@ class Epoch:
         if isinstance(self.order.shuffle, BlockShuffle):
             for indices in self.order.begin_windows(job.positions, self._windows):
                 self.source.prefetch(indices.tolist())
+        elif self._batches_ahead:
+            self._announce(1 if self._has_announced else 1 + self._batches_ahead)
         else:
             self.source.prefetch(job.indices)
+
+    def _announce(self, count: int) -> None:
+        """Request the next batches that have not been requested yet."""
+        self._has_announced = True
+        for _ in range(count):
+            number = next(self._announced)
+            if number < len(self.order):
+                positions = self.order.positions(number)
+                self.source.prefetch(self.order.indices(positions).tolist())
 
 
 @dataclass

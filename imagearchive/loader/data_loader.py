@@ -15,7 +15,7 @@ import numpy.typing as npt
 from imagearchive.datasets.dataset_base import OptionsDataset, warn_if_empty
 from imagearchive.datasets.label_guard import LabelKind
 from imagearchive.errors import ClosedError, OptionError, OptionTypeError
-from imagearchive.errors.arguments import check_integer
+from imagearchive.errors.arguments import check_integer, check_size
 from imagearchive.images.render import Decoder
 from imagearchive.index.nesting import Nested
 from imagearchive.loader.bad_samples import BadSample, BadSampleLog
@@ -51,6 +51,7 @@ from imagearchive.storage.closing import Closable
 from imagearchive.storage.fork_lock import ForkSafeLock
 from imagearchive.storage.location import locate
 from imagearchive.storage.path_options import add_options
+from imagearchive.storage.remote.prefetcher import set_prefetch_bytes
 from imagearchive.transforms import Pipeline, compile_pipeline
 from imagearchive.transforms.fields import Field
 
@@ -187,6 +188,9 @@ class DataLoader(Closable):
         `ImageArchive` does.
     storage_options, filesystem : optional
         For a path: how to reach URLs; see `imagearchive.Archive`.
+    prefetch_bytes : int or str, optional
+        For archives on servers: how many bytes this process fetches before they are used, such as
+        ``"1GB"``; 256 MiB by default. It counts for all loaders of the process together.
 
     Attributes
     ----------
@@ -257,6 +261,7 @@ class DataLoader(Closable):
         nested: Nested | None = None,
         storage_options: Mapping[str, Any] | None = None,
         filesystem: Any = None,
+        prefetch_bytes: int | str | None = None,
         **unsupported: NoReturn,
     ) -> None:
         if unsupported:
@@ -287,6 +292,7 @@ class DataLoader(Closable):
             label_kind=label_kind,
             verify=check_verify(verify) if isinstance(verify, bool) else verify,
             decompress_to=None if decompress_to is None else locate(decompress_to).path,
+            prefetch_bytes=prefetch_bytes,
             fields=fields,
             ragged=ragged,
             nested=nested,
@@ -295,6 +301,8 @@ class DataLoader(Closable):
 
     def _open(self, source: Any, options: LoaderOptions) -> None:
         self._options = options
+        if options.prefetch_bytes is not None:
+            set_prefetch_bytes(check_size("prefetch_bytes", options.prefetch_bytes, 1))
         self._source_argument = source
         self._source, self._owns_dataset = open_source(
             source,

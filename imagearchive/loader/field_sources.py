@@ -10,7 +10,12 @@ from imagearchive.datasets.label_guard import LabelGuard
 from imagearchive.datasets.protocols import EncodedSamples
 from imagearchive.images.render import Decoder
 from imagearchive.loader.field_layout import FieldLayout
-from imagearchive.loader.sources import first_readable, make_fingerprint, spread_indices
+from imagearchive.loader.sources import (
+    first_readable,
+    make_fingerprint,
+    requests_ahead,
+    spread_indices,
+)
 from imagearchive.transforms.fields import Image, Sample
 
 __all__ = ["FieldSource"]
@@ -24,6 +29,7 @@ class FieldSource:
         self.guard = guard
         self.samples = samples
         self.prefetch = samples.prefetch
+        self.requests_ahead = requests_ahead(samples)
         self.check_unchanged = samples.check_unchanged
 
     def __len__(self) -> int:

@@ -121,6 +121,7 @@ class LoaderOptions:
     label_kind: LabelKind | None
     verify: Verify | None
     decompress_to: str | None
+    prefetch_bytes: int | str | None
     fields: Mapping[str, Field] | None
     ragged: Ragged
     nested: Nested | None

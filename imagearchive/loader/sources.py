@@ -33,6 +33,7 @@ __all__ = [
     "first_readable",
     "is_damage",
     "make_fingerprint",
+    "requests_ahead",
     "spread_indices",
 ]
 
@@ -66,6 +67,15 @@ def is_damage(error: BaseException) -> bool:
     return not isinstance(error, OSError) or (
         error.errno is None and not isinstance(error, FileNotFoundError)
     )
+
+
+def requests_ahead(source: Any) -> int:
+    """Return how many samples of a source or dataset are best requested ahead; 0 for local ones.
+
+    Those on servers have an attribute of this name; see `imagearchive.datasets.protocols`.
+    """
+    found: int = getattr(source, "requests_ahead", 0)
+    return found
 
 
 class Chunk(Protocol):
@@ -148,6 +158,7 @@ class EncodedSource:
         self.read = images.read
         self.label = self._checked_label if guard.active else images.label
         self.prefetch = images.prefetch
+        self.requests_ahead = requests_ahead(images)
         self.check_unchanged = images.check_unchanged
 
     def _checked_label(self, index: int) -> Any:
@@ -284,6 +295,11 @@ class ConcatenatedSource:
     def fingerprint(self) -> str:
         return make_fingerprint(len(self), (part.fingerprint() for part in self.parts))
 
+    @property
+    def requests_ahead(self) -> int:
+        """See `requests_ahead`."""
+        return max(map(requests_ahead, self.parts), default=0)
+
     def prefetch(self, indices: Sequence[int]) -> None:
         by_part: dict[int, list[int]] = {}
         for index in indices:
@@ -373,6 +389,11 @@ class SubsetSource:
 
     def prefetch(self, indices: Sequence[int]) -> None:
         self.whole.prefetch([self.inner(index) for index in indices])
+
+    @property
+    def requests_ahead(self) -> int:
+        """See `requests_ahead`."""
+        return requests_ahead(self.whole)
 
     def check_unchanged(self) -> None:
         self.whole.check_unchanged()

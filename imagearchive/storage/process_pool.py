@@ -9,6 +9,7 @@ does.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import queue
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing import current_process
 from multiprocessing.spawn import get_executable
 from typing import Any, Final, TypeVar
 
@@ -187,6 +189,10 @@ class _Worker:
                 self._connection.close()
                 raise
         self.pid = self._process.pid
+        # Credentials in tasks are for processes with this key; see
+        # `imagearchive.storage.path_options`. If the process is dead, the first task will tell.
+        with contextlib.suppress(OSError):
+            send_message(self._connection, bytes(current_process().authkey))
 
     def call(self, message: bytes) -> list[bytearray]:
         """Send a task and wait for the answer: its kind, a pickle, and the pickle's buffers."""
@@ -241,6 +247,7 @@ def serve(descriptor: int) -> None:
     connection = socket.socket(fileno=descriptor)
     reader = MessageReader(connection)
     try:
+        current_process().authkey = bytes(reader.read()[0])
         while True:
             send_message(connection, *_run(*reader.read()))
     except (EOFError, OSError, KeyboardInterrupt):

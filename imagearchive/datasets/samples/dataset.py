@@ -437,6 +437,11 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             if fields is not None:
                 fields[name] = kind
 
+    @property
+    def requests_ahead(self) -> int:
+        """How many samples are best requested ahead; 0 for local archives."""
+        return max((archive.requests_ahead for archive in self.archives), default=0)
+
     def prefetch(self, indices: Iterable[int]) -> None:
         """Ask the kernel to read samples ahead that are needed soon; returns at once."""
         samples = np.array([self._index(index) for index in indices], np.intp)

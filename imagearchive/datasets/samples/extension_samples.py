@@ -91,6 +91,12 @@ class ExtensionSamples:
             archive.check_unchanged()
         return Sample(values, self.fields)
 
+    @property
+    def requests_ahead(self) -> int:
+        """How many samples are best requested ahead; 0 for local archives."""
+        ahead: int = self._samples.archive.requests_ahead
+        return ahead
+
     def prefetch(self, indices: Iterable[int]) -> None:
         """Start to read these samples ahead; return at once."""
         positions = [at for index in indices for _, at in self._samples.members(index)[1]]

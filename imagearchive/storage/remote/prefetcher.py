@@ -14,7 +14,7 @@ from typing import Final
 
 from imagearchive.storage.remote.ranges import Request, plan_requests
 
-__all__ = ["MAX_IN_FLIGHT", "PREFETCH_BYTES", "Prefetcher", "prefetcher"]
+__all__ = ["MAX_IN_FLIGHT", "PREFETCH_BYTES", "Prefetcher", "prefetcher", "set_prefetch_bytes"]
 
 #: Requests that a process has under way at the same time.
 MAX_IN_FLIGHT: Final = 64
@@ -269,6 +269,11 @@ _current = [Prefetcher()]
 def prefetcher() -> Prefetcher:
     """Return the one of this process."""
     return _current[0]
+
+
+def set_prefetch_bytes(limit: int) -> None:
+    """Set how many bytes this process, and those that it forks, may have fetched ahead."""
+    _current[0].limit = limit
 
 
 def _replace_in_child() -> None:
