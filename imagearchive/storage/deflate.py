@@ -248,8 +248,8 @@ class DeflatedStorage(CompressedStorage):
     crc : int
         CRC-32 of the inflated bytes. It is checked when checkpoints are built, when the member is
         inflated whole, and when the member is read from start to end.
-    name : str
-        Name of the member, for messages.
+    where : str
+        Name of the member in messages, with that of its archive.
     checkpoints : bytes-like, optional
         What `build_checkpoints` returned. It is not copied: a mapped file is best.
     """
@@ -261,9 +261,8 @@ class DeflatedStorage(CompressedStorage):
         stored_size: int,
         size: int,
         crc: int,
-        name: str,
+        where: str,
         checkpoints: Buffer | None = None,
     ) -> None:
-        where = f"{storage.path}: member {name!r}"
         stream = DeflateStream(storage, offset, stored_size, size, where, crc)
         super().__init__(stream, checkpoints)

@@ -28,6 +28,7 @@ from support.zip_cases import (
 
 import imagearchive
 from imagearchive.containers.rows import (
+    KIND_ENCRYPTED,
     KIND_FILE,
     KIND_SYMLINK,
 )
@@ -138,6 +139,35 @@ def test_scan_without_directory_finds_whole_members(caplog):
     assert [rows.name(row) for row in range(rows.rows)] == [b"a.npy"]
     (found,) = as_dicts(rows)
     assert content(data, found) == content(data, entries[0])
+
+
+def test_scan_without_directory_finds_members_after_an_encrypted_one():
+    data = build(member(b"a", b"x" * 100, flags=1, payload=bytes(112)), member(b"b", b"y"))
+    found = as_dicts(scan(data[: data.index(b"PK\1\2")], strict=False))
+    assert [(one["name"], one["kind"]) for one in found] == [
+        (b"a", KIND_ENCRYPTED),
+        (b"b", KIND_FILE),
+    ]
+
+
+def test_damaged_deflated_member_is_named_once(tmp_path):
+    path = tmp_path / "x.zip"
+    path.write_bytes(build(member(b"a/b", bytes(100), 8, payload=b"\xff" * 10)))
+    with (
+        imagearchive.open(path) as archive,
+        archive.open("a/b") as file,
+        pytest.raises(CorruptArchiveError) as error,
+    ):
+        file.read(5)
+    assert str(error.value).startswith(f"{path}: 'a/b': deflate stream at offset 33: ")
+
+
+def test_scan_without_directory_ends_at_an_impossible_size():
+    sizes = struct.pack("<2H2Q", 1, 16, 2**64 - 1, 5)
+    lie = member(b"b", method=8, payload=bytes(5), local_extra=sizes, local_sizes=(0, FULL, FULL))
+    data = build(member(b"a", b"x"), lie, member(b"c", b"z"))
+    found = as_dicts(scan(data[: data.index(b"PK\1\2")], strict=False))
+    assert [one["name"] for one in found] == [b"a"]
 
 
 @pytest.mark.parametrize("number", range(3))

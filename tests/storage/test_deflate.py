@@ -146,7 +146,7 @@ def test_deflated_checkpoints_can_be_saved_and_passed_again():
 def test_deflated_range_outside_is_refused():
     member, _ = member_of(photo(5000))
     for offset, size in ((-1, 1), (0, -1), (0, 5001), (5001, 0), (1 << 70, 1)):
-        with pytest.raises(CorruptArchiveError, match=r"x\.npz: member 'a\.npy': .* 5000 bytes"):
+        with pytest.raises(CorruptArchiveError, match=r"^x\.npz: 'a\.npy': .* 5000 bytes"):
             member.read(offset, size)
     with pytest.raises(CorruptArchiveError):
         member.readinto(4990, bytearray(11))
@@ -172,7 +172,7 @@ def test_deflated_closed_storage_keeps_views_and_refuses_reads():
 def test_deflated_damaged_stream_is_refused_when_read_in_order(case):
     _, data, stream, wrong = case
     size = wrong.get("size", len(data))
-    with pytest.raises(CorruptArchiveError, match=r"x\.npz: member 'a\.npy'"):
+    with pytest.raises(CorruptArchiveError, match=r"^x\.npz: 'a\.npy'"):
         member, _ = member_of(data, stream, **wrong)
         for offset in range(0, size, 100_000):
             member.read(offset, min(100_000, size - offset))
@@ -219,7 +219,7 @@ def test_deflated_forked_children_share_a_member(known):
         offsets = [101_000, *(rng.randrange(len(data) - 1000) for _ in range(10))]
         results.put(all(member.read(at, 1000) == data[at : at + 1000] for at in offsets))
 
-    with member._lock:
+    with member._lock.of_process():
         children = [context.Process(target=work, args=(seed,)) for seed in range(3)]
         for child in children:
             child.start()

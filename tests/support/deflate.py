@@ -48,7 +48,7 @@ def member_of(data, stream=None, checkpoints=None, **wrong):
     """Return the data as a `DeflatedStorage`, and the `CountingStorage` below it."""
     parts = stream_of(data, stream, **wrong)
     fields = (parts.offset, parts.stored_size, parts.size, parts.crc)
-    return DeflatedStorage(parts.storage, *fields, "a.npy", checkpoints), parts.storage
+    return DeflatedStorage(parts.storage, *fields, "x.npz: 'a.npy'", checkpoints), parts.storage
 
 
 # Name -> data and the options of `deflate`.

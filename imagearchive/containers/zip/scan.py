@@ -308,7 +308,11 @@ def salvage(storage: Storage) -> RowBuffer:
         name, extra = text[:name_size], text[name_size:]
         if stored == 0xFFFFFFFF and extra[:2] == b"\1\0" and len(extra) >= 20:
             size, stored = struct.unpack_from("<QQ", extra, 4)
-        if stored > storage.size - offset or (method == 0 and size != stored):
+        # As in the central directory. An encrypted member has a header of its own.
+        if stored > storage.size - offset or (
+            not flags & 1
+            and ((method == 0 and size != stored) or (method == 8 and size // 1032 > stored))
+        ):
             break
         kind = KIND_DIRECTORY if name.endswith(b"/") else KIND_FILE
         rows.append(
