@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,13 @@ from imagearchive.errors import ImageArchiveError, StaleIndexError
 from imagearchive.index.freshness import file_changed
 from imagearchive.index.lookup import Lookup
 from imagearchive.storage.location import locate
+from imagearchive.storage.lru import LRUCache
 from imagearchive.storage.protocol import UNKNOWN_SIZE
 
 if TYPE_CHECKING:
     from imagearchive.containers.container import Container
     from imagearchive.index.member_table import MemberTable
-    from imagearchive.storage.protocol import Storage
+    from imagearchive.storage.protocol import ReadAheadStorage, Storage
 
 __all__ = [
     "InnerArchive",
@@ -33,6 +34,10 @@ __all__ = [
     "identify",
     "top_level",
 ]
+
+
+# Split bins may be more than a process can open.
+MAX_OPEN: Final = 16
 
 
 def begins_with_archive(table: MemberTable) -> bool:
@@ -52,24 +57,27 @@ def begins_with_archive(table: MemberTable) -> bool:
 
 
 class OpenFiles:
-    """The files of an archive, opened at first use."""
+    """The files of an archive, opened when they are used, a few at a time."""
 
     def __init__(self, table: MemberTable, stack: ExitStack) -> None:
         self._table = table
-        self._stack = stack
-        self._open: dict[int, Storage] = {}
+        # A file is in use only until the next one is asked for.
+        self._open: LRUCache[int, ReadAheadStorage] = LRUCache(
+            MAX_OPEN, lambda storage: storage.close()
+        )
+        stack.callback(self._open.clear)
 
     def __getitem__(self, number: int) -> Storage:
-        storage = self._open.get(number)
-        if storage is None:
-            path = self._table.files[number]
-            file = locate(path).open("pread")
-            self._stack.callback(file.close)
-            expected = self._table.file_signatures.get(path)
-            if expected is not None and expected != (file.size, file.identity):
-                raise file_changed(path)
-            storage = self._open[number] = self._table.open_derived(number, file)
-        return storage
+        storage: Storage | None = self._open.get(number)
+        if storage is not None:
+            return storage
+        path = self._table.files[number]
+        file = locate(path).open("pread")
+        expected = self._table.file_signatures.get(path)
+        if expected is not None and expected != (file.size, file.identity):
+            file.close()
+            raise file_changed(path)
+        return self._open.setdefault(number, self._table.open_derived(number, file))
 
 
 class Level(NamedTuple):

@@ -11,7 +11,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from support.archives import tar_bytes, zip_bytes
+from support.archives import files_left, tar_bytes, zip_bytes
 from support.nested import (
     LARGE,
     PACK,
@@ -26,6 +26,7 @@ from support.nested import (
 )
 
 import imagearchive
+from imagearchive import write_split_data
 from imagearchive.errors import (
     CorruptArchiveError,
     CorruptIndexError,
@@ -367,6 +368,16 @@ def test_nested_archive_is_read_by_workers(tmp_path, method):
             assert queue.get(timeout=60) == expected
         for worker in workers:
             worker.join()
+
+
+@pytest.mark.parametrize("nested", [True, "auto"])
+def test_nested_more_bins_than_files_can_be_open_are_opened(tmp_path, nested):
+    write_split_data(tmp_path / "bins", [tar_bytes({"x": b"%d" % i}) for i in range(60)], splits=60)
+    with files_left(30):
+        found = names_of(tmp_path / "bins", nested)
+    assert len(found) == 60
+    with imagearchive.open(tmp_path / "bins", nested=nested) as archive:
+        assert {archive[name] for name in found} == {b"%d" % i for i in range(60)}
 
 
 def test_nested_many_views_are_opened_a_few_at_a_time(tmp_path):
