@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from imagearchive.containers.container import Container, Match
+from imagearchive.containers.container import Container, Match, Visit
 from imagearchive.containers.derived import (
     DECOMPRESS,
     HEAD_BYTES,
@@ -37,10 +37,14 @@ from imagearchive.storage.stream_format import (
 if TYPE_CHECKING:
     from imagearchive.storage.protocol import Storage
 
-__all__ = ["ScannedStream", "scan_compressed", "scan_stream"]
+__all__ = ["Look", "ScannedStream", "scan_compressed", "scan_members", "scan_stream"]
 
 # A read in a compressed file decompresses this much at most.
 MAX_SPAN: Final = 64 << 20
+
+#: Called with an archive before it is scanned while it is decompressed, and with the output. It may
+#: return a function to visit its members, see `Container.scan_and_visit`.
+Look = Callable[[Container, "Storage"], Visit | None]
 
 
 class ScannedStream(NamedTuple):
@@ -72,6 +76,7 @@ def scan_compressed(
     containers: Sequence[Container],
     strict: bool,
     progress: Progress | None,
+    look: Look | None = None,
 ) -> tuple[Container, RowBuffer, ScannedStream]:
     """Scan a compressed archive, and find its checkpoints in the same pass if its format allows.
 
@@ -85,11 +90,11 @@ def scan_compressed(
             check_expansion(file, size, format)
 
         whole = DerivedFile(format.name, file.size, UNKNOWN_SIZE, (0, 0))
-        found = scan_stream(whole, file, path, containers, check_size, strict, progress)
+        found = scan_stream(whole, file, path, containers, check_size, strict, progress, look)
         if found.container is not None and found.rows is not None:
             return found.container, found.rows, found
         storage = CompressedStorage(found.view.stream(file, path), found.checkpoints)
-        return *_scan_decompressed(storage, location, format, containers, strict), found
+        return *_scan_decompressed(storage, location, format, containers, strict, look), found
 
 
 def scan_stream(
@@ -100,6 +105,7 @@ def scan_stream(
     check_size: Callable[[int], None],
     strict: bool,
     progress: Progress | None = None,
+    look: Look | None = None,
 ) -> ScannedStream:
     """Scan compressed data, and find its checkpoints in the same pass.
 
@@ -119,6 +125,8 @@ def scan_stream(
         Whether damage is an error.
     progress : callable, optional
         Called with the bytes that are done and all of them; it may raise an error to stop.
+    look : callable, optional
+        What to do with its members in the same pass.
 
     Raises
     ------
@@ -138,7 +146,7 @@ def scan_stream(
             progress(decoder.source, view.stored_size)
 
     forward = ForwardStorage(decoder, where, strict, report)
-    container, rows = _scan_forward(forward, containers, strict)
+    container, rows = _scan_forward(forward, containers, strict, look)
     forward.drain()
     if strict and forward.damage is not None:
         raise _name_members(forward.damage, rows)
@@ -150,6 +158,16 @@ def scan_stream(
     view = dataclasses.replace(view, checkpoints=(0, len(checkpoints)))
     damage = None if forward.damage is None else forward.damage.message
     return ScannedStream(container, rows, damage, view, checkpoints)
+
+
+def scan_members(
+    container: Container, storage: Storage, strict: bool, look: Look | None
+) -> RowBuffer:
+    """Scan an archive, and visit its members if `look` wants that."""
+    visit = None if look is None else look(container, storage)
+    if visit is None:
+        return container.scan(storage, strict)
+    return container.scan_and_visit(storage, strict, visit)
 
 
 def _check_span(stream: CompressedStream, span: int, where: str, view: DerivedFile) -> None:
@@ -173,14 +191,14 @@ def _check_span(stream: CompressedStream, span: int, where: str, view: DerivedFi
 
 
 def _scan_forward(
-    forward: ForwardStorage, containers: Sequence[Container], strict: bool
+    forward: ForwardStorage, containers: Sequence[Container], strict: bool, look: Look | None
 ) -> tuple[Container, RowBuffer] | tuple[None, None]:
     """Scan an archive while it is decompressed, if it has a format that allows that."""
     head = forward.read(0, HEAD_BYTES)
     for container in containers:
         if container.scans_forward and container.sniff(head, forward):
             try:
-                return container, container.scan(forward, strict)
+                return container, scan_members(container, forward, strict, look)
             except CorruptArchiveError as error:
                 # The cause of an end that comes too early.
                 raise forward.damage or error from None
@@ -193,12 +211,13 @@ def _scan_decompressed(
     format: StreamFormat,
     containers: Sequence[Container],
     strict: bool,
+    look: Look | None,
 ) -> tuple[Container, RowBuffer]:
     """Scan an archive, or a single array, whose checkpoints are known."""
     head = bytes(storage.read(0, min(HEAD_BYTES, storage.size)))
     for container in containers:
         if container.sniff(head, storage) is Match.CERTAIN:
-            return container, container.scan(storage, strict)
+            return container, scan_members(container, storage, strict, look)
     if not SingleFileContainer.accepts(head):
         raise UnsupportedArchiveError(
             f"{location.path}: {format.label} data, but neither an archive nor an array is in it; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from imagearchive.storage.location import Location, Status
     from imagearchive.storage.protocol import Storage
 
-__all__ = ["Checkpoints", "Checksum", "Container", "Match"]
+__all__ = ["Checkpoints", "Checksum", "Container", "Match", "Visit"]
+
+#: Called while an archive is scanned: the rows so far, and the first and the last of the new ones.
+Visit = Callable[[RowBuffer, int, int], None]
 
 
 class Match(enum.IntEnum):
@@ -155,6 +158,16 @@ class Container:
     def scan(self, storage: Storage, strict: bool = True) -> RowBuffer:
         """Read the rows of an archive of one file; arguments and errors as for `scan_location`."""
         raise NotImplementedError(f"{type(self).__name__} overrides neither scan nor scan_location")
+
+    def scan_and_visit(self, storage: Storage, strict: bool, visit: Visit) -> RowBuffer:
+        """Read the rows as `scan` does, and call a function with each range of new rows.
+
+        A format that scans forward calls it before it reads anything behind the data of these
+        rows, so that the function can read the data from the same storage.
+        """
+        rows = self.scan(storage, strict)
+        visit(rows, 0, rows.rows)
+        return rows
 
     def open_member(
         self, storage: Storage, row: Any, where: str, checkpoints: Checkpoints | None = None

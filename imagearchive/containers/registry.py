@@ -30,6 +30,7 @@ from imagearchive.errors import (
 from imagearchive.storage.location import Location
 
 if TYPE_CHECKING:
+    from imagearchive.containers.compressed_scan import Look
     from imagearchive.storage.progress import Progress
 
 __all__ = [
@@ -202,7 +203,11 @@ def archive_stem(name: str) -> str:
 
 
 def scan_location(
-    location: Location, *, strict: bool = True, progress: Progress | None = None
+    location: Location,
+    *,
+    strict: bool = True,
+    progress: Progress | None = None,
+    look: Look | None = None,
 ) -> Scanned:
     """Scan the archive at a location, of any format.
 
@@ -214,6 +219,8 @@ def scan_location(
     progress : callable, optional
         Called while a compressed archive is decompressed, with the bytes that are done and all of
         them; it may raise an error to stop that.
+    look : callable, optional
+        What to do with the members of a compressed archive while it is decompressed.
 
     Raises
     ------
@@ -228,7 +235,9 @@ def scan_location(
     if format is not None:
         from imagearchive.containers.compressed_scan import scan_compressed
 
-        container, rows, found = scan_compressed(location, format, _CONTAINERS, strict, progress)
+        container, rows, found = scan_compressed(
+            location, format, _CONTAINERS, strict, progress, look
+        )
         stop, view = found.view.stored_size, found.view
         return Scanned(container, rows, [location], found.damage, [stop], view, found.checkpoints)
     container = find_container(location)

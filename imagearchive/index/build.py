@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from imagearchive.index.metadata import CHECKPOINTS
 from imagearchive.index.resolve import resolve
 from imagearchive.storage.location import Location
 from imagearchive.storage.progress import Progress
+
+if TYPE_CHECKING:
+    from imagearchive.containers.compressed_scan import Look
 
 __all__ = ["BuiltIndex", "build_columns", "directory_labels"]
 
@@ -47,9 +50,13 @@ class BuiltIndex(NamedTuple):
 
 
 def build_columns(
-    location: Location, *, strict: bool = True, progress: Progress | None = None
+    location: Location,
+    *,
+    strict: bool = True,
+    progress: Progress | None = None,
+    look: Look | None = None,
 ) -> BuiltIndex:
-    """Scan an archive; raises the errors of `imagearchive.containers.registry.scan_location`.
+    """Scan an archive; parameters and errors are those of `registry.scan_location`.
 
     Raises
     ------
@@ -59,7 +66,7 @@ def build_columns(
     for attempt in range(2):
         before = signatures([location])
         try:
-            scanned = scan_location(location, strict=strict, progress=progress)
+            scanned = scan_location(location, strict=strict, progress=progress, look=look)
             resolved = resolve(scanned.rows)
             prints = fingerprints(
                 scanned.files,

@@ -15,10 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.containers.compressed_scan import scan_stream
-from imagearchive.containers.derived import MAX_COMPRESSION, DerivedFile
-from imagearchive.containers.registry import all_containers
-from imagearchive.containers.rows import RowBuffer
+from imagearchive.containers.derived import DerivedFile
 from imagearchive.errors import (
     CorruptArchiveError,
     LimitError,
@@ -29,46 +26,46 @@ from imagearchive.index.build import BuiltIndex, directory_labels
 from imagearchive.index.freshness import file_changed, fingerprints, signatures
 from imagearchive.index.inner_archives import (
     InnerArchive,
-    Level,
     OpenFiles,
-    directory_names,
     identify,
-    top_level,
 )
+from imagearchive.index.inner_scan import AS_FILES, InnerScanner, ScannedArchive
+from imagearchive.index.levels import Level, directory_names, top_level
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import CHECKPOINTS, add_container_runs
 from imagearchive.index.names import gather, sort_names
 from imagearchive.index.nesting import MAX_DEPTH
-from imagearchive.index.resolve import resolve
 from imagearchive.storage.compressed import CompressedStorage
 from imagearchive.storage.limits import RATIO_FLOOR
 from imagearchive.storage.location import locate
-from imagearchive.storage.slice import SliceStorage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from imagearchive.containers.container import Container
     from imagearchive.index.member_table import MemberTable
     from imagearchive.index.nesting import Nesting
+    from imagearchive.storage.progress import Progress
     from imagearchive.storage.protocol import Storage
 
 __all__ = ["build_nested"]
 
 logger = logging.getLogger(__name__)
 
-# How many archives are opened inside one. A small archive with many was made to exhaust time.
-MAX_ARCHIVES: Final = 1 << 16
-_FEW_ARCHIVES: Final = 1 << 12
-# No archive in a ZIP takes less of it, with its headers.
-_LEAST_BYTES: Final = 64
 # Links to archives repeat their members: this many times those of the others, and a few more.
 _REPEATS: Final = 16
 _MORE_ROWS: Final = 1 << 16
 
-_AS_FILES: Final = Hint("nested=False", "to read the archives inside it as files")
 _OTHERS: Final = Hint("strict=False", "to read what is not damaged")
 
 
-def build_nested(table: MemberTable, nesting: Nesting, strict: bool) -> BuiltIndex:
+def build_nested(
+    table: MemberTable,
+    nesting: Nesting,
+    strict: bool,
+    progress: Progress | None = None,
+    scanner: InnerScanner | None = None,
+) -> BuiltIndex:
     """Return the index of an archive and the archives inside it.
 
     Parameters
@@ -79,6 +76,11 @@ def build_nested(table: MemberTable, nesting: Nesting, strict: bool) -> BuiltInd
     strict : bool
         Whether damage is an error. Otherwise the members before it are kept, and an archive that
         cannot be read at all remains a file.
+    progress : callable, optional
+        Called with how many bytes of the archive are done, and with its size; it may raise an
+        error to stop.
+    scanner : InnerScanner, optional
+        What looked at the members of a compressed archive while it was scanned.
 
     Raises
     ------
@@ -90,14 +92,20 @@ def build_nested(table: MemberTable, nesting: Nesting, strict: bool) -> BuiltInd
         The archive changed since its own index was opened.
     """
     with ExitStack() as stack:
-        return _Builder(table, nesting, strict, OpenFiles(table, stack)).build()
+        return _Builder(table, nesting, strict, OpenFiles(table, stack), progress, scanner).build()
 
 
 class _Builder:
     """Collects the rows of an archive and of those inside it, in archive order."""
 
     def __init__(
-        self, table: MemberTable, nesting: Nesting, strict: bool, files: OpenFiles
+        self,
+        table: MemberTable,
+        nesting: Nesting,
+        strict: bool,
+        files: OpenFiles,
+        progress: Progress | None,
+        scanner: InnerScanner | None,
     ) -> None:
         self._table = table
         self._nesting = nesting
@@ -118,23 +126,27 @@ class _Builder:
         self._directories: list[bytes] = []
         self._left_out = table.left_out
         self._damage: str | None = table.meta.get("damage")
-        self._damages = 0
         self._found = 0
         self._archives = 0
         self._too_deep = 0
         self._deepest = 0
         self._seen: set[tuple[int, int]] = set()
-        self._rows = self._repeated_rows = self._prefix_bytes = self._decompressed = 0
+        self._rows = self._repeated_rows = self._prefix_bytes = 0
         held = sum(one[0] for one in signatures([locate(file) for file in table.files]) if one)
-        self._most_archives = min(MAX_ARCHIVES, _FEW_ARCHIVES + held // _LEAST_BYTES)
         self._most_names = max(RATIO_FLOOR, held)
-        self._most_decompressed = max(RATIO_FLOOR, held * MAX_COMPRESSION)
+        self._progress = progress
+        self._held = held
+        self._done = 0
+        self._scanner = scanner or InnerScanner(nesting, table.files[0], held)
+        files.share_spans(self._scanner.spans)
 
     # --- the result -------------------------------------------------------------------------
 
     def build(self) -> BuiltIndex:
         table = self._table
-        self._add_level(top_level(table, self._files))
+        if self._scanner.members is None and 0 in table.compressed:
+            self._look_at_all()
+        self._add_level(top_level(table, self._files, self._scanner.members))
         if self._too_deep:
             logger.warning(
                 "%s: %d archives more than %d levels deep are left as files",
@@ -215,6 +227,8 @@ class _Builder:
         start = 0
         for row, inner, directory in self._inner_archives(level):
             child = self._open(level, row, inner, directory)
+            if not level.depth:
+                self._done = self._place(level.entries[row], end=True)
             if child is None:
                 continue
             self._add_rows(level, start, row)
@@ -236,14 +250,29 @@ class _Builder:
         self._names.append(names)
         self._sizes.append(np.diff(offsets))
 
-    def _inner_archives(self, level: Level) -> list[tuple[int, InnerArchive, bytes]]:
+    def _look_at_all(self) -> None:
+        """Scan the archives inside a compressed archive in one pass."""
+        table = self._table
+        visit = self._scanner.look(table.container(0), self._files[0])
+        members = self._scanner.members
+        if visit is None or members is None:
+            return
+        _, rows = np.unique(table.entries["offset"], return_index=True)
+        for row in rows.tolist():
+            members.look(table.entries[row], table.name_bytes(row))
+            self._report(self._place(table.entries[row], end=True))
+
+    def _inner_archives(
+        self, level: Level
+    ) -> list[tuple[int, InnerArchive | ScannedArchive, bytes]]:
         """Return the members that are archives: row, kind, and name of the directory."""
-        found: list[tuple[int, InnerArchive]] = []
+        found: list[tuple[int, InnerArchive | ScannedArchive]] = []
         auto = self._nesting.auto
         if level.depth == self._nesting.depth < MAX_DEPTH:
             return []
-        for row in range(len(level.entries)):
-            inner = identify(level, level.entries[row], level.name_of(row))
+        for row in self._rows_to_look_at(level):
+            self._report(self._done)
+            inner = self._identify(level, row)
             if inner is not None:
                 found.append((row, inner))
             elif auto:
@@ -252,16 +281,17 @@ class _Builder:
             self._too_deep += len(found)
             return []
         self._found += len(found)
-        if self._found > self._most_archives:
+        if self._found > self._scanner.most_archives or self._scanner.is_full:
             if auto and not level.depth:
                 logger.info(
                     "%s: its %d archives are left as files", self._table.files[0], len(found)
                 )
                 return []
             raise LimitError(
-                f"{level.where or self._table.files[0]}: more than {self._most_archives} archives "
+                f"{level.where or self._table.files[0]}: more than "
+                f"{self._scanner.most_archives} archives "
                 f"within one archive",
-                hints=[_AS_FILES],
+                hints=[AS_FILES],
             )
         names = [level.name_of(row) for row, _ in found]
         directories = directory_names(level, names, self._nesting.keep)
@@ -271,37 +301,74 @@ class _Builder:
             if directory is not None
         ]
 
-    def _open(self, level: Level, row: int, inner: InnerArchive, directory: bytes) -> Level | None:
+    def _rows_to_look_at(self, level: Level) -> Sequence[int]:
+        """Return the rows that may be archives; none if ``nested="auto"`` opens none of them."""
+        members = level.members
+        every = range(len(level.entries))
+        if members is None:
+            return every
+        if members.file is not None:
+            # Unless it is not in the table, because another member replaces it.
+            offsets = level.entries["offset"]
+            return [] if np.any(offsets == members.file + level.base) else every
+        found = members.find(level.entries, level.base)
+        if self._nesting.auto and not found.all():
+            return []
+        rows: list[int] = np.flatnonzero(found).tolist()
+        return rows
+
+    def _identify(self, level: Level, row: int) -> InnerArchive | ScannedArchive | None:
+        """Return how a member is an archive, or None if it is not."""
+        entry = level.entries[row]
+        if level.members is not None:
+            scanned = level.members.archives.get(int(entry["offset"]) - level.base)
+            if scanned is not None:
+                return scanned
+        shard = int(entry["shard"])
+        path = level.name + os.fsdecode(level.name_of(row))
+        return identify(level.storages[shard], level.container_of(shard), entry, path)
+
+    def _open(
+        self, level: Level, row: int, inner: InnerArchive | ScannedArchive, directory: bytes
+    ) -> Level | None:
         """Scan an archive inside an archive; None if it cannot be read, and that is no error."""
         entry = level.entries[row]
-        shard = int(entry["shard"])
+        outer = int(entry["shard"])
         name = os.fsdecode(level.name_of(row))
-        where = f"{level.where or self._table.files[shard]}/{name}"
-        damages = self._damages
-        try:
-            rows, container, base, shard, storage = self._scan(level, entry, inner, where)
-        except (CorruptArchiveError, UnsupportedArchiveError) as error:
-            if self._strict:
-                raise type(error)(error.message, hints=[_OTHERS, _AS_FILES]) from error
-            self._add_damage(error.message)
+        where = f"{level.where or self._table.files[outer]}/{name}"
+        storage = level.storages[outer]
+        if isinstance(inner, InnerArchive):
+            scanned = self._scan(inner, storage, entry, where, level, name)
+        else:
+            scanned = inner
+        if scanned is None:
             return None
-        if not rows.rows and self._damages > damages:
+        container, resolved = scanned.container, scanned.resolved
+        if scanned.damage is not None and not len(resolved.entries) and not resolved.directories:
             return None
-        resolved = resolve(rows)
-        entries = resolved.entries
+        if scanned.views:
+            base, parent = 0, self._canonical.get(outer, outer)
+            offset = int(entry["offset"])
+            for number, (view, checkpoints) in enumerate(scanned.views, 1):
+                view = dataclasses.replace(
+                    view, parent=parent, offset=offset, name=level.name + name
+                )
+                is_last = number == len(scanned.views)
+                parent = self._add_view(view, container if is_last else None, checkpoints)
+                storage, offset = self._scanner.open_view(view, storage, where, checkpoints), 0
+            shard = parent
+        else:
+            base, shard = int(entry["offset"]), self._shard(outer, container, storage)
+        # Another member may be the same archive.
+        entries = resolved.entries.copy()
         root = self._root(shard)
-        for reason, mask in container.unreadable(entries).items():
-            resolved.left_out.add_rows(
-                resolved.names, resolved.name_offsets, mask, reason, entries["shard"]
-            )
         prefix = level.prefix + directory + b"/"
         self._count_names((len(entries) + len(resolved.directories) + 1) * len(prefix), where)
         self._left_out.extend(resolved.left_out, root, prefix.decode("utf-8", "surrogateescape"))
         entries["offset"] += np.uint64(base)
         entries["header_offset"] += np.uint64(base)
         entries["shard"] = shard
-        self._count_rows((int(entry["shard"]), int(entry["offset"])), len(entries), where)
-        storages = {shard: storage}
+        self._count_rows((outer, int(entry["offset"])), len(entries), where)
         return Level(
             entries,
             resolved.names,
@@ -312,9 +379,59 @@ class _Builder:
             f"{level.name}{name}/",
             prefix,
             level.depth + 1,
-            storages,
+            {shard: storage},
             {shard: container}.__getitem__,
+            scanned.members,
+            base,
         )
+
+    def _scan(
+        self,
+        inner: InnerArchive,
+        storage: Storage,
+        entry: Any,
+        where: str,
+        level: Level,
+        name: str,
+    ) -> ScannedArchive | None:
+        """Scan an archive; None if it cannot be read, and that is no error."""
+        progress: Progress | None = None
+        if not level.depth:
+            start = self._place(entry)
+
+            def progress(done: int, total: int) -> None:
+                self._report(start + done)
+
+        try:
+            scanned = self._scanner.scan(
+                inner,
+                storage,
+                entry,
+                where,
+                level.name + name,
+                level.depth + 1,
+                strict=self._strict,
+                look=isinstance(storage, CompressedStorage),
+                progress=progress,
+            )
+        except (CorruptArchiveError, UnsupportedArchiveError) as error:
+            if self._strict:
+                raise type(error)(error.message, hints=[_OTHERS, AS_FILES]) from error
+            self._add_damage(error.message)
+            return None
+        if scanned.damage is not None:
+            self._add_damage(scanned.damage)
+        return scanned
+
+    def _place(self, entry: Any, end: bool = False) -> int:
+        """Return where a member of the outermost archive is in its file, nearly if compressed."""
+        place = int(entry["offset"]) + (int(entry["stored_size"]) if end else 0)
+        view = self._table.compressed.get(int(entry["shard"]))
+        return place if view is None else place * view.stored_size // max(view.size, 1)
+
+    def _report(self, done: int) -> None:
+        if self._progress is not None:
+            self._progress(min(done, self._held), self._held)
 
     def _count_names(self, size: int, where: str) -> None:
         """Limit the directories in the names of members, which every member repeats."""
@@ -323,7 +440,7 @@ class _Builder:
             raise LimitError(
                 f"{where}: the names of the members of archives within archives take more than "
                 f"{self._most_names} bytes",
-                hints=[_AS_FILES],
+                hints=[AS_FILES],
             )
 
     def _count_rows(self, place: tuple[int, int], count: int, where: str) -> None:
@@ -337,76 +454,12 @@ class _Builder:
             raise LimitError(
                 f"{where}: links to archives would repeat their members "
                 f"{self._repeated_rows} times",
-                hints=[_AS_FILES],
-            )
-
-    # --- scanning ---------------------------------------------------------------------------
-
-    def _scan(
-        self, level: Level, entry: Any, inner: InnerArchive, where: str
-    ) -> tuple[RowBuffer, Container, int, int, Storage]:
-        """Scan an archive; return its rows, their container, base, and shard, and the storage."""
-        outer = int(entry["shard"])
-        storage = level.storages[outer]
-        if not inner.views:
-            base = int(entry["offset"])
-            inside = SliceStorage(storage, base, int(entry["size"]), where)
-            rows = self._scan_storage(inner.container, inside)
-            return (
-                rows,
-                inner.container,
-                base,
-                self._shard(outer, inner.container, storage),
-                storage,
-            )
-        parent = self._canonical.get(outer, outer)
-        for view in inner.views[:-1]:
-            parent, storage = self._decompress(view, parent, storage, where)
-        view = dataclasses.replace(inner.views[-1], parent=parent)
-        found = scan_stream(
-            view, storage, where, all_containers(), self._check_decompressed, self._strict
-        )
-        if found.damage is not None:
-            self._add_damage(found.damage)
-        self._decompressed += found.view.size
-        storage = CompressedStorage(found.view.stream(storage, where), found.checkpoints)
-        container = found.container or inner.container
-        rows = found.rows or self._scan_storage(container, storage)
-        return rows, container, 0, self._add_view(found.view, container, found.checkpoints), storage
-
-    def _scan_storage(self, container: Container, storage: Storage) -> RowBuffer:
-        try:
-            return container.scan(storage, True)
-        except CorruptArchiveError as error:
-            if self._strict:
-                raise
-            rows = container.scan(storage, False)
-            self._add_damage(error.message)
-            return rows
-
-    def _decompress(
-        self, view: DerivedFile, parent: int, storage: Storage, where: str
-    ) -> tuple[int, Storage]:
-        """Add the view of a member that is compressed once more inside."""
-        self._check_decompressed(view.size)
-        self._decompressed += view.size
-        inside = CompressedStorage(view.stream(storage, where))
-        checkpoints = inside.build_checkpoints()
-        view = dataclasses.replace(view, parent=parent, checkpoints=(0, len(checkpoints)))
-        return self._add_view(view, None, checkpoints), inside
-
-    def _check_decompressed(self, size: int) -> None:
-        if self._decompressed + size > self._most_decompressed:
-            raise LimitError(
-                f"{self._table.files[0]}: the archives within it decompress to more than "
-                f"{MAX_COMPRESSION} times its size",
-                hints=[_AS_FILES],
+                hints=[AS_FILES],
             )
 
     def _add_damage(self, message: str) -> None:
         logger.warning("%s", message)
         self._damage = self._damage or message
-        self._damages += 1
 
     # --- shards -----------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from imagearchive.index import file_format
 from imagearchive.index.build import BuiltIndex, build_columns
 from imagearchive.index.freshness import READ_PARTLY, REBUILD
 from imagearchive.index.index_locations import check_replaceable, index_locations
+from imagearchive.index.look_inside import LookInside
 from imagearchive.index.nesting import Nested, Nesting
 from imagearchive.index.saved_table import SavedTable
 from imagearchive.storage.location import Location, locate
@@ -29,8 +30,8 @@ from imagearchive.storage.location import Location, locate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from imagearchive.containers.compressed_scan import Look
     from imagearchive.storage.progress import Progress
-
 
 __all__ = ["IndexTable"]
 
@@ -111,8 +112,10 @@ class IndexTable(SavedTable):
             return cls._build(archive, strict, progress)
         options = (overwrite, strict, save)
 
+        inner = None if nesting is None else LookInside(nesting, archive)
+
         def scan() -> IndexTable:
-            return cls._build(archive, strict, progress)
+            return cls._build(archive, strict, progress, inner)
 
         if nesting is None:
             return cls._open(archive, given, options, None, scan)
@@ -126,15 +129,14 @@ class IndexTable(SavedTable):
         plain = (overwrite, strict, save and given is None)
         outer = cls._open(archive, None, plain, None, scan)
         if outer.meta and (not nesting.auto or begins_with_archive(outer)):
-            from imagearchive.index.nested import build_nested
+            scanner = None if inner is None else inner.scanner
 
-            return cls._open(
-                archive,
-                given,
-                options,
-                nesting,
-                lambda: cls._from_built(build_nested(outer, nesting, strict)),
-            )
+            def build() -> IndexTable:
+                from imagearchive.index.nested import build_nested
+
+                return cls._from_built(build_nested(outer, nesting, strict, progress, scanner))
+
+            return cls._open(archive, given, options, nesting, build)
         if given is None:
             return outer
         return cls._open(archive, given, options, nesting, lambda: outer)
@@ -304,23 +306,32 @@ class IndexTable(SavedTable):
     ) -> IndexTable:
         """Scan an archive without saving its index."""
         nesting = Nesting.from_argument(nested)
-        table = cls._build(resolve_location(locate(path)), strict, None)
+        archive = resolve_location(locate(path))
         if nesting is None:
-            return table
+            return cls._build(archive, strict, None)
+        inner = LookInside(nesting, archive)
+        table = cls._build(archive, strict, None, inner)
         from imagearchive.index.inner_archives import begins_with_archive
 
         if nesting.auto and not begins_with_archive(table):
             return table
         from imagearchive.index.nested import build_nested
 
-        return cls._from_built(build_nested(table, nesting, strict))
+        return cls._from_built(build_nested(table, nesting, strict, None, inner.scanner))
 
     @classmethod
-    def _build(cls, archive: Location, strict: bool, progress: Progress | None) -> IndexTable:
+    def _build(
+        cls,
+        archive: Location,
+        strict: bool,
+        progress: Progress | None,
+        look: Look | None = None,
+    ) -> IndexTable:
         # Imported here, because an archive with an index needs it only if it contains others.
         from imagearchive.index.inner_archives import begins_with_archive
 
-        table = cls._from_built(build_columns(archive, strict=strict, progress=progress))
+        built = build_columns(archive, strict=strict, progress=progress, look=look)
+        table = cls._from_built(built)
         # The files may be gone, or may have changed, since they were scanned.
         with contextlib.suppress(OSError, ImageArchiveError):
             table.meta["begins_with_archive"] = begins_with_archive(table)

@@ -71,6 +71,11 @@ class CompressedStream(StreamIdentity, Protocol):
     """A compressed stream in a storage."""
 
     @property
+    def label(self) -> str:
+        """The name of the compression format in messages."""
+        ...
+
+    @property
     def span(self) -> int:
         """The longest output between two places where decompression can start, if it is known."""
         ...
@@ -180,6 +185,8 @@ class CompressedStorage(Closable):
     ) -> None:
         self._owned = owned
         self.path = stream.where
+        # A member may be compressed twice, by different formats.
+        self._name = f"{stream.where}: {stream.label}"
         self.size = stream.size
         self._stream = stream
         self._whole: bytes | None = None
@@ -270,7 +277,7 @@ class CompressedStorage(Closable):
             return
         first, last = (checkpoints.last_before(place) for place in (offset, offset + size - 1))
         for number in range(first, last + 1):
-            spans.request((self.path, number), partial(self._decompress_span, checkpoints, number))
+            spans.request((self._name, number), partial(self._decompress_span, checkpoints, number))
 
     def check_unchanged(self) -> None:
         """Raise if the file has changed since it was opened; see `Storage.check_unchanged`."""
@@ -292,7 +299,7 @@ class CompressedStorage(Closable):
         number, at = checkpoints.last_before(offset), offset
         while at < end:
             decompress = partial(self._decompress_span, checkpoints, number)
-            data = spans.get((self.path, number), decompress)
+            data = spans.get((self._name, number), decompress)
             start = checkpoints.position(number)
             parts.append(memoryview(data)[at - start : end - start])
             at = start + len(data)

@@ -71,6 +71,8 @@ class DeflateStream(StreamRange):
         No stream of this length can inflate to that size.
     """
 
+    label = "deflate"
+
     def __post_init__(self) -> None:
         if self.size > _MAX_RATIO * (self.stored_size + 1):
             raise self.error(f"{self.stored_size} bytes cannot inflate to {self.size}")
@@ -112,6 +114,7 @@ class DeflateFormat(StreamFormat):
     name = "deflate"
     label = "deflate"
     command = "unzip"
+    reads_forward = True
     stream_type = DeflateStream
 
     def sniff(self, head: bytes) -> bool:

@@ -108,6 +108,7 @@ class GzipFormat(StreamFormat):
     name = "gzip"
     label = "gzip"
     command = "gzip -dk"
+    reads_forward = True
     stream_type = GzipStream
 
     def sniff(self, head: bytes) -> bool:

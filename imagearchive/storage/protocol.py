@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, Protocol, runtime_checkable
 
+from imagearchive.errors import CorruptArchiveError
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator
@@ -14,6 +16,7 @@ __all__ = [
     "UNKNOWN_SIZE",
     "DescriptorStorage",
     "FileStorage",
+    "ForwardReadError",
     "MappedStorage",
     "RangedStorage",
     "RangesStorage",
@@ -28,6 +31,10 @@ __all__ = [
 UNKNOWN_SIZE: Final = 1 << 62
 
 StorageKind = Literal["auto", "mmap", "pread", "memory"]
+
+
+class ForwardReadError(CorruptArchiveError):
+    """What is read once, from start to end, cannot be read in this order."""
 
 
 def file_identity(status: os.stat_result) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from imagearchive.errors import CorruptArchiveError
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.compressed import STEP
-from imagearchive.storage.protocol import UNKNOWN_SIZE
+from imagearchive.storage.protocol import UNKNOWN_SIZE, ForwardReadError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -64,6 +64,8 @@ class StreamFormat:
         The name of the format in messages.
     command : str
         The shell command that decompresses a file and keeps it, for messages.
+    reads_forward : bool
+        A decoder at the start reads the data once, from start to end.
     stream_type : type of StreamRange
         The class of its streams.
     """
@@ -71,6 +73,7 @@ class StreamFormat:
     name: ClassVar[str]
     label: ClassVar[str]
     command: ClassVar[str]
+    reads_forward: ClassVar[bool] = False
     stream_type: ClassVar[type[StreamRange]]
 
     def sniff(self, head: bytes) -> bool:
@@ -199,6 +202,10 @@ class ForwardStorage(Closable):
     damage : CorruptArchiveError or None
         The error that ended the output. A checksum that does not match is never raised, because
         what it covers is known only after a scan.
+
+    Notes
+    -----
+    Once it has failed, each further read fails in the same way.
     """
 
     zero_copy = False
@@ -216,18 +223,27 @@ class ForwardStorage(Closable):
         self.damage: CorruptArchiveError | None = None
         self._decoder = decoder
         self._strict = strict
+        self._failure: BaseException | None = None
         self._start = 0
         self._kept = b""
         # Where the output ends that was returned. The decoder may be further when it raises.
         self._end = 0
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return `size` bytes from `offset`, or fewer at the end of the output."""
+        """Return `size` bytes from `offset`, or fewer at the end of the output.
+
+        Raises
+        ------
+        ForwardReadError
+            What is at `offset` is not kept any more.
+        """
         if offset < self._start:
-            raise CorruptArchiveError(
+            raise ForwardReadError(
                 f"{self.path}: reading it needs a jump back, which is not possible while its "
                 f"checkpoints are built"
             )
+        if offset + size <= self._start + len(self._kept):
+            return self._kept[offset - self._start : offset - self._start + size]
         kept = self._kept[offset - self._start :]
         while self._end < offset and self._next(offset - self._end):
             pass
@@ -256,8 +272,18 @@ class ForwardStorage(Closable):
             pass
 
     def _next(self, size: int) -> bytes:
+        if self._failure is not None:
+            raise self._failure
         if self.size != UNKNOWN_SIZE:
             return b""
+        try:
+            return self._decompress(size)
+        except BaseException as error:
+            # A decoder that has failed cannot be used again.
+            self._failure = error
+            raise
+
+    def _decompress(self, size: int) -> bytes:
         try:
             data = self._decoder.next(min(size, STEP))
         except CorruptArchiveError as error:

@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 from support.archives import files_left, tar_bytes, zip_bytes
+from support.files import bytes_read
 from support.nested import (
     LARGE,
     PACK,
@@ -19,6 +20,7 @@ from support.nested import (
     below,
     deep,
     deflated,
+    large_members,
     names_of,
     put_members,
     stem,
@@ -378,6 +380,23 @@ def test_nested_more_bins_than_files_can_be_open_are_opened(tmp_path, nested):
     assert len(found) == 60
     with imagearchive.open(tmp_path / "bins", nested=nested) as archive:
         assert {archive[name] for name in found} == {b"%d" % i for i in range(60)}
+
+
+@pytest.mark.parametrize("inner", [".tgz", "-deflated.zip"])
+def test_nested_keep_decompressed_decompresses_each_span_once(tmp_path, inner):
+    members = large_members(0)
+    packed = {f"{name}{inner}": PACK[inner]({"t.tar": tar_bytes(members)}) for name in "ab"}
+    path = write(tmp_path / "x.zip", deflated(packed))
+    expected = {}
+    for name in "ab":
+        expected |= below(f"{name}{stem(inner)}/t", members)
+    size = path.stat().st_size
+    with imagearchive.open(path, nested=True) as archive:
+        archive.keep_decompressed(64 << 20)
+        order = random.Random(1).sample(list(expected), len(expected))
+        before = bytes_read()
+        assert [archive[name] for name in order] == [expected[name] for name in order]
+        assert bytes_read() - before < 1.5 * size
 
 
 def test_nested_many_views_are_opened_a_few_at_a_time(tmp_path):

@@ -18,7 +18,7 @@ from imagearchive.errors import (
     ImageArchiveError,
     LimitError,
 )
-from imagearchive.index.nested import MAX_ARCHIVES
+from imagearchive.index.inner_scan import MAX_ARCHIVES
 
 # ---------------------------------------------------------------- damage
 

@@ -16,6 +16,12 @@ SMALL = {f"{i}.jpg": random.Random(i).randbytes(700 + i) for i in range(5)}
 LARGE = {f"d/{i:02}.jpg": random.Random(i).randbytes(120_000 + i) for i in range(10)}
 
 
+def large_members(seed):
+    """Return members that take two megabytes and cannot be compressed."""
+    chosen = random.Random(seed)
+    return {f"d/{i:02}.jpg": chosen.randbytes(chosen.randint(1, 200_000)) for i in range(20)}
+
+
 def deflated(members):
     return zip_bytes(members, zipfile.ZIP_DEFLATED)
 

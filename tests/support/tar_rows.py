@@ -29,6 +29,7 @@ class RemoteStorage:
     """Bytes that only come in copies, as from a server."""
 
     path = "remote.tar"
+    zero_copy = False
 
     def __init__(self, data: bytes) -> None:
         self._data = data

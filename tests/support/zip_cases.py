@@ -17,6 +17,8 @@ FULL = 0xFFFFFFFF
 class CopyStorage:
     """Storage without a descriptor whose reads are copies, as a remote one's are."""
 
+    zero_copy = False
+
     def __init__(self, data, path="remote"):
         self.data, self.path, self.size = bytes(data), path, len(data)
         self.reads = 0

@@ -1,4 +1,5 @@
 import logging
+from collections.abc import Callable
 from typing import final
 
 from typing_extensions import Buffer
@@ -21,6 +22,10 @@ class Cursor:
 def scan_window(
     window: Buffer, start: int, rows: RowBuffer, cursor: Cursor, path: str = "<memory>"
 ) -> None: ...
-def scan(storage: Storage, strict: bool = True) -> RowBuffer: ...
+def scan(
+    storage: Storage,
+    strict: bool = True,
+    visit: Callable[[RowBuffer, int, int], None] | None = None,
+) -> RowBuffer: ...
 def read_member(storage: Storage, offset: int) -> tuple[RowBuffer, int, int, int]: ...
 def has_header(head: Buffer) -> bool: ...

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 cdef enum:
     FIRST_WINDOW = 0x10000
+    NARROW_WINDOW = 0x1000
+    # From one header to the next, beyond which it is faster to read only the headers.
+    HOP = 0x3000
     # Views of memory cost nothing, whatever their size; this bounds what a storage that copies
     # takes.
     VIEW_WINDOW = 0x4000000
@@ -216,7 +219,7 @@ def scan_window(window, start, rows, Cursor cursor not None, path="<memory>"):
         raise scan_error(cursor, rows, path, code, "Fetch the archive again", use_rest(cursor))
 
 
-def scan(storage, strict=True):
+def scan(storage, strict=True, visit=None):
     """Read the headers of a whole archive.
 
     A storage with ``fileno()`` is read by `pread`, with the GIL released; any other one through
@@ -228,6 +231,8 @@ def scan(storage, strict=True):
         The archive.
     strict : bool, default=True
         Raise at the first damage. False serves the members before it and logs the loss.
+    visit : callable, optional
+        See `imagearchive.containers.container.Container.scan_and_visit`.
 
     Returns
     -------
@@ -246,8 +251,10 @@ def scan(storage, strict=True):
     rows = RowBuffer()
     if hasattr(storage, "fileno"):
         code = scan_descriptor(cursor, rows, storage.fileno())
+        if visit is not None:
+            visit(rows, 0, rows.rows)
     else:
-        code = scan_storage(cursor, rows, storage)
+        code = scan_storage(cursor, rows, storage, visit)
     if code == SYSTEM_ERROR:
         raise scan_error(cursor, rows, path, code, "Fetch the archive again", use_rest(cursor))
     if not s.file_size:
@@ -281,20 +288,30 @@ cdef int scan_descriptor(Cursor cursor, object rows, int fd) except -1:
             return code
 
 
-cdef int scan_storage(Cursor cursor, object rows, object storage) except -1:
+cdef int scan_storage(Cursor cursor, object rows, object storage, object visit) except -1:
     cdef State* s = &cursor.state
-    cdef uint64_t size = FIRST_WINDOW, here
+    cdef uint64_t size = FIRST_WINDOW, here, visited = 0
     cdef int code
+    cdef bint zero_copy = storage.zero_copy
     window, start = b"", 0
     while True:
         here = s.offset
         code = step_window(cursor, rows, window, start)
+        if visit is not None and s.rows > visited:
+            visit(rows, visited, s.rows)
         if code != MORE:
             return code
-        if isinstance(window, memoryview):
+        if zero_copy:
             size = VIEW_WINDOW
-        if s.offset == here and len(window):
+        elif s.offset == here and len(window):
+            # The window cuts a group.
             size = 2 * len(window)
+        elif s.rows > visited and s.offset - here > HOP * (s.rows - visited):
+            # Wide windows over small members, narrow ones between large members.
+            size = NARROW_WINDOW
+        elif len(window) and size < FIRST_WINDOW:
+            size *= 2
+        visited = s.rows
         start = s.offset
         size = max(size, s.need - s.offset)
         size = min(size, s.file_size - start)

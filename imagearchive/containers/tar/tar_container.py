@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from imagearchive.containers.container import Checkpoints, Container, Match
+from imagearchive.containers.container import Checkpoints, Container, Match, Visit
 from imagearchive.containers.rows import KIND_SPARSE, RowBuffer
 from imagearchive.containers.tar import scan
 from imagearchive.containers.tar.sparse import SparseStorage
@@ -40,6 +40,10 @@ class TarContainer(Container):
     def scan(self, storage: Storage, strict: bool = True) -> RowBuffer:
         """Read the headers of all members."""
         return scan.scan(storage, strict)
+
+    def scan_and_visit(self, storage: Storage, strict: bool, visit: Visit) -> RowBuffer:
+        """Read the headers of all members, and visit each before what follows it is read."""
+        return scan.scan(storage, strict, visit)
 
     def open_member(
         self, storage: Storage, row: Any, where: str, checkpoints: Checkpoints | None = None

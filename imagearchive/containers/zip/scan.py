@@ -40,6 +40,7 @@ from imagearchive.containers.zip.records import Code
 from imagearchive.errors import CorruptArchiveError
 
 if TYPE_CHECKING:
+    from imagearchive.containers.container import Visit
     from imagearchive.storage.protocol import Storage
 
 __all__ = ["scan", "sniff"]
@@ -66,7 +67,7 @@ def sniff(storage: Storage) -> bool:
     return any(end.exact or end.entries for end in find_ends(storage))
 
 
-def scan(storage: Storage, strict: bool = True) -> RowBuffer:
+def scan(storage: Storage, strict: bool = True, visit: Visit | None = None) -> RowBuffer:
     """Read the table of all members, in the order of the central directory.
 
     Parameters
@@ -75,6 +76,9 @@ def scan(storage: Storage, strict: bool = True) -> RowBuffer:
         The archive. With a file descriptor or a mapping, all headers are read without the GIL.
     strict : bool
         Raise at the first damage. Otherwise serve the members that are intact and log the rest.
+    visit : callable, optional
+        See `imagearchive.containers.container.Container.scan_and_visit`. It may see members that
+        are found to be damaged later.
 
     Returns
     -------
@@ -95,7 +99,7 @@ def scan(storage: Storage, strict: bool = True) -> RowBuffer:
     """
     failure: CorruptArchiveError | None = None
     for end in find_ends(storage)[:_MAX_ENDS]:
-        result = _attempt(storage, end, strict)
+        result = _attempt(storage, end, strict, visit)
         if isinstance(result, RowBuffer):
             return result
         failure = failure or result
@@ -103,6 +107,8 @@ def scan(storage: Storage, strict: bool = True) -> RowBuffer:
         raise failure
     rows = RowBuffer() if strict else salvage(storage)
     if rows.rows:
+        if visit is not None:
+            visit(rows, 0, rows.rows)
         return rows
     raise CorruptArchiveError(
         f"{storage.path}: no end record of a ZIP archive near the end of the file of "
@@ -110,9 +116,11 @@ def scan(storage: Storage, strict: bool = True) -> RowBuffer:
     )
 
 
-def _attempt(storage: Storage, end: End, strict: bool) -> RowBuffer | CorruptArchiveError:
+def _attempt(
+    storage: Storage, end: End, strict: bool, visit: Visit | None
+) -> RowBuffer | CorruptArchiveError:
     try:
-        return _Scan(storage, end, strict).run()
+        return _Scan(storage, end, strict, visit).run()
     except CorruptArchiveError as error:
         # Its traceback would hold all rows of the attempt.
         return error.with_traceback(None)
@@ -121,10 +129,11 @@ def _attempt(storage: Storage, end: End, strict: bool) -> RowBuffer | CorruptArc
 class _Scan:
     """One scan: the rows under construction and the damage on the way."""
 
-    def __init__(self, storage: Storage, end: End, strict: bool) -> None:
+    def __init__(self, storage: Storage, end: End, strict: bool, visit: Visit | None) -> None:
         self.storage = storage
         self.end = end
         self.strict = strict
+        self.visit = visit
         self.rows = RowBuffer()
         self.digests: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
         self.lengths: npt.NDArray[np.uint16] = np.empty(0, np.uint16)
@@ -207,9 +216,10 @@ class _Scan:
         start = 0
         bad = []
         row = 0
-        if descriptor < 0 and _hands_out_views(storage):
+        if descriptor < 0 and storage.zero_copy:
             window = storage.read(0, limit)
         while row < self.rows.rows:
+            first = row
             if descriptor >= 0:
                 row, code, error = zip_records.local_headers_of_file(
                     descriptor, *columns, row, limit
@@ -218,6 +228,8 @@ class _Scan:
                     raise OSError(error, os.strerror(error), storage.path)
             else:
                 row, code = zip_records.local_headers(window, start, *columns, row, limit)
+            if self.visit is not None and row > first:
+                self.visit(self.rows, first, row)
             if code == Code.CUT:
                 start = int(self.rows.entries["header_offset"][row])
                 window = storage.read(start, min(_LOCAL_WINDOW, limit - start))
@@ -280,14 +292,6 @@ class _Scan:
             except zlib.error:
                 return None
         return data if len(data) == size and zlib.crc32(data) == entry["crc"] else None
-
-
-def _hands_out_views(storage: Storage) -> bool:
-    """Whether reading all of it costs nothing, as with a mapping: the same bytes, not a copy."""
-    if not storage.size:
-        return False
-    one, other = (np.frombuffer(storage.read(0, 1), np.uint8) for _ in range(2))
-    return one.ctypes.data == other.ctypes.data
 
 
 def salvage(storage: Storage) -> RowBuffer:

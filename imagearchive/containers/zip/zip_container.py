@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.containers.container import Checkpoints, Checksum, Container, Match
+from imagearchive.containers.container import Checkpoints, Checksum, Container, Match, Visit
 from imagearchive.containers.left_out import DAMAGED, ENCRYPTED, UNSUPPORTED
 from imagearchive.containers.rows import (
     KIND_ENCRYPTED,
@@ -51,6 +51,12 @@ class ZipContainer(Container):
         from imagearchive.containers.zip.scan import scan
 
         return scan(storage, strict)
+
+    def scan_and_visit(self, storage: Storage, strict: bool, visit: Visit) -> RowBuffer:
+        """Read all headers, and visit members as soon as it is known where their data begin."""
+        from imagearchive.containers.zip.scan import scan
+
+        return scan(storage, strict, visit)
 
     def open_member(
         self, storage: Storage, row: Any, where: str, checkpoints: Checkpoints | None = None
