@@ -127,7 +127,7 @@ def repack(
       them. Dots in the last part of a key become underscores.
 
     An image that needs no change is copied. Of its metadata, an image that is encoded again keeps
-    the EXIF orientation of a JPEG; transparency is dropped, and 16 bits become 8, as in loading.
+    the EXIF orientation; transparency is dropped, and 16 bits become 8, as in loading.
 
     The same samples and arguments give the same bytes, whatever the number of workers. A shard
     appears when it is complete. After an interrupt, the same call continues after the last

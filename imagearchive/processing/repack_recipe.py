@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from imagearchive.images.decode import image_size
+from imagearchive.images.decode import image_orientation, image_size
 from imagearchive.images.pillow import FORMATS, image_format, save_image
-from imagearchive.images.render import jpeg_info
 from imagearchive.transforms import CenterCrop, Compose, Resize
 from imagearchive.transforms.pipeline import Pipeline, compile_pipeline
 
@@ -112,11 +111,11 @@ class Recipe:
         if (pixels == pixels[:, :, :1]).all():
             pixels = pixels[:, :, 0]
         options: dict[str, Any] = {} if extension == "png" else {"quality": self.quality}
-        found = jpeg_info(encoded)
-        if found is not None and found[3] != 1:
+        orientation = image_orientation(encoded)
+        if orientation != 1:
             # Pixels stay as they are stored, and boxes refer to them.
             exif = Image.Exif()
-            exif[_ORIENTATION] = found[3]
+            exif[_ORIENTATION] = orientation
             options["exif"] = exif
         return extension, save_image(extension, pixels, **options)
 
