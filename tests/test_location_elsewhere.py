@@ -82,7 +82,9 @@ def test_index_of_a_url_is_saved_in_the_cache_and_found_again(image_tar, put):
     assert [kind for path, kind in OPENED if path == url] == []
 
 
-def test_index_beside_a_url_is_used(image_tar, put, pictures):
+def test_index_beside_a_url_is_used(image_tar, put, pictures, tmp_path, monkeypatch):
+    # One that was saved on this machine would be preferred.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     IndexTable.open(image_tar)
     url = put(image_tar)
     assert IndexTable.open(url).path == f"{SCHEME}://bucket/images.idx.npy"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from imagearchive.archive.entries import DirEntry, MemberInfo
 from imagearchive.archive.member_reader import MemberReader
@@ -16,7 +16,7 @@ from imagearchive.errors import (
     OptionTypeError,
     StaleIndexError,
 )
-from imagearchive.errors.arguments import check_flag, check_integer, shorten
+from imagearchive.errors.arguments import check_choice, check_flag, check_integer, shorten
 from imagearchive.index.concatenate import open_concatenated
 from imagearchive.index.nesting import Nested
 from imagearchive.storage.checksums import Verify, check_verify
@@ -117,6 +117,9 @@ class Archive(MemberReader, Closable, Mapping[str, bytes]):
         only the processes of this program can read them in a pickle.
     filesystem : object, optional
         A file system of fsspec, which then reads the URLs, of any scheme.
+    save_index : {"auto", "remote"}
+        Where an index that is built is saved: on this machine, or, with "remote", beside the
+        archive on a server as well, for everybody who reads it.
 
     Attributes
     ----------
@@ -156,8 +159,10 @@ class Archive(MemberReader, Closable, Mapping[str, bytes]):
         nested: Nested = False,
         storage_options: Mapping[str, Any] | None = None,
         filesystem: Any = None,
+        save_index: Literal["auto", "remote"] = "auto",
     ) -> None:
         check_integer("max_open", max_open, 1)
+        check_choice("save_index", save_index, ("auto", "remote"))
         strict = check_flag("strict", strict)
         overwrite_index = check_flag("overwrite_index", overwrite_index)
         if storage not in ("auto", "mmap", "pread", "memory"):
@@ -179,7 +184,12 @@ class Archive(MemberReader, Closable, Mapping[str, bytes]):
         if decompress_to is not None:
             self.opened_paths = [_decompressed(path, decompress_to) for path in self.paths]
         table = open_concatenated(
-            self.opened_paths, ipath, overwrite=overwrite_index, strict=strict, nested=nested
+            self.opened_paths,
+            ipath,
+            overwrite=overwrite_index,
+            strict=strict,
+            nested=nested,
+            upload=save_index == "remote",
         )
         super().__init__(given, table, storage, max_open, self._options.verify)
         self.left_out = self.table.left_out

@@ -201,9 +201,13 @@ def _add_index(commands: Any) -> None:
     )
     parser.add_argument(
         "--ipath",
+        "--joined",
         metavar="FILE",
         type=path,
-        help="the index file to write; one for all archives if there are several",
+        help="the index file or URL to write; one for all archives if there are several",
+    )
+    parser.add_argument(
+        "--upload", action="store_true", help="save the index of an archive at a URL beside it"
     )
     add_partial(parser)
     add_nested(parser)

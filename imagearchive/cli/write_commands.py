@@ -64,6 +64,7 @@ def index(arguments: argparse.Namespace) -> int:
                 overwrite_each=arguments.overwrite and executor is None,
                 strict=not arguments.partial,
                 nested=arguments.nested,
+                upload=arguments.upload,
             )
             shown = relative_path(paths[0]) or paths[0]
             what = {"archive": shown} if len(paths) == 1 else {"archives": len(paths)}
@@ -89,6 +90,7 @@ def _build_indexes(
         strict=not arguments.partial,
         nested=arguments.nested,
         show_progress=executor is None,
+        upload=arguments.upload,
     )
     made: list[dict[str, object]] = []
     here = executor is None

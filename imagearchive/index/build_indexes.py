@@ -12,6 +12,7 @@ from imagearchive.index.concatenate import open_concatenated
 from imagearchive.index.nesting import Nested
 from imagearchive.index.open_indexes import THREADS
 from imagearchive.index.table import IndexTable
+from imagearchive.index.upload import upload_index
 from imagearchive.storage.executors import AnyExecutor, run_all
 from imagearchive.storage.patterns import ArchivePath, expand_paths
 from imagearchive.storage.progress import byte_progress
@@ -106,7 +107,13 @@ def build_indexes(
 
 
 def build_index(
-    path: str, *, overwrite: bool, strict: bool, nested: Nested, show_progress: bool = False
+    path: str,
+    *,
+    overwrite: bool,
+    strict: bool,
+    nested: Nested,
+    show_progress: bool = False,
+    upload: bool = False,
 ) -> IndexSummary:
     """Build the index of one archive, if there is no fresh one; the task of a worker."""
     with byte_progress(f"indexing {os.path.basename(path)}") as progress:
@@ -117,4 +124,6 @@ def build_index(
             nested=nested,
             progress=progress if show_progress else None,
         )
+    if upload:
+        table = upload_index(table, nested)
     return IndexSummary(path, len(table), table.path)

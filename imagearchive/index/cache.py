@@ -21,7 +21,15 @@ from imagearchive.index.index_locations import cache_directory
 from imagearchive.storage.location import Location, locate
 from imagearchive.storage.patterns import INDEX_SUFFIX
 
-__all__ = ["FILES", "CachedIndex", "cached_indexes", "describe_files", "is_cached", "remove_cached"]
+__all__ = [
+    "FILES",
+    "CachedIndex",
+    "cached_indexes",
+    "describe_files",
+    "is_cached",
+    "recorded_files",
+    "remove_cached",
+]
 
 FILES: Final = "files"
 
@@ -93,7 +101,7 @@ def _describe(location: Location) -> CachedIndex:
     archives: list[str] = []
     state: Literal["fresh", "stale", "unknown"] = "unknown"
     with _unused(location.path) as status, contextlib.suppress(CorruptIndexError):
-        recorded = _recorded_files(file_format.load(location).sections)
+        recorded = recorded_files(file_format.load(location).sections)
         archives = list(recorded)
         if recorded:
             state = "fresh" if all(map(_is_unchanged, *zip(*recorded.items()))) else "stale"
@@ -115,16 +123,21 @@ def _unused(path: str) -> Iterator[os.stat_result]:
         os.close(descriptor)
 
 
-def _recorded_files(sections: Mapping[str, npt.NDArray[Any]]) -> dict[str, tuple[str, str]]:
+def recorded_files(sections: Mapping[str, npt.NDArray[Any]]) -> dict[str, Signature]:
+    """Return what `describe_files` recorded: size and identity of each file, by its path."""
     if FILES not in sections:
         return {}
     parts = os.fsdecode(sections[FILES].tobytes()).split("\0")
-    return {path: (size, identity) for path, size, identity in zip(*[iter(parts)] * 3)}
+    return {
+        path: (int(size), identity)
+        for path, size, identity in zip(*[iter(parts)] * 3)
+        if size.isdecimal() and len(size) < 20
+    }
 
 
-def _is_unchanged(path: str, recorded: tuple[str, str]) -> bool:
+def _is_unchanged(path: str, recorded: Signature) -> bool:
     try:
         seen = signatures([locate(path)])[0]
     except OSError:
         return False
-    return seen is not None and (str(seen[0]), seen[1]) == recorded
+    return seen == recorded

@@ -23,6 +23,7 @@ from imagearchive.errors import (
 )
 from imagearchive.index import file_format
 from imagearchive.index.build import directory_labels
+from imagearchive.index.cache import FILES, describe_files, recorded_files
 from imagearchive.index.freshness import READ_PARTLY, REBUILD, Signature, signatures
 from imagearchive.index.index_locations import cache_location, check_replaceable
 from imagearchive.index.lookup import Lookup
@@ -30,7 +31,8 @@ from imagearchive.index.metadata import CHECKPOINTS, add_container_runs
 from imagearchive.index.names import sort_names
 from imagearchive.index.nesting import Nested, Nesting
 from imagearchive.index.table import IndexTable
-from imagearchive.storage.location import Location, locate
+from imagearchive.index.upload import upload_index
+from imagearchive.storage.location import Location, PublishingLocation, locate
 from imagearchive.storage.progress import byte_progress
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def open_concatenated(
     overwrite_each: bool | None = None,
     strict: bool = True,
     nested: Nested = False,
+    upload: bool = False,
 ) -> IndexTable:
     """Open the index of one archive, or of several as one table.
 
@@ -62,11 +65,20 @@ def open_concatenated(
     combined index, and then it is the only file that is saved: indexes that the archives have are
     used, but missing ones are not saved. `overwrite_each` says whether indexes that the archives
     have are built again, by default as `overwrite`. If archives have members of the same name, all
-    are kept, and a lookup finds the last.
+    are kept, and a lookup finds the last. With `upload`, the index of each archive on a server is
+    saved beside it.
+
+    A combined index on a server is opened without asking for the status of any archive, which may
+    be many: it describes their state, and reading from one in another state is an error.
     """
+    given = None if ipath is None else locate(ipath)
+    if len(paths) > 1 and isinstance(given, PublishingLocation) and not overwrite:
+        table = _load_remote(given, paths, strict, nested)
+        if table is not None:
+            return table
     if len(paths) == 1:
         with byte_progress(f"indexing {os.path.basename(paths[0])}") as progress:
-            return IndexTable.open(
+            table = IndexTable.open(
                 paths[0],
                 ipath,
                 overwrite=overwrite,
@@ -74,12 +86,13 @@ def open_concatenated(
                 progress=progress,
                 nested=nested,
             )
+        return upload_index(table, nested) if upload else table
     archives = [resolve_location(locate(path)) for path in paths]
     seen = _signatures(archives)
     # The size and time of a directory do not change with the files in it.
     can_save = None not in seen
     digest = _digest(archives, seen, strict, nested)
-    location = None if ipath is None else locate(ipath)
+    location = given
     if location is not None and not can_save:
         raise OptionError(
             f"{location.path}: cannot be the index, because one of the archives is a directory, "
@@ -87,7 +100,8 @@ def open_concatenated(
         )
     if location is None and can_save:
         location = cache_location([digest], archives[0])
-    if location is not None and not overwrite:
+    remote = isinstance(location, PublishingLocation)
+    if location is not None and not overwrite and not upload and not remote:
         paths_digest = _digest(archives, [None] * len(archives), strict, nested)
         found = _load(location, archives, seen, (digest, paths_digest), strict, ipath is not None)
         if found is not None:
@@ -105,11 +119,14 @@ def open_concatenated(
         nested=nested,
     )
     with closing(tables):
-        table = _concatenate(tables)
+        table = _concatenate((upload_index(one, nested) for one in tables) if upload else tables)
     if location is None or len(table.files) != len(paths):
         return table
     table.meta["joined"] = digest
     table.meta["joined_paths"] = _digest(archives, [None] * len(archives), strict, nested)
+    if remote:
+        # The state of each file is in the index, and each request says that it expects it.
+        table.extra = {**table.extra, FILES: describe_files(table.file_signatures)}
     # Every process would parse one entry for each archive whenever it opens the table.
     table.meta["archives"] = []
     try:
@@ -191,6 +208,40 @@ def _load(
         )
     table.files = [archive.path for archive in archives]
     table.file_signatures = {file: one for file, one in zip(table.files, seen) if one is not None}
+    return table
+
+
+def _load_remote(
+    location: Location, paths: Sequence[str], strict: bool, nested: Nested
+) -> IndexTable | None:
+    """Map the combined table of archives on servers, or return None if there is none yet."""
+    archives = [locate(path) for path in paths]
+    try:
+        sections, meta, *_ = file_format.load(location)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    known = recorded_files(sections)
+    unknown = [None] * len(archives)
+    expected = {_digest(archives, unknown, strict, nested)}
+    if nested is False and "nested" not in meta:
+        # That none of the archives contains others was found out.
+        expected.add(_digest(archives, unknown, strict, "auto"))
+    if meta.get("joined_paths") not in expected:
+        raise StaleIndexError(
+            f"{location.path}: it does not describe the {len(archives)} archives from "
+            f"{archives[0].path} on: it was built for others",
+            hints=[REBUILD],
+        )
+    files = [archive.path for archive in archives]
+    if any(file not in known for file in files):
+        raise CorruptIndexError(f"{location.path}: it does not describe all archives; delete it")
+    table = IndexTable.load(location.path, sizes=[known[file][0] for file in files])
+    if strict and table.meta.get("damage"):
+        raise CorruptArchiveError(
+            f"{table.meta['damage']} (as found when {location.path} was built)", hints=[READ_PARTLY]
+        )
+    table.files = files
+    table.file_signatures = {file: known[file] for file in files}
     return table
 
 

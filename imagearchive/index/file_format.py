@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tempfile
 import zlib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -25,6 +26,7 @@ from imagearchive.errors import (
 )
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import AtomicFile
+from imagearchive.storage.location import PublishingLocation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -90,11 +92,19 @@ def save(
     }
     text = json.dumps(described, sort_keys=True, ensure_ascii=True).encode()
     path = location.local_path
-    if path is None:
+    arrays = [*sections.values(), np.frombuffer(text, np.uint8)]
+    if path is not None:
+        with AtomicFile(path, check=False) as target, os_errors_for(path):
+            for array in arrays:
+                npy.write_array(target.file, array)
+    elif isinstance(location, PublishingLocation):
+        with tempfile.NamedTemporaryFile(prefix="imagearchive-") as file:
+            for array in arrays:
+                npy.write_array(file, array)
+            file.flush()
+            location.publish(file.name)
+    else:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), location.path)
-    with AtomicFile(path, check=False) as target, os_errors_for(path):
-        for array in [*sections.values(), np.frombuffer(text, np.uint8)]:
-            npy.write_array(target.file, array)
 
 
 def load(location: Location) -> IndexFile:
@@ -111,7 +121,10 @@ def load(location: Location) -> IndexFile:
     """
     path = location.path
     try:
-        storage = location.open("mmap")
+        if isinstance(location, PublishingLocation):
+            storage = location.open_copy()
+        else:
+            storage = location.open("mmap")
     except UnsupportedArchiveError as error:
         raise NotAnIndexError(str(error)) from error
     if not storage.size:

@@ -65,7 +65,10 @@ def index_locations(archive: Location, variant: str = "") -> list[Location]:
     """Return where the index of an archive may be, the best first; `variant` as above."""
     beside = index_beside(archive, variant)
     cached = cache_location([archive.path, variant] if variant else [archive.path], archive)
-    return [beside] if cached is None else [beside, cached]
+    if cached is None:
+        return [beside]
+    # An index on this machine needs no request.
+    return [beside, cached] if archive.local_path is not None else [cached, beside]
 
 
 def check_replaceable(ipath: Location, archives: Sequence[Location]) -> None:

@@ -25,7 +25,7 @@ from imagearchive.index.index_locations import check_replaceable, index_location
 from imagearchive.index.look_inside import LookInside
 from imagearchive.index.nesting import Nested, Nesting
 from imagearchive.index.saved_table import SavedTable
-from imagearchive.storage.location import Location, locate
+from imagearchive.storage.location import Location, PublishingLocation, locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,7 +238,8 @@ class IndexTable(SavedTable):
     ) -> tuple[IndexTable | None, list[Location]]:
         """Return the saved index if it is fresh, or None and where to save a new one."""
         writable = []
-        for location in index_locations(archive, nesting.variant if nesting else ""):
+        locations = index_locations(archive, nesting.variant if nesting else "")
+        for location in locations:
             try:
                 table = cls.load(location.path, archive.path)
                 if not table.meta or table._belongs_to_another(archive):
@@ -250,7 +251,9 @@ class IndexTable(SavedTable):
                 if reason is None and not table._is_for(nesting):
                     reason = "it was built with another value of nested"
                 if reason is None:
-                    return table._with_current_identities(location), []
+                    remote = isinstance(location, PublishingLocation)
+                    # Nothing is written beside an archive on a server unasked.
+                    return table._with_current_identities(locations[0] if remote else location), []
                 logger.info("%s: building the index again: %s", archive.path, reason)
             except file_format.NotAnIndexError:
                 # It may be anything, so it is not overwritten.
@@ -261,7 +264,8 @@ class IndexTable(SavedTable):
                 if isinstance(error, OSError) and error.errno in OUT_OF_FILES:
                     raise
                 logger.info("%s: building the index again: %s", archive.path, error)
-            writable.append(location)
+            if not isinstance(location, PublishingLocation):
+                writable.append(location)
         return None, writable
 
     def _is_for(self, nesting: Nesting | None) -> bool:
@@ -291,6 +295,7 @@ class IndexTable(SavedTable):
             a if seen is None else {**a, "identity": seen[1]} for seen, a in zip(now, archives)
         ]
         try:
+            location.parent.make_directory()
             return self.save(location)
         except OSError as error:
             logger.debug("%s: the archive's identity cannot be saved: %s", location.path, error)

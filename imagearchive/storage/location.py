@@ -25,6 +25,7 @@ __all__ = [
     "KnownLocation",
     "LocalLocation",
     "Location",
+    "PublishingLocation",
     "Status",
     "expand_home",
     "local_path",
@@ -175,11 +176,24 @@ class Location(Protocol):
 
 
 @runtime_checkable
-class KnownLocation(Protocol):
+class KnownLocation(Location, Protocol):
     """A location whose file can be opened without asking for its status again."""
 
     def open_known(self, size: int, identity: str) -> FileStorage:
         """Open the file, which has this size and identity; every read fails if it has not."""
+        ...
+
+
+@runtime_checkable
+class PublishingLocation(Location, Protocol):
+    """A location on a server, of which whole files are read from a copy, and written at once."""
+
+    def open_copy(self) -> FileStorage:
+        """Open a copy of the file on this machine, which is as it is on the server now."""
+        ...
+
+    def publish(self, path: str) -> None:
+        """Upload a local file; it appears when it is complete, and replaces what there was."""
         ...
 
 

@@ -79,7 +79,7 @@ def expand_paths(path: ArchivePath) -> list[str]:
         return [text]
     found: list[str] = []
     for one in (with_text_of(text, one) for one in _expand_braces(text)):
-        if not _has_wildcard(locate(one)) or locate(one).exists():
+        if not _WILDCARD.search(one) or not _has_wildcard(locate(one)) or locate(one).exists():
             found.append(one)
             continue
         matches = _match_wildcards(locate(one))

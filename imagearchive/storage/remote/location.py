@@ -17,6 +17,7 @@ from imagearchive.storage.path_options import PathWithOptions, hide_credentials,
 from imagearchive.storage.protocol import FileStorage, StorageKind
 from imagearchive.storage.remote.client import Client, ObjectStatus
 from imagearchive.storage.remote.clients import client_for
+from imagearchive.storage.remote.local_copy import open_copy
 from imagearchive.storage.remote.storage import RemoteStorage
 
 __all__ = ["RemoteLocation", "locate_url"]
@@ -193,6 +194,10 @@ class RemoteLocation:
             for name, one in found.objects
         ]
         return sorted(entries, key=lambda entry: os.fsencode(entry.name))
+
+    def open_copy(self) -> FileStorage:
+        """Open a copy of the whole object; see `imagearchive.storage.remote.local_copy`."""
+        return open_copy(self.path, self._request_key, self._client())
 
     def publish(self, path: str) -> None:
         """Upload a local file; it appears when it is complete, and replaces what there was."""

@@ -1,0 +1,46 @@
+"""Saves the index of an archive on a server beside it."""
+
+from __future__ import annotations
+
+from imagearchive.errors import OptionError
+from imagearchive.index.index_locations import index_beside
+from imagearchive.index.nesting import Nested, Nesting
+from imagearchive.index.table import IndexTable
+from imagearchive.storage.location import PublishingLocation, locate
+
+__all__ = ["upload_index"]
+
+
+def upload_index(table: IndexTable, nested: Nested) -> IndexTable:
+    """Save the index of an archive on a server beside it, for everybody who reads the archive.
+
+    Parameters
+    ----------
+    table : IndexTable
+        The index of one archive.
+    nested : bool, int, "auto", or "keep"
+        As it was opened with.
+
+    Returns
+    -------
+    IndexTable
+        The table, mapped from a copy of what was uploaded.
+
+    Raises
+    ------
+    OptionError
+        The archive is not on a server, or nothing can be written there.
+    """
+    archive = locate(table.files[0])
+    if len(table.files) != 1 or not isinstance(archive, PublishingLocation):
+        raise OptionError(
+            f"{archive.path}: an index is uploaded only for an archive at a URL; that of a file is "
+            f"saved beside it already"
+        )
+    nesting = Nesting.from_argument(nested)
+    variant = nesting.variant if nesting is not None and "nested" in table.meta else ""
+    beside = index_beside(archive, variant)
+    try:
+        return table.save(beside)
+    except OSError as error:
+        raise OptionError(f"{beside.path}: cannot write the index: {error.strerror}") from error
