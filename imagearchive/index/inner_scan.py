@@ -373,8 +373,11 @@ class InnerMembers:
                 )
         except StaleIndexError:
             raise
-        except ImageArchiveError:
-            # Whoever scans it again learns what is wrong with it.
+        except ImageArchiveError as error:
+            # Without "auto", it is certain that it is to be opened.
+            if isinstance(error, LimitError) and not scanner.nesting.auto:
+                raise
+            # Scanning it again tells what is wrong with it.
             self.archives[offset] = None
 
     def find(self, entries: npt.NDArray[Any], base: int) -> npt.NDArray[np.bool_]:

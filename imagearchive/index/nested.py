@@ -228,7 +228,7 @@ class _Builder:
         for row, inner, directory in self._inner_archives(level):
             child = self._open(level, row, inner, directory)
             if not level.depth:
-                self._done = self._place(level.entries[row], end=True)
+                self._done = max(self._done, self._place(level.entries[row], end=True))
             if child is None:
                 continue
             self._add_rows(level, start, row)
@@ -260,7 +260,8 @@ class _Builder:
         _, rows = np.unique(table.entries["offset"], return_index=True)
         for row in rows.tolist():
             members.look(table.entries[row], table.name_bytes(row))
-            self._report(self._place(table.entries[row], end=True))
+            self._done = self._place(table.entries[row], end=True)
+            self._report(self._done)
 
     def _inner_archives(
         self, level: Level
@@ -400,7 +401,7 @@ class _Builder:
             start = self._place(entry)
 
             def progress(done: int, total: int) -> None:
-                self._report(start + done)
+                self._report(max(self._done, start + done))
 
         try:
             scanned = self._scanner.scan(

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import os
 import random
 import tarfile
 import tracemalloc
@@ -10,6 +11,7 @@ import zipfile
 
 import pytest
 from support.archives import tar_bytes, zip_bytes
+from support.gzip_quine import quine
 from support.nested import LARGE, PACK, SMALL, below, deep, deflated, names_of, write
 
 import imagearchive
@@ -17,8 +19,10 @@ from imagearchive.errors import (
     CorruptArchiveError,
     ImageArchiveError,
     LimitError,
+    UnsupportedArchiveError,
 )
 from imagearchive.index.inner_scan import MAX_ARCHIVES
+from imagearchive.index.table import IndexTable
 
 # ---------------------------------------------------------------- damage
 
@@ -205,3 +209,90 @@ def test_nested_gzip_of_gzip_stays_a_file(tmp_path):
         data = gzip.compress(data, 0)
     path = write(tmp_path / "x.tar", tar_bytes({"x.gz": data}))
     assert names_of(path, True) == ["x.gz"]
+
+
+def test_nested_quine_is_refused_alone_and_a_file_inside(tmp_path):
+    data = quine()
+    assert gzip.decompress(data) == data
+    with pytest.raises(UnsupportedArchiveError, match="neither an archive nor an array"):
+        imagearchive.open(write(tmp_path / "quine.tar.gz", data), nested=True)
+    for number, pack in enumerate(PACK.values()):
+        path = write(tmp_path / f"{number}.bin", pack({"a.tar.gz": data}))
+        for nested in (True, "auto"):
+            with imagearchive.open(path, nested=nested) as archive:
+                assert dict(archive) == {"a.tar.gz": data}
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_nested_zip_whose_member_is_the_zip_itself_is_refused(tmp_path, strict):
+    """Its size says that its data goes on to the end of the file, with the table."""
+    data = bytearray(zip_bytes({"x.zip": b"PK\3\4" + bytes(200)}))
+    start, size = data.index(b"PK\1\2"), (len(data) - 35).to_bytes(4, "little")
+    data[18:26] = data[start + 20 : start + 28] = 2 * size
+    for pack in (bytes, lambda zipped: tar_bytes({"x.zip": zipped})):
+        path = write(tmp_path / "y.bin", pack(bytes(data)))
+        if strict:
+            with pytest.raises(CorruptArchiveError):
+                imagearchive.open(path, nested=True)
+        else:
+            with (
+                contextlib.suppress(CorruptArchiveError),
+                imagearchive.open(path, nested=True, strict=False) as archive,
+            ):
+                assert dict(archive) in ({}, {"x.zip": bytes(data)})
+
+
+def test_nested_many_tars_in_a_bomb_are_refused(tmp_path):
+    """Each takes a few bytes of the compressed archive."""
+    one = tar_bytes({"f": b""})
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz", compresslevel=1) as tar:
+        for number in range(6_000):
+            info = tarfile.TarInfo(f"{number}.tar")
+            info.size = 1536
+            tar.addfile(info, io.BytesIO(one))
+    path = write(tmp_path / "x.tar.gz", out.getvalue())
+    with pytest.raises(LimitError, match="archives within one archive"):
+        imagearchive.open(path, nested=True)
+    assert len(names_of(path, "auto")) == 6_000
+
+
+# ---------------------------------------------------------------- progress
+
+
+@pytest.mark.parametrize("outer", [".tar", ".zip", ".tgz", "-deflated.zip"])
+def test_nested_index_reports_progress_up_to_the_size_of_the_archive(tmp_path, outer):
+    packed = {f"{i}{kind}": PACK[kind](LARGE) for i, kind in enumerate((".tar", ".tgz", ".zip"))}
+    path = write(tmp_path / "x.bin", PACK[outer](packed))
+    IndexTable.open(path)
+    seen = []
+    IndexTable.open(path, nested=True, progress=lambda done, total: seen.append((done, total)))
+    size = path.stat().st_size
+    assert {total for _, total in seen} == {size}
+    places = [done for done, _ in seen]
+    assert places == sorted(places)
+    assert size * 0.3 < places[-1] <= size
+    assert len(set(places)) > 2
+
+
+@pytest.mark.parametrize("outer", [".tar", ".tgz"])
+@pytest.mark.parametrize("plain", [True, False])
+def test_nested_index_that_is_interrupted_leaves_nothing_of_it(tmp_path, outer, plain):
+    packed = {f"{i}{kind}": PACK[kind](LARGE) for i, kind in enumerate((".tgz", ".zip", ".tgz"))}
+    path = write(tmp_path / "x.bin", PACK[outer](packed))
+    if plain:
+        IndexTable.open(path)
+    before = sorted(os.listdir(tmp_path))
+    for calls in (1, 3, 5):
+        left = [calls]
+
+        def stop(done, total, left=left):
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            IndexTable.open(path, nested=True, progress=stop)
+        # The index of the archive itself may be there already.
+        assert {*os.listdir(tmp_path)} - {*before} <= {"x.idx.npy"}
+    assert len(names_of(path, True)) == 3 * len(LARGE)
