@@ -95,6 +95,8 @@ def check_samples(dataset, expected):
             if name == "mask":
                 assert found.shape == samples[number]["image"].shape[:2]
                 found = [int(found[0, 0]), int(found[0, -1])]
+            elif isinstance(found, np.ndarray):
+                found = number_of(found) if found.ndim == 3 else found.tolist()
             assert found == value
 
 

@@ -559,6 +559,39 @@ def svhn(folder):
 # Here the dict is from the number of an image to fields of its sample.
 
 
+@layout("COCO, panoptic segmentation")
+def coco_panoptic(folder):
+    stems = ["000000000009", "000000000025"]
+    write_zip(folder / "train2017.zip", jpegs([f"train2017/{stem}.jpg" for stem in stems]))
+    inner = {
+        f"panoptic_train2017/{stem}.png": picture(9 + i, "PNG") for i, stem in enumerate(stems)
+    }
+    write_zip(folder / "inner.zip", inner)
+    packed = (folder / "inner.zip").read_bytes()
+    (folder / "inner.zip").unlink()
+    members = {
+        f"annotations/panoptic_{part}2017{extension}": data
+        for part in ("train", "val")
+        for extension, data in ((".json", b"{}"), (".zip", packed))
+    }
+    write_zip(folder / "panoptic_annotations_trainval2017.zip", members)
+    return {"train": {0: {"segments": 9}, 1: {"segments": 10}}}
+
+
+@layout("WIDER FACE, boxes")
+def wider_boxes(folder):
+    wider(folder)
+    text = (
+        "0--Parade/0_Parade_marchingband_1_849.jpg\n2\n449 330 122 149 0 0 0 0 0 0\n"
+        "361 98 263 339 0 0 0 0 0 0\n9--Press_Conference/9_Press_1_2.jpg\n0\n"
+        "0 0 0 0 0 0 0 0 0 0\n"
+    )
+    members = {"wider_face_split/wider_face_train_bbx_gt.txt": text.encode()}
+    write_zip(folder / "wider_face_split.zip", members)
+    first = [[449.0, 330.0, 571.0, 479.0], [361.0, 98.0, 624.0, 437.0]]
+    return {"train": {0: {"boxes": first}, 1: {"boxes": [[0.0] * 4]}}}
+
+
 @layout("COCO, one sample for each box")
 def coco_boxes(folder):
     names = ["000000000009.jpg", "000000000025.jpg", "000000000030.jpg"]
@@ -619,7 +652,8 @@ def kitti(folder):
     )
     labels = {f"training/label_2/{i:06}.txt": text.format(i).encode() for i in range(2)}
     write_zip(folder / "data_object_label_2.zip", labels)
-    return {"train": {i: {"objects": text.format(i)} for i in range(2)}}
+    box = [[np.float32(corner) for corner in (712.40, 143.00, 810.73, 307.92)]]
+    return {"train": {i: {"objects": text.format(i), "boxes": box} for i in range(2)}}
 
 
 @layout("Segment Anything (SA-1B)")

@@ -44,6 +44,7 @@ from imagearchive.transforms.fields import KEY, Array, Boxes, Field, Sample
 
 if TYPE_CHECKING:
     from imagearchive.images.render import Decoder
+    from imagearchive.index.nesting import Nested
     from imagearchive.storage.patterns import ArchivePath
     from imagearchive.storage.protocol import StorageKind
 
@@ -116,6 +117,10 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         Raise an error if an archive is damaged. Otherwise serve the members before the damage.
     verify : {"first", "always", "never"} or bool
         When a stored file is compared with its checksum; see `Archive`.
+    nested : bool, int, "auto", or "keep", optional
+        Which members that are archives themselves are opened in place, in each archive; see
+        `imagearchive.open`. By default, all of them if the archive has no other members, and none
+        if one of its fields is a ``.npz`` file.
     storage_options, filesystem : optional
         How to reach URLs; see `imagearchive.Archive`.
 
@@ -198,6 +203,7 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         overwrite_index: bool = False,
         strict: bool = True,
         verify: Verify | bool = "first",
+        nested: Nested | None = None,
         storage_options: Mapping[str, Any] | None = None,
         filesystem: Any = None,
     ) -> None:
@@ -236,6 +242,7 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             storage=storage,
             strict=strict,
             verify=check_verify(verify),
+            nested=nested,
         )
         self._start(options, overwrite_index=overwrite_index)
         # Messages show the paths as given; a pickle may be opened in another directory.

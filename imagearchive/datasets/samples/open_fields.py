@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imagearchive.archive.archive import Archive
 from imagearchive.datasets.samples.annotations import Annotations, add_annotations
@@ -20,6 +20,7 @@ from imagearchive.transforms.fields import Image
 
 if TYPE_CHECKING:
     from imagearchive.datasets.samples.options import SampleArchiveOptions
+    from imagearchive.index.nesting import Nested
 
 __all__ = ["open_annotations", "open_fields", "pair_fields", "with_absolute_paths"]
 
@@ -47,6 +48,7 @@ def open_fields(
         text = absolute_paths(as_text(path))
         identity = (text,) if isinstance(text, str) else tuple(text)
         if identity not in opened:
+            nested = _nested_of(path, options)
             opened[identity] = Archive(
                 path,
                 options.ipath if field.archive is None else None,
@@ -54,10 +56,24 @@ def open_fields(
                 overwrite_index=overwrite_index,
                 strict=options.strict,
                 verify=options.verify,
+                nested=nested,
             )
             archives.append(opened[identity])
         members.append(FieldMembers(name, opened[identity], Pattern.parse(field.pattern)))
     return members
+
+
+def _nested_of(path: Any, options: SampleArchiveOptions) -> Nested:
+    """Return which archives inside an archive of fields are opened."""
+    if options.nested is not None:
+        return options.nested
+    patterns = [
+        str(field.pattern)
+        for field in options.fields.values()
+        if (options.apath if field.archive is None else field.archive) == path
+    ]
+    # A sample may consist of archives, if they are NPZ files.
+    return False if any(pattern.lower().endswith(".npz") for pattern in patterns) else "auto"
 
 
 def open_annotations(

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from imagearchive.datasets.samples.keys import Keys
     from imagearchive.datasets.samples.pairing import Missing
     from imagearchive.datasets.samples.table_annotations import SampleTable
+    from imagearchive.index.nesting import Nested
     from imagearchive.storage.checksums import Verify
     from imagearchive.storage.protocol import StorageKind
     from imagearchive.transforms.fields import Field, Sample
@@ -39,3 +40,4 @@ class SampleArchiveOptions:
     storage: StorageKind
     strict: bool
     verify: Verify
+    nested: Nested | None
