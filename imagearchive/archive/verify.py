@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -29,6 +32,7 @@ from imagearchive.errors.os_errors import OUT_OF_RESOURCES, os_errors_for
 from imagearchive.images.decode import find_damage
 from imagearchive.index.freshness import REBUILD
 from imagearchive.index.names import sort_names
+from imagearchive.index.nesting import Nesting
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS
@@ -157,8 +161,27 @@ def verify(
 
 
 def _check_inner_archives(archive: Archive, path: str, threads: int | None) -> list[Failure]:
-    """Compare the archives inside an archive with the checksums that it has of them."""
-    with Archive(path, storage="pread", strict=False, nested=False) as outer:
+    """Compare the archives inside an archive, on all levels, with the checksums of them."""
+    nesting = Nesting.from_argument(archive.nested)
+    assert nesting is not None
+    with tempfile.TemporaryDirectory() as folder:
+        failures = _check_opened(archive, Archive(path, storage="pread", strict=False), threads)
+        for depth in range(1, archive.table.meta["nested"]["deepest"]):
+            # Archives of this level are members of the archive if only those above it are opened.
+            outer = Archive(
+                path,
+                os.path.join(folder, f"{depth}.idx.npy"),
+                storage="pread",
+                strict=False,
+                nested=dataclasses.replace(nesting, depth=depth),
+            )
+            failures += _check_opened(archive, outer, threads)
+    return failures
+
+
+def _check_opened(archive: Archive, outer: Archive, threads: int | None) -> list[Failure]:
+    """Compare the members of an archive that another one opens, and close it."""
+    with outer:
         table = outer.table
         if not any(container.checksum_algorithm for container in table.containers):
             return []

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Union
 
 from imagearchive.errors import OptionError
 from imagearchive.errors.arguments import shorten
 
 __all__ = ["MAX_DEPTH", "Nested", "Nesting"]
 
-#: The argument; see `imagearchive.open`.
-Nested = bool | int | Literal["auto", "keep"]
+#: The argument; see `imagearchive.open`. This library itself also passes a `Nesting`.
+Nested = Union[bool, int, Literal["auto", "keep"], "Nesting"]
 
 #: How deep archives inside archives are opened.
 MAX_DEPTH: Final = 8
@@ -44,6 +44,8 @@ class Nesting:
         OptionError
             It is neither a bool, ``"auto"``, ``"keep"``, nor a number from 0 to 8.
         """
+        if isinstance(nested, Nesting):
+            return nested
         if nested is True:
             return cls()
         if nested == "auto":

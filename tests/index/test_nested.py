@@ -118,6 +118,22 @@ def test_nested_verify_compares_the_checksum_of_an_inner_tar(tmp_path):
     assert report.files == len(SMALL)
 
 
+@pytest.mark.parametrize("nested", [True, "keep", "auto", 3])
+@pytest.mark.parametrize("outer", [".tar", ".zip", ".tgz"])
+def test_nested_verify_compares_checksums_on_every_level(tmp_path, nested, outer):
+    data = bytearray(zip_bytes({"a.tar": tar_bytes({"b.tar": tar_bytes(SMALL)})}))
+    data[data.index(SMALL["3.jpg"]) + 5] ^= 1
+    path = write(tmp_path / "x.bin", PACK[outer]({"m.zip": bytes(data)}))
+    with imagearchive.open(path, nested=nested) as archive:
+        assert len(archive) == len(SMALL)
+        files = sorted(os.listdir(tmp_path))
+        report = imagearchive.verify(archive)
+    name = "m.zip/a.tar" if nested == "keep" else "m/a.tar"
+    assert [failure.name for failure in report.failures] == [name]
+    assert "checksum" in report.failures[0].message
+    assert sorted(os.listdir(tmp_path)) == files
+
+
 # ---------------------------------------------------------------- names
 
 
