@@ -1,5 +1,6 @@
 """Samples whose parts are in archives inside archives."""
 
+import gzip
 import io
 import pickle
 
@@ -8,7 +9,7 @@ import pytest
 from support.archives import tar_bytes, zip_bytes
 from support.layouts import mask, picture
 
-from imagearchive import Mask, SampleArchive
+from imagearchive import LazyNPZDataset, Mask, SampleArchive
 from imagearchive.errors import OptionError
 
 FIELDS = {"image": "images/{key}.png", "mask": Mask("masks/{key}.png")}
@@ -65,3 +66,28 @@ def test_sample_archive_wrong_nested_is_refused(tmp_path):
     path.write_bytes(tar_bytes(parts()))
     with pytest.raises(OptionError, match="nested must be"):
         SampleArchive(path, FIELDS, nested="yes")
+
+
+def npz_of(**arrays):
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_npz_dataset_of_archives_has_their_arrays_as_columns(tmp_path, compress):
+    parts = {"a.npz": npz_of(x=np.arange(5)), "b.npz": npz_of(x=np.arange(5) * 2)}
+    path = tmp_path / "x.tar"
+    path.write_bytes(compress(tar_bytes(parts)))
+    with LazyNPZDataset(path) as dataset:
+        assert dataset.keys == ("a/x", "b/x")
+        assert {name: int(value) for name, value in dataset[3].items()} == {"a/x": 3, "b/x": 6}
+        again = pickle.loads(pickle.dumps(dataset))
+        assert int(again[4]["b/x"]) == 8
+    with LazyNPZDataset(path, nested="keep") as dataset:
+        assert dataset.keys == ("a.npz/x", "b.npz/x")
+    path.write_bytes(compress(tar_bytes({**parts, "y.npy": b"", "note": b""})))
+    with LazyNPZDataset(path, keys=["a/x"], nested=True) as dataset:
+        assert int(dataset[2]["a/x"]) == 2
+    with pytest.raises(OptionError, match="nested must be"):
+        LazyNPZDataset(path, nested="yes")

@@ -29,6 +29,7 @@ from imagearchive.storage.mapping import damaged_mappings
 from imagearchive.storage.path_options import add_options
 
 if TYPE_CHECKING:
+    from imagearchive.index.nesting import Nested
     from imagearchive.storage.protocol import StorageKind
 
 __all__ = ["LazyNPZDataset"]
@@ -52,6 +53,7 @@ class LazyNPZOptions:
     ipath: str | None
     verify: bool
     decompress_to: str | None
+    nested: Nested
 
 
 class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
@@ -101,6 +103,9 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
     decompress_to : path-like, optional
         A directory in which a file that is compressed as a whole, such as ``x.npy.gz``, is
         decompressed once; see `imagearchive.Archive`.
+    nested : bool, int, "auto", or "keep"
+        Which archives inside it are opened; see `imagearchive.open`. An array ``x`` of a member
+        ``a.npz`` is the column ``a/x``. By default, all of them if it has no other members.
     storage_options, filesystem : optional
         How to reach URLs; see `imagearchive.Archive`.
 
@@ -166,6 +171,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         verify: Verify | bool = "never",
         overwrite_index: bool = False,
         decompress_to: str | os.PathLike[str] | None = None,
+        nested: Nested = "auto",
         storage_options: Mapping[str, Any] | None = None,
         filesystem: Any = None,
     ) -> None:
@@ -183,6 +189,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
             ipath=None if ipath is None else add_options(check_path("ipath", ipath), *access),
             verify=check_verify(verify) != "never",
             decompress_to=None if decompress_to is None else locate(decompress_to).path,
+            nested=nested,
         )
         self._start(options, overwrite_index=overwrite_index)
 
@@ -212,6 +219,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
             verify=options.verify,
             overwrite_index=self._overwrite_index,
             decompress_to=options.decompress_to,
+            nested=options.nested,
         )
         try:
             if self._pickled_fingerprint is not None:

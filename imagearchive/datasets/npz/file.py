@@ -15,6 +15,7 @@ from imagearchive.containers.decompressed_copy import decompressed_copy
 from imagearchive.datasets.npz.array_source import NPY_SUFFIX, ArraySource, NpzArray
 from imagearchive.datasets.npz.columns import open_whole
 from imagearchive.errors import MemberNotFoundError, UnsupportedArchiveError
+from imagearchive.index.nesting import Nested
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.location import locate
@@ -40,6 +41,8 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
     storage : {"auto", "mmap", "pread", "memory"}
     decompress_to : path-like, optional
         Where a file that is compressed as a whole is decompressed; see `Archive`.
+    nested : bool, int, "auto", or "keep"
+        Which archives inside it are opened; see `Archive`.
     verify : bool
         Whether members are compared with their checksums at first use.
 
@@ -57,6 +60,7 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
         verify: bool = False,
         overwrite_index: bool = False,
         decompress_to: str | os.PathLike[str] | None = None,
+        nested: Nested = "auto",
     ) -> None:
         self.path = os.fspath(path)
         self._verify = verify
@@ -74,7 +78,9 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
             self._positions[name] = 0
             self._sources[name] = ArraySource(self._lone, self._lone.path, self._lone)
             return
-        self._archive = Archive(opened, ipath, storage=storage, overwrite_index=overwrite_index)
+        self._archive = Archive(
+            opened, ipath, storage=storage, overwrite_index=overwrite_index, nested=nested
+        )
         for position, name in enumerate(self._archive.files()):
             if name.endswith(NPY_SUFFIX):
                 self._positions[name.removesuffix(NPY_SUFFIX)] = position
