@@ -2,6 +2,9 @@
 
 import functools
 import gzip
+import io
+import random
+import tarfile
 
 import pytest
 from support.archives import tar_bytes, zip_bytes
@@ -10,6 +13,7 @@ from support.nested import PACK, below, deflated, large_members, stem, write
 
 import imagearchive
 from imagearchive import ImageArchive
+from imagearchive.errors import ImageArchiveError
 
 # What is read besides: twice the parts of which the index keeps digests, heads, and what decoders
 # fetch beyond the end of a span.
@@ -116,3 +120,50 @@ def test_nested_compressed_member_is_decompressed_once(tmp_path, pack, inner):
         assert passes < (2 if pack is deflated else 1)
         names = below("in-deflated/t", expected(inner))
     assert found == names
+
+
+def random_tar(chosen, depth):
+    """Return a TAR of files, archives, damaged archives, links, and names that occur twice."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        names = []
+        for _ in range(chosen.randint(1, 5)):
+            kind = chosen.choice([*PACK, "file", "empty", "cut", "link"])
+            info = tarfile.TarInfo(chosen.choice("abcd") + chosen.choice(["", "/x"]) + kind)
+            if kind == "link" and names:
+                info.type, info.linkname = tarfile.LNKTYPE, chosen.choice(names)
+                tar.addfile(info)
+                continue
+            data = b"" if kind == "empty" else chosen.randbytes(chosen.randint(1, 2000))
+            if kind in PACK or kind == "cut":
+                inner = random_tar(chosen, depth - 1) if depth else tar_bytes({"f": data})
+                pack = PACK.get(kind, gzip.compress)
+                data = (
+                    inner if kind == ".tar" else pack({"in.tar": inner} if kind in PACK else inner)
+                )
+                data = data[: len(data) * 2 // 3] if kind == "cut" else data
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+            names.append(info.name)
+    return out.getvalue()
+
+
+def outcome(path, **options):
+    """Return all members, and what is left out; or the error."""
+    try:
+        with imagearchive.open(path, **options) as archive:
+            return dict(archive), archive.left_out.counts, archive.listdir()
+    except ImageArchiveError as error:
+        return type(error), error.message.partition("/x.")[2].partition("/")[2]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_nested_compressed_archive_equals_the_plain_one(tmp_path, seed):
+    chosen = random.Random(seed)
+    data = random_tar(chosen, 2)
+    plain = write(tmp_path / "x.tar", data)
+    packed = write(tmp_path / "x.tgz", gzip.compress(data, 1))
+    for nested in (True, "auto", "keep", 1, 2):
+        for strict in (True, False):
+            options = {"nested": nested, "strict": strict}
+            assert outcome(packed, **options) == outcome(plain, **options)
