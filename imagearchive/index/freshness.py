@@ -39,6 +39,8 @@ Signature = tuple[int, str]
 # How many headers are compared if a modification time differs, spread evenly over the members.
 # Reading them from the page cache takes milliseconds, and is done once.
 SAMPLES: Final = 4096
+# The same of a file that is on a server when it is indexed.
+REMOTE_SAMPLES: Final = 64
 SAMPLE_BYTES: Final = 512
 # Members of a TAR start at multiples of this.
 BLOCK: Final = 512
@@ -87,10 +89,12 @@ def fingerprints(
         if signature is None:
             found.append({"directory": True})
             continue
+        # Each may be a request to a server.
+        samples = SAMPLES if file.local_path is not None else REMOTE_SAMPLES
         if compressed:
-            headers = _places(signature[0])
+            headers = _places(signature[0], samples)
         else:
-            headers = _headers(entries, shard, len(files))
+            headers = _headers(entries, shard, len(files), samples)
         found.append(
             {
                 "size": signature[0],
@@ -99,6 +103,8 @@ def fingerprints(
                 "headers": _digest(file, headers, end),
             }
         )
+        if samples != SAMPLES:
+            found[-1]["samples"] = samples
         if compressed:
             found[-1]["compressed"] = True
     return found
@@ -130,10 +136,11 @@ def difference(
                 return f"{path} has {signature[0]} bytes, but {archive['size']} when it was indexed"
             if signature[1] == archive["identity"]:
                 continue
+            samples = min(SAMPLES, int(archive.get("samples", SAMPLES)))
             if archive.get("compressed"):
-                headers = _places(signature[0])
+                headers = _places(signature[0], samples)
             else:
-                headers = _headers(entries, shard, len(files))
+                headers = _headers(entries, shard, len(files), samples)
             if _digest(file, headers, int(archive["end"])) != archive["headers"]:
                 return f"headers inside {path} have changed since it was indexed"
         except (FileNotFoundError, NotADirectoryError):
@@ -163,20 +170,20 @@ def spread(last: int, count: int = SAMPLES) -> npt.NDArray[np.int64]:
     return numbers[different]
 
 
-def _places(size: int) -> list[int]:
+def _places(size: int, samples: int) -> list[int]:
     """Return where to compare a compressed file, of which any part may have changed."""
-    places: list[int] = spread(max(0, size - SAMPLE_BYTES)).tolist()
+    places: list[int] = spread(max(0, size - SAMPLE_BYTES), samples).tolist()
     return places
 
 
-def _headers(entries: npt.NDArray[Any], shard: int, files: int) -> list[int]:
+def _headers(entries: npt.NDArray[Any], shard: int, files: int, samples: int) -> list[int]:
     """Return where the headers to compare begin."""
     rows = entries if files == 1 else entries[entries["shard"] == shard]
     if not len(rows):
         # A file without members, such as the index of Barecat: SQLite counts changes in its
         # first page.
         return [0]
-    headers: list[int] = rows["header_offset"][spread(len(rows) - 1)].tolist()
+    headers: list[int] = rows["header_offset"][spread(len(rows) - 1, samples)].tolist()
     return headers
 
 

@@ -10,6 +10,9 @@ __all__ = ["MAX_GAP", "MAX_REQUEST", "Request", "plan_requests"]
 #: Two ranges are read by one request if at most this many bytes are between them: those take less
 #: time than a second request.
 MAX_GAP: Final = 1 << 20
+# A gap of so many bytes is never too large, nor is one of so many times the bytes that are wanted.
+_SMALL_GAP: Final = 64 << 10
+_WASTE: Final = 8
 #: The most bytes of a request. Larger ones are not faster, and one that fails has to be repeated.
 MAX_REQUEST: Final = 8 << 20
 
@@ -52,7 +55,10 @@ def plan_requests(
         if planned:
             start, length, served = planned[-1]
             end = max(start + length, offset + size)
-            if offset - (start + length) <= max_gap and end - start <= max_request:
+            wanted = sum(one for _, one in served) + size
+            gap = offset - (start + length)
+            # Nor do the bytes between a few small ranges outweigh them.
+            if gap <= min(max_gap, max(_SMALL_GAP, _WASTE * wanted)) and end - start <= max_request:
                 served.append((offset, size))
                 planned[-1] = Request(start, end - start, served)
                 continue

@@ -192,7 +192,8 @@ def test_scan_of_a_tar_of_small_members_reads_it_through_once(faulty_server, tmp
     before = faulty_server.totals
     count, size, after = scanned(faulty_server, tmp_path, lambda path: write_tar(path, members))
     assert count == 300
-    assert after.requests - before.requests < 30
+    # Headers that are compared later, 64 of them, are requests of their own.
+    assert after.requests - before.requests < 100
     assert after.sent - before.sent < 1.2 * size
 
 
@@ -201,5 +202,5 @@ def test_scan_of_a_tar_of_large_members_reads_its_headers(faulty_server, tmp_pat
     before = faulty_server.totals
     count, size, after = scanned(faulty_server, tmp_path, lambda path: write_tar(path, members))
     assert count == 8
-    assert after.requests - before.requests < 30
+    assert after.requests - before.requests < 6 * count
     assert after.sent - before.sent < 0.1 * size
