@@ -12,7 +12,7 @@ __all__ = ["MAX_GAP", "MAX_REQUEST", "Request", "plan_requests"]
 MAX_GAP: Final = 1 << 20
 # A gap of so many bytes is never too large, nor is one of so many times the bytes that are wanted.
 _SMALL_GAP: Final = 64 << 10
-_WASTE: Final = 8
+_WASTE: Final = 1
 #: The most bytes of a request. Larger ones are not faster, and one that fails has to be repeated.
 MAX_REQUEST: Final = 8 << 20
 

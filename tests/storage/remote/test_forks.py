@@ -78,6 +78,15 @@ def test_child_in_the_middle_of_requests_ahead_reads(archive, pictures):
     assert archive.read_many(list(pictures)) == list(pictures.values())
 
 
+def test_bucket_is_read_after_each_of_many_forks(archive, pictures):
+    names = list(pictures)
+    # A quarter of the number below, because each starts a helper.
+    for number in range(FORKS // 4):
+        archive.prefetch(names)
+        which = number % len(names)
+        assert in_child(lambda w=which: archive[names[w]] == pictures[names[w]]), number
+
+
 def test_http_is_read_after_each_of_many_forks(image_tar, pictures):
     with FaultyServer({"images.tar": image_tar.read_bytes()}) as server:
         archive = imagearchive.open(server.url("images.tar"))

@@ -18,6 +18,12 @@ def test_ranges_with_a_large_gap_are_two_requests():
     assert [(one.offset, one.size) for one in planned] == [(0, 10), (111, 10)]
 
 
+def test_small_ranges_do_not_fetch_far_more_than_they_are():
+    planned = plan_requests([(0, 512), (100_000, 512), (400_000, 512)])
+    assert [one.offset for one in planned] == [0, 100_000, 400_000]
+    assert len(plan_requests([(0, 400_000), (700_000, 400_000)])) == 1
+
+
 def test_ranges_longer_than_the_limit_together_are_two_requests():
     planned = plan_requests([(0, 60), (60, 60)], max_gap=10, max_request=100)
     assert [(one.offset, one.size) for one in planned] == [(0, 60), (60, 60)]
