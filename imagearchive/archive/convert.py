@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, get_args
 
 from imagearchive.archive.archive import check_archive
-from imagearchive.archive.checked_read import iter_chunks, read_whole
+from imagearchive.archive.checked_read import read_whole
 from imagearchive.archive.expansion import check_expansion
-from imagearchive.arrays.npy import HeaderBudget
-from imagearchive.errors import OptionError, UnsafePathError
-from imagearchive.errors.arguments import check_choice
+from imagearchive.archive.member_copy import write_members
+from imagearchive.errors import OptionError
+from imagearchive.errors.arguments import check_choice, check_integer
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.limits import Limits, check_limits
-from imagearchive.storage.location import local_path
+from imagearchive.storage.location import local_path, locate
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
+    from imagearchive.storage.executors import AnyExecutor
 
 __all__ = ["Kind", "convert", "kind_of"]
 
@@ -50,10 +51,12 @@ def convert(
     kind: Kind | None = None,
     *,
     splits: int = 128,
+    shards: int | None = None,
     overwrite: bool = False,
     index: bool = True,
     sync: bool = True,
     limits: Limits | None = None,
+    executor: AnyExecutor | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> int:
     """Write all members of an archive, in its order, as another archive.
@@ -81,6 +84,12 @@ def convert(
         By default what the name of the target asks for; see `kind_of`.
     splits : int
         Number of bins.
+    shards : int, optional
+        Number of archives to write, ``train-000000.zip`` and so on for ``train.zip``. Consecutive
+        members with the same name up to the first dot are one sample, and stay together; the
+        number of samples is the same in all archives, give or take one. Each archive appears when
+        it is whole. One that is there already, with the same members and newer than `archive`, is
+        kept, so the same call again writes only what is missing.
     overwrite : bool
         Replace what is there.
     index : bool
@@ -90,8 +99,12 @@ def convert(
     limits : Limits, optional
         The members may take ``max_ratio`` times what the archive holds of them, in any case 64 MiB.
         It counts where there are sparse files, links to one file, or members that overlap.
+    executor : int or concurrent.futures.Executor, optional
+        Write several shards at a time: in a number of processes, or on an executor whose workers
+        see the files under the same paths, such as
+        ``dask.distributed.Client(...).get_executor()``. It is not shut down.
     progress : callable, optional
-        Called with 1 after each member.
+        Called with 1 after each member; with shards, with the number of members of each.
 
     Returns
     -------
@@ -103,7 +116,9 @@ def convert(
     TargetExistsError
         The target exists, and `overwrite` is false.
     OptionError
-        A member cannot go into an NPZ.
+        A member cannot go into an NPZ, or there are fewer samples than shards.
+    IncompleteError
+        Some of the shards failed; the others are there.
     UnsafePathError
         A member's name leads out of the archive.
     CorruptArchiveError, UnsupportedMemberError
@@ -118,49 +133,46 @@ def convert(
     step = progress or (lambda count: None)
     positions = [*_live(archive)]
     check_expansion(archive, positions, check_limits(limits))
+    if shards is not None or executor is not None:
+        if shards is None or chosen == "bins":
+            raise OptionError(
+                "executor writes several archives at a time; say how many with shards, and choose "
+                "another kind than bins"
+            )
+        check_integer("shards", shards, 1)
+        from imagearchive.archive.convert_shards import convert_shards
+        from imagearchive.archive.pack import shard_path
+
+        return convert_shards(
+            archive,
+            (locate(shard_path(path, number)).path for number in range(shards)),
+            chosen,
+            positions,
+            shards,
+            executor,
+            progress,
+            overwrite=overwrite,
+            index=index,
+            sync=sync,
+        )
     if chosen == "bins":
         with changes_first(archive):
             _to_bins(archive, path, positions, splits, overwrite, step)
-    elif chosen == "tar":
-        from imagearchive.archive.writers import TarWriter
+        if index:
+            from imagearchive.index.table import IndexTable
 
-        with (
-            changes_first(archive),
-            TarWriter(path, overwrite=overwrite, index=index, sync=sync) as tar,
-        ):
-            for position in positions:
-                entry = archive.table.entries[position]
-                seconds = int(entry["mtime"]) // 1_000_000_000
-                tar.add_chunks(
-                    archive.table.name_bytes(position),
-                    iter_chunks(archive, position),
-                    int(entry["size"]),
-                    mtime=seconds,
-                    mode=int(entry["mode"]) & 0o777 or 0o644,
-                )
-                step(1)
-        return len(positions)
+            IndexTable.open(path, overwrite=True)
     else:
-        from imagearchive.archive.writers import ZipWriter
-
-        budget = HeaderBudget()
-        with changes_first(archive), ZipWriter(path, overwrite=overwrite, sync=sync) as packed:
-            for position in positions:
-                entry = archive.table.entries[position]
-                name = archive.name(position)
-                if chosen == "npz":
-                    _check_array(archive, position, name, budget)
-                packed.add(
-                    name,
-                    iter_chunks(archive, position),
-                    mtime=0 if chosen == "npz" else int(entry["mtime"]) // 1_000_000_000,
-                    mode=int(entry["mode"]) & 0o777 or 0o644,
-                )
-                step(1)
-    if index:
-        from imagearchive.index.table import IndexTable
-
-        IndexTable.open(path, overwrite=True)
+        write_members(
+            archive,
+            path,
+            chosen,
+            positions,
+            overwrite=overwrite,
+            index=index,
+            sync=sync,
+            step=step,
+        )
     return len(positions)
 
 
@@ -190,14 +202,3 @@ def _to_bins(
             step(1)
 
     write_split_data(path, packets(), splits=splits, start_clean=overwrite)
-
-
-def _check_array(archive: Archive, position: int, name: str, budget: HeaderBudget) -> None:
-    if not name.endswith(".npy"):
-        raise OptionError(
-            f"{name!r} is not a .npy array, as every member of an NPZ must be; convert to .tar or "
-            f".zip"
-        )
-    if name.startswith("/") or ".." in name.split("/"):
-        raise UnsafePathError(f"{name!r} leads out of the archive")
-    budget.parse(archive.member(position), archive.info(position).stored_size, name)

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
 from itertools import groupby, islice
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from imagearchive.archive.small_files import fill
 from imagearchive.archive.writers import TarWriter
@@ -27,8 +27,11 @@ from imagearchive.errors.arguments import check_integer, check_path, check_seque
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import publish_together
-from imagearchive.storage.location import local_path
+from imagearchive.storage.location import local_path, locate
 from imagearchive.storage.task_threads import Task, TaskThreads
+
+if TYPE_CHECKING:
+    from imagearchive.storage.executors import AnyExecutor
 
 __all__ = ["pack", "shard_path"]
 
@@ -63,6 +66,7 @@ def pack(
     overwrite: bool = False,
     index: bool = True,
     sync: bool = True,
+    executor: AnyExecutor | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[str]:
     """Pack files into one TAR archive or several, with the index of each.
@@ -91,13 +95,20 @@ def pack(
         Replace archives of these names.
     index, sync : bool
         As in `TarWriter`.
+    executor : int or concurrent.futures.Executor, optional
+        Write several shards at a time: in a number of processes, or on an executor whose workers
+        see source and target under the same paths, such as
+        ``dask.distributed.Client(...).get_executor()``. It is not shut down. Each shard then
+        appears when it is whole. One that is there already and holds the same files, none of them
+        changed since, is kept, so the same call again writes only what is missing.
     progress : callable, optional
         Called with the number of files packed since the last call.
 
     Returns
     -------
     list of str
-        The archives, in order. All of them appear when the last one is whole, or none.
+        The archives, in order. Without `executor`, all of them appear when the last one is whole,
+        or none.
 
     Raises
     ------
@@ -109,6 +120,8 @@ def pack(
         A target exists.
     UnsafePathError
         A listed file is outside `root`.
+    IncompleteError
+        With `executor`, some of the shards failed; the others are there.
     UnsupportedMemberError
         There is a device, FIFO or socket, or a link that points to a directory above it.
     OSError
@@ -140,8 +153,32 @@ def pack(
             cut = _by_count(files, shards)
         elif shard_size is not None:
             cut = _by_size(shard_size, top)
+        elif executor is not None:
+            raise OptionError(
+                "executor writes several shards at a time; say how many with shards or shard_size"
+            )
         else:
             cut = None
+        if cut is not None and executor is not None:
+            # Imported here, because it needs NumPy, which a thread imports otherwise.
+            from imagearchive.archive.shard_tasks import PackedShard, pack_shards
+
+            folder = os.path.abspath(os.fsencode(top) if top else base)
+            listed_shards = (
+                PackedShard(
+                    locate(shard_path(path, number)).path,
+                    folder,
+                    names,
+                    mtime,
+                    overwrite,
+                    index,
+                    sync,
+                )
+                for number, names in enumerate(_names_of_shards(files(), cut))
+            )
+            count = pack_shards(listed_shards, executor, progress)
+            _warn_of_others(path, count)
+            return [shard_path(path, number) for number in range(count)]
         started: list[TarWriter] = []
 
         def start(name: str) -> TarWriter:
@@ -171,13 +208,35 @@ def pack(
         publish_together(started)
         for tar in started:
             tar.close()
-        if cut is not None and os.path.lexists(beyond := shard_path(path, len(started))):
-            logger.warning(
-                "%s: left over from a larger set of shards; a pattern matches it, too",
-                beyond,
-            )
+        if cut is not None:
+            _warn_of_others(path, len(started))
         report.end()
         return [tar.path for tar in started]
+
+
+def _warn_of_others(path: str, count: int) -> None:
+    if os.path.lexists(beyond := shard_path(path, count)):
+        logger.warning(
+            "%s: left over from a larger set of shards; a pattern matches it, too",
+            beyond,
+        )
+
+
+def _names_of_shards(files: Iterator[_Source], cut: _Cut) -> Iterator[bytes]:
+    """Yield the names of the files of each shard, with NULs between; one shard if there are none.
+
+    Names contain no NUL, and one string takes less memory than many.
+    """
+    names: list[bytes] = []
+    first = True
+    for _, sample in groupby(files, key=_sample_key):
+        group = list(sample)
+        if cut(group) and not first:
+            yield b"\0".join(names)
+            names = []
+        first = False
+        names += [item.name for item in group]
+    yield b"\0".join(names)
 
 
 def shard_path(path: str, number: int) -> str:

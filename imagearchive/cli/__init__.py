@@ -16,9 +16,10 @@ from imagearchive.cli.interrupts import Interrupts
 from imagearchive.cli.messages import (
     describe_error,
     print_error,
+    print_failures,
     print_warnings,
 )
-from imagearchive.errors import ImageArchiveError, MemberNotFoundError
+from imagearchive.errors import ImageArchiveError, IncompleteError, MemberNotFoundError
 from imagearchive.errors.os_errors import os_errors_for
 
 __all__ = ["main"]
@@ -67,6 +68,8 @@ def _run(argv: Sequence[str], interrupts: Interrupts) -> int:
         return PIPE_CLOSED
     except MemberNotFoundError as error:
         print_error(f"{arguments.archive}: {error.message}{_several_archives_hint(arguments)}")
+    except IncompleteError as error:
+        print_failures(error)
     except (ImageArchiveError, OSError) as error:
         print_error(describe_error(error))
     except MemoryError:

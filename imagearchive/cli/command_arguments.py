@@ -289,6 +289,7 @@ def _add_pack(commands: Any) -> None:
     parser.add_argument(
         "--no-sync", action="store_true", help="do not wait until the data is on disk"
     )
+    add_workers(parser, "shards")
     add_overwrite(parser, "existing archives")
     add_json(parser)
     add_quiet(parser)
@@ -311,6 +312,13 @@ def _add_convert(commands: Any) -> None:
     parser.add_argument(
         "--splits", type=positive_integer, default=128, metavar="N", help="number of bins"
     )
+    parser.add_argument(
+        "--shards",
+        type=positive_integer,
+        metavar="N",
+        help="write N archives, named TARGET-000000.tar and so on",
+    )
+    add_workers(parser, "shards")
     add_max_ratio(parser)
     add_no_index(parser)
     add_overwrite(parser, "an existing target")
@@ -438,8 +446,10 @@ def _add_process(commands: Any) -> None:
         type=nonnegative_integer,
         default=8,
         metavar="N",
-        help="number of processes; 0 for none, default 8",
+        help="number of processes; 0 for none, default 8; with --dask, how many of its workers "
+        "to keep busy",
     )
+    add_dask(parser, "images")
     parser.add_argument(
         "--flush-every",
         type=positive_integer,

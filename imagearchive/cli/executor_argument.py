@@ -10,14 +10,29 @@ from typing import TYPE_CHECKING
 from imagearchive.errors import MissingDependencyError, WorkerError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from imagearchive.storage.executors import AnyExecutor
 
-__all__ = ["open_executor_argument"]
+__all__ = ["open_dask_argument", "open_executor_argument"]
 
 
 @contextmanager
 def open_executor_argument(arguments: argparse.Namespace) -> Iterator[AnyExecutor | None]:
     """Return what ``--workers`` or ``--dask`` asks for, until the end of the block.
+
+    Raises
+    ------
+    MissingDependencyError, WorkerError
+        As `open_dask_argument`.
+    """
+    with open_dask_argument(arguments) as executor:
+        yield executor or arguments.workers
+
+
+@contextmanager
+def open_dask_argument(arguments: argparse.Namespace) -> Iterator[Executor | None]:
+    """Return the executor of the Dask cluster that ``--dask`` names, if it is given.
 
     Raises
     ------
@@ -27,7 +42,7 @@ def open_executor_argument(arguments: argparse.Namespace) -> Iterator[AnyExecuto
         There is no scheduler at the address.
     """
     if arguments.dask is None:
-        yield arguments.workers
+        yield None
         return
     try:
         from distributed import Client

@@ -11,11 +11,18 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from imagearchive.cli.output import escape_message
-from imagearchive.errors import ImageArchiveError
+from imagearchive.errors import ImageArchiveError, IncompleteError
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import OUT_OF_RESOURCES
 
-__all__ = ["describe_error", "print_error", "print_warnings", "report_errors", "with_options"]
+__all__ = [
+    "describe_error",
+    "print_error",
+    "print_failures",
+    "print_warnings",
+    "report_errors",
+    "with_options",
+]
 
 #: The options that do what the arguments of the library do. A hint about any other argument is
 #: left out.
@@ -59,6 +66,17 @@ def describe_error(error: ImageArchiveError | OSError) -> str:
     if isinstance(error, ImageArchiveError):
         return with_options(error.message, error.hints)
     return _describe_system_error(error)
+
+
+def print_failures(error: IncompleteError) -> None:
+    """Print what became of each of many archives that failed, and how many there were."""
+    for name, failure in error.failures:
+        if isinstance(failure, ImageArchiveError | OSError):
+            message = describe_error(failure)
+        else:
+            message = f"{type(failure).__name__}: {failure}"
+        print_error(message if name in message else f"{name}: {message}")
+    print_error(error.summary)
 
 
 @contextlib.contextmanager

@@ -169,13 +169,19 @@ def extract(arguments: argparse.Namespace) -> int:
 def pack(arguments: argparse.Namespace) -> int:
     """Pack files into TAR archives."""
     from imagearchive.archive.pack import pack as write_archives
+    from imagearchive.cli.executor_argument import open_executor_argument
 
     source: str | list[bytes] = arguments.source
     total = None
     if not os.path.isdir(arguments.source):
         source = list(_read_list(arguments.source, b"\0" if arguments.null else b"\n"))
         total = len(source)
-    with progress_bar(total, "files", arguments.quiet) as step:
+    if (arguments.workers or arguments.dask) and not (arguments.shards or arguments.shard_size):
+        arguments.parser.error("--workers and --dask write several shards; use --shards, too")
+    with (
+        open_executor_argument(arguments) as executor,
+        progress_bar(total, "files", arguments.quiet) as step,
+    ):
         made = write_archives(
             source,
             arguments.target,
@@ -186,6 +192,7 @@ def pack(arguments: argparse.Namespace) -> int:
             overwrite=arguments.overwrite,
             index=not arguments.no_index,
             sync=not arguments.no_sync,
+            executor=executor,
             progress=step,
         )
     if arguments.json:
@@ -219,6 +226,7 @@ def convert(arguments: argparse.Namespace) -> int:
     from imagearchive.archive.convert import convert as write_archive
     from imagearchive.archive.convert import kind_of
     from imagearchive.cli.archive_argument import open_archive_to_convert
+    from imagearchive.cli.executor_argument import open_executor_argument
     from imagearchive.storage.limits import Limits
 
     if arguments.to is None:
@@ -226,49 +234,60 @@ def convert(arguments: argparse.Namespace) -> int:
             arguments.to = kind_of(arguments.target)
         except OptionError as error:
             arguments.parser.error(f"{error.message}; or use --to")
+    if (arguments.workers or arguments.dask) and not arguments.shards:
+        arguments.parser.error("--workers and --dask write several archives; use --shards, too")
     with ExitStack() as stack:
         archive = open_archive_to_convert(arguments, stack)
+        executor = stack.enter_context(open_executor_argument(arguments))
         step = stack.enter_context(progress_bar(len(archive), "members", arguments.quiet))
         count = write_archive(
             archive,
             arguments.target,
             arguments.to,
             splits=arguments.splits,
+            shards=arguments.shards,
+            executor=executor,
             overwrite=arguments.overwrite,
             index=not arguments.no_index,
             limits=Limits(max_ratio=arguments.max_ratio or Limits.max_ratio),
             progress=step,
         )
     if arguments.json:
-        write_json({"archive": arguments.target, "members": count})
+        more = {"shards": arguments.shards} if arguments.shards else {}
+        write_json({"archive": arguments.target, **more, "members": count})
     elif not arguments.quiet:
-        write([f"{escape_name(arguments.target)}: {pluralize(count, 'member')}"])
+        where = f" in {pluralize(arguments.shards, 'archive')}" if arguments.shards else ""
+        write([f"{escape_name(arguments.target)}: {pluralize(count, 'member')}{where}"])
     return 0
 
 
 def process(arguments: argparse.Namespace) -> int:
     """Convert directories of annotated images to NPZ files."""
+    from imagearchive.cli.executor_argument import open_dask_argument
     from imagearchive.processing.processor import DataProcessor
 
     kinds = [kind for kind in ("detector", "landmarker", "teacher") if getattr(arguments, kind)]
     if not kinds and not arguments.all:
         arguments.parser.error("choose --all, --detector, --landmarker, or --teacher")
-    processor = DataProcessor(
-        arguments.raw_dir,
-        arguments.output_dir,
-        arguments.batch_size,
-        arguments.workers,
-        arguments.flush_every,
-        seed=arguments.seed,
-        image_size=arguments.image_size,
-        progress=False if arguments.quiet else None,
-    )
     reports: list[ProcessReport] = []
-    if arguments.all:
-        reports = list(processor.process_all(arguments.train_split).values())
-    else:
-        for kind in kinds:
-            reports.append(getattr(processor, f"process_{kind}")(arguments.train_split))
+    with open_dask_argument(arguments) as executor:
+        processor = DataProcessor(
+            # Workers elsewhere have another working directory.
+            os.path.abspath(arguments.raw_dir) if executor else arguments.raw_dir,
+            arguments.output_dir,
+            arguments.batch_size,
+            arguments.workers,
+            arguments.flush_every,
+            seed=arguments.seed,
+            image_size=arguments.image_size,
+            executor=executor,
+            progress=False if arguments.quiet else None,
+        )
+        if arguments.all:
+            reports = list(processor.process_all(arguments.train_split).values())
+        else:
+            for kind in kinds:
+                reports.append(getattr(processor, f"process_{kind}")(arguments.train_split))
     if arguments.json:
         write_json([asdict(report) for report in reports])
     elif not arguments.quiet:

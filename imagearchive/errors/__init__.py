@@ -126,9 +126,12 @@ class IncompleteError(ImageArchiveError, RuntimeError):
     ----------
     failures : tuple of (str, Exception)
         The name of each that failed, and why.
+    summary : str
+        How many failed.
     """
 
     failures: tuple[tuple[str, BaseException], ...] = ()
+    summary: str = ""
 
     @classmethod
     def of(
@@ -138,11 +141,10 @@ class IncompleteError(ImageArchiveError, RuntimeError):
         name, first = failures[0]
         reason = first.message if isinstance(first, ImageArchiveError) else str(first)
         reason = reason.removeprefix(f"{name}: ") or type(first).__name__
-        error = cls(
-            f"{len(failures)} of {total} {what} failed, the first, {name}, because: {reason}; "
-            f"the others are done, so the same call does only these again"
-        )
+        summary = f"{len(failures)} of {total} {what} failed, the others are done"
+        error = cls(f"{summary}; the first that failed: {name}: {reason}")
         error.failures = tuple(failures)
+        error.summary = summary
         return error
 
 

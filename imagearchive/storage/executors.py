@@ -198,13 +198,14 @@ def run_all(
     *,
     name: Callable[[Item], str],
     what: str,
+    in_flight: int = IN_FLIGHT,
     progress: Callable[[Result], object] | None = None,
 ) -> list[Result]:
     """Call a function with each item, and return the results in the order of the items.
 
     Parameters
     ----------
-    function, items, executor
+    function, items, executor, in_flight
         As for `run_tasks` and `open_executor`.
     name : callable
         Returns how to call an item in an error.
@@ -220,25 +221,25 @@ def run_all(
     WorkerError
         The executor accepts no more tasks.
     """
-    listed = list(items)
-    results: list[Any] = [None] * len(listed)
-    failures: dict[int, BaseException] = {}
+    results: list[Any] = []
+    failures: dict[int, tuple[str, BaseException]] = {}
     with (
         open_executor(executor) as opened,
-        closing(run_tasks(partial(_numbered, function), enumerate(listed), opened)) as outcomes,
+        closing(
+            run_tasks(partial(_numbered, function), enumerate(items), opened, in_flight=in_flight)
+        ) as outcomes,
     ):
-        for (number, _), result, error in outcomes:
+        for (number, item), result, error in outcomes:
+            results += [None] * (number + 1 - len(results))
             if error is not None:
-                failures[number] = error
+                failures[number] = name(item), error
                 continue
             results[number] = result
             if progress is not None:
                 progress(results[number])
     if failures:
         raise IncompleteError.of(
-            [(name(listed[number]), failures[number]) for number in sorted(failures)],
-            len(listed),
-            what,
+            [failures[number] for number in sorted(failures)], len(results), what
         )
     return results
 

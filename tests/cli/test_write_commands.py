@@ -190,3 +190,24 @@ def test_index_dask_without_a_scheduler_fails(run, archive, monkeypatch):
     status, _, err = run("index", archive, "--dask", "tcp://127.0.0.1:1")
     assert status == 1
     assert "pip install 'imagearchive[dask]'" in err
+
+
+def test_pack_workers_name_the_shards_that_failed(run, work):
+    Path("p-000001.tar").write_bytes(b"other")
+    arguments = ("pack", "photos", "p.tar", "--shards", "3", "--workers", "2")
+    status, out, err = run(*arguments)
+    assert (status, out) == (1, b"")
+    assert err.splitlines() == [
+        f"imagearchive: {work}/p-000001.tar exists; use --overwrite to replace it",
+        "imagearchive: 1 of 3 shards failed, the others are done",
+    ]
+    assert run(*arguments, "--overwrite") == (0, b"p-000000.tar\np-000001.tar\np-000002.tar\n", "")
+    assert run("pack", "photos", "p.tar", "--workers", "2")[0] == 2
+
+
+def test_convert_shards_with_workers(run, archive):
+    status, out, _ = run("convert", archive, "b.zip", "--shards", "2", "--workers", "2")
+    assert (status, out) == (0, b"b.zip: 3 members in 2 archives\n")
+    assert run("find", "b-000000.zip")[1] == b"cat/1.jpg\n"
+    status, out, _ = run("convert", archive, "c.tar", "--shards", "3", "--json")
+    assert json.loads(out) == {"archive": "c.tar", "shards": 3, "members": 3}

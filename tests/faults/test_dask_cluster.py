@@ -4,10 +4,13 @@ import subprocess
 import sys
 
 import pytest
+from support.annotated_images import digests, make_detector, process
 from support.archives import write_tar
 from support.dask_cluster import dask_cluster, run_and_kill_a_worker
+from support.files import fill, samples
 
-from imagearchive import IndexTable, build_indexes
+import imagearchive
+from imagearchive import IndexTable, build_indexes, pack
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +49,43 @@ def test_index_dask_option_uses_the_cluster(address, shards, tmp_path):
     names = [f"shards/s-{number:02d}" for number in range(12)]
     assert done.stdout == "".join(f"{name}.tar: 20 members -> {name}.idx.npy\n" for name in names)
     assert len(IndexTable.load(str(tmp_path / "shards" / "s-03.idx.npy"))) == 20
+
+
+def test_pack_and_convert_killed_worker_changes_nothing(address, tmp_path):
+    fill(tmp_path / "src", samples(40))
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    call = f"""made = imagearchive.pack(
+        {str(tmp_path / "src")!r}, {str(tmp_path / "there/x.tar")!r}, shards=12, executor=executor
+    )
+    with imagearchive.open(made) as archive:
+        executor.submitted = 0
+        imagearchive.convert(
+            archive, {str(tmp_path / "there/y.zip")!r}, shards=10, executor=executor
+        )"""
+    run_and_kill_a_worker(address, call)
+    made = pack(tmp_path / "src", tmp_path / "here" / "x.tar", shards=12)
+    with imagearchive.open(made) as archive:
+        imagearchive.convert(archive, tmp_path / "here" / "y.zip", shards=10)
+    assert_same_files(tmp_path / "here", tmp_path / "there", 44)
+
+
+def test_process_killed_worker_changes_nothing(address, tmp_path):
+    make_detector(tmp_path / "raw", 40)
+    call = f"""imagearchive.DataProcessor(
+        {str(tmp_path / "raw")!r}, {str(tmp_path / "there")!r}, 3, 3, image_size=20,
+        executor=executor, progress=False,
+    ).process_detector()"""
+    run_and_kill_a_worker(address, call)
+    process(tmp_path / "raw", tmp_path / "here", image_size=20).process_detector()
+    assert digests(tmp_path / "there") == digests(tmp_path / "here")
+
+
+def assert_same_files(one, other, count):
+    """Compare archives byte by byte, and that each has its index."""
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in other.iterdir())
+    assert len(names) == count
+    for name in names:
+        if not name.endswith(".idx.npy"):
+            assert (one / name).read_bytes() == (other / name).read_bytes(), name

@@ -1,5 +1,6 @@
 """`run_tasks` and `run_all`: with our processes, with threads, and with executors that fail."""
 
+import pickle
 import threading
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -122,7 +123,9 @@ def test_run_all_failures_are_named_and_the_rest_is_done(executor):
         )
     assert sorted(seen) == [1, 2]
     assert [name for name, _ in caught.value.failures] == ["three", "three"]
-    assert "2 of 4 numbers failed, the first, three, because: it is damaged" in str(caught.value)
+    assert caught.value.summary == "2 of 4 numbers failed, the others are done"
+    assert str(caught.value).endswith("done; the first that failed: three: it is damaged")
+    assert pickle.loads(pickle.dumps(caught.value)).summary == caught.value.summary
 
 
 def test_run_all_killed_process_is_replaced(tmp_path):
