@@ -38,6 +38,7 @@ from imagearchive.containers.zip.markers import (
 )
 from imagearchive.containers.zip.records import Code
 from imagearchive.errors import CorruptArchiveError
+from imagearchive.storage.protocol import RangesStorage
 
 if TYPE_CHECKING:
     from imagearchive.containers.container import Visit
@@ -55,6 +56,10 @@ _MAX_LINK: Final = 1 << 16
 _WINDOW: Final = 1 << 20
 # For storages without a descriptor or a mapping: one request brings many small members.
 _LOCAL_WINDOW: Final = 1 << 17
+# Members of so many bytes on average are large: their headers are requested one by one, each with
+# so many bytes, which nearly always hold one.
+_LARGE: Final = 2 << 20
+_HEADER: Final = 4 << 10
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
 
 
@@ -218,6 +223,7 @@ class _Scan:
         row = 0
         if descriptor < 0 and storage.zero_copy:
             window = storage.read(0, limit)
+        size = self.request_headers(limit)
         while row < self.rows.rows:
             first = row
             if descriptor >= 0:
@@ -231,12 +237,26 @@ class _Scan:
             if self.visit is not None and row > first:
                 self.visit(self.rows, first, row)
             if code == Code.CUT:
-                start = int(self.rows.entries["header_offset"][row])
-                window = storage.read(start, min(_LOCAL_WINDOW, limit - start))
+                before, start = start, int(self.rows.entries["header_offset"][row])
+                cut_again = start == before and len(window) > 0
+                wanted = _LOCAL_WINDOW if cut_again else size
+                window = storage.read(start, min(wanted, limit - start))
             elif code not in {Code.FINE, Code.PAUSE}:
                 bad.append(self.damaged_row(row, zip_records.REASONS[code]))
                 row += 1
         return bad + self.contradicted()
+
+    def request_headers(self, limit: int) -> int:
+        """Request the headers of large members, all at once; return how many bytes to read of each.
+
+        Of small ones, those between the headers are read as well, in order.
+        """
+        storage, count = self.storage, self.rows.rows
+        if not isinstance(storage, RangesStorage) or not count or limit < count * _LARGE:
+            return _LOCAL_WINDOW
+        offsets = self.rows.entries["header_offset"][:count].tolist()
+        storage.prefetch_ranges((at, min(_HEADER, limit - at)) for at in offsets if at < limit)
+        return _HEADER
 
     def contradicted(self) -> list[int]:
         """Return the members whose two headers differ, unless all members are wanted."""

@@ -1,6 +1,7 @@
 """Indexes of archives on servers: beside them, uploaded, and joined."""
 
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -204,3 +205,24 @@ def test_scan_of_a_tar_of_large_members_reads_its_headers(faulty_server, tmp_pat
     assert count == 8
     assert after.requests - before.requests < 6 * count
     assert after.sent - before.sent < 0.1 * size
+
+
+def test_scan_of_a_zip_of_large_members_requests_its_headers_at_once(faulty_server, tmp_path):
+    def write(path):
+        with zipfile.ZipFile(path, "w") as archive:
+            for number in range(10):
+                # One header is longer than what is read of most.
+                name = f"{number}" * (6000 if number == 4 else 1)
+                archive.writestr(f"{name}.bin", bytes(3 << 20))
+        return path
+
+    path = write(tmp_path / "big.zip")
+    faulty_server.put({"big.zip": path})
+    faulty_server.configure(latency=0.03)
+    table = IndexTable.build(faulty_server.url("big.zip"))
+    faulty_server.configure()
+    assert len(table) == 10
+    assert faulty_server.totals.most_in_flight >= 5
+    assert faulty_server.totals.sent < 1_000_000
+    local = IndexTable.build(path)
+    assert np.array_equal(table.entries, local.entries)
