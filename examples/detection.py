@@ -172,7 +172,8 @@ def main(arguments=None):
     batches = DataLoader(train, 16, shuffle=True, transform=TRAIN, num_workers=2, drop_last=True)
     held_out = DataLoader(val, 50, transform=TEST, num_workers=2)
     if options.picture:
-        picture = draw(next(iter(batches)), train.fields, size=128, classes=list(COLORS))
+        batch, names = next(iter(batches)), list(COLORS)
+        picture = draw(batch, train.fields, size=128, classes=names, transform=TRAIN)
         picture.save(options.picture)
 
     model = Detector()

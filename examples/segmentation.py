@@ -95,7 +95,8 @@ def main(arguments=None):
     batches = DataLoader(train, 16, shuffle=True, transform=TRAIN, num_workers=2, drop_last=True)
     held_out = DataLoader(val, 50, transform=TEST, num_workers=2)
     if options.picture:
-        draw(next(iter(batches)), train.fields, size=128).save(options.picture)
+        picture = draw(next(iter(batches)), train.fields, size=128, transform=TRAIN)
+        picture.save(options.picture)
 
     model = UNet()
     optimizer = torch.optim.AdamW(model.parameters())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import ImageDraw, ImageFont
 from imagearchive.errors import OptionError
 from imagearchive.errors.arguments import check_integer
 from imagearchive.transforms.base import is_tensor
-from imagearchive.transforms.compose import as_sample
+from imagearchive.transforms.compose import as_sample, flat
 from imagearchive.transforms.fields import (
     KEY,
     Boxes,
@@ -25,8 +25,9 @@ from imagearchive.transforms.fields import (
     Sample,
     Text,
 )
+from imagearchive.transforms.values import Normalize
 
-__all__ = ["draw"]
+__all__ = ["as_pixels", "draw"]
 
 #: Colors that are told apart, also by most people who see red and green alike
 #: (M. Okabe and K. Ito, "Color universal design", 2002), and two more.
@@ -35,6 +36,8 @@ _COLORS: Final = (
     (213, 94, 0), (204, 121, 167), (148, 103, 189), (140, 86, 75),
 )  # fmt: skip
 _FONT_SIZE: Final = 12
+#: Float images whose values are all below are in the range 0 to 1, not 0 to 255.
+_WHITE: Final = 1.5
 _MARGIN: Final = 4
 
 
@@ -45,6 +48,7 @@ def draw(
     columns: int | None = None,
     size: int = 256,
     classes: Sequence[str] | None = None,
+    transform: Callable[..., Any] | None = None,
 ) -> PillowImage.Image:
     """Draw a sample, or a batch of samples, with its masks, boxes and keypoints.
 
@@ -60,12 +64,16 @@ def draw(
         Length in pixels of the longer side of each image in the picture.
     classes : sequence of str, optional
         Names of the class numbers in labels.
+    transform : callable, optional
+        The transform that made the sample, such as a `Compose`. The `Normalize` in it is undone, so
+        that colors are those of the image. ``Normalize(mean, std)`` itself will do, too.
 
     Returns
     -------
     PIL.Image.Image
-        An RGB image. Float images are shown from 0 to 1, from 0 to 255, or, if they are
-        normalized, from their least to their greatest value.
+        An RGB image. Float images are shown from 0 to 1 or from 0 to 255. Normalized images are
+        stretched from their least to their greatest value if `transform` is not given, and then
+        their colors are not those of the image.
 
     Raises
     ------
@@ -80,7 +88,10 @@ def draw(
         raise OptionError("there is nothing to draw: the sample has no field of kind Image")
     single = np.ndim(known[names[0]]) == 3 or isinstance(known[names[0]], PillowImage.Image)
     samples = [known] if single else _split(known, len(known[names[0]]))
-    pictures = [_draw_one(one, name, size, classes) for one in samples for name in names]
+    normalized = [step for step in flat(transform) if isinstance(step, Normalize)]
+    pictures = [
+        _draw_one(one, name, size, classes, normalized) for one in samples for name in names
+    ]
     if columns is None:
         columns = len(names) if single else max(1, round(len(pictures) ** 0.5))
     columns = check_integer("columns", columns, 1)
@@ -103,9 +114,13 @@ def _split(batch: Sample, count: int) -> list[Sample]:
 
 
 def _draw_one(
-    sample: Sample, name: str, size: int, classes: Sequence[str] | None
+    sample: Sample,
+    name: str,
+    size: int,
+    classes: Sequence[str] | None,
+    normalized: Sequence[Normalize],
 ) -> PillowImage.Image:
-    pixels = _as_pixels(sample[name])
+    pixels = as_pixels(sample[name], normalized)
     height, width = pixels.shape[:2]
     scale = size / max(width, height)
     sides = max(1, round(width * scale)), max(1, round(height * scale))
@@ -140,8 +155,15 @@ def _as_array(value: Any) -> npt.NDArray[Any]:
     return value.detach().cpu().numpy() if is_tensor(value) else np.asarray(value)
 
 
-def _as_pixels(value: Any) -> npt.NDArray[np.uint8]:
-    """Return an image of any kind as an (H, W, 3) array."""
+def as_pixels(value: Any, normalized: Sequence[Normalize] = ()) -> npt.NDArray[np.uint8]:
+    """Return an image of any kind as an (H, W, 3) array of colors to show.
+
+    Parameters
+    ----------
+    value : PIL.Image.Image, ndarray, or tensor
+    normalized : sequence of Normalize
+        What was done to it, in this order, if it is not of uint8.
+    """
     if isinstance(value, PillowImage.Image):
         return np.array(value.convert("RGB"))
     array = _as_array(value)
@@ -149,6 +171,11 @@ def _as_pixels(value: Any) -> npt.NDArray[np.uint8]:
         array = array.transpose(1, 2, 0)
     if array.dtype != np.uint8:
         array = np.nan_to_num(array.astype(np.float32))
+        for step in reversed(normalized):
+            array = step.undo(array, "HWC")
+        if normalized:
+            # Rounding leads a little beyond the range.
+            array = np.clip(array, 0, 1 if float(array.max(initial=0)) < _WHITE else 255)
         low, high = float(array.min(initial=0)), float(array.max(initial=0))
         if low < 0 or high > 255:
             array = (array - low) * (255 / (high - low))

@@ -89,6 +89,26 @@ class Normalize(Transform):
         scale_by = np.array([v / unit for v in self.scale()], np.float32).reshape(along)
         return array * scale_by + np.array(self.bias(), np.float32).reshape(along), layout
 
+    def undo(self, array: Array, layout: Layout) -> Array:
+        """Return the values before normalization, float32: for images that were uint8, 0 to 1.
+
+        Parameters
+        ----------
+        array : ndarray of float, shape (H, W, C) or (C, H, W)
+        layout : {"HWC", "CHW"}
+
+        Raises
+        ------
+        OptionError
+            The image has another number of channels than `mean`.
+        """
+        channels = array.shape[2 if layout == "HWC" else 0]
+        if len(self.mean) not in (1, channels):
+            raise OptionError(f"{self!r}: the image has {channels} channels")
+        along = (1, 1, -1) if layout == "HWC" else (-1, 1, 1)
+        std, mean = (np.array(v, np.float32).reshape(along) for v in (self.std, self.mean))
+        return array.astype(np.float32) * std + mean
+
     def output_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Dtype of the result; see `Transform.output_dtype`."""
         return FLOAT32

@@ -7,6 +7,7 @@ from support.images import noise
 
 from imagearchive import Boxes, Image, Keypoints, Label, Mask, Text, draw
 from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.transforms import Compose, ImageNetNormalize, Normalize, ToTensor
 from imagearchive.transforms.fields import KEY, Sample
 
 FIELDS = {
@@ -129,3 +130,30 @@ def test_draw_of_anything_else_says_what_to_do():
         draw({"image": noise(3, 3)})
     with pytest.raises(OptionError, match="size must be at least 16"):
         draw(gray_sample(), size=3)
+
+
+@pytest.mark.parametrize("layout", ["HWC", "CHW"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_draw_undoes_the_normalization_of_the_transform(layout, nested):
+    # Neither black nor white: stretching would show other colors.
+    image = np.random.default_rng(0).integers(60, 120, (32, 64, 3)).astype(np.uint8)
+    steps = [ImageNetNormalize(), ToTensor()] if layout == "CHW" else [Normalize(0.5, 0.1)]
+    transform = Compose([Compose(steps)] if nested else steps)
+    changed = transform(Sample({"image": image}, {"image": Image()}))
+    expected = pixels(draw(Sample({"image": image}, {"image": Image()}), size=64))
+    np.testing.assert_array_equal(pixels(draw(changed, size=64, transform=transform)), expected)
+    assert (pixels(draw(changed, size=64)) != expected).any()
+
+
+def test_draw_undoes_a_normalization_of_values_up_to_255():
+    image = np.linspace(0, 255, 32 * 64 * 3).reshape(32, 64, 3).astype(np.float32)
+    normalize = Normalize(120.0, 60.0)
+    changed = Sample({"image": normalize(image)}, {"image": Image()})
+    found = pixels(draw(changed, size=64, transform=normalize))
+    np.testing.assert_array_equal(found, np.rint(image).astype(np.uint8))
+
+
+def test_draw_with_a_normalization_of_other_channels_raises():
+    sample = Sample({"image": np.zeros((32, 64, 1), np.float32)}, {"image": Image()})
+    with pytest.raises(OptionError, match="the image has 1 channels"):
+        draw(sample, transform=ImageNetNormalize())
