@@ -1,6 +1,7 @@
 """Batches of samples of several fields: what becomes of each kind, and never of the batch."""
 
 import io
+import itertools
 import json
 
 import numpy as np
@@ -57,6 +58,7 @@ def web(tmp_path):
     return write_tar(tmp_path / "web.tar", members)
 
 
+SOME = ["03", "05", "07"]
 FIELDS = {
     "image": "{key}.jpg",
     "caption": "{key}.txt",
@@ -511,6 +513,44 @@ def test_mixture_in_the_loader_reads_each_dataset_natively_and_keeps_the_ratio(w
     assert sorted(ranks) == sorted(key for batch in batches for key in batch["__key__"])
     keys = [mixture[i]["__key__"] for i in range(len(mixture))]
     assert keys == [key for batch in batches for key in batch["__key__"]]
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_mixture_resumes_in_the_middle_on_another_number_of_ranks(web, ranks):
+    """What one pass of the mixture has left is divided among the new ranks, and nothing twice."""
+    parts = [SampleArchive(web, fields=FIELDS), SampleArchive(web, fields=FIELDS, keys=SOME)]
+    mixture = Mixture(parts, [2, 1], length=48, seed=5)
+
+    def made(world_size, rank):
+        return DataLoader(
+            mixture, 4, transform=RESIZE, shuffle=False, world_size=world_size, rank=rank,
+            num_workers=2,
+        )  # fmt: skip
+
+    def keys(batches):
+        pairs = (zip(batch["__key__"], batch["label"].tolist()) for batch in batches)
+        return list(itertools.chain.from_iterable(pairs))
+
+    expected = [mixture[index] for index in range(48)]
+    expected = [(sample["__key__"], sample["label"]) for sample in expected]
+    before = [made(2, rank) for rank in range(2)]
+    received, states = [], []
+    for loader in before:
+        batches = iter(loader)
+        received += keys([next(batches), next(batches)])
+        states.append(loader.state_dict())
+        batches.close()
+    assert sorted(received) == sorted(expected[:16])
+    assert states[0] == states[1]
+    after = [made(ranks, rank) for rank in range(ranks)]
+    for loader in after:
+        loader.load_state_dict(states[0])
+    rest = [keys(loader) for loader in after]
+    assert sorted(itertools.chain(*rest)) == sorted(expected[16:])
+    if ranks == 1:
+        assert rest[0] == expected[16:]
+    # The next epoch is whole again.
+    assert sum(len(keys(loader)) for loader in after) == 48
 
 
 def test_mixture_of_pairs_in_the_loader_gives_pairs():

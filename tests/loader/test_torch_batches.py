@@ -1,5 +1,7 @@
 """Batches of torch tensors, and torch's own loader around ours."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from support.samples import (
@@ -12,6 +14,7 @@ from support.samples import (
     same_batches,
 )
 
+from imagearchive import Array, Boxes, Image, Label, Mask
 from imagearchive.errors import (
     OptionError,
 )
@@ -82,21 +85,14 @@ def test_batch_of_any_callable_has_its_values():
     assert torch.equal(inverted, 255 - upright)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("on_error", ["skip", "replace"])
-@pytest.mark.parametrize(
-    "transform",
-    [Resize(8, 8), Lambda(lambda image: torch.from_numpy(image[:8, :8].copy()).permute(2, 0, 1))],
-    ids=["compiled", "function"],
-)
-def test_pin_memory_of_every_kind_of_batch_pins_all_tensors(
-    monkeypatch, transform, on_error, channels_last
-):
+@pytest.fixture
+def pinned(monkeypatch):
+    """The addresses of pinned tensors, once ``pin()`` was called."""
     # Page-locked memory needs a device; knowing which tensors are put there does not.
-    pinned = set()
+    addresses = set()
 
     def pin(tensor):
-        pinned.add(tensor.data_ptr())
+        addresses.add(tensor.data_ptr())
         return tensor
 
     new = torch.empty
@@ -105,19 +101,83 @@ def test_pin_memory_of_every_kind_of_batch_pins_all_tensors(
         tensor = new(*shape, **options)
         return pin(tensor) if pin_memory else tensor
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    return addresses
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("on_error", ["skip", "replace"])
+@pytest.mark.parametrize(
+    "transform",
+    [Resize(8, 8), Lambda(lambda image: torch.from_numpy(image[:8, :8].copy()).permute(2, 0, 1))],
+    ids=["compiled", "function"],
+)
+def test_pin_memory_of_every_kind_of_batch_pins_all_tensors(
+    pinned, transform, on_error, channels_last
+):
     options = {
         "transform": transform, "on_error": on_error, "channels_last": channels_last,
         "return_indices": True, "num_workers": 2,
     }  # fmt: skip
     expected = list(DataLoader(Encoded(damaged()), 10, **options))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch, "empty", empty)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    assert not pinned
     got = list(DataLoader(Encoded(damaged()), 10, **options, pin_memory=True))
     assert same_batches(got, expected)
     assert all(tensor.data_ptr() in pinned for batch in got for tensor in batch)
     if channels_last:
         assert got[0][0].is_contiguous(memory_format=torch.channels_last)
+
+
+class Scenes:
+    """Samples with a field of each kind that becomes tensors."""
+
+    fields: ClassVar = {
+        "image": Image(),
+        "mask": Mask(),
+        "boxes": Boxes(labels="classes"),
+        "classes": Label(ragged=True),
+        "vector": Array(),
+        "label": Label(),
+    }
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return {
+            "image": np.full((12, 10, 3), index, np.uint8),
+            "mask": np.full((12, 10), index, np.uint8),
+            "boxes": np.tile(np.float32([0, 0, 5, 5]), (index, 1)),
+            "classes": np.arange(index),
+            "vector": np.full(3, index, np.float32),
+            "label": index,
+            "text": str(index),
+        }
+
+
+@pytest.mark.parametrize("ragged", ["list", "pad"])
+def test_pin_memory_of_dict_samples_pins_the_tensors_of_every_field(pinned, ragged):
+    options = {
+        "transform": Compose([Resize(8, 8), ToTensor()]), "fields": Scenes.fields,
+        "ragged": ragged, "return_indices": True, "num_workers": 2,
+    }  # fmt: skip
+    plain = list(DataLoader(Scenes(), 4, **options))
+    assert not pinned
+    tensors = 0
+    for batch, expected in zip(
+        DataLoader(Scenes(), 4, **options, pin_memory=True), plain, strict=True
+    ):
+        assert batch.keys() == expected.keys()
+        for name, column in batch.items():
+            for value, other in zip(column, expected[name], strict=True):
+                assert np.array_equal(value, other)
+            for value in column if isinstance(column, list) else [column]:
+                if isinstance(value, torch.Tensor) and value.numel():
+                    assert value.data_ptr() in pinned, name
+                    tensors += 1
+    assert tensors > 10
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
