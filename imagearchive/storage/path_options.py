@@ -7,13 +7,11 @@ but `locate` has to know that there is more to it.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import os
 import pickle
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import unquote
 
 from imagearchive.errors import OptionTypeError
 from imagearchive.errors.arguments import shorten
@@ -159,6 +157,9 @@ def hide_credentials(path: str) -> str:
     match = _HTTP.match(path)
     if match is None:
         return path
+    # Imported here, because most paths are no URLs.
+    from urllib.parse import unquote
+
     scheme, rest = match[0], path[match.end() :].partition("#")[0]
     before, _, query = rest.partition("?")
     user, at, _ = before.partition("/")[0].rpartition("@")
@@ -234,6 +235,8 @@ def seal(data: bytes) -> bytes:
 
 def unseal(data: bytes) -> bytes | None:
     """Decrypt what `seal` returned; None if another program made it."""
+    import hmac
+
     nonce, rest = data[:_NONCE_BYTES], data[_NONCE_BYTES:]
     mac, cipher = rest[:_MAC_BYTES], rest[_MAC_BYTES:]
     if not hmac.compare_digest(mac, _mac(nonce + cipher)):
