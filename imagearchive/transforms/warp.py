@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from imagearchive.errors import OptionError
 from imagearchive.errors.arguments import (
@@ -31,9 +30,8 @@ from imagearchive.transforms.image_arguments import (
     check_interval,
     check_probability,
     expand_channels,
-    round_to_bytes,
 )
-from imagearchive.transforms.moves import FunctionMove, Move, WarpMove
+from imagearchive.transforms.moves import Move, WarpMove
 
 __all__ = [
     "WARP_FILTERS",
@@ -43,7 +41,6 @@ __all__ = [
     "affinity",
     "homography",
     "inverse",
-    "rotate_bytes",
     "rotation",
 ]
 
@@ -54,7 +51,9 @@ Point = tuple[int, int]
 
 
 class RandomRotation(Transform):
-    """Rotate by a random angle about the center, with Pillow, RGBA with premultiplied alpha.
+    """Rotate by a random angle about the center.
+
+    Pixels are sampled as by Pillow's ``Image.rotate``, RGBA with premultiplied alpha.
 
     Parameters
     ----------
@@ -93,51 +92,19 @@ class RandomRotation(Transform):
         self, array: Array, layout: Layout, stream: Stream | None
     ) -> tuple[Array, Layout]:
         """Transform one array; see `Transform.apply_array`."""
-        return self._rotate(array, self._angle(stream)), layout
+        height, width, channels = array.shape
+        return self.move(width, height, channels, stream).image(array), layout
 
-    def move(self, width: int, height: int, channels: int, stream: Stream | None) -> Move | None:
+    def move(self, width: int, height: int, channels: int, stream: Stream | None) -> Move:
         """Return where the pixels of an image go; see `Transform.move`."""
-        angle = self._angle(stream)
+        angle = require_stream(stream).uniform(*self.degrees)
         coefficients, size = rotation(angle, width, height, self.expand)
-
-        def mask(array: Array, fill: Sequence[int]) -> Array:
-            return rotate_bytes(array, angle, self.expand, fill)
-
-        return FunctionMove(
-            *size, inverse(coefficients), lambda array: self._rotate(array, angle), mask
-        )
-
-    def _angle(self, stream: Stream | None) -> float:
-        return require_stream(stream).uniform(*self.degrees)
-
-    def _rotate(self, array: Array, angle: float) -> Array:
-        resample = Image.Resampling[self.interpolation.upper()]
-        channels = array.shape[2]
         fill = expand_channels("fill", self.fill, channels)
-        if array.dtype == np.uint8:
-            fill = round_to_bytes(fill)
-
-        def rotated(plane: Array, value: Any) -> Array:
-            return np.asarray(
-                Image.fromarray(plane).rotate(angle, resample, self.expand, fillcolor=value)
-            )
-
-        # Between pixels, Pillow interpolates colors multiplied by alpha, and takes the fill so too.
-        blends = channels == 4 and resample != Image.Resampling.NEAREST
-        if array.dtype == np.uint8 and channels > 1:
-            if blends and fill[3]:
-                fill = (*(round(value * fill[3] / 255) for value in fill[:3]), fill[3])
-            return rotated(np.ascontiguousarray(array), fill)
-        if blends:
-            array = array.copy()
-            array[:, :, :3] *= array[:, :, 3:]
-            fill = (*(value * fill[3] for value in fill[:3]), fill[3])
-        planes = [rotated(np.ascontiguousarray(array[:, :, c]), fill[c]) for c in range(channels)]
-        result = np.stack(planes, axis=2)
-        if blends:
-            colors, alpha = result[:, :, :3], result[:, :, 3:]
-            np.divide(colors, alpha, out=colors, where=alpha > 0)
-        return result
+        keeps_shape = self.expand or width == height or angle % 180.0 == 0.0
+        # Pillow moves whole pixels then, without rounding the colors of transparent ones.
+        exact = angle % 90.0 == 0.0 and keeps_shape
+        interpolation = "nearest" if exact else self.interpolation
+        return WarpMove(*size, (*coefficients, 0.0, 0.0), interpolation, fill)
 
     def output_shape(self, shape: Shape) -> Shape:
         """Shape of the result; see `Transform.output_shape`."""
@@ -348,15 +315,25 @@ def rotation(
     c, f = -cos * x - sin * y + x, sin * x - cos * y + y
     if not expand:
         return [cos, sin, c, -sin, cos, f], (width, height)
+    if angle % 180.0 == 90.0:
+        # The center is that of a pixel or between two; rounding would add one.
+        size = (height, width)
+    else:
+        size = _bounding_size([cos, sin, c, -sin, cos, f], width, height)
+    u, v = (width - size[0]) / 2, (height - size[1]) / 2
+    return [cos, sin, cos * u + sin * v + c, -sin, cos, -sin * u + cos * v + f], size
+
+
+def _bounding_size(coefficients: list[float], width: int, height: int) -> tuple[int, int]:
+    """Return width and height of what shows the whole of a rotated image, as Pillow rounds them."""
+    a, b, c, d, e, f = coefficients
     corners = [(0, 0), (width, 0), (width, height), (0, height)]
-    across = [cos * u + sin * v + c for u, v in corners]
-    down = [-sin * u + cos * v + f for u, v in corners]
-    size = (
+    across = [a * u + b * v + c for u, v in corners]
+    down = [d * u + e * v + f for u, v in corners]
+    return (
         math.ceil(max(across)) - math.floor(min(across)),
         math.ceil(max(down)) - math.floor(min(down)),
     )
-    u, v = (width - size[0]) / 2, (height - size[1]) / 2
-    return [cos, sin, cos * u + sin * v + c, -sin, cos, -sin * u + cos * v + f], size
 
 
 def affinity(
@@ -390,15 +367,6 @@ def inverse(coefficients: Sequence[float]) -> Array:
     """Return the matrix that takes a place in the image to one in the result, of six numbers."""
     result: Array = np.linalg.inv(np.array([*coefficients, 0.0, 0.0, 1.0]).reshape(3, 3))
     return result
-
-
-def rotate_bytes(array: Array, angle: float, expand: bool, fill: Sequence[int]) -> Array:
-    """Rotate (H, W, 1 or 4) bytes by Pillow, without interpolation."""
-    one = array.shape[2] == 1
-    image = Image.fromarray(np.ascontiguousarray(array[:, :, 0] if one else array))
-    color: Any = fill[0] if one else tuple(fill)
-    moved = np.asarray(image.rotate(angle, Image.Resampling.NEAREST, expand, fillcolor=color))
-    return moved[:, :, None] if one else moved
 
 
 def homography(points: Sequence[Point], images: Sequence[Point]) -> list[float]:

@@ -4,6 +4,7 @@
 #include "pixels.h"
 #include "simd.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -147,6 +148,70 @@ static char *premultiplied(const source *s, int floats)
     return copy;
 }
 
+/* Whether to compute positions in 16.16 fixed point, as Pillow does to take the nearest pixels of an
+ * affine map. It computes those of scalings and homographies in floating point. */
+static int is_fixed(const double *a, int64_t width, int64_t height)
+{
+    if (a[6] != 0.0 || a[7] != 0.0 || (a[1] == 0.0 && a[3] == 0.0))
+        return 0;
+    for (int corner = 0; corner < 4; corner++) {
+        double x = corner & 1 ? (double)width : 0.0, y = corner & 2 ? (double)height : 0.0;
+        /* Written so that NaN does not fit. */
+        if (!(fabs(a[0] * x + a[1] * y + a[2]) < 32768.0 &&
+              fabs(a[3] * x + a[4] * y + a[5]) < 32768.0))
+            return 0;
+    }
+    return 1;
+}
+
+static int64_t to_fixed(double v)
+{
+    return (int64_t)floor(v * 65536.0 + 0.5);
+}
+
+INLINE void take_nearest(const source *s, int64_t width, int64_t height, size_t pixel,
+                         const char *fill, char *out)
+{
+    const double *a = s->a;
+    int64_t right_x = to_fixed(a[0]), down_x = to_fixed(a[1]);
+    int64_t right_y = to_fixed(a[3]), down_y = to_fixed(a[4]);
+    int64_t first_x = to_fixed(a[2] + a[0] * 0.5 + a[1] * 0.5);
+    int64_t first_y = to_fixed(a[5] + a[3] * 0.5 + a[4] * 0.5);
+    for (int64_t y = 0; y < height; y++) {
+        int64_t at_x = first_x + y * down_x, at_y = first_y + y * down_y;
+        for (int64_t x = 0; x < width; x++, out += pixel, at_x += right_x, at_y += right_y) {
+            int64_t column = at_x >> 16, row = at_y >> 16;
+            int inside = column >= 0 && column < s->width && row >= 0 && row < s->height;
+            memcpy(out, inside ? s->pixels + row * s->row_stride + column * (int64_t)pixel : fill,
+                   pixel);
+        }
+    }
+}
+
+static void warp_fixed(const source *s, int64_t width, int64_t height, int channels, int floats,
+                       char *out)
+{
+    char fill[4 * sizeof(float)];
+    for (int c = 0; c < channels; c++)
+        store(fill, c, (double)s->fill[c], floats);
+    switch ((floats ? 4 : 1) * channels) {
+    case 1:
+        take_nearest(s, width, height, 1, fill, out);
+        break;
+    case 3:
+        take_nearest(s, width, height, 3, fill, out);
+        break;
+    case 4:
+        take_nearest(s, width, height, 4, fill, out);
+        break;
+    case 12:
+        take_nearest(s, width, height, 12, fill, out);
+        break;
+    default:
+        take_nearest(s, width, height, 16, fill, out);
+    }
+}
+
 int px_warp(const void *pixels, int64_t row_stride, int64_t width, int64_t height, int channels,
             int floats, const double *coefficients, int filter, const float *fill,
             int64_t out_width, int64_t out_height, void *out)
@@ -154,6 +219,10 @@ int px_warp(const void *pixels, int64_t row_stride, int64_t width, int64_t heigh
     source s = {pixels, row_stride, width, height, coefficients, fill};
     int taps = filter == PX_NEAREST ? 1 : filter == PX_BILINEAR ? 2 : 4;
     char *copy = NULL;
+    if (taps == 1 && is_fixed(coefficients, out_width, out_height)) {
+        warp_fixed(&s, out_width, out_height, channels, floats, out);
+        return PX_OK;
+    }
     if (channels == 4 && taps > 1) {
         copy = premultiplied(&s, floats);
         if (!copy)
