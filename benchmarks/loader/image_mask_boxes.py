@@ -132,8 +132,13 @@ def segment_by_albumentations(jpeg: bytes, mask: bytes) -> tuple[torch.Tensor, t
 
 def albumentations_pipeline() -> Any:
     if not hasattr(albumentations_pipeline, "made"):
+        # Otherwise it asks PyPI for a newer version.
+        os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
         import albumentations
+        import cv2
 
+        # Each worker has one core.
+        cv2.setNumThreads(0)
         albumentations_pipeline.made = albumentations.Compose(  # type: ignore[attr-defined]
             [
                 albumentations.RandomResizedCrop(size=(224, 224)),

@@ -172,6 +172,10 @@ void px_write_plane(const px_output_format *f, int c, const uint8_t *in, int64_t
 void px_write_interleaved(const px_output_format *f, const uint8_t *in, int64_t stride, int64_t n,
                                int channels, uint8_t *out)
 {
+    if (f->dtype == PX_UINT8 && channels == 1) {
+        memcpy(out, in, (size_t)n);
+        return;
+    }
     if (f->dtype == PX_UINT8 && channels == 3) {
         const uint8_t *r = in, *g = in + stride, *b = in + 2 * stride;
         for (int64_t i = 0; i < n; i++) {

@@ -281,6 +281,24 @@ void px_end(px_work *work, const px_geometry *g, const px_output_format *f, void
 
 /* ---- whole arrays ---------------------------------------------------------------------- */
 
+/* Without weights, only the pixels that are shown are read. */
+static void nearest_rows(px_work *work, const px_geometry *g, const uint8_t *pixels,
+                         int64_t row_stride, int channels)
+{
+    const int32_t *start = work->x.start;
+    int64_t plane = work->stride * work->rows;
+    for (int64_t i = 0; i < g->win_h; i++) {
+        int64_t y = work->y.start[i];
+        if (i && y == work->y.start[i - 1])
+            continue;
+        const uint8_t *in = pixels + y * row_stride;
+        uint8_t *out = work->planes + (y - work->y.lo) * work->stride;
+        for (int c = 0; c < channels; c++, in++, out += plane)
+            for (int64_t x = 0; x < g->win_w; x++)
+                out[x] = in[(int64_t)start[x] * channels];
+    }
+}
+
 int px_render_array(px_work *work, const px_geometry *g, const px_output_format *format,
                     const uint8_t *pixels, int64_t row_stride, int channels, void *out)
 {
@@ -288,6 +306,11 @@ int px_render_array(px_work *work, const px_geometry *g, const px_output_format 
     if (code)
         return code;
     int64_t lo = work->x.lo, n = work->x.hi - lo;
+    if (g->filter == PX_NEAREST && !work->x.identity) {
+        nearest_rows(work, g, pixels, row_stride, channels);
+        px_end(work, g, format, out);
+        return PX_OK;
+    }
     if (px_grow((void **)&work->line, &work->line_cap, (size_t)(n + work->x.taps), 4))
         return PX_NO_MEMORY;
     for (int64_t y = work->y.lo; y < work->y.hi && n > 0; y++) {
