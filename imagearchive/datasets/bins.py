@@ -25,9 +25,9 @@ from imagearchive.errors import (
     OptionError,
     UnsupportedArchiveError,
 )
-from imagearchive.errors.arguments import check_path
 from imagearchive.storage.location import locate
 from imagearchive.storage.mapping import copy_bytes
+from imagearchive.storage.patterns import expand_path
 from imagearchive.storage.protocol import Storage, StorageKind
 
 __all__ = ["SplitDataLoader"]
@@ -112,7 +112,11 @@ class SplitDataLoader(LazyDataset[SplitDataLoaderOptions, Archive]):
         storage: StorageKind = "auto",
         strict: bool = True,
     ) -> None:
-        shown = check_path("data_dir", data_dir)
+        shown = expand_path(
+            "data_dir",
+            data_dir,
+            "open one set at a time, and combine them with CombinedLazyDataset",
+        )
         self._start(
             SplitDataLoaderOptions(
                 data_dir=shown,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy.typing as npt
 from imagearchive.datasets.dataset_base import Dataset, resolve_index, resolve_indices
 from imagearchive.datasets.npz.columns import PLURALS
 from imagearchive.errors import OptionError, OptionTypeError
-from imagearchive.errors.arguments import check_sequence
+from imagearchive.errors.arguments import check_sequence, shorten
+from imagearchive.storage.patterns import expand_paths
 
 __all__ = ["CombinedLazyDataset", "DatasetGroup"]
 
@@ -23,6 +25,13 @@ class DatasetGroup(Dataset):
         self.datasets = list(check_sequence("datasets", datasets, "a sequence of datasets"))
         if not self.datasets:
             raise OptionError("datasets must contain at least one dataset, got none")
+        for number, part in enumerate(self.datasets):
+            indexed = hasattr(part, "__len__") and hasattr(part, "__getitem__")
+            if not indexed or isinstance(part, (str, bytes, bytearray, memoryview)):
+                raise OptionTypeError(
+                    f"datasets must be datasets with len() and [i], but item {number} is "
+                    f"{shorten(part)}"
+                )
 
     def locate(self, index: Any) -> tuple[int, int]:
         """Return the number of the dataset that a sample is from, and its index there."""
@@ -86,9 +95,10 @@ class CombinedLazyDataset(DatasetGroup):
 
     Parameters
     ----------
-    datasets : iterable of datasets
+    datasets : iterable of datasets, or path-like
         Anything with ``len`` and ``[i]``: `LazyNPZDataset`, other combined datasets, datasets of
-        torch. They are opened, and their length is taken, at the first use.
+        torch. They are opened, and their length is taken, at the first use. A path or a pattern,
+        alone or among datasets, stands for a `LazyNPZDataset` of each file that it names.
 
     Attributes
     ----------
@@ -96,8 +106,8 @@ class CombinedLazyDataset(DatasetGroup):
 
     Raises
     ------
-    OptionError
-        `datasets` is empty.
+    OptionError, OptionTypeError
+        `datasets` is empty, or holds something else.
 
     Notes
     -----
@@ -110,8 +120,11 @@ class CombinedLazyDataset(DatasetGroup):
     >>> combined[len(train)]  # the first sample of val  # doctest: +SKIP
     """
 
-    def __init__(self, datasets: Iterable[Any]) -> None:
-        super().__init__(datasets)
+    def __init__(self, datasets: Iterable[Any] | str | os.PathLike[str]) -> None:
+        if isinstance(datasets, (str, os.PathLike)):
+            datasets = [datasets]
+        parts = check_sequence("datasets", datasets, "a path or a sequence of datasets")
+        super().__init__([dataset for part in parts for dataset in _open_paths(part)])
         self._ends: npt.NDArray[np.intp] | None = None
 
     def _bounds(self) -> npt.NDArray[np.intp]:
@@ -192,7 +205,17 @@ class CombinedLazyDataset(DatasetGroup):
         return tuple(name for name in columns[0] if all(name in names for names in columns))
 
     def __repr__(self) -> str:
-        return f"CombinedLazyDataset({self.datasets!r})"
+        return f"CombinedLazyDataset([{', '.join(map(shorten, self.datasets))}])"
+
+
+def _open_paths(part: Any) -> list[Any]:
+    """Return the datasets that a path or a pattern stands for; anything else stands for itself."""
+    if not isinstance(part, (str, os.PathLike)):
+        return [part]
+    # Here, since other datasets do without it.
+    from imagearchive.datasets.npz.dataset import LazyNPZDataset
+
+    return [LazyNPZDataset(path) for path in expand_paths(part)]
 
 
 def _batch(part: Any, rows: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[Any]]:

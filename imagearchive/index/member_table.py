@@ -12,6 +12,7 @@ import numpy.typing as npt
 from imagearchive.containers.container import Container
 from imagearchive.containers.left_out import LeftOut
 from imagearchive.errors import CorruptIndexError
+from imagearchive.errors.arguments import shorten
 from imagearchive.index.freshness import Signature, spread
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import (
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["MemberTable"]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class MemberTable:
     """The members of an archive, one row each, as columns.
 
@@ -103,6 +104,9 @@ class MemberTable:
             )
 
     # --- access -----------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({shorten(self.files)}, {len(self)} members)"
 
     def __len__(self) -> int:
         return self.lookup.count

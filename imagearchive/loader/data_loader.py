@@ -15,7 +15,7 @@ import numpy.typing as npt
 from imagearchive.datasets.dataset_base import OptionsDataset, warn_if_empty
 from imagearchive.datasets.label_guard import LabelKind
 from imagearchive.errors import ClosedError, OptionError, OptionTypeError
-from imagearchive.errors.arguments import check_integer, check_size
+from imagearchive.errors.arguments import check_integer, check_size, shorten
 from imagearchive.images.render import Decoder
 from imagearchive.index.nesting import Nested
 from imagearchive.loader.bad_samples import BadSample, BadSampleLog
@@ -522,4 +522,4 @@ class DataLoader(Closable):
         options = vars(self._options)
         shown = ("batch_size", "shuffle", "num_workers", "transform", "drop_last", "seed")
         listed = ", ".join(f"{name}={options[name]!r}" for name in shown)
-        return f"DataLoader({self._source_argument!r}, {listed})"
+        return f"DataLoader({shorten(self._source_argument)}, {listed})"

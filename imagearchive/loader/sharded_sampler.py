@@ -79,6 +79,13 @@ class ShardedSampler:
         )
         self._epochs = EpochCounter(self._order.of_epoch)
 
+    def __repr__(self) -> str:
+        order = self._order
+        return (
+            f"ShardedSampler({order.n} samples, shuffle={order.shuffle!r}, seed={order.seed}, "
+            f"rank={order.rank}, world_size={order.world_size})"
+        )
+
     def __len__(self) -> int:
         """Return the number of samples of this rank in a whole epoch."""
         return self._order.samples

@@ -15,7 +15,14 @@ from imagearchive.errors.arguments import check_path, shorten
 from imagearchive.storage.location import Location, locate
 from imagearchive.storage.path_options import hide_credentials, with_text_of
 
-__all__ = ["INDEX_SUFFIX", "ArchivePath", "absolute_paths", "as_text", "expand_paths"]
+__all__ = [
+    "INDEX_SUFFIX",
+    "ArchivePath",
+    "absolute_paths",
+    "as_text",
+    "expand_path",
+    "expand_paths",
+]
 
 #: One archive, several, or a pattern.
 ArchivePath = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -87,6 +94,35 @@ def expand_paths(path: ArchivePath) -> list[str]:
             raise ArchiveNotFoundError(f"{one}: no archive matches this pattern")
         found += matches
     return found
+
+
+def expand_path(name: str, path: object, several: str) -> str:
+    """Return the path that an argument names, which may be a pattern that one path matches.
+
+    Parameters
+    ----------
+    name : str
+        The argument.
+    path : object
+    several : str
+        What to do where a pattern names several paths, for the message.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        It is not a path, or a pattern that names several.
+    ArchiveNotFoundError
+        Nothing matches the pattern.
+    """
+    text = check_path(name, path)
+    found = expand_paths(text)
+    if len(found) > 1:
+        raise OptionError(
+            f"{name} must be one path, but {len(found)} paths match "
+            f"{hide_credentials(text)!r}; {several}"
+        )
+    # A path that is not a pattern stays as it was given, for messages.
+    return text if found[0] == locate(text).path else found[0]
 
 
 def _expand_braces(text: str) -> list[str]:

@@ -65,3 +65,24 @@ def test_combined_datasets_with_different_columns(tmp_path):
         CombinedLazyDataset([[1, 2]]).get_batch([0])
     with pytest.raises(OptionError):
         CombinedLazyDataset([])
+
+
+@pytest.mark.parametrize("pattern", ["*.npz", "{0..2}.npz", "[0-2].npz"])
+def test_combined_pattern_reads_the_files_in_order(tmp_path, monkeypatch, pattern):
+    for number in range(3):
+        make_detector(tmp_path / f"{number}.npz", number + 1)
+    names = LazyNPZDataset(tmp_path / "2.npz").get_batch(range(3))["image_paths"].tolist()
+    combined = CombinedLazyDataset(tmp_path / pattern)
+    assert [len(part) for part in combined.datasets] == [1, 2, 3]
+    assert combined.get_batch([3, 4, 5])["image_paths"].tolist() == names
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(CombinedLazyDataset([combined, f"~/{pattern}", tmp_path / "0.npz"])) == 13
+
+
+def test_combined_things_that_are_not_datasets_are_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    make_detector(path, 1)
+    with open(path, "rb") as file, pytest.raises(OptionTypeError, match="item 0 is b'PK"):
+        CombinedLazyDataset(file)
+    with pytest.raises(OptionTypeError, match="item 1 is 3"):
+        CombinedLazyDataset([LazyNPZDataset(path), 3])

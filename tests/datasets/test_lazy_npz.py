@@ -260,3 +260,14 @@ def test_suffix_applies_to_the_names_of_ragged_columns(tmp_path):
     dataset = LazyNPZDataset(path, suffix="_a")
     assert set(dataset.keys) == {"x", "b"}
     assert dataset[1]["b"].tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("pattern", ["a?.npz", "a{1..1}.npz", "~/a*.npz"])
+def test_lazy_npz_pattern_names_one_file(tmp_path, monkeypatch, pattern):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    make_detector(tmp_path / "a1.npz", 2)
+    assert len(LazyNPZDataset(pattern)) == 2
+    make_detector(tmp_path / "a2.npz", 2)
+    with pytest.raises(OptionError, match=r"2 paths match .*CombinedLazyDataset"):
+        LazyNPZDataset(pattern.replace("..1", "..2"))

@@ -198,7 +198,7 @@ def test_wrong_sequences_raise(archive):
     for function in functions[1:3]:
         assert refuses(function, "a.jpg")
     assert refuses(partial(extract, archive, "out"), ["x/0.jpg"])
-    assert refuses(CombinedLazyDataset, "a.npz")
+    assert refuses(CombinedLazyDataset, b"a.npz")
 
 
 def test_wrong_limits_raise(archive):

@@ -234,3 +234,8 @@ def test_open_index_with_malformed_metadata_builds_again(tar, change):
     columns = {name: getattr(table, name) for name in COLUMNS}
     index_file.save(locate(table.path), columns, {**table.meta, **change})
     assert contents(IndexTable.open(tar)) == MEMBERS
+
+
+def test_index_repr_is_one_line(tmp_path):
+    path = write_tar(tmp_path / "a.tar", MEMBERS)
+    assert repr(IndexTable.open(path)) == f"IndexTable([{str(path)!r}], {len(MEMBERS)} members)"

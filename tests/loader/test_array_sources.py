@@ -283,3 +283,9 @@ def test_columns_of_path_need_not_be_those_chosen_by_length(oddly_named_npz):
     )
     assert len(loader) == 1
     assert next(iter(loader))[1].tolist() == [100, 101, 102, 103]
+
+
+def test_repr_of_a_loader_of_an_array_is_short():
+    loader = DataLoader(np.zeros((500, 8, 8, 3), np.uint8), 4)
+    assert len(repr(loader).splitlines()) == 1
+    assert len(repr(loader)) < 500

@@ -100,3 +100,8 @@ def test_sharded_sampler_in_torch_data_loader_yields_the_order():
     batches = [batch.tolist() for batch in loader]
     own = EpochOrder(20, seed=1, rank=0, world_size=2, batch_size=4)
     assert batches == [batch.tolist() for batch in own]
+
+
+def test_sharded_sampler_repr_names_its_options():
+    text = repr(ShardedSampler(10, shuffle=False, rank=1, world_size=2))
+    assert text == "ShardedSampler(10 samples, shuffle=False, seed=0, rank=1, world_size=2)"

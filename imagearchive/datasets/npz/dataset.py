@@ -27,6 +27,7 @@ from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.location import locate
 from imagearchive.storage.mapping import damaged_mappings
 from imagearchive.storage.path_options import add_options
+from imagearchive.storage.patterns import expand_path
 
 if TYPE_CHECKING:
     from imagearchive.index.nesting import Nested
@@ -70,7 +71,8 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
     Parameters
     ----------
     npz_path : path-like
-        An NPZ, or a single ``.npy``, which is one column with the name of the file.
+        An NPZ, or a single ``.npy``, which is one column with the name of the file. A pattern must
+        match one file; `CombinedLazyDataset` and `DataLoader` take those of several.
     cache_size : int
         How many samples to keep, those used most recently. The dataset returns copies of them.
     keys : sequence of str, optional
@@ -177,7 +179,11 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
     ) -> None:
         access = (storage_options, filesystem)
         options = LazyNPZOptions(
-            npz_path=add_options(check_path("npz_path", npz_path), *access),
+            npz_path=expand_path(
+                "npz_path",
+                add_options(check_path("npz_path", npz_path), *access),
+                "CombinedLazyDataset and DataLoader read several files",
+            ),
             cache_size=cache_size,
             keys=None if keys is None else check_sequence("keys", keys, "a sequence of names"),
             prefix=prefix,
