@@ -198,6 +198,11 @@ class Archive(MemberReader, Closable, Mapping[str, bytes]):
             self._pool.open_all()
 
     @property
+    def ipath(self) -> str | None:
+        """The argument, absolute: the index file that was given."""
+        return self._options.ipath
+
+    @property
     def nested(self) -> Nested:
         """The argument: which archives inside the archive are opened."""
         return self._options.nested

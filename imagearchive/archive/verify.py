@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Final, NamedTuple
@@ -32,15 +34,18 @@ from imagearchive.errors.os_errors import OUT_OF_RESOURCES, os_errors_for
 from imagearchive.images.decode import find_damage
 from imagearchive.index.freshness import REBUILD
 from imagearchive.index.names import sort_names
-from imagearchive.index.nesting import Nesting
+from imagearchive.index.nesting import Nested, Nesting
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS
+from imagearchive.storage.executors import AnyExecutor, open_executor, run_tasks
 from imagearchive.storage.limits import Limits, check_limits
 
 __all__ = ["Failure", "Verified", "verify"]
 
 CHUNK: Final = 64
+# The fields of the rows of an index that are compared with the headers.
+COMPARED: Final = ("offset", "size", "stored_size", "crc", "method", "kind")
 
 
 class Failure(NamedTuple):
@@ -103,6 +108,7 @@ def verify(
     decode: bool = False,
     limits: Limits | None = None,
     threads: int | None = None,
+    executor: AnyExecutor | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Verified:
     """Check an archive from end to end.
@@ -122,7 +128,11 @@ def verify(
     limits : Limits, optional
         Anything larger is a failure. By default the limits of `DecodedView`.
     threads : int, optional
-        By default one for each processor, at most four.
+        By default one for each processor, at most four; of each task of an `executor`, one.
+    executor : int or concurrent.futures.Executor, optional
+        If the archive consists of several, verify each as a task: in a number of processes, or by
+        an executor whose workers see the archives under the same paths. It is not shut down. An
+        archive that a worker cannot read is a failure with the path as its name.
     progress : callable, optional
         Called from any of the threads with the number of members done since the last call.
 
@@ -134,13 +144,18 @@ def verify(
     Raises
     ------
     StaleIndexError
-        A file has changed since it was opened.
+        A file has changed since it was opened. With an `executor`, that is a failure.
+    WorkerError
+        The executor accepts no more tasks.
     OSError
         Too many files are open, or memory is short, which says nothing about the archive.
     """
     check_archive(archive)
     result = Verified(left_out=archive.left_out)
     chosen = asdict(check_limits(limits))
+    if executor is not None:
+        _verify_each(archive, executor, result, progress, decode, limits, threads or 1)
+        return result
     view = DecodedView(archive, mode="unchanged", **chosen) if decode else None
     with changes_first(archive):
         _check_headers(archive, result.failures)
@@ -158,6 +173,112 @@ def verify(
         progress(int((~is_first).sum()))
     result.failures.sort(key=lambda failure: failure.position)
     return result
+
+
+class _OneVerified(NamedTuple):
+    """What a task found in an archive, and a digest of the rows of its index."""
+
+    found: Verified
+    rows: bytes
+
+
+def _verify_each(
+    archive: Archive,
+    executor: AnyExecutor,
+    result: Verified,
+    progress: Callable[[int], object] | None,
+    decode: bool,
+    limits: Limits | None,
+    threads: int,
+) -> None:
+    """Verify each archive of several on an executor."""
+    _check_index(archive.table, result.failures)
+    verify_one = partial(
+        _verify_one,
+        # A joined index describes all archives, and each task reads one.
+        ipath=archive.ipath if len(archive.paths) == 1 else None,
+        nested=archive.nested,
+        decode=decode,
+        limits=limits,
+        threads=threads,
+    )
+    with (
+        open_executor(executor) as opened,
+        closing(run_tasks(verify_one, archive.opened_paths, opened, in_order=True)) as outcomes,
+    ):
+        for outcome, (start, stop) in zip(outcomes, _rows_of_paths(archive)):
+            try:
+                found, rows = outcome.get()
+            except (ImageArchiveError, OSError, MemoryError) as error:
+                failures = [_failure(error, -1, outcome.item, outcome.item)]
+            else:
+                result.files += found.files
+                result.bytes += found.bytes
+                result.checked += found.checked
+                result.decoded += found.decoded
+                failures = [
+                    one if one.position < 0 else one._replace(position=one.position + start)
+                    for one in found.failures
+                ]
+                if rows != _digest_rows(archive.table, start, stop):
+                    failures.append(
+                        Failure(-1, outcome.item, "its index does not describe it", (REBUILD,))
+                    )
+            result.failures += failures
+            if progress is not None:
+                progress(stop - start)
+    result.failures.sort(key=lambda failure: failure.position)
+
+
+def _verify_one(
+    path: str,
+    *,
+    ipath: str | None,
+    nested: Nested,
+    decode: bool,
+    limits: Limits | None,
+    threads: int,
+) -> _OneVerified:
+    """Verify one archive of several; the task of a worker."""
+    with Archive(path, ipath, storage="pread", strict=False, nested=nested) as archive:
+        found = verify(archive, decode=decode, limits=limits, threads=threads)
+        # The list of the whole archive is there already.
+        found.left_out = LeftOut()
+        return _OneVerified(found, _digest_rows(archive.table, 0, len(archive)))
+
+
+def _rows_of_paths(archive: Archive) -> Iterator[tuple[int, int]]:
+    """Yield the first row of each path of an archive, and the one after its last."""
+    table = archive.table
+    files = table.files
+    roots = list(range(table.shards))
+    for number, view in table.derived.items():
+        if view.parent is not None:
+            roots[number] = view.parent
+    for number in range(len(files), table.shards):
+        while roots[number] >= len(files):
+            roots[number] = roots[roots[number]]
+    counts = np.bincount(np.array(roots)[table.entries["shard"]], minlength=len(files))
+    ends = np.concatenate([[0], np.cumsum(counts)]).tolist()
+    first = 0
+    for path in archive.opened_paths:
+        last = first + 1
+        # Split bins are several files of one directory.
+        while last < len(files) and files[first] != path and files[last].startswith(f"{path}/"):
+            last += 1
+        yield ends[first], ends[last]
+        first = last
+
+
+def _digest_rows(table: IndexTable, start: int, stop: int) -> bytes:
+    """Digest what the rows of an index say about the members of an archive."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in COMPARED:
+        digest.update(table.entries[name][start:stop].tobytes())
+    low, high = int(table.name_offsets[start]), int(table.name_offsets[stop])
+    digest.update(table.names[low:high].tobytes())
+    digest.update((table.name_offsets[start:stop] - np.uint64(low)).tobytes())
+    return digest.digest()
 
 
 def _check_inner_archives(archive: Archive, path: str, threads: int | None) -> list[Failure]:
@@ -215,10 +336,8 @@ def _add_repeats(
             result.failures.append(failure._replace(position=position, name=archive.name(position)))
 
 
-def _check_headers(archive: Archive, failures: list[Failure]) -> None:
-    """Compare the index with its own checksums and with the archives."""
-    table = archive.table
-    start = 0
+def _check_index(table: IndexTable, failures: list[Failure]) -> None:
+    """Compare the index with its own checksums."""
     index = table.path or "index"
     try:
         with os_errors_for(index):
@@ -227,6 +346,13 @@ def _check_headers(archive: Archive, failures: list[Failure]) -> None:
         failures.append(_failure(error, -1, index, index))
     if not np.array_equal(sort_names(table.names, table.name_offsets), table.name_order):
         failures.append(Failure(-1, index, "it lists the names in a wrong order", (REBUILD,)))
+
+
+def _check_headers(archive: Archive, failures: list[Failure]) -> None:
+    """Compare the index with its own checksums and with the archives."""
+    table = archive.table
+    start = 0
+    _check_index(table, failures)
     for path in archive.opened_paths:
         try:
             with os_errors_for(path):
@@ -236,8 +362,7 @@ def _check_headers(archive: Archive, failures: list[Failure]) -> None:
             fresh = IndexTable.build(path, strict=False, nested=archive.nested)
         ours = table.entries[start : start + len(fresh)]
         same = len(ours) == len(fresh) and all(
-            np.array_equal(ours[name], fresh.entries[name])
-            for name in ("offset", "size", "stored_size", "crc", "method", "kind")
+            np.array_equal(ours[name], fresh.entries[name]) for name in COMPARED
         )
         end = start + len(fresh)
         low, high = (int(table.name_offsets[min(row, len(table))]) for row in (start, end))

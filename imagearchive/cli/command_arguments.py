@@ -185,6 +185,7 @@ def _add_verify(commands: Any) -> None:
         help="limit for the values in a JSON or MessagePack file; default 4194304",
     )
     add_threads(parser)
+    add_workers(parser, "archives")
     add_json(parser)
     add_quiet(parser)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from imagearchive.archive.archive import Archive
 from imagearchive.arrays import npy
 from imagearchive.cli.archive_argument import open_archive_argument
+from imagearchive.cli.argument_types import merge_options
 from imagearchive.cli.messages import report_errors, with_options
 from imagearchive.cli.output import (
     escape_message,
@@ -256,7 +258,11 @@ def _build_facts() -> dict[str, Any]:
 def verify(arguments: argparse.Namespace) -> int:
     """Read and check every member."""
     results = []
-    for found in _each_archive(arguments, _verify_one):
+    if arguments.workers is None and arguments.dask is None:
+        verified = _each_archive(arguments, _verify_one)
+    else:
+        verified = _verify_on_executor(arguments)
+    for found in verified:
         results.append(found)
         if not arguments.json and "error" not in found:
             _write_verified(found, arguments)
@@ -264,6 +270,36 @@ def verify(arguments: argparse.Namespace) -> int:
         write_json(results[0] if len(results) == 1 else results)
     failed = any("error" in found or found["failures"] for found in results)
     return FAILED if failed else 0
+
+
+def _verify_on_executor(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Verify archives in processes or on a cluster, each file of a pattern for itself."""
+    from imagearchive.cli.executor_argument import open_executor_argument
+    from imagearchive.storage.executors import open_executor, run_tasks
+    from imagearchive.storage.path_options import add_options
+    from imagearchive.storage.patterns import expand_paths
+
+    given = add_options(arguments.archives, merge_options(arguments.storage_options))
+    arguments.archives = expand_paths(given)
+    if arguments.ipath is not None and len(arguments.archives) > 1:
+        arguments.parser.error("--ipath names the index of one archive")
+    # Neither the parser nor the progress of a member is of use in another process.
+    options = {**vars(arguments), "archives": None, "parser": None, "run": None, "quiet": True}
+    options["threads"] = arguments.threads or 1
+    tasks = [argparse.Namespace(**{**options, "archive": path}) for path in arguments.archives]
+    with (
+        open_executor_argument(arguments) as executor,
+        open_executor(executor or 1) as opened,
+        progress_bar(len(tasks), "archives", arguments.quiet) as step,
+        closing(run_tasks(_verify_one, tasks, opened, in_order=True)) as outcomes,
+    ):
+        for outcome in outcomes:
+            with report_errors() as errors:
+                found = outcome.get()
+            if step is not None:
+                step(1)
+            shown = relative_path(outcome.item.archive)
+            yield {"archive": shown, "error": errors[0]} if errors else found
 
 
 def _verify_one(arguments: argparse.Namespace) -> dict[str, Any]:

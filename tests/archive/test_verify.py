@@ -1,11 +1,14 @@
 """Verification finds what is damaged."""
 
+import dataclasses
 import errno
+import gzip
 import io
 import os
 import random
 import resource
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import barecat
@@ -238,6 +241,67 @@ def test_verify_large_members(tmp_path):
     (tmp_path / "a.zip").write_bytes(raw)
     with imagearchive.open(tmp_path / "a.zip") as archive:
         assert [failure.name for failure in verify(archive).failures] == ["big"]
+
+
+@pytest.fixture
+def zips(tmp_path):
+    """Four ZIPs: the second has a wrong checksum, the third was replaced by other data."""
+    for number in range(4):
+        with zipfile.ZipFile(tmp_path / f"z-{number}.zip", "w") as file:
+            for member in range(3):
+                file.writestr(f"{number}/{member}.txt", f"content {number}{member}")
+    data = bytearray((tmp_path / "z-1.zip").read_bytes())
+    data[data.index(b"content 12")] ^= 1
+    (tmp_path / "z-1.zip").write_bytes(data)
+    return str(tmp_path / "z-{0..3}.zip")
+
+
+def test_verify_in_processes_finds_what_it_finds_in_threads(zips):
+    with imagearchive.open(zips) as archive:
+        done = []
+        here, there = verify(archive), verify(archive, executor=2, progress=done.append)
+    assert there == dataclasses.replace(here, left_out=there.left_out)
+    assert [(one.position, one.name) for one in there.failures] == [(5, "1/2.txt")]
+    assert (there.files, there.checked, done) == (12, 12, [3, 3, 3, 3])
+
+
+def test_verify_on_executor_names_archives_that_cannot_be_read(zips, tmp_path):
+    with imagearchive.open(zips) as archive:
+        (tmp_path / "z-0.zip").write_bytes(b"not a ZIP")
+        (tmp_path / "z-2.zip").unlink()
+        with ThreadPoolExecutor(2) as executor:
+            found = verify(archive, executor=executor)
+    assert found.files == 6
+    names = [os.path.basename(one.name) for one in found.failures]
+    assert names == ["z-0.zip", "z-2.zip", "2.txt"]
+    assert found.failures[2].position == 5
+
+
+def test_verify_on_executor_compares_the_joined_index(tmp_path):
+    for number in range(2):
+        make_tar(tmp_path / f"t-{number}.tar", {"a.txt": b"1", "b.txt": b"2"})
+    ipath = tmp_path / "all.idx.npy"
+    with (
+        imagearchive.open(tmp_path / "t-{0..1}.tar", ipath=ipath) as archive,
+        ThreadPoolExecutor(2) as executor,
+    ):
+        assert not verify(archive, executor=executor).failures
+        make_tar(tmp_path / "t-1.tar", {"c.txt": b"1", "b.txt": b"2"})
+        (failure,) = verify(archive, executor=executor).failures
+    assert failure.name == str(tmp_path / "t-1.tar")
+    assert "its index does not describe it" in failure.message
+
+
+def test_verify_on_executor_takes_split_bins_and_archives_inside_archives(tmp_path):
+    make_tar(tmp_path / "inner.tar", {"a.txt": b"1", "b.txt": b"2"})
+    inner = (tmp_path / "inner.tar").read_bytes()
+    make_tar(tmp_path / "outer.tar", {"x.tar": inner, "y.tar.gz": gzip.compress(inner)})
+    imagearchive.write_split_data(tmp_path / "bins", [b"1", b"22", b"333"], 2)
+    paths = [tmp_path / "bins", tmp_path / "outer.tar", tmp_path / "inner.tar"]
+    with imagearchive.open(paths, nested=True) as archive, ThreadPoolExecutor(1) as executor:
+        done = []
+        found = verify(archive, executor=executor, progress=done.append)
+    assert (found.files, found.failures, done) == (9, [], [3, 4, 2])
 
 
 @pytest.mark.parametrize(

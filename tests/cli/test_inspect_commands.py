@@ -277,6 +277,14 @@ def test_verify_of_several_archives_fails_if_one_does(run, with_pipe):
     assert run("verify", "good.tar", "pipe.tar")[0] == 1
 
 
+def test_verify_workers_verify_each_archive_and_go_on(run, with_pipe):
+    with open("notes.tar", "w") as file:
+        file.write("not an archive")
+    code, out, err = run("verify", "--workers", "2", "{notes,pipe,good}.tar")
+    assert (code, "notes.tar" in err) == (1, True)
+    assert out == run("verify", "notes.tar", "pipe.tar", "good.tar")[1]
+
+
 def test_verify_max_objects_limits_values_of_json(run, with_pipe):
     assert run("verify", "good.tar", "--decode")[0] == 0
     make_tar("big.tar", {"x.json.gz": gzip.compress(b"[" + b"1," * 9999 + b"1]")})

@@ -51,6 +51,15 @@ def test_index_dask_option_uses_the_cluster(address, shards, tmp_path):
     assert len(IndexTable.load(str(tmp_path / "shards" / "s-03.idx.npy"))) == 20
 
 
+def test_verify_killed_worker_changes_nothing(address, shards, tmp_path):
+    with open(tmp_path / "shards" / "s-05.tar", "r+b") as file:
+        file.truncate(3000)
+    call = f"""with imagearchive.open({shards!r}, strict=False) as archive:
+        found = imagearchive.verify(archive, executor=executor)
+    print(found.files, [os.path.basename(one.name) for one in found.failures])"""
+    assert run_and_kill_a_worker(address, call) == "221 ['s-05.tar']\n"
+
+
 def test_pack_and_convert_killed_worker_changes_nothing(address, tmp_path):
     fill(tmp_path / "src", samples(40))
     for name in ("here", "there"):
