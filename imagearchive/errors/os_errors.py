@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-__all__ = ["OUT_OF_FILES", "OUT_OF_RESOURCES", "os_errors_for", "set_file_name"]
+__all__ = [
+    "OUT_OF_FILES",
+    "OUT_OF_RESOURCES",
+    "name_in_os_errors",
+    "os_errors_for",
+    "set_file_name",
+]
 
 #: Error numbers that say nothing about a file: no more files can be opened at the moment.
 OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
@@ -30,6 +36,16 @@ def os_errors_for(path: str) -> Iterator[None]:
         # An error without a number is one of ours, whose message says everything.
         if error.errno is not None and error.filename is None:
             error.filename = path
+        raise
+
+
+@contextmanager
+def name_in_os_errors(path: str) -> Iterator[None]:
+    """Make every `OSError` of the block name this file alone, such as a target, not its parts."""
+    try:
+        yield
+    except OSError as error:
+        set_file_name(error, path)
         raise
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
 from imagearchive.errors import ClosedError, TargetExistsError
 from imagearchive.errors.arguments import check_flag
 from imagearchive.errors.hints import Hint
-from imagearchive.errors.os_errors import os_errors_for, set_file_name
+from imagearchive.errors.os_errors import name_in_os_errors, os_errors_for
 from imagearchive.storage.closing import Abortable
 from imagearchive.storage.disk_sync import sync_folder
 from imagearchive.storage.temporary import lock_new_file, remove_stale_files, temporary_name
@@ -180,7 +180,7 @@ class AtomicFile(Abortable):
                 self._replaced = os.path.lexists(self.path)
                 if self._replaced and self._before_replace is not None:
                     self._before_replace()
-                with _name_target(self.path):
+                with name_in_os_errors(self.path):
                     self._rename()
                 self.part = ""
                 self.published = True
@@ -361,14 +361,4 @@ def publish_together(files: Sequence[Publishable]) -> None:
     except BaseException:
         for file in files:
             file.withdraw()
-        raise
-
-
-@contextlib.contextmanager
-def _name_target(path: str) -> Iterator[None]:
-    """Name the target in errors instead of the temporary file."""
-    try:
-        yield
-    except OSError as error:
-        set_file_name(error, path)
         raise

@@ -34,7 +34,7 @@ def sync_files(paths: Iterable[str]) -> None:
 
     # Side by side: a file system writes one journal entry for all that wait for it.
     with TaskThreads(SYNC_THREADS) as threads:
-        for task in [threads.submit(_sync_file, path) for path in paths]:
+        for task in [threads.submit(_sync, path) for path in paths]:
             task.result()
 
 
@@ -47,18 +47,13 @@ def sync_folder(path: str) -> None:
         The disk has failed.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            with os_errors_for(path):
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(path)
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
             raise
 
 
-def _sync_file(path: str) -> None:
+def _sync(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with os_errors_for(path):

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from imagearchive.errors import TargetExistsError
-from imagearchive.errors.os_errors import set_file_name
+from imagearchive.errors.os_errors import name_in_os_errors
 from imagearchive.storage.closing import Closable
 
 __all__ = [
@@ -249,13 +249,13 @@ def resumable_directory(target: str, fingerprint: str) -> Iterator[tuple[str, bo
     path = os.path.join(folder, f"{_stem(name)}.{fingerprint}.part")
     lock = -1
     try:
-        with _name_target(target):
+        with name_in_os_errors(target):
             os.makedirs(path, exist_ok=True)
             lock = _lock_directory(path)
         if lock < 0:
             raise TargetExistsError(f"{target}: another process is making this directory")
         yield path, len(os.listdir(path)) > 1
-        with _name_target(target):
+        with name_in_os_errors(target):
             os.unlink(os.path.join(path, LOCK_NAME))
             os.rename(path, target)
     finally:
@@ -271,16 +271,6 @@ def resumable_directory(target: str, fingerprint: str) -> Iterator[tuple[str, bo
 
 def _has_files(path: str) -> bool:
     return any(set(files) - {LOCK_NAME} for _, _, files in os.walk(path))
-
-
-@contextlib.contextmanager
-def _name_target(path: str) -> Iterator[None]:
-    """Name the target in errors instead of the temporary directory."""
-    try:
-        yield
-    except OSError as error:
-        set_file_name(error, path)
-        raise
 
 
 def remove_stale_directories(target: str) -> None:

@@ -1,11 +1,12 @@
-"""`os_errors_for`: which errors get the name of the file."""
+"""Errors of the operating system: which get the name of the file."""
 
 import errno
+import os
 
 import pytest
 
 from imagearchive.errors import ArchiveNotFoundError
-from imagearchive.errors.os_errors import os_errors_for, set_file_name
+from imagearchive.errors.os_errors import name_in_os_errors, os_errors_for, set_file_name
 
 
 def test_os_errors_for_sets_the_missing_file_name():
@@ -34,3 +35,9 @@ def test_set_file_name_replaces_both_names():
         set_file_name(error, "b.tar")
         assert str(error) == f"[Errno {error.errno}] {error.strerror}: 'b.tar'"
         assert error.filename2 is None
+
+
+def test_name_in_os_errors_replaces_the_names_of_a_rename():
+    with pytest.raises(FileNotFoundError) as caught, name_in_os_errors("a.tar"):
+        os.rename("missing.part", "a.tar")
+    assert (caught.value.filename, caught.value.filename2) == ("a.tar", None)

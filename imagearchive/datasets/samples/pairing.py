@@ -75,7 +75,28 @@ class Pairing:
     kept: npt.NDArray[np.int64] | None = None
 
 
-class _Candidates:
+class _Keys:
+    """Keys as flat bytes, and the order that sorts them."""
+
+    text: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.uint64]
+    order: npt.NDArray[np.uint64]
+    #: Which of several archives each is from.
+    groups: npt.NDArray[np.int64] | None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def sorted_keys(self, grouped: bool) -> SortedKeys:
+        groups = self.groups if grouped else None
+        return SortedKeys(self.text, self.offsets, self.order, groups)
+
+    def key(self, number: int) -> str:
+        low, high = self.offsets[number : number + 2].tolist()
+        return decode(self.text[low:high].tobytes())
+
+
+class _Candidates(_Keys):
     """The members that the pattern of a field matches, and their keys."""
 
     def __init__(self, field: FieldMembers, first_dot: bool) -> None:
@@ -112,17 +133,6 @@ class _Candidates:
             column[mask] for column in (self.rows, self._starts, self._ends)
         )
         self.take_keys()
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def sorted_keys(self, grouped: bool) -> SortedKeys:
-        groups = self.groups if grouped else None
-        return SortedKeys(self.text, self.offsets, self.order, groups)
-
-    def key(self, number: int) -> str:
-        low, high = self.offsets[number : number + 2].tolist()
-        return decode(self.text[low:high].tobytes())
 
     def name(self, number: int) -> str:
         return self.field.archive.name(int(self.rows[number]))
@@ -205,7 +215,7 @@ def pair_members(
     return _assemble(fields, samples, columns, missing, select)
 
 
-class _GivenKeys:
+class _GivenKeys(_Keys):
     """Keys that were given, in the place of those of the members."""
 
     def __init__(self, keys: Sequence[str]) -> None:
@@ -214,24 +224,13 @@ class _GivenKeys:
         self.offsets = np.zeros(len(encoded) + 1, np.uint64)
         np.cumsum([len(key) for key in encoded], out=self.offsets[1:])
         self.order = sort_names(self.text, self.offsets)
-        self.groups: npt.NDArray[np.int64] | None = None
+        self.groups = None
         repeated = self.sorted_keys(False).repeated()
         if len(repeated):
             raise LabelError(
                 f"keys= has {_several(len(repeated), 'key')} twice, such as "
                 f"{self.key(int(repeated[0][0]))!r}; list each key once"
             )
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def sorted_keys(self, grouped: bool) -> SortedKeys:
-        groups = self.groups if grouped else None
-        return SortedKeys(self.text, self.offsets, self.order, groups)
-
-    def key(self, number: int) -> str:
-        low, high = self.offsets[number : number + 2].tolist()
-        return decode(self.text[low:high].tobytes())
 
 
 def _drop_members_of(first: _Candidates, other: _Candidates) -> None:
@@ -253,7 +252,7 @@ def _drop_members_of(first: _Candidates, other: _Candidates) -> None:
 
 
 def _find(
-    samples: _Candidates | _GivenKeys,
+    samples: _Keys,
     number: int,
     other: _Candidates,
     first: _Candidates,
@@ -279,7 +278,7 @@ def _find(
     return positions
 
 
-def _check_unique(samples: _Candidates | _GivenKeys, other: _Candidates) -> None:
+def _check_unique(samples: _Keys, other: _Candidates) -> None:
     """Raise if samples of several archives share a key, for a field of yet another archive."""
     repeated = samples.sorted_keys(False).repeated()
     if len(repeated):
@@ -377,7 +376,7 @@ def _log_unused(candidates: _Candidates, positions: npt.NDArray[np.int64]) -> No
 
 def _assemble(
     fields: Sequence[FieldMembers],
-    samples: _Candidates | _GivenKeys,
+    samples: _Keys,
     columns: list[npt.NDArray[np.int64]],
     missing: Missing,
     select: Select | None,
@@ -415,7 +414,7 @@ def _assemble(
 
 def _missing_parts(
     fields: Sequence[FieldMembers],
-    samples: _Candidates | _GivenKeys,
+    samples: _Keys,
     numbers: npt.NDArray[np.int64],
     absent: npt.NDArray[np.bool_],
 ) -> LabelError:
