@@ -1,7 +1,7 @@
 # `make demo` trains on images from an archive; it takes less than a minute after installation.
 # `make test` runs the tests; it takes about 10 minutes on two cores. Both install what they need into
 # .venv and require only Python >= 3.10, a C compiler, make, and the headers of zlib. The tests of remote
-# archives also need nginx and Node.js; `make servers` installs what it can.
+# archives also need nginx and Node.js, those of the viewer Chromium; `make servers` installs what it can.
 
 PYTHON ?= python3
 VENV := .venv

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the servers that the tests of remote archives start, but for moto, which pip installs:
-# nginx from the system's packages, azurite and s3rver from npm. What is there is left alone.
+# nginx from the system's packages, azurite and s3rver from npm; and Chromium with ChromeDriver, for
+# the tests of the viewer. What is there is left alone.
 # Usage: tools/install_test_servers.sh [FOLDER]; FOLDER is for npm's packages, by default "servers" in
 # the environment of python3.
 set -eu
@@ -21,6 +22,18 @@ if ! command -v nginx > /dev/null; then
         brew install --quiet nginx
     else
         echo "The tests need nginx: install the package nginx (Debian: nginx-light)." >&2
+        exit 1
+    fi
+fi
+
+if ! command -v chromedriver > /dev/null; then
+    if command -v apt-get > /dev/null && as_root true 2> /dev/null; then
+        as_root apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive as_root apt-get install -qq --yes --no-install-recommends chromium chromium-driver > /dev/null
+    elif command -v brew > /dev/null; then
+        brew install --quiet --cask chromium chromedriver
+    else
+        echo "The tests need Chromium: install chromium and chromedriver (Debian: chromium-driver)." >&2
         exit 1
     fi
 fi

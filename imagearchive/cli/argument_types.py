@@ -31,6 +31,7 @@ __all__ = [
     "nonnegative_integer",
     "output_path",
     "path",
+    "port",
     "positive_integer",
     "ratio",
     "seed",
@@ -97,6 +98,11 @@ def positive_integer(text: str) -> int:
 def nonnegative_integer(text: str) -> int:
     """Convert an integer that is at least 0."""
     return _integer(text, 0, sys.maxsize)
+
+
+def port(text: str) -> int:
+    """Convert the number of a port; 0 stands for any free one."""
+    return _integer(text, 0, 65535)
 
 
 def seed(text: str) -> int:

@@ -14,6 +14,7 @@ from imagearchive.cli.argument_types import (
     nonnegative_integer,
     output_path,
     path,
+    port,
     positive_integer,
     seed,
     tar_path,
@@ -59,6 +60,7 @@ def add_commands(commands: Any) -> None:
         _add_cat,
         _add_info,
         _add_verify,
+        _add_view,
         _add_extract,
         _add_pack,
         _add_convert,
@@ -188,6 +190,23 @@ def _add_verify(commands: Any) -> None:
     add_workers(parser, "archives")
     add_json(parser)
     add_quiet(parser)
+
+
+def _add_view(commands: Any) -> None:
+    parser = add_command(
+        commands, "view", "show archives in a web browser", "viewer.view_command:view"
+    )
+    add_archives(parser, "+")
+    parser.add_argument(
+        "--port",
+        type=port,
+        default=0,
+        metavar="N",
+        help="the port of 127.0.0.1 to listen on; by default any free one",
+    )
+    parser.add_argument(
+        "--no-browser", action="store_true", help="print the URL, but open no browser"
+    )
 
 
 # ---------------------------------------------------------------- commands that write

@@ -54,6 +54,7 @@ _MODULES: Final = {
     ),
     "repack": (*_NUMPY, "imagearchive.processing.repack"),
     "process": (*_NUMPY, "imagearchive.processing.processor"),
+    "view": (*_NUMPY, "imagearchive.cli.viewer.server"),
 }
 
 

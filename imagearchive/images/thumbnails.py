@@ -16,10 +16,13 @@ from imagearchive.images.decode import (
     oriented,
 )
 from imagearchive.images.geometry import Geometry, OutputFormat
-from imagearchive.images.pillow import save_image
+from imagearchive.images.pillow import ImageOptions, decode_with_pillow, save_image
 from imagearchive.images.render import Decoder, native_info
+from imagearchive.storage.limits import Limits
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from typing_extensions import Buffer
 
 __all__ = ["encode_thumbnail", "thumbnail"]
@@ -27,10 +30,16 @@ __all__ = ["encode_thumbnail", "thumbnail"]
 _UINT8: Final = OutputFormat()
 # At least what the resampling still reduces by: the fastest decoding there is.
 _GAP: Final = 1.0
+# How a JPEG begins, the one format without transparency that is worth a test.
+_JPEG: Final = b"\xff\xd8\xff"
 
 
 def thumbnail(
-    encoded: Buffer, side: int, decoder: Decoder | None = None, exif_transpose: bool = True
+    encoded: Buffer,
+    side: int,
+    decoder: Decoder | None = None,
+    exif_transpose: bool = True,
+    background: Sequence[int] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Decode an image so that it fits into a square; smaller images keep their size.
 
@@ -44,6 +53,8 @@ def thumbnail(
         By default, the library keeps one for each thread.
     exif_transpose : bool
         Rotate the image by its EXIF orientation.
+    background : sequence of 3 ints, optional
+        Color (0 to 255) behind transparent pixels. Without it, alpha is dropped.
 
     Returns
     -------
@@ -56,7 +67,10 @@ def thumbnail(
     """
     decoder = decoder or local_decoder()
     info = native_info(encoded)
-    if info is not None:
+    if background is not None and bytes(memoryview(encoded)[:3]) != _JPEG:
+        options = ImageOptions(exif_transpose=exif_transpose, background=background)
+        array = decode_with_pillow(encoded, options, Limits(max_pixels=decoder.max_pixels))
+    elif info is not None:
         width, height, _, _ = info
         geometry = _fitting(width, height, side)
         geometry.min_reduction = _GAP
@@ -64,7 +78,9 @@ def thumbnail(
         with contextlib.suppress(DecodeError):
             decoder.render(encoded, geometry, _UINT8, out)
             return oriented(out, image_orientation(encoded)) if exif_transpose else out
-    array = decode_image(encoded, decoder, exif_transpose)
+        array = decode_image(encoded, decoder, exif_transpose)
+    else:
+        array = decode_image(encoded, decoder, exif_transpose)
     geometry = _fitting(array.shape[1], array.shape[0], side)
     out = np.empty((geometry.height, geometry.width, 3), np.uint8)
     decoder.render_array(array, geometry, _UINT8, out)

@@ -26,6 +26,9 @@ def is_last_of_name(
 def ends_with(
     names: npt.NDArray[np.uint8], offsets: npt.NDArray[np.uint64], suffixes: Sequence[bytes]
 ) -> npt.NDArray[np.bool_]: ...
+def contains(
+    names: npt.NDArray[np.uint8], offsets: npt.NDArray[np.uint64], part: bytes
+) -> npt.NDArray[np.bool_]: ...
 def gather(
     names: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.uint64],

@@ -445,6 +445,50 @@ def ends_with(
     return mask_array.view(np.bool_)
 
 
+def contains(
+    const uint8_t[::1] names not None,
+    const uint64_t[::1] offsets not None,
+    bytes part not None,
+):
+    """Mark the names that contain some bytes; the case of ASCII letters is ignored.
+
+    Parameters
+    ----------
+    part : bytes
+        The time grows with its length, so callers limit it.
+
+    Returns
+    -------
+    mask : ndarray of bool, shape (N,)
+    """
+    check(names, offsets)
+    cdef Py_ssize_t i, count = offsets.shape[0] - 1
+    cdef uint64_t size = len(part), start, last, j
+    mask_array = np.zeros(count, np.uint8)
+    if size == 0:
+        mask_array[:] = 1
+        return mask_array.view(np.bool_)
+    cdef uint8_t[::1] mask = mask_array
+    cdef const uint8_t[::1] wanted = part.lower()
+    cdef uint8_t first = wanted[0]
+    with nogil:
+        for i in range(count):
+            if offsets[i + 1] - offsets[i] < size:
+                continue
+            start = offsets[i]
+            last = offsets[i + 1] - size
+            while start <= last:
+                if lower(names[start]) == first:
+                    j = 1
+                    while j < size and lower(names[start + j]) == wanted[j]:
+                        j += 1
+                    if j == size:
+                        mask[i] = 1
+                        break
+                start += 1
+    return mask_array.view(np.bool_)
+
+
 def gather(
     const uint8_t[::1] names not None,
     const uint64_t[::1] offsets not None,

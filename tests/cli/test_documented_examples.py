@@ -3,10 +3,11 @@
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 
-from support.command_line import COMMANDS
+from support.command_line import COMMANDS, start_command
 from support.paths import ROOT
 
 PAGE = ROOT / "docs" / "guides" / "cli.md"
@@ -22,6 +23,15 @@ def examples():
     return found
 
 
+def run_until_interrupted(command, environment):
+    """Run a command that goes on until Ctrl-C, which follows its first line of output."""
+    with start_command(*shlex.split(command)[1:], env=environment) as process:
+        output = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, err = process.communicate(timeout=30)
+    return process.returncode, output + rest, err.decode()
+
+
 def test_documented_examples_print_what_the_page_shows(work, run):
     # The installed command, wherever the environment keeps its scripts.
     tool = work / "tools"
@@ -32,7 +42,9 @@ def test_documented_examples_print_what_the_page_shows(work, run):
     environment = {**os.environ, "PATH": f"{tool}:{os.environ['PATH']}"}
     seen = set()
     for command, expected in examples():
-        if re.search("[|&>]", command):
+        if command.startswith("imagearchive view "):
+            status, output, err = run_until_interrupted(command, environment)
+        elif re.search("[|&>]", command):
             done = subprocess.run(
                 ["bash", "-c", command], env=environment, capture_output=True, check=False
             )

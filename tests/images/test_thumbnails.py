@@ -60,3 +60,16 @@ def test_encoded_thumbnail_is_a_jpeg():
     pixels = thumbnail(encoded(smooth(200, 100), "PNG"), 50)
     again = Image.open(io.BytesIO(encode_thumbnail(pixels)))
     assert (again.format, again.size) == ("JPEG", (50, 25))
+
+
+def test_thumbnail_with_background_shows_it_behind_transparent_pixels():
+    pixels = np.zeros((20, 20, 4), np.uint8)
+    pixels[:10] = (200, 0, 0, 255)
+    for kind in ("PNG", "WEBP"):
+        data = encoded(
+            Image.fromarray(pixels), kind, **({"lossless": True} if kind == "WEBP" else {})
+        )
+        small = thumbnail(data, 10, background=(255, 255, 255))
+        assert small.shape == (10, 10, 3)
+        assert small[0, 0].tolist() == [200, 0, 0]
+        assert small[-1, -1].tolist() == [255, 255, 255]

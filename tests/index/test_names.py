@@ -12,6 +12,7 @@ from imagearchive.errors import CorruptIndexError, SampleIndexError
 from imagearchive.index.class_directories import class_directories
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.names import (
+    contains,
     ends_with,
     gather,
     is_first_of_name,
@@ -226,3 +227,15 @@ def test_lookup_positions_beyond_the_table_are_refused():
             lookup.row(position)
         with pytest.raises(IndexError):
             lookup.name(position)
+
+
+@given(NAMES, st.one_of(st.binary(max_size=3), st.text("aB./", max_size=4).map(str.encode)))
+def test_contains_matches_as_the_operator_does(names, part):
+    found = contains(*columns(names), part)
+    assert found.tolist() == [part.lower() in name.lower() for name in names]
+
+
+def test_contains_names_outside_the_buffer_are_refused():
+    flat, offsets = columns([b"ab", b"cd"])
+    with pytest.raises(CorruptIndexError):
+        contains(flat, offsets + np.uint64(1), b"a")

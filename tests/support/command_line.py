@@ -7,7 +7,7 @@ import sys
 import tarfile
 
 COMMANDS = [
-    "index", "ls", "tree", "find", "cat", "info", "verify", "extract", "pack", "convert",
+    "index", "ls", "tree", "find", "cat", "info", "verify", "view", "extract", "pack", "convert",
     "repack", "process", "completion",
 ]  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""The command `view`: a web page of an archive, on this machine only."""

@@ -1,0 +1,63 @@
+"""An archive with members of all kinds, and a server of its page."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from support.servers.client import send
+from support.viewer import HOSTILE, gradient, serving, write_members
+
+
+@pytest.fixture(scope="session")
+def members():
+    array = io.BytesIO()
+    np.save(array, np.zeros((3, 4), np.float32))
+    arrays = io.BytesIO()
+    np.savez(arrays, x=np.arange(5), y=np.zeros((2, 2)))
+    return {
+        **{f"cats/{number:02d}.png": gradient(number) for number in range(12)},
+        "cats/00.cls": b"7",
+        "cats/00.txt": b"a grey cat",
+        "dogs/big.png": gradient(3) + bytes(50_000),
+        "dogs/broken.png": gradient(1)[:60],
+        HOSTILE: gradient(5),
+        "page.html": b"<script>document.title = 'executed'</script>",
+        "drawing.svg": b"<svg onload='alert(1)' xmlns='http://www.w3.org/2000/svg'/>",
+        "facts.json": json.dumps({"a": [1, 2]}).encode(),
+        "array.npy": array.getvalue(),
+        "arrays.npz": arrays.getvalue(),
+        "data.bin": bytes(range(256)) * 400,
+        'quo"te\r\nSet-Cookie: x=1.bin': b"header",
+    }
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, members):
+    path = tmp_path_factory.mktemp("viewer") / "all.tar"
+    with serving(write_members(path, members)) as server:
+        yield server
+
+
+@pytest.fixture
+def get(server):
+    """Send a request as the page would."""
+
+    def get(target, **headers):
+        own = {"Cookie": f"{server.cookie}={server.token}"} | headers
+        return send(f"http://{server.hosts[0]}{target}", headers=own)
+
+    return get
+
+
+@pytest.fixture
+def ask(get):
+    """Send a request, and return the JSON that answers it."""
+
+    def ask(target, status=200):
+        answer = get(target)
+        assert answer.status == status
+        assert answer.headers["content-type"] == "application/json"
+        return json.loads(answer.body)
+
+    return ask
