@@ -117,6 +117,12 @@ class Archive(MemberReader, Closable, Mapping[str, bytes]):
         only the processes of this program can read them in a pickle.
     filesystem : object, optional
         A file system of fsspec, which then reads the URLs, of any scheme.
+    cache_dir : path-like, optional
+        A folder on this machine for blocks of what is read from URLs, so that they are requested
+        once. Programs and processes may share it; it can be deleted at any time.
+    cache_bytes : int or str, optional
+        How large the cache may become, such as ``"200GB"``; 10 GiB by default, at least 1 MiB.
+        What was not used for longest makes room.
     save_index : {"auto", "remote"}
         Where an index that is built is saved: on this machine, or, with "remote", beside the
         archive on a server as well, for everybody who reads it.
@@ -159,6 +165,8 @@ class Archive(MemberReader, Closable, Mapping[str, bytes]):
         nested: Nested = False,
         storage_options: Mapping[str, Any] | None = None,
         filesystem: Any = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | str | None = None,
         save_index: Literal["auto", "remote"] = "auto",
     ) -> None:
         check_integer("max_open", max_open, 1)
@@ -167,8 +175,9 @@ class Archive(MemberReader, Closable, Mapping[str, bytes]):
         overwrite_index = check_flag("overwrite_index", overwrite_index)
         if storage not in ("auto", "mmap", "pread", "memory"):
             raise unknown_kind(storage)
-        given = add_options(as_text(path), storage_options, filesystem)
-        ipath = add_options(ipath, storage_options, filesystem)
+        access = (storage_options, filesystem, cache_dir, cache_bytes)
+        given = add_options(as_text(path), *access)
+        ipath = add_options(ipath, *access)
         # Absolute, so that reads do not depend on the current directory.
         self.paths = expand_paths(given)
         self._options = ArchiveOptions(

@@ -173,8 +173,8 @@ class ImageArchive(ImageSamples):
         Which members that are archives themselves are opened in place; see `imagearchive.open`. By
         default, all of them if the archive has no other members, so that the classes of a TAR of
         TARs are those.
-    storage_options, filesystem : optional
-        How to reach URLs; see `imagearchive.Archive`.
+    storage_options, filesystem, cache_dir, cache_bytes : optional
+        How to reach URLs, and where to cache what was read; see `imagearchive.Archive`.
 
     Attributes
     ----------
@@ -248,8 +248,10 @@ class ImageArchive(ImageSamples):
         nested: Nested = "auto",
         storage_options: Mapping[str, Any] | None = None,
         filesystem: Any = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | str | None = None,
     ) -> None:
-        access = (storage_options, filesystem)
+        access = (storage_options, filesystem, cache_dir, cache_bytes)
         check_choice("mode", mode, ("single", "multi"))
         check_callable("loader", loader)
         functions = {

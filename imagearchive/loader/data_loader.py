@@ -60,14 +60,14 @@ __all__ = ["DataLoader"]
 logger = logging.getLogger(__name__)
 
 
-def _reachable(source: Any, storage_options: Mapping[str, Any] | None, filesystem: Any) -> Any:
+def _reachable(source: Any, **access: Any) -> Any:
     """Return a source with the options for its URLs."""
     if not isinstance(source, (str, bytes, os.PathLike, list, tuple)):
-        if storage_options is None and filesystem is None:
+        name = next((name for name, value in access.items() if value is not None), None)
+        if name is None:
             return source
-        name = "filesystem" if storage_options is None else "storage_options"
         raise OptionError(f"{name}= is for paths; pass it where the dataset is opened")
-    return add_options(source, storage_options, filesystem)
+    return add_options(source, **access)
 
 
 class DataLoader(Closable):
@@ -186,8 +186,9 @@ class DataLoader(Closable):
     nested : bool, int, "auto", or "keep", optional
         For a path: which members that are archives themselves are opened in place, by default as
         `ImageArchive` does.
-    storage_options, filesystem : optional
-        For a path: how to reach URLs; see `imagearchive.Archive`.
+    storage_options, filesystem, cache_dir, cache_bytes : optional
+        For a path: how to reach URLs, and where to cache what was read; see
+        `imagearchive.Archive`.
     prefetch_bytes : int or str, optional
         For archives on servers: how many bytes this process fetches before they are used, such as
         ``"1GB"``; 256 MiB by default. It counts for all loaders of the process together.
@@ -261,6 +262,8 @@ class DataLoader(Closable):
         nested: Nested | None = None,
         storage_options: Mapping[str, Any] | None = None,
         filesystem: Any = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | str | None = None,
         prefetch_bytes: int | str | None = None,
         **unsupported: NoReturn,
     ) -> None:
@@ -297,7 +300,14 @@ class DataLoader(Closable):
             ragged=ragged,
             nested=nested,
         )
-        self._open(_reachable(source, storage_options, filesystem), options)
+        source = _reachable(
+            source,
+            storage_options=storage_options,
+            filesystem=filesystem,
+            cache_dir=cache_dir,
+            cache_bytes=cache_bytes,
+        )
+        self._open(source, options)
 
     def _open(self, source: Any, options: LoaderOptions) -> None:
         self._options = options

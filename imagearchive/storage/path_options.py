@@ -11,17 +11,19 @@ import os
 import pickle
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from imagearchive.errors import OptionTypeError
-from imagearchive.errors.arguments import shorten
+from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.errors.arguments import check_path, check_size, shorten
 
 __all__ = [
     "AccessOptions",
+    "BlockCacheOptions",
     "PathWithOptions",
     "add_options",
     "hide_credentials",
     "options_of",
+    "server_of",
     "with_text_of",
 ]
 
@@ -37,8 +39,24 @@ _SECRET: Final = re.compile(
     r"|policy|key-pair-id|awsaccesskeyid|googleaccessid|.*token.*|.*key|password|auth.*",
     re.IGNORECASE,
 )
+# Options, and variables of the environment, that say which server a bucket is on.
+_SERVER: Final = re.compile(
+    r"((aws|azure|azure_storage|google)_)?(endpoint(_url)?(_s3)?|base_url|account_name"
+    r"|use_emulator|azurite_blob_storage_url)",
+    re.IGNORECASE,
+)
+# Bytes of a cache of blocks, by default and at least.
+_CACHE_BYTES: Final = 10 << 30
+_MIN_CACHE_BYTES: Final = 1 << 20
 _NONCE_BYTES: Final = 16
 _MAC_BYTES: Final = 32
+
+
+class BlockCacheOptions(NamedTuple):
+    """Where blocks of remote objects are cached, and how many bytes they may take."""
+
+    folder: str
+    limit: int
 
 
 class AccessOptions:
@@ -59,9 +77,11 @@ class AccessOptions:
         ``user:password`` of a URL.
     lost : bool
         Whether credentials could not be restored from a pickle.
+    cache : BlockCacheOptions, optional
+        Where blocks are cached. Clients do not depend on it.
     """
 
-    __slots__ = ("_key", "filesystem", "lost", "query", "user", "values")
+    __slots__ = ("_key", "cache", "filesystem", "lost", "query", "user", "values")
 
     def __init__(
         self,
@@ -70,17 +90,19 @@ class AccessOptions:
         query: str = "",
         user: str = "",
         lost: bool = False,
+        cache: BlockCacheOptions | None = None,
     ) -> None:
         self.values = dict(values or {})
         self.filesystem = filesystem
         self.query = query
         self.user = user
         self.lost = lost
+        self.cache = cache
         self._key: bytes | None = None
 
     @property
     def key(self) -> bytes:
-        """A digest that distinguishes options; it is never stored."""
+        """A digest that distinguishes how to reach objects; it is never stored."""
         if self._key is None:
             text = repr((_sorted(self.values), self.query, self.user, id(self.filesystem)))
             self._key = hashlib.blake2b(text.encode("utf-8", "surrogatepass")).digest()
@@ -88,10 +110,12 @@ class AccessOptions:
 
     def replace(self, query: str, user: str) -> AccessOptions:
         """Return the options with what a URL contains."""
-        return AccessOptions(self.values, self.filesystem, query, user, self.lost)
+        return AccessOptions(self.values, self.filesystem, query, user, self.lost, self.cache)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, AccessOptions) and other.key == self.key
+        return (
+            isinstance(other, AccessOptions) and other.key == self.key and other.cache == self.cache
+        )
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -105,10 +129,12 @@ class AccessOptions:
         sealed = b""
         if secret or self.query or self.user:
             sealed = seal(pickle.dumps((secret, self.query, self.user), 5))
-        return _restore_options, (public, sealed, self.filesystem)
+        return _restore_options, (public, sealed, self.filesystem, self.cache)
 
 
-def _restore_options(public: dict[str, Any], sealed: bytes, filesystem: Any) -> AccessOptions:
+def _restore_options(
+    public: dict[str, Any], sealed: bytes, filesystem: Any, cache: BlockCacheOptions | None
+) -> AccessOptions:
     secret, query, user, lost = {}, "", "", False
     if sealed:
         opened = unseal(sealed)
@@ -116,7 +142,7 @@ def _restore_options(public: dict[str, Any], sealed: bytes, filesystem: Any) -> 
             lost = True
         else:
             secret, query, user = pickle.loads(opened)
-    return AccessOptions({**public, **secret}, filesystem, query, user, lost)
+    return AccessOptions({**public, **secret}, filesystem, query, user, lost, cache)
 
 
 class PathWithOptions(str):
@@ -149,6 +175,12 @@ def with_text_of(path: str, text: str) -> str:
     return PathWithOptions(text, path.options) if isinstance(path, PathWithOptions) else text
 
 
+def server_of(options: AccessOptions) -> str:
+    """Return which server objects are on, as far as their URL does not say it."""
+    settings = {**os.environ, **options.values}
+    return repr(sorted((n.lower(), str(v)) for n, v in settings.items() if _SERVER.fullmatch(n)))
+
+
 def hide_credentials(path: str) -> str:
     """Return a path without credentials in its text: those of a URL become options of the path.
 
@@ -176,7 +208,13 @@ def hide_credentials(path: str) -> str:
     return PathWithOptions(text, options.replace(query, user or options.user))
 
 
-def add_options(path: Any, storage_options: Any = None, filesystem: Any = None) -> Any:
+def add_options(
+    path: Any,
+    storage_options: Any = None,
+    filesystem: Any = None,
+    cache_dir: Any = None,
+    cache_bytes: Any = None,
+) -> Any:
     """Return a path, or a list of paths, that carries options; unchanged if there are none.
 
     Credentials in a URL become options, too, as in `hide_credentials`.
@@ -184,11 +222,13 @@ def add_options(path: Any, storage_options: Any = None, filesystem: Any = None) 
     Raises
     ------
     OptionTypeError
-        `storage_options` is not a mapping with names as keys.
+        `storage_options` is not a mapping with names as keys, or another type is wrong.
+    OptionError
+        There cannot be such a cache.
     """
     if path is None:
         return None
-    if storage_options is None and filesystem is None:
+    if storage_options is None and filesystem is None and cache_dir is None and cache_bytes is None:
         if isinstance(path, str):
             return hide_credentials(path)
         has_url = isinstance(path, (list, tuple)) and any(
@@ -211,14 +251,39 @@ def add_options(path: Any, storage_options: Any = None, filesystem: Any = None) 
             f"filesystem must have the interface of fsspec (info, cat_file, ls), got "
             f"{shorten(filesystem)}"
         )
+    cache = _check_cache(cache_dir, cache_bytes, filesystem)
+    return _with_options(path, AccessOptions(storage_options, filesystem, cache=cache))
+
+
+def _with_options(path: Any, options: AccessOptions) -> Any:
     if isinstance(path, (str, bytes, os.PathLike)):
         text = hide_credentials(os.fsdecode(path))
         inside = options_of(text)
-        options = AccessOptions(storage_options, filesystem, inside.query, inside.user)
-        return PathWithOptions(str(text), options)
+        return PathWithOptions(str(text), options.replace(inside.query, inside.user))
     if isinstance(path, Sequence):
-        return [add_options(one, storage_options, filesystem) for one in path]
+        return [_with_options(one, options) for one in path]
     return path
+
+
+def _check_cache(cache_dir: Any, cache_bytes: Any, filesystem: Any) -> BlockCacheOptions | None:
+    limit = _CACHE_BYTES
+    if cache_bytes is not None:
+        limit = check_size("cache_bytes", cache_bytes, _MIN_CACHE_BYTES)
+    if cache_dir is None:
+        if cache_bytes is not None:
+            raise OptionError("cache_bytes needs cache_dir, the folder of the cache")
+        return None
+    if filesystem is not None:
+        raise OptionError(
+            "cache_dir cannot be combined with filesystem, which cannot say that the bytes of two "
+            "requests are of the same state of an object; use a caching file system of fsspec"
+        )
+    folder = check_path("cache_dir", cache_dir)
+    if "://" in folder:
+        raise OptionError(
+            f"cache_dir must be a folder on this machine, got {shorten(hide_credentials(folder))}"
+        )
+    return BlockCacheOptions(os.path.abspath(folder), limit)
 
 
 def seal(data: bytes) -> bytes:

@@ -13,6 +13,7 @@ from imagearchive.storage.path_options import (
     add_options,
     options_of,
     seal,
+    server_of,
     unseal,
     with_text_of,
 )
@@ -115,3 +116,14 @@ def test_unseal_of_changed_bytes_is_refused():
 
 def test_seal_of_equal_bytes_differs():
     assert seal(b"some bytes") != seal(b"some bytes")
+
+
+def test_server_of_options_depends_on_the_server_only():
+    def server(**values):
+        return server_of(options_of(add_options("s3://data/x.tar", values)))
+
+    assert server(endpoint="http://a") != server(endpoint="http://b")
+    assert server(aws_endpoint_url="http://a") != server()
+    assert server(account_name="a") != server(account_name="b")
+    assert server(endpoint="http://a", access_key_id="x") == server(endpoint="http://a")
+    assert server(region="x", retry_config={"max_retries": 3}) == server()

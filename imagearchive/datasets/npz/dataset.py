@@ -108,8 +108,8 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
     nested : bool, int, "auto", or "keep"
         Which archives inside it are opened; see `imagearchive.open`. An array ``x`` of a member
         ``a.npz`` is the column ``a/x``. By default, all of them if it has no other members.
-    storage_options, filesystem : optional
-        How to reach URLs; see `imagearchive.Archive`.
+    storage_options, filesystem, cache_dir, cache_bytes : optional
+        How to reach URLs, and where to cache what was read; see `imagearchive.Archive`.
 
     Attributes
     ----------
@@ -176,8 +176,10 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         nested: Nested = "auto",
         storage_options: Mapping[str, Any] | None = None,
         filesystem: Any = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | str | None = None,
     ) -> None:
-        access = (storage_options, filesystem)
+        access = (storage_options, filesystem, cache_dir, cache_bytes)
         options = LazyNPZOptions(
             npz_path=expand_path(
                 "npz_path",

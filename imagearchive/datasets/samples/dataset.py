@@ -121,8 +121,8 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         Which members that are archives themselves are opened in place, in each archive; see
         `imagearchive.open`. By default, all of them if the archive has no other members, and none
         if one of its fields is a ``.npz`` file.
-    storage_options, filesystem : optional
-        How to reach URLs; see `imagearchive.Archive`.
+    storage_options, filesystem, cache_dir, cache_bytes : optional
+        How to reach URLs, and where to cache what was read; see `imagearchive.Archive`.
 
     Attributes
     ----------
@@ -206,8 +206,10 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         nested: Nested | None = None,
         storage_options: Mapping[str, Any] | None = None,
         filesystem: Any = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | str | None = None,
     ) -> None:
-        access = (storage_options, filesystem)
+        access = (storage_options, filesystem, cache_dir, cache_bytes)
         resolved = {
             name: field
             if field.archive is None

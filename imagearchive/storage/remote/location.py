@@ -7,18 +7,26 @@ import os
 import posixpath
 import stat
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
 from imagearchive.errors import ArchiveNotFoundError, OptionError
 from imagearchive.storage.local import MemoryStorage, unknown_kind
 from imagearchive.storage.location import Entry, Location, Status
-from imagearchive.storage.path_options import PathWithOptions, hide_credentials, options_of
+from imagearchive.storage.path_options import (
+    PathWithOptions,
+    hide_credentials,
+    options_of,
+    server_of,
+)
 from imagearchive.storage.protocol import FileStorage, StorageKind
 from imagearchive.storage.remote.client import Client, ObjectStatus
 from imagearchive.storage.remote.clients import client_for
 from imagearchive.storage.remote.local_copy import open_copy
 from imagearchive.storage.remote.storage import RemoteStorage
+
+if TYPE_CHECKING:
+    from imagearchive.storage.remote.block_cache import ObjectBlocks
 
 __all__ = ["RemoteLocation", "locate_url"]
 
@@ -158,7 +166,7 @@ class RemoteLocation:
             found = self._client().status(self._request_key)
         except FileNotFoundError:
             raise ArchiveNotFoundError(f"{self.path}: no such object; is the URL right?") from None
-        storage = RemoteStorage(self.path, self._request_key, self._client, found, blocks=True)
+        storage = self._storage(found, blocks=True)
         if kind != "memory":
             return storage
         data = bytearray(storage.size)
@@ -169,9 +177,24 @@ class RemoteLocation:
 
     def open_known(self, size: int, identity: str) -> RemoteStorage:
         """Open an object whose status is known, without a request."""
+        return self._storage(ObjectStatus(size, identity))
+
+    def _storage(self, status: ObjectStatus, blocks: bool = False) -> RemoteStorage:
         return RemoteStorage(
-            self.path, self._request_key, self._client, ObjectStatus(size, identity)
+            self.path, self._request_key, self._client, status, blocks, self._cached_blocks(status)
         )
+
+    def _cached_blocks(self, status: ObjectStatus) -> ObjectBlocks | None:
+        """Return the blocks of the object in the cache; None without one or without an identity."""
+        options = self._options
+        if options.cache is None or not status.identity:
+            return None
+        # Imported here, because few programs need it.
+        from imagearchive.storage.remote.block_cache import open_blocks
+
+        query = f"?{self._query}" if self._query else ""
+        name = f"{self.path}{query} {server_of(options)}"
+        return open_blocks(options.cache, name, status.identity, status.size)
 
     def list(self) -> list[Entry]:
         """Return the objects and directories directly below, sorted by the bytes of their names.

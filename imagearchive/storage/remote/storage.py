@@ -20,6 +20,8 @@ from imagearchive.storage.remote.ranges import MAX_REQUEST
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from imagearchive.storage.remote.block_cache import ObjectBlocks
+
 __all__ = ["RemoteStorage"]
 
 # What is a small read, and how large a block is: it takes as long.
@@ -54,12 +56,20 @@ class RemoteStorage(Closable):
     blocks : bool
         Whether small reads fetch a block each, of which the last one is kept, because what follows
         is often read next. For headers, and not for members.
+    cache : ObjectBlocks, optional
+        Its blocks on this machine. Small reads with `blocks` do not add to them.
     """
 
     zero_copy = False
 
     def __init__(
-        self, path: str, key: str, client: ClientFactory, status: ObjectStatus, blocks: bool = False
+        self,
+        path: str,
+        key: str,
+        client: ClientFactory,
+        status: ObjectStatus,
+        blocks: bool = False,
+        cache: ObjectBlocks | None = None,
     ) -> None:
         self.path = path
         self.size = status.size
@@ -67,6 +77,7 @@ class RemoteStorage(Closable):
         self._key = key
         self._client = client
         self._status = status
+        self._cache = cache
         # What was announced, and what is fetched because reads are in order.
         self._owner = Owner(self._fetch)
         self._scan = Owner(self._fetch)
@@ -86,6 +97,8 @@ class RemoteStorage(Closable):
             return b""
         self._follow_fork()
         found = prefetcher().read(self._owner, offset, size)
+        if found is None and self._cache is not None:
+            found = self._cache.read(offset, size)
         if found is not None:
             return found
         if self._note(offset, size):
@@ -94,7 +107,7 @@ class RemoteStorage(Closable):
             return bytes(self._fetch(offset, size))
         start, block = self._block
         if not start <= offset <= offset + size <= start + len(block):
-            start, block = offset, bytes(self._fetch(offset, min(_BLOCK, self.size - offset)))
+            start, block = offset, bytes(self._request(offset, min(_BLOCK, self.size - offset)))
             self._block = (start, block)
         return block[offset - start : offset - start + size]
 
@@ -113,7 +126,11 @@ class RemoteStorage(Closable):
         inside = [
             (offset, size)
             for offset, size in ranges
-            if offset >= 0 and size > 0 and offset + size <= self.size
+            if offset >= 0
+            and size > 0
+            and offset + size <= self.size
+            # What is on this machine is read when it is needed.
+            and not (self._cache is not None and self._cache.holds(offset, size))
         ]
         if inside and not self._closed:
             self._follow_fork()
@@ -150,6 +167,11 @@ class RemoteStorage(Closable):
         return bytes(found)
 
     def _fetch(self, offset: int, size: int) -> memoryview:
+        if self._cache is None:
+            return self._request(offset, size)
+        return self._cache.fetch(offset, size, self._request)
+
+    def _request(self, offset: int, size: int) -> memoryview:
         try:
             client: Client = self._client()
             return client.read(self._key, offset, size, self._status)
