@@ -206,7 +206,7 @@ class HttpClient:
             connection, response = self._send(idle.pop(), url, path, sent)
         except (IndexError, TransientError):
             # There is no idle connection; or the server has closed it, and so probably all.
-            idle.clear()
+            _close_all(idle)
             connection, response = self._send(self._connect(origin), url, path, sent)
         try:
             yield response
@@ -367,6 +367,13 @@ def _shown(url: str) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"
+
+
+def _close_all(idle: list[http.client.HTTPConnection]) -> None:
+    """Close connections; other threads may take some of the list."""
+    with contextlib.suppress(IndexError):
+        while True:
+            idle.pop().close()
 
 
 def _origin(parts: SplitResult) -> _Origin:

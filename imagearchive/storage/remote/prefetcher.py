@@ -110,7 +110,10 @@ class Prefetcher:
 
     def announce(self, owner: Owner, ranges: Iterable[tuple[int, int]]) -> None:
         """Fetch ranges that will be read soon; those that were announced before are left out."""
+        ranges = list(ranges)
         with self._lock:
+            for one in ranges:
+                self._drop_failed(owner.by_range.get(one))
             new = [one for one in ranges if one not in owner.by_range]
             for request in plan_requests(new):
                 pending = _Pending(owner, request)
@@ -121,10 +124,14 @@ class Prefetcher:
             self._start()
 
     def read(self, owner: Owner, offset: int, size: int) -> bytes | None:
-        """Return a range that was announced; None if it was not. Raises what the request raised."""
+        """Return a range that was announced, or None if the caller is to request it.
+
+        Raises what the request raised, unless it failed before: the server may be well again.
+        """
         if not owner.by_range:
             return None
         with self._lock:
+            self._drop_failed(owner.by_range.get((offset, size)))
             pending = owner.by_range.pop((offset, size), None)
             mine = pending is not None and self._claim(pending)
         if pending is None:
@@ -143,6 +150,8 @@ class Prefetcher:
         The announced range is kept until `forget`.
         """
         with self._lock:
+            for pending in list(owner.pending):
+                self._drop_failed(pending)
             for pending in owner.pending:
                 if pending.request.offset <= offset < pending.end:
                     break
@@ -249,6 +258,11 @@ class Prefetcher:
                 return
             if pending.state == _DONE:
                 self._drop(pending)
+
+    def _drop_failed(self, pending: _Pending | None) -> None:
+        """Forget a request that failed, and for which nobody waited; called with the lock."""
+        if pending is not None and pending.error is not None:
+            self._drop(pending)
 
     def _drop(self, pending: _Pending) -> None:
         """Forget a request; who waits for it still gets its data. Called with the lock."""

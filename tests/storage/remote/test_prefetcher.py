@@ -132,13 +132,38 @@ def test_failed_request_raises_where_its_range_is_read(made):
     def fail(offset, size):
         raise ValueError("no such range")
 
-    prefetcher, owner = made(), Owner(fail)
+    # The reader makes the request.
+    prefetcher, owner = made(in_flight=0), Owner(fail)
     prefetcher.announce(owner, [(0, 10), (20, 10)])
     with pytest.raises(ValueError, match="no such range"):
         prefetcher.read(owner, 0, 10)
     # It was reported, so the other range is for its reader to request again.
     assert prefetcher.read(owner, 20, 10) is None
     assert prefetcher.used == 0
+
+
+@pytest.mark.parametrize("again", ["read", "announce"])
+def test_request_that_failed_before_its_range_is_read_is_made_again(made, again):
+    second = threading.Event()
+    healthy = False
+
+    def fetch(offset, size):
+        if offset:
+            second.set()
+        elif not healthy:
+            raise ValueError("an outage")
+        return memoryview(DATA)[:size]
+
+    prefetcher, owner = made(in_flight=1), Owner(fetch)
+    prefetcher.announce(owner, [(0, 10), (100 * MEBI, 10)])
+    # One request at a time, so the first has failed.
+    assert second.wait(30)
+    healthy = True
+    if again == "announce":
+        prefetcher.announce(owner, [(0, 10)])
+        assert prefetcher.read(owner, 0, 10) == DATA[:10]
+    else:
+        assert prefetcher.read(owner, 0, 10) is None
 
 
 def test_many_threads_read_every_range_once(server, made):
