@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from imagearchive.containers.npz.writer import NpzWriter as NpzWriter
     from imagearchive.datasets.bins import SplitDataLoader as SplitDataLoader
     from imagearchive.datasets.combined import CombinedLazyDataset as CombinedLazyDataset
+    from imagearchive.datasets.contact_sheet import contact_sheet as contact_sheet
     from imagearchive.datasets.drawing import draw as draw
     from imagearchive.datasets.image_archive import ImageArchive as ImageArchive
     from imagearchive.datasets.mixture import Mixture as Mixture
@@ -143,6 +144,7 @@ _HOME = {
     "TrivialAugmentWide": "transforms",
     "ZipWriter": "archive.writers",
     "build_indexes": "index.build_indexes",
+    "contact_sheet": "datasets.contact_sheet",
     "convert": "archive.convert",
     "extract": "archive.extract",
     "open": "archive.archive",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -18,6 +18,9 @@ from imagearchive.storage.fork_lock import ForkSafeLock
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from PIL import Image as PillowImage
+
+    from imagearchive.transforms.fields import Field
 
 __all__ = [
     "Dataset",
@@ -165,6 +168,38 @@ class Dataset(Closable):
             Bytes of a mapped file could not be read.
         """
         raise NotImplementedError
+
+    def show(
+        self,
+        n: int = 32,
+        classes: Sequence[str | int] | None = None,
+        seed: int = 0,
+        *,
+        columns: int = 8,
+        size: int = 128,
+        transform: Callable[..., Any] | None = None,
+        fields: Mapping[str, Field] | None = None,
+    ) -> PillowImage.Image:
+        """Draw some samples in rows, with their labels, masks, boxes, and keypoints.
+
+        Parameters
+        ----------
+        n, classes, seed, columns, size, transform, fields
+            As for `contact_sheet`.
+
+        Returns
+        -------
+        PIL.Image.Image
+
+        Raises
+        ------
+        OptionError
+            There is no such class, or an argument is out of range.
+        """
+        # Imported here: a training run draws nothing.
+        from imagearchive.datasets.sheets import draw_sheet
+
+        return draw_sheet(self, columns, n, classes, seed, size, transform, fields)
 
 
 class OptionsDataset(Dataset, Generic[Options]):

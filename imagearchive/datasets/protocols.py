@@ -24,6 +24,7 @@ __all__ = [
     "MixedDataset",
     "OrderedDataset",
     "RemoteSamples",
+    "offered_method",
 ]
 
 
@@ -160,3 +161,17 @@ class MixedDataset(Protocol):
     def locate(self, index: int) -> tuple[int, int]:
         """Return the number of the dataset that a sample is from, and its index there."""
         ...
+
+
+def offered_method(dataset: Any, method: str) -> Any:
+    """Return a method of these protocols, or None.
+
+    It is looked up in the class, since a wrapper may hand on attributes of what it wraps.
+    """
+    for kind in type(dataset).__mro__:
+        if method in vars(kind):
+            return getattr(dataset, method)
+        if "__getitem__" in vars(kind):
+            # A subclass that makes other samples.
+            return None
+    return None

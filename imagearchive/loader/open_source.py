@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from imagearchive.archive.samples import Samples
 from imagearchive.datasets.label_guard import LabelGuard, LabelKind
-from imagearchive.datasets.protocols import EncodedSamples
+from imagearchive.datasets.protocols import EncodedSamples, offered_method
 from imagearchive.datasets.samples.extension_samples import ExtensionSamples
 from imagearchive.errors import MemberNotFoundError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_path, shorten
@@ -181,11 +181,11 @@ class _Wrapper:
         samples = self._samples(dataset)
         if samples is not None:
             return FieldSource(dataset, samples, guard)
-        encoded = _offered(dataset, "encoded_images")
+        encoded = offered_method(dataset, "encoded_images")
         images = None if encoded is None else encoded()
         if images is not None:
             return EncodedSource(dataset, images, self.exif_transpose, guard)
-        mixed = _offered(dataset, "mixed_datasets")
+        mixed = offered_method(dataset, "mixed_datasets")
         if mixed is not None:
             return MixedSource(dataset, [self.wrap(part) for part in mixed()])
         parts = _concatenated(dataset)
@@ -204,7 +204,7 @@ class _Wrapper:
         # A single extension gives images without labels.
         if isinstance(dataset, Samples) and len(dataset.extensions) != 1:
             return ExtensionSamples(dataset)
-        offered = _offered(dataset, "encoded_samples")
+        offered = offered_method(dataset, "encoded_samples")
         # Otherwise as columns= or fields= say.
         changed = self.columns is not None or self.fields is not None
         samples: EncodedSamples | None = None if offered is None or changed else offered()
@@ -222,23 +222,9 @@ def _check_dataset(dataset: Any) -> None:
         )
 
 
-def _offered(dataset: Any, method: str) -> Any:
-    """Return a method of `imagearchive.datasets.protocols`, or None.
-
-    It is looked up in the class, since a wrapper may hand on attributes of what it wraps.
-    """
-    for kind in type(dataset).__mro__:
-        if method in vars(kind):
-            return getattr(dataset, method)
-        if "__getitem__" in vars(kind):
-            # A subclass that makes other samples.
-            return None
-    return None
-
-
 def _concatenated(dataset: Any) -> Sequence[Any] | None:
     """Return the datasets that a dataset consists of, one after the other, or None."""
-    offered = _offered(dataset, "concatenated_datasets")
+    offered = offered_method(dataset, "concatenated_datasets")
     if offered is not None:
         parts: Sequence[Any] = offered()
         return parts

@@ -286,6 +286,15 @@ class Transform:
         """Return the dtype of the result for an image of that dtype."""
         return dtype
 
+    def preview(self, image: Any, n: int = 16, seed: int = 0, **options: Any) -> Any:
+        """Draw what the transform makes of one image under several keys; see `Compose.preview`.
+
+        Returns
+        -------
+        PIL.Image.Image
+        """
+        return Transform._composed([self]).preview(image, n, seed, **options)
+
     def __or__(self, other: Callable[..., Any]) -> Any:
         """Return a `Compose` of both transforms."""
         return Transform._composed([self, other])

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imagearchive.errors import OptionError, OptionTypeError
-from imagearchive.errors.arguments import check_callable, check_sequence
+from imagearchive.errors.arguments import check_callable, check_integer, check_sequence
 from imagearchive.transforms.base import Layout, Transform, check_key
-from imagearchive.transforms.fields import Field, Sample
+from imagearchive.transforms.fields import Field, Image, Sample
 from imagearchive.transforms.joint import JointPass
 from imagearchive.transforms.random_keys import Key
 from imagearchive.transforms.stages import Step, run_step, split_stages
+from imagearchive.transforms.values import Normalize
+
+if TYPE_CHECKING:
+    from PIL import Image as PillowImage
 
 __all__ = ["Compose", "Lambda", "as_sample", "flat"]
 
@@ -106,6 +110,67 @@ class Compose:
         for position, step in enumerate(steps):
             image, layout = run_step(step, image, layout, key, position)
         return image
+
+    def preview(
+        self,
+        image: Any,
+        n: int = 16,
+        seed: int = 0,
+        *,
+        fields: Mapping[str, Field] | None = None,
+        columns: int | None = None,
+        size: int = 128,
+    ) -> PillowImage.Image:
+        """Draw what the transforms make of one image under several keys.
+
+        Parameters
+        ----------
+        image : ndarray, PIL.Image.Image, torch.Tensor, or dict
+            As for `apply`. The masks, boxes, and keypoints of a sample are drawn with it.
+        n : int
+            How many results are shown.
+        seed : int
+            Which random choices are shown. Equal seeds give equal pictures.
+        fields : mapping of str to Field, optional
+            As for `apply`.
+        columns : int, optional
+            How many results are in a row. By default, as many as make a square.
+        size : int
+            Length in pixels of the longer side of each result.
+
+        Returns
+        -------
+        PIL.Image.Image
+            An RGB image. Normalization is undone.
+
+        Raises
+        ------
+        OptionError
+            The result has no image, or an argument is out of range.
+
+        Examples
+        --------
+        >>> transform.preview(image).save("augmented.png")  # doctest: +SKIP
+        """
+        # Imported here: a training run draws nothing.
+        from imagearchive.transforms.drawing import draw_sample, images_of, tile
+
+        n = check_integer("n", n, 1, 1000)
+        seed = check_integer("seed", seed)
+        size = check_integer("size", size, 16, 1024)
+        normalized = [step for step in flat(self) if isinstance(step, Normalize)]
+        pictures = []
+        for number in range(n):
+            result = self.apply(image, Key(seed, 0, number), fields)
+            if not isinstance(result, Sample):
+                result = Sample({"image": result}, {"image": Image()})
+            names = images_of(result)
+            if not names:
+                raise OptionError("there is nothing to draw: the sample has no field of kind Image")
+            pictures += [draw_sample(result, name, size, None, normalized) for name in names]
+        if columns is None:
+            columns = max(1, round(len(pictures) ** 0.5))
+        return tile(pictures, min(check_integer("columns", columns, 1), len(pictures)))
 
     def __or__(self, other: Callable[..., Any]) -> Compose:
         """Return a longer `Compose`."""
