@@ -31,7 +31,7 @@ if ! command -v chromedriver > /dev/null; then
         as_root apt-get update -qq
         DEBIAN_FRONTEND=noninteractive as_root apt-get install -qq --yes --no-install-recommends chromium chromium-driver > /dev/null
     elif command -v brew > /dev/null; then
-        brew install --quiet --cask chromium chromedriver
+        brew install --quiet --cask google-chrome chromedriver
     else
         echo "The tests need Chromium: install chromium and chromedriver (Debian: chromium-driver)." >&2
         exit 1

@@ -45,10 +45,10 @@ class Browser:
             "--disable-background-networking", "--disable-component-update", "--disable-sync",
             "--disable-dev-shm-usage", f"--user-data-dir={folder / 'profile'}",
         ]  # fmt: skip
-        options = {
-            "binary": _program("chromium"),
-            "args": arguments,
-        }
+        options: dict[str, Any] = {"args": arguments}
+        # ChromeDriver knows where Chrome is, but not where Debian's Chromium is.
+        if chromium_path := shutil.which("chromium"):
+            options["binary"] = chromium_path
         always = {
             "goog:chromeOptions": options,
             "goog:loggingPrefs": {"browser": "ALL"},

@@ -12,12 +12,14 @@ from imagearchive.archive.archive import Archive
 from imagearchive.archive.name_tree import decode
 from imagearchive.arrays import npy
 from imagearchive.cli.output import escape_message, format_permissions, format_time
+from imagearchive.cli.viewer.pictures import LARGEST_FILE
 from imagearchive.codecs.npz_arrays import NpzArrays
 from imagearchive.datasets.selection import IMAGE_EXTENSIONS
 from imagearchive.errors import ImageArchiveError
 from imagearchive.images.decode import image_size
 from imagearchive.index.names import gather
 from imagearchive.index.sample_keys import belong_to_samples, key_ends
+from imagearchive.storage.limits import Limits
 
 __all__ = ["describe_content", "describe_member", "describe_row", "is_image"]
 
@@ -25,7 +27,7 @@ SHOWN_TEXT: Final = 64 << 10
 SHOWN_HEX: Final = 256
 LARGEST_JSON: Final = 1 << 20
 LARGEST_NPZ: Final = 64 << 20
-MOST_ARRAYS: Final = 100
+MOST_ARRAYS: Final = 32
 MOST_FIELDS: Final = 64
 _TEXT: Final = (
     ".txt", ".cls", ".csv", ".tsv", ".xml", ".html", ".htm", ".svg", ".md", ".yaml", ".yml",
@@ -114,7 +116,7 @@ def describe_content(archive: Archive, position: int) -> dict[str, Any]:
 def _content(archive: Archive, position: int) -> dict[str, Any]:
     name = archive.name(position).lower()
     size = archive.info(position).size
-    if is_image(name):
+    if is_image(name) and size <= LARGEST_FILE:
         width, height = image_size(archive.read(position))
         return {"kind": "image", "width": width, "height": height}
     if name.endswith(".npy"):
@@ -168,12 +170,13 @@ def _hex_lines(data: bytes) -> str:
 
 
 def _array_text(archive: Archive, position: int) -> str:
-    header = npy.parse_header(archive.read(position), where=escape_message(archive.name(position)))
+    # Only the header is read.
+    header = npy.parse_header(archive.member(position), where=archive.name(position))
     return f"{header.dtype} {tuple(header.shape)}"
 
 
 def _arrays_text(archive: Archive, position: int) -> str:
-    arrays = NpzArrays(archive.read(position))
+    arrays = NpzArrays(archive.read(position), limits=Limits(max_size=LARGEST_NPZ))
     lines = []
     for name in islice(arrays, MOST_ARRAYS):
         try:

@@ -11,7 +11,7 @@ from imagearchive.images.pillow import save_image
 from imagearchive.images.thumbnails import encode_thumbnail, thumbnail
 from imagearchive.storage.lru import LRUCache
 
-__all__ = ["Pictures"]
+__all__ = ["LARGEST_FILE", "Pictures"]
 
 THUMBNAIL_SIDE: Final = 192
 LARGE_SIDE: Final = 1600

@@ -143,16 +143,16 @@ def test_page_link_to_a_member_opens_it(page, server):
 def test_page_large_grid_scrolls_to_every_member(browser, large):
     browser.open(large.url)
     browser.wait("document.querySelectorAll('.cell .name').length > 10")
-    # Higher than the page makes an element, so the scroll bar is scaled.
-    browser.resize(390, 844)
-    browser.wait("document.querySelector('.space').style.height !== ''")
+    # In one column, the rows are higher than the page makes an element: the scroll bar is scaled.
+    browser.resize(200, 844)
+    browser.wait("parseFloat(document.querySelector('.space').style.height) === 8e6")
     browser.run("const g = document.getElementById('grid'); g.scrollTop = g.scrollHeight")
     browser.wait("document.getElementById('cell-99999')?.title === '099999.png'")
     assert len(cells(browser)) < 100
     browser.run("const g = document.getElementById('grid'); g.scrollTop = g.scrollHeight / 2")
     browser.wait("document.querySelector('.cell .name')")
     first = browser.run("return Number(document.querySelector('.cell').dataset.index)")
-    assert abs(first - MANY / 2) < MANY / 50
+    assert abs(first - MANY / 2) < 100
     # Small steps are taken as they are.
     browser.run("document.getElementById('grid').scrollTop += 300")
     browser.wait(
@@ -162,7 +162,7 @@ def test_page_large_grid_scrolls_to_every_member(browser, large):
     after = browser.run(
         "return Math.min(...[...document.querySelectorAll('.cell')].map(c => c.dataset.index))"
     )
-    assert after - first <= 12
+    assert after - first <= 3
     browser.run("document.getElementById('grid').focus()")
     browser.press("Home")
     browser.wait("document.getElementById('cell-0')?.title === '000000.png'")

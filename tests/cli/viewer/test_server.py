@@ -15,7 +15,7 @@ from support.servers.client import send
 from support.viewer import write_members
 
 import imagearchive
-from imagearchive.cli.viewer.members import describe_member
+from imagearchive.cli.viewer.members import describe_content, describe_member
 from imagearchive.cli.viewer.pictures import Pictures
 
 
@@ -208,6 +208,24 @@ def test_content_of_bytes_is_their_beginning(ask):
     assert content["truncated"]
     assert content["text"].startswith("00000000  00 01 02")
     assert len(content["text"]) < 2000
+
+
+def test_content_of_a_damaged_member_is_an_error(tmp_path):
+    path = write_members(tmp_path / "damaged.tar", {"a.npy": b"no array", "b.npz": b"PK\3\4"})
+    with imagearchive.open(path) as archive:
+        for position in (0, 1):
+            content = describe_content(archive, position)
+            assert (content["kind"], bool(content["error"])) == ("error", True)
+
+
+def test_content_of_a_large_array_reads_only_its_header(tmp_path):
+    path = tmp_path / "large.npz"
+    np.savez_compressed(path, zeros=np.zeros((3 << 20, 4), np.uint8))
+    with imagearchive.open(path) as archive:
+        read = []
+        archive.read = read.append
+        assert describe_content(archive, 0)["text"] == "uint8 (3145728, 4)"
+        assert read == []
 
 
 def test_picture_is_the_image(get, ask, members):

@@ -40,7 +40,7 @@ function make(name, className, text) {
   return element;
 }
 
-const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+const units = ["B", "KiB", "MiB", "GiB", "TiB"];
 
 function formatSize(size) {
   let unit = 0;
@@ -49,6 +49,11 @@ function formatSize(size) {
     unit += 1;
   }
   return `${unit && size < 10 ? size.toFixed(1) : Math.round(size)} ${units[unit]}`;
+}
+
+function formatBytes(size) {
+  const exact = `${formatNumber(size)} ${size === 1 ? "byte" : "bytes"}`;
+  return size < 1024 ? exact : `${formatSize(size)} (${exact})`;
 }
 
 const formatNumber = (number) => number.toLocaleString("en-US");
@@ -125,6 +130,7 @@ async function search() {
     status.textContent =
       answer.total === overview.count ? files(answer.total) : `${formatNumber(answer.total)} of ${all} files`;
     if (!answer.total) status.textContent = `No file matches; the archive has ${all}`;
+    if (overview.left_out) status.textContent += `; ${formatNumber(overview.left_out)} left out of the archive`;
     grid.reset(answer.total);
   } catch (error) {
     if (mine !== searches) return;
@@ -250,10 +256,10 @@ function showFacts(member) {
   $("facts").replaceChildren();
   if (member.folder) addFact("Folder", member.shown_folder, `#/?${new URLSearchParams({folder: member.folder})}`);
   if (member.labels.length) addFact(member.labels.length > 1 ? "Labels" : "Label", member.labels.join(", "));
-  addFact("Size", `${formatSize(member.size)} (${formatNumber(member.size)})`);
-  if (member.stored_size !== member.size) addFact("Stored", `${formatNumber(member.stored_size)} bytes`);
+  addFact("Size", formatBytes(member.size));
+  if (member.stored_size !== member.size) addFact("Stored", formatBytes(member.stored_size));
   addFact("Archive", member.archive);
-  addFact("Offset", `${formatNumber(member.offset)}`);
+  addFact("Offset", formatNumber(member.offset));
   addFact("Position", formatNumber(member.position));
   if (member.time !== "-") addFact("Modified", `${member.time} UTC`);
   addFact("Mode", member.permissions);
@@ -279,7 +285,8 @@ function showFields(member) {
     link.append(make("span", "", one.extension), make("span", "count", formatSize(one.size)));
     item.append(link);
     $("fields").append(item);
-    if (!one.image && one.size < 2000) addPreview(item, one, member);
+    const other = one.position !== member.position;
+    if (other && !one.image && one.size < 2000) addPreview(item, one, member);
   }
 }
 

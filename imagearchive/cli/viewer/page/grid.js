@@ -8,6 +8,11 @@ const BLOCK = 100;
 const KEPT_BLOCKS = 60;
 const GAP = 10;
 
+// The browser would go on loading the images of cells that are gone, before those of new ones.
+function cancelImages(cell) {
+  for (const image of cell.querySelectorAll("img")) image.removeAttribute("src");
+}
+
 export class Grid {
   // load(start, count) -> Promise of rows; fill(cell, row, index) draws one; open(index, row).
   constructor(element, {load, fill, open}) {
@@ -48,6 +53,7 @@ export class Grid {
   }
 
   clear() {
+    this.cells.forEach(cancelImages);
     this.space.replaceChildren();
     this.cells.clear();
   }
@@ -114,6 +120,7 @@ export class Grid {
     const end = Math.min(this.total, below * this.columns);
     for (const [index, cell] of this.cells) {
       if (index < first || index >= end) {
+        cancelImages(cell);
         cell.remove();
         this.cells.delete(index);
       }
