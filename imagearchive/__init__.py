@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from imagearchive.loader.sharded_sampler import ShardedSampler as ShardedSampler
     from imagearchive.processing.processor import DataProcessor as DataProcessor
     from imagearchive.processing.repack import repack as repack
+    from imagearchive.processing.report.report import report as report
     from imagearchive.transforms import CenterCrop as CenterCrop
     from imagearchive.transforms import ColorJitter as ColorJitter
     from imagearchive.transforms import Compose as Compose
@@ -152,6 +153,7 @@ _HOME = {
     "draw": "datasets.drawing",
     "pil_loader": "datasets.pil_loader",
     "repack": "processing.repack",
+    "report": "processing.report.report",
     "register_codec": "codecs.codec_registry",
     "verify": "archive.verify",
     "write_split_data": "containers.bins.writer",

@@ -61,6 +61,7 @@ def add_commands(commands: Any) -> None:
         _add_info,
         _add_verify,
         _add_view,
+        _add_report,
         _add_extract,
         _add_pack,
         _add_convert,
@@ -207,6 +208,45 @@ def _add_view(commands: Any) -> None:
     parser.add_argument(
         "--no-browser", action="store_true", help="print the URL, but open no browser"
     )
+
+
+def _add_report(commands: Any) -> None:
+    parser = add_command(
+        commands, "report", "write an HTML page about archives of images", "report_command:report"
+    )
+    parser.add_argument(
+        "archives",
+        metavar="ARCHIVE",
+        nargs="+",
+        type=archive_path,
+        help="an archive to look at, or a pattern in quotes for several that are read as one",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=output_path,
+        help="the page to write; default report.html, with --json none",
+    )
+    parser.add_argument(
+        "--root",
+        metavar="DIR",
+        help="the directory inside the archives that contains the class directories",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="read all images, even if there are more than 20000"
+    )
+    add_nested(parser)
+    parser.add_argument(
+        "--threads",
+        type=positive_integer,
+        metavar="N",
+        help="number of threads; by default one for each core",
+    )
+    add_storage_options(parser)
+    add_overwrite(parser, "an existing page")
+    add_json(parser)
+    add_quiet(parser)
 
 
 # ---------------------------------------------------------------- commands that write

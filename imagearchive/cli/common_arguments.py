@@ -53,6 +53,7 @@ _MODULES: Final = {
         "imagearchive.archive.writers",
     ),
     "repack": (*_NUMPY, "imagearchive.processing.repack"),
+    "report": (*_NUMPY, "imagearchive.processing.report.report"),
     "process": (*_NUMPY, "imagearchive.processing.processor"),
     "view": (*_NUMPY, "imagearchive.cli.viewer.server"),
 }

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
-from imagearchive.archive.archive import Archive
-from imagearchive.arrays import npy
+from imagearchive.archive.describe import describe, describe_left_out
 from imagearchive.cli.archive_argument import open_archive_argument
 from imagearchive.cli.argument_types import merge_options
 from imagearchive.cli.messages import report_errors, with_options
@@ -25,11 +24,7 @@ from imagearchive.cli.output import (
     write,
     write_json,
 )
-from imagearchive.containers.left_out import LeftOut, describe_reason
-from imagearchive.errors import ImageArchiveError
-
-if TYPE_CHECKING:
-    from imagearchive.index.table import IndexTable
+from imagearchive.containers.left_out import describe_reason
 
 __all__ = ["info", "verify"]
 
@@ -41,7 +36,6 @@ FAILED: Final = 1
 
 # How facts are called in the text, where that is not the key of the JSON.
 _LABELS: Final = {"libjpeg_turbo": "libjpeg-turbo"}
-_MOST_ARRAYS: Final = 100
 
 
 def info(arguments: argparse.Namespace) -> int:
@@ -127,98 +121,23 @@ def _first(names: list[Any], count: int) -> str:
     return f"{shown}, … ({count})" if count > min(len(names), 5) else shown
 
 
-def _left_out(left_out: LeftOut) -> dict[str, Any]:
-    return {
-        "count": len(left_out),
-        "counts": left_out.counts,
-        "members": [one._asdict() for one in left_out.members],
-    }
-
-
 def _shown(array: dict[str, Any]) -> str:
     if "error" in array:
         return f"({escape_name(array['error'])})"
     return f"{array['dtype']} {tuple(array['shape'])}"
 
 
-def _array_facts(archive: Archive) -> dict[str, dict[str, Any]]:
-    """Return dtype and shape of the arrays of an archive, the first hundred."""
-    facts: dict[str, dict[str, Any]] = {}
-    budget = npy.HeaderBudget()
-    for position, name in enumerate(archive.files()):
-        if not name.endswith(".npy"):
-            continue
-        if len(facts) == _MOST_ARRAYS:
-            break
-        try:
-            header = budget.parse(
-                archive.member(position), archive.info(position).stored_size, name
-            )
-        except (OSError, ImageArchiveError) as error:
-            facts[name.removesuffix(".npy")] = {"error": str(error)}
-            continue
-        dtype = header.dtype.name if header.dtype.names is None else str(header.dtype)
-        facts[name.removesuffix(".npy")] = {"dtype": dtype, "shape": list(header.shape)}
-    return facts
-
-
-def _outermost_view(table: IndexTable, shard: int) -> int | None:
-    """Return the compressed file or member that contains a shard, or None if none does."""
-    view = None
-    number: int | None = shard
-    while number is not None and number in table.derived:
-        if number in table.compressed:
-            view = number
-        number = table.derived[number].parent
-    return view
-
-
 def _archive_facts(arguments: argparse.Namespace) -> dict[str, Any]:
-    # Imported here, since it brings Pillow along, which no other listing needs.
-    from imagearchive.codecs import extension_of
-
+    facts: dict[str, Any] = {}
     with open_archive_argument(arguments) as archive:
-        table = archive.table
-        entries = table.entries
-        methods = {0: "stored", 8: "deflated"}
-        values, counts = np.unique(entries["method"], return_counts=True)
-        extensions: dict[str, int] = {}
-        for name in archive.files():
-            extension = extension_of(name)
-            extensions[extension] = extensions.get(extension, 0) + 1
-        common = sorted(extensions.items(), key=lambda item: (-item[1], item[0]))[:10]
-        derived = table.compressed
-        views = [_outermost_view(table, shard) for shard in range(table.shards)]
-        plain = np.array([view is None for view in views], np.bool_)[entries["shard"]]
-        stored = int(entries["stored_size"][plain].sum(dtype=np.uint64))
-        held = {view: derived[view].stored_size for view in views if view is not None}
-        facts: dict[str, Any] = {
-            "format": ", ".join(container.name for container in table.containers),
-            "compressed": ", ".join(sorted({one.format for one in derived.values()})) or None,
-            "files": [relative_path(path) for path in table.files],
-            "members": len(table),
-            "directories": sum(1 for _ in archive.dirs()),
-            "size": archive.total_size,
-            "stored": stored + sum(held.values()),
-            "largest": int(entries["size"].max()) if len(entries) else 0,
-            "compression": {
-                methods.get(value, f"method_{value}"): count
-                for value, count in zip(values.tolist(), counts.tolist())
-            },
-            "extensions": {f".{name}" if name else "none": count for name, count in common},
-            "index": relative_path(table.path) or "in memory",
-            "index_size": file_size(table.path),
-        }
-        if "nested" in table.meta:
-            found = table.meta["nested"]
-            facts["nested"] = {"archives": found["archives"], "levels": found["deepest"]}
-        if arrays := _array_facts(archive):
-            facts["arrays"] = arrays
-        if archive.left_out:
-            facts["left_out"] = _left_out(archive.left_out)
-        if table.meta.get("damage"):
-            facts["damage"] = table.meta["damage"]
-        return facts
+        for key, value in describe(archive).items():
+            facts[key] = value
+            if key == "files":
+                facts[key] = [relative_path(path) for path in value]
+            elif key == "index":
+                facts[key] = relative_path(value) or "in memory"
+                facts["index_size"] = file_size(value)
+    return facts
 
 
 def _build_facts() -> dict[str, Any]:
@@ -329,7 +248,7 @@ def _verify_one(arguments: argparse.Namespace) -> dict[str, Any]:
         "bytes": found.bytes,
         "checksums": found.checked,
         "decoded": found.decoded,
-        "left_out": _left_out(found.left_out),
+        "left_out": describe_left_out(found.left_out),
         "failures": [
             {
                 "position": failure.position,

@@ -14,7 +14,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS",
+    "ImageHeader",
     "ImageMode",
     "ImageOptions",
     "decode_pillow",
     "decode_with_pillow",
     "encode_image",
     "image_format",
+    "image_header",
     "image_orientation",
     "image_size",
     "save_image",
@@ -87,6 +89,25 @@ _PILLOW_ERRORS: Final = (
     struct.error,
     zlib.error,
 )
+
+
+class ImageHeader(NamedTuple):
+    """What the header of an image says.
+
+    Attributes
+    ----------
+    format : str
+        Pillow's name of the format, such as ``"JPEG"``.
+    mode : str
+        Pillow's name of the color mode, such as ``"RGB"``, ``"L"``, or ``"I;16"``.
+    width, height : int
+        In pixels, before any EXIF orientation.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
@@ -189,8 +210,20 @@ def image_format(data: Buffer) -> str:
     DecodeError
         The format is unknown, or the header is damaged.
     """
-    name = str(_open(data, Limits(max_pixels=math.inf)).format)
-    return "JPEG" if name == "MPO" else name
+    return image_header(data).format
+
+
+def image_header(data: Buffer) -> ImageHeader:
+    """Return what the header of an image says, without decoding its pixels.
+
+    Raises
+    ------
+    DecodeError
+        The format is unknown, or the header is damaged.
+    """
+    image = _open(data, Limits(max_pixels=math.inf))
+    name = str(image.format)
+    return ImageHeader("JPEG" if name == "MPO" else name, image.mode, *image.size)
 
 
 def image_orientation(data: Buffer, limits: Limits | None = None) -> int:

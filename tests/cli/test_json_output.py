@@ -10,7 +10,7 @@ from support.command_line import COMMANDS
 from support.files import make_tar
 
 # Their keys are names from the archive.
-NAMED_BY_DATA = {"extensions", "arrays"}
+NAMED_BY_DATA = {"extensions", "arrays", "orientations", "labels", "formats", "modes"}
 
 CALLS = {
     "index": ("index", "--json", "a.tar"),
@@ -22,6 +22,7 @@ CALLS = {
     "extract": ("extract", "--json", "--skip-unsafe", "left.tar", "out"),
     "pack": ("pack", "--json", "photos", "packed.tar"),
     "convert": ("convert", "--json", "a.tar", "a.zip"),
+    "report": ("report", "--json", "raw/detector"),
     "repack": ("repack", "--json", "photos", "again-{}.tar"),
     "process": (
         *("process", "--json", "--detector", "--raw-dir", "raw", "--output-dir", "done"),

@@ -8,7 +8,7 @@ import tarfile
 
 COMMANDS = [
     "index", "ls", "tree", "find", "cat", "info", "verify", "view", "extract", "pack", "convert",
-    "repack", "process", "completion",
+    "repack", "report", "process", "completion",
 ]  # fmt: skip
 
 
