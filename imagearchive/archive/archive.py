@@ -287,6 +287,14 @@ class Archive(MemberReader, Closable, Mapping[str, bytes]):
         state = ", closed" if self._closed else ""
         return f"Archive({path!r}, {len(self)} members{state})"
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: facts, directories, and thumbnails of some images."""
+        # Imported here: only notebooks call it.
+        from imagearchive.archive.notebook import summarize_archive
+        from imagearchive.images.notebook import summary_html
+
+        return summary_html(self, lambda: summarize_archive(self))
+
 
 def _reopen(
     kind: type[Archive], path: ArchivePath, options: ArchiveOptions, fingerprint: str

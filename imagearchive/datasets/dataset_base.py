@@ -201,6 +201,14 @@ class Dataset(Closable):
 
         return draw_sheet(self, columns, n, classes, seed, size, transform, fields)
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: facts, classes, and thumbnails of some samples."""
+        # Imported here: only notebooks call it.
+        from imagearchive.datasets.notebook import summarize_dataset
+        from imagearchive.images.notebook import summary_html
+
+        return summary_html(self, lambda: summarize_dataset(self))
+
 
 class OptionsDataset(Dataset, Generic[Options]):
     """A dataset that is pickled as its options and opened anew where it is unpickled.

@@ -29,6 +29,8 @@ from imagearchive.transforms.fields import (
 )
 
 __all__ = [
+    "all_labels",
+    "as_shown_sample",
     "choose_samples",
     "class_names",
     "count_samples",
@@ -129,18 +131,19 @@ def load_sample(
     fields : mapping of str to Field, optional
         The kinds of its values. By default they follow from names and types.
     """
-    data, index = locate_sample(data, index)
     columns = _columns(data)
     if columns is not None:
         kinds = fields or getattr(data, "fields", None)
-        return _as_sample({name: column[index] for name, column in columns.items()}, kinds, size)
+        return as_shown_sample(
+            {name: column[index] for name, column in columns.items()}, kinds, size
+        )
     images = _encoded_images(data)
     if images is not None:
         pixels = thumbnail(images.read(index), size)
-        return _as_sample((pixels, images.label(index)), None, size)
+        return as_shown_sample((pixels, images.label(index)), None, size)
     if not hasattr(data, "__getitem__"):
-        return _as_sample(data.load(index), fields, size)
-    return _as_sample(data[index], fields, size)
+        return as_shown_sample(data.load(index), fields, size)
+    return as_shown_sample(data[index], fields, size)
 
 
 def locate_sample(data: Any, index: int) -> tuple[Any, int]:
@@ -174,7 +177,8 @@ def _encoded_images(data: Any) -> EncodedImages | None:
     return images
 
 
-def _as_sample(item: Any, fields: Mapping[str, Field] | None, size: int) -> Sample:
+def as_shown_sample(item: Any, fields: Mapping[str, Field] | None, size: int) -> Sample:
+    """Return what a dataset or a batch has of a sample as a `Sample`; see `load_sample`."""
     if isinstance(item, Sample) and fields is None:
         return item
     if isinstance(item, (tuple, list)):
@@ -278,7 +282,7 @@ def choose_samples(
     shares = [n // len(numbers) + (k < n % len(numbers)) for k in range(len(numbers))]
     found: dict[Any, list[int]] = {number: [] for number in numbers}
     wanted = dict(zip(numbers, shares))
-    at_hand = _all_labels(data)
+    at_hand = all_labels(data)
     if at_hand is not None and len(at_hand) == count:
         for number, share in wanted.items():
             rows = np.flatnonzero(at_hand == number)
@@ -321,7 +325,7 @@ def _class_number(name: Any, names: Sequence[str] | None) -> Any:
     return names.index(name)
 
 
-def _all_labels(data: Any) -> npt.NDArray[Any] | None:
+def all_labels(data: Any) -> npt.NDArray[Any] | None:
     """Return the labels of all samples if they can be had without reading the samples."""
     columns = _columns(data)
     if columns is not None:
@@ -329,14 +333,16 @@ def _all_labels(data: Any) -> npt.NDArray[Any] | None:
     else:
         parts = offered_method(data, "concatenated_datasets")
         if parts is not None:
-            labels = [_all_labels(part) for part in parts()]
+            labels = [all_labels(part) for part in parts()]
             known = [one for one in labels if one is not None]
             return np.concatenate(known) if len(known) == len(labels) else None
         found = getattr(data, "targets", None)
         arrays = getattr(data, "arrays", None)
         if found is None and isinstance(arrays, Mapping):
             name = next((name for name in ("labels", "label", "y") if name in arrays), None)
-            found = None if name is None else arrays[name]
+            # The labels of pixels may be larger than memory.
+            is_flat = name is not None and len(arrays) and data.get_batch([0])[name].ndim == 1
+            found = arrays[name] if is_flat else None
     if found is None:
         return None
     found = as_numpy(found)

@@ -108,6 +108,14 @@ class MemberTable:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({shorten(self.files)}, {len(self)} members)"
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: facts, and how many members each directory has."""
+        # Imported here: only notebooks call it.
+        from imagearchive.images.notebook import summary_html
+        from imagearchive.index.summary import summarize_table
+
+        return summary_html(self, lambda: summarize_table(self))
+
     def __len__(self) -> int:
         return self.lookup.count
 
