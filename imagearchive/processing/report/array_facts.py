@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from imagearchive.datasets.npz.dataset import LazyNPZDataset
 from imagearchive.datasets.npz.file import NpzFile
 from imagearchive.errors import ImageArchiveError
-from imagearchive.processing.report.distributions import count_values
+from imagearchive.processing.report.distributions import count_values, spread
 from imagearchive.processing.report.facts import ArrayFacts
 
 __all__ = ["array_facts", "summarize_array"]
@@ -60,9 +60,7 @@ def _describe(file: NpzFile, facts: ArrayFacts, path: str, rows: int | None) -> 
         summarize_array(facts, [file[facts.name]])
         return
     count = header.shape[0]
-    chosen = np.arange(count)
-    if rows is not None and count > rows:
-        chosen = np.linspace(0, count - 1, rows).round().astype(np.int64)
+    chosen = spread(count, rows)
     facts.rows = len(chosen)
     summarize_array(
         facts, _read_rows(path, facts.name, chosen, max(1, _CHUNK // max(1, size // count)))
@@ -70,7 +68,7 @@ def _describe(file: NpzFile, facts: ArrayFacts, path: str, rows: int | None) -> 
 
 
 def _read_rows(
-    path: str, name: str, rows: npt.NDArray[np.int64], together: int
+    path: str, name: str, rows: Sequence[int], together: int
 ) -> Iterator[npt.NDArray[Any]]:
     with LazyNPZDataset(path, keys=[name]) as dataset:
         for start in range(0, len(rows), together):

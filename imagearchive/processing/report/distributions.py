@@ -11,7 +11,15 @@ import numpy.typing as npt
 
 from imagearchive.processing.report.facts import Distribution, Histogram, SizeGrid
 
-__all__ = ["bin_edges", "count_values", "distribution", "histogram", "size_grid", "sort_counts"]
+__all__ = [
+    "bin_edges",
+    "count_values",
+    "distribution",
+    "histogram",
+    "size_grid",
+    "sort_counts",
+    "spread",
+]
 
 _BINS: Final = 32
 # Values that differ by more than this factor are shown on a logarithmic scale.
@@ -98,3 +106,14 @@ def count_values(values: Iterable[Any]) -> dict[str, int]:
 def sort_counts(counts: Mapping[str, int]) -> dict[str, int]:
     """Sort counts, the largest first, and equal ones by name."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def spread(count: int, most: int | None) -> list[int]:
+    """Return all of the first `count` integers or, if they are more than `most`, so many of them.
+
+    They are evenly spread, and include the first and the last.
+    """
+    if most is None or count <= most:
+        return list(range(count))
+    chosen: list[int] = np.linspace(0, count - 1, most).round().astype(np.int64).tolist()
+    return chosen

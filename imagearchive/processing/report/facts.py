@@ -109,6 +109,9 @@ class ClassFacts:
     ----------
     root : str
         The directory that contains the class directories.
+    label_extension : str
+        The extension of the members that name the classes, such as ``"cls"``; empty if directories
+        do. These are read for the measured images only.
     counts : dict of str to int
         The number of images of each class; the largest class is first.
     outside : int
@@ -116,6 +119,7 @@ class ClassFacts:
     """
 
     root: str
+    label_extension: str
     counts: dict[str, int]
     outside: int
 
@@ -235,6 +239,8 @@ class SampleFacts:
     Attributes
     ----------
     count : int
+    examined : int
+        How many of them all that follows is about.
     extensions : dict of str to int
         How many samples have a file of each extension.
     incomplete : int
@@ -244,6 +250,7 @@ class SampleFacts:
     """
 
     count: int
+    examined: int
     extensions: dict[str, int]
     incomplete: int
     missing: list[tuple[str, str]]

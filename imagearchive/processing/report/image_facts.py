@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Measurements", "class_of_images", "find_common", "find_images", "measure_images"]
 
+# Extension of labels.
+_LABEL: Final = "cls"
+_LONGEST_LABEL: Final = 1000
 # Images per task.
 _TASK: Final = 16
 _MOST_DAMAGED: Final = 1000
@@ -76,15 +79,20 @@ def find_images(archive: Archive) -> Positions:
 
 
 def class_of_images(
-    archive: Archive, positions: Positions, root: str | None = None
+    archive: Archive, images: Positions, chosen: Positions, root: str | None = None
 ) -> tuple[ClassFacts | None, dict[int, str]]:
-    """Count the images of each class directory.
+    """Count the images of each class.
+
+    Classes are directories. If there are none, and images have labels beside them as WebDataset
+    writes them, such as ``0001.cls``, classes are what these say.
 
     Parameters
     ----------
     archive : Archive
-    positions : ndarray of int64
-        Of the images.
+    images : ndarray of int64
+        Positions of all images.
+    chosen : ndarray of int64
+        Positions of those whose class is wanted.
     root : str, optional
         The directory that contains the class directories; by default the one with the most images
         in its subdirectories.
@@ -92,25 +100,48 @@ def class_of_images(
     Returns
     -------
     facts : ClassFacts or None
-        None if there are no class directories.
+        None if there are no classes.
     class_of : dict of int to str
-        From the position of an image to its class, of those that have one.
+        From the position of a chosen image to its class, of those that have one.
     """
     if root is None:
         root = likely_root(archive.table) or ""
     root = root.strip("/")
-    classes = find_classes(archive.table, encode(root + "/" if root else ""), positions)
+    classes = find_classes(archive.table, encode(root + "/" if root else ""), images)
     numbers = np.asarray(classes.numbers)
     inside = numbers >= 0
     if not inside.any():
-        return None, {}
+        return _classes_beside(archive, chosen)
     counts = np.bincount(numbers[inside], minlength=len(classes.names))
     named = {name: int(count) for name, count in zip(classes.names, counts) if count}
+    of_chosen = numbers[np.searchsorted(images, chosen)]
     class_of = {
         position: classes.names[number]
-        for position, number in zip(positions[inside].tolist(), numbers[inside].tolist())
+        for position, number in zip(chosen.tolist(), of_chosen.tolist())
+        if number >= 0
     }
-    return ClassFacts(root, sort_counts(named), int((~inside).sum())), class_of
+    return ClassFacts(root, "", sort_counts(named), int((~inside).sum())), class_of
+
+
+def _classes_beside(
+    archive: Archive, chosen: Positions
+) -> tuple[ClassFacts | None, dict[int, str]]:
+    """Read the classes of images from the members beside them."""
+    table = archive.table
+    if not ends_with(table.names, table.name_offsets, [encode(f".{_LABEL}")]).any():
+        return None, {}
+    samples = archive.samples()
+    class_of: dict[int, str] = {}
+    for position in chosen.tolist():
+        # Without a label, or with one that cannot be read, it is in no class.
+        with suppress(ImageArchiveError, OSError):
+            label = samples.find(position, [_LABEL])
+            if table.entries["size"][label] <= _LONGEST_LABEL:
+                class_of[position] = bytes(archive.read(label)).decode("utf-8", "replace").strip()
+    if not class_of:
+        return None, {}
+    counts = count_values(class_of.values())
+    return ClassFacts("", _LABEL, counts, len(chosen) - len(class_of)), class_of
 
 
 def measure_images(

@@ -10,8 +10,6 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-import numpy as np
-
 from imagearchive.archive.archive import Archive
 from imagearchive.archive.describe import describe
 from imagearchive.archive.name_tree import name_text
@@ -21,6 +19,7 @@ from imagearchive.errors.arguments import check_flag, check_integer
 from imagearchive.images.thumbnails import encode_thumbnail, thumbnail
 from imagearchive.index.nesting import Nested
 from imagearchive.processing.report.array_facts import array_facts
+from imagearchive.processing.report.distributions import spread
 from imagearchive.processing.report.facts import ArchiveFacts, Example, Report
 from imagearchive.processing.report.image_facts import (
     Measurements,
@@ -167,9 +166,9 @@ def _look_at(path: str, options: _Options, executor: Submits, stack: ExitStack) 
         archive = stack.enter_context(Archive(path, strict=False, nested=options.nested))
         facts.container = describe(archive)
         images = find_images(archive)
-        class_facts, class_of = class_of_images(archive, images, options.root)
-        facts.classes = class_facts
-        facts.samples = sample_facts(archive)
+        chosen = images[spread(len(images), options.sample)]
+        facts.classes, class_of = class_of_images(archive, images, chosen, options.root)
+        facts.samples = sample_facts(archive, options.sample)
         if len(archive.paths) == 1 and holds_arrays(archive.paths[0]):
             facts.arrays = array_facts(archive.paths[0], options.sample)
     except (ArchiveNotFoundError, OptionError):
@@ -179,9 +178,6 @@ def _look_at(path: str, options: _Options, executor: Submits, stack: ExitStack) 
         return _Look(facts)
     if not len(images):
         return _Look(facts, archive)
-    chosen = images
-    if options.sample is not None and len(images) > options.sample:
-        chosen = images[np.linspace(0, len(images) - 1, options.sample).round().astype(np.int64)]
     measured = measure_images(archive, chosen, executor, options.threads, options.progress)
     facts.images = measured.summarize(images)
     examples = _examples(archive, facts, class_of, measured.decoded_positions().tolist())

@@ -232,7 +232,7 @@ def _totals(facts: ArchiveFacts) -> str:
     elif images is not None and images.measured < images.count:
         text = (
             f"<p>Of the {images.count:,} images, {images.measured:,} were read, evenly spread over "
-            "the archive. Numbers of classes and bytes are of all images, everything else is of "
+            "the archive. Bytes and class directories are of all images, everything else is of "
             "these. <code>--all</code> reads all.</p>"
         )
     return _cards(cards) + text
@@ -305,10 +305,12 @@ def _classes(
     pictures: Pictures,
     examples: Mapping[str, Sequence[Example]],
 ) -> str:
-    where = f" in {classes.root}" if classes.root else ""
+    source = f"The classes are the directories{f' in {classes.root}' if classes.root else ''}."
+    if classes.label_extension:
+        source = f"The classes are those in the .{classes.label_extension} files beside images."
     counts = list(classes.counts.values())
     text = (
-        f"The classes are the directories{where}. The largest has {counts[0]:,} images, the "
+        f"{source} The largest has {counts[0]:,} images, the "
         f"smallest {counts[-1]:,}, and the median {sorted(counts)[len(counts) // 2]:,}."
     )
     if classes.outside:
@@ -427,6 +429,8 @@ def _duplicates(
 
 def _samples(samples: SampleFacts) -> str:
     text = f"{samples.count:,} samples of several files each."
+    if samples.examined < samples.count:
+        text += f" Of {samples.examined:,} of them, this is known:"
     if samples.incomplete:
         text += f" {samples.incomplete:,} lack a file that most have."
     else:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from imagearchive.datasets.selection import IMAGE_EXTENSIONS
 from imagearchive.errors import ImageArchiveError
-from imagearchive.processing.report.distributions import sort_counts
+from imagearchive.processing.report.distributions import sort_counts, spread
 from imagearchive.processing.report.facts import SampleFacts
 
 if TYPE_CHECKING:
@@ -20,10 +20,16 @@ _MOST: Final = 0.5
 _ANY_IMAGE: Final = "image"
 
 
-def sample_facts(archive: Archive) -> SampleFacts | None:
+def sample_facts(archive: Archive, most: int | None = None) -> SampleFacts | None:
     """Count the files of samples by extension.
 
-    Extensions of images count as one where they are the only difference.
+    Whether a sample lacks an image does not depend on the extension of its image.
+
+    Parameters
+    ----------
+    archive : Archive
+    most : int, optional
+        How many samples to look at, evenly spread; by default all.
 
     Returns
     -------
@@ -37,7 +43,7 @@ def sample_facts(archive: Archive) -> SampleFacts | None:
     counts: dict[str, int] = {}
     kinds: list[tuple[int, frozenset[str]]] = []
     known: dict[frozenset[str], frozenset[str]] = {}
-    for index in range(count):
+    for index in spread(count, most):
         try:
             extensions = [extension for extension, _ in samples.members(index)[1]]
         except ImageArchiveError:
@@ -53,7 +59,9 @@ def sample_facts(archive: Archive) -> SampleFacts | None:
     for _, found in kinds:
         for kind in found:
             totals[kind] = totals.get(kind, 0) + 1
-    expected = {kind for kind, total in totals.items() if total > _MOST * count}
+    expected = {kind for kind, total in totals.items() if total > _MOST * len(kinds)}
     lacking = [(index, sorted(expected - found)) for index, found in kinds if expected - found]
     missing = [(samples.key(index), kind) for index, absent in lacking for kind in absent]
-    return SampleFacts(count, sort_counts(counts), len(lacking), missing[:_MOST_MISSING])
+    return SampleFacts(
+        count, len(kinds), sort_counts(counts), len(lacking), missing[:_MOST_MISSING]
+    )

@@ -10,6 +10,7 @@ from imagearchive.processing.report.distributions import (
     distribution,
     histogram,
     size_grid,
+    spread,
 )
 
 values_of = st.lists(
@@ -59,3 +60,11 @@ def test_size_grid_sizes_equal_numpy(sizes):
 
 def test_count_values_most_frequent_is_first():
     assert list(count_values([3, 1, 3, 2, 1, 3]).items()) == [("3", 3), ("1", 2), ("2", 1)]
+
+
+@given(st.integers(0, 500), st.none() | st.integers(2, 60))
+def test_spread_integers_are_distinct_and_include_both_ends(count, most):
+    chosen = spread(count, most)
+    assert len(chosen) == (count if most is None else min(count, most))
+    assert sorted(set(chosen)) == chosen
+    assert not count or (chosen[0], chosen[-1]) == (0, count - 1)

@@ -234,6 +234,19 @@ def test_report_samples_that_lack_a_file_are_listed(tmp_path, images):
     assert facts.samples.extensions == {"jpg": 3, "txt": 3, "png": 1}
 
 
+def test_report_labels_beside_images_are_classes(tmp_path, images):
+    members = {}
+    for number, label in enumerate([b"7", b"3\n", b"7", None]):
+        members[f"{number}.jpg"] = images["cat/1.jpg"]
+        if label is not None:
+            members[f"{number}.cls"] = label
+    archive = write_tar(tmp_path / "a.tar", members)
+    (facts,) = imagearchive.report(archive, tmp_path / "page.html").archives
+    assert facts.classes.label_extension == "cls"
+    assert (facts.classes.counts, facts.classes.outside) == ({"7": 2, "3": 1}, 1)
+    assert ".cls files beside images" in (tmp_path / "page.html").read_text()
+
+
 def test_report_page_has_a_bounded_size(tmp_path, monkeypatch, images):
     monkeypatch.setattr("imagearchive.processing.report.report._PICTURE_BUDGET", 5000)
     members = {f"c{n}/{'long' * 50}{n}.jpg": images["cat/2.jpg"] for n in range(60)}
