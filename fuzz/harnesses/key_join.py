@@ -11,7 +11,8 @@ import numpy as np
 from fuzz.harness import Harness, check
 from fuzz.mutation import INTERESTING, mutate
 from imagearchive.index.key_join import MOST_REPEATS, SortedKeys, match_names
-from imagearchive.index.names import sort_names, take_parts
+from imagearchive.index.name_order import sort_names
+from imagearchive.index.names import take_parts
 
 _MOST_NAMES = 64
 

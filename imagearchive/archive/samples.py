@@ -16,7 +16,8 @@ from imagearchive.errors import (
     SampleIndexError,
     UnsupportedMemberError,
 )
-from imagearchive.index.names import is_first_of_name, sort_names, take_parts
+from imagearchive.index.name_order import is_first_of_name, sort_names
+from imagearchive.index.names import take_parts
 from imagearchive.index.sample_keys import (
     belong_to_samples,
     have_extension,

@@ -33,7 +33,7 @@ from imagearchive.errors.hints import Hint, with_hints
 from imagearchive.errors.os_errors import OUT_OF_RESOURCES, os_errors_for
 from imagearchive.images.decode import find_damage
 from imagearchive.index.freshness import REBUILD
-from imagearchive.index.names import sort_names
+from imagearchive.index.name_order import sort_names
 from imagearchive.index.nesting import Nested, Nesting
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.changes import changes_first

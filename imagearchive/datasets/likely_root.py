@@ -9,7 +9,8 @@ import numpy as np
 
 from imagearchive.archive.name_tree import decode, encode
 from imagearchive.datasets.selection import IMAGE_EXTENSIONS
-from imagearchive.index.names import ends_with, is_first_of_name, sort_names, take_parts
+from imagearchive.index.name_order import is_first_of_name, sort_names
+from imagearchive.index.names import ends_with, take_parts
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive

@@ -9,14 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.archive.name_tree import encode
-from imagearchive.index.names import (
-    ends_with,
-    gather,
-    is_first_of_name,
-    normalize,
-    sort_names,
-    take_parts,
-)
+from imagearchive.index.name_order import is_first_of_name, sort_names
+from imagearchive.index.names import ends_with, gather, normalize, take_parts
 
 if TYPE_CHECKING:
     from imagearchive.index.table import IndexTable

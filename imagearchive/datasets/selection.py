@@ -11,7 +11,8 @@ from imagearchive.archive.name_tree import decode, encode
 from imagearchive.datasets.label_files import read_index_file
 from imagearchive.errors import LabelError, MemberNotFoundError, OptionError
 from imagearchive.index.class_directories import class_directories
-from imagearchive.index.names import ends_with, is_first_of_name, normalize
+from imagearchive.index.name_order import is_first_of_name
+from imagearchive.index.names import ends_with, normalize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -28,7 +28,7 @@ from imagearchive.index.freshness import READ_PARTLY, REBUILD, Signature, signat
 from imagearchive.index.index_locations import cache_location, check_replaceable
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import CHECKPOINTS, add_container_runs
-from imagearchive.index.names import sort_names
+from imagearchive.index.name_order import sort_names
 from imagearchive.index.nesting import Nested, Nesting
 from imagearchive.index.table import IndexTable
 from imagearchive.index.upload import upload_index

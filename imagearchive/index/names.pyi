@@ -10,19 +10,6 @@ def normalize_all(
     name_ends: npt.NDArray[np.uint64],
     link_ends: npt.NDArray[np.uint64],
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]: ...
-def sort_names(
-    names: npt.NDArray[np.uint8], offsets: npt.NDArray[np.uint64]
-) -> npt.NDArray[np.uint64]: ...
-def is_first_of_name(
-    names: npt.NDArray[np.uint8],
-    offsets: npt.NDArray[np.uint64],
-    order: npt.NDArray[np.uint64],
-) -> npt.NDArray[np.bool_]: ...
-def is_last_of_name(
-    names: npt.NDArray[np.uint8],
-    offsets: npt.NDArray[np.uint64],
-    order: npt.NDArray[np.uint64],
-) -> npt.NDArray[np.bool_]: ...
 def ends_with(
     names: npt.NDArray[np.uint8], offsets: npt.NDArray[np.uint64], suffixes: Sequence[bytes]
 ) -> npt.NDArray[np.bool_]: ...

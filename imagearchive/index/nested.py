@@ -33,7 +33,8 @@ from imagearchive.index.inner_scan import AS_FILES, InnerScanner, ScannedArchive
 from imagearchive.index.levels import Level, directory_names, top_level
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import CHECKPOINTS, add_container_runs
-from imagearchive.index.names import gather, sort_names
+from imagearchive.index.name_order import sort_names
+from imagearchive.index.names import gather
 from imagearchive.index.nesting import MAX_DEPTH
 from imagearchive.storage.compressed import CompressedStorage
 from imagearchive.storage.limits import RATIO_FLOOR

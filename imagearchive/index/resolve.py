@@ -27,7 +27,8 @@ from imagearchive.containers.rows import (
 from imagearchive.index.linked_directories import LinkedPart, append_linked, linked_files
 from imagearchive.index.links import LinkTargets, link_targets
 from imagearchive.index.lookup import Lookup
-from imagearchive.index.names import gather, is_last_of_name, normalize_all, sort_names
+from imagearchive.index.name_order import is_last_of_name, sort_names
+from imagearchive.index.names import gather, normalize_all
 
 __all__ = ["Resolved", "resolve"]
 

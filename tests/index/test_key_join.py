@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from imagearchive.errors import CorruptIndexError
 from imagearchive.index.key_join import SortedKeys, match_names
-from imagearchive.index.names import sort_names, take_parts
+from imagearchive.index.name_order import sort_names
+from imagearchive.index.names import take_parts
 
 
 def columns(names):

@@ -11,15 +11,13 @@ from imagearchive.containers.rows import ENTRY_DTYPE
 from imagearchive.errors import CorruptIndexError, SampleIndexError
 from imagearchive.index.class_directories import class_directories
 from imagearchive.index.lookup import Lookup
+from imagearchive.index.name_order import is_first_of_name, is_last_of_name, sort_names
 from imagearchive.index.names import (
     contains,
     ends_with,
     gather,
-    is_first_of_name,
-    is_last_of_name,
     normalize,
     normalize_all,
-    sort_names,
     take_parts,
 )
 from imagearchive.index.sample_keys import have_extension, key_ends

@@ -14,7 +14,8 @@ from imagearchive.archive.name_tree import decode, encode
 from imagearchive.errors import LabelError
 from imagearchive.errors.hints import Hint
 from imagearchive.index.key_join import SortedKeys, match_names
-from imagearchive.index.names import sort_names, take_parts
+from imagearchive.index.name_order import sort_names
+from imagearchive.index.names import take_parts
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
