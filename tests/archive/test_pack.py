@@ -14,7 +14,7 @@ from itertools import chain
 import pytest
 
 import imagearchive
-from imagearchive.archive import pack as packing
+from imagearchive.archive import pack_ahead
 from imagearchive.archive.pack import pack, shard_path
 from imagearchive.archive.small_files import fill as fill_buffer
 from imagearchive.archive.writers import TarWriter
@@ -192,7 +192,7 @@ def test_pack_errors_name_the_whole_path(tmp_path, monkeypatch):
             with monkeypatch.context() as patch:
                 patch.setattr(os, "open", refusing(name))
                 # All files are special, that is, none is read ahead.
-                patch.setattr(packing, "fill", lambda *arguments: (arguments[3], 0, True))
+                patch.setattr(pack_ahead, "fill", lambda *arguments: (arguments[3], 0, True))
                 with pytest.raises(PermissionError) as caught:
                     pack(source, tmp_path / "b.tar", **options)
             assert caught.value.filename == str(source / expected)
