@@ -13,6 +13,7 @@ from imagearchive.archive.name_tree import decode
 from imagearchive.arrays import npy
 from imagearchive.cli.output import escape_message, format_permissions, format_time
 from imagearchive.cli.viewer.pictures import LARGEST_FILE
+from imagearchive.cli.viewer.queries import folder_text
 from imagearchive.codecs.npz_arrays import NpzArrays
 from imagearchive.datasets.selection import IMAGE_EXTENSIONS
 from imagearchive.errors import ImageArchiveError
@@ -57,7 +58,7 @@ def describe_member(archive: Archive, position: int) -> dict[str, Any]:
     folder, _, _ = info.name.rpartition("/")
     return {
         **describe_row(archive, position),
-        "folder": folder,
+        "folder": folder_text(folder),
         "shown_folder": escape_message(folder),
         "archive": escape_message(info.archive),
         "offset": info.offset,

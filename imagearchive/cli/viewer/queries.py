@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import threading
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,7 +20,7 @@ from imagearchive.errors import OptionError
 from imagearchive.index.names import contains, ends_with, normalize
 from imagearchive.storage.lru import LRUCache
 
-__all__ = ["KINDS", "Queries", "Query"]
+__all__ = ["KINDS", "Queries", "Query", "folder_text"]
 
 KINDS: Final = ("all", "images", "other")
 LONGEST_TEXT: Final = 200
@@ -64,12 +65,24 @@ class Query:
         if kind not in KINDS:
             raise OptionError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
         return cls(
-            decode(normalize(encode(given.get("folder", "")))),
+            decode(_folder_name(given.get("folder", ""))),
             text,
             _size(given.get("smallest", "")),
             _size(given.get("largest", "")),
             kind,
         )
+
+
+def folder_text(name: str) -> str:
+    """Return the name of a directory for an address, which holds only text: bytes are escaped."""
+    return "".join(
+        f"%{ord(one) - 0xDC00:02X}" if "\udc80" <= one <= "\udcff" else "%25" if one == "%" else one
+        for one in name
+    )
+
+
+def _folder_name(text: str) -> bytes:
+    return normalize(urllib.parse.unquote_to_bytes(encode(text)))
 
 
 def _size(text: str) -> int | None:
@@ -138,7 +151,7 @@ class Queries:
             How many there are.
         """
         lookup = self._table.lookup
-        name = normalize(encode(folder))
+        name = _folder_name(folder)
         prefix = name + b"/" if name else b""
         low, high = lookup.bounds(prefix)
         ranks, is_folder = lookup.children(low, high, len(prefix))

@@ -24,7 +24,7 @@ from imagearchive.archive.checked_read import iter_chunks
 from imagearchive.cli.output import escape_message
 from imagearchive.cli.viewer.members import describe_content, describe_member, describe_row
 from imagearchive.cli.viewer.pictures import Pictures
-from imagearchive.cli.viewer.queries import Queries, Query
+from imagearchive.cli.viewer.queries import Queries, Query, folder_text
 from imagearchive.errors import ImageArchiveError, OptionError
 from imagearchive.errors.os_errors import os_errors_for
 
@@ -196,7 +196,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _folders(self, rest: str, given: dict[str, str]) -> None:
         folders, count = self.server.queries.folders(given.get("folder", ""), MOST_FOLDERS)
-        found = [{"name": name, "shown": escape_message(name), "count": n} for name, n in folders]
+        found = [
+            {"name": folder_text(name), "shown": escape_message(name), "count": n}
+            for name, n in folders
+        ]
         self._send_json({"folders": found, "count": count})
 
     def _members(self, rest: str, given: dict[str, str]) -> None:

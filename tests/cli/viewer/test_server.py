@@ -6,17 +6,19 @@ import json
 import re
 import signal
 import socket
+import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
 from support.command_line import start_command
 from support.servers.client import send
-from support.viewer import write_members
+from support.viewer import serving, write_members
 
 import imagearchive
 from imagearchive.cli.viewer.members import describe_content, describe_member
 from imagearchive.cli.viewer.pictures import Pictures
+from imagearchive.cli.viewer.queries import Queries, Query, folder_text
 
 
 def position_of(ask, text):
@@ -158,6 +160,29 @@ def test_folders_count_the_members_below_them(ask):
     assert folders == {"<script>alert(1)<": 1, "cats": 14, "dogs": 2}
     assert ask("/folders?folder=cats")["folders"] == []
     assert ask("/folders?folder=missing")["folders"] == []
+
+
+def test_folders_of_any_bytes_can_be_opened(tmp_path):
+    names = ["caf\udce9/a.txt", "100%/b.txt", "%41/c.txt", "A/d.txt"]
+    path = tmp_path / "bytes.tar"
+    with tarfile.open(path, "w", encoding="utf-8") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name))
+    with imagearchive.open(path) as archive:
+        queries = Queries(archive)
+        for position in range(len(names)):
+            key = describe_member(archive, position)["folder"]
+            key.encode()
+            assert list(queries.positions(Query.parse({"folder": key}))) == [position]
+            assert key in [folder_text(one) for one, _ in queries.folders("", 10)[0]]
+
+
+def test_server_shows_an_archive_at_a_url(nginx, pictures):
+    write_members(nginx.files / "viewed.tar", pictures)
+    with serving(f"{nginx.url}/viewed.tar") as server:
+        cookie = {"Cookie": f"{server.cookie}={server.token}"}
+        answer = send(f"http://{server.hosts[0]}/thumbnail/3", headers=cookie)
+    assert Image.open(io.BytesIO(answer.body)).size == (7, 9)
 
 
 # --- one member ------------------------------------------------------------------------------

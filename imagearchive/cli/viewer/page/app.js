@@ -157,7 +157,7 @@ async function showFolders() {
   const parts = folder ? folder.split("/") : [];
   ["All", ...parts].forEach((part, depth) => {
     const item = make("li");
-    const link = folderLink(parts.slice(0, depth).join("/"), part);
+    const link = folderLink(parts.slice(0, depth).join("/"), part.replaceAll("%25", "%"));
     if (depth === parts.length) link.setAttribute("aria-current", "true");
     item.append(link);
     path.append(item);
