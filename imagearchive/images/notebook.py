@@ -21,13 +21,21 @@ from imagearchive.images.thumbnails import encode_thumbnail, thumbnail
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["SIDE", "STRIP", "Summary", "count_classes", "format_bytes", "summary_html"]
+__all__ = [
+    "SIDE",
+    "STRIP",
+    "Summary",
+    "count_classes",
+    "counting_step",
+    "format_bytes",
+    "summary_html",
+]
 
 #: How many thumbnails there are, and their longer side in pixels.
 STRIP: Final = 12
 SIDE: Final = 96
 #: Thumbnails are made until so many seconds have passed or so many bytes are used.
-_SECONDS: Final = 0.12
+_SECONDS: Final = 0.15
 _BYTES: Final = 120_000
 #: Larger images are not decoded: a JPEG is decoded at an eighth of its size, others are not.
 _JPEG_PIXELS: Final = 24_000_000
@@ -99,11 +107,16 @@ def count_classes(
         Others than the numbers of classes are not counted.
     names : sequence
     """
-    step = -(-len(labels) // _COUNTED) or 1
+    step = counting_step(len(labels))
     counted = labels[::step]
     numbers = counted[(counted >= 0) & (counted < len(names))].astype(np.intp)
     counts = np.bincount(numbers, minlength=len(names)) * step
     return [(str(name), count) for name, count in zip(names, counts.tolist())], step > 1
+
+
+def counting_step(count: int) -> int:
+    """Return at which step labels are counted, so that it takes no more than some milliseconds."""
+    return -(-count // _COUNTED) or 1
 
 
 def format_bytes(size: float) -> str:
@@ -145,17 +158,22 @@ def _chart(summary: Summary) -> str:
     if rest:
         total = sum(count for _, count in rest)
         note = f'<div style="opacity:.8">and {len(rest):,} more, with {about}{total:,}</div>'
-    return f'<table style="border:none;margin:6px 0">{"".join(rows)}</table>{note}'
+    style = "border:none;margin:6px 0;color:inherit;font:inherit"
+    return f'<table style="{style}">{"".join(rows)}</table>{note}'
 
 
 def _strip(pictures: Iterable[tuple[str, Callable[[], Any]]]) -> str:
     deadline = time.monotonic() + _SECONDS
     boxes: list[str] = []
     size = 0
+    longest = 0.0
     for caption, read in pictures:
-        if len(boxes) == STRIP or time.monotonic() > deadline:
+        start = time.monotonic()
+        # The next one may take as long as any before.
+        if len(boxes) == STRIP or start + longest > deadline:
             break
         box = _box(caption, read)
+        longest = max(longest, time.monotonic() - start)
         size += len(box)
         if size > _BYTES:
             break
@@ -168,6 +186,7 @@ def _box(caption: str, read: Callable[[], Any]) -> str:
     try:
         value = read()
         pixels = value if isinstance(value, np.ndarray) else _decode(value)
+        enlarged = "image-rendering:pixelated;" if 2 * max(pixels.shape[:2]) <= SIDE else ""
         data = base64.b64encode(encode_thumbnail(pixels)).decode("ascii")
     except Exception as error:  # noqa: BLE001 - shown in its place
         text = _escape(f"{type(error).__name__}: {error}", 200)
@@ -178,7 +197,7 @@ def _box(caption: str, read: Callable[[], Any]) -> str:
         )
     return (
         f'<img title="{title}" alt="{title}" src="data:image/jpeg;base64,{data}" '
-        f'style="{_BOX}object-fit:contain">'
+        f'style="{_BOX}object-fit:contain;{enlarged}">'
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.images.notebook import Summary, count_classes, format_bytes
+from imagearchive.images.notebook import Summary, count_classes, counting_step, format_bytes
 
 __all__ = ["summarize_table"]
 
@@ -55,6 +55,8 @@ def _directories(table: _Table) -> tuple[list[tuple[str, int]], bool]:
     counts, is_estimate = count_classes(labels, range(int(top) + 1))
     named: list[tuple[str, int]] = []
     for number, count in sorted(counts, key=lambda one: -one[1]):
+        if not count:
+            break
         name = _directory(table, int(number)) if len(named) < _NAMED else number
         if name is None:
             # They are other labels than those of directories.
@@ -64,7 +66,8 @@ def _directories(table: _Table) -> tuple[list[tuple[str, int]], bool]:
 
 
 def _directory(table: _Table, number: int) -> str | None:
-    row = int(np.argmax(table.label_values == number))
+    step = counting_step(len(table.label_values))
+    row = step * int(np.argmax(table.label_values[::step] == number))
     member = int(np.searchsorted(table.label_offsets, row, "right")) - 1
     directory, slash, _ = table.name(member).partition("/")
     return directory if slash else None

@@ -16,6 +16,7 @@ from imagearchive import (
     Mixture,
     SampleArchive,
 )
+from imagearchive.images.notebook import count_classes
 from imagearchive.transforms import RandomHorizontalFlip
 
 IMAGE = "data:image/jpeg;base64,"
@@ -87,6 +88,15 @@ def test_html_of_many_classes_folds_the_small_ones(tmp_path):
         text = html_of(archive)
     assert counts(text) == [str(20 - n) for n in range(10)]
     assert "and 5 more, with 40" in text
+
+
+def test_count_classes_of_many_labels_estimates_their_numbers():
+    labels = np.repeat([0, 1, 7], 2_000_000)
+    counts, is_estimate = count_classes(labels, ["cat", "dog"])
+    assert is_estimate
+    assert [name for name, _ in counts] == ["cat", "dog"]
+    assert all(abs(count - 2_000_000) < 10 for _, count in counts)
+    assert count_classes(labels[::1000], ["cat", "dog"]) == ([("cat", 2000), ("dog", 2000)], False)
 
 
 def test_html_of_samples_and_arrays_shows_thumbnails(tmp_path, pets):
