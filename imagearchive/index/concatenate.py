@@ -91,7 +91,8 @@ def open_concatenated(
     seen = _signatures(archives)
     # The size and time of a directory do not change with the files in it.
     can_save = None not in seen
-    digest = _digest(archives, seen, strict, nested)
+    archive_paths = [archive.path for archive in archives]
+    digest = _digest(archive_paths, seen, strict, nested)
     location = given
     if location is not None and not can_save:
         raise OptionError(
@@ -102,7 +103,7 @@ def open_concatenated(
         location = cache_location([digest], archives[0])
     remote = isinstance(location, PublishingLocation)
     if location is not None and not overwrite and not upload and not remote:
-        paths_digest = _digest(archives, [None] * len(archives), strict, nested)
+        paths_digest = _digest(archive_paths, [None] * len(archives), strict, nested)
         found = _load(location, archives, seen, (digest, paths_digest), strict, ipath is not None)
         if found is not None:
             return found
@@ -123,7 +124,7 @@ def open_concatenated(
     if location is None or len(table.files) != len(paths):
         return table
     table.meta["joined"] = digest
-    table.meta["joined_paths"] = _digest(archives, [None] * len(archives), strict, nested)
+    table.meta["joined_paths"] = _digest(archive_paths, [None] * len(archives), strict, nested)
     if remote:
         # The state of each file is in the index, and each request says that it expects it.
         table.extra = {**table.extra, FILES: describe_files(table.file_signatures)}
@@ -151,7 +152,7 @@ def _signatures(archives: Sequence[Location]) -> list[Signature | None]:
 
 
 def _digest(
-    archives: Sequence[Location],
+    paths: Sequence[str],
     seen: Sequence[Signature | None],
     strict: bool,
     nested: Nested,
@@ -164,8 +165,8 @@ def _digest(
         options += f" {Nesting.from_argument(nested)}"
     for part in (options, *versions):
         digest.update(part.encode() + b"\0")
-    for archive, signature in zip(archives, seen):
-        digest.update(os.fsencode(archive.path) + f"\0{signature}\0".encode())
+    for path, signature in zip(paths, seen):
+        digest.update(os.fsencode(path) + f"\0{signature}\0".encode())
     return digest.hexdigest()
 
 
@@ -215,24 +216,24 @@ def _load_remote(
     location: Location, paths: Sequence[str], strict: bool, nested: Nested
 ) -> IndexTable | None:
     """Map the combined table of archives on servers, or return None if there is none yet."""
-    archives = [locate(path) for path in paths]
     try:
         sections, meta, *_ = file_format.load(location)
     except (FileNotFoundError, NotADirectoryError):
         return None
     known = recorded_files(sections)
-    unknown = [None] * len(archives)
-    expected = {_digest(archives, unknown, strict, nested)}
+    unknown = [None] * len(paths)
+    expected = {_digest(paths, unknown, strict, nested)}
     if nested is False and "nested" not in meta:
         # That none of the archives contains others was found out.
-        expected.add(_digest(archives, unknown, strict, "auto"))
+        expected.add(_digest(paths, unknown, strict, "auto"))
     if meta.get("joined_paths") not in expected:
         raise StaleIndexError(
-            f"{location.path}: it does not describe the {len(archives)} archives from "
-            f"{archives[0].path} on: it was built for others",
+            f"{location.path}: it does not describe the {len(paths)} archives from "
+            f"{paths[0]} on: it was built for others",
             hints=[REBUILD],
         )
-    files = [archive.path for archive in archives]
+    # `expand_paths` has returned the paths of locations, and there may be very many.
+    files = list(paths)
     if any(file not in known for file in files):
         raise CorruptIndexError(f"{location.path}: it does not describe all archives; delete it")
     table = IndexTable.load(location.path, sizes=[known[file][0] for file in files])
