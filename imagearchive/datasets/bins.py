@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 import os
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +21,7 @@ from imagearchive.containers.bins import BinsContainer
 from imagearchive.containers.bins import scan as split
 from imagearchive.datasets.cache import SampleCache
 from imagearchive.datasets.dataset_base import LazyDataset, resolve_index, warn_if_empty
-from imagearchive.datasets.permutation import Permutation
+from imagearchive.datasets.permutation import Permutation, permute_ranges
 from imagearchive.errors import (
     ArchiveNotFoundError,
     OptionError,
@@ -37,6 +39,8 @@ _MAX_OPEN: Final = 512
 # Packets smaller than _LARGE are read together, in pieces that fit the processor's cache.
 _WINDOW: Final = 1 << 19
 _LARGE: Final = 1 << 14
+# Packets whose positions are held as Python numbers at a time.
+_ROWS: Final = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -274,33 +278,40 @@ class SplitDataLoader(LazyDataset[SplitDataLoaderOptions, Archive]):
     ) -> Iterator[bytes]:
         entries = archive.table.entries
         order = np.lexsort((entries["offset"], entries["shard"]))
-        bins, starts = np.unique(entries["shard"][order], return_index=True)
-        parts = np.split(order, starts[1:]) if len(bins) else []
-        mine = list(range(worker, len(bins), num_workers))
+        shards, firsts = np.unique(entries["shard"][order], return_index=True)
+        bounds = np.append(firsts, len(order))
+        starts = entries["offset"][order].astype(np.int64)
+        stops = starts + entries["size"][order].astype(np.int64)
+        mine = list(range(worker, len(shards), num_workers))
+        orders: Iterable[npt.NDArray[np.int64] | None] = itertools.repeat(None)
         if shuffle:
             mine = [mine[i] for i in Permutation(len(mine), seed, epoch << 64)]
-        for number in mine:
-            rows = parts[number]
-            starts = entries["offset"][rows].astype(np.int64)
-            stops = starts + entries["size"][rows].astype(np.int64)
-            with self._sequence(archive, int(bins[number])) as storage:
-                packets = _sequential(storage, starts, stops)
-                if shuffle:
-                    # The key contains the number of the bin, so that no two bins share an order.
-                    inner = Permutation(len(rows), seed, (epoch << 64) + number + 1)
-                    packets = _shuffled(packets, inner)
-                yield from packets
+            # The key contains the number of the bin, so that no two bins share an order.
+            epochs = [(epoch << 64) + number + 1 for number in mine]
+            orders = permute_ranges(np.diff(bounds)[mine].tolist(), seed, epochs)
+        limits = np.stack((shards, bounds[:-1], bounds[1:]), axis=1)[mine]
+        for (shard, low, high), inner in zip(limits.tolist(), orders):
+            with self._sequence(archive, shard) as storage:
+                batches = _sequential(storage, starts, stops, low, high)
+                if inner is None:
+                    for batch in batches:
+                        yield from batch
+                    continue
+                held = [packet for batch in batches for packet in batch]
+            yield from map(held.__getitem__, inner.tolist())
 
-    @contextlib.contextmanager
-    def _sequence(self, archive: Archive, shard: int) -> Iterator[Storage]:
+    def _sequence(self, archive: Archive, shard: int) -> contextlib.AbstractContextManager[Storage]:
         """Open a bin to read it from front to end."""
         if self._options.storage == "memory":
-            yield archive.storage(shard)
-            return
+            return contextlib.nullcontext(archive.storage(shard))
         # The kernel reads ahead for sequential `pread`, and no address space is needed.
-        with contextlib.closing(locate(archive.table.files[shard]).open("pread")) as storage:
+        storage = locate(archive.table.files[shard]).open("pread")
+        try:
             check_indexed(archive.table, storage)
-            yield storage
+        except BaseException:
+            storage.close()
+            raise
+        return contextlib.closing(storage)
 
     # --- life -------------------------------------------------------------------------------
 
@@ -327,27 +338,33 @@ def _share(worker: int | None, num_workers: int | None) -> tuple[int, int]:
     return worker, num_workers
 
 
-def _shuffled(packets: Iterator[bytes], order: Permutation) -> Iterator[bytes]:
-    held = list(packets)
-    return map(held.__getitem__, order.take(np.arange(len(held))).tolist())
-
-
 def _sequential(
-    storage: Storage, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
-) -> Iterator[bytes]:
-    """Read packets in the order of their offsets, small ones many at a time."""
-    low = 0
-    while low < len(starts):
-        start = int(starts[low])
-        if stops[low] - start >= _LARGE:
-            yield bytes(storage.read(start, int(stops[low]) - start))
-            low += 1
-            continue
-        high = low + max(1, int(np.searchsorted(stops[low:], start + _WINDOW, "right")))
-        # Packets may overlap in a set from another program, so the last one need not end last.
-        data = bytes(storage.read(start, int(stops[low:high].max()) - start))
-        for begin, end in zip(
-            (starts[low:high] - start).tolist(), (stops[low:high] - start).tolist()
-        ):
-            yield data[begin:end]
-        low = high
+    storage: Storage,
+    starts: npt.NDArray[np.int64],
+    stops: npt.NDArray[np.int64],
+    first: int,
+    last: int,
+) -> Iterator[Iterable[bytes]]:
+    """Read the packets of some rows in the order of their offsets, small ones many at a time."""
+    while first < last:
+        # Most bins are small, and lists are faster than arrays for a few numbers.
+        rows = slice(first, min(first + _ROWS, last))
+        begins, ends = starts[rows].tolist(), stops[rows].tolist()
+        low = 0
+        while low < len(begins):
+            start, stop = begins[low], ends[low]
+            high = low + 1
+            if stop - start < _LARGE:
+                high = max(high, bisect.bisect_right(ends, start + _WINDOW, high))
+            if high == low + 1:
+                yield (bytes(storage.read(start, stop - start)),)
+            else:
+                # Packets may overlap in a set from another program: the last need not end last.
+                chosen = ends[low:high]
+                data = bytes(storage.read(start, max(chosen) - start))
+                yield (
+                    data[begin - start : end - start]
+                    for begin, end in zip(begins[low:high], chosen)
+                )
+            low = high
+        first += _ROWS

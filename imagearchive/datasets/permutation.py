@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +13,7 @@ from imagearchive.errors import SampleIndexError
 from imagearchive.errors.arguments import check_integer
 from imagearchive.storage.lru import LRUCache
 
-__all__ = ["MAX_SAMPLES", "BlockPermutation", "Permutation"]
+__all__ = ["MAX_SAMPLES", "BlockPermutation", "Permutation", "permute_ranges"]
 
 # Up to this many elements are shuffled explicitly: a Feistel network on few bits does not reach
 # all permutations evenly. The bound keeps the memory constant (64 KiB).
@@ -36,14 +36,62 @@ def _mix(words: _Words) -> _Words:
 
 def _key_schedule(seed: int, epoch: int, count: int) -> _Words:
     """`count` independent 64-bit keys; every bit of seed and epoch changes all of them."""
+    keys: _Words = _key_schedules(seed, [epoch], count)[0]
+    return keys
+
+
+def _key_schedules(seed: int, epochs: Sequence[int], count: int) -> _Words:
+    """Return one row of `count` keys for each epoch."""
     state = np.zeros(1, np.uint64)
-    for value in (seed, epoch):
+    for values in ([seed], epochs):
         # 128 bits of each, so that negative and large seeds keep their own orders.
         for shift in (0, 64):
-            part = ((value >> shift) & _MASK) + _GOLDEN
-            state = _mix(state + np.uint64(part & _MASK))
+            parts = np.array([(value >> shift) & _MASK for value in values], np.uint64)
+            state = _mix(state + (parts + np.uint64(_GOLDEN)))
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
-    return _mix(state + steps)
+    return _mix(state[:, None] + steps)
+
+
+def _sort_keys(
+    positions: npt.NDArray[np.integer[Any]], first: _Words | np.uint64, second: _Words | np.uint64
+) -> _Words:
+    """Return independent 64-bit words; the order that sorts them is a uniform shuffle.
+
+    But for ties, which a stable sort breaks and which occur once in 10**11 orders of
+    `EXPLICIT_LIMIT` elements.
+    """
+    words = _mix(first + positions.astype(np.uint64) * np.uint64(_GOLDEN))
+    return _mix(words ^ second)
+
+
+def permute_ranges(sizes: Sequence[int], seed: int, epochs: Sequence[int]) -> Iterator[_Positions]:
+    """Yield all elements of ``Permutation(n, seed, epoch)`` for each size and epoch.
+
+    Small ranges are permuted many at a time, so that each costs microseconds less than a
+    `Permutation`.
+    """
+    low = 0
+    while low < len(sizes):
+        if sizes[low] > EXPLICIT_LIMIT:
+            yield Permutation(sizes[low], seed, epochs[low]).take(np.arange(sizes[low]))
+            low += 1
+            continue
+        high, total = low, 0
+        while high < len(sizes) and high - low < EXPLICIT_LIMIT:
+            total += sizes[high]
+            if total > EXPLICIT_LIMIT:
+                break
+            high += 1
+        lengths = np.array(sizes[low:high], np.int64)
+        ends = np.cumsum(lengths)
+        positions = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+        first, second = np.repeat(_key_schedules(seed, epochs[low:high], 2), lengths, axis=0).T
+        words = _sort_keys(positions, first, second)
+        start = 0
+        for end in ends.tolist():
+            yield words[start:end].argsort(kind="stable")
+            start = end
+        low = high
 
 
 class Permutation:
@@ -82,10 +130,8 @@ class Permutation:
         self._explicit: _Positions | None = None
         self._left = self._right = np.uint64(0)
         if self.n <= EXPLICIT_LIMIT:
-            # Sorting independent 64-bit keys is a uniform shuffle but for ties, which the stable
-            # sort breaks and which occur once in 10**11 orders at this size.
-            keys = _mix(self._keys[0] + np.arange(self.n, dtype=np.uint64) * np.uint64(_GOLDEN))
-            self._explicit = np.argsort(_mix(keys ^ self._keys[1]), kind="stable").astype(np.int64)
+            words = _sort_keys(np.arange(self.n), self._keys[0], self._keys[1])
+            self._explicit = np.argsort(words, kind="stable").astype(np.int64)
         else:
             left = _ceil_sqrt(self.n)
             self._left = np.uint64(left)

@@ -116,7 +116,7 @@ class MmapStorage(MemoryStorage):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         name = os.fspath(path)
-        self._opened: _OpenFile | None = _OpenFile(name, _open(name))
+        self._opened: _OpenFile | None = _OpenFile(name, *_open(name))
         size = self._opened.size
         # An empty file cannot be mapped.
         with os_errors_for(name):
@@ -200,10 +200,9 @@ class _OpenFile:
 
     __slots__ = ("identity", "number", "path", "size")
 
-    def __init__(self, path: str, number: int) -> None:
+    def __init__(self, path: str, number: int, status: os.stat_result) -> None:
         self.number = number
         self.path = path
-        status = os.fstat(self.number)
         self.size = status.st_size
         self.identity = file_identity(status)
 
@@ -230,7 +229,7 @@ class PreadStorage(Closable):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._opened: _OpenFile | None = _OpenFile(self.path, _open(self.path))
+        self._opened: _OpenFile | None = _OpenFile(self.path, *_open(self.path))
         self.size = self._opened.size
         self.identity = self._opened.identity
 
@@ -366,15 +365,17 @@ def _mounts() -> tuple[tuple[str, str], ...]:
     )
 
 
-def _open(path: str) -> int:
+def _open(path: str) -> tuple[int, os.stat_result]:
+    """Return the descriptor and the status of a regular file."""
     try:
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
         raise ArchiveNotFoundError(f"{path}: no such file; is the path right?") from None
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
         os.close(fd)
         raise UnsupportedArchiveError(f"{path}: not a regular file, so it cannot be read at random")
-    return fd
+    return fd, status
 
 
 def _not_pickled(storage: Storage) -> OptionTypeError:

@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagearchive.datasets.permutation import EXPLICIT_LIMIT, BlockPermutation, Permutation
+from imagearchive.datasets.permutation import (
+    EXPLICIT_LIMIT,
+    BlockPermutation,
+    Permutation,
+    permute_ranges,
+)
 from imagearchive.errors import OptionError, SampleIndexError
 
 SIZES = st.one_of(
@@ -182,3 +187,22 @@ def test_block_permutation_never_changes():
         order.take(np.array([1000]))
     with pytest.raises(OptionError, match="block_size must be at least 1, got 0"):
         BlockPermutation(5, 0, 0, 0, 1)
+
+
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 2, 5, 300, 8191, 8192, 8193]), max_size=12),
+    seed=st.integers(-(2**130), 2**130),
+    data=st.data(),
+)
+@settings(max_examples=30, deadline=None)
+def test_permute_ranges_are_those_of_permutation(sizes, seed, data):
+    epochs = data.draw(
+        st.lists(st.integers(-(2**130), 2**130), min_size=len(sizes), max_size=len(sizes))
+    )
+    found = [order.tolist() for order in permute_ranges(sizes, seed, epochs)]
+    assert found == [list(Permutation(n, seed, e)) for n, e in zip(sizes, epochs)]
+
+
+def test_permute_ranges_many_empty_ranges_are_empty():
+    sizes = [0] * 20_000
+    assert [len(order) for order in permute_ranges(sizes, 1, sizes)] == sizes

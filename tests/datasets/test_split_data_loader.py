@@ -15,6 +15,7 @@ from support.threads import run_in_threads
 import imagearchive
 from imagearchive.containers.bins.writer import write_split_data
 from imagearchive.datasets.bins import SplitDataLoader
+from imagearchive.datasets.permutation import Permutation
 from imagearchive.errors import (
     ArchiveNotFoundError,
     ClosedError,
@@ -91,6 +92,35 @@ def test_split_data_loader_binwise_reads_each_bin_once(split_set):
         assert changes != list(range(13))
 
 
+@pytest.mark.parametrize(("count", "bins"), [(0, 3), (7, 5), (90, 60), (20_000, 1)])
+@pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (-5, 3), (2**70, 2**66)])
+def test_split_data_loader_binwise_order_is_that_of_permutation(tmp_path, count, bins, seed, epoch):
+    write_split_data(tmp_path / "set", [b"%d" % i for i in range(count)], splits=bins)
+    expected: list[bytes] = []
+    for number in Permutation(min(count, bins), seed, epoch << 64):
+        rows = range(number, count, bins)
+        inner = Permutation(len(rows), seed, (epoch << 64) + number + 1)
+        expected += [b"%d" % rows[i] for i in inner]
+    with SplitDataLoader(tmp_path / "set") as loader:
+        assert list(loader.iterate_binwise(True, seed, epoch=epoch)) == expected
+
+
+def test_split_data_loader_binwise_small_bin_is_one_read(tmp_path, monkeypatch):
+    data = [b"%d" % i for i in range(300)]
+    write_split_data(tmp_path / "set", data, splits=20)
+    reads = []
+    pread = os.pread
+
+    def counted(descriptor, size, offset):
+        reads.append(size)
+        return pread(descriptor, size, offset)
+
+    with SplitDataLoader(tmp_path / "set") as loader:
+        monkeypatch.setattr(os, "pread", counted)
+        assert sorted(loader.iterate_binwise(shuffle=True)) == sorted(data)
+    assert len(reads) == 20
+
+
 @settings(max_examples=20, deadline=None)
 @given(workers=st.integers(1, 20), shuffle=st.booleans(), seed=st.none() | st.integers())
 def test_split_data_loader_binwise_workers_share_the_bins(tmp_path_factory, workers, shuffle, seed):
@@ -121,7 +151,9 @@ def test_split_data_loader_binwise_large_and_overlapping_packets(tmp_path):
     # Two entries for one packet are odd, but mean something.
     index = (tmp_path / "x" / "index.dat").read_bytes()
     (tmp_path / "x" / "index.dat").write_bytes(index + index[:24])
-    assert list(SplitDataLoader(tmp_path / "x")) == data + data[:2]
+    loader = SplitDataLoader(tmp_path / "x")
+    assert list(loader) == data + data[:2]
+    assert sorted(loader.iterate_binwise()) == sorted(data + data[:2])
 
 
 def test_split_data_loader_pickle_holds_no_data(split_set):
