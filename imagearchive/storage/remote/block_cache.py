@@ -23,8 +23,11 @@ import re
 import struct
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from typing import Final
+
+import numpy as np
 
 from imagearchive.storage.crc import crc32c
 from imagearchive.storage.fork_lock import ForkSafeLock
@@ -226,7 +229,13 @@ class _Folder:
         self._path = os.path.join(options.folder, _SUBFOLDER)
         self._limit = options.limit
         self._quiet_until = 0.0
+        # Whether a thread of this process is listing the folder, which may take seconds.
+        self._listing = False
         self._warned = False
+
+    def begin_child(self) -> None:
+        """Forget what a thread of the parent was doing."""
+        self._listing = False
 
     def path_of(self, digest: bytes, number: int) -> str:
         """Return the path of a block."""
@@ -258,7 +267,7 @@ class _Folder:
 
     def store(self, digest: bytes, first: int, blocks: list[memoryview]) -> None:
         """Write blocks that follow each other, unless that is impossible now."""
-        if time.monotonic() < self._quiet_until:
+        if self._listing or time.monotonic() < self._quiet_until:
             return
         try:
             with _writers.of_process():
@@ -276,6 +285,8 @@ class _Folder:
     def _write(self, digest: bytes, first: int, blocks: list[memoryview]) -> None:
         with self._lock() as count:
             if count is None:
+                # Another process is listing the folder: read on meanwhile.
+                self._quiet_until = time.monotonic() + _LOCK_TIMEOUT
                 return
             paths = [self.path_of(digest, first + place) for place in range(len(blocks))]
             new = [
@@ -288,8 +299,9 @@ class _Folder:
             sizes = [_allocated(_header_size(len(data)) + len(data)) for _, _, data in new]
             used = self._make_room(count, sum(sizes))
             for size, (path, number, data) in zip(sizes, new):
-                if used + size > self._limit:
-                    # Even all other blocks together were too small to make room.
+                if used + size > self._limit or not self._is_current(count):
+                    # All other blocks together were too small to make room, or the folder was
+                    # deleted, and others count in a new one.
                     return
                 # Counted first: a process that is killed leaves a count that is too high.
                 used += size
@@ -312,7 +324,8 @@ class _Folder:
             try:
                 os.rename(new, path)
             except FileNotFoundError:
-                os.mkdir(os.path.dirname(path), 0o700)
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(os.path.dirname(path), 0o700)
                 os.rename(new, path)
         except OSError:
             with contextlib.suppress(OSError):
@@ -331,11 +344,8 @@ class _Folder:
                     yield None
                     return
                 time.sleep(_LOCK_INTERVAL)
-            # Another one if the folder was deleted meanwhile: FileNotFoundError, or a new folder.
-            if os.fstat(descriptor).st_ino != os.stat(f"{self._path}/{_COUNT_NAME}").st_ino:
-                yield None
-                return
-            yield descriptor
+            # Otherwise the folder was deleted while this process waited.
+            yield descriptor if self._is_current(descriptor) else None
         finally:
             # Not only closed: a child that was forked meanwhile has the descriptor, too.
             with contextlib.suppress(OSError):
@@ -353,6 +363,10 @@ class _Folder:
                 os.mkdir(self._path, 0o700)
             return os.open(path, _OPEN_COUNT, 0o600)
 
+    def _is_current(self, count: int) -> bool:
+        """Whether an open count is that of the folder; raises FileNotFoundError if it has none."""
+        return os.path.samestat(os.fstat(count), os.stat(f"{self._path}/{_COUNT_NAME}"))
+
     @staticmethod
     def _try_lock(descriptor: int) -> bool:
         try:
@@ -366,20 +380,33 @@ class _Folder:
         used = _read_count(count)
         if used is not None and used + size <= self._limit:
             return used
-        # The count is too high, or unknown, or the cache is full.
+        self._listing = True
+        try:
+            return self._remove_oldest(count, size)
+        finally:
+            self._listing = False
+
+    def _remove_oldest(self, count: int, size: int) -> int:
+        """Count what is there, and remove blocks if there is still no room."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self._path}/{_NEW_NAME}")
-        blocks = sorted(self._list())
-        used = _allocated(_COUNT.size + _CHECKSUM.size) + sum(one for _, one, _ in blocks)
+        times, sizes = array("q"), array("q")
+        for used_ns, length, _ in self._list():
+            times.append(used_ns)
+            sizes.append(length)
+        used = _allocated(_COUNT.size + _CHECKSUM.size) + sum(sizes)
         wanted = self._limit - size
         if used > wanted:
             wanted -= self._limit // _REMOVED_SHARE
-        for _, length, path in blocks:
-            if used <= wanted:
-                break
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            used -= length
+            last = _last_to_remove(times, sizes, used - wanted)
+            # Listed again, because there may be too many to keep their names.
+            for used_ns, length, path in self._list():
+                if used <= wanted:
+                    break
+                if used_ns <= last:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(path)
+                    used -= length
         _write_count(count, used)
         return used
 
@@ -399,6 +426,15 @@ def _split(offset: int, size: int) -> Iterator[tuple[int, int, int]]:
     for number in range(offset // BLOCK, -(-end // BLOCK)):
         start = number * BLOCK
         yield number, max(offset - start, 0), min(end - start, BLOCK)
+
+
+def _last_to_remove(times: array[int], sizes: array[int], size: int) -> int:
+    """Return the latest use among the oldest blocks that have a size together."""
+    if not times:
+        return 0
+    order = np.argsort(np.asarray(times))
+    enough = int(np.searchsorted(np.cumsum(np.asarray(sizes)[order]), size))
+    return times[int(order[min(enough, len(order) - 1)])]
 
 
 def _runs(flights: list[tuple[int, _Flight]]) -> Iterator[list[tuple[int, _Flight]]]:
@@ -492,6 +528,8 @@ def _allocated(size: int) -> int:
 def _forget_parent() -> None:
     # Blocks under way, and locks, are the parent's. A lock stays with it when the child closes it.
     _flights.clear()
+    for folder in _folders.values():
+        folder.begin_child()
     for descriptor in _locked:
         with contextlib.suppress(OSError):
             os.close(descriptor)

@@ -267,6 +267,24 @@ def hash_of(path):
         return hash(storage.read(0, MIB))
 
 
+def test_cache_of_a_bucket_works_in_a_forked_child(moto, image_tar, pictures, folder):
+    moto.put("cached/images.tar", image_tar.read_bytes())
+    url, options = "s3://data/cached/images.tar", moto.storage_options
+    archive = imagearchive.open(url, storage_options=options, cache_dir=folder)
+    assert archive.read(0)
+
+    def read(missing):
+        for path in missing:
+            path.unlink()
+        assert dict(archive) == pictures
+
+    assert in_child(read, blocks_of(folder)) == 0
+    moto.put("cached/images.tar", b"replaced")
+    # Read from the cache, in the parent and in a child: the object is not there any more.
+    assert in_child(read, []) == 0
+    assert dict(archive) == pictures
+
+
 # ---------------------------------------------------------------- what can happen to it
 
 
