@@ -60,6 +60,11 @@ def main() -> None:
             browser.wait("[...document.querySelectorAll('.cell img')].every(one => one.complete)")
             save(browser, GUIDES / "viewer.png")
             server.shutdown()
+            page = Path(temporary, "report.html")
+            imagearchive.report(archive_path, page)
+            browser.open(page.as_uri())
+            browser.run("document.querySelector('.classes').scrollIntoView()")
+            save(browser, GUIDES / "report.png")
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def class_of_images(
         Positions of those whose class is wanted.
     root : str, optional
         The directory that contains the class directories; by default the one with the most images
-        in its subdirectories.
+        in its subdirectories, or the top one if these are less than half of all images.
 
     Returns
     -------
@@ -104,12 +104,14 @@ def class_of_images(
     class_of : dict of int to str
         From the position of a chosen image to its class, of those that have one.
     """
-    if root is None:
-        root = likely_root(archive.table) or ""
-    root = root.strip("/")
-    classes = find_classes(archive.table, encode(root + "/" if root else ""), images)
-    numbers = np.asarray(classes.numbers)
-    inside = numbers >= 0
+    roots = [likely_root(archive.table) or "", ""] if root is None else [root.strip("/")]
+    for top in roots:
+        classes = find_classes(archive.table, encode(top + "/" if top else ""), images)
+        numbers = np.asarray(classes.numbers)
+        inside = numbers >= 0
+        # A directory of few of the images does not tell about the archive.
+        if 2 * np.count_nonzero(inside) >= len(images):
+            break
     if not inside.any():
         return _classes_beside(archive, chosen)
     counts = np.bincount(numbers[inside], minlength=len(classes.names))
@@ -120,7 +122,7 @@ def class_of_images(
         for position, number in zip(chosen.tolist(), of_chosen.tolist())
         if number >= 0
     }
-    return ClassFacts(root, "", sort_counts(named), int((~inside).sum())), class_of
+    return ClassFacts(top, "", sort_counts(named), int((~inside).sum())), class_of
 
 
 def _classes_beside(

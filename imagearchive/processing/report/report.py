@@ -82,7 +82,7 @@ def report(
         The page to write. By default, the numbers are returned only.
     root : str, optional
         The directory inside the archives that contains the class directories; by default the one
-        with the most images in its subdirectories.
+        with the most images in its subdirectories, or the top one if these are less than half.
     all : bool
         Read all images of an archive, even if there are more than 20,000. Otherwise, so many of
         them are read, evenly spread. The same is true of the rows of large arrays.

@@ -195,6 +195,14 @@ def test_report_classes_are_below_the_root(tmp_path, images):
     assert (facts.classes.counts, facts.classes.outside) == ({"cat": 1}, 8)
 
 
+def test_report_root_with_few_of_the_images_is_not_taken(tmp_path, images):
+    data = images["cat/1.jpg"]
+    members = {f"a/{kind}/{n}/x.jpg": data for kind in "pqr" for n in range(2)}
+    members |= {f"b/c/{kind}/{n}.jpg": data for kind in "xy" for n in range(2)}
+    (facts,) = imagearchive.report(write_tar(tmp_path / "a.tar", members)).archives
+    assert (facts.classes.root, facts.classes.counts) == ("", {"a": 6, "b": 4})
+
+
 def test_report_npz_describes_arrays(tmp_path):
     values = np.arange(40, dtype=np.float32).reshape(10, 4)
     values[2, 1], values[3, 3] = np.nan, np.inf
