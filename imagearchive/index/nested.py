@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.containers.derived import DerivedFile
 from imagearchive.errors import (
     CorruptArchiveError,
     LimitError,
@@ -35,6 +34,7 @@ from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import CHECKPOINTS, add_container_runs
 from imagearchive.index.name_order import sort_names
 from imagearchive.index.names import gather
+from imagearchive.index.nested_shards import Shards
 from imagearchive.index.nesting import MAX_DEPTH
 from imagearchive.storage.compressed import CompressedStorage
 from imagearchive.storage.limits import RATIO_FLOOR
@@ -43,7 +43,6 @@ from imagearchive.storage.location import locate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imagearchive.containers.container import Container
     from imagearchive.index.member_table import MemberTable
     from imagearchive.index.nesting import Nesting
     from imagearchive.storage.progress import Progress
@@ -112,15 +111,7 @@ class _Builder:
         self._nesting = nesting
         self._strict = strict
         self._files = files
-        self._parts: list[DerivedFile] = []
-        self._part_containers: list[Container] = []
-        # The shard of another container format in the same file or view.
-        self._shared: dict[tuple[int, str], int] = {}
-        # The container and the file or view of each shard.
-        self._containers: dict[int, Container] = {}
-        self._canonical: dict[int, int] = {}
-        self._checkpoints: list[bytes] = []
-        self._checkpoint_bytes = len(table.extra.get(CHECKPOINTS, b""))
+        self._shards = Shards(table)
         self._entries: list[npt.NDArray[Any]] = []
         self._names: list[npt.NDArray[np.uint8]] = []
         self._sizes: list[npt.NDArray[np.uint64]] = []
@@ -171,9 +162,9 @@ class _Builder:
             "name_order": order,
         }
         extra = {}
-        if self._checkpoints or CHECKPOINTS in table.extra:
+        if self._shards.checkpoints or CHECKPOINTS in table.extra:
             saved = table.extra.get(CHECKPOINTS, np.empty(0, np.uint8))
-            added = np.frombuffer(b"".join(self._checkpoints), np.uint8)
+            added = np.frombuffer(b"".join(self._shards.checkpoints), np.uint8)
             extra[CHECKPOINTS] = np.concatenate([saved, added])
         known = dict(table.file_signatures)
         meta = self._metadata(entries)
@@ -188,12 +179,12 @@ class _Builder:
         table = self._table
         locations = [locate(file) for file in table.files]
         archives = table.meta["archives"]
-        compressed = bool(self._parts) or any(one.get("compressed") for one in archives)
+        compressed = bool(self._shards.parts) or any(one.get("compressed") for one in archives)
         prints = fingerprints(
             locations, entries, [int(one.get("end", 0)) for one in archives], compressed=compressed
         )
         runs = [dict(run) for run in table.meta["containers"]]
-        for number, container in enumerate(self._part_containers, len(table.files)):
+        for number, container in enumerate(self._shards.part_containers, len(table.files)):
             run = {"name": container.name, "version": container.version, "first_file": 0}
             add_container_runs(runs, [run], number)
         meta: dict[str, Any] = {
@@ -212,7 +203,7 @@ class _Builder:
             meta["left_out"] = self._left_out.to_metadata()
         if self._damage:
             meta["damage"] = self._damage
-        derived = {**table.derived, **dict(enumerate(self._parts, len(table.files)))}
+        derived = {**table.derived, **dict(enumerate(self._shards.parts, len(table.files)))}
         if derived:
             meta["derived"] = {str(number): one.to_json() for number, one in derived.items()}
         return meta
@@ -349,21 +340,21 @@ class _Builder:
         if scanned.damage is not None and not len(resolved.entries) and not resolved.directories:
             return None
         if scanned.views:
-            base, parent = 0, self._canonical.get(outer, outer)
+            base, parent = 0, self._shards.file_of(outer)
             offset = int(entry["offset"])
             for number, (view, checkpoints) in enumerate(scanned.views, 1):
                 view = dataclasses.replace(
                     view, parent=parent, offset=offset, name=level.name + name
                 )
                 is_last = number == len(scanned.views)
-                parent = self._add_view(view, container if is_last else None, checkpoints)
+                parent = self._shards.add_view(view, container if is_last else None, checkpoints)
                 storage, offset = self._scanner.open_view(view, storage, where, checkpoints), 0
             shard = parent
         else:
-            base, shard = int(entry["offset"]), self._shard(outer, container, storage)
+            base, shard = int(entry["offset"]), self._shards.of_container(outer, container, storage)
         # Another member may be the same archive.
         entries = resolved.entries.copy()
-        root = self._root(shard)
+        root = self._shards.root(shard)
         prefix = level.prefix + directory + b"/"
         self._count_names((len(entries) + len(resolved.directories) + 1) * len(prefix), where)
         self._left_out.extend(resolved.left_out, root, prefix.decode("utf-8", "surrogateescape"))
@@ -462,41 +453,3 @@ class _Builder:
     def _add_damage(self, message: str) -> None:
         logger.warning("%s", message)
         self._damage = self._damage or message
-
-    # --- shards -----------------------------------------------------------------------------
-
-    def _shard(self, outer: int, container: Container, storage: Storage) -> int:
-        """Return the shard of a container format in the same file or view as another shard."""
-        file = self._canonical.get(outer, outer)
-        if (self._containers.get(file) or self._table.container(file)) is container:
-            return file
-        shard = self._shared.get((file, container.name))
-        if shard is None:
-            same = DerivedFile("", storage.size, storage.size, (0, 0), file)
-            shard = self._add_part(same, container)
-            self._shared[file, container.name] = shard
-            self._canonical[shard] = file
-        return shard
-
-    def _add_view(self, view: DerivedFile, container: Container | None, checkpoints: bytes) -> int:
-        start = self._checkpoint_bytes
-        self._checkpoint_bytes += len(checkpoints)
-        self._checkpoints.append(checkpoints)
-        view = dataclasses.replace(view, checkpoints=(start, self._checkpoint_bytes))
-        return self._add_part(view, container or self._table.containers[0])
-
-    def _add_part(self, part: DerivedFile, container: Container) -> int:
-        number = len(self._table.files) + len(self._parts)
-        self._parts.append(part)
-        self._part_containers.append(container)
-        self._containers[number] = container
-        return number
-
-    def _root(self, shard: int) -> int:
-        """Return the number of the file that contains a shard."""
-        files = len(self._table.files)
-        while shard >= files:
-            parent = self._parts[shard - files].parent
-            assert parent is not None
-            shard = parent
-        return shard
