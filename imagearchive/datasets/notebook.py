@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from imagearchive.datasets.pil_loader import pil_loader
 from imagearchive.datasets.protocols import offered_method
 from imagearchive.datasets.shown_samples import (
     all_labels,
@@ -68,16 +69,21 @@ def _reader(dataset: Any, index: int) -> Callable[[], Any] | None:
     if load is not None:
         return lambda: _drawn(dataset, load(index))
     read = offered_method(dataset, "read")
-    if read is not None and getattr(dataset, "mode", "single") == "single":
+    if read is not None and offered_method(dataset, "label") is not None and _is_plain(dataset):
         return lambda: read(index)
     if getattr(dataset, "transform", None) is not None:
         return None
     return lambda: _drawn(dataset, dataset[index])
 
 
+def _is_plain(dataset: Any) -> bool:
+    """Whether the images of an `ImageArchive` are what `read` returns, decoded."""
+    return getattr(dataset, "loader", None) is pil_loader and dataset.mode == "single"
+
+
 def _drawn(dataset: Any, item: Any) -> Any:
     sample = as_shown_sample(item, None, SIDE)
     names = images_of(sample)
     if not names:
-        raise ValueError("the sample has no image")
+        return None
     return np.asarray(draw_sample(sample, names[0], SIDE, class_names(dataset)))

@@ -148,9 +148,15 @@ def load_sample(
 
 def locate_sample(data: Any, index: int) -> tuple[Any, int]:
     """Return the innermost dataset that a sample is from, and its index there."""
-    while offered_method(data, "locate") is not None:
-        number, index = data.locate(index)
-        data = data.datasets[number]
+    while True:
+        parts = offered_method(data, "mixed_datasets") or offered_method(
+            data, "concatenated_datasets"
+        )
+        locate = None if parts is None else offered_method(data, "locate")
+        if parts is None or locate is None:
+            break
+        number, index = locate(index)
+        data = parts()[number]
     return data, index
 
 

@@ -67,7 +67,7 @@ class Summary:
         Whether these numbers are estimates.
     pictures : iterable of (str, callable)
         For each thumbnail a caption, and a function that returns an encoded image, or the pixels
-        of a small one. A function that raises gives a gray box.
+        of a small one, or None if there is no image. A function that raises gives a gray box.
     """
 
     title: str
@@ -178,13 +178,16 @@ def _strip(pictures: Iterable[tuple[str, Callable[[], Any]]]) -> str:
         if size > _BYTES:
             break
         boxes.append(box)
-    return f"<div>{''.join(boxes)}</div>" if boxes else ""
+    return f"<div>{''.join(boxes)}</div>" if any(boxes) else ""
 
 
 def _box(caption: str, read: Callable[[], Any]) -> str:
+    """Return the HTML of a thumbnail; nothing if there is no image."""
     title = _escape(caption)
     try:
         value = read()
+        if value is None:
+            return ""
         pixels = value if isinstance(value, np.ndarray) else _decode(value)
         enlarged = "image-rendering:pixelated;" if 2 * max(pixels.shape[:2]) <= SIDE else ""
         data = base64.b64encode(encode_thumbnail(pixels)).decode("ascii")

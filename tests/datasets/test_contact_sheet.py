@@ -194,6 +194,15 @@ def test_contact_sheet_of_subclass_shows_its_own_samples(pets):
     assert cells(sheet, 6, 6) == [(255, 255, 55)] * 6
 
 
+def test_contact_sheet_of_dataset_with_a_method_locate_does_not_call_it():
+    class Located(list):
+        def locate(self, index):
+            raise AssertionError("this is not the method of a group")
+
+    image = np.full((8, 8, 3), 40, np.uint8)
+    assert cells(contact_sheet(Located([image] * 2), size=32), 2, 2, caption=0) == [(40,) * 3] * 2
+
+
 def test_contact_sheet_reads_no_more_samples_than_it_shows():
     class Counting:
         classes = ("a", "b")

@@ -15,6 +15,8 @@ from imagearchive import (
     LazyNPZDataset,
     Mixture,
     SampleArchive,
+    SplitDataLoader,
+    write_split_data,
 )
 from imagearchive.images.notebook import count_classes
 from imagearchive.transforms import RandomHorizontalFlip
@@ -110,6 +112,17 @@ def test_html_of_samples_and_arrays_shows_thumbnails(tmp_path, pets):
         text = html_of(dataset)
     assert "samples: 5" in text
     assert thumbnails(text) == 0
+    assert "<span" not in text
+
+
+def test_html_of_packets_shows_those_that_are_images(tmp_path):
+    for name, packets in {"text": [b"abc"] * 3, "images": [encoded(noise(9, 9))] * 3}.items():
+        write_split_data(tmp_path / name, packets)
+        with SplitDataLoader(tmp_path / name) as dataset:
+            text = html_of(dataset)
+        assert "samples: 3" in text
+        assert thumbnails(text) == (3 if name == "images" else 0)
+        assert "Error" not in text
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -182,6 +195,17 @@ def test_html_reads_no_more_samples_than_it_shows(tmp_path):
     members = {f"a/{number}.png": encoded(photo(20, 20)) for number in range(100)}
     text = html_of(Counting(write_tar(tmp_path / "a.tar", members)))
     assert len(read) == thumbnails(text) == 12
+
+
+def test_html_of_dataset_with_a_loader_shows_what_it_loads(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {"a/0.raw": b"\x50" * 300})
+
+    def load(file):
+        return np.frombuffer(file.read(), np.uint8).reshape(10, 10, 3)
+
+    text = html_of(ImageArchive(path, loader=load))
+    assert thumbnails(text) == 1
+    assert "Error" not in text
 
 
 def test_html_does_not_advance_the_random_stream_of_the_transform(pets):
