@@ -1,6 +1,7 @@
 """What notebooks show of archives, indexes, and datasets."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -235,3 +236,14 @@ def test_html_of_closed_archive_shows_errors_in_place_of_images(pets):
     text = html_of(archive)
     assert "members: 24" in text
     assert "closed" in text
+
+
+def test_html_of_remote_archive_sends_no_requests(pets, faulty_server):
+    faulty_server.put({"pets.tar": Path(pets).read_bytes()})
+    url = faulty_server.url("pets.tar")
+    with imagearchive.open(url) as archive, ImageArchive(url) as dataset:
+        sent = len(faulty_server.requests)
+        for text in (html_of(archive), html_of(dataset)):
+            assert "24" in text
+            assert thumbnails(text) == 0
+        assert len(faulty_server.requests) == sent
