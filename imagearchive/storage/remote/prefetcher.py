@@ -252,9 +252,15 @@ class Prefetcher:
             self._running -= 1
 
     def _make_room(self, size: int) -> None:
-        """Drop the oldest ranges that were fetched and not read; called with the lock."""
+        """Drop the oldest ranges that were fetched and not read; called with the lock.
+
+        If the memory is full, half of it is made free: a reader came before its turn, so what
+        fills the memory is probably of no use, and the requests ahead need room as well.
+        """
+        if self._used + size <= self.limit:
+            return
         for pending in list(self._kept):
-            if self._used + size <= self.limit:
+            if self._used + size <= self.limit // 2:
                 return
             if pending.state == _DONE:
                 self._drop(pending)

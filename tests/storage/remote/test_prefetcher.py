@@ -119,6 +119,22 @@ def test_ranges_that_nobody_reads_make_room(server, made):
     assert prefetcher.used <= 2500
 
 
+def test_ranges_that_nobody_reads_make_room_for_requests_ahead(server, made):
+    prefetcher, given_up, owner = made(limit=8000), Owner(server), Owner(server)
+    far = [(number * MEBI, 1000) for number in range(24)]
+    prefetcher.announce(given_up, far[:8])
+    while len(server.requests) < 8 or server.running:
+        time.sleep(0.001)
+    prefetcher.announce(owner, far[8:])
+    assert prefetcher.read(owner, *far[8]) == DATA[far[8][0] :][:1000]
+    deadline = time.monotonic() + 10
+    while len(server.requests) < 11 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    # The reader made one of the requests; the others are ahead of it.
+    assert len(server.requests) >= 11
+    assert prefetcher.used <= 8000
+
+
 def test_forgotten_ranges_take_no_memory(server, made):
     prefetcher, owner = made(), Owner(server)
     prefetcher.announce(owner, [(0, 1000), (3000, 1000)])
