@@ -36,13 +36,16 @@ from imagearchive.storage.location import Location, PublishingLocation, locate
 from imagearchive.storage.progress import byte_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from imagearchive.containers.derived import DerivedFile
 
 __all__ = ["open_concatenated"]
 
 logger = logging.getLogger(__name__)
+
+# In the metadata of a combined table: no archive contains others.
+PLAIN = "plain"
 
 
 def open_concatenated(
@@ -103,8 +106,8 @@ def open_concatenated(
         location = cache_location([digest], archives[0])
     remote = isinstance(location, PublishingLocation)
     if location is not None and not overwrite and not upload and not remote:
-        paths_digest = _digest(archive_paths, [None] * len(archives), strict, nested)
-        found = _load(location, archives, seen, (digest, paths_digest), strict, ipath is not None)
+        wanted = _Wanted.of(archive_paths, seen, strict, nested)
+        found = _load(location, archives, seen, wanted, strict, ipath is not None)
         if found is not None:
             return found
     if ipath is not None and location is not None and location.exists():
@@ -119,8 +122,19 @@ def open_concatenated(
         save=ipath is None,
         nested=nested,
     )
+    begins: list[bool] = []
     with closing(tables):
-        table = _concatenate((upload_index(one, nested) for one in tables) if upload else tables)
+        parts: Iterable[IndexTable] = tables
+        if upload:
+            parts = (upload_index(one, nested) for one in tables)
+        elif nested is False and ipath is not None and not remote:
+            parts = _note_inner(tables, begins)
+        table = _concatenate(parts)
+    # Then the tables for nested=False and nested="auto" are the same.
+    nesting = Nesting.from_argument(nested)
+    looked = bool(begins) if nesting is None else nesting.auto
+    if looked and "nested" not in table.meta and not any(begins):
+        table.meta[PLAIN] = True
     if location is None or len(table.files) != len(paths):
         return table
     table.meta["joined"] = digest
@@ -170,21 +184,85 @@ def _digest(
     return digest.hexdigest()
 
 
+def _note_inner(tables: Iterable[IndexTable], begins: list[bool]) -> Iterator[IndexTable]:
+    """Yield tables, and note whether their archives begin with an archive."""
+    from imagearchive.index.inner_archives import begins_with_archive
+
+    for table in tables:
+        begins.append(begins_with_archive(table))
+        yield table
+
+
+@dataclasses.dataclass(frozen=True)
+class _Wanted:
+    """The digests that a combined table may have.
+
+    Attributes
+    ----------
+    digest : str
+        Of everything.
+    paths : str
+        Without the state of the archives.
+    other_digest, other_paths : str or None
+        The same for the other of ``nested=False`` and ``nested="auto"``, which is as good if no
+        archive contains others.
+    """
+
+    digest: str
+    paths: str
+    other_digest: str | None
+    other_paths: str | None
+
+    @classmethod
+    def of(
+        cls, paths: Sequence[str], seen: Sequence[Signature | None], strict: bool, nested: Nested
+    ) -> _Wanted:
+        """Return the digests of a combined table of these archives."""
+        unknown = [None] * len(paths)
+        own = _digest(paths, seen, strict, nested), _digest(paths, unknown, strict, nested)
+        nesting = Nesting.from_argument(nested)
+        if nesting is not None and not nesting.auto:
+            return cls(*own, None, None)
+        other: Nested = "auto" if nesting is None else False
+        return cls(
+            *own, _digest(paths, seen, strict, other), _digest(paths, unknown, strict, other)
+        )
+
+    def has_digest(self, meta: Mapping[str, Any]) -> bool:
+        """Whether these are the metadata of such a table of these archives in their state."""
+        return meta.get("joined") == self.digest or bool(
+            meta.get(PLAIN) and meta.get("joined") == self.other_digest
+        )
+
+    def has_paths(self, meta: Mapping[str, Any]) -> bool:
+        """Whether these are the metadata of such a table of these archives in any state."""
+        return meta.get("joined_paths") == self.paths or bool(
+            meta.get(PLAIN) and meta.get("joined_paths") == self.other_paths
+        )
+
+    def explain(self, meta: Mapping[str, Any]) -> str:
+        """Say why a table with these metadata is another one."""
+        if self.has_paths(meta):
+            return "one of them has changed"
+        if self.other_paths is not None and meta.get("joined_paths") == self.other_paths:
+            return "it was built with another value of nested"
+        return "it was built for others"
+
+
 def _load(
     location: Location,
     archives: Sequence[Location],
     seen: Sequence[Signature | None],
-    digests: tuple[str, str],
+    wanted: _Wanted,
     strict: bool,
     given: bool,
 ) -> IndexTable | None:
     """Map the combined table if it exists and is fresh."""
-    digest, paths_digest = digests
     try:
         sizes = [0 if one is None else one[0] for one in seen]
         meta = file_format.load(location).meta
         # The columns of an index of other archives say nothing about these.
-        if meta.get("joined") == digest:
+        if wanted.has_digest(meta):
             table = IndexTable.load(location.path, sizes=sizes)
             meta = table.meta
     except (FileNotFoundError, NotADirectoryError):
@@ -193,14 +271,12 @@ def _load(
         if given:
             raise
         return None
-    if meta.get("joined") != digest:
+    if not wanted.has_digest(meta):
         if not given:
             return None
-        same = meta.get("joined_paths") == paths_digest
-        reason = "one of them has changed" if same else "it was built for others"
         raise StaleIndexError(
             f"{location.path}: it does not describe the {len(archives)} archives from "
-            f"{archives[0].path} on: {reason}",
+            f"{archives[0].path} on: {wanted.explain(meta)}",
             hints=[REBUILD],
         )
     if strict and table.meta.get("damage"):
@@ -221,15 +297,11 @@ def _load_remote(
     except (FileNotFoundError, NotADirectoryError):
         return None
     known = recorded_files(sections)
-    unknown = [None] * len(paths)
-    expected = {_digest(paths, unknown, strict, nested)}
-    if nested is False and "nested" not in meta:
-        # That none of the archives contains others was found out.
-        expected.add(_digest(paths, unknown, strict, "auto"))
-    if meta.get("joined_paths") not in expected:
+    wanted = _Wanted.of(paths, [None] * len(paths), strict, nested)
+    if not wanted.has_paths(meta):
         raise StaleIndexError(
             f"{location.path}: it does not describe the {len(paths)} archives from "
-            f"{paths[0]} on: it was built for others",
+            f"{paths[0]} on: {wanted.explain(meta)}",
             hints=[REBUILD],
         )
     # `expand_paths` has returned the paths of locations, and there may be very many.

@@ -175,3 +175,29 @@ def test_concatenate_progress_is_shown_on_a_terminal_only(tmp_path, monkeypatch)
     assert "indexing" in shown[True]
     assert "/4" in shown[True]
     assert shown[False] == ""
+
+
+@pytest.mark.parametrize(("first", "second"), [(False, "auto"), ("auto", False)])
+def test_concatenate_given_index_serves_auto_and_false_alike(shards, tmp_path, first, second):
+    ipath = tmp_path / "joined.idx.npy"
+    expected = dict(Archive(shards, ipath=ipath, nested=first))
+    built = ipath.stat().st_mtime_ns
+    assert dict(Archive(shards, ipath=ipath, nested=second)) == expected
+    assert ipath.stat().st_mtime_ns == built
+    with pytest.raises(StaleIndexError, match="built for others"):
+        Archive(shards, ipath=ipath, nested=True)
+
+
+def test_concatenate_given_index_of_archives_of_archives_is_for_one_value_of_nested(tmp_path):
+    for number in range(2):
+        write_tar(tmp_path / "inner.tar", {f"{number}.txt": b"text"})
+        inner = (tmp_path / "inner.tar").read_bytes()
+        write_tar(tmp_path / f"s-{number}.tar", {"cat.tar": inner})
+    path, ipath = str(tmp_path / "s-{0..1}.tar"), tmp_path / "joined.idx.npy"
+    assert list(Archive(path, ipath=ipath)) == ["cat.tar", "cat.tar"]
+    with pytest.raises(StaleIndexError, match="another value of nested"):
+        Archive(path, ipath=ipath, nested="auto")
+    opened = Archive(path, ipath=ipath, nested="auto", overwrite_index=True)
+    assert list(opened) == ["cat/0.txt", "cat/1.txt"]
+    with pytest.raises(StaleIndexError, match="another value of nested"):
+        Archive(path, ipath=ipath)
