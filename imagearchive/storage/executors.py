@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from typing import (
@@ -18,7 +19,6 @@ from typing import (
     Any,
     Final,
     Generic,
-    NamedTuple,
     Protocol,
     TypeAlias,
     TypeVar,
@@ -62,12 +62,16 @@ AnyExecutor: TypeAlias = Submits | int
 IN_FLIGHT: Final = 1024
 
 
-class Outcome(NamedTuple, Generic[Item, Result]):
+@dataclass(frozen=True)
+class Outcome(Generic[Item, Result]):
     """What became of a task: its result, or what it raised."""
 
     item: Item
     result: Result | None
     error: BaseException | None
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from (self.item, self.result, self.error)
 
     def get(self) -> Result:
         """Return the result, or raise what the task raised."""
