@@ -16,13 +16,22 @@ from imagearchive.archive.packed_files import (
     check_outside,
     listed_file,
     name_path_in_errors,
+    sample_key,
+    shuffle_list,
+    shuffle_tree,
     walk_tree,
 )
 from imagearchive.archive.writers import TarWriter
 from imagearchive.containers.tar.ustar import BLOCK, header
 from imagearchive.containers.tar.writer import RECORD
 from imagearchive.errors import OptionError
-from imagearchive.errors.arguments import check_integer, check_path, check_sequence, check_size
+from imagearchive.errors.arguments import (
+    check_flag,
+    check_integer,
+    check_path,
+    check_sequence,
+    check_size,
+)
 from imagearchive.storage.atomic import publish_together
 from imagearchive.storage.location import local_path, locate
 
@@ -41,6 +50,8 @@ def pack(
     shards: int | None = None,
     shard_size: int | str | None = None,
     root: str | os.PathLike[str] = ".",
+    shuffle: bool = False,
+    seed: int = 0,
     mtime: int | None = 0,
     overwrite: bool = False,
     index: bool = True,
@@ -68,6 +79,11 @@ def pack(
         gets an archive of its own.
     root : path-like
         Directory that listed files are relative to.
+    shuffle : bool
+        Pack the samples in random order. All files of a sample stay together, sorted by name.
+    seed : int
+        Seed of that order, which depends on nothing else but the names, so it is the same on every
+        machine.
     mtime : int or None
         Modification time of all members, seconds since 1970; None keeps that of each file.
     overwrite : bool
@@ -116,18 +132,21 @@ def pack(
         shard_size = check_size("shard_size", shard_size, RECORD)
     if mtime is not None:
         mtime = check_integer("mtime", mtime)
+    shuffle = check_flag("shuffle", shuffle)
+    seed = check_integer("seed", seed)
     with ExitStack() as held:
         files: Callable[[], Iterator[SourceFile]]
         if isinstance(source, str | bytes | os.PathLike):
             top = local_path("source", source)
             check_outside(top, path)
-            files = partial(walk_tree, top, held)
+            files = shuffle_tree(top, seed, held) if shuffle else partial(walk_tree, top, held)
         else:
             top = ""
             base = os.fsencode(local_path("root", root))
             listed = check_sequence("source", source, "a directory or a sequence of files")
             paths = [os.fsencode(check_path("source", item)) for item in listed]
-            files = partial(iter, [listed_file(item, base) for item in paths])
+            items = [listed_file(item, base) for item in paths]
+            files = partial(iter, shuffle_list(items, seed) if shuffle else items)
         if shards is not None:
             cut = _by_count(files, shards)
         elif shard_size is not None:
@@ -228,8 +247,7 @@ _Cut = Callable[[list[SourceFile]], bool]
 
 
 def _sample_key(item: SourceFile) -> tuple[bytes, bytes]:
-    folder, _, base = item.name.rpartition(b"/")
-    return folder, base.partition(b".")[0]
+    return sample_key(item.name)
 
 
 def _by_count(files: Callable[[], Iterator[SourceFile]], shards: int) -> _Cut:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final, NamedTuple
 
@@ -17,7 +17,16 @@ from imagearchive.errors import (
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
 
-__all__ = ["SourceFile", "check_outside", "listed_file", "name_path_in_errors", "walk_tree"]
+__all__ = [
+    "SourceFile",
+    "check_outside",
+    "listed_file",
+    "name_path_in_errors",
+    "sample_key",
+    "shuffle_list",
+    "shuffle_tree",
+    "walk_tree",
+]
 
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -58,6 +67,51 @@ def listed_file(path: bytes, root: bytes) -> SourceFile:
             hints=[Hint("root", "to name the directory that the paths are relative to")],
         )
     return SourceFile(name, os.path.join(root, path), None)
+
+
+def sample_key(name: bytes) -> tuple[bytes, bytes]:
+    """Return what the names of the files of one sample share: directory, and base to its first dot.
+
+    Of consecutive files, those with the same key are one sample.
+    """
+    folder, _, base = name.rpartition(b"/")
+    return folder, base.partition(b".")[0]
+
+
+def shuffle_list(files: list[SourceFile], seed: int) -> list[SourceFile]:
+    """Return files in an order that depends on their names and the seed alone.
+
+    All files of a sample are together, sorted by name.
+    """
+    rank = _rank_of(seed)
+    return sorted(files, key=lambda item: rank(item.name))
+
+
+def shuffle_tree(top: str, seed: int, held: ExitStack) -> Callable[[], Iterator[SourceFile]]:
+    """Return a function that yields the files below a directory, as `shuffle_list` orders them.
+
+    Their paths start from a descriptor that `held` closes.
+    """
+    with ExitStack() as walk:
+        names = [item.name for item in walk_tree(top, walk)]
+    names.sort(key=_rank_of(seed))
+    folder = os.open(top, _OPEN_DIRECTORY)
+    held.callback(os.close, folder)
+    return lambda: (SourceFile(name, name, folder) for name in names)
+
+
+def _rank_of(seed: int) -> Callable[[bytes], bytes]:
+    # Imported here, because few calls need it, and it loads OpenSSL.
+    from hashlib import blake2b
+
+    # Any integer makes a key of the size that BLAKE2 takes.
+    key = blake2b(str(seed).encode()).digest()
+
+    def rank(name: bytes) -> bytes:
+        # No name of a file contains NUL, so different keys hash different bytes.
+        return blake2b(b"\0".join(sample_key(name)), key=key, digest_size=16).digest() + name
+
+    return rank
 
 
 def check_outside(directory: str, target: str) -> None:

@@ -101,6 +101,13 @@ def add_extract(commands: Any) -> None:
     add_quiet(parser)
 
 
+def _add_shuffle(parser: Any) -> None:
+    parser.add_argument("--shuffle", action="store_true", help="write samples in random order")
+    parser.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="seed of that order; default 0"
+    )
+
+
 def add_pack(commands: Any) -> None:
     """Add ``pack``."""
     parser = add_command(commands, "pack", "pack files into TAR archives", "write_commands:pack")
@@ -134,6 +141,7 @@ def add_pack(commands: Any) -> None:
     parser.add_argument(
         "-0", "--null", action="store_true", help="paths in LIST end with NUL, not with a newline"
     )
+    _add_shuffle(parser)
     parser.add_argument(
         "--mtime",
         default=0,
@@ -230,10 +238,7 @@ def add_repack(commands: Any) -> None:
     parser.add_argument(
         "--shard-samples", type=positive_integer, metavar="N", help="maximum samples in a shard"
     )
-    parser.add_argument("--shuffle", action="store_true", help="write samples in random order")
-    parser.add_argument(
-        "--seed", type=seed, default=0, metavar="N", help="seed of that order; default 0"
-    )
+    _add_shuffle(parser)
     parser.add_argument(
         "--field",
         action="append",

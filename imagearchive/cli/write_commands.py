@@ -188,6 +188,8 @@ def pack(arguments: argparse.Namespace) -> int:
             shards=arguments.shards,
             shard_size=arguments.shard_size,
             root=arguments.root,
+            shuffle=arguments.shuffle,
+            seed=arguments.seed,
             mtime=arguments.mtime,
             overwrite=arguments.overwrite,
             index=not arguments.no_index,

@@ -73,6 +73,14 @@ def test_pack_list_keeps_its_order(run, work):
     assert run("find", "l.tar")[1] == b"photos/cat/1.txt\nphotos/dog/2.txt\n"
 
 
+def test_pack_shuffle_follows_the_seed(run, work):
+    for seed in ("0", "1", "2", "3"):
+        assert run("pack", "photos", f"{seed}.tar", "--shuffle", "--seed", seed)[0] == 0
+        imagearchive.pack("photos", "same.tar", shuffle=True, seed=int(seed), overwrite=True)
+        assert Path(f"{seed}.tar").read_bytes() == Path("same.tar").read_bytes()
+    assert len({Path(f"{seed}.tar").read_bytes() for seed in range(4)}) > 1
+
+
 def test_pack_shards_are_numbered(run, work):
     assert run("pack", "photos", "s.tar", "--shard-size", "10k")[1] == b"s-000000.tar\n"
     assert json.loads(run("pack", "photos", "j.tar", "--shards", "2", "--json")[1]) == [
