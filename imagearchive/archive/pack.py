@@ -1,4 +1,4 @@
-"""Pack a directory tree or a list of files into TAR archives."""
+"""Pack a directory tree or a list of files into TAR or ZIP archives."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from imagearchive.archive.packed_files import (
     shuffle_tree,
     walk_tree,
 )
-from imagearchive.archive.writers import TarWriter
+from imagearchive.archive.writers import PackWriter, TarWriter, is_zip, open_writer
 from imagearchive.containers.tar.ustar import BLOCK, header
 from imagearchive.containers.tar.writer import RECORD
+from imagearchive.containers.zip.stream import END_SIZE, MemberHeader
 from imagearchive.errors import OptionError
 from imagearchive.errors.arguments import (
     check_flag,
@@ -59,7 +60,7 @@ def pack(
     executor: AnyExecutor | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[str]:
-    """Pack files into one TAR archive or several, with the index of each.
+    """Pack files into one TAR or ZIP archive or several, with the index of each.
 
     The same files give the same bytes, on any machine: order, owner, permissions and (unless
     asked otherwise) times do not come from the file system. Symbolic links are packed as the
@@ -70,7 +71,9 @@ def pack(
     source : path-like or iterable of path-like
         A directory, packed in bytewise order of the names; or files, packed in the given order.
     target : path-like
-        The archive, ``train.tar``. Shards are called ``train-000000.tar`` and so on.
+        The archive, ``train.tar``. Shards are called ``train-000000.tar`` and so on. A name that
+        ends in ``.zip`` makes a ZIP of members that are not compressed, whose names must be UTF-8
+        and whose times are from 1980 on, rounded down to two seconds; all other names make a TAR.
     shards : int, optional
         Number of archives; each gets the same number of samples, give or take one. Consecutive
         files with the same name up to the first dot are one sample.
@@ -114,7 +117,7 @@ def pack(
     TargetExistsError
         A target exists.
     UnsafePathError
-        A listed file is outside `root`.
+        A listed file is outside `root`, or the name of a file cannot be that of a member.
     IncompleteError
         With `executor`, some of the shards failed; the others are there.
     UnsupportedMemberError
@@ -128,7 +131,7 @@ def pack(
     if shards is not None:
         shards = check_integer("shards", shards, 1)
     if shard_size is not None:
-        # A smaller archive does not exist.
+        # A smaller TAR does not exist.
         shard_size = check_size("shard_size", shard_size, RECORD)
     if mtime is not None:
         mtime = check_integer("mtime", mtime)
@@ -150,7 +153,7 @@ def pack(
         if shards is not None:
             cut = _by_count(files, shards)
         elif shard_size is not None:
-            cut = _by_size(shard_size, top)
+            cut = _by_size(shard_size, top, is_zip(path))
         elif executor is not None:
             raise OptionError(
                 "executor writes several shards at a time; say how many with shards or shard_size"
@@ -177,19 +180,24 @@ def pack(
             count = pack_shards(listed_shards, executor, progress)
             _warn_of_others(path, count)
             return [shard_path(path, number) for number in range(count)]
-        started: list[TarWriter] = []
+        started: list[PackWriter] = []
 
-        def start(name: str) -> TarWriter:
-            tar = TarWriter(name, overwrite=overwrite, mtime=mtime or 0, index=index, sync=sync)
-            held.callback(tar.abort)
-            started.append(tar)
-            return tar
+        def start(name: str) -> PackWriter:
+            writer = open_writer(name, overwrite=overwrite, mtime=mtime, index=index, sync=sync)
+            held.callback(writer.abort)
+            started.append(writer)
+            return writer
 
         report = Progress(progress)
         keep = mtime is None
         if cut is None:
-            tar = start(path)
-            add_all(tar, files(), top, keep, report, index)
+            writer = start(path)
+            if isinstance(writer, TarWriter):
+                add_all(writer, files(), top, keep, report, index)
+            else:
+                for item in files():
+                    add_one(writer, item, top, keep)
+                    report.step()
         else:
             for _, sample in groupby(files(), key=_sample_key):
                 group = list(sample)
@@ -204,12 +212,12 @@ def pack(
                 # Without files, there is one archive without members, as there is without shards.
                 start(shard_path(path, 0))
         publish_together(started)
-        for tar in started:
-            tar.close()
+        for writer in started:
+            writer.close()
         if cut is not None:
             _warn_of_others(path, len(started))
         report.end()
-        return [tar.path for tar in started]
+        return [writer.path for writer in started]
 
 
 def _warn_of_others(path: str, count: int) -> None:
@@ -265,7 +273,7 @@ def _by_count(files: Callable[[], Iterator[SourceFile]], shards: int) -> _Cut:
     return cut
 
 
-def _by_size(limit: int, top: str) -> _Cut:
+def _by_size(limit: int, top: str, zipped: bool) -> _Cut:
     used = 0
 
     def cut(group: list[SourceFile]) -> bool:
@@ -274,9 +282,16 @@ def _by_size(limit: int, top: str) -> _Cut:
         for item in group:
             with name_path_in_errors(top, item):
                 data = os.stat(item.path, dir_fd=item.dir_fd).st_size
-            size += len(header(item.name, data)) + data + -data % BLOCK
-        whole = used + size + 2 * BLOCK
-        full = used > 0 and whole + -whole % RECORD > limit
+            if zipped:
+                size += data + MemberHeader.largest_size(len(item.name))
+            else:
+                size += len(header(item.name, data)) + data + -data % BLOCK
+        if zipped:
+            whole = used + size + END_SIZE
+        else:
+            whole = used + size + 2 * BLOCK
+            whole += -whole % RECORD
+        full = used > 0 and whole > limit
         used = size if full else used + size
         return full
 

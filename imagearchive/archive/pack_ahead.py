@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from imagearchive.archive.packed_files import SourceFile, name_path_in_errors
 from imagearchive.archive.small_files import fill
-from imagearchive.archive.writers import TarWriter
+from imagearchive.archive.writers import PackWriter, TarWriter
 from imagearchive.storage.task_threads import Task, TaskThreads
 
 __all__ = ["Progress", "add_all", "add_one"]
@@ -136,7 +136,7 @@ def _read(batch: _Batch, template: bytes, keep: bool, spare: list[bytearray]) ->
     return pieces
 
 
-def add_one(tar: TarWriter, item: SourceFile, top: str, keep: bool) -> None:
+def add_one(writer: PackWriter, item: SourceFile, top: str, keep: bool) -> None:
     """Add one file, whatever it is."""
     with name_path_in_errors(top, item):
-        tar.add_file(item.path, item.name, dir_fd=item.dir_fd, keep_mtime=keep)
+        writer.add_file(item.path, item.name, dir_fd=item.dir_fd, keep_mtime=keep)

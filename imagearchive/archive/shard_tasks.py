@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from imagearchive.archive.writers import TarWriter
+from imagearchive.archive.writers import is_zip, open_writer
+from imagearchive.containers.zip.writer import stored_mtime
 from imagearchive.errors import ImageArchiveError, TargetExistsError
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.executors import AnyExecutor, run_all
@@ -70,26 +71,26 @@ def _pack_shard(shard: PackedShard) -> int:
             # Writing says what is wrong with which file.
             return False
         times = [one.st_mtime_ns for one in found]
-        whole = [time // 1_000_000_000 for time in times]
+        whole = [time // 1_000_000_000 if shard.mtime is None else shard.mtime for time in times]
         return holds_members(
             shard.path,
             names,
             [one.st_size for one in found],
-            whole if shard.mtime is None else [shard.mtime] * len(names),
+            [*map(stored_mtime, whole)] if is_zip(shard.path) else whole,
             max(times, default=0),
             save_index=shard.save_index,
         )
 
     def write(overwrite: bool) -> None:
-        with TarWriter(
+        with open_writer(
             shard.path,
             overwrite=overwrite,
-            mtime=shard.mtime or 0,
+            mtime=shard.mtime,
             index=shard.save_index,
             sync=shard.sync,
-        ) as tar:
+        ) as writer:
             for path, name in zip(paths, names):
-                tar.add_file(path, name, keep_mtime=shard.mtime is None)
+                writer.add_file(path, name, keep_mtime=shard.mtime is None)
 
     write_once(write, is_written, shard.overwrite)
     return len(names)

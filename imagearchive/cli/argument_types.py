@@ -30,13 +30,13 @@ __all__ = [
     "nested",
     "nonnegative_integer",
     "output_path",
+    "packed_path",
     "path",
     "port",
     "positive_integer",
     "ratio",
     "seed",
     "storage_option",
-    "tar_path",
 ]
 
 _BOOLEANS: Final = {"true": True, "false": False}
@@ -177,11 +177,11 @@ def output_path(text: str) -> str:
     return path(text)
 
 
-def tar_path(text: str) -> str:
-    """Convert the path of a TAR archive to write."""
-    if os.path.splitext(text)[1] != ".tar":
+def packed_path(text: str) -> str:
+    """Convert the path of a TAR or ZIP archive to write."""
+    if os.path.splitext(text)[1].lower() not in {".tar", ".zip"}:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: pack writes TAR archives, so the name must end with .tar"
+            f"{text!r}: pack writes TAR and ZIP archives, so the name must end with .tar or .zip"
         )
     return path(text)
 

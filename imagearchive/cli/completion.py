@@ -15,7 +15,7 @@ _PATHS = (
     argument_types.archive_path,
     argument_types.output_path,
     argument_types.path,
-    argument_types.tar_path,
+    argument_types.packed_path,
 )
 
 

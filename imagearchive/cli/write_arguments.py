@@ -12,10 +12,10 @@ from imagearchive.cli.argument_types import (
     mtime,
     nonnegative_integer,
     output_path,
+    packed_path,
     path,
     positive_integer,
     seed,
-    tar_path,
 )
 from imagearchive.cli.common_arguments import (
     add_archive,
@@ -110,7 +110,9 @@ def _add_shuffle(parser: Any) -> None:
 
 def add_pack(commands: Any) -> None:
     """Add ``pack``."""
-    parser = add_command(commands, "pack", "pack files into TAR archives", "write_commands:pack")
+    parser = add_command(
+        commands, "pack", "pack files into TAR or ZIP archives", "write_commands:pack"
+    )
     parser.add_argument(
         "source",
         metavar="DIR|LIST",
@@ -119,9 +121,9 @@ def add_pack(commands: Any) -> None:
     )
     parser.add_argument(
         "target",
-        metavar="TARGET.tar",
-        type=tar_path,
-        help="the archive to write; shards are named TARGET-000000.tar and so on",
+        metavar="TARGET",
+        type=packed_path,
+        help="the .tar or .zip file to write; shards are named TARGET-000000.tar and so on",
     )
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--shards", type=positive_integer, metavar="N", help="write N archives")

@@ -167,7 +167,7 @@ def extract(arguments: argparse.Namespace) -> int:
 
 
 def pack(arguments: argparse.Namespace) -> int:
-    """Pack files into TAR archives."""
+    """Pack files into TAR or ZIP archives."""
     from imagearchive.archive.pack import pack as write_archives
     from imagearchive.cli.executor_argument import open_executor_argument
 

@@ -2,19 +2,56 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import stat
+from typing import TYPE_CHECKING, Final
 
-from imagearchive.errors import ClosedError
+from imagearchive.errors import ClosedError, UnsupportedMemberError
 from imagearchive.errors.os_errors import os_errors_for
-from imagearchive.storage.atomic import AtomicFile
+from imagearchive.storage.atomic import AtomicFile, file_kind
 from imagearchive.storage.closing import Abortable
 from imagearchive.storage.location import local_path
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
-__all__ = ["ArchiveWriter"]
+__all__ = ["ArchiveWriter", "open_packed_file"]
+
+_OPEN_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+def open_packed_file(
+    path: str | bytes | os.PathLike[str], path_shown: str, dir_fd: int | None
+) -> tuple[int, os.stat_result]:
+    """Open a file that becomes a member; return its descriptor and its status.
+
+    Parameters
+    ----------
+    path : path-like
+    path_shown : str
+        What errors call it.
+    dir_fd : int or None
+        Directory that a relative `path` starts from.
+
+    Raises
+    ------
+    UnsupportedMemberError
+        It is not a regular file.
+    OSError
+        It cannot be opened.
+    """
+    try:
+        fd = os.open(path, _OPEN_READ, dir_fd=dir_fd)
+    except OSError as error:
+        error.filename = path_shown
+        raise
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode):
+        return fd, status
+    os.close(fd)
+    raise UnsupportedMemberError(
+        f"{path_shown}: cannot pack {file_kind(status.st_mode)}, only regular files"
+    )
 
 
 class ArchiveWriter(Abortable):

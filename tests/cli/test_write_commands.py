@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,15 @@ def test_pack_shuffle_follows_the_seed(run, work):
     assert len({Path(f"{seed}.tar").read_bytes() for seed in range(4)}) > 1
 
 
+def test_pack_extension_chooses_the_format(run, work):
+    assert run("pack", "photos", "p.ZIP")[:2] == (0, b"p.ZIP\n")
+    with zipfile.ZipFile("p.ZIP") as packed:
+        assert "cat/1.txt" in packed.namelist()
+    status, _, err = run("pack", "photos", "p.rar")
+    assert status == 2
+    assert "the name must end with .tar or .zip" in err
+
+
 def test_pack_shards_are_numbered(run, work):
     assert run("pack", "photos", "s.tar", "--shard-size", "10k")[1] == b"s-000000.tar\n"
     assert json.loads(run("pack", "photos", "j.tar", "--shards", "2", "--json")[1]) == [
@@ -124,7 +134,7 @@ def test_pack_wrong_usage_exits_with_2(run, work):
         ["--shards", "2", "--shard-size", "1M"],
     ):
         assert run("pack", "photos", "q.tar", *wrong)[0] == 2
-    for wrong in (["photos", "p.zip"], ["", "q.tar"], ["photos", ""]):
+    for wrong in (["photos", "p.npz"], ["", "q.tar"], ["photos", ""]):
         assert run("pack", *wrong)[0] == 2
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import stat
 from typing import TYPE_CHECKING, Final
 
-from imagearchive.containers.archive_writer import ArchiveWriter
+from imagearchive.containers.archive_writer import ArchiveWriter, open_packed_file
 from imagearchive.containers.tar.ustar import BLOCK, header
 from imagearchive.errors import (
     CorruptArchiveError,
     OptionError,
     OptionTypeError,
     UnsafePathError,
-    UnsupportedMemberError,
 )
 from imagearchive.errors.os_errors import os_errors_for
-from imagearchive.storage.atomic import file_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,7 +25,6 @@ __all__ = ["RECORD", "BareTarWriter"]
 # The two zero blocks at the end, then up to a whole record, as every tar program writes it.
 RECORD: Final = 20 * BLOCK
 BUFFER: Final = 1 << 20
-_OPEN_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class BareTarWriter(ArchiveWriter):
@@ -188,17 +184,8 @@ class BareTarWriter(ArchiveWriter):
         stored = self._encode_name(name)
         # Relative to a descriptor, the path alone does not tell which file it is.
         path_shown = os.fsdecode(path if dir_fd is None else name)
+        fd, status = open_packed_file(path, path_shown, dir_fd)
         try:
-            fd = os.open(path, _OPEN_READ, dir_fd=dir_fd)
-        except OSError as error:
-            error.filename = path_shown
-            raise
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise UnsupportedMemberError(
-                    f"{path_shown}: cannot pack {file_kind(status.st_mode)}, only regular files"
-                )
             size = status.st_size
             if keep_mtime:
                 mtime = status.st_mtime_ns // 1_000_000_000

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALIGNMENT",
+    "END_SIZE",
     "FIRST_DAY",
     "ZIP64_LIMIT",
     "MemberHeader",
@@ -50,6 +51,10 @@ _REGULAR_FILE: Final = 0o100000
 _UTF8: Final = 0x800
 # The id under which Android's zipalign pads local headers; readers skip what they do not know.
 _PADDING_ID: Final = 0xD935
+
+
+#: What ends a ZIP: its last records, with those of ZIP64.
+END_SIZE: Final = _END64.size + _END.size
 
 
 class MemberHeader:
@@ -95,6 +100,12 @@ class MemberHeader:
     def local_size(name_size: int) -> int:
         """Return the length of a local header without extra fields."""
         return _LOCAL.size + name_size + _ZIP64_SIZES.size
+
+    @staticmethod
+    def largest_size(name_size: int) -> int:
+        """Return how many bytes a member takes at most in addition to its data."""
+        local = _LOCAL.size + name_size + _ZIP64_SIZES.size + _EXTRA.size + ALIGNMENT - 1
+        return local + _CENTRAL.size + name_size + _ZIP64_SIZES.size + 8
 
     def local(self, before: bytes = b"", after: bytes = b"") -> bytes:
         """Build the header that precedes the data.

@@ -15,7 +15,7 @@ from imagearchive.errors.os_errors import os_errors_for
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["BareZipWriter"]
+__all__ = ["BareZipWriter", "stored_mtime"]
 
 # What a ZIP can say: from the beginning of 1980 to the end of 2107, in seconds since 1970.
 FIRST_SECOND: Final = 315_532_800
@@ -100,6 +100,11 @@ class BareZipWriter(ArchiveWriter):
 
     def _finish(self) -> None:
         self._zip.finish()
+
+
+def stored_mtime(mtime: int) -> int:
+    """Return the time that a ZIP keeps of a time in seconds since 1970."""
+    return min(max(mtime, FIRST_SECOND), LAST_SECOND) // 2 * 2
 
 
 def _zip_time(mtime: int) -> tuple[int, int]:
