@@ -37,7 +37,7 @@ def test_completion_without_shtab_names_the_extra(run, monkeypatch):
     ("words", "expected"),
     [
         (["ex"], ["extract"]),
-        (["pack", "--sh"], ["--shards", "--shard-size"]),
+        (["pack", "--sh"], ["--shards", "--shard-size", "--shuffle"]),
         (["find", "-na"], ["-name"]),
         (["completion", "z"], ["zsh"]),
         (["convert", "--to", "b"], ["bins"]),
