@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from imagearchive.archive.pack_ahead import Progress, add_all, add_one
 from imagearchive.archive.packed_files import (
@@ -22,8 +22,9 @@ from imagearchive.archive.packed_files import (
     walk_tree,
 )
 from imagearchive.archive.writers import PackWriter, TarWriter, is_zip, open_writer
+from imagearchive.containers.archive_writer import StreamTarget
 from imagearchive.containers.tar.ustar import BLOCK, header
-from imagearchive.containers.tar.writer import RECORD
+from imagearchive.containers.tar.writer import RECORD, BareTarWriter
 from imagearchive.containers.zip.stream import END_SIZE, MemberHeader
 from imagearchive.errors import OptionError
 from imagearchive.errors.arguments import (
@@ -39,7 +40,7 @@ from imagearchive.storage.location import local_path, locate
 if TYPE_CHECKING:
     from imagearchive.storage.executors import AnyExecutor
 
-__all__ = ["pack", "shard_path"]
+__all__ = ["pack", "pack_to_stream", "shard_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -142,14 +143,11 @@ def pack(
         if isinstance(source, str | bytes | os.PathLike):
             top = local_path("source", source)
             check_outside(top, path)
-            files = shuffle_tree(top, seed, held) if shuffle else partial(walk_tree, top, held)
+            files = _files_below(top, seed if shuffle else None, held)
         else:
             top = ""
             base = os.fsencode(local_path("root", root))
-            listed = check_sequence("source", source, "a directory or a sequence of files")
-            paths = [os.fsencode(check_path("source", item)) for item in listed]
-            items = [listed_file(item, base) for item in paths]
-            files = partial(iter, shuffle_list(items, seed) if shuffle else items)
+            files = _files_listed(source, base, seed if shuffle else None)
         if shards is not None:
             cut = _by_count(files, shards)
         elif shard_size is not None:
@@ -218,6 +216,60 @@ def pack(
             _warn_of_others(path, len(started))
         report.end()
         return [writer.path for writer in started]
+
+
+def pack_to_stream(
+    source: str | list[bytes],
+    file: BinaryIO,
+    name: str,
+    *,
+    root: str,
+    shuffle: bool,
+    seed: int,
+    mtime: int | None,
+    progress: Callable[[int], object] | None,
+) -> None:
+    """Pack files into a TAR that goes to a pipe or another stream, such as standard output.
+
+    If it fails, the archive lacks its end.
+
+    Parameters
+    ----------
+    source, root, shuffle, seed, mtime, progress
+        As in `pack`.
+    file : binary file
+        It must have a descriptor. It is not closed.
+    name : str
+        What errors call it.
+    """
+    order = seed if shuffle else None
+    with ExitStack() as held:
+        if isinstance(source, str):
+            top = source
+            files = _files_below(top, order, held)
+        else:
+            top = ""
+            files = _files_listed(source, os.fsencode(root), order)
+        tar = BareTarWriter(name, mtime=mtime or 0, stream=StreamTarget(file))
+        report = Progress(progress)
+        with tar:
+            add_all(tar, files(), top, mtime is None, report, index=False)
+        report.end()
+
+
+def _files_below(top: str, seed: int | None, held: ExitStack) -> Callable[[], Iterator[SourceFile]]:
+    if seed is None:
+        return partial(walk_tree, top, held)
+    return shuffle_tree(top, seed, held)
+
+
+def _files_listed(
+    source: Iterable[str | bytes | os.PathLike[str]], root: bytes, seed: int | None
+) -> Callable[[], Iterator[SourceFile]]:
+    listed = check_sequence("source", source, "a directory or a sequence of files")
+    paths = [os.fsencode(check_path("source", item)) for item in listed]
+    items = [listed_file(item, root) for item in paths]
+    return partial(iter, items if seed is None else shuffle_list(items, seed))
 
 
 def _warn_of_others(path: str, count: int) -> None:

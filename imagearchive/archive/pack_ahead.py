@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 
 from imagearchive.archive.packed_files import SourceFile, name_path_in_errors
 from imagearchive.archive.small_files import fill
-from imagearchive.archive.writers import PackWriter, TarWriter
+from imagearchive.archive.writers import IndexedZipWriter
+from imagearchive.containers.tar.writer import BareTarWriter
 from imagearchive.storage.task_threads import Task, TaskThreads
 
 __all__ = ["Progress", "add_all", "add_one"]
@@ -58,7 +59,12 @@ _Members = list[tuple[bytearray, int, int] | int]
 
 
 def add_all(
-    tar: TarWriter, files: Iterator[SourceFile], top: str, keep: bool, report: Progress, index: bool
+    tar: BareTarWriter,
+    files: Iterator[SourceFile],
+    top: str,
+    keep: bool,
+    report: Progress,
+    index: bool,
 ) -> None:
     """Add files; threads read those of a directory ahead, in batches."""
     template = tar.template()
@@ -136,7 +142,9 @@ def _read(batch: _Batch, template: bytes, keep: bool, spare: list[bytearray]) ->
     return pieces
 
 
-def add_one(writer: PackWriter, item: SourceFile, top: str, keep: bool) -> None:
+def add_one(
+    writer: BareTarWriter | IndexedZipWriter, item: SourceFile, top: str, keep: bool
+) -> None:
     """Add one file, whatever it is."""
     with name_path_in_errors(top, item):
         writer.add_file(item.path, item.name, dir_fd=item.dir_fd, keep_mtime=keep)

@@ -178,8 +178,8 @@ def output_path(text: str) -> str:
 
 
 def packed_path(text: str) -> str:
-    """Convert the path of a TAR or ZIP archive to write."""
-    if os.path.splitext(text)[1].lower() not in {".tar", ".zip"}:
+    """Convert the path of a TAR or ZIP archive to write; ``-`` is standard output."""
+    if text != "-" and os.path.splitext(text)[1].lower() not in {".tar", ".zip"}:
         raise argparse.ArgumentTypeError(
             f"{text!r}: pack writes TAR and ZIP archives, so the name must end with .tar or .zip"
         )

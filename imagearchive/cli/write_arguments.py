@@ -123,7 +123,8 @@ def add_pack(commands: Any) -> None:
         "target",
         metavar="TARGET",
         type=packed_path,
-        help="the .tar or .zip file to write; shards are named TARGET-000000.tar and so on",
+        help="the .tar or .zip file to write, or - for a TAR to standard output; shards are named "
+        "TARGET-000000.tar and so on",
     )
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--shards", type=positive_integer, metavar="N", help="write N archives")

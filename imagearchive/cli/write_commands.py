@@ -20,6 +20,7 @@ from imagearchive.cli.output import (
     pluralize,
     progress_bar,
     relative_path,
+    standard_output,
     write,
     write_json,
 )
@@ -171,6 +172,9 @@ def pack(arguments: argparse.Namespace) -> int:
     from imagearchive.archive.pack import pack as write_archives
     from imagearchive.cli.executor_argument import open_executor_argument
 
+    to_stream = arguments.target == "-"
+    if to_stream:
+        _check_stream(arguments)
     source: str | list[bytes] = arguments.source
     total = None
     if not os.path.isdir(arguments.source):
@@ -178,6 +182,21 @@ def pack(arguments: argparse.Namespace) -> int:
         total = len(source)
     if (arguments.workers or arguments.dask) and not (arguments.shards or arguments.shard_size):
         arguments.parser.error("--workers and --dask write several shards; use --shards, too")
+    if to_stream:
+        from imagearchive.archive.pack import pack_to_stream
+
+        with progress_bar(total, "files", arguments.quiet) as step, standard_output() as out:
+            pack_to_stream(
+                source,
+                out,
+                "standard output",
+                root=arguments.root,
+                shuffle=arguments.shuffle,
+                seed=arguments.seed,
+                mtime=arguments.mtime,
+                progress=step,
+            )
+        return 0
     with (
         open_executor_argument(arguments) as executor,
         progress_bar(total, "files", arguments.quiet) as step,
@@ -202,6 +221,15 @@ def pack(arguments: argparse.Namespace) -> int:
     elif not arguments.quiet:
         write(escape_name(path) for path in made)
     return 0
+
+
+def _check_stream(arguments: argparse.Namespace) -> None:
+    if arguments.shards or arguments.shard_size:
+        arguments.parser.error("standard output takes one archive; name a file to write shards")
+    if arguments.json:
+        arguments.parser.error("with --json, standard output cannot take the archive; name a file")
+    if sys.stdout is not None and sys.stdout.isatty():
+        arguments.parser.error("standard output is a terminal; redirect it to a file or a pipe")
 
 
 def _read_list(path: str, separator: bytes) -> Iterator[bytes]:

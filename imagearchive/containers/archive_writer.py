@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from imagearchive.errors import ClosedError, UnsupportedMemberError
 from imagearchive.errors.os_errors import os_errors_for
@@ -15,7 +15,7 @@ from imagearchive.storage.location import local_path
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ArchiveWriter", "open_packed_file"]
+__all__ = ["ArchiveWriter", "StreamTarget", "open_packed_file"]
 
 _OPEN_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -54,6 +54,37 @@ def open_packed_file(
     )
 
 
+class StreamTarget:
+    """A pipe or another stream in place of a file that appears when it is whole.
+
+    What was written to it stays, so an archive that fails lacks its end. It is not closed.
+
+    Parameters
+    ----------
+    file : binary file
+        It must have a descriptor.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.part = "stream"
+        self.published = False
+
+    def complete(self) -> None:
+        """Do nothing; all bytes are written."""
+
+    def publish(self) -> None:
+        """End the writing."""
+        self.part = ""
+        self.published = True
+
+    def abort(self) -> None:
+        """End the writing before the archive is whole."""
+        self.part = ""
+
+    withdraw = abort
+
+
 class ArchiveWriter(Abortable):
     """Base of writers of one archive; a subclass writes members to the file of ``_target``.
 
@@ -65,6 +96,8 @@ class ArchiveWriter(Abortable):
         Called just before another archive is replaced.
     buffering : int
         As in `open`.
+    stream : StreamTarget, optional
+        Write to this instead of a file; `path` is what errors call it.
     """
 
     def __init__(
@@ -75,11 +108,12 @@ class ArchiveWriter(Abortable):
         sync: bool = True,
         before_replace: Callable[[], object] | None = None,
         buffering: int = -1,
+        stream: StreamTarget | None = None,
     ) -> None:
         self.path = local_path("path", path)
         self._failed = False
         self._finished = False
-        self._target = AtomicFile(
+        self._target: AtomicFile | StreamTarget = stream or AtomicFile(
             self.path,
             overwrite=overwrite,
             sync=sync,

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import io
 import logging
 import os
 import pty
@@ -11,6 +12,7 @@ import select
 import struct
 import subprocess
 import sys
+import tarfile
 import termios
 import textwrap
 import warnings
@@ -62,7 +64,6 @@ def test_dash_is_refused_as_a_file(run, archive):
     for command in (
         ["extract", archive, "-"],
         ["convert", archive, "-"],
-        ["pack", "photos", "-"],
         ["ls", "-"],
         ["index", archive, "-"],
     ):
@@ -182,6 +183,49 @@ def test_closed_pipe_ends_the_command_silently(work):
             tar.add(f"some/long/directory/name/{number:08d}.jpg", b"")
     with start_command("find", "many.tar") as process:
         process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(30) == 141
+        assert process.stderr.read() == b""
+
+
+def test_pack_to_standard_output_gives_the_bytes_of_the_file(work):
+    for options in ([], ["--shuffle", "--seed", "1"], ["--mtime", "keep"]):
+        with start_command("pack", "photos", "-", *options) as process:
+            out, err = process.communicate(timeout=30)
+        assert (process.returncode, err) == (0, b"")
+        with start_command("pack", "photos", "p.tar", "-f", *options) as process:
+            process.communicate(timeout=30)
+        assert out == Path("p.tar").read_bytes()
+    with start_command("pack", "-", "-", "--root", "photos", stdin=subprocess.PIPE) as process:
+        out, err = process.communicate(b"cat/1.txt\n", timeout=30)
+    assert (process.returncode, err) == (0, b"")
+    with tarfile.open(fileobj=io.BytesIO(out)) as packed:
+        assert packed.getnames() == ["cat/1.txt"]
+    os.mkfifo("photos/fifo")
+    with start_command("pack", "photos", "-") as process:
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert b"fifo: cannot pack a FIFO" in err
+
+
+def test_pack_to_standard_output_refuses_terminals_and_shards(work):
+    main_end, side = pty.openpty()
+    with start_command("pack", "photos", "-", stdout=side) as process:
+        _, err = process.communicate(timeout=30)
+    os.close(side)
+    os.close(main_end)
+    assert process.returncode == 2
+    assert b"standard output is a terminal" in err
+    for wrong in (["--shards", "2"], ["--shard-size", "1M"], ["--json"]):
+        with start_command("pack", "photos", "-", *wrong) as process:
+            assert process.communicate(timeout=30)[0] == b""
+        assert process.returncode == 2
+
+
+def test_pack_to_a_closed_pipe_ends_silently(work):
+    Path("photos/large").write_bytes(bytes(8 << 20))
+    with start_command("pack", "photos", "-") as process:
+        process.stdout.read(1)
         process.stdout.close()
         assert process.wait(30) == 141
         assert process.stderr.read() == b""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from imagearchive.containers.archive_writer import ArchiveWriter, open_packed_file
+from imagearchive.containers.archive_writer import ArchiveWriter, StreamTarget, open_packed_file
 from imagearchive.containers.tar.ustar import BLOCK, header
 from imagearchive.errors import (
     CorruptArchiveError,
@@ -36,6 +36,8 @@ class BareTarWriter(ArchiveWriter):
         As in `imagearchive.TarWriter`.
     before_replace : callable, optional
         Called just before another archive is replaced.
+    stream : StreamTarget, optional
+        Write to this instead of a file; `path` is what errors call it.
     """
 
     def __init__(
@@ -47,9 +49,15 @@ class BareTarWriter(ArchiveWriter):
         mode: int = 0o644,
         sync: bool = True,
         before_replace: Callable[[], object] | None = None,
+        stream: StreamTarget | None = None,
     ) -> None:
         super().__init__(
-            path, overwrite=overwrite, sync=sync, before_replace=before_replace, buffering=0
+            path,
+            overwrite=overwrite,
+            sync=sync,
+            before_replace=before_replace,
+            buffering=0,
+            stream=stream,
         )
         self._mtime = mtime
         self._mode = mode
