@@ -37,7 +37,7 @@ from imagearchive.errors.arguments import (
 from imagearchive.errors.hints import Hint
 from imagearchive.images.decode import decode_image
 from imagearchive.processing.repack_recipe import ImageFormat, Recipe
-from imagearchive.processing.repack_sources import RepackSource, Written, as_source
+from imagearchive.processing.repack_sources import RepackSource, Row, Written, as_source
 from imagearchive.storage.atomic import AtomicFile, check_target
 from imagearchive.storage.executors import AnyExecutor, Submits, open_executor, run_tasks
 from imagearchive.storage.location import local_path
@@ -131,7 +131,7 @@ def repack(
 
     The same samples and arguments give the same bytes, whatever the number of workers. A shard
     appears when it is complete. After an interrupt, the same call continues after the last
-    complete shard.
+    complete shard; with `overwrite`, it starts again.
 
     If `target` ends with ``.npz``, the images are decoded, and all have the size `resize`; of an
     `int`, the square in the middle is taken. An `ImageArchive` gives the columns ``images`` (uint8,
@@ -290,6 +290,18 @@ class _Run:
                 else:
                     yield result
 
+    def first_row(self) -> Row | None:
+        """Return the first row that can be read; None if there is none."""
+        for position in range(self.count):
+            try:
+                return self.samples.row(int(self.order[position]), self.recipe)
+            except OptionError:
+                raise
+            except ImageArchiveError:
+                if not self.options.skip:
+                    raise
+        return None
+
     def add(self, sample: Written) -> None:
         """Count one sample."""
         self.written += 1
@@ -337,7 +349,11 @@ def _write_shards(
     if start < run.count or not number:
         run.options.progress(start)
         with make(first_number=number) as writer:
-            state.save()
+            if run.options.overwrite:
+                # Archives of these names that are not replaced yet must not be taken for ours.
+                state.remove()
+            else:
+                state.save()
             with closing(run.results("write", start)) as results:
                 for sample in results:
                     writer.write_members(sample.key, sample.members)
@@ -416,8 +432,7 @@ def _write_npz(run: _Run, path: str) -> Repacked:
     if run.recipe.format is not None:
         raise OptionError("an NPZ holds decoded images, so they have no format")
     check_target(path, run.options.overwrite)
-    if run.count:
-        first = run.samples.row(int(run.order[0]), run.recipe)
+    if first := run.first_row():
         each = _bytes_of(first.values.values())
         logger.info("%s: %d samples will take about %d bytes", path, run.count, each * run.count)
         free = shutil.disk_usage(os.path.dirname(path) or ".").free

@@ -5,6 +5,7 @@ Sources are picklable, and safe for threads; worker processes use them, too.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -43,8 +44,11 @@ _IMAGES: Final = frozenset((*FORMATS, "jp2", "avif"))
 _PLACES: Final = frozenset(("json", "npy", "npz", "xml"))
 _KEY: Final = Key(0)
 _NOT_OF_THE_FILE: Final = ("decoder", "format", "relative")
-# How many names show whether directories are classes.
-_SOME: Final = 1000
+# How many samples the fingerprint of a dataset covers, as that of the members of an archive does.
+_SOME: Final = 256
+# Formats that are copied only, by Pillow's name.
+_COPIED: Final = {"JPEG2000": "jp2", "AVIF": "avif"}
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class Written(NamedTuple):
@@ -96,7 +100,7 @@ class RepackSource(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return text that differs if the archives do."""
+        """Return text that differs if the archives, the labels, or the fields do."""
 
     @abstractmethod
     def write(self, index: int, recipe: Recipe) -> Written:
@@ -143,7 +147,7 @@ def as_source(source: Any) -> RepackSource:
     return _Members(source)
 
 
-def _rewritten(name: str, key: str, data: Buffer, recipe: Recipe) -> tuple[str, Buffer, bool]:
+def _rewritten(name: str, data: Buffer, recipe: Recipe) -> tuple[str, Buffer, bool]:
     """Return the name and the content of an image, and whether it was encoded again."""
     try:
         if recipe.keeps(data):
@@ -152,7 +156,7 @@ def _rewritten(name: str, key: str, data: Buffer, recipe: Recipe) -> tuple[str, 
     except ImageArchiveError as error:
         raise with_name(name, error) from error
     if FORMATS.get(extension_of(name)) != FORMATS[extension]:
-        name = f"{key}.{extension}"
+        name = f"{name.rpartition('.')[0]}.{extension}"
     return name, encoded, True
 
 
@@ -190,7 +194,7 @@ class _Members(RepackSource):
             data: Buffer = self._archive.read(position)
             stored += memoryview(data).nbytes
             if extension in images:
-                name, data, again = _rewritten(name, key, data, recipe)
+                name, data, again = _rewritten(name, data, recipe)
                 encoded += again
             written.append((name, data))
         return Written(key, written, len(images), encoded, stored)
@@ -236,12 +240,14 @@ class _LabeledImages(RepackSource):
         return folder + slash + _without_dots(last.rpartition(".")[0] or last)
 
     def fingerprint(self) -> str:
-        return self._dataset.archive.table.fingerprint()
+        dataset = self._dataset
+        labels = [(dataset.name(index), str(dataset.label(index))) for index in _some(len(self))]
+        return f"{dataset.archive.table.fingerprint()} {labels}"
 
     def write(self, index: int, recipe: Recipe) -> Written:
         data, key = self._dataset.read(index), self.key(index)
         extension = extension_of(self._dataset.name(index)) or "img"
-        name, image, again = _rewritten(f"{key}.{extension}", key, data, recipe)
+        name, image, again = _rewritten(f"{key}.{extension}", data, recipe)
         members: list[tuple[str, Buffer]] = [(name, image)]
         if not self._named:
             label = self._dataset.label(index)
@@ -272,17 +278,21 @@ def _without_dots(stem: str) -> str:
     return stem.replace(".", "_")
 
 
+def _some(count: int) -> range:
+    return range(0, count, max(1, count // _SOME))
+
+
 def _names_tell_labels(dataset: ImageArchive) -> bool:
-    """Whether the directories of the images are their classes."""
+    """Whether the directories of the images, numbered in sorted order, are their labels."""
     root = dataset.root.strip("/")
     start = len(root) + 1 if root else 0
-    for index in range(0, len(dataset), max(1, len(dataset) // _SOME)):
-        label, name = dataset.label(index), dataset.name(index)[start:]
-        if not isinstance(label, int) or not 0 <= label < len(dataset.classes):
+    numbers: dict[str, int] = {}
+    for index in range(len(dataset)):
+        label = dataset.label(index)
+        directory, slash, _ = dataset.name(index)[start:].partition("/")
+        if not slash or not isinstance(label, int) or numbers.setdefault(directory, label) != label:
             return False
-        if not name.startswith(f"{dataset.classes[label]}/"):
-            return False
-    return True
+    return [numbers[name] for name in sorted(numbers)] == list(range(len(numbers)))
 
 
 class _Fields(RepackSource):
@@ -304,7 +314,11 @@ class _Fields(RepackSource):
         return folder + slash + _without_dots(last)
 
     def fingerprint(self) -> str:
-        return " ".join(archive.table.fingerprint() for archive in self._dataset.archives)
+        archives = [archive.table.fingerprint() for archive in self._dataset.archives]
+        # A function is at another address in each process.
+        fields = [(name, _ADDRESS.sub("", repr(f))) for name, f in self._dataset.fields.items()]
+        keys = [self._dataset.key(index) for index in _some(len(self))]
+        return f"{archives} {fields} {keys}"
 
     def write(self, index: int, recipe: Recipe) -> Written:
         sample = self._dataset.load(index, encoded=self._images)
@@ -363,13 +377,14 @@ class _Fields(RepackSource):
 
 def _extension_of_format(encoded: Buffer) -> str:
     name = image_format(encoded)
-    return next((end for end, other in FORMATS.items() if other == name), "img")
+    known = (end for end, other in FORMATS.items() if other == name)
+    return next(known, _COPIED.get(name or "", "img"))
 
 
 def _ends_of(kind: Field) -> list[str]:
     """Return the extensions that members of a kind of field may have."""
     if isinstance(kind, Image):
-        return ["jpg", "png", "webp", "gif", "bmp", "tif", "ppm"]
+        return ["jpg", "png", "webp", "gif", "bmp", "tif", "ppm", "jp2", "avif"]
     if isinstance(kind, Mask):
         return ["png", "npy"]
     if isinstance(kind, Label):

@@ -301,3 +301,82 @@ def test_repack_wrong_arguments_are_refused_before_anything_is_written(folder, t
     with pytest.raises(OptionError, match="without"):
         repack(ImageArchive(folder, transform=np.asarray), tmp_path / "a-{}.tar")
     assert os.listdir(tmp_path) == ["data"] or "data.idx.npy" in os.listdir(tmp_path)
+
+
+def test_repack_writes_labels_that_sorted_directories_would_not_give(folder, tmp_path):
+    swapped = ImageArchive(folder, class_to_idx={"dog": 0, "cat": 1})
+    archive = imagearchive.open(repack(swapped, tmp_path / "a-{}.tar").paths)
+    assert (archive["cat/01.cls"], archive["dog/00.cls"]) == (b"1", b"0")
+    dogs = ImageArchive(folder, split_mask=np.arange(10) >= 5)
+    archive = imagearchive.open(repack(dogs, tmp_path / "b-{}.tar").paths)
+    assert archive["dog/00.cls"] == b"1"
+
+
+def test_repack_encoded_again_changes_only_the_last_extension(tmp_path):
+    write_tar(tmp_path / "s.tar", {"1.image.png": picture(1, format="PNG"), "1.cls": b"3"})
+    result = repack(tmp_path / "s.tar", tmp_path / "a-{}.tar", format="jpeg")
+    assert sorted(imagearchive.open(result.paths)) == ["1.cls", "1.image.jpg"]
+
+
+def test_repack_fields_read_copied_jpeg_2000(tmp_path):
+    write_tar(tmp_path / "s.tar", {"1.jp2": picture(1, format="JPEG2000")})
+    samples = SampleArchive(tmp_path / "s.tar", fields={"image": "{key}.jp2"})
+    result = repack(samples, tmp_path / "a-{}.tar")
+    again = SampleArchive(result.paths, fields=result.fields)
+    np.testing.assert_array_equal(again[0]["image"], samples[0]["image"])
+
+
+def test_repack_to_an_npz_skips_a_broken_first_image(folder, tmp_path):
+    (folder / "cat" / "01.jpg").write_bytes(b"not an image")
+    result = repack(folder, tmp_path / "a.npz", resize=8, on_error="skip")
+    assert [key for key, _ in result.skipped] == ["cat/01"]
+    assert len(LazyNPZDataset(tmp_path / "a.npz")) == 9
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(count):
+    done = []
+
+    def progress(step):
+        done.append(step)
+        if sum(done) >= count:
+            raise Stopped
+
+    return progress
+
+
+def test_repack_interrupted_does_not_continue_with_other_labels(folder, tmp_path):
+    def dataset(label):
+        names = [f"cat/{number:02}" for number in range(1, 10, 2)]
+        table = {"id": names, "a": [0.5] * 5, "b": [1.5] * 5}
+        return ImageArchive(folder, table=table, image="id", label=label)
+
+    with pytest.raises(Stopped):
+        repack(dataset("a"), tmp_path / "a-{}.tar", shard_samples=1, progress=stop_after(4))
+    with pytest.raises(TargetExistsError):
+        repack(dataset("b"), tmp_path / "a-{}.tar", shard_samples=1)
+    repack(dataset("a"), tmp_path / "a-{}.tar", shard_samples=1)
+
+
+def test_repack_interrupted_does_not_continue_with_other_fields(pairs, tmp_path):
+    def samples(**options):
+        boxes = Boxes("box/{key}.txt", labels="classes", **options)
+        return SampleArchive(tmp_path / "pairs.tar", fields={"boxes": boxes}, first_dot=False)
+
+    with pytest.raises(Stopped):
+        repack(samples(), tmp_path / "a-{}.tar", shard_samples=1, progress=stop_after(4))
+    with pytest.raises(TargetExistsError):
+        repack(samples(format="xywh"), tmp_path / "a-{}.tar", shard_samples=1)
+
+
+def test_repack_interrupted_overwrite_is_not_continued_over_older_shards(folder, tmp_path):
+    target = tmp_path / "a-{}.tar"
+    repack(folder, target, resize=20, shard_samples=3)
+    options = {"resize": 10, "shard_samples": 3}
+    with pytest.raises(Stopped):
+        repack(folder, target, **options, overwrite=True, progress=stop_after(5))
+    with pytest.raises(TargetExistsError):
+        repack(folder, target, **options)
