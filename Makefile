@@ -1,5 +1,5 @@
 # `make demo` trains on images from an archive; it takes less than a minute after installation.
-# `make test` runs the tests; it takes about 10 minutes on two cores. Both install what they need into
+# `make test` runs the tests; it takes about 15 minutes on two cores. Both install what they need into
 # .venv and require only Python >= 3.10, a C compiler, make, and the headers of zlib. The tests of remote
 # archives also need nginx and Node.js, those of the viewer Chromium; `make servers` installs what it can.
 
@@ -24,7 +24,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/train_digits.py
 
 test: $(VENV)/.test servers
-	@echo "Running all tests; this takes about 10 minutes on two cores."
+	@echo "Running all tests; this takes about 15 minutes on two cores."
 	$(BIN)/python -m pytest
 
 # Where something cannot be installed, a message says what, and the tests that need it fail.
