@@ -448,6 +448,8 @@ def _write_npz(run: _Run, path: str) -> Repacked:
             run.written += 1
             run.stored += row.stored
             run.made += _bytes_of(row.values.values())
+        if not run.written:
+            raise OptionError(f"{path}: there is no sample that can be read, so it is not written")
     with LazyNPZDataset(path) as arrays:
         start, numbers = time.perf_counter(), _spread(len(arrays))
         for number in numbers:

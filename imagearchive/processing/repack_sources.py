@@ -348,8 +348,14 @@ class _Fields(RepackSource):
 
     def row(self, index: int, recipe: Recipe) -> Row:
         sample = self._dataset.load(index, encoded=self._images)
+        for name in sample.fields:
+            if sample[name] is None:
+                raise OptionError(
+                    f"the sample {sample[KEY]!r} lacks {name!r}, and every row of an NPZ has all "
+                    f"columns; open the SampleArchive with missing='skip'"
+                )
         moved = recipe.fixed_pipeline.render_sample(sample, _KEY)
-        stored = sum(memoryview(sample[name]).nbytes for name in self._images if sample[name])
+        stored = sum(memoryview(sample[name]).nbytes for name in self._images)
         return Row({"keys": sample[KEY], **{name: moved[name] for name in sample.fields}}, stored)
 
     def image(self, index: int) -> Buffer | None:

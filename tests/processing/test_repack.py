@@ -380,3 +380,21 @@ def test_repack_interrupted_overwrite_is_not_continued_over_older_shards(folder,
         repack(folder, target, **options, overwrite=True, progress=stop_after(5))
     with pytest.raises(TargetExistsError):
         repack(folder, target, **options)
+
+
+def test_repack_to_an_npz_without_readable_samples_writes_nothing(tmp_path):
+    fill(tmp_path / "data", {"cat/1.jpg": b"broken", "cat/2.jpg": b"broken"})
+    with pytest.raises(OptionError, match="no sample that can be read"):
+        repack(tmp_path / "data", tmp_path / "a.npz", resize=8, on_error="skip")
+    assert not (tmp_path / "a.npz").exists()
+
+
+def test_repack_to_an_npz_names_the_sample_that_lacks_a_field(tmp_path):
+    members = {"a.jpg": picture(1), "a.cls": b"1", "b.jpg": picture(2)}
+    write_tar(tmp_path / "x.tar", members)
+    fields = {"image": "{key}.jpg", "label": "{key}.cls"}
+    samples = SampleArchive(tmp_path / "x.tar", fields, missing="none")
+    for on_error in ("raise", "skip"):
+        with pytest.raises(OptionError, match="the sample 'b' lacks 'label'"):
+            repack(samples, tmp_path / "a.npz", resize=8, on_error=on_error)
+    assert not (tmp_path / "a.npz").exists()
