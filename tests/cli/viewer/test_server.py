@@ -320,7 +320,9 @@ def test_view_serves_until_it_is_interrupted(image_tar, signum):
         assert send(url).status == 200
         # A connection that stays open must not delay the end.
         port = int(url.split(":")[2].split("/")[0])
-        with socket.create_connection(("127.0.0.1", port)):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: elsewhere\r\n\r\n")
+            assert connection.recv(1)
             process.send_signal(signum)
             out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, b"", b"")
