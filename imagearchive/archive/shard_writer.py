@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imagearchive.archive.writers import TarWriter
 from imagearchive.codecs.codec_registry import encode_member
-from imagearchive.containers.tar.ustar import BLOCK
+from imagearchive.containers.tar.ustar import BLOCK, header
 from imagearchive.containers.tar.writer import RECORD
 from imagearchive.errors import ClosedError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_flag, check_integer, check_size, shorten
@@ -207,9 +207,9 @@ class ShardWriter(Abortable):
         """
         if self._closed:
             raise ClosedError(f"{self._path.text}: the writer is closed")
-        # Names of over 100 bytes take more, which `TarWriter.size` tells afterwards.
-        size = 2 * BLOCK + sum(BLOCK + _padded(memoryview(data).nbytes) for _, data in members)
-        full = self._tar.size + size > self._shard_size or self._in_shard == self._shard_samples
+        whole = self._tar.size + sum(map(self._size_of, members)) + 2 * BLOCK
+        whole += -whole % RECORD
+        full = whole > self._shard_size or self._in_shard == self._shard_samples
         if self._in_shard and full:
             self._finish()
             self._tar = self._start()
@@ -222,6 +222,11 @@ class ShardWriter(Abortable):
         self._keys.add(key)
         self._in_shard += 1
         self._count += 1
+
+    def _size_of(self, member: tuple[str, Buffer]) -> int:
+        """Return what a member takes in an archive."""
+        name, size = member[0].encode("utf-8", "surrogateescape"), memoryview(member[1]).nbytes
+        return len(header(name, size, self._options["mtime"])) + size + -size % BLOCK
 
     def _check_key(self, sample: Mapping[str, Any]) -> str:
         try:
@@ -273,10 +278,6 @@ class ShardWriter(Abortable):
         """Remove the archive that is being written; those before it stay."""
         self._closed = True
         self._tar.abort()
-
-
-def _padded(size: int) -> int:
-    return size + -size % BLOCK
 
 
 def _encoded(name: str, value: Any) -> bytes | memoryview:

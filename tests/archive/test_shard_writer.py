@@ -73,6 +73,17 @@ def test_shard_writer_keeps_to_the_size(tmp_path):
     assert [number for number, one in enumerate(sizes) if one > size] == [3]
 
 
+@pytest.mark.parametrize("limit", [50_000, 123_457])
+def test_shard_writer_counts_long_names_and_the_end_of_an_archive(tmp_path, limit):
+    with ShardWriter(tmp_path / "a-{}.tar", shard_size=limit) as writer:
+        for number in range(60):
+            key = f"{'long' * (number % 2 * 40)}/{number}".lstrip("/")
+            writer.write({"__key__": key, "bin": bytes(number * 97)})
+    sizes = [os.path.getsize(path) for path in writer.paths]
+    assert len(sizes) > 1
+    assert max(sizes) <= limit
+
+
 def test_shard_writer_publishes_each_archive_when_it_is_full(tmp_path):
     class Failure(Exception):
         pass
