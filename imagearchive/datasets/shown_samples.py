@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 from imagearchive.datasets.permutation import Permutation
 from imagearchive.datasets.protocols import EncodedImages, offered_method
 from imagearchive.errors import OptionError, OptionTypeError
-from imagearchive.images.decode import decode_image
+from imagearchive.images.masks import decode_mask
 from imagearchive.images.thumbnails import thumbnail
 from imagearchive.transforms.base import is_tensor
 from imagearchive.transforms.drawing import as_numpy
@@ -243,7 +243,7 @@ def _decoded(kind: Field, value: Any, size: int) -> Any:
         if _is_array(value, 2):
             return value[:, :, None]
     elif isinstance(kind, Mask) and isinstance(value, _ENCODED):
-        return decode_image(value)[:, :, 0]
+        return decode_mask(value)
     return value
 
 

@@ -1,5 +1,6 @@
 """Contact sheets: which samples of which data are shown, and how."""
 
+import io
 import subprocess
 import sys
 
@@ -14,8 +15,10 @@ import imagearchive
 from imagearchive import (
     CombinedLazyDataset,
     DataLoader,
+    Image,
     ImageArchive,
     LazyNPZDataset,
+    Mask,
     Mixture,
     SampleArchive,
     contact_sheet,
@@ -248,3 +251,20 @@ def test_contact_sheet_needs_neither_matplotlib_nor_torch(pets):
         [sys.executable, "-c", script, pets], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert done.stdout.split() == ["(524,", "146)"], done.stderr
+
+
+def test_contact_sheet_of_an_encoded_palette_mask_shows_its_indices():
+    indices = np.zeros((16, 16), np.uint8)
+    indices[4:] = 1
+    mask = PillowImage.fromarray(indices).convert("P")
+    # Both indices have the same color, so that only the index tells them apart.
+    mask.putpalette([9, 9, 9] * 2)
+    file = io.BytesIO()
+    mask.save(file, "PNG")
+    image = np.full((16, 16, 3), 100, np.uint8)
+    fields = {"image": Image(), "mask": Mask()}
+    given, decoded = (
+        np.asarray(contact_sheet([{"image": image, "mask": value}], size=16, fields=fields))
+        for value in (file.getvalue(), indices)
+    )
+    np.testing.assert_array_equal(given, decoded)
