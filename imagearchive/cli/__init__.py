@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str], interrupts: Interrupts) -> int:
     """Run a command; print what it raises and return the exit status."""
-    arguments = argparse.Namespace()
+    arguments = argparse.Namespace(interrupts=interrupts)
     try:
         return _run_command(argv, arguments, interrupts)
     except KeyboardInterrupt:

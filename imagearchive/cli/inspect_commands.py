@@ -203,8 +203,8 @@ def _verify_on_executor(arguments: argparse.Namespace) -> Iterator[dict[str, Any
     if arguments.ipath is not None and len(arguments.archives) > 1:
         arguments.parser.error("--ipath names the index of one archive")
     # Neither the parser nor the progress of a member is of use in another process.
-    options = {**vars(arguments), "archives": None, "parser": None, "run": None, "quiet": True}
-    options["threads"] = arguments.threads or 1
+    unused = dict.fromkeys(["archives", "interrupts", "parser", "run"])
+    options = vars(arguments) | unused | {"quiet": True, "threads": arguments.threads or 1}
     tasks = [argparse.Namespace(**{**options, "archive": path}) for path in arguments.archives]
     with (
         open_executor_argument(arguments) as executor,

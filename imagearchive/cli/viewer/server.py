@@ -37,6 +37,8 @@ _ADDRESS: Final = "127.0.0.1"
 LARGEST_PAGE: Final = 500
 MOST_FOLDERS: Final = 2000
 _SECONDS_IDLE: Final = 60
+# How soon the command notices that it was interrupted.
+_SECONDS_PER_WAIT: Final = 0.2
 _STATIC: Final = {
     "/app.js": ("app.js", "text/javascript; charset=utf-8"),
     "/grid.js": ("grid.js", "text/javascript; charset=utf-8"),
@@ -81,6 +83,7 @@ class ViewerServer(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
+    timeout = _SECONDS_PER_WAIT
 
     def __init__(self, archive: Archive, port: int = 0) -> None:
         with os_errors_for(f"port {port} of {_ADDRESS}"):

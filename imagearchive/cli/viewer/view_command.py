@@ -32,5 +32,8 @@ def view(arguments: argparse.Namespace) -> int:
         write([server.url])
         if not arguments.no_browser:
             webbrowser.open(server.url)
-        server.serve_forever()
+        # An interrupt in the middle of accepting a connection would leave the connection open.
+        with arguments.interrupts.delay():
+            while not arguments.interrupts.status:
+                server.handle_request()
     return 0

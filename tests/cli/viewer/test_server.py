@@ -6,7 +6,10 @@ import json
 import re
 import signal
 import socket
+import subprocess
+import sys
 import tarfile
+import textwrap
 
 import numpy as np
 import pytest
@@ -326,6 +329,29 @@ def test_view_serves_until_it_is_interrupted(image_tar, signum):
             process.send_signal(signum)
             out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, b"", b"")
+
+
+def test_view_interrupted_while_it_accepts_a_connection_leaves_none_open(image_tar):
+    script = textwrap.dedent("""
+        import os, signal, socketserver, sys
+        from imagearchive.cli import main
+        accept = socketserver.TCPServer.get_request
+        def accept_and_interrupt(server):
+            connection = accept(server)
+            os.kill(os.getpid(), signal.SIGINT)
+            return connection
+        socketserver.TCPServer.get_request = accept_and_interrupt
+        sys.exit(main(["view", "--no-browser", sys.argv[1]]))
+    """)
+    with subprocess.Popen(
+        [sys.executable, "-W", "default", "-c", script, image_tar],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        port = int(re.search(rb":(\d+)/", process.stdout.readline())[1])
+        with socket.create_connection(("127.0.0.1", port)):
+            _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, b"")
 
 
 def test_view_port_that_is_taken_is_an_error(image_tar):
