@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.barecat_archives import write_barecat
+from support.files import make_tar
 
 import imagearchive
 from imagearchive import (
@@ -23,7 +24,6 @@ from imagearchive import (
 )
 from imagearchive.compat import barecat, turboloader
 from imagearchive.errors import CorruptArchiveError, OptionError
-from tests.support.files import make_tar
 
 
 def jpeg(value):

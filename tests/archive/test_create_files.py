@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.files import limited, make_tar, unfinished
 
 import imagearchive
 from imagearchive.archive.extract import extract
 from imagearchive.archive.small_files import create_files
-from tests.support.files import limited, make_tar, unfinished
 
 SIZES = st.one_of(st.integers(0, 600), st.sampled_from([65_535, 65_536, 65_537, 1 << 20]))
 MEMBERS = st.lists(

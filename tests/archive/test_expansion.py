@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from support import tar_cases
 from support.command_line import start_command
+from support.files import make_tar
 
 from imagearchive import Archive, convert
 from imagearchive.archive.expansion import find_repeats, measure_expansion
 from imagearchive.errors import LimitError
 from imagearchive.storage.limits import Limits
-from tests.support.files import make_tar
 
 GIB = 1 << 30
 

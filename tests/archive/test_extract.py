@@ -11,6 +11,7 @@ import zipfile
 import barecat
 import numpy as np
 import pytest
+from support.files import make_tar, tree
 
 import imagearchive
 from imagearchive.archive.extract import extract, select
@@ -21,7 +22,6 @@ from imagearchive.errors import (
     TargetExistsError,
     UnsafePathError,
 )
-from tests.support.files import make_tar, tree
 
 MANY = {f"class_{i % 7}/{i:05d}.bin": bytes([i % 256]) * (i * 13 % 9000) for i in range(700)}
 HOSTILE = {

@@ -12,6 +12,7 @@ import time
 import zipfile
 
 import pytest
+from support.files import limited, make_tar, unfinished
 
 import imagearchive
 from imagearchive.archive.checked_read import CHUNK_SIZE
@@ -23,7 +24,6 @@ from imagearchive.errors import (
 )
 from imagearchive.index import file_format
 from imagearchive.storage.location import locate
-from tests.support.files import limited, make_tar, unfinished
 
 
 def test_extract_damaged_member_leaves_no_half_file(tmp_path):

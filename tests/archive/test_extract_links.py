@@ -7,6 +7,7 @@ import tarfile
 import pytest
 from support import tar_cases
 from support.bins import packets
+from support.files import make_tar, tree
 
 from imagearchive import Archive
 from imagearchive.archive import expansion
@@ -14,7 +15,6 @@ from imagearchive.archive.extract import extract, select
 from imagearchive.containers.bins.writer import write_split_data
 from imagearchive.errors import LimitError, UnsafePathError
 from imagearchive.storage.limits import Limits
-from tests.support.files import make_tar, tree
 
 CONTENT = os.urandom(5000)
 MEMBERS = {

@@ -9,11 +9,10 @@ import subprocess
 import sys
 import tarfile
 import textwrap
-import zipfile
 from itertools import chain
-from pathlib import Path
 
 import pytest
+from support.files import fill, limited, samples, tar_names
 
 import imagearchive
 from imagearchive.archive import pack_ahead
@@ -25,11 +24,9 @@ from imagearchive.errors import (
     ArchiveNotFoundError,
     CorruptArchiveError,
     OptionError,
-    OptionTypeError,
     UnsafePathError,
     UnsupportedMemberError,
 )
-from tests.support.files import fill, limited, samples, tar_names
 
 TREE = {
     "b/2.jpg": b"two",
@@ -395,144 +392,6 @@ def test_pack_interrupted_at_any_close_closes_no_descriptor_twice(tmp_path, monk
         else:
             break
     assert interrupted > 5
-
-
-def test_pack_shuffled_samples_stay_whole_and_keep_their_data(tmp_path):
-    files = {f"{folder}/{name}": name.encode() for name in samples(20) for folder in "ab"}
-    source = fill(tmp_path / "src", files)
-    pack(source, tmp_path / "a.tar", shuffle=True, seed=3)
-    names = tar_names(tmp_path / "a.tar")
-    assert names != sorted(files)
-    assert sorted(names) == sorted(files)
-    for first in range(0, len(names), 3):
-        assert len({name.split(".")[0] for name in names[first : first + 3]}) == 1
-        assert names[first : first + 3] == sorted(names[first : first + 3])
-    with imagearchive.open(tmp_path / "a.tar") as archive:
-        assert dict(archive) == files
-
-
-def test_pack_shuffled_order_depends_on_names_and_seed(tmp_path):
-    source = fill(tmp_path / "src", samples(20))
-    pack(source, tmp_path / "a.tar", shuffle=True, seed=1)
-    expected = (tmp_path / "a.tar").read_bytes()
-    # A list in any order, even one that tears samples apart, gives what the directory gives.
-    mixed = list(samples(20))
-    random.Random(0).shuffle(mixed)
-    pack(mixed, tmp_path / "b.tar", root=source, shuffle=True, seed=1)
-    assert (tmp_path / "b.tar").read_bytes() == expected
-    pack(source, tmp_path / "c.tar", shuffle=True, seed=2)
-    assert tar_names(tmp_path / "c.tar") != tar_names(tmp_path / "a.tar")
-    # The order is a promise: it may not change between releases.
-    pack(
-        ["1", "2", "3", "4", "5"],
-        tmp_path / "d.tar",
-        root=fill(tmp_path / "five", dict.fromkeys("12345", b"")),
-        shuffle=True,
-    )
-    assert tar_names(tmp_path / "d.tar") == ["3", "1", "5", "4", "2"]
-    for seed in (-1, 1 << 200):
-        pack(mixed, tmp_path / f"{seed < 0}.tar", root=source, shuffle=True, seed=seed)
-    with pytest.raises(OptionTypeError, match="seed must be an integer"):
-        pack(source, tmp_path / "e.tar", shuffle=True, seed="1")
-
-
-@pytest.mark.parametrize("options", [{"shards": 4}, {"shard_size": 10240}])
-def test_pack_shuffled_shards_continue_one_order(tmp_path, options):
-    source = fill(tmp_path / "src", samples(20))
-    pack(source, tmp_path / "a.tar", shuffle=True)
-    made = pack(source, tmp_path / "s.tar", shuffle=True, **options)
-    assert list(chain.from_iterable(map(tar_names, made))) == tar_names(tmp_path / "a.tar")
-    spread = pack(source, tmp_path / "w.tar", shuffle=True, **options, executor=1)
-    assert [Path(one).read_bytes() for one in spread] == [Path(one).read_bytes() for one in made]
-
-
-def test_pack_shuffled_error_names_the_whole_path(tmp_path):
-    source = fill(tmp_path / "src", {"a/1.txt": b"", "a/2.txt": b""})
-    os.mkfifo(tmp_path / "src" / "a" / "3.txt")
-    with pytest.raises(UnsupportedMemberError, match=r"a/3\.txt"):
-        pack(source, tmp_path / "a.tar", shuffle=True)
-    os.unlink(tmp_path / "src" / "a" / "3.txt")
-    before = len(os.listdir("/proc/self/fd"))
-    pack(source, tmp_path / "a.tar", shuffle=True)
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_pack_zip_holds_stored_members_and_an_index(tmp_path):
-    source = fill(tmp_path / "src", TREE | {"large": bytes(3 << 20)})
-    moved = []
-    made = pack(source, tmp_path / "a.zip", mtime=10**9 + 1, progress=moved.append)
-    assert made == [str(tmp_path / "a.zip")]
-    assert sum(moved) == len(TREE) + 1
-    with zipfile.ZipFile(tmp_path / "a.zip") as packed:
-        assert packed.testzip() is None
-        infos = packed.infolist()
-    assert [info.filename for info in infos] == sorted([*TREE, "large"], key=str.encode)
-    assert {info.compress_type for info in infos} == {zipfile.ZIP_STORED}
-    assert {info.date_time for info in infos} == {(2001, 9, 9, 1, 46, 40)}
-    assert (tmp_path / "a.idx.npy").exists()
-    with imagearchive.open(tmp_path / "a.zip") as archive:
-        assert dict(archive) == TREE | {"large": bytes(3 << 20)}
-    pack(source, tmp_path / "b.zip", index=False, shuffle=True)
-    assert not (tmp_path / "b.idx.npy").exists()
-    pack(source, tmp_path / "b.tar", index=False, shuffle=True)
-    with zipfile.ZipFile(tmp_path / "b.zip") as packed:
-        assert packed.namelist() == tar_names(tmp_path / "b.tar")
-
-
-def test_pack_zip_name_that_is_not_text_is_refused(tmp_path):
-    source = fill(tmp_path / "src", {b"\xff": b"raw"})
-    with pytest.raises(UnsafePathError, match="not UTF-8, which a ZIP needs; use TAR"):
-        pack(source, tmp_path / "a.zip")
-    os.rename(os.fsencode(source) + b"/\xff", os.fsencode(source) + b"/device")
-    os.unlink(tmp_path / "src" / "device")
-    os.symlink("/dev/zero", tmp_path / "src" / "device")
-    with pytest.raises(UnsupportedMemberError, match="device"):
-        pack(source, tmp_path / "a.zip")
-    os.unlink(tmp_path / "src" / "device")
-    os.symlink("nowhere", tmp_path / "src" / "link")
-    with pytest.raises(FileNotFoundError, match="src/link"):
-        pack(source, tmp_path / "a.zip")
-    assert os.listdir(tmp_path) == ["src"]
-
-
-@pytest.mark.parametrize("change", [b"longer than before", b"s"])
-def test_pack_zip_file_that_changes_its_size_fails(tmp_path, monkeypatch, change):
-    fill(tmp_path / "src", {"a": b"before"})
-    read = os.read
-
-    def write_then_read(fd, size):
-        monkeypatch.undo()
-        (tmp_path / "src" / "a").write_bytes(change)
-        return read(fd, size)
-
-    monkeypatch.setattr(os, "read", write_then_read)
-    with pytest.raises(CorruptArchiveError, match="changed its size"):
-        pack(["a"], tmp_path / "a.zip", root=tmp_path / "src")
-    assert os.listdir(tmp_path) == ["src"]
-
-
-@pytest.mark.parametrize("options", [{"shards": 4}, {"shard_size": 10_240}])
-@pytest.mark.parametrize("mtime", [0, 10**9 + 1, None])
-def test_pack_zip_shards_are_the_same_on_an_executor(tmp_path, options, mtime):
-    source = fill(tmp_path / "src", samples(20))
-    options = {**options, "mtime": mtime}
-    made = pack(source, tmp_path / "a.zip", **options)
-    assert len(made) > 3
-    names = []
-    for path in made:
-        with zipfile.ZipFile(path) as packed:
-            names += packed.namelist()
-        assert len(names) % 3 == 0
-        assert os.path.getsize(path) <= 10_240 or "shards" in options
-    assert names == sorted(samples(20))
-    spread = pack(source, tmp_path / "b.zip", **options, executor=1)
-    assert [Path(one).read_bytes() for one in spread] == [Path(one).read_bytes() for one in made]
-    # Those that are there are kept, without overwrite.
-    inodes = [os.stat(path).st_ino for path in spread]
-    os.unlink(spread[1])
-    assert pack(source, tmp_path / "b.zip", **options, executor=1) == spread
-    after = [os.stat(path).st_ino for path in spread]
-    assert after[:1] + after[2:] == inodes[:1] + inodes[2:]
 
 
 def test_shard_path_numbers_the_archives():

@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from support.files import fill, samples, tar_names
 
 import imagearchive
 from imagearchive.archive.pack import pack
 from imagearchive.errors import IncompleteError, OptionError, OptionTypeError, TargetExistsError
-from tests.support.files import fill, samples, tar_names
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 from PIL import Image
+from support.files import tar_names
 
 import imagearchive
 from imagearchive import SampleArchive, ShardWriter
@@ -20,7 +21,6 @@ from imagearchive.errors import (
     UnsafePathError,
     UnsupportedMemberError,
 )
-from tests.support.files import tar_names
 
 PIXELS = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 

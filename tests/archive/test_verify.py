@@ -14,14 +14,14 @@ from functools import partial
 import barecat
 import numpy as np
 import pytest
+from support.files import limited, make_tar
+from support.rendering import needs_jpeg
 
 import imagearchive
 from imagearchive.archive.verify import verify
 from imagearchive.codecs import encode
 from imagearchive.errors import OptionTypeError
 from imagearchive.storage.limits import Limits
-from tests.support.files import limited, make_tar
-from tests.support.rendering import needs_jpeg
 
 
 def test_verify_raises_faults_of_the_machine(tmp_path, monkeypatch):

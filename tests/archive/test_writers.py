@@ -6,6 +6,7 @@ import resource
 
 import numpy as np
 import pytest
+from support.files import limited, tar_names
 
 import imagearchive
 from imagearchive.archive.writers import TarWriter, ZipWriter
@@ -14,7 +15,6 @@ from imagearchive.errors import (
     TargetExistsError,
     UnsafePathError,
 )
-from tests.support.files import limited, tar_names
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.files import fill
 
 import imagearchive
 from imagearchive.archive.writers import TarWriter
@@ -17,7 +18,6 @@ from imagearchive.errors import (
     OptionError,
     OptionTypeError,
 )
-from tests.support.files import fill
 
 
 def gnu_tar(*arguments):

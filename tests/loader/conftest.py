@@ -1,12 +1,14 @@
 """Fixtures for the tests of the loader."""
 
 import gc
+import json
 import multiprocessing
 import os
 
 import numpy as np
 import pytest
 from support.archives import write_tar
+from support.sample_archives import npy
 from support.samples import FILES, loader_threads
 
 
@@ -68,3 +70,17 @@ def small_npz(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (12, 9, 7, 3), np.uint8)
     np.savez(path, images=images, labels=np.arange(12))
     return str(path)
+
+
+@pytest.fixture
+def web(tmp_path):
+    """Samples with a caption, a label, an array, a vector of its own length, and a document."""
+    members = {}
+    for i in range(12):
+        members[f"{i:02}.jpg"] = FILES[5 * (i // 4) + i % 4]
+        members[f"{i:02}.txt"] = b"text" if i % 2 else b"longer text"
+        members[f"{i:02}.cls"] = str(i).encode()
+        members[f"{i:02}.npy"] = npy(np.full((2, 3), i, np.float32))
+        members[f"{i:02}.vec.npy"] = npy(np.arange(1 + i // 6))
+        members[f"{i:02}.json"] = json.dumps({"i": i}).encode()
+    return write_tar(tmp_path / "web.tar", members)

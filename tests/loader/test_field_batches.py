@@ -1,15 +1,11 @@
 """Batches of samples of several fields: what becomes of each kind, and never of the batch."""
 
-import io
-import itertools
-import json
-
 import numpy as np
 import pytest
 from support.archives import encoded, write_tar
+from support.sample_archives import npy
 from support.samples import FILES
 
-import imagearchive
 from imagearchive import (
     Array,
     Boxes,
@@ -17,48 +13,22 @@ from imagearchive import (
     CombinedLazyDataset,
     Compose,
     DataLoader,
-    Image,
     ImageArchive,
     Keypoints,
     Label,
     Mask,
-    Mixture,
-    MixUp,
     RandomCrop,
     RandomHorizontalFlip,
     Resize,
     SampleArchive,
     ToTensor,
 )
-from imagearchive.errors import DecodeError, OptionError, OptionTypeError
+from imagearchive.errors import DecodeError, OptionError
 
 COUNT = 12
 RESIZE = Compose([Resize(8, 8), ToTensor()])
 # Moves no pixels, so it suits boxes and masks.
 COLOR = Compose([ColorJitter(0.4), ToTensor()])
-
-
-def npy(array):
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
-
-
-@pytest.fixture
-def web(tmp_path):
-    """Samples with a caption, a label, an array, a vector of its own length, and a document."""
-    members = {}
-    for i in range(COUNT):
-        members[f"{i:02}.jpg"] = FILES[5 * (i // 4) + i % 4]
-        members[f"{i:02}.txt"] = b"text" if i % 2 else b"longer text"
-        members[f"{i:02}.cls"] = str(i).encode()
-        members[f"{i:02}.npy"] = npy(np.full((2, 3), i, np.float32))
-        members[f"{i:02}.vec.npy"] = npy(np.arange(1 + i // 6))
-        members[f"{i:02}.json"] = json.dumps({"i": i}).encode()
-    return write_tar(tmp_path / "web.tar", members)
-
-
-SOME = ["03", "05", "07"]
 FIELDS = {
     "image": "{key}.jpg",
     "caption": "{key}.txt",
@@ -226,30 +196,6 @@ def test_field_batch_with_label_kind_values_moves_images_only(detection):
     np.testing.assert_allclose(batch["boxes"][0], [[2, 4, 14, 14]])
 
 
-def test_pairs_are_mixed_with_samples_of_the_epoch_by_their_keys_only():
-    pairs = Rows((np.full((8, 8, 3), 40 * i, np.uint8), i) for i in range(5))
-    options = {
-        "transform": Compose([MixUp(num_classes=5), ToTensor()]),
-        "output": "numpy",
-        "seed": 1,
-    }
-    images, labels = next(iter(DataLoader(pairs, 5, **options)))
-    assert labels.shape == (5, 5)
-    np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-5)
-    # An image is as bright as its label says.
-    bright = images.mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(bright, labels @ (40 * np.arange(5)), atol=1)
-    assert any(sorted(row)[-2] > 0.01 for row in labels.tolist())
-    again = [
-        (image, label)
-        for batch in DataLoader(pairs, 2, num_workers=0, **options)
-        for image, label in zip(*batch)
-    ]
-    for (image, label), image_2, label_2 in zip(again, images, labels, strict=True):
-        np.testing.assert_array_equal(image, image_2)
-        np.testing.assert_array_equal(label, label_2)
-
-
 def test_field_batch_geometry_with_an_array_of_the_image_size_raises(tmp_path):
     path = write_tar(
         tmp_path / "a.tar", {"0.jpg": FILES[0], "0.npy": npy(np.zeros((30, 40), np.uint8))}
@@ -341,219 +287,3 @@ def test_field_batches_of_subsets_and_combinations(web, tmp_path):
     data = pytest.importorskip("torch.utils.data")
     subset = data.Subset(dataset, [7, -1])
     assert next(iter(DataLoader(subset, 2, transform=RESIZE)))["__key__"] == ["07", "11"]
-
-
-# --- other datasets -----------------------------------------------------------------------------
-
-
-class Rows(list):
-    """A dataset of the samples in a list."""
-
-
-def image(i):
-    return np.full((8, 8, 3), i, np.uint8)
-
-
-def test_dict_of_an_image_and_a_label_stays_a_pair():
-    rows = Rows({"image": image(i), "label": i} for i in range(4))
-    _, labels = next(iter(DataLoader(rows, 4, transform=RESIZE, output="numpy")))
-    assert labels.tolist() == [0, 1, 2, 3]
-
-
-def test_dict_of_more_entries_is_a_dict_of_columns():
-    rows = Rows(
-        {"image": image(i), "label": i, "name": "ab", "raw": b"xy", "size": np.float32(i)}
-        for i in range(3)
-    )
-    batch = next(iter(DataLoader(rows, 3, transform=RESIZE, output="numpy")))
-    assert list(batch) == ["image", "label", "name", "raw", "size"]
-    assert (batch["name"], batch["raw"]) == (["ab"] * 3, [b"xy"] * 3)
-    assert batch["label"].tolist() == [0, 1, 2]
-    assert batch["image"].shape == (3, 3, 8, 8)
-    pair = next(iter(DataLoader(rows, 3, transform=RESIZE, columns=("image", "name"))))
-    assert pair[1] == ["ab"] * 3
-
-
-def test_tuple_of_three_is_a_tuple_of_columns():
-    rows = Rows((image(i), i, "text") for i in range(2))
-    images, labels, texts, indices = next(
-        iter(DataLoader(rows, 2, transform=RESIZE, output="numpy", return_indices=True))
-    )
-    assert (images.shape, labels.tolist(), texts) == ((2, 3, 8, 8), [0, 1], ["text"] * 2)
-    assert indices.tolist() == [0, 1]
-
-
-def test_npz_of_more_columns_keeps_them_and_knows_which_are_ragged(boxes_npz):
-    batch = next(iter(DataLoader(boxes_npz, 3, transform=ToTensor(), output="numpy")))
-    assert set(batch) == {"image", "labels", "extra", "bboxes"}
-    assert [len(boxes) for boxes in batch["bboxes"]] == [0, 1, 2]
-    assert batch["extra"].tolist() == [0, 1, 2]
-
-
-def test_pairs_of_ragged_labels_are_lists_whatever_the_batch(boxes_npz, tmp_path):
-    options = {"columns": ("image", "bboxes"), "label_kind": "values", "output": "numpy"}
-    for size in (1, 3):
-        _, boxes = next(iter(DataLoader(boxes_npz, size, image_size=8, **options)))
-        assert type(boxes) is list
-        assert boxes[0].shape == (0, 4)
-    path = write_tar(tmp_path / "a.tar", {f"{i}.jpg": FILES[i] for i in range(2)})
-    (tmp_path / "labels.txt").write_text("0.jpg 1.5\n1.jpg 2.5 3.5\n")
-    dataset = ImageArchive(path, label_file=tmp_path / "labels.txt", label_kind="values")
-    for size in (1, 2):
-        for _, labels in DataLoader(dataset, size, image_size=8, output="numpy"):
-            assert type(labels) is list
-
-
-def test_fields_of_the_loader_declare_the_kinds_of_a_dataset():
-    rows = Rows(
-        {"picture": image(i), "boxes": np.zeros((i, 4), np.float32), "mask": np.zeros((8, 8), int)}
-        for i in range(3)
-    )
-    fields = {"picture": Image(), "boxes": Boxes(), "mask": Mask()}
-    batch = next(iter(DataLoader(rows, 3, transform=COLOR, output="numpy", fields=fields)))
-    assert [len(boxes) for boxes in batch["boxes"]] == [0, 1, 2]
-    assert batch["mask"].shape == (3, 8, 8)
-    small = next(iter(DataLoader(rows, 3, image_size=4, output="numpy", fields=fields)))
-    assert small["mask"].shape == (3, 4, 4)
-
-
-def test_extra_boxes_of_a_dict_with_geometry_raise():
-    rows = Rows({"image": image(i), "boxes": np.zeros((2, 4)), "label": i} for i in range(2))
-    with pytest.raises(OptionError, match="boxes"):
-        next(iter(DataLoader(rows, 2, image_size=4)))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"fields": {"image": "{key}.jpg"}}, "fields must map names to kinds"),
-        ({"fields": {"image": Image()}, "columns": ("a", "b")}, "pass one of them"),
-        ({"fields": {"other": Image()}}, "fields= names 'other'"),
-        ({"fields": {"image": Array(), "label": Label()}}, "none of them is an image"),
-        ({"ragged": "sometimes"}, "ragged"),
-        ({"ragged": "nested", "output": "numpy"}, "nested"),
-    ],
-)
-def test_wrong_fields_or_ragged_raise(options, message):
-    rows = Rows({"image": image(i), "label": i} for i in range(2))
-    with pytest.raises((OptionError, OptionTypeError), match=message):
-        next(iter(DataLoader(rows, 2, transform=RESIZE, **options)))
-
-
-def test_samples_of_other_fields_than_the_first_raise():
-    rows = Rows([{"image": image(0), "a": 1, "b": 2}, {"image": image(1), "a": 1}])
-    with pytest.raises(OptionError, match="sample 1 has the fields image, a, but the first sample"):
-        list(DataLoader(rows, 1, transform=RESIZE))
-
-
-def test_pillow_image_beside_the_image_needs_a_kind():
-    from PIL import Image as PillowImage
-
-    rows = Rows([{"image": image(0), "label": 1, "x": PillowImage.new("L", (8, 8))}])
-    with pytest.raises(OptionError, match="may be an image or a mask"):
-        next(iter(DataLoader(rows, 1, transform=RESIZE)))
-
-
-# --- samples of an archive, by extension --------------------------------------------------------
-
-
-def test_archive_samples_are_decoded_by_their_extension(web):
-    archive = imagearchive.open(web)
-    _, labels = next(
-        iter(DataLoader(archive.samples("jpg", "cls"), 8, transform=RESIZE, output="numpy"))
-    )
-    assert (labels.dtype, labels.tolist()) == (np.int64, list(range(8)))
-    _, texts, arrays = next(
-        iter(DataLoader(archive.samples("png;jpg", "txt", "npy"), 2, image_size=8, output="numpy"))
-    )
-    assert texts == ["longer text", "text"]
-    assert arrays.shape == (2, 2, 3)
-
-
-def test_archive_samples_without_transform_are_named_by_their_extensions(web):
-    archive = imagearchive.open(web)
-    [sample] = next(iter(DataLoader(archive.samples("png;jpg", ".cls"))))
-    assert list(sample) == ["index", "__key__", "png;jpg", "cls"]
-    [sample] = next(iter(DataLoader(archive.samples("jpg", "cls", "cls"))))
-    assert list(sample)[2:] == ["jpg", "cls (1)", "cls (2)"]
-
-
-def test_archive_samples_without_extensions_are_dicts(tmp_path):
-    members = {"0.jpg": FILES[0], "0.cls": b"5", "1.cls": b"6", "1.jpg": FILES[1]}
-    samples = imagearchive.open(write_tar(tmp_path / "a.tar", members)).samples()
-    batch = next(iter(DataLoader(samples, 2, image_size=8, output="numpy")))
-    assert (batch["__key__"], batch["cls"].tolist()) == (["0", "1"], [5, 6])
-    assert batch["jpg"].shape == (2, 3, 8, 8)
-
-
-def test_archive_samples_of_an_unknown_extension_raise(tmp_path):
-    samples = imagearchive.open(write_tar(tmp_path / "a.tar", {"0.jpg": b"", "0.q": b""}))
-    with pytest.raises(OptionError, match="there is no codec"):
-        DataLoader(samples.samples("jpg", "q"), 2, image_size=8)
-
-
-# --- mixtures -----------------------------------------------------------------------------------
-
-
-def test_mixture_in_the_loader_reads_each_dataset_natively_and_keeps_the_ratio(web, tmp_path):
-    other = write_tar(tmp_path / "b.tar", {f"b{i}.jpg": FILES[i] for i in range(3)})
-    fields = {"image": "{key}.jpg"}
-    mixture = Mixture(
-        [SampleArchive(web, fields=fields), SampleArchive(other, fields=fields)], [3, 1]
-    )
-    batches = list(DataLoader(mixture, 4, transform=RESIZE, output="numpy"))
-    for batch in batches:
-        assert sum(key.startswith("b") for key in batch["__key__"]) == 1
-    ranks = [
-        key
-        for rank in range(2)
-        for batch in DataLoader(mixture, 4, transform=RESIZE, rank=rank, world_size=2)
-        for key in batch["__key__"]
-    ]
-    assert sorted(ranks) == sorted(key for batch in batches for key in batch["__key__"])
-    keys = [mixture[i]["__key__"] for i in range(len(mixture))]
-    assert keys == [key for batch in batches for key in batch["__key__"]]
-
-
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_mixture_resumes_in_the_middle_on_another_number_of_ranks(web, ranks):
-    """What one pass of the mixture has left is divided among the new ranks, and nothing twice."""
-    parts = [SampleArchive(web, fields=FIELDS), SampleArchive(web, fields=FIELDS, keys=SOME)]
-    mixture = Mixture(parts, [2, 1], length=48, seed=5)
-
-    def made(world_size, rank):
-        return DataLoader(
-            mixture, 4, transform=RESIZE, shuffle=False, world_size=world_size, rank=rank,
-            num_workers=2,
-        )  # fmt: skip
-
-    def keys(batches):
-        pairs = (zip(batch["__key__"], batch["label"].tolist()) for batch in batches)
-        return list(itertools.chain.from_iterable(pairs))
-
-    expected = [mixture[index] for index in range(48)]
-    expected = [(sample["__key__"], sample["label"]) for sample in expected]
-    before = [made(2, rank) for rank in range(2)]
-    received, states = [], []
-    for loader in before:
-        batches = iter(loader)
-        received += keys([next(batches), next(batches)])
-        states.append(loader.state_dict())
-        batches.close()
-    assert sorted(received) == sorted(expected[:16])
-    assert states[0] == states[1]
-    after = [made(ranks, rank) for rank in range(ranks)]
-    for loader in after:
-        loader.load_state_dict(states[0])
-    rest = [keys(loader) for loader in after]
-    assert sorted(itertools.chain(*rest)) == sorted(expected[16:])
-    if ranks == 1:
-        assert rest[0] == expected[16:]
-    # The next epoch is whole again.
-    assert sum(len(keys(loader)) for loader in after) == 48
-
-
-def test_mixture_of_pairs_in_the_loader_gives_pairs():
-    rows = [Rows((image(i), k) for i in range(4)) for k in range(2)]
-    _, labels = next(iter(DataLoader(Mixture(rows, [1, 1]), 8, transform=RESIZE)))
-    assert sorted(labels.tolist()) == [0] * 4 + [1] * 4

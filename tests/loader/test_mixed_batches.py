@@ -5,9 +5,18 @@ import io
 import numpy as np
 import pytest
 from support.images import encode
+from support.samples import Rows
 
 from imagearchive import Boxes, DataLoader, Image, Label, Mask, SampleArchive, TarWriter
-from imagearchive.transforms import Compose, CutMix, MixUp, Mosaic, RandomHorizontalFlip, Resize
+from imagearchive.transforms import (
+    Compose,
+    CutMix,
+    MixUp,
+    Mosaic,
+    RandomHorizontalFlip,
+    Resize,
+    ToTensor,
+)
 
 COUNT = 23
 FIELDS = {
@@ -137,3 +146,27 @@ def test_mosaic_of_few_samples_has_each_once_if_there_are_four(count):
                 assert len(set(quarters)) == 4
             drawn.update(quarters)
     assert drawn == set(range(1, count + 1))
+
+
+def test_pairs_are_mixed_with_samples_of_the_epoch_by_their_keys_only():
+    pairs = Rows((np.full((8, 8, 3), 40 * i, np.uint8), i) for i in range(5))
+    options = {
+        "transform": Compose([MixUp(num_classes=5), ToTensor()]),
+        "output": "numpy",
+        "seed": 1,
+    }
+    images, labels = next(iter(DataLoader(pairs, 5, **options)))
+    assert labels.shape == (5, 5)
+    np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-5)
+    # An image is as bright as its label says.
+    bright = images.mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(bright, labels @ (40 * np.arange(5)), atol=1)
+    assert any(sorted(row)[-2] > 0.01 for row in labels.tolist())
+    again = [
+        (image, label)
+        for batch in DataLoader(pairs, 2, num_workers=0, **options)
+        for image, label in zip(*batch)
+    ]
+    for (image, label), image_2, label_2 in zip(again, images, labels, strict=True):
+        np.testing.assert_array_equal(image, image_2)
+        np.testing.assert_array_equal(label, label_2)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
+from support.archives import encoded, write_tar
+from support.files import fill
 
 import imagearchive
 from imagearchive import (
@@ -22,8 +24,6 @@ from imagearchive import (
     repack,
 )
 from imagearchive.errors import DecodeError, OptionError, TargetExistsError
-from tests.support.archives import encoded, write_tar
-from tests.support.files import fill
 
 
 def picture(number, size=(40, 30), format="JPEG", **options):

@@ -95,6 +95,10 @@ class Encoded:
         return self
 
 
+class Rows(list):
+    """A dataset of the samples in a list."""
+
+
 class Numbered:
     """Samples that are cheap to make, and whose pixels and label tell their index."""
 
