@@ -126,6 +126,12 @@ def moto(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def google(moto):
+    """The same store, by the protocol of Google Cloud Storage."""
+    return object_stores.google(moto)
+
+
+@pytest.fixture(scope="session")
 def s3rver(tmp_path_factory):
     """Another store that speaks S3, without `If-Match`."""
     with object_stores.s3rver(tmp_path_factory.mktemp("s3rver")) as server:

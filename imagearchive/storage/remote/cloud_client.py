@@ -25,6 +25,12 @@ T = TypeVar("T")
 
 #: The class of obstore for each scheme.
 SCHEMES: Final = {"s3": "S3Store", "gs": "GCSStore", "az": "AzureStore"}
+# Options, and variables of the environment, that name another server than the cloud's own.
+_ENDPOINTS: Final = {
+    "s3": ("endpoint", "aws_endpoint", "aws_endpoint_url", "aws_endpoint_url_s3"),
+    "gs": ("base_url", "google_base_url"),
+    "az": ("endpoint", "azure_endpoint", "azure_storage_endpoint"),
+}
 # What a server answered, in the text of an error of obstore. The rest of that text may repeat
 # parts of the request.
 _STATUS: Final = re.compile(r"status(?: code)?:? (\d{3})\b")
@@ -233,10 +239,11 @@ def _import_obstore(shown: str) -> Any:
 
 def _make_store(obstore: Any, scheme: str, bucket: str, options: AccessOptions) -> Any:
     values = dict(options.values)
-    endpoint = str(values.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL", ""))
+    settings = {name.lower(): value for name, value in {**os.environ, **values}.items()}
+    endpoints = [str(settings.get(name) or "") for name in _ENDPOINTS[scheme]]
     if "prefix" in values:
         raise OptionError("storage_options has no 'prefix'; it is a part of the URL")
-    if endpoint.startswith("http://"):
+    if any(endpoint.startswith("http://") for endpoint in endpoints):
         client: Mapping[str, Any] = values.get("client_options") or {}
         values["client_options"] = {"allow_http": True, **client}
     store = getattr(obstore.store, SCHEMES[scheme])

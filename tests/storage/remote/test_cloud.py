@@ -1,4 +1,4 @@
-"""Archives in buckets: S3 by two servers, Azure by one."""
+"""Archives in buckets: S3 by two servers, Azure and Google Cloud by one each."""
 
 import pickle
 
@@ -20,7 +20,9 @@ from imagearchive.errors import (
 from imagearchive.storage.location import locate
 from imagearchive.storage.path_options import add_options
 
-SCHEMES = {"moto": "s3", "s3rver": "s3", "azurite": "az"}
+SCHEMES = {"moto": "s3", "s3rver": "s3", "azurite": "az", "google": "gs"}
+# How the options are called in the environment.
+VARIABLES = {"s3": "AWS_", "az": "AZURE_STORAGE_", "gs": "GOOGLE_"}
 ONCE = {"max_retries": 0}
 
 
@@ -142,17 +144,22 @@ def test_command_reads_from_a_bucket(moto, image_tar, capsys):
     assert "NAME=VALUE" in capsys.readouterr().err
 
 
-def test_credentials_in_the_environment_are_found(moto, image_tar, pictures, monkeypatch):
-    moto.put("environment/images.tar", image_tar.read_bytes())
-    access, secret = moto.keys
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": access,
-        "AWS_SECRET_ACCESS_KEY": secret,
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": moto.url,
-    }.items():
-        monkeypatch.setenv(name, value)
-    assert dict(imagearchive.open("s3://data/environment/images.tar")) == pictures
+@pytest.mark.parametrize("name", ["moto", "azurite", "google"])
+def test_credentials_in_the_environment_are_found(name, request, image_tar, pictures, monkeypatch):
+    store = request.getfixturevalue(name)
+    store.put("environment/images.tar", image_tar.read_bytes())
+    for option, value in store.storage_options.items():
+        monkeypatch.setenv(VARIABLES[SCHEMES[name]] + option.upper(), value)
+    url = f"{SCHEMES[name]}://data/environment/images.tar"
+    assert dict(imagearchive.open(url)) == pictures
+
+
+def test_public_bucket_of_google_is_read_without_credentials(google, image_tar, pictures):
+    public = {"x-amz-acl": "public-read"}
+    google.request("PUT", "public/images.tar", image_tar.read_bytes(), public)
+    options = {"base_url": google.url, "skip_signature": True}
+    archive = imagearchive.open("gs://data/public/images.tar", storage_options=options)
+    assert dict(archive) == pictures
 
 
 def test_credentials_are_in_nothing_that_is_shown_or_saved(azurite, image_tar, caplog):

@@ -41,9 +41,7 @@ def bucket(moto, shards, request):
 
 
 def on_command_line(options):
-    flat = {**options, "client_options.allow_http": "true"}
-    flat.pop("client_options")
-    return [part for item in flat.items() for part in ("--storage-option", "=".join(item))]
+    return [part for item in options.items() for part in ("--storage-option", "=".join(item))]
 
 
 def test_index_beside_an_object_is_fetched_once_and_then_compared(faulty_server, shards, pictures):
