@@ -153,6 +153,12 @@ class ImageSamples(OptionsDataset[ImageArchiveOptions]):
             return [self._read(position) for position in self._selection.view(sample)]
         return self._read(self._selection.position(sample))
 
+    def encoded_size(self, index: int) -> int:
+        """Return how many bytes `read` returns, from the index; with ``mode="multi"`` their sum."""
+        sample = self._index(index)
+        views = self._selection.view(sample) if self._multi else [self._selection.position(sample)]
+        return sum(self.archive.table.lookup.row(position)[2] for position in views)
+
     def name(self, index: int) -> str:
         """Return the name of a sample's member; with ``mode="multi"`` that of its directory."""
         sample = self._index(index)

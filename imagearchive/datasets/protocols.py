@@ -29,7 +29,11 @@ __all__ = [
 
 
 class EncodedImages(Protocol):
-    """Images as they are stored, with their labels. Safe for threads."""
+    """Images as they are stored, with their labels. Safe for threads.
+
+    A class may also have a method ``encoded_size(index)``, which returns how many bytes `read`
+    returns, without reading them, and ``label_sizes()``, as `ImageArchive` has them.
+    """
 
     def __len__(self) -> int: ...
 

@@ -190,13 +190,16 @@ class EncodedSource:
         return str(self.images.name(index))
 
     def fingerprint(self) -> str:
-        count = len(self)
+        count, chosen = len(self), spread_indices(len(self))
+        size: Callable[[int], int] | None = getattr(self.images, "encoded_size", None)
+        if size is None:
+            size = self._read_size
+            self.prefetch(chosen)
         return make_fingerprint(
-            count,
-            (f"{self.name(i)}\0{self.label(i)}\0{self._size(i)}" for i in spread_indices(count)),
+            count, (f"{self.name(i)}\0{self.label(i)}\0{size(i)}" for i in chosen)
         )
 
-    def _size(self, index: int) -> int:
+    def _read_size(self, index: int) -> int:
         try:
             return len(self.read(index))
         except (CorruptArchiveError, UnsupportedMemberError):

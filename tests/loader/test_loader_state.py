@@ -162,6 +162,23 @@ def test_state_of_other_data_raises():
 
 
 @pytest.mark.needs_torch
+def test_state_of_images_is_that_of_their_bytes_which_are_not_read(tar):
+    class Read(Encoded):
+        """The images of an archive, without their sizes."""
+
+        def __init__(self):
+            self.images = ImageArchive(tar)
+            super().__init__(self.images.read(i) for i in range(len(self.images)))
+            self.label, self.name = self.images.label, self.images.name
+
+    class Unread(ImageArchive):
+        def read(self, index):
+            raise AssertionError
+
+    read, unread = (DataLoader(dataset, 4, image_size=8) for dataset in (Read(), Unread(tar)))
+    assert read.state_dict() == unread.state_dict()
+
+
 def test_state_of_other_subsets_raises(tar):
     from torch.utils.data import Subset
 

@@ -94,11 +94,21 @@ class FaultyServer:
         return self._call("etag", path)
 
     def configure(
-        self, *, latency: float = 0.0, jitter: float = 0.0, bandwidth: float | None = None
+        self,
+        *,
+        latency: float = 0.0,
+        jitter: float = 0.0,
+        bandwidth: float | None = None,
+        round_gap: float = 0.0,
     ) -> None:
-        """Set how slow the server is; the arguments are those of the class."""
+        """Set how slow the server is; the other arguments are those of the class.
+
+        With `round_gap`, requests are answered in rounds, which `totals` counts: all that came,
+        once no other came for so many seconds. So there are as many rounds as requests of which
+        each had to wait for the one before, however slow the machine is.
+        """
         record = self._settings.record
-        self._settings = Settings(latency, jitter, bandwidth, record)
+        self._settings = Settings(latency, jitter, bandwidth, record, round_gap)
         self._call("settings", self._settings)
 
     def fail(self, *faults: Fault) -> None:
@@ -112,7 +122,7 @@ class FaultyServer:
 
     @property
     def totals(self) -> Totals:
-        """How many requests, connections, and bytes there were, and how many in flight at most."""
+        """How many requests, rounds, connections, and bytes there were, and so on."""
         return self._call("totals")
 
     def forget(self) -> None:

@@ -69,6 +69,7 @@ class Settings:
     jitter: float = 0.0
     bandwidth: float | None = None
     record: bool = True
+    round_gap: float = 0.0
 
 
 @dataclass
@@ -79,6 +80,7 @@ class Totals:
     connections: int = 0
     sent: int = 0
     most_in_flight: int = 0
+    rounds: int = 0
 
 
 class _Object:
@@ -104,6 +106,8 @@ class _Server:
         self.forget()
         self.in_flight = 0
         self._free_at = 0.0
+        self._round: list[asyncio.Future[None]] = []
+        self._round_end: asyncio.TimerHandle | None = None
 
     def forget(self) -> None:
         """Forget all faults and requests."""
@@ -130,6 +134,24 @@ class _Server:
             now = asyncio.get_running_loop().time()
             self._free_at = max(now, self._free_at) + count / self.settings.bandwidth
             await asyncio.sleep(self._free_at - now)
+
+    async def next_round(self) -> None:
+        """Wait until no further request comes, if requests are answered in rounds."""
+        if not self.settings.round_gap:
+            return
+        loop = asyncio.get_running_loop()
+        self._round.append(loop.create_future())
+        if self._round_end is not None:
+            self._round_end.cancel()
+        self._round_end = loop.call_later(self.settings.round_gap, self._end_round)
+        await self._round[-1]
+
+    def _end_round(self) -> None:
+        self.totals.rounds += 1
+        ended, self._round, self._round_end = self._round, [], None
+        for future in ended:
+            if not future.done():
+                future.set_result(None)
 
     def answer(self, request: Request) -> Response:
         """Return what to send, with the faults that apply."""
@@ -289,6 +311,7 @@ class _HTTP(asyncio.Protocol):
                 # What the server itself needed under load is part of the round trip.
                 due = self._received_at + delay - TIMER_DELAY
                 await asyncio.sleep(due - asyncio.get_running_loop().time())
+            await server.next_round()
             await self._send(request, response)
         finally:
             server.in_flight -= 1
