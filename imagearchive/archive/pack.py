@@ -21,11 +21,10 @@ from imagearchive.archive.packed_files import (
     shuffle_tree,
     walk_tree,
 )
-from imagearchive.archive.writers import PackWriter, TarWriter, is_zip, open_writer
+from imagearchive.archive.shard_size import ShardMember, ShardSize
+from imagearchive.archive.writers import IndexedTarWriter, PackWriter, is_zip, open_writer
 from imagearchive.containers.archive_writer import StreamTarget
-from imagearchive.containers.tar.ustar import BLOCK, header
 from imagearchive.containers.tar.writer import RECORD, BareTarWriter
-from imagearchive.containers.zip.stream import END_SIZE, MemberHeader
 from imagearchive.errors import OptionError
 from imagearchive.errors.arguments import (
     check_flag,
@@ -151,7 +150,7 @@ def pack(
         if shards is not None:
             cut = _by_count(files, shards)
         elif shard_size is not None:
-            cut = _by_size(shard_size, top, is_zip(path))
+            cut = _by_size(shard_size, top, is_zip(path), mtime)
         elif executor is not None:
             raise OptionError(
                 "executor writes several shards at a time; say how many with shards or shard_size"
@@ -190,7 +189,7 @@ def pack(
         keep = mtime is None
         if cut is None:
             writer = start(path)
-            if isinstance(writer, TarWriter):
+            if isinstance(writer, IndexedTarWriter):
                 add_all(writer, files(), top, keep, report, index)
             else:
                 for item in files():
@@ -325,26 +324,22 @@ def _by_count(files: Callable[[], Iterator[SourceFile]], shards: int) -> _Cut:
     return cut
 
 
-def _by_size(limit: int, top: str, zipped: bool) -> _Cut:
-    used = 0
+def _by_size(limit: int, top: str, zipped: bool, mtime: int | None) -> _Cut:
+    shard = ShardSize(limit, zipped)
 
-    def cut(group: list[SourceFile]) -> bool:
-        nonlocal used
-        size = 0
+    def members(group: list[SourceFile]) -> Iterator[ShardMember]:
         for item in group:
             with name_path_in_errors(top, item):
-                data = os.stat(item.path, dir_fd=item.dir_fd).st_size
-            if zipped:
-                size += data + MemberHeader.largest_size(len(item.name))
-            else:
-                size += len(header(item.name, data)) + data + -data % BLOCK
-        if zipped:
-            whole = used + size + END_SIZE
-        else:
-            whole = used + size + 2 * BLOCK
-            whole += -whole % RECORD
-        full = used > 0 and whole > limit
-        used = size if full else used + size
+                status = os.stat(item.path, dir_fd=item.dir_fd)
+            modified = status.st_mtime_ns // 1_000_000_000 if mtime is None else mtime
+            yield ShardMember(item.name, status.st_size, modified)
+
+    def cut(group: list[SourceFile]) -> bool:
+        size = shard.sample_size(members(group))
+        full = shard.exceeds(size)
+        if full:
+            shard.start()
+        shard.add(size)
         return full
 
     return cut

@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from imagearchive.archive.shard_size import ShardMember, ShardSize
 from imagearchive.archive.writers import TarWriter
 from imagearchive.codecs.codec_registry import encode_member
-from imagearchive.containers.tar.ustar import BLOCK, header
 from imagearchive.containers.tar.writer import RECORD
 from imagearchive.errors import ClosedError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_flag, check_integer, check_size, shorten
@@ -130,7 +130,7 @@ class ShardWriter(Abortable):
         self._first_number = check_integer("first_number", first_number, 0)
         self._path = ShardPath("path", path)
         # A smaller archive does not exist.
-        self._shard_size = check_size("shard_size", shard_size, RECORD)
+        self._shard = ShardSize(check_size("shard_size", shard_size, RECORD))
         self._shard_samples = (
             None if shard_samples is None else check_integer("shard_samples", shard_samples, 1)
         )
@@ -207,9 +207,15 @@ class ShardWriter(Abortable):
         """
         if self._closed:
             raise ClosedError(f"{self._path.text}: the writer is closed")
-        whole = self._tar.size + sum(map(self._size_of, members)) + 2 * BLOCK
-        whole += -whole % RECORD
-        full = whole > self._shard_size or self._in_shard == self._shard_samples
+        size = self._shard.sample_size(
+            ShardMember(
+                name.encode("utf-8", "surrogateescape"),
+                memoryview(data).nbytes,
+                self._options["mtime"],
+            )
+            for name, data in members
+        )
+        full = self._shard.exceeds(size) or self._in_shard == self._shard_samples
         if self._in_shard and full:
             self._finish()
             self._tar = self._start()
@@ -219,14 +225,10 @@ class ShardWriter(Abortable):
             )
         for name, data in members:
             self._tar.add(name, data)
+        self._shard.add(size)
         self._keys.add(key)
         self._in_shard += 1
         self._count += 1
-
-    def _size_of(self, member: tuple[str, Buffer]) -> int:
-        """Return what a member takes in an archive."""
-        name, size = member[0].encode("utf-8", "surrogateescape"), memoryview(member[1]).nbytes
-        return len(header(name, size, self._options["mtime"])) + size + -size % BLOCK
 
     def _check_key(self, sample: Mapping[str, Any]) -> str:
         try:
@@ -246,6 +248,7 @@ class ShardWriter(Abortable):
         return key
 
     def _start(self) -> TarWriter:
+        self._shard.start()
         self._keys.clear()
         self._in_shard = 0
         return TarWriter(self._next_path(), **self._options)

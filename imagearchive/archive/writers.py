@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from imagearchive.containers.archive_writer import open_packed_file
 from imagearchive.containers.tar.writer import BareTarWriter
@@ -14,9 +14,14 @@ from imagearchive.containers.zip.writer import BareZipWriter
 from imagearchive.errors import CorruptArchiveError, CorruptIndexError
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.index.index_locations import cache_location, index_beside
+from imagearchive.storage.closing import Abortable
 from imagearchive.storage.location import local_path, locate
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 __all__ = [
+    "IndexedTarWriter",
     "IndexedZipWriter",
     "PackWriter",
     "TarWriter",
@@ -30,7 +35,7 @@ __all__ = [
 _CHUNK: Final = 1 << 20
 
 
-class TarWriter(BareTarWriter):
+class TarWriter(Abortable):
     """Writes one TAR archive, which appears under its name only when it is whole.
 
     Until `close`, the bytes are in a temporary file beside the target; leaving the ``with`` block
@@ -52,6 +57,10 @@ class TarWriter(BareTarWriter):
     sync : bool
         Put the archive on disk before it gets its name. Without, a power failure can leave a name
         with missing content.
+
+    Attributes
+    ----------
+    path : str
 
     Raises
     ------
@@ -76,32 +85,125 @@ class TarWriter(BareTarWriter):
         index: bool = True,
         sync: bool = True,
     ) -> None:
-        super().__init__(
-            path,
-            overwrite=overwrite,
-            mtime=mtime,
-            mode=mode,
-            sync=sync,
-            before_replace=partial(drop_index, local_path("path", path)),
+        self._writer = IndexedTarWriter(
+            path, overwrite=overwrite, mtime=mtime, mode=mode, index=index, sync=sync
         )
-        self._index = index
+        self.path = self._writer.path
+
+    def __len__(self) -> int:
+        """Members written so far."""
+        return len(self._writer)
+
+    def add(
+        self, name: str | bytes, data: Buffer, *, mtime: int | None = None, mode: int | None = None
+    ) -> None:
+        """Add a member from memory.
+
+        Parameters
+        ----------
+        name : str or bytes
+            Relative path; as `str` in UTF-8, with surrogates for other bytes.
+        data : bytes-like
+        mtime : int, optional
+            Seconds since 1970.
+        mode : int, optional
+            Permission bits.
+
+        Raises
+        ------
+        UnsafePathError
+            The name is empty or absolute, leads out of the archive, or contains a NUL byte.
+        OptionTypeError
+            The data are not bytes.
+        ClosedError
+            The writer is closed.
+        """
+        self._writer.add(name, data, mtime=mtime, mode=mode)
+
+    def add_chunks(
+        self,
+        name: str | bytes,
+        chunks: Iterable[Buffer],
+        size: int,
+        *,
+        mtime: int | None = None,
+        mode: int | None = None,
+    ) -> None:
+        """Add a member whose data come in chunks.
+
+        Parameters
+        ----------
+        name, mtime, mode
+            As in `add`.
+        chunks : iterable of bytes-like
+        size : int
+            Total size of the chunks in bytes; the header that precedes them needs it.
+
+        Raises
+        ------
+        UnsafePathError, ClosedError
+            As `add`.
+        OptionError
+            The chunks do not add up to `size` bytes. After this, and after any exception from
+            `chunks`, the archive ends in half a member, so it is discarded.
+        """
+        self._writer.add_chunks(name, chunks, size, mtime=mtime, mode=mode)
+
+    def add_file(
+        self,
+        path: str | bytes | os.PathLike[str],
+        name: str | bytes,
+        *,
+        mtime: int | None = None,
+        mode: int | None = None,
+        keep_mtime: bool = False,
+    ) -> None:
+        """Add a member from a file.
+
+        Parameters
+        ----------
+        path : path-like
+            A regular file, or a symbolic link to one.
+        name : str or bytes
+            Its path in the archive.
+        mtime, mode : int, optional
+            As in `add`.
+        keep_mtime : bool
+            Take the time of the file instead.
+
+        Raises
+        ------
+        UnsafePathError
+            As `add`.
+        UnsupportedMemberError
+            `path` is a directory, device, FIFO or socket.
+        CorruptArchiveError
+            The file changed its size while it was read; the archive is discarded.
+        OSError
+            The file cannot be read.
+        """
+        self._writer.add_file(path, name, mtime=mtime, mode=mode, keep_mtime=keep_mtime)
 
     def close(self) -> None:
         """Complete the archive, give it its name and build its index; again does nothing.
 
         Raises
         ------
-        ClosedError, TargetExistsError, OSError
-            As `publish`.
+        ClosedError
+            Adding a member failed, so the archive was discarded.
+        TargetExistsError
+            An archive of that name has appeared in the meantime.
+        OSError
+            The disk is full, for example; the temporary file is removed.
         """
-        super().close()
-        if self.published and self._index:
-            # Once only.
-            self._index = False
-            _build_index(self.path)
+        self._writer.close()
+
+    def abort(self) -> None:
+        """Remove the temporary file; an existing archive stays as it was."""
+        self._writer.abort()
 
 
-class ZipWriter(BareZipWriter):
+class ZipWriter(Abortable):
     """Writes one ZIP archive without compression, so that any member can be read in place.
 
     The data of each member start at a multiple of 64 bytes, which lets arrays be used where they
@@ -118,6 +220,10 @@ class ZipWriter(BareZipWriter):
     sync : bool
         Put the archive on disk before it gets its name.
 
+    Attributes
+    ----------
+    path : str
+
     Raises
     ------
     TargetExistsError
@@ -127,15 +233,89 @@ class ZipWriter(BareZipWriter):
     def __init__(
         self, path: str | os.PathLike[str], *, overwrite: bool = False, sync: bool = True
     ) -> None:
+        self._writer = IndexedZipWriter(path, overwrite=overwrite, index=False, sync=sync)
+        self.path = self._writer.path
+
+    def add(
+        self, name: str, chunks: Iterable[Buffer], *, mtime: int = 0, mode: int = 0o644
+    ) -> None:
+        """Add a member.
+
+        Parameters
+        ----------
+        name : str
+            Relative path; it must be text, since ZIP has no other names.
+        chunks : iterable of bytes-like
+            Its data.
+        mtime : int
+            Seconds since 1970, in UTC; kept to two seconds, and from 1980 to 2107.
+        mode : int
+            Permission bits.
+
+        Raises
+        ------
+        UnsafePathError
+            The name is empty or absolute, leads out of the archive, or is not UTF-8.
+        ClosedError
+            The writer is closed, or was discarded: any exception from `chunks` leaves half a
+            member behind.
+        """
+        self._writer.add(name, chunks, mtime=mtime, mode=mode)
+
+    def close(self) -> None:
+        """Complete the archive and give it its name; again does nothing.
+
+        Raises
+        ------
+        ClosedError, TargetExistsError, OSError
+            As `TarWriter.close`.
+        """
+        self._writer.close()
+
+    def abort(self) -> None:
+        """Remove the temporary file; an existing archive stays as it was."""
+        self._writer.abort()
+
+
+class IndexedTarWriter(BareTarWriter):
+    """The writer inside `TarWriter`, which several archives that appear together also need.
+
+    Parameters
+    ----------
+    path, overwrite, mtime, mode, index, sync
+        As in `TarWriter`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        mtime: int = 0,
+        mode: int = 0o644,
+        index: bool = True,
+        sync: bool = True,
+    ) -> None:
         super().__init__(
             path,
             overwrite=overwrite,
+            mtime=mtime,
+            mode=mode,
             sync=sync,
             before_replace=partial(drop_index, local_path("path", path)),
         )
+        self._index = index
+
+    def close(self) -> None:
+        """Complete the archive, give it its name and build its index; again does nothing."""
+        super().close()
+        if self.published and self._index:
+            # Once only.
+            self._index = False
+            _build_index(self.path)
 
 
-class IndexedZipWriter(ZipWriter):
+class IndexedZipWriter(BareZipWriter):
     """Writes files to a ZIP archive and builds its index; the ZIP that `pack` writes.
 
     Parameters
@@ -153,7 +333,12 @@ class IndexedZipWriter(ZipWriter):
         index: bool = True,
         sync: bool = True,
     ) -> None:
-        super().__init__(path, overwrite=overwrite, sync=sync)
+        super().__init__(
+            path,
+            overwrite=overwrite,
+            sync=sync,
+            before_replace=partial(drop_index, local_path("path", path)),
+        )
         self._mtime = mtime
         self._index = index
 
@@ -185,14 +370,14 @@ class IndexedZipWriter(ZipWriter):
             _build_index(self.path)
 
 
-PackWriter = TarWriter | IndexedZipWriter
+PackWriter = IndexedTarWriter | IndexedZipWriter
 
 
 def open_writer(
     path: str, *, overwrite: bool, mtime: int | None, index: bool, sync: bool
 ) -> PackWriter:
     """Return the writer of an archive that `pack` writes: a ZIP for ``.zip``, otherwise a TAR."""
-    kind = IndexedZipWriter if is_zip(path) else TarWriter
+    kind = IndexedZipWriter if is_zip(path) else IndexedTarWriter
     return kind(path, overwrite=overwrite, mtime=mtime or 0, index=index, sync=sync)
 
 

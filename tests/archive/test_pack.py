@@ -15,10 +15,10 @@ import pytest
 from support.files import fill, limited, samples, tar_names
 
 import imagearchive
+from imagearchive import TarWriter
 from imagearchive.archive import pack_ahead
 from imagearchive.archive.pack import pack, shard_path
 from imagearchive.archive.small_files import fill as fill_buffer
-from imagearchive.archive.writers import TarWriter
 from imagearchive.containers.tar.ustar import header
 from imagearchive.errors import (
     ArchiveNotFoundError,
@@ -128,6 +128,17 @@ def test_pack_shard_size_bounds_each_archive(tmp_path):
     assert [tar_names(path) for path, size in zip(made, sizes) if size > limit] == [["025"]]
     # None could have taken a further file.
     assert all(size > limit - 16384 for size in sizes[:3])
+
+
+def test_pack_shard_size_counts_the_headers_of_times_before_1970(tmp_path):
+    """Such a time takes two more blocks in a TAR."""
+    fill(tmp_path / "src", {f"{i:03d}": b"x" for i in range(60)})
+    for one in (tmp_path / "src").iterdir():
+        os.utime(one, (-1000, -1000))
+    limit = 20 * 1024
+    made = pack(tmp_path / "src", tmp_path / "x.tar", shard_size=limit, mtime=None)
+    assert len(made) > 1
+    assert max(map(os.path.getsize, made)) <= limit
 
 
 def test_pack_refuses_wrong_options(tmp_path):
@@ -350,12 +361,12 @@ def test_pack_interrupted_leaves_nothing(tmp_path):
     script = textwrap.dedent("""
         import os, sys, time
         from imagearchive.archive import pack as module
-        real = module.TarWriter.add_members
+        real = module.IndexedTarWriter.add_members
         def slow(self, *arguments, **options):
             real(self, *arguments, **options)
             print("ready", flush=True)
             time.sleep(20)
-        module.TarWriter.add_members = slow
+        module.IndexedTarWriter.add_members = slow
         module.pack(sys.argv[1], sys.argv[2])
     """)
     child = subprocess.Popen(

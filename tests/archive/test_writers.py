@@ -171,6 +171,15 @@ def test_writers_give_up_after_half_a_member(tmp_path, make, size):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("make", "adding"), [(TarWriter, ["add", "add_chunks", "add_file"]), (ZipWriter, ["add"])]
+)
+def test_writers_offer_only_what_users_call(tmp_path, make, adding):
+    with make(tmp_path / "a.x") as writer:
+        names = [name for name in dir(writer) if not name.startswith("_")]
+    assert names == sorted(["abort", "close", "path", *adding])
+
+
 @pytest.mark.parametrize("make", [TarWriter, ZipWriter])
 def test_writers_take_no_members_when_closed(tmp_path, make):
     writer = make(tmp_path / "a.x")

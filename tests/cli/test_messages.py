@@ -134,11 +134,11 @@ def test_closed_standard_streams_do_no_harm(work, archive):
         import os
         from imagearchive import cli
         from imagearchive.archive import pack
-        real = pack.TarWriter.complete
+        real = pack.IndexedTarWriter.complete
         def finish(self):
             os.write(2, b"as a library in C complains")
             real(self)
-        pack.TarWriter.complete = finish
+        pack.IndexedTarWriter.complete = finish
         raise SystemExit(cli.main(["pack", "photos", "r.tar"]))
     """)
     tool = [sys.executable, "-c", noisy]

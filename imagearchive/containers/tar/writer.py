@@ -67,11 +67,6 @@ class BareTarWriter(ArchiveWriter):
         self._count = 0
         self._fd = self._target.file.fileno()
 
-    @property
-    def size(self) -> int:
-        """Bytes written so far, without the end of the archive."""
-        return self._flushed + self._used
-
     def __len__(self) -> int:
         """Members written so far."""
         return self._count
@@ -81,27 +76,7 @@ class BareTarWriter(ArchiveWriter):
     def add(
         self, name: str | bytes, data: Buffer, *, mtime: int | None = None, mode: int | None = None
     ) -> None:
-        """Add a member from memory.
-
-        Parameters
-        ----------
-        name : str or bytes
-            Relative path; as `str` in UTF-8, with surrogates for other bytes.
-        data : bytes-like
-        mtime : int, optional
-            Seconds since 1970.
-        mode : int, optional
-            Permission bits.
-
-        Raises
-        ------
-        UnsafePathError
-            The name is empty or absolute, leads out of the archive, or contains a NUL byte.
-        OptionTypeError
-            The data are not bytes.
-        ClosedError
-            The writer is closed.
-        """
+        """Add a member from memory; see `imagearchive.TarWriter.add`."""
         try:
             view = memoryview(data).cast("B")
         except TypeError:
@@ -119,24 +94,7 @@ class BareTarWriter(ArchiveWriter):
         mtime: int | None = None,
         mode: int | None = None,
     ) -> None:
-        """Add a member whose data come in chunks.
-
-        Parameters
-        ----------
-        name, mtime, mode
-            As in `add`.
-        chunks : iterable of bytes-like
-        size : int
-            Total size of the chunks in bytes; the header that precedes them needs it.
-
-        Raises
-        ------
-        UnsafePathError, ClosedError
-            As `add`.
-        OptionError
-            The chunks do not add up to `size` bytes. After this, and after any exception from
-            `chunks`, the archive ends in half a member, so it is discarded.
-        """
+        """Add a member whose data come in chunks; see `imagearchive.TarWriter.add_chunks`."""
         self._write(header(self._encode_name(name), size, *self._metadata(mtime, mode)))
         try:
             total = 0
@@ -163,31 +121,14 @@ class BareTarWriter(ArchiveWriter):
         keep_mtime: bool = False,
         dir_fd: int | None = None,
     ) -> None:
-        """Add a member from a file.
+        """Add a member from a file; see `imagearchive.TarWriter.add_file`.
 
         Parameters
         ----------
-        path : path-like
-            A regular file, or a symbolic link to one.
-        name : str or bytes
-            Its path in the archive.
-        mtime, mode : int, optional
-            As in `add`.
-        keep_mtime : bool
-            Take the time of the file instead.
+        path, name, mtime, mode, keep_mtime
+            As there.
         dir_fd : int, optional
             Directory that a relative `path` starts from.
-
-        Raises
-        ------
-        UnsafePathError
-            As `add`.
-        UnsupportedMemberError
-            `path` is a directory, device, FIFO or socket.
-        CorruptArchiveError
-            The file changed its size while it was read; the archive is discarded.
-        OSError
-            The file cannot be read.
         """
         stored = self._encode_name(name)
         # Relative to a descriptor, the path alone does not tell which file it is.
@@ -332,7 +273,7 @@ class BareTarWriter(ArchiveWriter):
 
     def _finish(self) -> None:
         end = 2 * BLOCK
-        self._write(bytes(end + -(self.size + end) % RECORD))
+        self._write(bytes(end + -(self._flushed + self._used + end) % RECORD))
         self._flush()
 
     def complete(self) -> None:

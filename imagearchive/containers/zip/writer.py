@@ -47,27 +47,7 @@ class BareZipWriter(ArchiveWriter):
     def add(
         self, name: str, chunks: Iterable[Buffer], *, mtime: int = 0, mode: int = 0o644
     ) -> None:
-        """Add a member.
-
-        Parameters
-        ----------
-        name : str
-            Relative path; it must be text, since ZIP has no other names.
-        chunks : iterable of bytes-like
-            Its data.
-        mtime : int
-            Seconds since 1970, in UTC; kept to two seconds, and from 1980 to 2107.
-        mode : int
-            Permission bits.
-
-        Raises
-        ------
-        UnsafePathError
-            The name is empty or absolute, leads out of the archive, or is not UTF-8.
-        ClosedError
-            The writer is closed, or was discarded: any exception from `chunks` leaves half a
-            member behind.
-        """
+        """Add a member; see `imagearchive.ZipWriter.add`."""
         if self._finished or not self._target.part:
             raise self._closed_error()
         encoded = self._encode_name(name)
