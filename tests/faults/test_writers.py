@@ -15,7 +15,7 @@ import pytest
 HERE = Path(__file__).parent
 WRITERS = [
     "bins", "convert-bins", "convert-zip", "extract", "extract-existing", "index", "npz", "pack",
-    "process", "shards", "tar", "zip",
+    "process", "repack", "repack-npz", "shard-writer", "shards", "tar", "zip",
 ]  # fmt: skip
 
 
