@@ -50,6 +50,13 @@ def _own_cache(tmp_path_factory):
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_proxy():
+    """Reach the servers of the tests, which are on this machine, where there is a proxy."""
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = f"127.0.0.1,localhost,{os.environ.get(name, '')}".rstrip(",")
+
+
 @pytest.fixture(scope="session")
 def pictures():
     """Twelve small PNGs in three class directories, ``{name: bytes}``."""

@@ -198,6 +198,11 @@ class CloudClient:
         if code == 404:
             # The bucket, since an object that does not exist is another error.
             return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), shown)
+        if code == 407 or "ProxyAuthRequired" in text:
+            return RemoteAccessError(
+                f"{shown}: access is denied by the proxy (407); check the user and the password "
+                f"in its address"
+            )
         named = _CODE.search(text)
         name = named[1] if named else ""
         refused = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)

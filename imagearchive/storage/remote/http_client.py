@@ -10,12 +10,10 @@ import errno
 import http.client
 import os
 import re
-import socket
-import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from imagearchive.errors import (
     OptionError,
@@ -25,27 +23,31 @@ from imagearchive.errors import (
 )
 from imagearchive.storage.path_options import AccessOptions
 from imagearchive.storage.remote.client import Listing, ObjectStatus, replaced
-from imagearchive.storage.remote.retries import RetryPolicy, TransientError, seconds_of
+from imagearchive.storage.remote.connections import (
+    Connections,
+    describe_failure,
+    origin_of,
+    shown_url,
+)
+from imagearchive.storage.remote.retries import RetryPolicy, TransientError
 
 __all__ = ["HttpClient"]
 
 MAX_REDIRECTS: Final = 10
 # Seconds for which the target of a redirect is asked directly. Signed targets last longer.
 REDIRECT_LIFETIME: Final = 240.0
-# Idle connections to keep for each host.
-MAX_IDLE: Final = 64
 # Bytes that one call reads, between two looks at the clock.
 _CHUNK: Final = 1 << 18
 # A body of this size at most is read to the end, so that its connection can be used again.
 _MAX_DRAINED: Final = 1 << 16
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_TOKEN: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 _CONTENT_RANGE: Final = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 _CLIENT_OPTIONS: Final = (
-    "allow_invalid_certificates", "connect_timeout", "default_headers", "read_timeout",
-    "root_certificate", "timeout", "user_agent",
+    "allow_invalid_certificates", "connect_timeout", "default_headers", "proxy_excludes",
+    "proxy_url", "read_timeout", "root_certificate", "timeout", "user_agent",
 )  # fmt: skip
-_Origin = tuple[str, str, int]
 
 
 class _Answer(NamedTuple):
@@ -60,7 +62,7 @@ class _Answer(NamedTuple):
 class HttpClient:
     """Requests to HTTP servers; a key is a whole URL.
 
-    Connections are kept open and used again, at most `MAX_IDLE` for each host.
+    Goes through the proxies that the environment names.
 
     Parameters
     ----------
@@ -72,18 +74,11 @@ class HttpClient:
     def __init__(self, options: AccessOptions) -> None:
         client = _client_options(options.values)
         self._retries = RetryPolicy.from_config(options.values.get("retry_config"))
-        self._timeout = seconds_of("timeout", client.get("timeout", 30.0))
-        self._connect_timeout = seconds_of("connect_timeout", client.get("connect_timeout", 5.0))
-        self._read_timeout = seconds_of("read_timeout", client.get("read_timeout", self._timeout))
-        self._headers = {
-            name: _text(value) for name, value in (client.get("default_headers") or {}).items()
-        }
+        self._connections = Connections(client)
+        self._headers = _headers(client.get("default_headers") or {})
         if options.user:
             user = base64.b64encode(unquote(options.user).encode()).decode()
             self._headers["Authorization"] = f"Basic {user}"
-        self._agent = str(client.get("user_agent", "imagearchive"))
-        self._tls = _TlsContext(client)
-        self._idle: dict[_Origin, list[http.client.HTTPConnection]] = {}
         self._targets: dict[str, tuple[str, float]] = {}
         self._lost = options.lost
 
@@ -101,10 +96,7 @@ class HttpClient:
         answer = self._ask(key, headers, limit=size, expected=expected, start=offset)
         if answer.status != 206:
             # The body was not read.
-            raise UnsupportedArchiveError(
-                f"{_shown(key)}: the server ignores the header Range, so parts of the file cannot "
-                f"be read; use a server that supports byte ranges, or download the file"
-            )
+            raise _ignores_range(key)
         return answer.body
 
     def read_start(
@@ -116,28 +108,23 @@ class HttpClient:
         if answer.status == 304 or (known and answer.object.identity == known):
             return None
         if answer.status == 200 and answer.object.size > size:
-            raise UnsupportedArchiveError(
-                f"{_shown(key)}: the server ignores the header Range, so parts of the file cannot "
-                f"be read; use a server that supports byte ranges, or download the file"
-            )
+            raise _ignores_range(key)
         return answer.object, answer.body
 
     def list(self, prefix: str) -> Listing:
         """Raise: HTTP has no way to list files."""
         raise UnsupportedArchiveError(
-            f"{_shown(prefix)}: files on an HTTP server cannot be listed; name them, for example "
-            f"with {{000..099}} in place of a wildcard"
+            f"{shown_url(prefix)}: files on an HTTP server cannot be listed; name them, for "
+            f"example with {{000..099}} in place of a wildcard"
         )
 
     def put(self, key: str, path: str) -> None:
         """Raise: HTTP has no common way to upload files."""
-        raise RemoteError(f"{_shown(key)}: files cannot be uploaded to an HTTP server")
+        raise RemoteError(f"{shown_url(key)}: files cannot be uploaded to an HTTP server")
 
     def close(self) -> None:
         """Close the connections that are not in use."""
-        for idle in self._idle.values():
-            while idle:
-                idle.pop().close()
+        self._connections.close()
 
     def _ask(
         self,
@@ -153,7 +140,7 @@ class HttpClient:
         """
 
         def fail(reason: str) -> Exception:
-            return RemoteError(f"{_shown(key)}: {reason}")
+            return RemoteError(f"{shown_url(key)}: {reason}")
 
         def attempt() -> _Answer:
             answer = self._follow(key, headers, limit, expected)
@@ -175,10 +162,11 @@ class HttpClient:
         url, until = self._targets.get(key, (key, 0.0))
         if until < time.monotonic():
             url = key
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + self._connections.timeout
         for _ in range(MAX_REDIRECTS + 1):
-            own = _origin(urlsplit(url)) == _origin(urlsplit(key))
-            with self._response(url, {**headers, **(self._headers if own else {})}) as response:
+            own = origin_of(urlsplit(url)) == origin_of(urlsplit(key))
+            sent = {**headers, **(self._headers if own else {})}
+            with self._connections.get(url, sent) as response:
                 code = response.status
                 if code in _REDIRECTS:
                     url = _redirected(key, url, response)
@@ -192,59 +180,7 @@ class HttpClient:
             if url != key:
                 self._targets[key] = (url, time.monotonic() + REDIRECT_LIFETIME)
             return answer
-        raise RemoteError(f"{_shown(key)}: more than {MAX_REDIRECTS} redirects; is it a loop?")
-
-    @contextlib.contextmanager
-    def _response(self, url: str, headers: dict[str, str]) -> Iterator[http.client.HTTPResponse]:
-        """Send a request; the connection is kept if the body has been read at the end."""
-        parts = urlsplit(url)
-        origin = _origin(parts)
-        idle = self._idle.setdefault(origin, [])
-        path = (parts.path or "/") + ("?" + parts.query if parts.query else "")
-        sent = {"Accept-Encoding": "identity", "User-Agent": self._agent, **headers}
-        try:
-            connection, response = self._send(idle.pop(), url, path, sent)
-        except (IndexError, TransientError):
-            # There is no idle connection; or the server has closed it, and so probably all.
-            _close_all(idle)
-            connection, response = self._send(self._connect(origin), url, path, sent)
-        try:
-            yield response
-        finally:
-            read = response.isclosed()
-            if read and connection.sock is not None and len(idle) < MAX_IDLE:
-                idle.append(connection)
-            else:
-                connection.close()
-
-    def _send(
-        self, connection: http.client.HTTPConnection, url: str, path: str, headers: dict[str, str]
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        """Send a request and wait for the headers of the answer."""
-        try:
-            connection.request("GET", path, headers=headers)
-            if connection.sock is not None:
-                connection.sock.settimeout(self._read_timeout)
-            return connection, connection.getresponse()
-        except (ssl.SSLCertVerificationError, ssl.CertificateError) as error:
-            connection.close()
-            raise RemoteError(
-                f"{_shown(url)}: the certificate of the server is not trusted "
-                f"({getattr(error, 'verify_message', error)})"
-            ) from None
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            if isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN:
-                raise RemoteError(f"{_shown(url)}: there is no such host") from None
-            raise TransientError(_describe(error)) from None
-
-    def _connect(self, origin: _Origin) -> http.client.HTTPConnection:
-        scheme, host, port = origin
-        if scheme == "http":
-            return http.client.HTTPConnection(host, port, timeout=self._connect_timeout)
-        return http.client.HTTPSConnection(
-            host, port, timeout=self._connect_timeout, context=self._tls.get()
-        )
+        raise RemoteError(f"{shown_url(key)}: more than {MAX_REDIRECTS} redirects; is it a loop?")
 
     def _accept(
         self,
@@ -264,27 +200,27 @@ class HttpClient:
             return _Answer(code, ObjectStatus(0, ""), 0, memoryview(b""))
         if code == 412 and expected is not None:
             self._finish(response)
-            raise replaced(_shown(key))
+            raise replaced(shown_url(key))
         size = _size_of_empty(response)
         if code == 416 and size is not None:
             self._finish(response)
             if expected is not None and expected.size != size:
-                raise replaced(_shown(key))
+                raise replaced(shown_url(key))
             return _Answer(code, ObjectStatus(size, _identity(response)), 0, memoryview(b""))
         if code not in (200, 206):
             self._finish(response)
             raise _refusal(key, code, response.reason, self._lost)
         if "html" in (response.getheader("Content-Type") or "") and not _is_page(key):
             raise RemoteAccessError(
-                f"{_shown(key)}: the server sent a web page instead of data; is a login needed, or "
-                f"is this the address of a page about the file?"
+                f"{shown_url(key)}: the server sent a web page instead of data; is a login needed, "
+                f"or is this the address of a page about the file?"
             )
         found, start, length = _describe_body(key, response)
         if expected is not None and (
             found.size != expected.size
             or (expected.identity and found.identity != expected.identity)
         ):
-            raise replaced(_shown(key))
+            raise replaced(shown_url(key))
         if code == 200 and length > limit:
             return _Answer(code, found, 0, memoryview(b""))
         body = bytearray(length)
@@ -303,11 +239,14 @@ class HttpClient:
                 done += len(data)
                 if done < len(body) and time.monotonic() > deadline:
                     raise TransientError(
-                        f"only {done} of {len(body)} bytes arrived in {self._timeout:g} s"
+                        f"only {done} of {len(body)} bytes arrived in "
+                        f"{self._connections.timeout:g} s"
                     )
             response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise TransientError(f"{_describe(error)} after {done} of {len(body)} bytes") from None
+            raise TransientError(
+                f"{describe_failure(error)} after {done} of {len(body)} bytes"
+            ) from None
 
     def _finish(self, response: http.client.HTTPResponse) -> None:
         """Read a short body that nobody wants, so that the connection can be used again."""
@@ -315,26 +254,6 @@ class HttpClient:
         if length is not None and length <= _MAX_DRAINED:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 response.read()
-
-
-class _TlsContext:
-    """Made at the first use, which reads all certificates of the system."""
-
-    def __init__(self, client: Mapping[str, Any]) -> None:
-        self._client = client
-        self._context: ssl.SSLContext | None = None
-
-    def get(self) -> ssl.SSLContext:
-        if self._context is None:
-            context = ssl.create_default_context()
-            root = self._client.get("root_certificate")
-            if root is not None:
-                context.load_verify_locations(cadata=_text(root))
-            if _flag(self._client.get("allow_invalid_certificates", False)):
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            self._context = context
-        return self._context
 
 
 def _client_options(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -354,35 +273,18 @@ def _client_options(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _flag(value: Any) -> bool:
-    return value if isinstance(value, bool) else str(value).lower() in ("1", "true", "yes", "on")
-
-
-def _shown(url: str) -> str:
-    """Return a URL without what may be a credential."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
-
-
-def _close_all(idle: list[http.client.HTTPConnection]) -> None:
-    """Close connections; other threads may take some of the list."""
-    with contextlib.suppress(IndexError):
-        while True:
-            idle.pop().close()
-
-
-def _origin(parts: SplitResult) -> _Origin:
-    scheme = parts.scheme.lower()
-    try:
-        port = parts.port or (443 if scheme == "https" else 80)
-    except ValueError:
-        raise OptionError(f"{parts.scheme}://{parts.hostname}: not a valid port") from None
-    return scheme, parts.hostname or "", port
+def _headers(given: Mapping[str, Any]) -> dict[str, str]:
+    """Return headers as text; what cannot be sent is an error, which does not show it."""
+    headers = {}
+    for name, value in given.items():
+        text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+        if not text.isprintable() or not text.isascii() or not _TOKEN.fullmatch(name):
+            raise OptionError(
+                f"storage_options: the header {name!r} in default_headers must be one line of "
+                f"ASCII characters"
+            )
+        headers[name] = text
+    return headers
 
 
 def _redirected(key: str, url: str, response: http.client.HTTPResponse) -> str:
@@ -390,20 +292,32 @@ def _redirected(key: str, url: str, response: http.client.HTTPResponse) -> str:
     target = urljoin(url, response.getheader("Location") or "")
     parts = urlsplit(target)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RemoteError(f"{_shown(key)}: the server redirects to something that is not HTTP")
+        raise RemoteError(f"{shown_url(key)}: the server redirects to something that is not HTTP")
     if parts.scheme == "http" and urlsplit(url).scheme == "https":
         raise RemoteError(
-            f"{_shown(key)}: the server redirects to {parts.hostname} without encryption"
+            f"{shown_url(key)}: the server redirects to {parts.hostname} without encryption"
         )
     return target
 
 
+def _ignores_range(key: str) -> Exception:
+    return UnsupportedArchiveError(
+        f"{shown_url(key)}: the server ignores the header Range, so parts of the file cannot be "
+        f"read; use a server that supports byte ranges, or download the file"
+    )
+
+
 def _refusal(key: str, code: int, reason: str, lost: bool) -> Exception:
     """Return the error for an answer that will not change."""
-    shown = _shown(key)
+    shown = shown_url(key)
     if code in (404, 410):
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), shown)
-    if code in (401, 403, 407):
+    if code == 407:
+        return RemoteAccessError(
+            f"{shown}: access is denied by the proxy (407 {reason}); check the user and the "
+            f"password in its address"
+        )
+    if code in (401, 403):
         why = (
             "its credentials were pickled by another program; pass storage_options again"
             if lost
@@ -421,23 +335,23 @@ def _describe_body(key: str, response: http.client.HTTPResponse) -> tuple[Object
     identity = _identity(response)
     if (response.getheader("Content-Encoding") or "identity") != "identity":
         raise UnsupportedArchiveError(
-            f"{_shown(key)}: the server compresses the file while it sends it, so parts of it "
+            f"{shown_url(key)}: the server compresses the file while it sends it, so parts of it "
             f"cannot be read"
         )
     if response.status == 206:
         match = _CONTENT_RANGE.fullmatch(response.getheader("Content-Range") or "")
         if match is None or match[1] is None:
-            raise RemoteError(f"{_shown(key)}: the server does not say which range it sends")
+            raise RemoteError(f"{shown_url(key)}: the server does not say which range it sends")
         start, stop, size = int(match[1]), int(match[2]) + 1, int(match[3])
         if not start < stop <= size or response.length not in (None, stop - start):
             raise RemoteError(
-                f"{_shown(key)}: the server sends a body of {response.length} bytes as the bytes "
-                f"from {start} to {stop} of {size}"
+                f"{shown_url(key)}: the server sends a body of {response.length} bytes as the "
+                f"bytes from {start} to {stop} of {size}"
             )
         return ObjectStatus(size, identity, mtime_ns), start, stop - start
     if response.length is None:
         raise UnsupportedArchiveError(
-            f"{_shown(key)}: the server does not say how large the file is"
+            f"{shown_url(key)}: the server does not say how large the file is"
         )
     return ObjectStatus(response.length, identity, mtime_ns), 0, response.length
 
@@ -483,11 +397,3 @@ def _wait(response: http.client.HTTPResponse) -> float | None:
 
 def _is_page(url: str) -> bool:
     return urlsplit(url).path.lower().endswith((".html", ".htm"))
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "the server did not answer in time"
-    if isinstance(error, (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected)):
-        return "the connection was closed"
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")

@@ -309,6 +309,26 @@ def test_option_that_http_does_not_have_is_an_error(url, options, message):
         imagearchive.open(url, storage_options=options)
 
 
+@pytest.mark.parametrize("header", ["Bearer hidden\n", "Bearer hidden\u2026", b"hidden\r\nX: 1"])
+def test_header_that_cannot_be_sent_is_an_error_that_does_not_show_it(url, header):
+    with pytest.raises(OptionError, match="the header 'Authorization'") as caught:
+        opened(url, client_options={"default_headers": {"Authorization": header}})
+    assert "hidden" not in str(caught.value)
+
+
+def test_signed_query_with_spaces_is_quoted(faulty_server, url, pictures):
+    with opened(url + "?X-Amz-Signature=a b\u00e9&name=c d") as archive:
+        assert dict(archive) == pictures
+    assert faulty_server.requests[-1].query == "name=c%20d&X-Amz-Signature=a%20b%C3%A9"
+
+
+@pytest.mark.parametrize("host", ["a b", "a\tb", "x" * 70, "a..b", "a:port"])
+def test_host_that_cannot_exist_is_an_error_that_hides_the_signature(host):
+    with pytest.raises((OptionError, RemoteError), match=r"not a valid|no such host") as caught:
+        opened(f"http://{host}/a.tar?sig=hidden")
+    assert "hidden" not in str(caught.value)
+
+
 def test_large_member_read_in_order_is_fetched_ahead(faulty_server):
     buffer = io.BytesIO()
     content = bytes(range(256)) * 100_000
