@@ -19,6 +19,7 @@ __all__ = [
     "describe_error",
     "print_error",
     "print_failures",
+    "print_notes",
     "print_warnings",
     "report_errors",
     "with_options",
@@ -117,6 +118,31 @@ class _PrintingHandler(logging.Handler):
         if message not in self._seen:
             self._seen.add(message)
             print_error(f"warning: {message}")
+
+
+class _NoteHandler(logging.Handler):
+    """Prints what a module logs as information."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        if record.levelno == logging.INFO:
+            print_error(record.getMessage())
+
+
+@contextlib.contextmanager
+def print_notes(module: str, quiet: bool) -> Iterator[None]:
+    """Print what a module logs as information, too, unless the user wants it quiet."""
+    logger = logging.getLogger(module)
+    handler = _NoteHandler()
+    level = logger.level
+    if not quiet:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager

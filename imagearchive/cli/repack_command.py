@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from imagearchive.cli.messages import print_error
+from imagearchive.cli.messages import print_error, print_notes
 from imagearchive.cli.output import (
     escape_message,
     format_size,
@@ -35,21 +37,13 @@ _FIELD: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(?:([a-z]+(?:-[a-z]+)?):)?
 def repack(arguments: argparse.Namespace) -> int:
     """Write a data set again as shards or as an NPZ."""
     from imagearchive.cli.executor_argument import open_executor_argument
-    from imagearchive.datasets.image_archive import ImageArchive
-    from imagearchive.datasets.samples.dataset import SampleArchive
     from imagearchive.processing.repack import repack as write_again
 
-    source: Any = arguments.sources
-    if arguments.field:
-        fields = dict(_field(arguments.parser, text) for text in arguments.field)
-        source = SampleArchive(
-            source, fields, keys=arguments.keys, first_dot=not arguments.whole_key
-        )
-    elif arguments.target.endswith(".npz"):
-        source = ImageArchive(source)
     with (
         open_executor_argument(arguments) as executor,
-        progress_bar(None, "samples", arguments.quiet) as step,
+        _open_source(arguments) as (source, count),
+        print_notes("imagearchive.processing.repack", arguments.quiet),
+        progress_bar(count, "samples", arguments.quiet) as step,
     ):
         done = write_again(
             source,
@@ -77,6 +71,27 @@ def repack(arguments: argparse.Namespace) -> int:
     elif not arguments.quiet:
         write(map(escape_message, _summary(done)))
     return FAILED if done.skipped else 0
+
+
+@contextlib.contextmanager
+def _open_source(arguments: argparse.Namespace) -> Iterator[tuple[Any, int]]:
+    """Open what is repacked; yield it, and the number of its samples."""
+    from imagearchive.archive.archive import Archive
+    from imagearchive.datasets.image_archive import ImageArchive
+    from imagearchive.datasets.samples.dataset import SampleArchive
+
+    if arguments.field:
+        fields = dict(_field(arguments.parser, text) for text in arguments.field)
+        with SampleArchive(
+            arguments.sources, fields, keys=arguments.keys, first_dot=not arguments.whole_key
+        ) as samples:
+            yield samples, len(samples)
+    elif arguments.target.endswith(".npz"):
+        with ImageArchive(arguments.sources) as images:
+            yield images, len(images)
+    else:
+        with Archive(arguments.sources, nested="auto") as archive:
+            yield archive, len(archive.samples())
 
 
 def _field(parser: argparse.ArgumentParser, text: str) -> tuple[str, Field | str]:

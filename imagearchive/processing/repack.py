@@ -7,14 +7,12 @@ import hashlib
 import json
 import logging
 import os
-import pickle
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
-from itertools import chain
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import numpy as np
@@ -24,9 +22,8 @@ from imagearchive.archive.shard_writer import ShardPath, ShardWriter
 from imagearchive.containers.npz.writer import NpzWriter
 from imagearchive.datasets.image_archive import ImageArchive
 from imagearchive.datasets.npz.dataset import LazyNPZDataset
-from imagearchive.datasets.permutation import Permutation
 from imagearchive.datasets.samples.dataset import SampleArchive
-from imagearchive.errors import ImageArchiveError, OptionError
+from imagearchive.errors import ImageArchiveError, OptionError, TargetExistsError
 from imagearchive.errors.arguments import (
     check_choice,
     check_flag,
@@ -37,11 +34,16 @@ from imagearchive.errors.arguments import (
 from imagearchive.errors.hints import Hint
 from imagearchive.images.decode import decode_image
 from imagearchive.processing.repack_recipe import ImageFormat, Recipe
-from imagearchive.processing.repack_sources import RepackSource, Row, Written, as_source
+from imagearchive.processing.repack_run import Run, RunOptions
+from imagearchive.processing.repack_sources import (
+    RepackSource,
+    as_source,
+    check_keys,
+)
 from imagearchive.storage.atomic import AtomicFile, check_target
-from imagearchive.storage.executors import AnyExecutor, Submits, open_executor, run_tasks
+from imagearchive.storage.executors import AnyExecutor
 from imagearchive.storage.location import local_path
-from imagearchive.storage.task_threads import TaskThreads
+from imagearchive.storage.make_once import lock_beside
 
 if TYPE_CHECKING:
     from imagearchive.storage.patterns import ArchivePath
@@ -51,8 +53,6 @@ __all__ = ["Repacked", "repack"]
 
 logger = logging.getLogger(__name__)
 
-# Samples of a task: enough to make handing it over cheap, few enough to bound the memory.
-_TASK: Final = 16
 # At most so many samples are decoded to measure the gain, and at most this part of them.
 _TIMED: Final = 64
 _TIMED_PART: Final = 50
@@ -121,7 +121,9 @@ def repack(
     - Of a path or an open archive, members keep their names. Files with the same name up to the
       first dot are one sample.
     - Of an `ImageArchive`, members keep their names too. Unless its directories are the classes,
-      the label of each image is written beside it, as ``.cls`` or ``.npy``.
+      the label of each image is written beside it, as ``.cls`` or ``.npy``. `SampleArchive` reads
+      images and labels with the `fields` of the result, and `ImageArchive` integers with
+      ``label_extension="cls"``.
     - Of a `SampleArchive`, each field becomes a member ``KEY.FIELD.EXTENSION``. Masks are resized
       to the nearest pixel, and boxes and keypoints are scaled. The `fields` of the result read
       them. Dots in the last part of a key become underscores.
@@ -141,8 +143,8 @@ def repack(
     Parameters
     ----------
     source : path-like, Archive, ImageArchive, or SampleArchive
-        A path may be a directory, an archive, a pattern, or a list of them. For an NPZ, it is
-        opened as an `ImageArchive`. Datasets must not have transforms.
+        A path may be a directory, an archive, a pattern, or a list of them. To write an NPZ, it is
+        opened as an `ImageArchive`. Datasets must not have transforms. An NPZ cannot be repacked.
     target : path-like
         ``train-{:05d}.tar`` with a place for the number of a shard, or an ``.npz``.
     resize : int or (int, int), optional
@@ -182,10 +184,10 @@ def repack(
     Raises
     ------
     OptionError
-        An argument is wrong, the dataset has transforms, or it is not clear whether the images of
-        a sample are masks.
+        An argument is wrong, the dataset has transforms, two samples have one key, or it is not
+        clear whether the images of a sample are masks.
     TargetExistsError
-        There is a target that this call did not begin.
+        There is a target that this call did not begin, or another call writes it now.
     DecodeError, CorruptArchiveError
         A sample cannot be read.
     WorkerError
@@ -194,7 +196,7 @@ def repack(
         The target cannot be written, or the disk is too small for an NPZ.
     """
     recipe = _check_recipe(resize, format, quality)
-    options = _Options(
+    options = RunOptions(
         shuffle=check_flag("shuffle", shuffle),
         seed=check_integer("seed", seed),
         workers=check_integer("workers", os.cpu_count() if workers is None else workers, 1),
@@ -213,7 +215,7 @@ def repack(
             samples = as_source(opened.enter_context(Archive(source, nested="auto")))
         if warning := samples.warning(recipe):
             logger.warning("%s: %s", shorten(source), warning)
-        run = _Run(samples, recipe, options)
+        run = Run(samples, recipe, options)
         if to_npz:
             return _write_npz(run, local_path("target", target))
         shards = partial(
@@ -238,109 +240,23 @@ def _check_recipe(resize: Any, format: Any, quality: Any) -> Recipe:
     return Recipe(resize, format, check_integer("quality", quality, 1, 100))
 
 
-@dataclass(frozen=True)
-class _Options:
-    shuffle: bool
-    seed: int
-    workers: int
-    executor: AnyExecutor | None
-    skip: bool
-    overwrite: bool
-    progress: Callable[[int], object]
-
-
-class _Run:
-    """Prepares samples in order, in threads or by an executor, and counts what comes out."""
-
-    def __init__(self, samples: RepackSource, recipe: Recipe, options: _Options) -> None:
-        self.samples, self.recipe, self.options = samples, recipe, options
-        self.count = len(samples)
-        self.order = Permutation(self.count, options.seed) if options.shuffle else range(self.count)
-        self.written = self.images = self.encoded = self.stored = self.made = 0
-        self.skipped: list[tuple[str, str]] = []
-
-    def results(self, method: str, start: int) -> Generator[Any]:
-        """Yield what a method of the source returns for each sample, from `start` on."""
-        tasks = (
-            [int(self.order[i]) for i in range(first, min(first + _TASK, self.count))]
-            for first in range(start, self.count, _TASK)
-        )
-        executor, workers = self.options.executor, self.options.workers
-        # Threads share the samples, and processes get a copy.
-        samples = self.samples if executor is None else pickle.dumps(self.samples)
-        call = partial(_prepare, samples, method=method, recipe=self.recipe)
-        with ExitStack() as opened:
-            if executor is None:
-                opened_executor: Submits = opened.enter_context(TaskThreads(workers, "repack"))
-            else:
-                opened_executor = opened.enter_context(open_executor(executor))
-                workers = executor if isinstance(executor, int) else workers
-            outcomes = opened.enter_context(
-                closing(
-                    run_tasks(call, tasks, opened_executor, in_flight=2 * workers, in_order=True)
-                )
-            )
-            for result in chain.from_iterable(outcome.get() for outcome in outcomes):
-                self.options.progress(1)
-                if isinstance(result, _Failure):
-                    if not self.options.skip:
-                        raise result.error
-                    self.skipped.append((result.key, str(result.error)))
-                    logger.warning("left out: %s", result.error)
-                else:
-                    yield result
-
-    def first_row(self) -> Row | None:
-        """Return the first row that can be read; None if there is none."""
-        for position in range(self.count):
-            try:
-                return self.samples.row(int(self.order[position]), self.recipe)
-            except OptionError:
-                raise
-            except ImageArchiveError:
-                if not self.options.skip:
-                    raise
-        return None
-
-    def add(self, sample: Written) -> None:
-        """Count one sample."""
-        self.written += 1
-        self.images += sample.images
-        self.encoded += sample.encoded
-        self.stored += sample.stored
-        self.made += sum(memoryview(data).nbytes for _, data in sample.members)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    key: str
-    error: ImageArchiveError
-
-
-@lru_cache(maxsize=2)
-def _unpickled(source: bytes) -> RepackSource:
-    samples: RepackSource = pickle.loads(source)
-    return samples
-
-
-def _prepare(
-    source: RepackSource | bytes, indices: Sequence[int], *, method: str, recipe: Recipe
-) -> list[Any]:
-    """Prepare the samples of one task; runs in a thread or in a worker process."""
-    samples = _unpickled(source) if isinstance(source, bytes) else source
-    results: list[Any] = []
-    for index in indices:
-        try:
-            results.append(getattr(samples, method)(index, recipe))
-        except OptionError:
-            raise
-        except ImageArchiveError as error:
-            results.append(_Failure(samples.key(index), error))
-    return results
-
-
 def _write_shards(
-    run: _Run, path: ShardPath, make: Callable[..., ShardWriter], shards: Mapping[str, Any]
+    run: Run, path: ShardPath, make: Callable[..., ShardWriter], shards: Mapping[str, Any]
+) -> Repacked:
+    check_keys(run.samples)
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock_beside(path.number(0), wait=False))
+        except BlockingIOError:
+            raise TargetExistsError(
+                f"{path.text}: another call of repack is writing these shards; wait for it, or "
+                f"choose another target"
+            ) from None
+        return _write_locked_shards(run, path, make, shards)
+
+
+def _write_locked_shards(
+    run: Run, path: ShardPath, make: Callable[..., ShardWriter], shards: Mapping[str, Any]
 ) -> Repacked:
     state = _State(path, run, shards)
     number, start = (0, 0) if run.options.overwrite else state.resume()
@@ -373,7 +289,7 @@ class _State:
     It holds what determines the shards, so that other shards of these names are not taken for them.
     """
 
-    def __init__(self, path: ShardPath, run: _Run, shards: Mapping[str, Any]) -> None:
+    def __init__(self, path: ShardPath, run: Run, shards: Mapping[str, Any]) -> None:
         self._path, self._run = path, run
         folder, name = os.path.split(path.number(0))
         self._file = os.path.join(folder, f".{name}.repack")
@@ -425,7 +341,7 @@ class _State:
         return 0, 0
 
 
-def _write_npz(run: _Run, path: str) -> Repacked:
+def _write_npz(run: Run, path: str) -> Repacked:
     if run.recipe.resize is None:
         hint = Hint("resize", "to choose it")
         raise OptionError("an NPZ holds images of one size", hints=[hint])
@@ -434,7 +350,7 @@ def _write_npz(run: _Run, path: str) -> Repacked:
     check_target(path, run.options.overwrite)
     if first := run.first_row():
         each = _bytes_of(first.values.values())
-        logger.info("%s: %d samples will take about %d bytes", path, run.count, each * run.count)
+        logger.info("%s: about %s bytes, %s for each sample", path, f"{each * run.count:,}", each)
         free = shutil.disk_usage(os.path.dirname(path) or ".").free
         if free < each * run.count:
             raise OSError(
@@ -463,7 +379,7 @@ def _bytes_of(values: Iterable[Any]) -> int:
     return sum(value.nbytes for value in values if isinstance(value, np.ndarray))
 
 
-def _result(run: _Run, paths: list[str], speed_after: float) -> Repacked:
+def _result(run: Run, paths: list[str], speed_after: float) -> Repacked:
     return Repacked(
         paths=paths,
         samples=run.written,

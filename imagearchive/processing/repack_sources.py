@@ -15,6 +15,7 @@ from imagearchive.archive.archive import Archive
 from imagearchive.codecs.codec import with_name
 from imagearchive.codecs.codec_registry import encode_member, extension_of
 from imagearchive.datasets.image_archive import ImageArchive
+from imagearchive.datasets.npz.detect import holds_arrays
 from imagearchive.datasets.samples.dataset import SampleArchive
 from imagearchive.errors import ImageArchiveError, OptionError, UnsupportedMemberError
 from imagearchive.images.pillow import FORMATS, image_format
@@ -37,7 +38,7 @@ from imagearchive.transforms.random_keys import Key
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["RepackSource", "Row", "Written", "as_source"]
+__all__ = ["RepackSource", "Row", "Written", "as_source", "check_keys"]
 
 _IMAGES: Final = frozenset((*FORMATS, "jp2", "avif"))
 # Extensions of members that may say where something is in an image.
@@ -48,6 +49,15 @@ _NOT_OF_THE_FILE: Final = ("decoder", "format", "relative")
 _SOME: Final = 256
 # Formats that are copied only, by Pillow's name.
 _COPIED: Final = {"JPEG2000": "jp2", "AVIF": "avif"}
+# The extensions that members of a kind of field may have; all others are .npy.
+_ENDS: Final[dict[type[Field], list[str]]] = {
+    Image: ["jpg", "png", "webp", "gif", "bmp", "tif", "ppm", "jp2", "avif"],
+    Mask: ["png", "npy"],
+    Label: ["cls", "npy"],
+    Text: ["txt"],
+    Json: ["json"],
+    Bytes: ["bin"],
+}
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -99,6 +109,10 @@ class RepackSource(ABC):
         """Return the key that a sample gets."""
 
     @abstractmethod
+    def origin(self, index: int) -> str:
+        """Return where a sample is from, for messages."""
+
+    @abstractmethod
     def fingerprint(self) -> str:
         """Return text that differs if the archives, the labels, or the fields do."""
 
@@ -129,7 +143,7 @@ def as_source(source: Any) -> RepackSource:
     Raises
     ------
     OptionError
-        The dataset changes its samples.
+        The dataset changes its samples, or it is an NPZ.
     """
     if isinstance(source, SampleArchive):
         if source.transform is not None:
@@ -143,8 +157,45 @@ def as_source(source: Any) -> RepackSource:
                 "repack writes what is stored; pass an ImageArchive without transforms, loader= "
                 "and mode='multi'"
             )
+        _check_images(source.archive)
         return _LabeledImages(source)
+    _check_images(source)
     return _Members(source)
+
+
+def check_keys(samples: RepackSource) -> None:
+    """Refuse samples that would have one key in the shards.
+
+    Raises
+    ------
+    OptionError
+    """
+    count = len(samples)
+    hashes = np.fromiter((hash(samples.key(index)) for index in range(count)), np.int64, count)
+    order = np.argsort(hashes, kind="stable")
+    repeated = np.zeros(count, np.bool_)
+    repeated[1:] = np.diff(hashes[order]) == 0
+    repeated[:-1] |= repeated[1:]
+    first: dict[str, int] = {}
+    for index in order[repeated].tolist():
+        key = samples.key(index)
+        earlier = first.setdefault(key, index)
+        if earlier != index:
+            raise OptionError(
+                f"{samples.origin(earlier)} and {samples.origin(index)} would both have the key "
+                f"{key!r}, and those of samples must differ; repack archives with equal names one "
+                f"at a time"
+            )
+
+
+def _check_images(archive: Archive) -> None:
+    """Refuse arrays, which are not images of samples but whole columns of them."""
+    if len(archive.paths) == 1 and holds_arrays(archive.paths[0]):
+        raise OptionError(
+            f"{archive.paths[0]} holds arrays, which need no repacking: LazyNPZDataset and "
+            f"DataLoader read their rows in place. repack takes the archive of image files that "
+            f"they were made from"
+        )
 
 
 def _rewritten(name: str, data: Buffer, recipe: Recipe) -> tuple[str, Buffer, bool]:
@@ -175,6 +226,10 @@ class _Members(RepackSource):
 
     def key(self, index: int) -> str:
         return self._samples.key(index)
+
+    def origin(self, index: int) -> str:
+        info = self._archive.info(int(self._samples.positions[index]))
+        return f"{info.archive}: {info.name}"
 
     def fingerprint(self) -> str:
         return self._archive.table.fingerprint()
@@ -239,6 +294,9 @@ class _LabeledImages(RepackSource):
         folder, slash, last = self._dataset.name(index).rpartition("/")
         return folder + slash + _without_dots(last.rpartition(".")[0] or last)
 
+    def origin(self, index: int) -> str:
+        return f"image {index}, {self._dataset.name(index)},"
+
     def fingerprint(self) -> str:
         dataset = self._dataset
         labels = [(dataset.name(index), str(dataset.label(index))) for index in _some(len(self))]
@@ -271,6 +329,12 @@ class _LabeledImages(RepackSource):
     def image(self, index: int) -> Buffer | None:
         data: Buffer = self._dataset.read(index)
         return data
+
+    def fields(self) -> dict[str, Field] | None:
+        if self._named:
+            return None
+        kinds = {"image": Image, "label": Label}
+        return {name: kind("{key}." + "|".join(_ENDS[kind])) for name, kind in kinds.items()}
 
 
 def _without_dots(stem: str) -> str:
@@ -312,6 +376,9 @@ class _Fields(RepackSource):
     def key(self, index: int) -> str:
         folder, slash, last = self._dataset.key(index).rpartition("/")
         return folder + slash + _without_dots(last)
+
+    def origin(self, index: int) -> str:
+        return f"sample {index}, {self._dataset.key(index)!r},"
 
     def fingerprint(self) -> str:
         archives = [archive.table.fingerprint() for archive in self._dataset.archives]
@@ -389,14 +456,7 @@ def _extension_of_format(encoded: Buffer) -> str:
 
 def _ends_of(kind: Field) -> list[str]:
     """Return the extensions that members of a kind of field may have."""
-    if isinstance(kind, Image):
-        return ["jpg", "png", "webp", "gif", "bmp", "tif", "ppm", "jp2", "avif"]
-    if isinstance(kind, Mask):
-        return ["png", "npy"]
-    if isinstance(kind, Label):
-        return ["cls", "npy"]
-    kinds = {Text: "txt", Json: "json", Bytes: "bin"}
-    return [next((end for one, end in kinds.items() if isinstance(kind, one)), "npy")]
+    return next((ends for one, ends in _ENDS.items() if isinstance(kind, one)), ["npy"])
 
 
 def _encode_field(name: str, kind: Field, value: Any) -> tuple[str, Buffer]:

@@ -1,4 +1,4 @@
-"""`make_once`: a file that several processes need, and one of them makes."""
+"""A file that several processes need, and one of them makes; and the lock for that."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import BinaryIO, Final
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import AtomicFile
 
-__all__ = ["make_once"]
+__all__ = ["lock_beside", "make_once"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def make_once(path: str, write: Callable[[BinaryIO], object]) -> bool:
     """
     if os.path.exists(path):
         return False
-    with _locked(path):
+    with lock_beside(path):
         if os.path.exists(path):
             return False
         with AtomicFile(path, check=False) as made, os_errors_for(path):
@@ -53,14 +53,31 @@ def make_once(path: str, write: Callable[[BinaryIO], object]) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(path: str) -> Iterator[None]:
-    """Hold the lock of a file, which is a hidden file beside it while somebody holds it."""
+def lock_beside(path: str, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a file, which is a hidden file beside it while somebody holds it.
+
+    Where the file system has no locks, nothing is held.
+
+    Parameters
+    ----------
+    path : str
+        The file, which need not exist; its directory must.
+    wait : bool
+        Whether to wait for others.
+
+    Raises
+    ------
+    BlockingIOError
+        Another process or thread holds it, and `wait` is false.
+    OSError
+        The hidden file cannot be made.
+    """
     folder, name = os.path.split(path)
     lock = os.path.join(folder, f".{name}.lock")
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
-            _wait(descriptor, path)
+            _lock(descriptor, path, wait)
             if not _is_named(descriptor, lock):
                 # Whoever held it has removed it, and a newcomer has made another.
                 continue
@@ -77,10 +94,12 @@ def _locked(path: str) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _wait(descriptor: int, path: str) -> None:
+def _lock(descriptor: int, path: str, wait: bool) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        if not wait:
+            raise
         logger.info("%s: waiting for another process that makes it", path)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:

@@ -67,5 +67,7 @@ def test_repack_to_an_npz_needs_a_size(run, work):
     status, _, err = run("repack", "data", "o.npz")
     assert status == 1
     assert "--resize" in err
-    assert run("repack", "data", "o.npz", "--resize", "9")[0] == 0
+    status, _, err = run("repack", "data", "o.npz", "--resize", "9")
+    assert (status, err) == (0, "imagearchive: o.npz: about 243 bytes, 243 for each sample\n")
+    assert run("repack", "-q", "data", "p.npz", "--resize", "9")[2] == ""
     assert np.load("o.npz")["images"].shape == (1, 9, 9, 3)

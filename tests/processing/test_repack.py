@@ -2,7 +2,7 @@
 
 import io
 import os
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -262,7 +262,7 @@ def test_repack_broken_image_is_named_or_skipped(folder, tmp_path):
 def test_repack_to_an_npz_decodes_once(folder, tmp_path, caplog):
     caplog.set_level("INFO", "imagearchive")
     result = repack(folder, tmp_path / "a.npz", resize=16)
-    assert "10 samples will take about 7680 bytes" in caplog.text
+    assert "about 7,680 bytes, 768 for each sample" in caplog.text
     dataset, before = LazyNPZDataset(tmp_path / "a.npz"), ImageArchive(folder)
     assert len(dataset) == result.samples == 10
     arrays = np.load(tmp_path / "a.npz")
@@ -398,3 +398,72 @@ def test_repack_to_an_npz_names_the_sample_that_lacks_a_field(tmp_path):
         with pytest.raises(OptionError, match="the sample 'b' lacks 'label'"):
             repack(samples, tmp_path / "a.npz", resize=8, on_error=on_error)
     assert not (tmp_path / "a.npz").exists()
+
+
+def test_repack_equal_keys_are_refused_before_anything_is_written(tmp_path):
+    for name in "ab":
+        write_tar(tmp_path / f"{name}.tar", {"x/0.jpg": picture(1), f"x/{name}.jpg": picture(2)})
+    both = [tmp_path / "a.tar", tmp_path / "b.tar"]
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(OptionError, match=r"a\.tar: x/0\.jpg and .*b\.tar: x/0\.jpg .* key 'x/0'"):
+        # Even where they would be in different shards.
+        repack(both, tmp_path / "o-{}.tar", shard_samples=1)
+    assert [name for name in sorted(os.listdir(tmp_path)) if "idx" not in name] == before
+    fill(tmp_path / "data", {"x.jpg": picture(1), "x.png": picture(2, format="PNG")})
+    with pytest.raises(OptionError, match=r"image 0, x\.jpg, and image 1, x\.png, would both"):
+        repack(ImageArchive(tmp_path / "data"), tmp_path / "o-{}.tar")
+
+
+def test_repack_written_labels_are_read_by_fields_and_by_image_archive(folder, tmp_path):
+    numbers = ImageArchive(folder, class_to_idx={"cat": 7, "dog": 3})
+    result = repack(numbers, tmp_path / "a-{}.tar")
+    samples = SampleArchive(result.paths, result.fields)
+    assert [one["label"] for one in samples] == [numbers.label(i) for i in range(10)]
+    np.testing.assert_array_equal(samples[4]["image"], np.asarray(numbers[4][0]))
+    images = ImageArchive(result.paths, label_extension="cls")
+    assert [images.label(i) for i in range(10)] == [numbers.label(i) for i in range(10)]
+    scores = {"id": [f"cat/{number:02}" for number in (1, 3)], "score": [0.5, 2.5]}
+    result = repack(ImageArchive(folder, table=scores, image="id"), tmp_path / "b-{}.tar")
+    assert result.fields is None
+    table = ImageArchive(folder, table=scores, image="id", label="score")
+    result = repack(table, tmp_path / "c-{}.tar")
+    read = SampleArchive(result.paths, result.fields)
+    assert [float(one["label"]) for one in read] == [0.5, 2.5]
+
+
+def test_repack_two_calls_at_once_one_is_refused(folder, tmp_path):
+    target = tmp_path / "a-{}.tar"
+    errors = []
+
+    def again(_):
+        with pytest.raises(TargetExistsError, match="another call of repack is writing"):
+            repack(folder, target, overwrite=bool(errors))
+        errors.append(True)
+
+    result = repack(folder, target, resize=9, progress=again)
+    assert len(errors) > 1
+    assert result.samples == 10
+    assert {size_of(data) for data in imagearchive.open(result.paths).values()} == {(12, 9)}
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_repack_of_arrays_says_what_reads_them(folder, tmp_path):
+    repack(folder, tmp_path / "a.npz", resize=8)
+    for target in ("b-{}.tar", "b.npz"):
+        with pytest.raises(OptionError, match=r"a\.npz holds arrays.*LazyNPZDataset"):
+            repack(tmp_path / "a.npz", tmp_path / target, resize=4)
+
+
+def test_repack_few_large_images_are_spread_over_all_workers(folder, tmp_path):
+    """Sixteen images in one task would leave the other workers idle."""
+
+    class Counting(ThreadPoolExecutor):
+        tasks = 0
+
+        def submit(self, *arguments, **options):
+            self.tasks += 1
+            return super().submit(*arguments, **options)
+
+    with Counting(2) as executor:
+        repack(folder, tmp_path / "a-{}.tar", resize=9, executor=executor, workers=2)
+    assert executor.tasks == 10
