@@ -108,7 +108,7 @@ def _several_archives_hint(arguments: argparse.Namespace) -> str:
 
 
 def _open_standard_streams() -> None:
-    """Open those of the descriptors 0, 1 and 2 that are closed.
+    """Open those of the descriptors 0, 1, and 2 that are closed.
 
     Otherwise an archive could get the number 2, and a C library that prints an error would write
     into the archive.

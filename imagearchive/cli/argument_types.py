@@ -43,12 +43,12 @@ _BOOLEANS: Final = {"true": True, "false": False}
 
 
 def byte_size(text: str) -> int:
-    """Convert ``4096``, ``64k``, ``1.5M`` or ``1GiB`` to bytes; units are powers of 1024."""
+    """Convert ``4096``, ``64k``, ``1.5M``, or ``1GiB`` to bytes; units are powers of 1024."""
     try:
         return check_size("size", text)
     except OptionError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a size; write 4096, 64k, 1.5M or 1GiB"
+            f"{text!r} is not a size; write 4096, 64k, 1.5M, or 1GiB"
         ) from None
 
 
@@ -201,5 +201,5 @@ def image_size(text: str) -> int | tuple[int, int] | None:
         return None
     numbers = [int(part) for part in text.lower().split("x") if re.fullmatch("[0-9]{1,9}", part)]
     if len(numbers) != len(text.split("x")) or len(numbers) > 2 or not all(numbers):
-        raise argparse.ArgumentTypeError(f"must be 224, 320x240 or keep, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be 224, 320x240, or keep, got {text!r}")
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])

@@ -1,4 +1,4 @@
-"""What annotation files say of images: records of paths, boxes and keypoints."""
+"""What annotation files say of images: records of paths, boxes, and keypoints."""
 
 from __future__ import annotations
 

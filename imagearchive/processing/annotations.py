@@ -1,8 +1,8 @@
-"""COCO, CSV and PTS annotation files -> records of image path, boxes and keypoints.
+"""COCO, CSV, and PTS annotation files -> records of image path, boxes, and keypoints.
 
 Boxes are ``(x, y, width, height)`` in pixels of the image, from its top left corner, as COCO
 writes them; CSV files with corners are converted. Keypoints are ``(x, y, visibility)`` with
-COCO's visibility: 0 not labeled, 1 labeled but hidden, 2 labeled and visible.
+COCO's visibility: 0 not labeled, 1 labeled but hidden, and 2 labeled and visible.
 
 Annotation files come from elsewhere and are not trusted: a name that leads out of the raw
 directory, a value that is not a number or a broken file raises `LabelError` with file and line.

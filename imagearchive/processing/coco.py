@@ -1,4 +1,4 @@
-"""COCO annotation files: one JSON object of images, annotations and categories."""
+"""COCO annotation files: one JSON object of images, annotations, and categories."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_coco(
     Parameters
     ----------
     path : path-like
-        The JSON file, an object with ``images``, ``annotations`` and ``categories``.
+        The JSON file, an object with ``images``, ``annotations``, and ``categories``.
     root : path-like, optional
         The folder that no name may lead out of; the file's own by default.
 
@@ -93,7 +93,7 @@ def _add_annotation(
         values = check_numbers(points, "keypoints", where)
         if len(values) % 3:
             raise LabelError(
-                f"{where}: keypoints must be triples of x, y and visibility, got {len(values)} "
+                f"{where}: keypoints must be triples of x, y, and visibility, got {len(values)} "
                 f"values"
             )
         array = np.array(values, np.float64).reshape(-1, 3)

@@ -89,8 +89,8 @@ class ProcessReport:
 class DataProcessor:
     """Turns folders of annotated images into NPZ files that `LazyNPZDataset` opens.
 
-    ``raw_data_dir`` holds a folder ``detector``, ``landmarker`` or ``teacher`` for each kind of
-    data, each with any mixture of COCO, CSV and PTS annotations (see
+    ``raw_data_dir`` holds a folder ``detector``, ``landmarker``, or ``teacher`` for each kind of
+    data, each with any mixture of COCO, CSV, and PTS annotations (see
     `imagearchive.processing.annotations`). The processor writes ``train_X.npz``, ``val_X.npz``
     and ``report_X.json`` in ``output_dir``:
 
@@ -112,7 +112,7 @@ class DataProcessor:
     annotation is a negative example and has no boxes. Landmarker data takes the first annotation
     that labels a point.
 
-    The same folder, seed and options give the same bytes, whatever the number of workers.
+    The same folder, seed, and options give the same bytes, whatever the number of workers.
     Outputs appear under their names once all of them are complete: after a crash the files of the
     previous run are still there, and the next run removes what was left behind.
 
@@ -416,7 +416,7 @@ def _check_image_size(value: int | tuple[int, int] | None) -> tuple[int, int] | 
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise OptionError(
-                f"image_size must be a number, (width, height) or None, got {value!r}"
+                f"image_size must be a number, (width, height), or None, got {value!r}"
             )
         width, height = value
         return check_integer("image_size", width, 1), check_integer("image_size", height, 1)

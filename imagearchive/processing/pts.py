@@ -32,7 +32,7 @@ def read_pts(
     Parameters
     ----------
     path : path-like
-        The image beside it may end in ``.jpg``, ``.jpeg`` or ``.png``.
+        The image beside it may end in ``.jpg``, ``.jpeg``, or ``.png``.
     root : path-like, optional
         As for the other readers; the image is beside the file in any case.
 
@@ -56,7 +56,7 @@ def read_pts(
     stem = name[: -len(PTS_SUFFIX)]
     image = next((stem + s for s in IMAGE_SUFFIXES if is_file(stem + s)), None)
     if image is None:
-        reason = "there is no .jpg, .jpeg or .png of the same name beside it"
+        reason = "there is no .jpg, .jpeg, or .png of the same name beside it"
         return Annotations([], [Problem(name, reason)])
     if root is not None:
         check_inside(image, os.fspath(root), name)

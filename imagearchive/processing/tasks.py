@@ -1,6 +1,6 @@
 """From a record to the sample that is stored: the code that worker processes run.
 
-It is a module of its own so that a worker imports little: NumPy, Pillow and the records.
+It is a module of its own so that a worker imports little: NumPy, Pillow, and the records.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Order(Flag):
 
 
 def normalize_path(path: str | os.PathLike[str]) -> str:
-    """Return a path without leading slashes, ``.`` and ``..``; the root is the empty string."""
+    """Return a path without leading slashes, ``.``, and ``..``; the root is the empty string."""
     normal = os.path.normpath(path).lstrip("/")
     return "" if normal == "." else normal
 
