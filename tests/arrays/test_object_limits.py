@@ -42,13 +42,13 @@ def nested_arrays(levels):
 def nested_dtypes(levels):
     """Return the pickle of a structured dtype within a structured dtype, and so on."""
     make = b"cnumpy\ndtype\nX\2\0\0\0V1K\0K\1\x87R"
-    stream = b"cnumpy\ndtype\nX\2\0\0\0i1K\0K\1\x87R(K\3X\1\0\0\0|NNNK\1K\1K\0tb"
+    parts = [b"cnumpy\ndtype\nX\2\0\0\0i1K\0K\1\x87R(K\3X\1\0\0\0|NNNK\1K\1K\0tb"]
     x = b"X\1\0\0\0x"
     for level in range(levels):
         memo = level.to_bytes(4, "little")
-        stream += b"r" + memo + b"0" + make + b"(K\3X\1\0\0\0|N" + x + b"\x85}" + x
-        stream += b"j" + memo + b"K\0\x86sK\1K\1K\0tb"
-    return stream
+        parts += b"r", memo, b"0", make, b"(K\3X\1\0\0\0|N", x, b"\x85}", x
+        parts += b"j", memo, b"K\0\x86sK\1K\1K\0tb"
+    return b"".join(parts)
 
 
 @pytest.mark.parametrize(
