@@ -24,6 +24,7 @@ from imagearchive.errors import (
     ArchiveNotFoundError,
     LabelError,
     OptionError,
+    OptionTypeError,
 )
 from imagearchive.errors.arguments import check_choice, check_integer, check_number
 from imagearchive.errors.os_errors import os_errors_for
@@ -177,6 +178,11 @@ class DataProcessor:
         self.seed = check_integer("seed", seed, 0, MAX_SEED)
         self.box_format: BoxFormat = check_choice("box_format", box_format, get_args(BoxFormat))
         self.compress = compress
+        if executor is not None and not callable(getattr(executor, "submit", None)):
+            raise OptionTypeError(
+                f"executor must have a method submit, as concurrent.futures.Executor, got "
+                f"{type(executor).__name__}; num_workers is the number of local processes"
+            )
         self.executor = executor
         self.progress = progress
 

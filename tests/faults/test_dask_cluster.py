@@ -79,15 +79,26 @@ def test_pack_and_convert_killed_worker_changes_nothing(address, tmp_path):
     assert_same_files(tmp_path / "here", tmp_path / "there", 44)
 
 
-def test_process_killed_worker_changes_nothing(address, tmp_path):
+def test_process_and_repack_killed_worker_changes_nothing(address, tmp_path):
     make_detector(tmp_path / "raw", 40)
+    (archive,) = pack(tmp_path / "raw" / "detector" / "more", tmp_path / "images.tar")
+    for name in ("here", "there"):
+        (tmp_path / name / "shards").mkdir(parents=True)
     call = f"""imagearchive.DataProcessor(
         {str(tmp_path / "raw")!r}, {str(tmp_path / "there")!r}, 3, 3, image_size=20,
         executor=executor, progress=False,
-    ).process_detector()"""
+    ).process_detector()
+    executor.submitted = 0
+    imagearchive.repack(
+        {str(archive)!r}, {str(tmp_path / "there" / "shards" / "{}.tar")!r}, resize=16,
+        shard_size="10kB", executor=executor,
+    )"""
     run_and_kill_a_worker(address, call)
     process(tmp_path / "raw", tmp_path / "here", image_size=20).process_detector()
     assert digests(tmp_path / "there") == digests(tmp_path / "here")
+    shards = tmp_path / "here" / "shards" / "{}.tar"
+    imagearchive.repack(archive, shards, resize=16, shard_size="10kB")
+    assert_same_files(tmp_path / "here" / "shards", tmp_path / "there" / "shards", 6)
 
 
 def assert_same_files(one, other, count):

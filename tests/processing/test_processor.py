@@ -276,6 +276,7 @@ def test_processor_empty_side_removes_the_old_file(tmp_path):
         {"seed": -1},
         {"seed": 1 << 32},
         {"box_format": "cxcywh"},
+        {"executor": 2},
     ],
 )
 def test_processor_wrong_options_raise(tmp_path, options):
