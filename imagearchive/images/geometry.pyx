@@ -2,6 +2,7 @@
 
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t
+from libc.string cimport memset
 
 import numpy as np
 
@@ -11,6 +12,91 @@ FILTERS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
 DTYPES = ("uint8", "float32", "float16")
 
 
+cdef bint is_size(int64_t width, int64_t height) noexcept nogil:
+    return 0 < width < MAX_SIDE and 0 < height < MAX_SIDE
+
+
+cdef int geometry_start(px_geometry *g, int64_t width, int64_t height) noexcept nogil:
+    if not is_size(width, height):
+        return -1
+    memset(g, 0, sizeof(px_geometry))
+    g.source_w = g.view_w = g.size_w = g.win_w = g.canvas_w = width
+    g.source_h = g.view_h = g.size_h = g.win_h = g.canvas_h = height
+    g.box_x1 = <double> width
+    g.box_y1 = <double> height
+    g.filter = 2
+    return 0
+
+
+cdef bint can_resize(const px_geometry *g) noexcept nogil:
+    return not (g.resized or g.padded or g.flip_x or g.flip_y)
+
+
+cdef int geometry_resize(px_geometry *g, int64_t width, int64_t height, double x0, double y0,
+                         double x1, double y1, int filter) noexcept nogil:
+    # Written so that NaN fails.
+    if not (can_resize(g) and is_size(width, height) and 0 <= x0 < x1 <= g.canvas_w
+            and 0 <= y0 < y1 <= g.canvas_h):
+        return -1
+    g.view_x += g.win_x
+    g.view_y += g.win_y
+    g.view_w = g.canvas_w
+    g.view_h = g.canvas_h
+    g.box_x0, g.box_y0, g.box_x1, g.box_y1 = x0, y0, x1, y1
+    g.size_w = g.win_w = g.canvas_w = width
+    g.size_h = g.win_h = g.canvas_h = height
+    g.win_x = g.win_y = g.at_x = g.at_y = 0
+    g.filter = filter
+    g.resized = 1
+    return 0
+
+
+cdef int geometry_crop(px_geometry *g, int64_t x, int64_t y, int64_t width,
+                       int64_t height) noexcept nogil:
+    if not (0 <= x and 0 <= y and 0 < width <= g.canvas_w - x and 0 < height <= g.canvas_h - y):
+        return -1
+    if g.flip_x:
+        x = g.canvas_w - x - width
+    if g.flip_y:
+        y = g.canvas_h - y - height
+    cut(x, width, &g.win_x, &g.win_w, &g.canvas_w, &g.at_x)
+    cut(y, height, &g.win_y, &g.win_h, &g.canvas_h, &g.at_y)
+    return 0
+
+
+cdef int geometry_pad(px_geometry *g, int64_t left, int64_t top, int64_t right, int64_t bottom,
+                      const float *fill) noexcept nogil:
+    cdef int i
+    # One by one first, because their sum may overflow.
+    if not (0 <= left < MAX_SIDE and 0 <= top < MAX_SIDE and 0 <= right < MAX_SIDE
+            and 0 <= bottom < MAX_SIDE and g.canvas_w + left + right < MAX_SIDE
+            and g.canvas_h + top + bottom < MAX_SIDE):
+        return -1
+    g.at_x += right if g.flip_x else left
+    g.at_y += bottom if g.flip_y else top
+    g.canvas_w += left + right
+    g.canvas_h += top + bottom
+    for i in range(4):
+        g.fill[i] = fill[i]
+    g.padded = 1
+    return 0
+
+
+cdef void cut(int64_t start, int64_t length, int64_t *win, int64_t *win_size, int64_t *canvas,
+              int64_t *at) noexcept nogil:
+    """One axis of a crop: shrink the window to what is visible on the new canvas."""
+    cdef int64_t lo = max(start, at[0]), hi = min(start + length, at[0] + win_size[0])
+    if hi <= lo:
+        lo = hi = at[0]
+        win_size[0] = 0
+        at[0] = 0
+    else:
+        win[0] += lo - at[0]
+        win_size[0] = hi - lo
+        at[0] = lo - start
+    canvas[0] = length
+
+
 cdef class Geometry:
     """Crops, one resize, flips and padding, combined into one step.
 
@@ -18,14 +104,8 @@ cdef class Geometry:
     """
 
     def __cinit__(self, int64_t width, int64_t height):
-        if not (0 < width < MAX_SIDE and 0 < height < MAX_SIDE):
+        if geometry_start(&self.g, width, height):
             raise OptionError(f"cannot transform an image of {width} x {height} pixels")
-        self.g.source_w = self.g.view_w = self.g.size_w = self.g.win_w = self.g.canvas_w = width
-        self.g.source_h = self.g.view_h = self.g.size_h = self.g.win_h = self.g.canvas_h = height
-        self.g.box_x1 = <double> width
-        self.g.box_y1 = <double> height
-        self.g.filter = 2
-        self.filled = False
 
     @property
     def width(self):
@@ -38,7 +118,7 @@ cdef class Geometry:
     @property
     def fresh(self):
         """Whether `resize` is still possible, that is, only crops were added so far."""
-        return not (self.g.resized or self.filled or self.g.flip_x or self.g.flip_y)
+        return can_resize(&self.g)
 
     @property
     def min_reduction(self):
@@ -55,67 +135,33 @@ cdef class Geometry:
         cdef double x0 = 0, y0 = 0, x1 = <double> g.canvas_w, y1 = <double> g.canvas_h
         if not self.fresh:
             raise OptionError("a geometry resizes once, before it flips or pads")
-        if not (0 < width < MAX_SIDE and 0 < height < MAX_SIDE):
+        if not is_size(width, height):
             raise OptionError(f"cannot resize to {width} x {height} pixels")
         if box is not None:
             x0, y0, x1, y1 = box
-            # Written so that NaN fails.
-            if not (0 <= x0 < x1 <= g.canvas_w and 0 <= y0 < y1 <= g.canvas_h):
-                raise OptionError(
-                    f"box {box} is not inside an image of {g.canvas_w} x {g.canvas_h} pixels"
-                )
         if filter not in FILTERS:
             raise OptionError(f"interpolation must be one of {FILTERS}, got {filter!r}")
-        g.view_x += g.win_x
-        g.view_y += g.win_y
-        g.view_w = g.canvas_w
-        g.view_h = g.canvas_h
-        g.box_x0, g.box_y0, g.box_x1, g.box_y1 = x0, y0, x1, y1
-        g.size_w = g.win_w = g.canvas_w = width
-        g.size_h = g.win_h = g.canvas_h = height
-        g.win_x = g.win_y = g.at_x = g.at_y = 0
-        g.filter = FILTERS.index(filter)
-        g.resized = 1
+        if geometry_resize(g, width, height, x0, y0, x1, y1, FILTERS.index(filter)):
+            raise OptionError(
+                f"box {box} is not inside an image of {g.canvas_w} x {g.canvas_h} pixels"
+            )
 
     def crop(self, int64_t x, int64_t y, int64_t width, int64_t height):
         """Keep `width` x `height` pixels from (x, y) on."""
-        cdef px_geometry *g = &self.g
-        if not (0 <= x and 0 <= y and 0 < width <= g.canvas_w - x
-                and 0 < height <= g.canvas_h - y):
+        if geometry_crop(&self.g, x, y, width, height):
             raise OptionError(
                 f"a crop of {width} x {height} pixels at ({x}, {y}) is not inside an image of "
-                f"{g.canvas_w} x {g.canvas_h} pixels"
+                f"{self.g.canvas_w} x {self.g.canvas_h} pixels"
             )
-        if g.flip_x:
-            x = g.canvas_w - x - width
-        if g.flip_y:
-            y = g.canvas_h - y - height
-        cut(x, width, &g.win_x, &g.win_w, &g.canvas_w, &g.at_x)
-        cut(y, height, &g.win_y, &g.win_h, &g.canvas_h, &g.at_y)
 
     def pad(self, int64_t left, int64_t top, int64_t right, int64_t bottom, fill=(0, 0, 0, 0)):
         """Add a border of one color."""
-        cdef px_geometry *g = &self.g
-        cdef int i
         cdef float[4] color
         if min(left, top, right, bottom) < 0:
             raise OptionError(f"padding must be at least 0, got {(left, top, right, bottom)}")
-        # One by one first, because their sum may overflow.
-        if max(left, top, right, bottom) >= MAX_SIDE or not (
-                g.canvas_w + left + right < MAX_SIDE and g.canvas_h + top + bottom < MAX_SIDE):
-            raise OptionError(f"padding {(left, top, right, bottom)} is too large")
         four_numbers(fill, color)
-        if g.flip_x:
-            left, right = right, left
-        if g.flip_y:
-            top, bottom = bottom, top
-        g.at_x += left
-        g.at_y += top
-        g.canvas_w += left + right
-        g.canvas_h += top + bottom
-        for i in range(4):
-            g.fill[i] = color[i]
-        self.filled = True
+        if geometry_pad(&self.g, left, top, right, bottom, color):
+            raise OptionError(f"padding {(left, top, right, bottom)} is too large")
 
     def flip_x(self):
         """Mirror left to right."""
@@ -124,21 +170,6 @@ cdef class Geometry:
     def flip_y(self):
         """Mirror top to bottom."""
         self.g.flip_y = not self.g.flip_y
-
-
-cdef void cut(int64_t start, int64_t length, int64_t *win, int64_t *win_size, int64_t *canvas,
-              int64_t *at) noexcept nogil:
-    """One axis of a crop: shrink the window to what is visible on the new canvas."""
-    cdef int64_t lo = max(start, at[0]), hi = min(start + length, at[0] + win_size[0])
-    if hi <= lo:
-        lo = hi = at[0]
-        win_size[0] = 0
-        at[0] = 0
-    else:
-        win[0] += lo - at[0]
-        win_size[0] = hi - lo
-        at[0] = lo - start
-    canvas[0] = length
 
 
 cdef int four_numbers(values, float *out) except -1:

@@ -6,8 +6,9 @@ J. Salmon, M. Moraes, R. Dror, D. Shaw: "Parallel random numbers: as easy as 1, 
 """
 
 from cython cimport final
+from cpython.long cimport PyLong_AsUnsignedLongLongMask
 from libc.math cimport cos, log, sqrt, M_PI
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 import operator
 
@@ -44,6 +45,8 @@ def philox_block(counter, key):
 
 cdef uint64_t low_bits(value, str name) except? 0xFFFFFFFFFFFFFFFF:
     """Return the low 64 bits of an integer, in two's complement."""
+    if type(value) is int:
+        return PyLong_AsUnsignedLongLongMask(value)
     try:
         # As a Python integer: NumPy's would overflow.
         return operator.index(value) & 0xFFFFFFFFFFFFFFFF
@@ -51,42 +54,82 @@ cdef uint64_t low_bits(value, str name) except? 0xFFFFFFFFFFFFFFFF:
         raise OptionTypeError(f"{name} must be an integer, got {value!r}") from None
 
 
+cdef exhausted():
+    return OptionError("a transform drew more than 262,140 numbers for one sample; use generator() "
+                       "of its stream instead")
+
+
+cdef void stream_start(px_stream *s, uint64_t seed, uint32_t epoch, uint64_t index,
+                       uint32_t position) noexcept nogil:
+    # Counter: sample (64 bits), epoch (32), position in the pipeline (16), block (16).
+    s.key[0] = <uint32_t> seed
+    s.key[1] = <uint32_t> (seed >> 32)
+    s.counter[0] = <uint32_t> index
+    s.counter[1] = <uint32_t> (index >> 32)
+    s.counter[2] = epoch
+    s.counter[3] = position << 16
+    s.used = 4
+
+
+cdef int stream_word(px_stream *s, uint32_t *value) noexcept nogil:
+    if s.used == 4:
+        philox(s.counter, s.key[0], s.key[1], s.words)
+        s.counter[3] += 1
+        if not s.counter[3] & 0xFFFF:
+            return -1
+        s.used = 0
+    value[0] = s.words[s.used]
+    s.used += 1
+    return 0
+
+
+cdef int stream_unit(px_stream *s, double *value) noexcept nogil:
+    cdef uint32_t high, low
+    if stream_word(s, &high) or stream_word(s, &low):
+        return -1
+    value[0] = (<double> (high >> 5) * 67108864.0 + <double> (low >> 6)) / 9007199254740992.0
+    return 0
+
+
+cdef int stream_uniform(px_stream *s, double low, double high, double *value) noexcept nogil:
+    cdef double unit
+    if stream_unit(s, &unit):
+        return -1
+    value[0] = low + (high - low) * unit
+    return 0
+
+
+cdef int stream_below(px_stream *s, uint64_t limit, int64_t *value) noexcept nogil:
+    # Words from the largest multiple of the limit on would favor small results.
+    cdef uint64_t rest = <uint64_t> 0x100000000 % limit
+    cdef uint32_t word
+    while True:
+        if stream_word(s, &word):
+            return -1
+        if word < <uint64_t> 0x100000000 - rest:
+            value[0] = <int64_t> (word % limit)
+            return 0
+
+
 @final
 cdef class Stream:
     """The random numbers of one transform for one sample. Not thread-safe."""
 
-    cdef uint32_t counter[4]
-    cdef uint32_t key[2]
-    cdef uint32_t words[4]
-    cdef int used
-
     def __cinit__(self, seed, epoch, index, position):
-        # Counter: sample (64 bits), epoch (32), position in the pipeline (16), block (16).
-        cdef uint64_t s = low_bits(seed, "seed"), i = low_bits(index, "index")
-        self.key[0] = <uint32_t> s
-        self.key[1] = <uint32_t> (s >> 32)
-        self.counter[0] = <uint32_t> i
-        self.counter[1] = <uint32_t> (i >> 32)
-        self.counter[2] = <uint32_t> low_bits(epoch, "epoch")
-        self.counter[3] = <uint32_t> (low_bits(position, "position") << 16)
-        self.used = 4
+        stream_start(&self.s, low_bits(seed, "seed"), <uint32_t> low_bits(epoch, "epoch"),
+                     low_bits(index, "index"), <uint32_t> low_bits(position, "position"))
 
     cdef uint32_t word(self) except? 0xFFFFFFFF:
-        cdef uint32_t value
-        if self.used == 4:
-            philox(self.counter, self.key[0], self.key[1], self.words)
-            self.counter[3] += 1
-            if not self.counter[3] & 0xFFFF:
-                raise OptionError("a transform drew more than 262,140 numbers for one sample; "
-                                  "use generator() of its stream instead")
-            self.used = 0
-        value = self.words[self.used]
-        self.used += 1
+        cdef uint32_t value = 0
+        if stream_word(&self.s, &value):
+            raise exhausted()
         return value
 
     cdef double unit(self) except? -1.0:
-        cdef uint64_t high = self.word() >> 5, low = self.word() >> 6
-        return (<double> high * 67108864.0 + <double> low) / 9007199254740992.0
+        cdef double value = 0
+        if stream_unit(&self.s, &value):
+            raise exhausted()
+        return value
 
     def random(self):
         """Return a float in [0, 1) with 53 random bits."""
@@ -98,15 +141,13 @@ cdef class Stream:
 
     def below(self, n):
         """Return an integer in [0, n), without bias."""
-        cdef uint64_t limit = n, value, rest
+        cdef uint64_t limit = n
+        cdef int64_t value = 0
         if limit == 0 or limit > 0xFFFFFFFF:
             raise OptionError(f"n must be from 1 to 2**32 - 1, got {n}")
-        # Words from the largest multiple of n on would favor small results.
-        rest = <uint64_t> 0x100000000 % limit
-        while True:
-            value = self.word()
-            if value < <uint64_t> 0x100000000 - rest:
-                return value % limit
+        if stream_below(&self.s, limit, &value):
+            raise exhausted()
+        return value
 
     def normal(self):
         """Return a standard normal number (Box and Muller)."""

@@ -7,6 +7,7 @@ from typing_extensions import Buffer
 
 from imagearchive.errors import DecodeError
 from imagearchive.images.geometry import Geometry, OutputFormat
+from imagearchive.images.geometry_plan import GeometryPlan
 
 HAVE_JPEG: bool
 JPEG_VERSION: str
@@ -38,6 +39,16 @@ class Decoder:
         output_format: OutputFormat,
         out: npt.NDArray[Any],
     ) -> None: ...
+    def render_planned(
+        self,
+        images: Iterable[Buffer],
+        keys: Iterable[tuple[int, ...]],
+        plan: GeometryPlan,
+        output_format: OutputFormat,
+        out: npt.NDArray[Any],
+        exif_transpose: bool,
+        min_reduction: float,
+    ) -> int: ...
     def render_array(
         self,
         array: npt.NDArray[Any],

@@ -22,6 +22,8 @@ from imagearchive.storage.limits import limit_hint
 from imagearchive.images.geometry cimport (
     MAX_SIDE, Geometry, OutputFormat, px_geometry, px_output_format,
 )
+from imagearchive.images.geometry_plan cimport GeometryPlan
+from imagearchive.images.random cimport low_bits
 from imagearchive.storage.crc cimport crc32_after
 
 cdef extern from "pixels.h" nogil:
@@ -271,6 +273,71 @@ cdef class Decoder:
                     break
         self.leave(code, png)
 
+    def render_planned(self, images, keys, GeometryPlan plan not None,
+                       OutputFormat output_format not None, out, bint exif_transpose,
+                       double min_reduction):
+        """Draw the geometry of encoded images by a plan, and render them, up to the first refused.
+
+        Nothing is raised for an image that is damaged, that only Pillow decodes, that a transform
+        refuses, or whose result does not fit: the caller does it in another way, and sees why.
+
+        Parameters
+        ----------
+        images : sequence of buffers
+        keys : sequence of tuples
+            Seed, epoch, and index of each image are the first three items.
+        plan : GeometryPlan
+        output_format : OutputFormat
+        out : ndarray, shape (len(images), ...)
+        exif_transpose : bool
+            Refuse images whose EXIF orientation is not 1.
+        min_reduction : float
+            See `Geometry.min_reduction`.
+
+        Returns
+        -------
+        int
+            How many images were rendered.
+        """
+        cdef Run run = Run(tuple(images), out, True)
+        cdef px_info info
+        cdef px_geometry g
+        cdef Py_ssize_t i
+        cdef const uint8_t *data
+        cdef size_t size
+        cdef bint png
+        cdef int64_t height = 0, width = 0
+        run.set_keys(tuple(keys))
+        if not run.find_size(output_format, &height, &width):
+            return 0
+        self.enter()
+        with nogil:
+            for i in range(run.n):
+                data, size = <const uint8_t *> run.views[i].buf, run.views[i].len
+                png = is_png(data, size)
+                if not png and not HAVE_JPEG_:
+                    break
+                if (px_png_info if png else px_jpeg_info)(data, size, &info):
+                    break
+                if exif_transpose and info.orientation != 1:
+                    break
+                if plan.draw(info.width, info.height, run.keys[i].seed, run.keys[i].epoch,
+                             run.keys[i].index, &g):
+                    break
+                if g.canvas_h != height or g.canvas_w != width:
+                    break
+                g.min_reduction = min_reduction
+                if png:
+                    if px_render_png(self.png, px_decoder_work(self.d), data, size, &g,
+                                     &output_format.f, run.target(i)):
+                        break
+                elif px_render_jpeg(self.d, data, size, &g, &output_format.f, run.target(i)):
+                    break
+            else:
+                i = run.n
+        self.leave(PX_OK, False)
+        return i
+
     def render_array(self, array, Geometry geometry not None, OutputFormat output_format not None,
                      out):
         """Render an (H, W, C) array of uint8, or of float32 without normalization."""
@@ -301,12 +368,18 @@ cdef class Decoder:
         self.leave(code, False)
 
 
+cdef struct Key:
+    uint64_t seed, index
+    uint32_t epoch
+
+
 @final
 cdef class Run:
     """Holds the buffers of images and of the output while they are rendered."""
 
     cdef Py_buffer *views
     cdef px_geometry *geometries
+    cdef Key *keys
     cdef Py_buffer out
     cdef Py_ssize_t n, opened
     cdef int channels
@@ -321,8 +394,7 @@ cdef class Run:
             raise OptionError(f"{n} images need an output for {n} images, got one for {len(out)}")
         self.result = out
         self.views = <Py_buffer *> PyMem_Calloc(n, sizeof(Py_buffer))
-        self.geometries = <px_geometry *> PyMem_Calloc(n, sizeof(px_geometry))
-        if self.views == NULL or self.geometries == NULL:
+        if self.views == NULL:
             raise MemoryError()
         self.n = n
         self.encoded = encoded
@@ -358,6 +430,7 @@ cdef class Run:
         PyBuffer_Release(&self.out)
         PyMem_Free(self.views)
         PyMem_Free(self.geometries)
+        PyMem_Free(self.keys)
 
     cdef int set_geometries(self, tuple geometries, OutputFormat output_format) except -1:
         """Store the geometry of each image. Every result must fit the output."""
@@ -365,6 +438,9 @@ cdef class Run:
         cdef Py_ssize_t i
         if len(geometries) != self.n:
             raise OptionError(f"{self.n} images need {self.n} geometries, got {len(geometries)}")
+        self.geometries = <px_geometry *> PyMem_Calloc(self.n, sizeof(px_geometry))
+        if self.geometries == NULL:
+            raise MemoryError()
         for i in range(self.n):
             if not isinstance(geometries[i], Geometry):
                 raise OptionTypeError(f"expected a Geometry, got {type(geometries[i]).__name__}")
@@ -376,6 +452,29 @@ cdef class Run:
             self.check(output_format, geometry.g.canvas_h, geometry.g.canvas_w)
             self.geometries[i] = geometry.g
         return 0
+
+    cdef int set_keys(self, tuple keys) except -1:
+        cdef Py_ssize_t i
+        if len(keys) != self.n:
+            raise OptionError(f"{self.n} images need {self.n} keys, got {len(keys)}")
+        self.keys = <Key *> PyMem_Calloc(self.n, sizeof(Key))
+        if self.keys == NULL:
+            raise MemoryError()
+        for i in range(self.n):
+            key = keys[i]
+            self.keys[i].seed = low_bits(key[0], "seed")
+            self.keys[i].epoch = <uint32_t> low_bits(key[1], "epoch")
+            self.keys[i].index = low_bits(key[2], "index")
+        return 0
+
+    cdef bint find_size(self, OutputFormat output_format, int64_t *height,
+                        int64_t *width) except -1:
+        """Find the size of the images that fit the output; return whether there is one."""
+        shape = self.result.shape[1:]
+        if len(shape) != 3 or self.result.dtype != output_format.dtype:
+            return False
+        height[0], width[0] = shape[1:] if output_format.f.planar else shape[:2]
+        return shape == output_format.shape(height[0], width[0], self.channels)
 
     cdef int check(self, OutputFormat output_format, int64_t height, int64_t width) except -1:
         """Raise unless an image of this size fits its slot of the output."""

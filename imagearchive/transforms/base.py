@@ -21,6 +21,7 @@ __all__ = [
     "Array",
     "GeometricTransform",
     "Layout",
+    "Operation",
     "Shape",
     "Transform",
     "as_array",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
+#: The name of an operation of a `GeometryPlan`, and its arguments.
+Operation = tuple[Any, ...]
 Layout = Literal["HWC", "CHW"]
 #: Height, width and channels; None if they depend on the image.
 Shape = tuple[int | None, int | None, int | None]
@@ -328,6 +331,14 @@ class GeometricTransform(Transform):
     def is_native(self) -> bool:
         """Whether `add_to` can do what the arguments say."""
         return True
+
+    def operations(self) -> tuple[Operation, ...] | None:
+        """Return what `add_to` does as operations of a `GeometryPlan`, or None.
+
+        They make the same random choices, for many images by one native call. A subclass does not
+        inherit them, because it may change `add_to`.
+        """
+        return None
 
     @property
     def fill_value(self) -> tuple[float, ...] | None:

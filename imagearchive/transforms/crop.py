@@ -24,6 +24,7 @@ from imagearchive.transforms.base import (
     Array,
     GeometricTransform,
     Layout,
+    Operation,
     Shape,
     require_stream,
 )
@@ -83,6 +84,10 @@ class _Crop(GeometricTransform):
             missing_y - missing_y // 2,
             self._fill,
         )
+
+    def _fitting(self) -> tuple[Operation, ...]:
+        """Return what `_fit` does as operations; a crop refuses images that are too small."""
+        return (("pad_to", self.width, self.height, self._fill),) if self.pad_if_needed else ()
 
     def output_shape(self, shape: Shape) -> Shape:
         """Shape of the result; see `Transform.output_shape`."""
@@ -144,6 +149,11 @@ class RandomCrop(_Crop):
         y = stream.below(geometry.height - self.height + 1)
         geometry.crop(x, y, self.width, self.height)
 
+    def operations(self) -> tuple[Operation, ...] | None:
+        """Return what `add_to` does; see `GeometricTransform.operations`."""
+        border = () if self._padding is None else (("pad", *self._padding, self._fill),)
+        return (*border, *self._fitting(), ("random_crop", self.width, self.height))
+
 
 class CenterCrop(_Crop):
     """Crop the center.
@@ -180,6 +190,10 @@ class CenterCrop(_Crop):
         x = round((geometry.width - self.width) / 2)
         y = round((geometry.height - self.height) / 2)
         geometry.crop(x, y, self.width, self.height)
+
+    def operations(self) -> tuple[Operation, ...] | None:
+        """Return what `add_to` does; see `GeometricTransform.operations`."""
+        return (*self._fitting(), ("center_crop", self.width, self.height))
 
 
 class RandomIoUCrop(GeometricTransform):
@@ -323,6 +337,10 @@ class Pad(GeometricTransform):
     def add_to(self, geometry: Geometry | GeometryMove, stream: Stream | None) -> None:
         """Add this transform to a native step."""
         geometry.pad(*self._padding, self._fill)
+
+    def operations(self) -> tuple[Operation, ...] | None:
+        """Return what `add_to` does; see `GeometricTransform.operations`."""
+        return (("pad", *self._padding, self._fill),)
 
     def apply_array(
         self, array: Array, layout: Layout, stream: Stream | None

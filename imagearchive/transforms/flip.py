@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from imagearchive.images.geometry import Geometry
 from imagearchive.images.random import Stream
-from imagearchive.transforms.base import GeometricTransform, require_stream
+from imagearchive.transforms.base import GeometricTransform, Operation, require_stream
 from imagearchive.transforms.image_arguments import check_probability
 from imagearchive.transforms.moves import GeometryMove
 
@@ -40,6 +40,10 @@ class RandomHorizontalFlip(_Flip):
         if self._flips(stream):
             geometry.flip_x()
 
+    def operations(self) -> tuple[Operation, ...] | None:
+        """Return what `add_to` does; see `GeometricTransform.operations`."""
+        return (("flip_x", self.p),)
+
 
 class RandomVerticalFlip(_Flip):
     """Mirror top to bottom with probability `p`.
@@ -56,3 +60,7 @@ class RandomVerticalFlip(_Flip):
         """Add this transform to a native step."""
         if self._flips(stream):
             geometry.flip_y()
+
+    def operations(self) -> tuple[Operation, ...] | None:
+        """Return what `add_to` does; see `GeometricTransform.operations`."""
+        return (("flip_y", self.p),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from imagearchive.errors import DecodeError
 from imagearchive.errors.arguments import check_choice, check_flag, check_number
 from imagearchive.images.decode import decode_image, decode_refused, local_decoder
 from imagearchive.images.geometry import Geometry, OutputFormat
+from imagearchive.images.geometry_plan import GeometryPlan
 from imagearchive.images.render import Decoder, convert_array, convert_arrays, native_info
 from imagearchive.transforms.base import Array, Layout, Shape, Transform, as_array, is_tensor
 from imagearchive.transforms.compose import flat
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = ["Pipeline", "compile_pipeline"]
+
+# Images of one native call. After an image that it refuses, the rest of them are passed again.
+MAX_CALL: Final = 64
 
 
 class Pipeline:
@@ -87,6 +91,9 @@ class Pipeline:
         self._geometric_stage = first if isinstance(first, GeometricStage) else None
         self.compiled = not self._stages or (
             self._geometric_stage is not None and len(self._stages) == 1
+        )
+        self._plan = (
+            self._geometric_stage.plan() if self._geometric_stage and self.compiled else None
         )
         self._output_format = OutputFormat(
             dtype or self._output_stage.dtype,
@@ -171,6 +178,10 @@ class Pipeline:
             An array of shape ``(len(images), *shape)``.
         """
         decoder = decoder or local_decoder()
+        given = [key for key in keys if key is not None]
+        if self._plan is not None and len(given) == len(images):
+            self._render_planned(self._plan, images, given, out, decoder)
+            return
         if self.compiled:
             # Otherwise one by one, to leave the images that are refused to Pillow.
             with contextlib.suppress(DecodeError):
@@ -180,6 +191,26 @@ class Pipeline:
                     return
         for image, key, slot in zip(images, keys, out):
             self._render_encoded(image, key, slot, decoder)
+
+    def _render_planned(
+        self,
+        plan: GeometryPlan,
+        images: Sequence[Buffer],
+        keys: Sequence[Key],
+        out: Array,
+        decoder: Decoder,
+    ) -> None:
+        """Render several images, those that native code refuses one by one."""
+        done, gap = 0, self.reducing_gap or 0.0
+        while done < len(images):
+            part = slice(done, done + MAX_CALL)
+            done += decoder.render_planned(
+                images[part], keys[part], plan, self._output_format, out[part],
+                self.exif_transpose, gap,
+            )  # fmt: skip
+            if done < min(part.stop, len(images)):
+                self._render_encoded(images[done], keys[done], out[done], decoder)
+                done += 1
 
     def apply(self, array: Any, key: Key | None = None, decoder: Decoder | None = None) -> Any:
         """Do `render` for a decoded image: an array, a Pillow image or a tensor."""

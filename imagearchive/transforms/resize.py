@@ -5,15 +5,15 @@ Sizes are (width, height), as in Pillow.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from imagearchive.errors import LimitError, OptionError
 from imagearchive.errors.arguments import check_choice, check_flag
 from imagearchive.images.geometry import FILTERS, Geometry
+from imagearchive.images.geometry_plan import random_region
 from imagearchive.images.random import Stream
 from imagearchive.images.render import MAX_PIXELS
-from imagearchive.transforms.base import GeometricTransform, Shape, require_stream
+from imagearchive.transforms.base import GeometricTransform, Operation, Shape, require_stream
 from imagearchive.transforms.image_arguments import (
     Fill,
     check_channel_values,
@@ -81,6 +81,12 @@ class Resize(GeometricTransform):
                 f"{width} x {height}; pass width and height, or crop it first"
             )
         geometry.resize(width, height, None, self.interpolation)
+
+    def operations(self) -> tuple[Operation, ...] | None:
+        """Return what `add_to` does; see `GeometricTransform.operations`."""
+        if self.height is None:
+            return (("resize_shorter", self.width, MAX_PIXELS, self.interpolation),)
+        return (("resize", self.width, self.height, self.interpolation),)
 
     def output_shape(self, shape: Shape) -> Shape:
         """Shape of the result; see `Transform.output_shape`."""
@@ -285,29 +291,20 @@ class RandomResizedCrop(GeometricTransform):
                 f"scale and ratio must be greater than 0, got scale={scale!r}, ratio={ratio!r}"
             )
         self.interpolation = check_choice("interpolation", interpolation, FILTERS)
-        self._log_ratio = (math.log(self.ratio[0]), math.log(self.ratio[1]))
 
     def box(self, width: int, height: int, stream: Stream) -> tuple[int, int, int, int]:
         """Draw x, y, width and height of the region for an image of that size."""
-        area = width * height
-        for _ in range(10):
-            target = area * stream.uniform(*self.scale)
-            ratio = math.exp(stream.uniform(*self._log_ratio))
-            w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
-            if 0 < w <= width and 0 < h <= height:
-                return stream.below(width - w + 1), stream.below(height - h + 1), w, h
-        w, h = width, height
-        if width / height < self.ratio[0]:
-            h = min(height, max(1, round(width / self.ratio[0])))
-        elif width / height > self.ratio[1]:
-            w = min(width, max(1, round(height * self.ratio[1])))
-        return (width - w) // 2, (height - h) // 2, w, h
+        return random_region(stream, width, height, self.scale, self.ratio)
 
     def add_to(self, geometry: Geometry | GeometryMove, stream: Stream | None) -> None:
         """Add this transform to a native step."""
         stream = require_stream(stream)
         x, y, w, h = self.box(geometry.width, geometry.height, stream)
         geometry.resize(*self.size, (x, y, x + w, y + h), self.interpolation)
+
+    def operations(self) -> tuple[Operation, ...] | None:
+        """Return what `add_to` does; see `GeometricTransform.operations`."""
+        return (("resize_region", *self.size, self.scale, self.ratio, self.interpolation),)
 
     def output_shape(self, shape: Shape) -> Shape:
         """Shape of the result; see `Transform.output_shape`."""

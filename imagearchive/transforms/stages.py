@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imagearchive.images.geometry import Geometry
-from imagearchive.transforms.base import GeometricTransform, Layout, Transform
+from imagearchive.images.geometry_plan import GeometryPlan
+from imagearchive.transforms.base import GeometricTransform, Layout, Operation, Transform
 from imagearchive.transforms.random_keys import Key
 from imagearchive.transforms.values import Normalize, ToDtype, ToTensor
 
@@ -36,6 +37,17 @@ class GeometricStage(NamedTuple):
                 stream = step._streams.next() if key is None else key.at(position).stream()
             step.add_to(geometry, stream)
         return geometry
+
+    def plan(self) -> GeometryPlan | None:
+        """Return a plan that makes the same geometries, or None if a step cannot be part of it."""
+        operations: list[tuple[int, Operation]] = []
+        for position, step in enumerate(self.steps, self.first):
+            # A subclass may override `add_to`.
+            own = step.operations() if "operations" in vars(type(step)) else None
+            if own is None:
+                return None
+            operations += [(position, operation) for operation in own]
+        return GeometryPlan(operations)
 
 
 class SingleStage(NamedTuple):

@@ -37,6 +37,7 @@ typedef struct {
     int flip_x, flip_y;
     int filter;
     int resized;
+    int padded; /* whether a border was added, even one of no pixels */
     /* A JPEG is decoded at 1/2, 1/4 or 1/8 if resampling still reduces by this factor; 0: never. */
     double min_reduction;
     float fill[4]; /* rounded and clipped for 8-bit pixels */
