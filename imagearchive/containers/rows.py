@@ -109,6 +109,29 @@ class RowBuffer:
             ends[row] = end
         self.rows += 1
 
+    def extend(self, other: RowBuffer, first: int = 0) -> None:
+        """Append the rows of another buffer from row `first` on, numbered anew."""
+        start, count = self.rows, other.rows - first
+        text = int(other.link_ends[first - 1]) if first else 0
+        size = other.name_bytes - text
+        self.reserve(count, size)
+        end, shift = start + count, self.name_bytes - text
+        self.entries[start:end] = other.entries[first : other.rows]
+        self.entries["index"][start:end] = np.arange(start, end, dtype=np.uint64)
+        self.names[self.name_bytes : self.name_bytes + size] = other.names[text : other.name_bytes]
+        for own, ends in (
+            (self.name_ends, other.name_ends),
+            (self.link_ends, other.link_ends),
+        ):
+            # Unsigned numbers wrap around, so a negative shift is added all the same.
+            np.add(
+                ends[first : other.rows],
+                np.uint64(shift % (1 << 64)),
+                out=own[start:end],
+            )
+        self.rows = end
+        self.name_bytes += size
+
     def name(self, row: int) -> bytes:
         """Return the stored name of a row."""
         start = int(self.link_ends[row - 1]) if row else 0

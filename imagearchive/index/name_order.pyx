@@ -14,6 +14,9 @@ import numpy as np
 
 from imagearchive.errors import CorruptIndexError
 
+cdef enum:
+    LOOK_AHEAD = 64
+
 cdef struct Group:
     uint64_t low
     uint64_t high
@@ -36,17 +39,77 @@ cdef inline int compare(
     return (size_a > size_b) - (size_a < size_b)
 
 
+cdef inline uint64_t load_big(const uint8_t* bytes) noexcept nogil:
+    """Eight bytes as a big-endian number; compilers make one load and one swap of it."""
+    return (
+        <uint64_t> bytes[0] << 56 | <uint64_t> bytes[1] << 48 | <uint64_t> bytes[2] << 40
+        | <uint64_t> bytes[3] << 32 | <uint64_t> bytes[4] << 24 | <uint64_t> bytes[5] << 16
+        | <uint64_t> bytes[6] << 8 | <uint64_t> bytes[7]
+    )
+
+
 cdef inline uint64_t prefix_at(
     const uint8_t* names, const uint64_t* offsets, uint64_t row, uint64_t depth
 ) noexcept nogil:
     """Eight bytes of a name from `depth`, big-endian, padded with zeros."""
     cdef uint64_t key = 0, start = offsets[row] + depth, end = offsets[row + 1]
     cdef int i
+    if start + 8 <= end:
+        return load_big(names + start)
     for i in range(8):
         key <<= 8
         if start + i < end:
             key |= names[start + i]
     return key
+
+
+cdef inline uint64_t shared_bytes(
+    const uint8_t* a, const uint8_t* b, uint64_t size
+) noexcept nogil:
+    """How many of the first `size` bytes are equal before the first that differs."""
+    cdef uint64_t i = 0
+    while i + 8 <= size and load_big(a + i) == load_big(b + i):
+        i += 8
+    while i < size and a[i] == b[i]:
+        i += 1
+    return i
+
+
+cdef bint is_sorted(
+    const uint64_t* order, uint64_t count, const uint8_t* names, const uint64_t* offsets,
+    uint64_t depth, uint64_t* shared
+) noexcept nogil:
+    """Whether names that agree up to `depth` are certainly in order.
+
+    Also finds how many bytes from `depth` on all of them share, at most `LOOK_AHEAD`: no more of
+    a name is compared, so that the work of a sort stays linear in the bytes of the names.
+    """
+    cdef uint64_t i, size_a, size_b, size, equal
+    cdef const uint8_t* a
+    cdef const uint8_t* b
+    cdef bint ordered = True
+    shared[0] = LOOK_AHEAD
+    b = names + offsets[order[0]] + depth
+    size_b = offsets[order[0] + 1] - offsets[order[0]] - depth
+    for i in range(1, count):
+        a, size_a = b, size_b
+        b = names + offsets[order[i]] + depth
+        size_b = offsets[order[i] + 1] - offsets[order[i]] - depth
+        size = size_a if size_a < size_b else size_b
+        if size > LOOK_AHEAD:
+            size = LOOK_AHEAD
+        equal = shared_bytes(a, b, size)
+        if equal < shared[0]:
+            shared[0] = equal
+        if equal < size:
+            ordered = ordered and a[equal] < b[equal]
+        elif size == LOOK_AHEAD:
+            ordered = False
+        else:
+            ordered = ordered and size_a <= size_b
+        if not ordered and shared[0] == 0:
+            return False
+    return ordered
 
 
 cdef void radix_sort(Key* keys, Key* spare, uint64_t count) noexcept nogil:
@@ -134,7 +197,7 @@ cdef int sort_rows(
     """
     cdef Key* keys = <Key*> malloc(count * sizeof(Key))
     cdef Key* spare = <Key*> malloc(count * sizeof(Key))
-    cdef uint64_t room = 64, top = 1, low, high, depth, i, run, ended
+    cdef uint64_t room = 64, top = 1, low, high, depth, i, run, ended, shared
     cdef Group* stack = <Group*> malloc(room * sizeof(Group))
     cdef Group* larger
     cdef int status = -1
@@ -147,6 +210,10 @@ cdef int sort_rows(
         if high - low < 16:
             insertion_sort(order + low, high - low, names, offsets)
             continue
+        # Archives are often written in order, if not all of it, then each directory.
+        if is_sorted(order + low, high - low, names, offsets, depth, &shared):
+            continue
+        depth += shared
         for i in range(low, high):
             keys[i].prefix = prefix_at(names, offsets, order[i], depth)
             keys[i].row = order[i]
@@ -184,22 +251,15 @@ def sort_names(const uint8_t[::1] names not None, const uint64_t[::1] offsets no
     order : ndarray of uint64, shape (N,)
     """
     check(names, offsets)
-    cdef Py_ssize_t i, count = offsets.shape[0] - 1
+    cdef Py_ssize_t count = offsets.shape[0] - 1
     order_array = np.arange(count, dtype=np.uint64)
     if count < 2:
         return order_array
     cdef uint64_t[::1] order = order_array
     cdef const uint8_t* data = &names[0] if names.shape[0] else <const uint8_t*> &order[0]
-    cdef bint ordered = True
-    cdef int status = 0
+    cdef int status
     with nogil:
-        # Archives are often written in order: then one pass is all.
-        for i in range(count - 1):
-            if compare(data, &offsets[0], i, i + 1) > 0:
-                ordered = False
-                break
-        if not ordered:
-            status = sort_rows(&order[0], count, data, &offsets[0])
+        status = sort_rows(&order[0], count, data, &offsets[0])
     if status:
         raise MemoryError(f"no memory to sort {count} names")
     return order_array

@@ -141,6 +141,13 @@ class RangesStorage(Storage, Protocol):
         """Request ranges, offset and size each, that will be read soon; never fails."""
         ...
 
+    def scattered(self) -> Storage:
+        """Return a storage of the same bytes for reads that are far apart; the caller closes it.
+
+        It fetches nothing ahead, so that many threads can read in order, each at another place.
+        """
+        ...
+
 
 @runtime_checkable
 class FileStorage(ReadAheadStorage, Protocol):

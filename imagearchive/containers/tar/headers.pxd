@@ -10,6 +10,8 @@ cdef enum Code:
     MORE           # the window must cover [offset, need)
     FULL           # the arrays need room for one row and `need_names` bytes
     PAUSE          # nothing is wrong; lets Python look at signals
+    STOPPED        # the next group begins at `stop` or later
+    UNCERTAIN      # what follows depends on headers before the place where a run began
     SYSTEM_ERROR   # pread failed
     SHRUNK         # the file ended before its size
     NOT_TAR
@@ -35,7 +37,10 @@ cdef struct State:
     uint64_t start        # position of the window's first byte
     uint64_t length
     uint64_t file_size
+    uint64_t begin        # where the scan began
     uint64_t offset       # the next group of headers
+    uint64_t stop         # no group that begins here or later is read
+    bint speculative      # see `Cursor.speculate`
     uint64_t need
     uint64_t touched      # end of the last header that was read
     uint64_t fault        # where the error is
@@ -61,4 +66,5 @@ cdef struct State:
     Globals globals
 
 cdef int walk(State* s) noexcept nogil
+cdef uint64_t first_header(const uint8_t* window, uint64_t length) noexcept nogil
 cdef int fetch(State* s, int fd, uint8_t* buffer, uint64_t capacity) noexcept nogil

@@ -263,6 +263,8 @@ cdef int group(State* s) noexcept nogil:
                 return failed(s, position, DONE)
             return failed(s, position, BAD_HEADER if position else NOT_TAR)
         flag = header[156]
+        if flag == c"g" and s.speculative:
+            return failed(s, position, UNCERTAIN)
         if not (flag == c"x" or flag == c"g" or flag == c"L" or flag == c"K" or flag == c"X"):
             if not described:
                 clear(&found)
@@ -308,7 +310,7 @@ cdef int group(State* s) noexcept nogil:
 
 cdef int walk(State* s) noexcept nogil:
     """Fill rows until the window, the arrays or the archive end."""
-    cdef uint64_t left, here
+    cdef uint64_t left, here, rows, name_bytes
     cdef const uint8_t* block
     cdef int code
     s.touched = s.start
@@ -316,6 +318,8 @@ cdef int walk(State* s) noexcept nogil:
         s.steps += 1
         if s.steps % STEPS_PER_CLOCK == 0 and monotonic_ns() >= s.pause_at:
             return PAUSE
+        if s.offset >= s.stop:
+            return STOPPED
         left = s.file_size - s.offset
         if left == 0:
             return DONE
@@ -343,10 +347,21 @@ cdef int walk(State* s) noexcept nogil:
                 return DONE
             s.offset += BLOCK
             continue
-        here = s.offset
+        here, rows, name_bytes = s.offset, s.rows, s.name_bytes
         code = group(s)
+        if code != DONE and s.speculative:
+            # Whoever joins the run reads this group again, and finds the damage.
+            s.offset, s.rows, s.name_bytes = here, rows, name_bytes
         if code != DONE or s.offset == here:
             return code
+
+
+cdef uint64_t first_header(const uint8_t* window, uint64_t length) noexcept nogil:
+    """Where the first block is that could be a header; where the last block ends, if none is."""
+    cdef uint64_t at = 0
+    while at + BLOCK <= length and not (window[at] and tar_checksum(window + at)):
+        at += BLOCK
+    return at
 
 
 cdef int fetch(State* s, int fd, uint8_t* buffer, uint64_t capacity) noexcept nogil:

@@ -6,7 +6,7 @@ are cut into windows.
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport INT64_MAX, uint8_t, uint64_t
+from libc.stdint cimport INT64_MAX, UINT64_MAX, uint8_t, uint64_t
 from libc.string cimport memset
 
 from imagearchive.containers.clock cimport SIGNAL_INTERVAL, monotonic_ns
@@ -14,7 +14,8 @@ from imagearchive.containers.tar.fields cimport BLOCK, tar_checksum
 from imagearchive.containers.entry cimport Entry
 from imagearchive.containers.tar.headers cimport (
     BAD_HEADER, BAD_NUMBER, BAD_PAX, BAD_SPARSE, CUT_DATA, CUT_HEADER, CUT_PADDING, DONE, FULL,
-    MORE, NOT_TAR, ORPHAN, PAUSE, SHRUNK, SYSTEM_ERROR, TOO_LONG, State, fetch, walk,
+    MORE, NOT_TAR, ORPHAN, PAUSE, SHRUNK, STOPPED, SYSTEM_ERROR, TOO_LONG, UNCERTAIN, State, fetch,
+    first_header, walk,
 )
 
 import logging
@@ -37,6 +38,8 @@ cdef enum:
     # Views of memory cost nothing, whatever their size; this bounds what a storage that copies
     # takes.
     VIEW_WINDOW = 0x4000000
+    # A run that would need a larger window for the headers of one member ends instead.
+    SPECULATIVE_WINDOW = 0x200000
 
 cdef dict messages = {
     NOT_TAR: "this is not a TAR archive, or its first header is damaged",
@@ -79,6 +82,10 @@ cdef class Cursor:
 
     cdef State state
     cdef readonly bint done
+    cdef bint cancelled
+    # What was read last from a storage without a descriptor, and where it starts.
+    cdef object window
+    cdef uint64_t window_start
 
     def __init__(self, file_size, offset=0):
         if not 0 <= offset <= file_size <= INT64_MAX:
@@ -87,8 +94,50 @@ cdef class Cursor:
         self.state.file_size = file_size
         self.state.offset = offset
         self.state.need = min(offset + BLOCK, file_size)
+        self.state.begin = offset
+        self.state.stop = UINT64_MAX
         self.state.globals.size = -1
         self.state.read_size = 4096
+        self.window = b""
+
+    @staticmethod
+    def speculate(file_size, offset, stop):
+        """Begin a run at what may be a member, without the members before it.
+
+        A run reads what a scan reads that arrives at one of its rows and has no global headers. It
+        ends before what it cannot be sure of: damage, and global headers.
+
+        Parameters
+        ----------
+        file_size, offset : int
+            As for a scan.
+        stop : int
+            The run ends before the first member that begins here or later.
+        """
+        cdef Cursor cursor = Cursor(file_size, offset)
+        cursor.state.stop = stop
+        cursor.state.speculative = True
+        return cursor
+
+    def join(self, Cursor run not None):
+        """Go on where a run ended, of which this scan has arrived at a row."""
+        cdef State* s = &self.state
+        s.offset, s.zeros, s.blank = run.state.offset, run.state.zeros, run.state.blank
+        s.need = min(s.offset + BLOCK, s.file_size)
+        self.window = b""
+
+    def cancel(self):
+        """End the scan soon, from another thread."""
+        self.cancelled = True
+
+    @property
+    def has_globals(self):
+        """Whether the members depend on a global header before them."""
+        cdef State* s = &self.state
+        return bool(
+            s.globals.size >= 0 or s.globals.path_size or s.globals.link_size
+            or s.globals.has_mtime
+        )
 
     @property
     def offset(self):
@@ -111,6 +160,8 @@ cdef int step(Cursor cursor, object rows, int fd, uint8_t* scratch, uint64_t cap
     cdef uint8_t[::1] names = rows.names
     cdef int code
     PyErr_CheckSignals()
+    if cursor.cancelled:
+        return STOPPED
     s.pause_at = monotonic_ns() + SIGNAL_INTERVAL
     s.row_capacity = min(entries.shape[0], name_ends.shape[0], link_ends.shape[0])
     s.name_capacity = names.shape[0]
@@ -155,10 +206,14 @@ cdef int step_window(
 cdef void grow(Cursor cursor, object rows) except *:
     """Room for the rest of the archive, if it goes on as it began; at most eightfold."""
     cdef State* s = &cursor.state
-    cdef uint64_t filled = s.rows, more, text
+    cdef uint64_t filled = s.rows, more, text, end = min(s.stop, s.file_size)
     more = filled + 1
-    if s.offset:
-        more = min(<uint64_t> (<double> filled * (s.file_size - s.offset) / s.offset), 7 * filled)
+    if s.offset > s.begin:
+        more = 0
+        if end > s.offset:
+            more = min(
+                <uint64_t> (<double> filled * (end - s.offset) / (s.offset - s.begin)), 7 * filled
+            )
         more = max(more + more // 16 + 1, filled // 2 + 16)
     text = s.need_names
     if filled:
@@ -219,7 +274,53 @@ def scan_window(window, start, rows, Cursor cursor not None, path="<memory>"):
         raise scan_error(cursor, rows, path, code, "Fetch the archive again", use_rest(cursor))
 
 
-def scan(storage, strict=True, visit=None):
+def advance(storage, rows, Cursor cursor not None, stop=None):
+    """Scan until a member begins at `stop` or later, or until the scan ends.
+
+    Parameters
+    ----------
+    storage : Storage
+    rows : RowBuffer
+        Where the rows are appended.
+    cursor : Cursor
+        Moves on past what was read.
+    stop : int, optional
+        By default, that of the cursor.
+
+    Returns
+    -------
+    bool
+        Whether the scan has come to `stop`, and goes on there.
+    """
+    cdef uint64_t before = cursor.state.stop
+    cdef int code
+    if stop is not None:
+        cursor.state.stop = stop
+    try:
+        if hasattr(storage, "fileno"):
+            code = scan_descriptor(cursor, rows, storage.fileno())
+        else:
+            code = scan_storage(cursor, rows, storage, None)
+    finally:
+        cursor.state.stop = before
+    return code == STOPPED
+
+
+def find_header(window):
+    """Return where the first block is that could be a header; the length of all if none is.
+
+    Parameters
+    ----------
+    window : bytes-like
+        Begins where a block begins.
+    """
+    cdef const uint8_t[::1] view = window
+    if view.shape[0] == 0:
+        return 0
+    return first_header(&view[0], view.shape[0])
+
+
+def scan(storage, strict=True, visit=None, first=None):
     """Read the headers of a whole archive.
 
     A storage with ``fileno()`` is read by `pread`, with the GIL released; any other one through
@@ -233,6 +334,8 @@ def scan(storage, strict=True, visit=None):
         Raise at the first damage. False serves the members before it and logs the loss.
     visit : callable, optional
         See `imagearchive.containers.container.Container.scan_and_visit`.
+    first : callable, optional
+        Called with the storage, the rows, and a cursor; may scan a part of the archive.
 
     Returns
     -------
@@ -249,6 +352,8 @@ def scan(storage, strict=True, visit=None):
     cdef int code
     path = storage.path
     rows = RowBuffer()
+    if first is not None:
+        first(storage, rows, cursor)
     if hasattr(storage, "fileno"):
         code = scan_descriptor(cursor, rows, storage.fileno())
         if visit is not None:
@@ -278,11 +383,15 @@ def scan(storage, strict=True, visit=None):
 cdef int scan_descriptor(Cursor cursor, object rows, int fd) except -1:
     cdef uint8_t[::1] scratch = bytearray(1 << 18)
     cdef int code = PAUSE
+    # The buffer of an earlier call is gone.
+    cursor.state.length = 0
     while True:
         code = step(cursor, rows, fd, &scratch[0], scratch.shape[0])
         if code == FULL:
             grow(cursor, rows)
         elif code == MORE:
+            if cursor.state.speculative and cursor.state.read_size > SPECULATIVE_WINDOW:
+                return UNCERTAIN
             scratch = bytearray(cursor.state.read_size)
         elif code != PAUSE:
             return code
@@ -293,7 +402,7 @@ cdef int scan_storage(Cursor cursor, object rows, object storage, object visit) 
     cdef uint64_t size = FIRST_WINDOW, here, visited = 0
     cdef int code
     cdef bint zero_copy = storage.zero_copy
-    window, start = b"", 0
+    window, start = cursor.window, cursor.window_start
     while True:
         here = s.offset
         code = step_window(cursor, rows, window, start)
@@ -301,6 +410,8 @@ cdef int scan_storage(Cursor cursor, object rows, object storage, object visit) 
             visit(rows, visited, s.rows)
         if code != MORE:
             return code
+        if s.speculative and s.need - s.offset > SPECULATIVE_WINDOW:
+            return UNCERTAIN
         if zero_copy:
             size = VIEW_WINDOW
         elif s.offset == here and len(window):
@@ -316,6 +427,7 @@ cdef int scan_storage(Cursor cursor, object rows, object storage, object visit) 
         size = max(size, s.need - s.offset)
         size = min(size, s.file_size - start)
         window = storage.read(start, size)
+        cursor.window, cursor.window_start = window, start
         if <uint64_t> len(window) < size:
             code = end_early(cursor, rows, min(storage.size, start + len(window)))
             if code != DONE:

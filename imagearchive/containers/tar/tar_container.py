@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["TarContainer"]
 
 BLOCK = 512
+# Smaller archives are scanned in one thread.
+PARALLEL_SIZE = 32 << 20
 
 
 class TarContainer(Container):
@@ -39,7 +41,12 @@ class TarContainer(Container):
 
     def scan(self, storage: Storage, strict: bool = True) -> RowBuffer:
         """Read the headers of all members."""
-        return scan.scan(storage, strict)
+        if storage.size < PARALLEL_SIZE:
+            return scan.scan(storage, strict)
+        # Imported here, because few archives are that large.
+        from imagearchive.containers.tar.parallel_scan import scan_in_parallel
+
+        return scan.scan(storage, strict, first=scan_in_parallel)
 
     def scan_and_visit(self, storage: Storage, strict: bool, visit: Visit) -> RowBuffer:
         """Read the headers of all members, and visit each before what follows it is read."""

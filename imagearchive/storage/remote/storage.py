@@ -85,6 +85,7 @@ class RemoteStorage(Closable):
         # Offset and bytes of the last block; replaced as a whole.
         self._block = (0, b"")
         self._small = _SMALL if blocks else 0
+        self._reads_ahead = True
         # Where the last read ended, how many before it were in order, and how far was fetched.
         self._last = -1
         self._streak = 0
@@ -101,7 +102,7 @@ class RemoteStorage(Closable):
             found = self._cache.read(offset, size)
         if found is not None:
             return found
-        if self._note(offset, size):
+        if self._reads_ahead and self._note(offset, size):
             return self._read_in_order(offset, size)
         if size > self._small:
             return bytes(self._fetch(offset, size))
@@ -135,6 +136,12 @@ class RemoteStorage(Closable):
         if inside and not self._closed:
             self._follow_fork()
             prefetcher().announce(self._owner, inside)
+
+    def scattered(self) -> RemoteStorage:
+        """Return a storage of the same object for reads that are far apart."""
+        other = RemoteStorage(self.path, self._key, self._client, self._status)
+        other._reads_ahead = False
+        return other
 
     def check_unchanged(self) -> None:
         """Do nothing: the server refuses to send bytes of another state of the object."""

@@ -346,3 +346,14 @@ def test_large_member_read_in_order_is_fetched_ahead(faulty_server):
         assert found == content
     assert faulty_server.totals.sent < 1.3 * len(content)
     assert len(faulty_server.requests) - before < 15
+
+
+def test_scattered_reads_in_order_fetch_nothing_ahead(faulty_server):
+    content = bytes(range(256)) * 65_536
+    faulty_server.put({"large.bin": content})
+    with locate(faulty_server.url("large.bin")).open() as storage:
+        scattered = storage.scattered()
+        for offset in range(0, 1 << 20, 1 << 17):
+            found = scattered.read(offset, 4096)
+            assert found == content[offset : offset + 4096]
+    assert faulty_server.totals.sent < 100_000
