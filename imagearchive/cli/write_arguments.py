@@ -32,6 +32,7 @@ from imagearchive.cli.common_arguments import (
     add_threads,
     add_workers,
 )
+from imagearchive.cli.field_arguments import add_fields
 
 __all__ = [
     "add_convert",
@@ -242,22 +243,7 @@ def add_repack(commands: Any) -> None:
         "--shard-samples", type=positive_integer, metavar="N", help="maximum samples in a shard"
     )
     _add_shuffle(parser)
-    parser.add_argument(
-        "--field",
-        action="append",
-        metavar="NAME=KIND:PATTERN",
-        help="a field of each sample, such as mask=mask:seg/{key}.png; may be repeated. Kinds: "
-        "image, mask, boxes, boxes-xywh, boxes-yolo, keypoints, text, json, array, bytes, label; "
-        "by default the extension decides",
-    )
-    parser.add_argument(
-        "--keys", metavar="FILE", help="with --field, a text file of the keys of the samples"
-    )
-    parser.add_argument(
-        "--whole-key",
-        action="store_true",
-        help="with --field, the keys of samples may contain dots",
-    )
+    add_fields(parser)
     parser.add_argument(
         "--skip-broken", action="store_true", help="leave out samples that cannot be read"
     )
