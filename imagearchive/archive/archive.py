@@ -131,9 +131,9 @@ class Archive(MemberReader, Closable, Mapping[str, bytes]):
     ----------
     path : path-like or sequence of path-like
         As given.
-    paths : list of str
+    paths : sequence of str
         The archives, absolute.
-    opened_paths : list of str
+    opened_paths : sequence of str
         What is read in place of each: the archive itself, or its copy in `decompress_to`.
     table : IndexTable
         The table of the members.

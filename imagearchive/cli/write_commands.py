@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
@@ -79,7 +79,7 @@ def index(arguments: argparse.Namespace) -> int:
 
 
 def _build_indexes(
-    paths: list[str], arguments: argparse.Namespace, executor: AnyExecutor | None, quiet: bool
+    paths: Sequence[str], arguments: argparse.Namespace, executor: AnyExecutor | None, quiet: bool
 ) -> list[dict[str, object]]:
     """Build the index of each archive, and report each as it is done."""
     from imagearchive.index.build_indexes import build_index

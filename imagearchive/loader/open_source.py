@@ -111,7 +111,7 @@ def _paths(source: Any) -> list[str] | None:
 
 
 def _open_paths(
-    paths: list[str],
+    paths: Sequence[str],
     columns: tuple[str, str | None] | None,
     copy: bool,
     verify: Verify | None,

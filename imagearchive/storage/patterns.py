@@ -5,10 +5,11 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import math
+import operator
 import os
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Final, overload
 
 from imagearchive.errors import ArchiveNotFoundError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_path, shorten
@@ -59,7 +60,86 @@ def absolute_paths(path: str | list[str]) -> str | list[str]:
     return locate(path).path if isinstance(path, str) else [locate(one).path for one in path]
 
 
-def expand_paths(path: ArchivePath) -> list[str]:
+class BracePaths(Sequence[str]):
+    """The paths that a brace pattern names, made when they are asked for.
+
+    A process that reads a hundred thousand shards would otherwise hold the path of each, and pickle
+    them for each worker. Equal to a list of the same paths.
+
+    Parameters
+    ----------
+    choices : sequence of sequences of str
+        The alternatives for each part of the path.
+    pattern : str
+        A path whose options all paths have.
+    """
+
+    def __init__(self, choices: Sequence[Sequence[str]], pattern: str) -> None:
+        self._choices = choices
+        self._pattern = pattern
+        self._length = math.prod(map(len, choices))
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(self._length))]
+        rest = range(self._length)[index]
+        parts = []
+        for options in reversed(self._choices):
+            rest, place = divmod(rest, len(options))
+            parts.append(options[place])
+        return with_text_of(self._pattern, "".join(reversed(parts)))
+
+    def __iter__(self) -> Iterator[str]:
+        # The longest list, which may be very long, is not copied.
+        middle = max(range(len(self._choices)), key=lambda part: len(self._choices[part]))
+        before, after = (
+            ["".join(parts) for parts in itertools.product(*choices)]
+            for choices in (self._choices[:middle], self._choices[middle + 1 :])
+        )
+        for start in before:
+            for part in self._choices[middle]:
+                for end in after:
+                    yield with_text_of(self._pattern, start + part + end)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (list, BracePaths)):
+            return NotImplemented
+        return len(self) == len(other) and all(map(operator.eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
+class _Counted(Sequence[str]):
+    """The numbers of a range as text, padded with zeros."""
+
+    def __init__(self, low: int, high: int, width: int) -> None:
+        self._range = range(low, high + 1)
+        self._width = width
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        return f"{self._range[index]:0{self._width}d}"
+
+
+def expand_paths(path: ArchivePath) -> Sequence[str]:
     """Return the absolute paths of the archives that a path, a pattern, or a list of both names.
 
     ``{0000..0146}`` counts, padded with zeros as written; ``{a,b}`` lists alternatives. ``*``,
@@ -74,18 +154,21 @@ def expand_paths(path: ArchivePath) -> list[str]:
         No archive matches a pattern with wildcards.
     """
     if not isinstance(path, (str, bytes, os.PathLike)):
-        expanded = [one for part in path for one in expand_paths(part)]
-        if not expanded:
+        parts = [expand_paths(part) for part in path]
+        if not parts:
             raise OptionError("no archive is given: the list of paths is empty")
-        return expanded
+        return parts[0] if len(parts) == 1 else [one for part in parts for one in part]
     location = locate(path)
     text = location.path
     if not _has_wildcard(location) and "{" not in text:
         return [text]
     if location.exists():
         return [text]
+    expanded = _expand_braces(text)
+    if not _WILDCARD.search(text):
+        return expanded
     found: list[str] = []
-    for one in (with_text_of(text, one) for one in _expand_braces(text)):
+    for one in expanded:
         if not _WILDCARD.search(one) or not _has_wildcard(locate(one)) or locate(one).exists():
             found.append(one)
             continue
@@ -125,8 +208,8 @@ def expand_path(name: str, path: object, several: str) -> str:
     return text if found[0] == locate(text).path else found[0]
 
 
-def _expand_braces(text: str) -> list[str]:
-    choices: list[list[str]] = []
+def _expand_braces(text: str) -> BracePaths:
+    choices: list[Sequence[str]] = []
     for i, part in enumerate(_BRACES.split(text)):
         bounds = _RANGE.fullmatch(part)
         if i % 2 == 0:
@@ -135,15 +218,14 @@ def _expand_braces(text: str) -> list[str]:
             low, high = bounds.groups()
             if int(high) < int(low) or int(high) - int(low) >= MAX_PATHS:
                 raise OptionError(f"{text}: the range {{{part}}} names no archive, or too many")
-            width = len(low)
-            choices.append([f"{number:0{width}d}" for number in range(int(low), int(high) + 1)])
+            choices.append(_Counted(int(low), int(high), len(low)))
         elif "," in part:
             choices.append(part.split(","))
         else:
             choices.append([f"{{{part}}}"])
     if (count := math.prod(map(len, choices))) > MAX_PATHS:
         raise OptionError(f"{text}: the pattern names {count} archives, more than {MAX_PATHS}")
-    return ["".join(parts) for parts in itertools.product(*choices)]
+    return BracePaths(choices, text)
 
 
 def _match_wildcards(pattern: Location) -> list[str]:
