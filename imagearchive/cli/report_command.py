@@ -58,7 +58,9 @@ def report(arguments: argparse.Namespace) -> int:
         for common in found.common:
             names = (found.archives[number].path for number in (common.first, common.second))
             count = pluralize(common.identical, "identical image")
-            write([f"{' and '.join(map(escape_name, names))}: {count}"])
+            similar = f"{common.similar} more that look the same" if common.similar else ""
+            counts = ", ".join(filter(None, (count, similar)))
+            write([f"{' and '.join(map(escape_name, names))}: {counts}"])
         write([f"{escape_name(relative_path(output) or output)}"])
     return FAILED if any(facts.problem for facts in found.archives) else 0
 
