@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from imagearchive.errors import (
@@ -41,6 +43,13 @@ _EXPIRED: Final = ("ExpiredToken", "TokenRefreshRequired", "RequestExpired")
 # Reasons of failures that never reached an answer, in the text of errors.
 _CAUSES: Final = (
     ("timed out", "the server did not answer in time"),
+    ("TimedOut", "the server did not answer in time"),
+    ("TooManyRedirects", "too many redirects; is it a loop?"),
+    (
+        "Header missing from response",
+        "the server sent something else than an object; is a login needed, or the endpoint wrong?",
+    ),
+    ("Content-Range header not present", "the server does not say which range it sends"),
     ("dns error", "the host of the endpoint is not known"),
     ("Connection refused", "the connection was refused"),
     ("certificate", "the certificate of the server is not trusted"),
@@ -56,7 +65,8 @@ class CloudClient:
 
     obstore's threads do not exist in a forked child, so a client is for the process that made it;
     `imagearchive.storage.remote.clients` sees to that. Retries are those of obstore, which also
-    resumes a body that was cut.
+    resumes a body that was cut. Other failures are repeated here, at most three times. obstore
+    follows redirects, and sends the header Authorization to no other host.
 
     Parameters
     ----------
@@ -73,9 +83,10 @@ class CloudClient:
         self._obstore = _import_obstore(f"{scheme}://{bucket}")
         self._root = f"{scheme}://{bucket}/"
         self._lost = options.lost
-        self._retries = RetryPolicy(max_retries=3)
+        retries = RetryPolicy.from_config(options.values.get("retry_config"))
+        self._retries = replace(retries, max_retries=min(3, retries.max_retries))
         try:
-            self._store = _make_store(self._obstore, scheme, bucket, options)
+            self._store = _make_store(self._obstore, scheme, bucket, options, retries)
         except Exception as error:
             if isinstance(error, OptionError):
                 raise
@@ -85,7 +96,17 @@ class CloudClient:
 
     def status(self, key: str) -> ObjectStatus:
         """Return size and identity; see `Client.status`."""
-        return self._call(key, lambda: _status(self._obstore.head(self._store, key)))
+
+        def get() -> ObjectStatus:
+            try:
+                return _status(self._obstore.head(self._store, key))
+            except self._obstore.exceptions.BaseError as error:
+                if _status_code(error) not in (400, 403):
+                    raise
+            # Only the answer to another request says why, for example that a token has expired.
+            return _status(self._obstore.get(self._store, key, options={"range": (0, 2)}).meta)
+
+        return self._call(key, get)
 
     def read(self, key: str, offset: int, size: int, expected: ObjectStatus) -> memoryview:
         """Return a range, by one request; see `Client.read`."""
@@ -97,7 +118,13 @@ class CloudClient:
             options["if_match"] = value
 
         def get() -> memoryview:
-            answer = self._obstore.get(self._store, key, options=options)
+            try:
+                answer = self._obstore.get(self._store, key, options=options)
+            except self._obstore.exceptions.BaseError as error:
+                # Where a condition is ignored, a shorter object has replaced this one.
+                if _is_other_range(error) and self.status(key)[:2] != expected[:2]:
+                    raise replaced(self._root + key) from None
+                raise
             found = _status(answer.meta)
             if found[:2] != expected[:2]:
                 raise replaced(self._root + key)
@@ -190,11 +217,10 @@ class CloudClient:
         exceptions = self._obstore.exceptions
         text = str(error)
         code = _status_code(error)
-        if "Requested " in text and ", got " in text:
-            return UnsupportedArchiveError(
-                f"{shown}: the server ignores the header Range, so parts of the object cannot be "
-                f"read"
-            )
+        if _is_other_range(error):
+            return TransientError("the server sent another range than it was asked for")
+        if "NotPartial" in text:
+            return self._explain_whole(shown)
         if code == 404:
             # The bucket, since an object that does not exist is another error.
             return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), shown)
@@ -228,6 +254,18 @@ class CloudClient:
             )
         return RemoteError(f"{shown}: {_explain(error)}")
 
+    def _explain_whole(self, shown: str) -> Exception:
+        """Return the error for an answer that is not a part of an object."""
+        with contextlib.suppress(self._obstore.exceptions.BaseError, OSError):
+            answer = self._obstore.get(self._store, shown.removeprefix(self._root))
+            if "html" in answer.attributes.get("Content-Type", ""):
+                return RemoteAccessError(
+                    f"{shown}: the server sent a web page instead of data; is a login needed?"
+                )
+        return UnsupportedArchiveError(
+            f"{shown}: the server ignores the header Range, so parts of the object cannot be read"
+        )
+
 
 def _import_obstore(shown: str) -> Any:
     try:
@@ -242,8 +280,10 @@ def _import_obstore(shown: str) -> Any:
     return obstore
 
 
-def _make_store(obstore: Any, scheme: str, bucket: str, options: AccessOptions) -> Any:
-    values = dict(options.values)
+def _make_store(
+    obstore: Any, scheme: str, bucket: str, options: AccessOptions, retries: RetryPolicy
+) -> Any:
+    values = {**options.values, "retry_config": retries.to_config()}
     settings = {name.lower(): value for name, value in {**os.environ, **values}.items()}
     endpoints = [str(settings.get(name) or "") for name in _ENDPOINTS[scheme]]
     if "prefix" in values:
@@ -264,6 +304,12 @@ def _status(meta: Mapping[str, Any]) -> ObjectStatus:
     else:
         identity = f"modified={modified.isoformat()}"
     return ObjectStatus(int(meta["size"]), identity, int(modified.timestamp()) * 10**9)
+
+
+def _is_other_range(error: Exception) -> bool:
+    """Whether an answer is not the part that was asked for, as if the object were shorter."""
+    text = str(error)
+    return _status_code(error) == 416 or "UnexpectedRange" in text or "InvalidRange" in text
 
 
 def _status_code(error: Exception) -> int | None:
