@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from imagearchive.cli.argument_types import merge_options
 from imagearchive.cli.field_arguments import open_samples
 from imagearchive.cli.messages import print_error, print_notes
 from imagearchive.cli.output import (
@@ -16,6 +16,7 @@ from imagearchive.cli.output import (
     format_size,
     pluralize,
     progress_bar,
+    relative_path,
     write,
     write_json,
 )
@@ -55,6 +56,7 @@ def repack(arguments: argparse.Namespace) -> int:
             overwrite=arguments.overwrite,
             index=not arguments.no_index,
             progress=step,
+            storage_options=merge_options(arguments.storage_options),
         )
     for key, reason in done.skipped:
         print_error(f"left out: {key[:200]}: {reason}")
@@ -73,19 +75,20 @@ def _open_source(arguments: argparse.Namespace) -> Iterator[tuple[Any, int]]:
     from imagearchive.archive.archive import Archive
     from imagearchive.datasets.image_archive import ImageArchive
 
+    options = merge_options(arguments.storage_options)
     if arguments.field:
-        with open_samples(arguments, arguments.sources) as samples:
+        with open_samples(arguments, arguments.sources, storage_options=options) as samples:
             yield samples, len(samples)
     elif arguments.target.endswith(".npz"):
-        with ImageArchive(arguments.sources) as images:
+        with ImageArchive(arguments.sources, storage_options=options) as images:
             yield images, len(images)
     else:
-        with Archive(arguments.sources, nested="auto") as archive:
+        with Archive(arguments.sources, nested="auto", storage_options=options) as archive:
             yield archive, len(archive.samples())
 
 
 def _summary(done: Repacked) -> list[str]:
-    lines = list(map(os.path.relpath, done.paths))
+    lines = [relative_path(path) or path for path in done.paths]
     ratio = done.bytes_after / done.bytes_before if done.bytes_before else 1.0
     before, after = (format_size(size, True) for size in (done.bytes_before, done.bytes_after))
     lines.append(

@@ -120,12 +120,13 @@ def add_pack(commands: Any) -> None:
         type=path,
         help="a directory, or a file with one path per line; - is standard input",
     )
+    add_storage_options(parser)
     parser.add_argument(
         "target",
         metavar="TARGET",
         type=packed_path,
-        help="the .tar or .zip file to write, or - for a TAR to standard output; shards are named "
-        "TARGET-000000.tar and so on",
+        help="the .tar or .zip file or URL to write, or - for a TAR to standard output; shards are "
+        "named TARGET-000000.tar and so on",
     )
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--shards", type=positive_integer, metavar="N", help="write N archives")
@@ -173,7 +174,7 @@ def add_convert(commands: Any) -> None:
         "target",
         metavar="TARGET",
         type=output_path,
-        help="a .tar, .zip, or .npz file, or a directory for split bins",
+        help="a .tar, .zip, or .npz file or URL, or a directory for split bins",
     )
     parser.add_argument(
         "--to", choices=KINDS, help="the format; by default the name of TARGET decides"
@@ -214,8 +215,10 @@ def add_repack(commands: Any) -> None:
         "target",
         metavar="TARGET",
         type=output_path,
-        help="shards with {} where their number goes, such as out-{:05d}.tar; or an .npz",
+        help="shards with {} where their number goes, such as out-{:05d}.tar; or an .npz; may be "
+        "a URL",
     )
+    add_storage_options(parser)
     parser.add_argument(
         "--resize",
         type=image_size,

@@ -215,6 +215,7 @@ def pack(arguments: argparse.Namespace) -> int:
             sync=not arguments.no_sync,
             executor=executor,
             progress=step,
+            storage_options=merge_options(arguments.storage_options),
         )
     if arguments.json:
         write_json(made)
@@ -281,6 +282,7 @@ def convert(arguments: argparse.Namespace) -> int:
             index=not arguments.no_index,
             limits=Limits(max_ratio=arguments.max_ratio or Limits.max_ratio),
             progress=step,
+            storage_options=merge_options(arguments.storage_options),
         )
     if arguments.json:
         more = {"shards": arguments.shards} if arguments.shards else {}

@@ -6,9 +6,9 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 from imagearchive.errors import (
     MissingDependencyError,
@@ -33,6 +33,10 @@ _ENDPOINTS: Final = {
     "gs": ("base_url", "google_base_url"),
     "az": ("endpoint", "azure_endpoint", "azure_storage_endpoint"),
 }
+# Bytes of a part of an upload at least, how many parts S3 allows, and how many are sent at a time.
+_PART: Final = 8 << 20
+_MAX_PARTS: Final = 9_000
+_PARTS_AT_ONCE: Final = 8
 # What a server answered, in the text of an error of obstore. The rest of that text may repeat
 # parts of the request.
 _STATUS: Final = re.compile(r"status(?: code)?:? (\d{3})\b")
@@ -182,14 +186,29 @@ class CloudClient:
 
         return self._call(prefix, get)
 
-    def put(self, key: str, path: str) -> None:
+    def put(self, key: str, path: str) -> ObjectStatus:
         """Upload a file in several parts; it appears when it is complete."""
 
-        def send() -> None:
+        def send() -> ObjectStatus:
             with open(path, "rb") as file:
-                self._obstore.put(self._store, key, file, chunk_size=8 << 20)
+                size = os.fstat(file.fileno()).st_size
+                part = max(_PART, -(-size // _MAX_PARTS))
+                if size <= part:
+                    answer = self._obstore.put(self._store, key, file.read(), use_multipart=False)
+                else:
+                    chunks = _iter_chunks(file, part)
+                    answer = self._obstore.put(
+                        self._store, key, chunks, chunk_size=part, max_concurrency=_PARTS_AT_ONCE
+                    )
+            if answer.get("e_tag"):
+                return ObjectStatus(size, f"etag={answer['e_tag']}")
+            return _status(self._obstore.head(self._store, key))
 
-        self._call(key, send)
+        return self._call(key, send)
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        self._call(key, lambda: self._obstore.delete(self._store, key))
 
     def close(self) -> None:
         """Do nothing: obstore closes its connections."""
@@ -265,6 +284,16 @@ class CloudClient:
         return UnsupportedArchiveError(
             f"{shown}: the server ignores the header Range, so parts of the object cannot be read"
         )
+
+
+def _iter_chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield the content of a file.
+
+    obstore asks for it in the thread that called it, so an interrupt is raised here. It then
+    removes the parts that it has sent.
+    """
+    while chunk := file.read(size):
+        yield chunk
 
 
 def _import_obstore(shown: str) -> Any:

@@ -118,9 +118,13 @@ class HttpClient:
             f"example with {{000..099}} in place of a wildcard"
         )
 
-    def put(self, key: str, path: str) -> None:
+    def put(self, key: str, path: str) -> ObjectStatus:
         """Raise: HTTP has no common way to upload files."""
         raise RemoteError(f"{shown_url(key)}: files cannot be uploaded to an HTTP server")
+
+    def delete(self, key: str) -> None:
+        """Raise: HTTP has no common way to remove files."""
+        raise RemoteError(f"{shown_url(key)}: files on an HTTP server cannot be removed")
 
     def close(self) -> None:
         """Close the connections that are not in use."""

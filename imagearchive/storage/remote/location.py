@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import posixpath
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
 from imagearchive.errors import ArchiveNotFoundError, OptionError
-from imagearchive.storage.local import MemoryStorage, unknown_kind
+from imagearchive.storage.local import MemoryStorage, open_storage, unknown_kind
 from imagearchive.storage.location import Entry, Location, Status
 from imagearchive.storage.path_options import (
     PathWithOptions,
@@ -222,9 +223,39 @@ class RemoteLocation:
         """Open a copy of the whole object; see `imagearchive.storage.remote.local_copy`."""
         return open_copy(self.path, self._request_key, self._client())
 
+    def is_file(self) -> bool:
+        """Whether there is an object, and not only others below it, by one request."""
+        try:
+            self._client().status(self._request_key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def check_writable(self) -> None:
+        """Raise OptionError for a URL of an HTTP server, or of a whole bucket."""
+        if not self._can_list:
+            raise OptionError(
+                f"{self.path}: files cannot be written to an HTTP server; name a file, or a URL "
+                f"that begins with s3://, gs://, or az://"
+            )
+        if not self._key:
+            raise OptionError(f"{self.path}: this URL names no object in the bucket")
+
     def publish(self, path: str) -> None:
         """Upload a local file; it appears when it is complete, and replaces what there was."""
-        self._client().put(self._request_key, path)
+        found = self._client().put(self._request_key, path)
+        status = Status(found.size, found.identity, found.mtime_ns, stat.S_IFREG | 0o644)
+        self._seen = (status, time.monotonic() + STATUS_LIFETIME)
+
+    def remove(self) -> None:
+        """Remove the object, if there is one; raises RemoteError."""
+        self._seen = None
+        with contextlib.suppress(FileNotFoundError):
+            self._client().delete(self._request_key)
+
+    def with_copy(self, path: str) -> Location:
+        """Return the location of an object that was just uploaded from a local file."""
+        return _UploadedLocation(self, path)
 
     @property
     def _can_list(self) -> bool:
@@ -273,3 +304,20 @@ class RemoteLocation:
 
     def __repr__(self) -> str:
         return f"RemoteLocation({str(self.path)!r})"
+
+
+class _UploadedLocation(RemoteLocation):
+    """An object whose bytes are read from the local file that it was uploaded from."""
+
+    def __init__(self, location: RemoteLocation, copy: str) -> None:
+        super().__init__(location.path)
+        self._copy = copy
+        self._status = location.status()
+
+    def status(self) -> Status:
+        """Return the status of the object."""
+        return self._status
+
+    def open(self, kind: StorageKind = "auto") -> FileStorage:
+        """Open the local file."""
+        return open_storage(self._copy, "pread" if kind == "auto" else kind)
