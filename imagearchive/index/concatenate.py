@@ -34,6 +34,7 @@ from imagearchive.index.nesting import Nested, Nesting
 from imagearchive.index.recorded_files import FILES, RecordedFiles, describe_files
 from imagearchive.index.table import IndexTable
 from imagearchive.index.upload import upload_index
+from imagearchive.storage.answers import remember_answers
 from imagearchive.storage.location import Location, PublishingLocation, locate
 from imagearchive.storage.progress import byte_progress
 
@@ -50,6 +51,7 @@ logger = logging.getLogger(__name__)
 PLAIN = "plain"
 
 
+@remember_answers()
 def open_concatenated(
     paths: Sequence[str],
     ipath: str | os.PathLike[str] | None = None,
@@ -81,6 +83,13 @@ def open_concatenated(
         table = _load_remote(given, paths, strict, nested)
         if table is not None:
             return table
+    located = [locate(path) for path in paths]
+    are_remote = located[0].local_path is None
+    if are_remote:
+        # Imported here, because a single archive on this machine needs no threads.
+        from imagearchive.index.open_indexes import ask_ahead
+
+        ask_ahead(located, given)
     if len(paths) == 1:
         with byte_progress(f"indexing {os.path.basename(paths[0])}") as progress:
             table = IndexTable.open(
@@ -92,7 +101,7 @@ def open_concatenated(
                 nested=nested,
             )
         return upload_index(table, nested) if upload else table
-    archives = [resolve_location(locate(path)) for path in paths]
+    archives = [resolve_location(location) for location in located]
     seen = _signatures(archives)
     # The size and time of a directory do not change with the files in it.
     can_save = None not in seen
@@ -114,9 +123,10 @@ def open_concatenated(
             return found
     if ipath is not None and location is not None and location.exists():
         _check_is_index(location, archives)
-    # Imported here, because a single archive needs no threads.
     from imagearchive.index.open_indexes import open_indexes
 
+    if are_remote:
+        ask_ahead(archives, all_indexes=True)
     tables = open_indexes(
         archives,
         overwrite=overwrite if overwrite_each is None else overwrite_each,

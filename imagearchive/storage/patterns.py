@@ -11,7 +11,12 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final, overload
 
-from imagearchive.errors import ArchiveNotFoundError, OptionError, OptionTypeError
+from imagearchive.errors import (
+    ArchiveNotFoundError,
+    OptionError,
+    OptionTypeError,
+    UnsupportedArchiveError,
+)
 from imagearchive.errors.arguments import check_path, shorten
 from imagearchive.storage.location import Location, locate
 from imagearchive.storage.path_options import hide_credentials, with_text_of
@@ -144,7 +149,8 @@ def expand_paths(path: ArchivePath) -> Sequence[str]:
 
     ``{0000..0146}`` counts, padded with zeros as written; ``{a,b}`` lists alternatives. ``*``,
     ``?`` and ``[...]`` match within one component of a path. Matches are sorted, and there must be
-    at least one. A path that exists is taken literally, even if it looks like a pattern.
+    at least one. A path that exists is taken literally, even if it looks like a pattern; but braces
+    in a URL are always a pattern, so that the server need not be asked first.
 
     Raises
     ------
@@ -162,20 +168,17 @@ def expand_paths(path: ArchivePath) -> Sequence[str]:
     text = location.path
     if not _has_wildcard(location) and "{" not in text:
         return [text]
-    if location.exists():
+    if location.local_path is not None and location.exists():
         return [text]
     expanded = _expand_braces(text)
     if not _WILDCARD.search(text):
         return expanded
     found: list[str] = []
     for one in expanded:
-        if not _WILDCARD.search(one) or not _has_wildcard(locate(one)) or locate(one).exists():
+        if _WILDCARD.search(one) and _has_wildcard(locate(one)):
+            found += _match_wildcards(locate(one))
+        else:
             found.append(one)
-            continue
-        matches = _match_wildcards(locate(one))
-        if not matches:
-            raise ArchiveNotFoundError(f"{one}: no archive matches this pattern")
-        found += matches
     return found
 
 
@@ -229,16 +232,30 @@ def _expand_braces(text: str) -> BracePaths:
 
 
 def _match_wildcards(pattern: Location) -> list[str]:
-    """Return the paths that match a location whose path has wildcards, sorted."""
+    """Return the paths that match a location whose path has wildcards, sorted.
+
+    Only its own path if it exists, for which a listing is not preceded by another request.
+    """
+    if pattern.local_path is not None and pattern.exists():
+        return [pattern.path]
     parts: list[str] = []
     base = pattern
     while _has_wildcard(base) and base.parent.path != base.path:
         parts.insert(0, base.name)
         base = base.parent
     found = [base]
-    for part in parts:
-        found = [one for folder in found for one in _match_component(folder, part)]
-    return sorted(one.path for one in found)
+    try:
+        for part in parts:
+            found = [one for folder in found for one in _match_component(folder, part)]
+    except UnsupportedArchiveError:
+        # Files on an HTTP server cannot be listed.
+        if pattern.exists():
+            return [pattern.path]
+        raise
+    paths = sorted(one.path for one in found)
+    if not paths:
+        raise ArchiveNotFoundError(f"{pattern.path}: no archive matches this pattern")
+    return [pattern.path] if pattern.path in paths else paths
 
 
 def _has_wildcard(location: Location) -> bool:
@@ -259,7 +276,7 @@ def _match_component(folder: Location, part: str) -> list[Location]:
         folder.join(entry.name)
         for entry in entries
         # As in a shell, a wildcard does not match the dot of a hidden file.
-        if matches(entry.name)
+        if (matches(entry.name) or (folder.local_path is None and entry.name == part))
         and (part.startswith(".") or not entry.name.startswith("."))
         and not entry.name.endswith(INDEX_SUFFIX)
     ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import contextvars
 import os
 import threading
 import weakref
@@ -126,8 +127,9 @@ class TaskThreads(Closable):
         _open.add(self)
 
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Task[T]:
-        """Have a thread call a function."""
-        task = Task(lambda: function(*args, **kwargs))
+        """Have a thread call a function, with the context variables of the caller."""
+        context = contextvars.copy_context()
+        task = Task(lambda: context.run(function, *args, **kwargs))
         if len(self._threads) < self._limit and not self._start():
             if not self._threads:
                 task.run()

@@ -140,7 +140,7 @@ class HttpClient:
     ) -> _Answer:
         """Send a request until it is answered; return up to `limit` bytes of the body.
 
-        With `expected`, the body of a part is exactly the `limit` bytes from `start` on.
+        The body of a part is exactly the `limit` bytes from `start` on, as far as the object goes.
         """
 
         def fail(reason: str) -> Exception:
@@ -148,11 +148,11 @@ class HttpClient:
 
         def attempt() -> _Answer:
             answer = self._follow(key, headers, limit, expected)
-            if expected is not None and answer.status == 206:
-                found = len(answer.body)
-                if (answer.start, found) != (start, limit):
+            if answer.status == 206:
+                found, wanted = len(answer.body), min(limit, answer.object.size - start)
+                if (answer.start, found) != (start, wanted):
                     raise TransientError(
-                        f"the server sent {found} bytes from {answer.start} on instead of {limit} "
+                        f"the server sent {found} bytes from {answer.start} on instead of {wanted} "
                         f"from {start} on"
                     )
             return answer
