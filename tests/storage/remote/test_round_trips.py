@@ -8,7 +8,7 @@ from support.archives import encoded, write_tar
 
 import imagearchive
 from imagearchive import DataLoader, ImageArchive, IndexTable, Resize
-from imagearchive.index.cache import FILES, describe_files
+from imagearchive.index.recorded_files import FILES, describe_files
 from imagearchive.storage.patterns import expand_paths
 
 SHARDS = 5
