@@ -14,6 +14,7 @@ cdef extern from "bus_guard.h" nogil:
     struct guarded_range:
         pass
 
+    void guard_prepare()
     void guard_ensure()
     guarded_range* guard_add(void* start, size_t size)
     void guard_remove(guarded_range* range)
@@ -23,6 +24,8 @@ cdef extern from "bus_guard.h" nogil:
 import mmap as python_mmap
 
 cdef Py_ssize_t PAGE_SIZE = python_mmap.PAGESIZE
+
+guard_prepare()
 
 
 cdef bint any_damaged() noexcept nogil:

@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from imagearchive.errors import WorkerError
-from imagearchive.storage.closing import Closable
+from imagearchive.storage.closing import Closable, live_objects
 
 __all__ = ["Task", "TaskThreads"]
 
@@ -190,7 +190,7 @@ class TaskThreads(Closable):
     def _join(self) -> None:
         with self._lock:
             # From here on, no thread begins a task.
-            running = tuple(self._running)
+            running = self._running.copy()
         for task in running:
             task.exception()
         for thread in self._threads:
@@ -209,5 +209,5 @@ _open: weakref.WeakSet[TaskThreads] = weakref.WeakSet()
 @atexit.register
 def _close_all() -> None:
     # Threads that nobody waited for may be in the middle of a file.
-    for threads in list(_open):
+    for threads in live_objects(_open):
         threads.close_in_owner()
