@@ -288,8 +288,9 @@ def add_process(commands: Any) -> None:
         type=path,
         default="data/preprocessed",
         metavar="DIR",
-        help="the directory to write; default data/preprocessed",
+        help="the directory or URL to write to; default data/preprocessed",
     )
+    add_storage_options(parser)
     parser.add_argument(
         "--batch-size",
         type=positive_integer,

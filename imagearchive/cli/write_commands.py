@@ -314,6 +314,7 @@ def process(arguments: argparse.Namespace) -> int:
             image_size=arguments.image_size,
             executor=executor,
             progress=False if arguments.quiet else None,
+            storage_options=merge_options(arguments.storage_options),
         )
         if arguments.all:
             reports = list(processor.process_all(arguments.train_split).values())

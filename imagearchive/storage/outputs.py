@@ -22,7 +22,14 @@ from imagearchive.storage.path_options import add_options
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["UploadedFile", "check_target", "open_output", "output_path", "temporary_folder"]
+__all__ = [
+    "UploadedFile",
+    "check_target",
+    "open_output",
+    "output_folder",
+    "output_path",
+    "temporary_folder",
+]
 
 
 class UploadedFile(AtomicFile):
@@ -135,6 +142,23 @@ def output_path(
     if location.local_path is None:
         raise OptionError(f"{location.path}: nothing can be written there; name a file")
     return text
+
+
+def output_folder(
+    name: str,
+    path: Any,
+    storage_options: Mapping[str, Any] | None = None,
+    filesystem: Any = None,
+) -> str:
+    """Return the path or URL of a directory to write to; arguments and errors of `output_path`."""
+    text = local_path(name, path)
+    if storage_options is not None or filesystem is not None:
+        text = add_options(text, storage_options, filesystem)
+    location = locate(text, name)
+    if location.local_path is not None:
+        return text
+    output_path(name, location.join("file").path)
+    return location.path
 
 
 def check_target(path: str, overwrite: bool) -> None:
