@@ -49,7 +49,7 @@ DIRECTIVES = {
     "cdivision": True,
     "initializedcheck": DEBUG,
     "overflowcheck": DEBUG,
-    "freethreading_compatible": True,
+    "freethreading_compatible": False,
 }
 
 JPEG_PROBE = """

@@ -125,6 +125,19 @@ class StoragePool:
             self._sole = storage
         return storage
 
+    def file_view(self, shard: int, position: int) -> memoryview | None:
+        """Return all bytes of the file that holds a member, or None if reading would copy them.
+
+        None also for members that are files of their own.
+        """
+        if shard in self._directories:
+            return None
+        storage = self.get(shard, position)
+        if not storage.zero_copy:
+            return None
+        whole = storage.read(0, storage.size)
+        return whole if isinstance(whole, memoryview) else None
+
     def _get_view(self, shard: int) -> ReadAheadStorage:
         """Return what an archive inside another one refers to."""
         if shard in self._same:

@@ -97,6 +97,19 @@ class MemberReader(ArchiveFileSystem):
             return data
         return self._read_special(position)
 
+    def views(self, positions: npt.NDArray[np.int64]) -> list[memoryview] | None:
+        """Return the bytes of several members as views of mapped files, by one native call.
+
+        Returns
+        -------
+        list of memoryview, or None
+            As from `read`. None if one of them has to be copied, decompressed, or compared with its
+            checksum, or does not exist: `read` does that.
+        """
+        if not self._compared.has_all(positions):
+            return None
+        return self._lookup.stored_views(positions, self._pool.file_view)
+
     def read_unverified(self, position: int) -> bytes | memoryview:
         """Return the bytes of a member without comparing its checksum, for callers that do."""
         shard, offset, size, _, method, kind = self._lookup.row(position)
@@ -211,8 +224,7 @@ class MemberReader(ArchiveFileSystem):
         if not self._pool.can_keep_all_open and not self._pool.are_remote:
             # Files would be opened for this, and closed again before they are read.
             return
-        listed = check_sequence("keys", keys)
-        positions = np.array([self._position(key) for key in listed], np.int64)
+        positions = self._positions(keys)
         if not len(positions):
             return
         rows = self.table.entries[positions]
@@ -228,10 +240,18 @@ class MemberReader(ArchiveFileSystem):
         first[1:] = (shards[1:] != shards[:-1]) | (starts[1:] - ends[:-1] > MAX_GAP)
         groups = np.flatnonzero(first)
         last = np.maximum.reduceat(ends, groups)
-        for i, end in zip(groups.tolist(), last.tolist()):
-            start = int(starts[i])
-            file = self._pool.get(int(shards[i]), int(positions[order[i]]))
-            file.prefetch(start, end - start)
+        found = (starts[groups], last, shards[groups], positions[order[groups]])
+        for start, end, shard, position in zip(*(column.tolist() for column in found)):
+            self._pool.get(shard, position).prefetch(start, end - start)
+
+    def _positions(self, keys: Iterable[str | int]) -> npt.NDArray[np.int64]:
+        """Return the positions of members; those in an array are checked all at once."""
+        if isinstance(keys, np.ndarray) and keys.dtype == np.int64 and keys.size:
+            low, high = keys.min(), keys.max()
+            if low >= 0 and high < len(self.table):
+                return keys
+        listed = check_sequence("keys", keys)
+        return np.array([self._position(key) for key in listed], np.int64)
 
     def _prefetch_ranges(
         self,

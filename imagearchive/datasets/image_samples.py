@@ -100,12 +100,21 @@ class ImageSamples(OptionsDataset[ImageArchiveOptions]):
 
     def prefetch(self, indices: Sequence[int]) -> None:
         """Ask the kernel to read samples ahead that are needed soon; returns at once."""
-        samples = [self._index(index) for index in indices]
+        samples = self._indices(indices)
         if self._multi:
             self.archive.prefetch(p for sample in samples for p in self._selection.view(sample))
         else:
             chosen = self._selection.positions
-            self.archive.prefetch(samples if chosen is None else chosen[samples].tolist())
+            self.archive.prefetch(samples if chosen is None else chosen[samples])
+
+    def _indices(self, indices: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Return the indices of samples, which are checked all at once if they are integers."""
+        found = np.asarray(indices)
+        if found.dtype == np.int64 and found.ndim == 1 and found.size:
+            low, high = found.min(), found.max()
+            if low >= 0 and high < self._length:
+                return found
+        return np.array([self._index(index) for index in indices], np.int64)
 
     def _each(self, function: Transform, image: Any) -> Any:
         return [function(view) for view in image] if self._multi else function(image)
@@ -159,6 +168,20 @@ class ImageSamples(OptionsDataset[ImageArchiveOptions]):
         views = self._selection.view(sample) if self._multi else [self._selection.position(sample)]
         return sum(self.archive.table.lookup.row(position)[2] for position in views)
 
+    def read_views(self, indices: Sequence[int]) -> list[memoryview] | None:
+        """Return the encoded bytes of several samples, by one native call if that is possible.
+
+        Returns
+        -------
+        list of memoryview, or None
+            As from `read`. None unless all of them are stored in mapped archives, and need not be
+            compared with their checksums any more; use `read` then.
+        """
+        if self._multi or type(self).read is not ImageSamples.read:
+            return None
+        samples, chosen = self._indices(indices), self._selection.positions
+        return self.archive.views(samples if chosen is None else chosen[samples])
+
     def name(self, index: int) -> str:
         """Return the name of a sample's member; with ``mode="multi"`` that of its directory."""
         sample = self._index(index)
@@ -171,6 +194,12 @@ class ImageSamples(OptionsDataset[ImageArchiveOptions]):
     def label(self, index: int) -> Any:
         """Return the label of a sample as ``self[index]`` does without `target_transform`."""
         return self._labels.label(self._index(index))
+
+    def label_list(self, indices: Sequence[int]) -> list[Any]:
+        """Return the labels of several samples, as `label` returns them."""
+        if type(self).label is not ImageSamples.label:
+            return [self.label(index) for index in indices]
+        return self._labels.label_list(self._indices(indices))
 
     def labels(self, index: int) -> npt.NDArray[np.float64]:
         """Return the labels of a sample: its class number, or its values in the label file.

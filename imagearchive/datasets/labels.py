@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from imagearchive.datasets.companion_files import CompanionFile
     from imagearchive.datasets.selection import Selection
 
-__all__ = ["ArrayLabels", "ClassesFrom", "Labels", "NoLabels", "find_labels"]
+__all__ = ["ArrayLabels", "ClassesFrom", "Labels", "find_labels"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,10 @@ class Labels(Protocol):
 
     def label(self, sample: int) -> Any:
         """Return the label that a sample of the dataset has."""
+        ...
+
+    def label_list(self, samples: npt.NDArray[np.int64]) -> list[Any]:
+        """Return the labels of several samples, as `label` returns them."""
         ...
 
     def values(self, sample: int) -> npt.NDArray[np.float64]:
@@ -75,6 +79,10 @@ class ClassLabels:
 
     def label(self, sample: int) -> int:
         return self._numbers.number(sample, NO_CLASS)
+
+    def label_list(self, samples: npt.NDArray[np.int64]) -> list[int]:
+        numbers: list[int] = self._numbers.numbers(samples, NO_CLASS).tolist()
+        return numbers
 
     def values(self, sample: int) -> npt.NDArray[np.float64]:
         return self._numbers[sample].copy()
@@ -107,6 +115,12 @@ class ArrayLabels:
         label: Any = self._numbers[sample]
         return label.copy() if self._numbers.ndim > 1 else label.item()
 
+    def label_list(self, samples: npt.NDArray[np.int64]) -> list[Any]:
+        """Return the labels of several samples, as `label` returns them."""
+        labels = self._numbers[samples]
+        # A copy of each, so that a label that is kept does not keep the others.
+        return [row.copy() for row in labels] if labels.ndim > 1 else labels.tolist()
+
     def values(self, sample: int) -> npt.NDArray[np.float64]:
         """Return the label as a new float64 array of shape (k,)."""
         return np.array(self._numbers[sample], np.float64).reshape(-1)
@@ -124,34 +138,6 @@ class ArrayLabels:
         return ArrayLabels(self._numbers[rows], self.classes)
 
 
-class NoLabels:
-    """No sample has a label, so each has `NO_CLASS`."""
-
-    def __init__(self, count: int) -> None:
-        self.classes: list[str] = []
-        self._count = count
-
-    def label(self, sample: int) -> int:
-        """Return `NO_CLASS`."""
-        return NO_CLASS
-
-    def values(self, sample: int) -> npt.NDArray[np.float64]:
-        """Return `NO_CLASS` as an array of shape (1,)."""
-        return np.array([NO_CLASS], np.float64)
-
-    def targets(self) -> npt.NDArray[np.int64]:
-        """Return `NO_CLASS` for each sample."""
-        return np.full(self._count, NO_CLASS, np.int64)
-
-    def sizes(self) -> None:
-        """Return None: the labels are not from a label file."""
-        return None
-
-    def select(self, rows: npt.NDArray[np.int64]) -> NoLabels:
-        """Return the labels of some of the samples."""
-        return NoLabels(len(rows))
-
-
 class ListedLabels:
     """Lists of numbers from a label file, or single integers."""
 
@@ -162,6 +148,9 @@ class ListedLabels:
 
     def label(self, sample: int) -> int | npt.NDArray[np.float64]:
         return self.values(sample) if self._numbers is None else int(self._numbers[sample])
+
+    def label_list(self, samples: npt.NDArray[np.int64]) -> list[Any]:
+        return [self.label(sample) for sample in samples.tolist()]
 
     def values(self, sample: int) -> npt.NDArray[np.float64]:
         return self._labels[sample].copy()
@@ -203,6 +192,9 @@ class SiblingLabels:
         values = self.values(sample)
         is_integer = len(values) == 1 and float(values[0]).is_integer()
         return int(values[0]) if is_integer else values
+
+    def label_list(self, samples: npt.NDArray[np.int64]) -> list[Any]:
+        return [self.label(sample) for sample in samples.tolist()]
 
     def values(self, sample: int) -> npt.NDArray[np.float64]:
         archive = self._archive
@@ -323,9 +315,6 @@ def _find_class_labels(
         names = [table.lookup.sorted_name(place) for place in directories]
         classes = [decode(name) for name in sorted(name[: name.index(b"/")] for name in names)]
         return ClassLabels(classes, RaggedLabels(table.label_values, table.label_offsets))
-    if first is None and not selection.prefix and not len(table.label_values):
-        # No member is in a class directory, and there may be very many.
-        return NoLabels(len(table))
     classes, numbers = find_classes(table, selection.prefix, first)
     inside = numbers >= 0
     if not inside.any():
@@ -344,7 +333,8 @@ def _find_class_labels(
     if not selection.is_listed or selection.numbers is not None:
         # A list of members may be of few classes.
         _warn_of_empty_classes(archive, classes, numbers)
-    return ArrayLabels(numbers, classes)
+    offsets = np.arange(len(numbers) + 1, dtype=np.uint64)
+    return ClassLabels(classes, RaggedLabels(numbers.astype(np.float64), offsets))
 
 
 def _warn_of_empty_classes(

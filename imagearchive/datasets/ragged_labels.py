@@ -33,6 +33,13 @@ class RaggedLabels:
         place = int(self.offsets[index])
         return int(self.values[place]) if place < self.offsets[index + 1] else missing
 
+    def numbers(self, indices: npt.NDArray[np.int64], missing: int) -> npt.NDArray[np.int64]:
+        """Return what `number` returns for each of several samples."""
+        places, ends = self.offsets[indices], self.offsets[indices + 1]
+        if (places < ends).all():
+            return self.values[places].astype(np.int64)
+        return np.array([self.number(index, missing) for index in indices.tolist()], np.int64)
+
     @classmethod
     def grouped(
         cls,

@@ -69,11 +69,6 @@ cdef extern from "pixels.h" nogil:
     int px_mean_gray(const uint8_t *, size_t)
     void px_gray(const uint8_t *, size_t, uint8_t *)
 
-cdef extern from "<stdatomic.h>" nogil:
-    ctypedef int atomic_int
-    int atomic_exchange(atomic_int *, int)
-    void atomic_store(atomic_int *, int)
-
 cdef extern from "simd.h" nogil:
     int px_simd(int)
 
@@ -144,7 +139,7 @@ cdef class Decoder:
 
     cdef px_decoder *d
     cdef px_png *png
-    cdef atomic_int busy
+    cdef bint busy
     cdef public int64_t damaged_images
     cdef public str damage
     cdef readonly uint64_t max_pixels
@@ -172,12 +167,13 @@ cdef class Decoder:
         return Decoder, (self.max_pixels,)
 
     cdef int enter(self) except -1:
-        if atomic_exchange(&self.busy, 1):
+        if self.busy:
             raise OptionError("another thread is using this Decoder; create one for each thread")
+        self.busy = True
         return 0
 
     cdef int leave(self, int code, bint png) except -1:
-        atomic_store(&self.busy, 0)
+        self.busy = False
         if code == PX_OK:
             return 0
         if code == PX_NO_MEMORY:
@@ -226,7 +222,7 @@ cdef class Decoder:
         try:
             PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
         except BaseException:
-            atomic_store(&self.busy, 0)
+            self.busy = False
             raise
         PyObject_GetBuffer(result, &target, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
         encoded = <const uint8_t *> source.buf

@@ -2,15 +2,18 @@
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport UINT64_MAX, uint8_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp
 
-from imagearchive.containers.entry cimport KIND_SYMLINK, Entry
+from imagearchive.containers.entry cimport KIND_FILE, KIND_SYMLINK, Entry
 from imagearchive.storage.mapping cimport any_damaged
 
 import numpy as np
 
 from imagearchive.errors import CorruptIndexError, SampleIndexError
+
+cdef enum:
+    METHOD_STORED = 0  # as in imagearchive.containers.rows
 
 
 cdef class Lookup:
@@ -88,6 +91,46 @@ cdef class Lookup:
         row = entry.shard, entry.offset, entry.size, entry.stored_size, entry.method, entry.kind
         self.check_mapping()
         return row
+
+    def stored_views(self, const int64_t[::1] positions not None, file_view):
+        """Return the bytes of members that are stored as they are, as views of their files.
+
+        Parameters
+        ----------
+        positions : array of int64
+            As for `row`.
+        file_view : callable
+            Returns all bytes of the file of a member, from its shard and its position, as a
+            memoryview, or None if they are not in memory. Called again where the shard changes.
+
+        Returns
+        -------
+        list of memoryview, or None
+            None if one of the members cannot be viewed.
+        """
+        cdef Py_ssize_t i, position
+        cdef const Entry* entry
+        cdef uint64_t shard = 0, offset, end
+        cdef Py_ssize_t size = -1
+        cdef list views = []
+        for i in range(positions.shape[0]):
+            position = self.from_start(positions[i])
+            entry = &self.entries[position]
+            if entry.method != METHOD_STORED or entry.kind != KIND_FILE:
+                return None
+            if size < 0 or entry.shard != shard:
+                shard = entry.shard
+                file = file_view(shard, position)
+                if file is None:
+                    return None
+                size = len(file)
+            offset = entry.offset
+            if entry.size > <uint64_t> size or offset > <uint64_t> size - entry.size:
+                return None
+            end = offset + entry.size
+            views.append(file[offset:end])
+        self.check_mapping()
+        return views
 
     cdef int span(self, uint64_t row, uint64_t* start, uint64_t* size) noexcept nogil:
         """Find the bytes of a name; return -1 if the index is damaged."""

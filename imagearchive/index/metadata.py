@@ -11,9 +11,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
 from imagearchive.containers.container import Container
 from imagearchive.containers.derived import DerivedFile
 from imagearchive.containers.left_out import LeftOut
@@ -103,15 +100,13 @@ def derived_files(ipath: str | None, meta: dict[str, Any]) -> dict[int, DerivedF
     return derived
 
 
-def shard_sizes(
-    ipath: str, files: npt.ArrayLike, derived: Mapping[int, DerivedFile]
-) -> npt.NDArray[np.uint64]:
+def shard_sizes(ipath: str, files: Sequence[int], derived: Mapping[int, DerivedFile]) -> list[int]:
     """Return the length of what each shard refers to in bytes.
 
     Parameters
     ----------
     ipath : str
-    files : array-like of int
+    files : sequence of int
         The sizes of the files.
     derived : mapping of int to DerivedFile
 
@@ -120,15 +115,11 @@ def shard_sizes(
     CorruptIndexError
         A view is not within its parent, or is not numbered after it.
     """
-    known = np.asarray(files, np.uint64)
-    if not derived:
-        return known
-    sizes: list[int] = known.tolist()
-    count = len(sizes)
+    sizes = list(files)
     depths = [0] * len(sizes)
     for number, one in sorted(derived.items()):
         if one.parent is None:
-            if number < count:
+            if number < len(files):
                 sizes[number] = one.size
             continue
         if number != len(sizes) or one.parent >= number or depths[one.parent] == MAX_VIEWS_DEEP:
@@ -142,7 +133,7 @@ def shard_sizes(
             )
         depths.append(depths[one.parent] + 1)
         sizes.append(one.size if one.format else outer)
-    return np.array(sizes, np.uint64)
+    return sizes
 
 
 def _is_inside(path: str) -> bool:

@@ -21,9 +21,9 @@ from imagearchive.images.render import Decoder
 from imagearchive.loader.bad_samples import BadSample
 from imagearchive.loader.buffers import Buffers
 from imagearchive.loader.field_layout import PAIR_LAYOUT, FieldLayout
-from imagearchive.loader.options import BatchOptions
+from imagearchive.loader.options import MAX_PART, BatchOptions
 from imagearchive.loader.order import BlockShuffle, EpochOrder
-from imagearchive.loader.sources import BROKEN, Source, is_damage, requests_ahead
+from imagearchive.loader.sources import BROKEN, Source, is_damage, part_samples, requests_ahead
 from imagearchive.storage.changes import changes_first
 from imagearchive.transforms import Key, Pipeline
 
@@ -72,6 +72,8 @@ class Epoch:
         elif pipeline is not None and pipeline.needs_others:
             self.layout = PAIR_LAYOUT
         self.ragged_labels = source.ragged_labels()
+        # Of small images, a thread takes more at a time, so that Python's part stays small.
+        self.part_size = min(options.share, MAX_PART if self.layout else part_samples(source))
         self.shape = None if pipeline is None else pipeline.shape_for(*source.image_shape())
         self._numbers = itertools.count(first)
         self._windows: set[int] = set()
@@ -132,7 +134,7 @@ class BatchJob:
         self.positions = positions
         self.indices: list[int] = epoch.order.indices(positions).tolist()
         self.size = len(self.indices)
-        self.part_size = epoch.options.part_size
+        self.part_size = epoch.part_size
         self.parts = -(-self.size // self.part_size)
         self.kept = [True] * self.size
         self.bad: list[BadSample] = []
@@ -146,8 +148,8 @@ class BatchJob:
         try:
             with changes_first(self.epoch.source):
                 self.load(first, indices, decoder)
-            known = self.epoch.known_damaged
-            if decoder.damaged_images - before > sum(index in known for index in indices):
+            damaged, known = decoder.damaged_images - before, self.epoch.known_damaged
+            if damaged and damaged > sum(index in known for index in indices):
                 # Load them one by one to find the damaged ones, unless the archive was overwritten.
                 self.epoch.source.check_unchanged()
                 for slot, index in enumerate(indices, first):

@@ -64,7 +64,8 @@ _FLAGS: Final = (
     "exif_transpose",
     "split_torch_workers",
 )
-#: Most samples that a thread loads at a time. Large enough parts save hand-overs between threads.
+#: Most samples that a thread loads at a time, unless they are small. Large enough parts save
+#: hand-overs between threads.
 MAX_PART: Final = 16
 
 
@@ -80,8 +81,8 @@ class BatchOptions:
     collate_fn: Callable[[list[Any]], Any] | None
     on_error: OnError
     ragged: Ragged
-    part_size: int
-    """Samples that a thread loads at a time."""
+    share: int
+    """Most samples that a thread may load at a time, so that all threads have work."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ class LoaderOptions:
             collate_fn=self.collate_fn,
             on_error=self.on_error,
             ragged=self.ragged,
-            part_size=max(1, min(MAX_PART, share)),
+            share=max(1, share),
         )
 
     def _choose_output(self) -> Output:

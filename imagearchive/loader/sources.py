@@ -23,6 +23,7 @@ from imagearchive.errors import (
 )
 from imagearchive.images.render import Decoder
 from imagearchive.loader.field_layout import PAIR_LAYOUT, FieldLayout, common_layout
+from imagearchive.loader.options import MAX_PART
 from imagearchive.transforms import Key, Pipeline, decode_image
 from imagearchive.transforms.fields import Sample
 
@@ -33,6 +34,7 @@ __all__ = [
     "first_readable",
     "is_damage",
     "make_fingerprint",
+    "part_samples",
     "requests_ahead",
     "spread_indices",
 ]
@@ -51,6 +53,8 @@ BROKEN: Final = (
     SyntaxError,
 )
 
+# The same limit as `MAX_PART` for images of at most 1 KiB.
+MAX_SMALL_PART: Final = 64
 # How many samples are tried to find one that can be read.
 MAX_TRIED: Final = 64
 
@@ -75,6 +79,12 @@ def requests_ahead(source: Any) -> int:
     Those on servers have an attribute of this name; see `imagearchive.datasets.protocols`.
     """
     found: int = getattr(source, "requests_ahead", 0)
+    return found
+
+
+def part_samples(source: Any) -> int:
+    """Return how many samples of a source a thread should load at a time."""
+    found: int = getattr(source, "part_samples", MAX_PART)
     return found
 
 
@@ -156,7 +166,9 @@ class EncodedSource:
         self.images = images
         self.exif_transpose = exif_transpose
         self.read = images.read
+        self.read_views = getattr(images, "read_views", _no_views)
         self.label = self._checked_label if guard.active else images.label
+        self._label_list = getattr(images, "label_list", None)
         self.prefetch = images.prefetch
         self.requests_ahead = requests_ahead(images)
         self.check_unchanged = images.check_unchanged
@@ -165,6 +177,17 @@ class EncodedSource:
         label = self.images.label(index)
         self.guard.check(label, None)
         return label
+
+    def labels(self, indices: Sequence[int]) -> list[Any]:
+        """Return the labels of several samples."""
+        if self._label_list is None:
+            return [self.label(index) for index in indices]
+        labels: list[Any] = self._label_list(indices)
+        if self.guard.active:
+            for label in labels:
+                if type(label) is not int:
+                    self.guard.check(label, None)
+        return labels
 
     def __len__(self) -> int:
         return len(self.images)
@@ -189,6 +212,16 @@ class EncodedSource:
     def name(self, index: int) -> str:
         return str(self.images.name(index))
 
+    @property
+    def part_samples(self) -> int:
+        """See `part_samples`: as many as one native call takes, if the images are small."""
+        size: Callable[[int], int] | None = getattr(self.images, "encoded_size", None)
+        chosen = spread_indices(len(self))
+        if size is None or not chosen:
+            return MAX_PART
+        mean = sum(map(size, chosen)) // len(chosen)
+        return min(max(CALL_BYTES // max(mean, 1), MAX_PART), MAX_SMALL_PART)
+
     def fingerprint(self) -> str:
         count, chosen = len(self), spread_indices(len(self))
         size: Callable[[int], int] | None = getattr(self.images, "encoded_size", None)
@@ -206,6 +239,10 @@ class EncodedSource:
             return -1
 
 
+def _no_views(indices: Sequence[int]) -> None:
+    return None
+
+
 class _EncodedChunk:
     def __init__(self, source: EncodedSource, indices: Sequence[int]) -> None:
         self._source = source
@@ -214,7 +251,12 @@ class _EncodedChunk:
     def render_into(
         self, pipeline: Pipeline, keys: Sequence[Key], out: _Array, decoder: Decoder
     ) -> list[Any]:
-        source, labels = self._source, []
+        source = self._source
+        views = source.read_views(self._indices)
+        if views is not None:
+            pipeline.render_all_into(views, keys, out, decoder)
+            return source.labels(self._indices)
+        labels: list[Any] = []
         images: list[Any] = []
         first = waiting = 0
         for index in self._indices:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import contextvars
 import os
 import threading
 import weakref
@@ -20,7 +19,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from imagearchive.errors import WorkerError
-from imagearchive.storage.closing import Closable, live_objects
+from imagearchive.storage.closing import Closable
 
 __all__ = ["Task", "TaskThreads"]
 
@@ -127,9 +126,8 @@ class TaskThreads(Closable):
         _open.add(self)
 
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Task[T]:
-        """Have a thread call a function, with the context variables of the caller."""
-        context = contextvars.copy_context()
-        task = Task(lambda: context.run(function, *args, **kwargs))
+        """Have a thread call a function."""
+        task = Task(lambda: function(*args, **kwargs))
         if len(self._threads) < self._limit and not self._start():
             if not self._threads:
                 task.run()
@@ -190,7 +188,7 @@ class TaskThreads(Closable):
     def _join(self) -> None:
         with self._lock:
             # From here on, no thread begins a task.
-            running = self._running.copy()
+            running = tuple(self._running)
         for task in running:
             task.exception()
         for thread in self._threads:
@@ -209,5 +207,5 @@ _open: weakref.WeakSet[TaskThreads] = weakref.WeakSet()
 @atexit.register
 def _close_all() -> None:
     # Threads that nobody waited for may be in the middle of a file.
-    for threads in live_objects(_open):
+    for threads in list(_open):
         threads.close_in_owner()

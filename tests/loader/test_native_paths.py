@@ -3,14 +3,17 @@
 import numpy as np
 import pytest
 from PIL import Image
+from support.archives import encoded, write_tar
 from support.samples import all_labels
 
 from imagearchive import CombinedLazyDataset, ImageArchive, LazyNPZDataset
+from imagearchive.datasets.image_samples import ImageSamples
 from imagearchive.loader.data_loader import DataLoader
 from imagearchive.transforms import (
     Compose,
     ImageNetNormalize,
     Key,
+    Pipeline,
     RandomResizedCrop,
     Resize,
     ToTensor,
@@ -248,3 +251,36 @@ def test_native_path_of_combined_datasets_has_the_samples_of_its_parts(tar):
         assert labels.tolist() == single_labels.tolist() * 2
         samples = next(iter(DataLoader(combined, 106, num_workers=2)))
         assert [sample["index"] for sample in samples] == list(range(106))
+
+
+@pytest.mark.parametrize(("side", "most"), [(8, 64), (300, 16)])
+def test_native_path_takes_more_small_images_at_a_time(tmp_path, monkeypatch, side, most):
+    rng = np.random.default_rng(0)
+    data = encoded(rng.integers(0, 256, (side, side, 3), np.uint8), "JPEG")
+    path = write_tar(tmp_path / "images.tar", {f"a/{k}.jpg": data for k in range(128)})
+    taken = []
+    render = Pipeline.render_all_into
+
+    def record(self, images, keys, out, decoder=None):
+        taken.append(len(images))
+        render(self, images, keys, out, decoder)
+
+    monkeypatch.setattr(Pipeline, "render_all_into", record)
+    loader = DataLoader(str(path), 128, transform=Resize(4, 4), num_workers=0, output="numpy")
+    assert [len(images) for images, _ in loader] == [128]
+    assert taken == [most] * (128 // most)
+
+
+def test_native_path_of_a_mapped_archive_reads_no_single_images(image_tar, monkeypatch):
+    expected = [label for _, label in ImageArchive(image_tar).samples]
+
+    def refuse(self, index):
+        raise AssertionError("the loader read one image")
+
+    with ImageArchive(image_tar, storage="mmap") as archive:
+        loader = DataLoader(archive, 12, transform=Resize(4, 4), num_workers=0, output="numpy")
+        monkeypatch.setattr(ImageSamples, "read", refuse)
+        monkeypatch.setattr(ImageSamples, "label", refuse)
+        ((images, labels),) = loader
+    assert images.shape == (12, 3, 4, 4)
+    assert labels.tolist() == expected

@@ -1,6 +1,7 @@
 """One contract, three backends, the same bytes."""
 
 import errno
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -27,6 +28,7 @@ from imagearchive.storage.local import (
     open_storage,
     storage_kind,
 )
+from imagearchive.storage.mapping import Mapping
 from imagearchive.storage.protocol import Storage
 from imagearchive.storage.slice import SliceStorage
 
@@ -263,3 +265,19 @@ def test_storage_pickle_is_refused(path):
         pickle.dumps(storage)
     with MmapStorage(path) as storage, pytest.raises(TypeError, match="path"):
         pickle.dumps(storage)
+
+
+def test_mapping_prefetch_asks_once_for_each_page(tmp_path):
+    page = mmap.PAGESIZE
+    path = tmp_path / "pages"
+    path.write_bytes(bytes(10 * page))
+    with path.open("rb") as file:
+        mapping = Mapping(file.fileno(), 10 * page - 5)
+    assert mapping.prefetch(2 * page, 2 * page)
+    assert not mapping.prefetch(2 * page + 7, page)
+    assert mapping.prefetch(3 * page, page + 1), "the last byte is on a new page"
+    assert not mapping.prefetch(2 * page, 3 * page)
+    assert mapping.prefetch(9 * page + 3, 10**6)
+    assert not mapping.prefetch(10 * page - 6, 1)
+    assert not mapping.prefetch(10 * page - 5, 1), "outside"
+    assert not mapping.prefetch(-1, 5)

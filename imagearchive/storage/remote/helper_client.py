@@ -65,13 +65,9 @@ class HelperClient:
         """See `Client.list`."""
         return Listing(*self._call("list", prefix))
 
-    def put(self, key: str, path: str) -> ObjectStatus:
+    def put(self, key: str, path: str) -> None:
         """See `Client.put`."""
-        return ObjectStatus(*self._call("put", key, path))
-
-    def delete(self, key: str) -> None:
-        """See `Client.delete`."""
-        self._call("delete", key)
+        self._call("put", key, path)
 
     def close(self) -> None:
         """Do nothing: the helper ends with this process."""
