@@ -1,5 +1,6 @@
 """Archives that several test modules share."""
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from support.ar import ArContainer
 from support.archives import encoded, write_tar
 from support.barecat_archives import barecat_files, write_barecat
@@ -26,6 +28,20 @@ register_container(ArContainer())
 # A shell starts background jobs with interrupts ignored, and children inherit that; the tests
 # interrupt their children as a terminal would.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# The workers of pytest-xdist share the cores, and all arrays and models are small here.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
+
+
+def pytest_collection_finish():
+    """Exempt modules and tests, which stay until the end, from the garbage collections to come."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = [
+    "SECONDS",
     "SIDE",
     "STRIP",
     "Summary",
@@ -35,7 +36,7 @@ __all__ = [
 STRIP: Final = 12
 SIDE: Final = 96
 #: Thumbnails are made until so many seconds have passed or so many bytes are used.
-_SECONDS: Final = 0.15
+SECONDS: Final = 0.15
 _BYTES: Final = 120_000
 #: Larger images are not decoded: a JPEG is decoded at an eighth of its size, others are not.
 _JPEG_PIXELS: Final = 24_000_000
@@ -163,7 +164,7 @@ def _chart(summary: Summary) -> str:
 
 
 def _strip(pictures: Iterable[tuple[str, Callable[[], Any]]]) -> str:
-    deadline = time.monotonic() + _SECONDS
+    deadline = time.monotonic() + SECONDS
     boxes: list[str] = []
     size = 0
     longest = 0.0

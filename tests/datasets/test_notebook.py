@@ -19,6 +19,7 @@ from imagearchive import (
     SplitDataLoader,
     write_split_data,
 )
+from imagearchive.images import notebook
 from imagearchive.images.notebook import count_classes
 from imagearchive.transforms import RandomHorizontalFlip
 
@@ -36,6 +37,11 @@ def thumbnails(text):
 
 def counts(text):
     return re.findall(r">(?:about )?(\d+)</td>", text)
+
+
+@pytest.fixture(autouse=True)
+def no_time_limit(monkeypatch):
+    monkeypatch.setattr(notebook, "SECONDS", float("inf"))
 
 
 @pytest.fixture

@@ -95,9 +95,8 @@ def test_memory_stays_within_the_limit(server, made):
     owners = [Owner(server) for _ in range(10)]
     for one in owners:
         prefetcher.announce(one, [(0, 1000)])
-    wait_until(lambda: server.running == 0)
+    wait_until(lambda: len(server.requests) == 2 and server.running == 0)
     assert prefetcher.used == 2000
-    assert len(server.requests) == 2
     for one in owners:
         assert prefetcher.read(one, 0, 1000) == DATA[:1000]
         assert prefetcher.used <= 2500
