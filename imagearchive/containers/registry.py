@@ -253,5 +253,8 @@ def scan_location(
         rows, files = container.scan_location(location, False)
     entries = rows.entries[: rows.rows]
     ends = np.zeros(len(files), np.uint64)
-    np.maximum.at(ends, entries["shard"], entries["offset"] + entries["stored_size"])
+    if len(files) > 1:
+        np.maximum.at(ends, entries["shard"], entries["offset"] + entries["stored_size"])
+    elif len(entries):
+        ends[0] = (entries["offset"] + entries["stored_size"]).max()
     return Scanned(container, rows, files, damage, ends.tolist())

@@ -116,19 +116,18 @@ class RowBuffer:
         size = other.name_bytes - text
         self.reserve(count, size)
         end, shift = start + count, self.name_bytes - text
-        self.entries[start:end] = other.entries[first : other.rows]
+        # As bytes, which are copied faster than the fields of records.
+        rows = other.entries[first : other.rows]
+        self.entries[start:end].view(np.uint8)[:] = rows.view(np.uint8)
         self.entries["index"][start:end] = np.arange(start, end, dtype=np.uint64)
         self.names[self.name_bytes : self.name_bytes + size] = other.names[text : other.name_bytes]
+        # Unsigned numbers wrap around, so a negative shift is added all the same.
+        shift %= 1 << 64
         for own, ends in (
             (self.name_ends, other.name_ends),
             (self.link_ends, other.link_ends),
         ):
-            # Unsigned numbers wrap around, so a negative shift is added all the same.
-            np.add(
-                ends[first : other.rows],
-                np.uint64(shift % (1 << 64)),
-                out=own[start:end],
-            )
+            np.add(ends[first : other.rows], np.uint64(shift), out=own[start:end])
         self.rows = end
         self.name_bytes += size
 

@@ -139,6 +139,8 @@ def directory_labels(
     """Label every member with the number of its top-level directory."""
     labels = class_directories(lookup, order, b"")[1].astype(np.float64)
     labeled = labels >= 0
+    if labeled.all():
+        return labels, np.arange(lookup.count + 1, dtype=np.uint64)
     offsets = np.zeros(lookup.count + 1, np.uint64)
     np.cumsum(labeled, out=offsets[1:])
     return labels[labeled], offsets

@@ -10,7 +10,6 @@ import errno
 import json
 import os
 import tempfile
-import zlib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ from imagearchive.errors import (
 )
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import AtomicFile
+from imagearchive.storage.crc import crc32
 from imagearchive.storage.location import PublishingLocation
 
 if TYPE_CHECKING:
@@ -84,27 +84,27 @@ def save(
     OSError
         The directory cannot be written, or the disk is full. No temporary file is left.
     """
-    described = {
-        **meta,
-        "format": FORMAT,
-        "version": VERSION,
-        "sections": [{"name": name, "crc32": checksum(array)} for name, array in sections.items()],
-    }
-    text = json.dumps(described, sort_keys=True, ensure_ascii=True).encode()
     path = location.local_path
-    arrays = [*sections.values(), np.frombuffer(text, np.uint8)]
     if path is not None:
         with AtomicFile(path, check=False) as target, os_errors_for(path):
-            for array in arrays:
-                npy.write_array(target.file, array)
+            _write(target.file, sections, meta)
     elif isinstance(location, PublishingLocation):
         with tempfile.NamedTemporaryFile(prefix="imagearchive-") as file:
-            for array in arrays:
-                npy.write_array(file, array)
+            _write(file, sections, meta)
             file.flush()
             location.publish(file.name)
     else:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), location.path)
+
+
+def _write(file: Any, sections: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> None:
+    described = []
+    for name, array in sections.items():
+        npy.write_array(file, array)
+        described.append({"name": name, "crc32": checksum(array)})
+    whole = {**meta, "format": FORMAT, "version": VERSION, "sections": described}
+    text = json.dumps(whole, sort_keys=True, ensure_ascii=True).encode()
+    npy.write_array(file, np.frombuffer(text, np.uint8))
 
 
 def load(location: Location) -> IndexFile:
@@ -166,7 +166,7 @@ def load(location: Location) -> IndexFile:
 
 def checksum(array: npt.NDArray[Any]) -> int:
     """Return the CRC-32 of the bytes of a section."""
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def _arrays(storage: Storage) -> Iterator[npt.NDArray[Any]]:

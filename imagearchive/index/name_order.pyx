@@ -225,7 +225,10 @@ cdef int sort_rows(
             if i < high and keys[i].prefix == keys[run].prefix:
                 continue
             if i - run > 1:
-                ended = part_ended(order + run, spare, i - run, offsets, depth)
+                ended = 0
+                # Where a name ends, the rest of its prefix is zero.
+                if keys[run].prefix & 255 == 0:
+                    ended = part_ended(order + run, spare, i - run, offsets, depth)
                 if i - run - ended > 1:
                     if top == room:
                         larger = <Group*> realloc(stack, 2 * room * sizeof(Group))

@@ -11,6 +11,11 @@ import numpy as np
 
 from imagearchive.errors import CorruptIndexError
 
+cdef enum:
+    # Bytes of names that are always copied, so that they keep no larger array alive.
+    COPIED = 0x100000
+
+
 cdef void check(const uint8_t[::1] names, const uint64_t[::1] offsets) except *:
     """Raise unless every name is inside `names`; the passes over them rely on it."""
     cdef Py_ssize_t i, count = offsets.shape[0] - 1
@@ -112,6 +117,24 @@ def normalize(name: bytes) -> bytes:
     return bytes(out[:used])
 
 
+cdef bint are_normalized(
+    const uint8_t[::1] names, const uint64_t[::1] name_ends, const uint64_t[::1] link_ends
+) noexcept nogil:
+    """Whether names need no change, have no link targets between them, and fill `names`."""
+    cdef Py_ssize_t i, rows = name_ends.shape[0]
+    cdef uint64_t start = 0, end, total = names.shape[0]
+    if link_ends.shape[0] != rows:
+        return False
+    for i in range(rows):
+        end = name_ends[i]
+        if end <= start or end > total or link_ends[i] != end:
+            return False
+        if not is_plain(&names[start], end - start):
+            return False
+        start = end
+    return start == total
+
+
 def normalize_all(
     const uint8_t[::1] names not None,
     const uint64_t[::1] name_ends not None,
@@ -122,10 +145,15 @@ def normalize_all(
     Returns
     -------
     names : ndarray of uint8
+        The array that was passed, if there are many names and none of them changes.
     offsets : ndarray of uint64, shape (rows + 1,)
     """
     cdef Py_ssize_t i, rows = name_ends.shape[0]
     cdef uint64_t start = 0, end, used = 0, total = names.shape[0]
+    if total > COPIED and are_normalized(names, name_ends, link_ends):
+        offsets_array = np.zeros(rows + 1, np.uint64)
+        offsets_array[1:] = name_ends
+        return np.asarray(names), offsets_array
     offsets_array = np.empty(rows + 1, np.uint64)
     # One spare byte, so that an empty table has an address.
     out_array = np.empty(total + 1, np.uint8)

@@ -32,6 +32,9 @@ from imagearchive.index.names import gather, normalize_all
 
 __all__ = ["Resolved", "resolve"]
 
+# The rows of a scanner are not copied if its memory is at most so many times as large.
+_MAX_SPARE = 1.25
+
 
 class Resolved(NamedTuple):
     """The columns of an index table; see `imagearchive.index.table.IndexTable`."""
@@ -54,7 +57,8 @@ def resolve(rows: RowBuffer) -> Resolved:
         rows.names[: rows.name_bytes], rows.name_ends[:count], rows.link_ends[:count]
     )
     order = sort_names(names, offsets)
-    kinds = entries["kind"]
+    # Contiguous, since it is compared many times.
+    kinds = np.ascontiguousarray(entries["kind"])
     is_nameless = offsets[1:] == offsets[:-1]
     holds = is_last_of_name(names, offsets, order) & ~is_nameless
     links = np.flatnonzero((kinds == KIND_HARDLINK) | (kinds == KIND_SYMLINK))
@@ -65,7 +69,7 @@ def resolve(rows: RowBuffer) -> Resolved:
         targets = link_targets(rows, lookup, links)
         found = targets.rows >= 0
         entries[links[found]] = rows.entries[:count][targets.rows[found]]
-        kinds = entries["kind"]
+        kinds = np.ascontiguousarray(entries["kind"])
     readable = (kinds == KIND_FILE) | (kinds == KIND_SPARSE) | (kinds == KIND_ENCRYPTED)
     is_live = readable & holds
     is_named = (kinds == KIND_DIRECTORY) & holds
@@ -109,7 +113,8 @@ def resolve(rows: RowBuffer) -> Resolved:
         position = np.cumsum(is_live, dtype=np.uint64) - 1
         order = position[order[is_live[order]]]
         names, offsets = gather(names, offsets, live)
-    elif entries.base is not None:
+    elif entries.base is not None and _MAX_SPARE * count < len(rows.entries):
+        # The table would keep all of the scanner's memory.
         entries = entries.copy()
     entries["index"] = np.arange(len(entries), dtype=np.uint64)
     if directories:

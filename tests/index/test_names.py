@@ -50,6 +50,26 @@ def test_sort_names_is_bytewise_and_stable(names):
     assert order.tolist() == sorted(range(len(names)), key=lambda row: (names[row], row))
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        # In order within each directory, but not as a whole.
+        [b"c%d/%05d" % (row % 3, row) for row in range(100)],
+        [b"c%d/%05d" % (row % 3, row // 9) for row in range(100)],
+        [b"c%d/%05d" % (row % 3, row) for row in [*range(99), 0]],
+        # Some begin with others, the longer ones first or last.
+        [b"n" * (40 - row) for row in range(40)],
+        [b"n" * row for row in range(40)] + [b"m"],
+        # What they share is longer than what is compared at once.
+        [b"d%d/" % (row % 2) + b"s" * size + b"%d" % (row // 4) for size in (60, 61, 70, 200)
+         for row in range(80)],
+    ],
+)  # fmt: skip
+def test_sort_names_partly_sorted_input_is_sorted(names):
+    order = sort_names(*columns(names))
+    assert order.tolist() == sorted(range(len(names)), key=lambda row: (names[row], row))
+
+
 @pytest.mark.parametrize("count", [20, 5000])
 def test_sort_names_hostile_input_is_sorted(count):
     names = [b"x" * 3000 + b"\0" * (row % 7) + b"%d" % (row % 50) for row in range(count)][::-1]
@@ -129,6 +149,26 @@ def test_normalize_all_drops_links(names, links):
     )
     got = [out[int(a) : int(b)].tobytes() for a, b in zip(offsets, offsets[1:])]
     assert got == [normalize(name) for name in names]
+
+
+@pytest.mark.parametrize("odd", [b"", b"a//b", b"./a", b"a/../b", b"a/"])
+@pytest.mark.parametrize("link", [b"", b"target"])
+def test_normalize_all_many_names_give_those_of_normalize(odd, link):
+    names = [b"folder/%050d" % row for row in range(20_000)]
+    flat = b"".join(names)
+    ends = np.arange(1, len(names) + 1, dtype=np.uint64) * len(names[0])
+    out, offsets = normalize_all(np.frombuffer(flat, np.uint8), ends, ends)
+    assert out.tobytes() == flat
+    assert offsets.tolist() == [0, *ends.tolist()]
+    flat += odd + link
+    ends = np.append(ends, np.uint64(ends[-1] + len(odd)))
+    link_ends = ends.copy()
+    link_ends[-1] += len(link)
+    out, offsets = normalize_all(np.frombuffer(flat, np.uint8), ends, link_ends)
+    assert out[int(offsets[-2]) : int(offsets[-1])].tobytes() == normalize(odd)
+    assert out[: int(offsets[-2])].tobytes() == b"".join(names)
+    with pytest.raises(CorruptIndexError):
+        normalize_all(np.frombuffer(flat, np.uint8), ends, link_ends + np.uint64(1))
 
 
 @given(NAMES)

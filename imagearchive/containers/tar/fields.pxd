@@ -1,10 +1,38 @@
 """Numbers and blocks as archive headers store them; every read stays inside the given width."""
 
 from libc.stdint cimport INT64_MAX, INT64_MIN, UINT64_MAX, int64_t, uint8_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp
 
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char* text, size_t most)
+
+cdef extern from *:
+    """
+    #if defined(__SSE2__)
+    #include <emmintrin.h>
+    #endif
+
+    /* The sum of the 512 bytes of a block. */
+    static inline uint64_t sum_of_block(const uint8_t *block) {
+    #if defined(__SSE2__)
+        const __m128i zero = _mm_setzero_si128();
+        __m128i even = zero, odd = zero;
+        uint64_t halves[2];
+        for (int i = 0; i < 512; i += 32) {
+            const __m128i *bytes = (const __m128i *) (block + i);
+            even = _mm_add_epi64(even, _mm_sad_epu8(_mm_loadu_si128(bytes), zero));
+            odd = _mm_add_epi64(odd, _mm_sad_epu8(_mm_loadu_si128(bytes + 1), zero));
+        }
+        _mm_storeu_si128((__m128i *) halves, _mm_add_epi64(even, odd));
+        return halves[0] + halves[1];
+    #else
+        uint32_t total = 0;
+        for (int i = 0; i < 512; i++) total += block[i];
+        return total;
+    #endif
+    }
+    """
+    uint64_t sum_of_block(const uint8_t* block) noexcept nogil
 
 cdef enum:
     BLOCK = 512
@@ -66,16 +94,11 @@ cdef inline bint tar_number(const uint8_t* field, uint64_t width, int64_t* value
 cdef inline bint tar_checksum(const uint8_t* header) noexcept nogil:
     """Whether a header's sum fits it, taking its bytes as unsigned or, as old tars did, signed."""
     cdef int64_t stored
-    cdef uint64_t lanes = 0, word, total
+    cdef uint64_t total
     cdef int high = 0, i
     if not tar_number(header + 148, 8, &stored):
         return False
-    # Four sums of 16 bits side by side: 64 words add at most 2 * 255 each to every one.
-    for i in range(0, BLOCK, 8):
-        memcpy(&word, header + i, 8)
-        lanes += (word & 0x00FF00FF00FF00FFULL) + ((word >> 8) & 0x00FF00FF00FF00FFULL)
-    lanes = (lanes & 0x0000FFFF0000FFFFULL) + ((lanes >> 16) & 0x0000FFFF0000FFFFULL)
-    total = (lanes & 0xFFFFFFFFULL) + (lanes >> 32)
+    total = sum_of_block(header)
     # The field itself counts as eight blanks.
     for i in range(148, 156):
         total -= header[i]
