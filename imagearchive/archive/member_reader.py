@@ -32,8 +32,12 @@ __all__ = ["MemberReader"]
 # Members closer together than this are read ahead in one request: the bytes between them cost less
 # than another request.
 MAX_GAP: Final = 64 << 10
-#: For members on servers: as many as a process requests at the same time, and as many to follow.
+#: For members on servers: as many as a process requests at the same time, and as many to follow;
+#: and of small ones, which are requested together if they are neighbors, as many as keep a fast and
+#: distant server busy, within a limit.
 REQUESTS_AHEAD: Final = 128
+BYTES_AHEAD: Final = 64 << 20
+MOST_AHEAD: Final = 4096
 # A sparse file takes almost no space in its archive, whatever size it claims. So does a deflated
 # file that was made to exhaust memory; but that takes at least a thousandth of its size.
 MAX_EXPANDED_READ: Final = 1 << 32
@@ -276,7 +280,12 @@ class MemberReader(ArchiveFileSystem):
     @property
     def requests_ahead(self) -> int:
         """How many members are best requested ahead; 0 for local files."""
-        return REQUESTS_AHEAD if self._pool.are_remote else 0
+        if not self._pool.are_remote:
+            return 0
+        # There may be a billion members.
+        sizes = self.table.entries["stored_size"][:: max(1, len(self.table) // 1024)]
+        fitting = BYTES_AHEAD * len(sizes) // max(1, int(sizes.sum()))
+        return min(max(REQUESTS_AHEAD, fitting), MOST_AHEAD)
 
     def keep_decompressed(self, limit: int, places: int = 1) -> None:
         """Have all threads share what they decompress, for reads that stay near each other.

@@ -30,6 +30,9 @@ from imagearchive.transforms import Key, Pipeline
 __all__ = ["Batch", "BatchJob", "Epoch"]
 
 MAX_REPLACEMENTS: Final = 1000
+# How many samples are requested from a server before the first batch, and not more, so that it does
+# not share the bandwidth with all that follow.
+FIRST_AHEAD: Final = 128
 
 
 class Epoch:
@@ -76,11 +79,14 @@ class Epoch:
         self.part_size = min(options.share, MAX_PART if self.layout else part_samples(source))
         self.shape = None if pipeline is None else pipeline.shape_for(*source.image_shape())
         self._numbers = itertools.count(first)
+        self._begun = 0
         self._windows: set[int] = set()
-        # How many batches after a job's own are requested from a server.
-        self._batches_ahead = -(-requests_ahead(source) // order.batch_size)
-        self._announced = itertools.count(first)
-        self._has_announced = False
+        # How many batches after a job's own are requested from a server, once the epoch is under
+        # way, and at its beginning; and the next batch to request.
+        ahead = requests_ahead(source)
+        self._batches_ahead = -(-ahead // order.batch_size)
+        self._first_ahead = -(-min(ahead, FIRST_AHEAD) // order.batch_size)
+        self._announced = self._first = first
 
     def _check_images(self, layout: FieldLayout) -> None:
         """Refuse a transform for samples without an image."""
@@ -98,22 +104,24 @@ class Epoch:
 
     def read_ahead(self, job: BatchJob) -> None:
         """Start reading what a job needs, while the threads still work on the batches before."""
+        self._begun += 1
         if isinstance(self.order.shuffle, BlockShuffle):
-            for indices in self.order.begin_windows(job.positions, self._windows):
+            # The first batch, which needs a part of each block, does not wait for others.
+            following = int(self._begun > self.options.prefetch_batches)
+            for indices in self.order.begin_windows(job.positions, self._windows, following):
                 self.source.prefetch(indices.tolist())
         elif self._batches_ahead:
-            self._announce(1 if self._has_announced else 1 + self._batches_ahead)
+            ahead = min(self._first_ahead + self._begun - 1, self._batches_ahead)
+            self._announce(self._first + self._begun + ahead)
         else:
             self.source.prefetch(job.indices)
 
-    def _announce(self, count: int) -> None:
-        """Request the next batches that have not been requested yet."""
-        self._has_announced = True
-        for _ in range(count):
-            number = next(self._announced)
-            if number < len(self.order):
-                positions = self.order.positions(number)
-                self.source.prefetch(self.order.indices(positions).tolist())
+    def _announce(self, stop: int) -> None:
+        """Request the batches before `stop` that have not been requested yet."""
+        for number in range(self._announced, min(stop, len(self.order))):
+            positions = self.order.positions(number)
+            self.source.prefetch(self.order.indices(positions).tolist())
+            self._announced = number + 1
 
 
 @dataclass

@@ -81,6 +81,7 @@ class BatchOptions:
     collate_fn: Callable[[list[Any]], Any] | None
     on_error: OnError
     ragged: Ragged
+    prefetch_batches: int
     share: int
     """Most samples that a thread may load at a time, so that all threads have work."""
 
@@ -245,6 +246,7 @@ class LoaderOptions:
             collate_fn=self.collate_fn,
             on_error=self.on_error,
             ragged=self.ragged,
+            prefetch_batches=self.prefetch_batches,
             share=max(1, share),
         )
 

@@ -236,10 +236,12 @@ class EpochOrder:
             return indices
         return self.data_order[indices]
 
-    def begin_windows(self, positions: _Positions, begun: set[int]) -> Iterator[_Positions]:
+    def begin_windows(
+        self, positions: _Positions, begun: set[int], following: int = 1
+    ) -> Iterator[_Positions]:
         """Yield the sample indices of windows of blocks that should be read ahead now.
 
-        Those are the windows that positions are in and the one after them, as far as this rank
+        Those are the windows that positions are in and those that follow, as far as this rank
         reads them, each in the order of its data.
 
         Parameters
@@ -248,12 +250,14 @@ class EpochOrder:
             The positions of a batch.
         begun : set of int
             The windows that were yielded before; new ones are added.
+        following : int
+            How many windows follow.
         """
         blocks = self._permutation
         if not isinstance(blocks, BlockPermutation) or not len(positions):
             return
         first, last = blocks.window_of(positions[[0, -1]]).tolist()
-        for window in range(first, min(last + 2, blocks.windows)):
+        for window in range(first, min(last + 1 + following, blocks.windows)):
             if window not in begun:
                 begun.add(window)
                 start, stop = blocks.window(window)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from support.samples import (
     COUNT,
+    FILES,
     MIXED,
     TRAINING,
     Encoded,
@@ -117,6 +118,48 @@ def test_prefetch_of_a_dataset_is_called_for_every_batch(num_workers):
         prefetch = 3
 
     assert len(list(DataLoader(Other(), 8, image_size=4, num_workers=num_workers))) == 7
+
+
+class Distant(Encoded):
+    """Images of which many are requested ahead; remembers when each was asked for."""
+
+    def __init__(self, count, ahead):
+        super().__init__(FILES[index % COUNT] for index in range(count))
+        self.requests_ahead = ahead
+        self.asked = []
+
+    def prefetch(self, indices):
+        self.asked += indices
+
+
+def test_requests_ahead_are_few_before_the_first_batch_and_grow_with_each():
+    source = Distant(1000, 400)
+    iterator = iter(DataLoader(source, 8, shuffle=True, image_size=8, num_workers=0))
+    leads = []
+    for received in range(1, 61):
+        next(iterator)
+        leads.append(len(source.asked) - 8 * received)
+    assert leads[0] <= 136
+    assert leads[-1] == 400
+    assert leads == sorted(leads)
+    assert len(set(source.asked)) == len(source.asked)
+    assert len(list(iterator)) == 65
+    assert sorted(source.asked) == list(range(1000))
+
+
+def test_second_window_of_blocks_is_requested_after_the_first_batch():
+    source = Distant(100, 50)
+    loader = DataLoader(
+        source, 5, shuffle="blocks", block_size=5, blocks_per_window=4, image_size=8, num_workers=0,
+        prefetch_batches=1,
+    )  # fmt: skip
+    iterator = iter(loader)
+    asked = []
+    for _ in range(len(loader)):
+        next(iterator)
+        asked.append(len(source.asked))
+    assert asked[:2] == [20, 40]
+    assert asked[-1] == 100
 
 
 def test_epoch_without_batches_warns_once(caplog):

@@ -5,6 +5,7 @@ import pytest
 from support.archives import encoded, write_tar
 from support.servers.faults import Header, Replace, Status
 
+import imagearchive
 from imagearchive import DataLoader, ImageArchive, Resize, SampleArchive
 from imagearchive.errors import RemoteError, StaleIndexError
 
@@ -63,6 +64,16 @@ def test_loader_requests_neighbors_together(faulty_server, shards):
     batches(dataset)
     # Of 4 shards, all that is announced at once is one request each.
     assert faulty_server.totals.requests - before < COUNT / 2
+
+
+def test_small_members_are_requested_further_ahead(faulty_server, tmp_path):
+    for size, expected in ((100, 4096), (64_000, 1048), (1_000_000, 128)):
+        path = write_tar(tmp_path / "m.tar", {f"{number}.bin": bytes(size) for number in range(4)})
+        faulty_server.put({f"m-{size}.tar": path.read_bytes()})
+        with imagearchive.open(faulty_server.url(f"m-{size}.tar")) as archive:
+            assert archive.requests_ahead == expected
+        with imagearchive.open(path) as archive:
+            assert archive.requests_ahead == 0
 
 
 def test_loader_left_early_leaves_no_memory_in_use(shards):
