@@ -49,7 +49,7 @@ DIRECTIVES = {
     "cdivision": True,
     "initializedcheck": DEBUG,
     "overflowcheck": DEBUG,
-    "freethreading_compatible": False,
+    "freethreading_compatible": True,
 }
 
 JPEG_PROBE = """

@@ -25,8 +25,8 @@ import imagearchive
 from imagearchive import ImageArchive, ShardedSampler
 from imagearchive.containers.registry import container_named
 from imagearchive.containers.rows import ENTRY_DTYPE
-from imagearchive.index.cache import FILES, describe_files
 from imagearchive.index.concatenate import _digest
+from imagearchive.index.recorded_files import FILES, describe_files
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.location import locate
 
@@ -86,8 +86,7 @@ def write_index(path: Path, urls: list[str], per_shard: int) -> None:
     )
     tar = container_named("tar")
     table.meta["containers"] = [{"name": tar.name, "version": tar.version, "first_file": 0}]
-    unknown = [None] * len(urls)
-    table.meta["joined"] = table.meta["joined_paths"] = _digest(urls, unknown, True, "auto")
+    table.meta["joined"] = table.meta["joined_paths"] = _digest(urls, None, True, "auto")
     size = per_shard * (MEMBER + 512) + 1024
     table.extra = {FILES: describe_files(dict.fromkeys(urls, (size, 'etag="0123456789ab"')))}
     table.save(locate(path))

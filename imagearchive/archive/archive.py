@@ -19,6 +19,7 @@ from imagearchive.errors import (
 from imagearchive.errors.arguments import check_choice, check_flag, check_integer, shorten
 from imagearchive.index.concatenate import open_concatenated
 from imagearchive.index.nesting import Nested
+from imagearchive.storage.answers import remember_answers
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.local import unknown_kind
@@ -131,9 +132,9 @@ class Archive(MemberReader, Closable, Mapping[str, bytes]):
     ----------
     path : path-like or sequence of path-like
         As given.
-    paths : list of str
+    paths : sequence of str
         The archives, absolute.
-    opened_paths : list of str
+    opened_paths : sequence of str
         What is read in place of each: the archive itself, or its copy in `decompress_to`.
     table : IndexTable
         The table of the members.
@@ -178,8 +179,6 @@ class Archive(MemberReader, Closable, Mapping[str, bytes]):
         access = (storage_options, filesystem, cache_dir, cache_bytes)
         given = add_options(as_text(path), *access)
         ipath = add_options(ipath, *access)
-        # Absolute, so that reads do not depend on the current directory.
-        self.paths = expand_paths(given)
         self._options = ArchiveOptions(
             ipath=None if ipath is None else locate(ipath, "ipath").path,
             storage=storage,
@@ -189,17 +188,19 @@ class Archive(MemberReader, Closable, Mapping[str, bytes]):
             decompress_to=None if decompress_to is None else locate(decompress_to).path,
             nested=nested,
         )
-        self.opened_paths = self.paths
-        if decompress_to is not None:
-            self.opened_paths = [_decompressed(path, decompress_to) for path in self.paths]
-        table = open_concatenated(
-            self.opened_paths,
-            ipath,
-            overwrite=overwrite_index,
-            strict=strict,
-            nested=nested,
-            upload=save_index == "remote",
-        )
+        with remember_answers():
+            # Absolute, so that reads do not depend on the current directory.
+            self.paths = self.opened_paths = expand_paths(given)
+            if decompress_to is not None:
+                self.opened_paths = [_decompressed(path, decompress_to) for path in self.paths]
+            table = open_concatenated(
+                self.opened_paths,
+                ipath,
+                overwrite=overwrite_index,
+                strict=strict,
+                nested=nested,
+                upload=save_index == "remote",
+            )
         super().__init__(given, table, storage, max_open, self._options.verify)
         self.left_out = self.table.left_out
         log_left_out(given, self.left_out, table.meta.get("damage"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from imagearchive.archive.archive import check_archive
 from imagearchive.archive.checked_read import read_whole
@@ -14,7 +14,8 @@ from imagearchive.errors import OptionError
 from imagearchive.errors.arguments import check_choice, check_integer
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.limits import Limits, check_limits
-from imagearchive.storage.location import local_path, locate
+from imagearchive.storage.location import locate
+from imagearchive.storage.outputs import output_path
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -58,6 +59,8 @@ def convert(
     limits: Limits | None = None,
     executor: AnyExecutor | None = None,
     progress: Callable[[int], object] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    filesystem: Any = None,
 ) -> int:
     """Write all members of an archive, in its order, as another archive.
 
@@ -79,7 +82,7 @@ def convert(
     archive : Archive
         Of any kind that `open` reads.
     target : path-like
-        The file, or the directory of bins.
+        The file, which may be a URL, or the directory of bins.
     kind : {"tar", "zip", "npz", "bins"}, optional
         By default what the name of the target asks for; see `kind_of`.
     splits : int
@@ -105,6 +108,8 @@ def convert(
         ``dask.distributed.Client(...).get_executor()``. It is not shut down.
     progress : callable, optional
         Called with 1 after each member; with shards, with the number of members of each.
+    storage_options, filesystem : optional
+        How to reach `target`, as in `open`.
 
     Returns
     -------
@@ -127,9 +132,13 @@ def convert(
         The members take more than `limits` allow.
     """
     check_archive(archive)
-    path = local_path("target", target)
+    path = output_path("target", target, storage_options, filesystem)
     chosen = kind_of(path) if kind is None else kind
     check_choice("kind", chosen, get_args(Kind))
+    if chosen == "bins" and locate(path).local_path is None:
+        raise OptionError(
+            f"{path}: bins cannot be written to a URL; write them to a directory, and upload it"
+        )
     step = progress or (lambda count: None)
     positions = [*_live(archive)]
     check_expansion(archive, positions, check_limits(limits))

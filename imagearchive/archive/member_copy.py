@@ -49,10 +49,13 @@ def write_members(
                 )
                 step(1)
         return
-    from imagearchive.archive.writers import ZipWriter
+    from imagearchive.archive.writers import IndexedZipWriter
 
     budget = HeaderBudget()
-    with changes_first(archive), ZipWriter(path, overwrite=overwrite, sync=sync) as packed:
+    with (
+        changes_first(archive),
+        IndexedZipWriter(path, overwrite=overwrite, index=index, sync=sync) as packed,
+    ):
         for position in positions:
             entry = archive.table.entries[position]
             name = archive.name(position)
@@ -65,10 +68,6 @@ def write_members(
                 mode=int(entry["mode"]) & 0o777 or 0o644,
             )
             step(1)
-    if index:
-        from imagearchive.index.table import IndexTable
-
-        IndexTable.open(path, overwrite=True)
 
 
 def _check_array(archive: Archive, position: int, name: str, budget: HeaderBudget) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from imagearchive.archive.pack_ahead import Progress, add_all, add_one
 from imagearchive.archive.packed_files import (
@@ -35,6 +35,8 @@ from imagearchive.errors.arguments import (
 )
 from imagearchive.storage.atomic import publish_together
 from imagearchive.storage.location import local_path, locate
+from imagearchive.storage.outputs import output_path
+from imagearchive.storage.path_options import with_text_of
 
 if TYPE_CHECKING:
     from imagearchive.storage.executors import AnyExecutor
@@ -59,6 +61,8 @@ def pack(
     sync: bool = True,
     executor: AnyExecutor | None = None,
     progress: Callable[[int], object] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    filesystem: Any = None,
 ) -> list[str]:
     """Pack files into one TAR or ZIP archive or several, with the index of each.
 
@@ -71,9 +75,10 @@ def pack(
     source : path-like or iterable of path-like
         A directory, packed in bytewise order of the names; or files, packed in the given order.
     target : path-like
-        The archive, ``train.tar``. Shards are called ``train-000000.tar`` and so on. A name that
-        ends in ``.zip`` makes a ZIP of members that are not compressed, whose names must be UTF-8
-        and whose times are from 1980 on, rounded down to two seconds; all other names make a TAR.
+        The archive, ``train.tar``, or a URL. Shards are called ``train-000000.tar`` and so on. A
+        name that ends in ``.zip`` makes a ZIP of members that are not compressed, whose names must
+        be UTF-8 and whose times are from 1980 on, rounded down to two seconds; all other names make
+        a TAR.
     shards : int, optional
         Number of archives; each gets the same number of samples, give or take one. Consecutive
         files with the same name up to the first dot are one sample.
@@ -101,12 +106,15 @@ def pack(
         changed since, is kept, so the same call again writes only what is missing.
     progress : callable, optional
         Called with the number of files packed since the last call.
+    storage_options, filesystem : optional
+        How to reach a URL, as in `open`.
 
     Returns
     -------
     list of str
-        The archives, in order. Without `executor`, all of them appear when the last one is whole,
-        or none.
+        The archives, in order. On this machine, and without `executor`, all of them appear when
+        the last one is whole, or none. Shards at URLs are written as with an executor: one after
+        the other, and only those that are missing.
 
     Raises
     ------
@@ -119,13 +127,14 @@ def pack(
     UnsafePathError
         A listed file is outside `root`, or the name of a file cannot be that of a member.
     IncompleteError
-        With `executor`, some of the shards failed; the others are there.
+        With `executor`, or at a URL, some of the shards failed; the others are there.
     UnsupportedMemberError
         There is a device, FIFO or socket, or a link that points to a directory above it.
     OSError
         A file cannot be read, or the target cannot be written.
     """
-    path = local_path("target", target)
+    path = output_path("target", target, storage_options, filesystem)
+    remote = locate(path).local_path is None
     if shards is not None and shard_size is not None:
         raise OptionError("give shards or shard_size, not both")
     if shards is not None:
@@ -141,7 +150,7 @@ def pack(
         files: Callable[[], Iterator[SourceFile]]
         if isinstance(source, str | bytes | os.PathLike):
             top = local_path("source", source)
-            check_outside(top, path)
+            check_outside(top, "" if remote else path)
             files = _files_below(top, seed if shuffle else None, held)
         else:
             top = ""
@@ -157,9 +166,10 @@ def pack(
             )
         else:
             cut = None
-        if cut is not None and executor is not None:
+        if cut is not None and (executor is not None or remote):
             # Imported here, because it needs NumPy, which a thread imports otherwise.
             from imagearchive.archive.shard_tasks import PackedShard, pack_shards
+            from imagearchive.storage.executors import CallingThread
 
             folder = os.path.abspath(os.fsencode(top) if top else base)
             listed_shards = (
@@ -174,7 +184,8 @@ def pack(
                 )
                 for number, names in enumerate(_names_of_shards(files(), cut))
             )
-            count = pack_shards(listed_shards, executor, progress)
+            chosen = CallingThread() if executor is None else executor
+            count = pack_shards(listed_shards, chosen, progress)
             _warn_of_others(path, count)
             return [shard_path(path, number) for number in range(count)]
         started: list[PackWriter] = []
@@ -272,7 +283,7 @@ def _files_listed(
 
 
 def _warn_of_others(path: str, count: int) -> None:
-    if os.path.lexists(beyond := shard_path(path, count)):
+    if locate(beyond := shard_path(path, count)).exists():
         logger.warning(
             "%s: left over from a larger set of shards; a pattern matches it, too",
             beyond,
@@ -299,7 +310,7 @@ def _names_of_shards(files: Iterator[SourceFile], cut: _Cut) -> Iterator[bytes]:
 def shard_path(path: str, number: int) -> str:
     """Return the name of one shard: ``train.tar`` and 3 give ``train-000003.tar``."""
     stem, extension = os.path.splitext(path)
-    return f"{stem}-{number:06d}{extension}"
+    return with_text_of(path, f"{stem}-{number:06d}{extension}")
 
 
 _Cut = Callable[[list[SourceFile]], bool]

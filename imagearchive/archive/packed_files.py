@@ -115,10 +115,12 @@ def _rank_of(seed: int) -> Callable[[bytes], bytes]:
 
 
 def check_outside(directory: str, target: str) -> None:
-    """Raise unless there is such a directory, and the target is not below it."""
+    """Raise unless there is such a directory, and the target, if there is one, is outside."""
     if not os.path.isdir(directory):
         what = "not a directory" if os.path.exists(directory) else "no such directory"
         raise ArchiveNotFoundError(f"{directory}: {what}; name the directory to pack")
+    if not target:
+        return
     top = os.path.realpath(directory)
     folder = os.path.realpath(os.path.dirname(target) or ".")
     if os.path.commonpath([top, folder]) == top:

@@ -31,7 +31,7 @@ __all__ = ["Samples"]
 
 
 class _Source(Protocol):
-    paths: list[str]
+    paths: Sequence[str]
     table: IndexTable
 
     def read(self, key: int, /) -> bytes | memoryview: ...

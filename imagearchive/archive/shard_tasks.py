@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,15 @@ import numpy.typing as npt
 from imagearchive.archive.writers import is_zip, open_writer
 from imagearchive.containers.zip.writer import stored_mtime
 from imagearchive.errors import ImageArchiveError, TargetExistsError
+from imagearchive.index.index_locations import index_beside
 from imagearchive.index.table import IndexTable
+from imagearchive.index.upload import upload_index
 from imagearchive.storage.executors import AnyExecutor, run_all
+from imagearchive.storage.location import PublishingLocation, locate
 
 __all__ = ["PackedShard", "holds_members", "pack_shards", "write_once"]
+
+_SECOND: Final = 1_000_000_000
 
 
 class PackedShard(NamedTuple):
@@ -151,9 +156,17 @@ def holds_members(
         Save the index of the archive if it has none.
     """
     with contextlib.suppress(ImageArchiveError, OSError):
-        if os.stat(path).st_mtime_ns < newest:
+        location = locate(path)
+        remote = isinstance(location, PublishingLocation)
+        if not location.exists():
+            return False
+        written = location.status().mtime_ns
+        # Servers tell whole seconds.
+        if (written + _SECOND if remote else written) < newest:
             return False
         table = IndexTable.open(path, save=save_index)
+        if save_index and remote and not index_beside(location).exists():
+            table = upload_index(table, False)
         entries = table.entries
         return (
             len(table) == len(names)

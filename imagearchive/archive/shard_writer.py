@@ -15,7 +15,9 @@ from imagearchive.containers.tar.writer import RECORD
 from imagearchive.errors import ClosedError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_flag, check_integer, check_size, shorten
 from imagearchive.storage.closing import Abortable
-from imagearchive.storage.location import local_path
+from imagearchive.storage.location import locate
+from imagearchive.storage.outputs import output_path
+from imagearchive.storage.path_options import with_text_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -37,11 +39,19 @@ class ShardPath:
     name : str
         Of the argument.
     value : path-like
-        Such as ``train-{:05d}.tar``. ``{}`` stands for six digits.
+        Such as ``train-{:05d}.tar``, or a URL. ``{}`` stands for six digits.
+    storage_options, filesystem : optional
+        How to reach a URL.
     """
 
-    def __init__(self, name: str, value: str | os.PathLike[str]) -> None:
-        self.text = local_path(name, value)
+    def __init__(
+        self,
+        name: str,
+        value: str | os.PathLike[str],
+        storage_options: Mapping[str, Any] | None = None,
+        filesystem: Any = None,
+    ) -> None:
+        self.text = output_path(name, value, storage_options, filesystem)
         parts = _NUMBER.split(self.text)
         if len(parts) != 3 or "{" in parts[0] + parts[2]:
             raise OptionError(
@@ -58,14 +68,14 @@ class ShardPath:
 
     def number(self, number: int) -> str:
         """Return the path of one shard."""
-        return f"{self._before}{number:{self._format}}{self._after}"
+        return with_text_of(self.text, f"{self._before}{number:{self._format}}{self._after}")
 
     def pattern(self, first: int, count: int) -> str:
         """Return the brace pattern that names so many shards."""
         if count < 2:
             return self.number(first)
         low, high = f"{first:{self._format}}", f"{first + count - 1:{self._format}}"
-        return f"{self._before}{{{low}..{high}}}{self._after}"
+        return with_text_of(self.text, f"{self._before}{{{low}..{high}}}{self._after}")
 
 
 class ShardWriter(Abortable):
@@ -81,8 +91,8 @@ class ShardWriter(Abortable):
     Parameters
     ----------
     path : path-like
-        With a place for the number of the archive: ``train-{:05d}.tar``. ``{}`` stands for six
-        digits.
+        With a place for the number of the archive: ``train-{:05d}.tar``, or a URL. ``{}`` stands
+        for six digits.
     shard_size : int or str
         Maximum size of an archive in bytes, or as ``"100MB"``, without the index. A larger sample
         gets an archive of its own. Units are powers of 1024.
@@ -96,6 +106,8 @@ class ShardWriter(Abortable):
         As in `TarWriter`.
     first_number : int
         Number of the first archive.
+    storage_options, filesystem : optional
+        How to reach a URL, as in `open`.
 
     Attributes
     ----------
@@ -126,9 +138,11 @@ class ShardWriter(Abortable):
         index: bool = True,
         sync: bool = True,
         first_number: int = 0,
+        storage_options: Mapping[str, Any] | None = None,
+        filesystem: Any = None,
     ) -> None:
         self._first_number = check_integer("first_number", first_number, 0)
-        self._path = ShardPath("path", path)
+        self._path = ShardPath("path", path, storage_options, filesystem)
         # A smaller archive does not exist.
         self._shard = ShardSize(check_size("shard_size", shard_size, RECORD))
         self._shard_samples = (
@@ -272,7 +286,7 @@ class ShardWriter(Abortable):
             return
         self._finish()
         self._closed = True
-        if os.path.lexists(beyond := self._next_path()):
+        if locate(beyond := self._next_path()).exists():
             logger.warning(
                 "%s: left over from a larger set of shards; a pattern matches it, too", beyond
             )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from imagearchive.containers.archive_writer import open_packed_file
 from imagearchive.containers.tar.writer import BareTarWriter
@@ -15,10 +15,13 @@ from imagearchive.errors import CorruptArchiveError, CorruptIndexError
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.index.index_locations import cache_location, index_beside
 from imagearchive.storage.closing import Abortable
-from imagearchive.storage.location import local_path, locate
+from imagearchive.storage.location import locate
+from imagearchive.storage.outputs import output_path
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from imagearchive.storage.location import Location
 
 __all__ = [
     "IndexedTarWriter",
@@ -39,13 +42,14 @@ class TarWriter(Abortable):
     """Writes one TAR archive, which appears under its name only when it is whole.
 
     Until `close`, the bytes are in a temporary file beside the target; leaving the ``with`` block
-    by an exception removes it. The same members give the same bytes: owner, group and, unless
-    given, time and permissions are constants. For one thread.
+    by an exception removes it. For a URL, that file is in the folder of temporary files, which
+    ``TMPDIR`` names, and `close` uploads it, and then the index. The same members give the same
+    bytes: owner, group and, unless given, time and permissions are constants. For one thread.
 
     Parameters
     ----------
     path : path-like
-        The archive to write.
+        The archive to write, or a URL.
     overwrite : bool
         Replace an archive of that name when the new one is whole.
     mtime : int
@@ -57,6 +61,8 @@ class TarWriter(Abortable):
     sync : bool
         Put the archive on disk before it gets its name. Without, a power failure can leave a name
         with missing content.
+    storage_options, filesystem : optional
+        How to reach a URL, as in `open`.
 
     Attributes
     ----------
@@ -66,6 +72,10 @@ class TarWriter(Abortable):
     ------
     TargetExistsError
         `path` exists and `overwrite` was not given, or it is not a file.
+    OptionError
+        `path` is a URL of an HTTP server.
+    RemoteError
+        The server cannot be reached.
     OSError
         The directory cannot be written.
 
@@ -84,9 +94,12 @@ class TarWriter(Abortable):
         mode: int = 0o644,
         index: bool = True,
         sync: bool = True,
+        storage_options: Mapping[str, Any] | None = None,
+        filesystem: Any = None,
     ) -> None:
+        text = output_path("path", path, storage_options, filesystem)
         self._writer = IndexedTarWriter(
-            path, overwrite=overwrite, mtime=mtime, mode=mode, index=index, sync=sync
+            text, overwrite=overwrite, mtime=mtime, mode=mode, index=index, sync=sync
         )
         self.path = self._writer.path
 
@@ -214,11 +227,13 @@ class ZipWriter(Abortable):
     Parameters
     ----------
     path : path-like
-        The archive to write.
+        The archive to write, or a URL.
     overwrite : bool
         Replace an archive of that name when the new one is whole.
     sync : bool
         Put the archive on disk before it gets its name.
+    storage_options, filesystem : optional
+        How to reach a URL, as in `open`.
 
     Attributes
     ----------
@@ -231,9 +246,16 @@ class ZipWriter(Abortable):
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, overwrite: bool = False, sync: bool = True
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        sync: bool = True,
+        storage_options: Mapping[str, Any] | None = None,
+        filesystem: Any = None,
     ) -> None:
-        self._writer = IndexedZipWriter(path, overwrite=overwrite, index=False, sync=sync)
+        text = output_path("path", path, storage_options, filesystem)
+        self._writer = IndexedZipWriter(text, overwrite=overwrite, index=False, sync=sync)
         self.path = self._writer.path
 
     def add(
@@ -296,13 +318,15 @@ class IndexedTarWriter(BareTarWriter):
         index: bool = True,
         sync: bool = True,
     ) -> None:
+        text = output_path("path", path)
         super().__init__(
-            path,
+            text,
             overwrite=overwrite,
             mtime=mtime,
             mode=mode,
             sync=sync,
-            before_replace=partial(drop_index, local_path("path", path)),
+            before_replace=partial(drop_index, text),
+            on_upload=_upload_index if index else None,
         )
         self._index = index
 
@@ -316,7 +340,7 @@ class IndexedTarWriter(BareTarWriter):
 
 
 class IndexedZipWriter(BareZipWriter):
-    """Writes files to a ZIP archive and builds its index; the ZIP that `pack` writes.
+    """Writes a ZIP archive and builds its index; the ZIP that `pack` and `convert` write.
 
     Parameters
     ----------
@@ -333,11 +357,13 @@ class IndexedZipWriter(BareZipWriter):
         index: bool = True,
         sync: bool = True,
     ) -> None:
+        text = output_path("path", path)
         super().__init__(
-            path,
+            text,
             overwrite=overwrite,
             sync=sync,
-            before_replace=partial(drop_index, local_path("path", path)),
+            before_replace=partial(drop_index, text),
+            on_upload=_upload_index if index else None,
         )
         self._mtime = mtime
         self._index = index
@@ -404,10 +430,21 @@ def _content(fd: int, size: int, path_shown: str) -> Iterator[bytes]:
 
 
 def _build_index(path: str) -> None:
+    if locate(path).local_path is None:
+        # Done by `_upload_index`, while there was a copy on this machine.
+        return
     # Imports NumPy, which `pack` does in a thread while it packs.
     from imagearchive.index.table import IndexTable
 
     IndexTable.open(path, overwrite=True)
+
+
+def _upload_index(location: Location) -> None:
+    """Save the index of an archive that was uploaded beside it."""
+    from imagearchive.index.table import IndexTable
+    from imagearchive.index.upload import upload_index
+
+    upload_index(IndexTable.build(location), False)
 
 
 def drop_index(path: str) -> None:
@@ -422,14 +459,14 @@ def drop_index(path: str) -> None:
     if cached is not None:
         with contextlib.suppress(OSError):
             os.unlink(cached.path)
-    place = index_beside(archive).path
-    if not os.path.lexists(place):
+    beside = index_beside(archive)
+    if not beside.exists():
         return
     from imagearchive.index.table import IndexTable
 
     try:
-        if IndexTable.load(place).files == [archive.path]:
-            os.unlink(place)
+        if IndexTable.load(beside.path).files == [archive.path]:
+            beside.remove()
     except (FileNotFoundError, CorruptIndexError):
         # A damaged one is built again at the next open.
         pass

@@ -11,6 +11,7 @@ from imagearchive.cli.argument_types import merge_options
 from imagearchive.containers.derived import DECOMPRESS
 from imagearchive.errors import UnsupportedArchiveError
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.storage.outputs import temporary_folder
 from imagearchive.storage.temporary import LockedDirectory
 
 __all__ = ["open_archive_argument", "open_archive_to_convert"]
@@ -32,14 +33,15 @@ def open_archive_argument(arguments: argparse.Namespace) -> Archive:
 def open_archive_to_convert(arguments: argparse.Namespace, stack: ExitStack) -> Archive:
     """Open the archive that `convert` reads, until a stack is closed.
 
-    One that cannot be read at random is decompressed beside the target first, and removed at last.
+    One that cannot be read at random is decompressed where the target is written first, and removed
+    at last.
     """
     try:
         return stack.enter_context(open_archive_argument(arguments))
     except UnsupportedArchiveError as error:
         if DECOMPRESS not in error.hints:
             raise
-    folder = os.path.dirname(os.path.abspath(arguments.target))
+    folder = os.path.abspath(temporary_folder(arguments.target))
     temporary = stack.enter_context(LockedDirectory(folder, ".imagearchive-decompressed-"))
     arguments.decompress_to = temporary.path
     return stack.enter_context(open_archive_argument(arguments))

@@ -27,6 +27,7 @@ from imagearchive.cli.common_arguments import (
     add_threads,
     add_workers,
 )
+from imagearchive.cli.field_arguments import add_fields
 
 __all__ = [
     "add_cat",
@@ -208,6 +209,7 @@ def add_report(commands: Any) -> None:
     parser.add_argument(
         "--all", action="store_true", help="read all images, even if there are more than 20000"
     )
+    add_fields(parser)
     add_nested(parser)
     parser.add_argument(
         "--threads",

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
-import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from imagearchive.cli.argument_types import merge_options
+from imagearchive.cli.field_arguments import open_samples
 from imagearchive.cli.messages import print_error, print_notes
 from imagearchive.cli.output import (
     escape_message,
     format_size,
     pluralize,
     progress_bar,
+    relative_path,
     write,
     write_json,
 )
 
 if TYPE_CHECKING:
     from imagearchive.processing.repack import Repacked
-    from imagearchive.transforms.fields import Field
 
 __all__ = ["repack"]
 
 FAILED: Final = 1
-KINDS: Final = (
-    *("image", "mask", "boxes", "boxes-xywh", "boxes-yolo", "keypoints", "text", "json", "array"),
-    *("bytes", "label"),
-)
-_FIELD: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(?:([a-z]+(?:-[a-z]+)?):)?(.*\{key\}.*)")
 
 
 def repack(arguments: argparse.Namespace) -> int:
@@ -61,6 +56,7 @@ def repack(arguments: argparse.Namespace) -> int:
             overwrite=arguments.overwrite,
             index=not arguments.no_index,
             progress=step,
+            storage_options=merge_options(arguments.storage_options),
         )
     for key, reason in done.skipped:
         print_error(f"left out: {key[:200]}: {reason}")
@@ -78,48 +74,21 @@ def _open_source(arguments: argparse.Namespace) -> Iterator[tuple[Any, int]]:
     """Open what is repacked; yield it, and the number of its samples."""
     from imagearchive.archive.archive import Archive
     from imagearchive.datasets.image_archive import ImageArchive
-    from imagearchive.datasets.samples.dataset import SampleArchive
 
+    options = merge_options(arguments.storage_options)
     if arguments.field:
-        fields = dict(_field(arguments.parser, text) for text in arguments.field)
-        with SampleArchive(
-            arguments.sources, fields, keys=arguments.keys, first_dot=not arguments.whole_key
-        ) as samples:
+        with open_samples(arguments, arguments.sources, storage_options=options) as samples:
             yield samples, len(samples)
     elif arguments.target.endswith(".npz"):
-        with ImageArchive(arguments.sources) as images:
+        with ImageArchive(arguments.sources, storage_options=options) as images:
             yield images, len(images)
     else:
-        with Archive(arguments.sources, nested="auto") as archive:
+        with Archive(arguments.sources, nested="auto", storage_options=options) as archive:
             yield archive, len(archive.samples())
 
 
-def _field(parser: argparse.ArgumentParser, text: str) -> tuple[str, Field | str]:
-    """Return the name and the kind of a field, given as ``NAME=KIND:PATTERN``."""
-    from imagearchive.transforms import fields as kinds
-
-    match = _FIELD.fullmatch(text)
-    if match is None:
-        parser.error(
-            f"--field must be NAME=PATTERN or NAME=KIND:PATTERN with {{key}}, got {text!r}"
-        )
-    name, kind, pattern = match.groups()
-    if kind is None:
-        return name, pattern
-    if kind == "boxes-yolo":
-        classes = f"{name}_classes"
-        boxes = kinds.Boxes(pattern, format="cxcywh", relative=True, labels=classes)
-        return name, boxes
-    if kind == "boxes-xywh":
-        return name, kinds.Boxes(pattern, format="xywh")
-    if kind not in KINDS:
-        parser.error(f"--field: the kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    made: Field = getattr(kinds, kind.capitalize())(pattern)
-    return name, made
-
-
 def _summary(done: Repacked) -> list[str]:
-    lines = list(map(os.path.relpath, done.paths))
+    lines = [relative_path(path) or path for path in done.paths]
     ratio = done.bytes_after / done.bytes_before if done.bytes_before else 1.0
     before, after = (format_size(size, True) for size in (done.bytes_before, done.bytes_after))
     lines.append(

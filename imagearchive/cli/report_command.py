@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Final
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
 
 from imagearchive.cli.argument_types import merge_options
 from imagearchive.cli.messages import print_error
@@ -28,23 +29,25 @@ _DEFAULT: Final = "report.html"
 
 def report(arguments: argparse.Namespace) -> int:
     """Write a page about archives, or print its numbers as JSON."""
-    from imagearchive.processing.report.report import report as look_at
+    from imagearchive.processing.report.report import Survey
 
     output = arguments.output
     if output is None and not arguments.json:
         output = _DEFAULT
-    with progress_bar(None, "images", arguments.quiet) as step:
-        found = look_at(
-            arguments.archives,
-            output,
-            root=arguments.root,
-            all=arguments.all,
-            nested=arguments.nested,
-            threads=arguments.threads,
-            overwrite=arguments.overwrite,
-            storage_options=merge_options(arguments.storage_options),
-            progress=step,
+    with ExitStack() as opened:
+        survey = opened.enter_context(
+            Survey(
+                _sources(arguments, opened),
+                root=arguments.root,
+                all=arguments.all,
+                nested=arguments.nested,
+                threads=arguments.threads,
+                storage_options=merge_options(arguments.storage_options),
+                filesystem=None,
+            )
         )
+        step = opened.enter_context(progress_bar(survey.total, "images", arguments.quiet))
+        found = survey.run(output, arguments.overwrite, step)
     for facts in found.archives:
         if facts.problem:
             print_error(f"{facts.path}: {facts.problem}")
@@ -55,9 +58,26 @@ def report(arguments: argparse.Namespace) -> int:
         for common in found.common:
             names = (found.archives[number].path for number in (common.first, common.second))
             count = pluralize(common.identical, "identical image")
-            write([f"{' and '.join(map(escape_name, names))}: {count}"])
+            similar = f"{common.similar} more that look the same" if common.similar else ""
+            counts = ", ".join(filter(None, (count, similar)))
+            write([f"{' and '.join(map(escape_name, names))}: {counts}"])
         write([f"{escape_name(relative_path(output) or output)}"])
     return FAILED if any(facts.problem for facts in found.archives) else 0
+
+
+def _sources(arguments: argparse.Namespace, opened: ExitStack) -> list[Any]:
+    """Return the archives, or the samples in them that ``--field`` describes."""
+    if not arguments.field:
+        return list(arguments.archives)
+    from imagearchive.cli.field_arguments import open_samples
+
+    options = merge_options(arguments.storage_options)
+    return [
+        opened.enter_context(
+            open_samples(arguments, archive, missing="none", strict=False, storage_options=options)
+        )
+        for archive in arguments.archives
+    ]
 
 
 def _summary(facts: ArchiveFacts) -> str:
@@ -70,6 +90,9 @@ def _summary(facts: ArchiveFacts) -> str:
             parts.append(f"{images.damaged} broken or truncated")
     if facts.classes is not None:
         parts.append(pluralize(len(facts.classes.counts), "class", "classes"))
+    if facts.samples is not None and facts.samples.fields:
+        lacking = f", {facts.samples.incomplete} incomplete" if facts.samples.incomplete else ""
+        parts.append(pluralize(facts.samples.count, "sample") + lacking)
     if facts.arrays:
         parts.append(pluralize(len(facts.arrays), "array"))
     return f"{facts.path}: {', '.join(parts)}"

@@ -32,6 +32,7 @@ from imagearchive.cli.common_arguments import (
     add_threads,
     add_workers,
 )
+from imagearchive.cli.field_arguments import add_fields
 
 __all__ = [
     "add_convert",
@@ -119,12 +120,13 @@ def add_pack(commands: Any) -> None:
         type=path,
         help="a directory, or a file with one path per line; - is standard input",
     )
+    add_storage_options(parser)
     parser.add_argument(
         "target",
         metavar="TARGET",
         type=packed_path,
-        help="the .tar or .zip file to write, or - for a TAR to standard output; shards are named "
-        "TARGET-000000.tar and so on",
+        help="the .tar or .zip file or URL to write, or - for a TAR to standard output; shards are "
+        "named TARGET-000000.tar and so on",
     )
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--shards", type=positive_integer, metavar="N", help="write N archives")
@@ -172,7 +174,7 @@ def add_convert(commands: Any) -> None:
         "target",
         metavar="TARGET",
         type=output_path,
-        help="a .tar, .zip, or .npz file, or a directory for split bins",
+        help="a .tar, .zip, or .npz file or URL, or a directory for split bins",
     )
     parser.add_argument(
         "--to", choices=KINDS, help="the format; by default the name of TARGET decides"
@@ -213,8 +215,10 @@ def add_repack(commands: Any) -> None:
         "target",
         metavar="TARGET",
         type=output_path,
-        help="shards with {} where their number goes, such as out-{:05d}.tar; or an .npz",
+        help="shards with {} where their number goes, such as out-{:05d}.tar; or an .npz; may be "
+        "a URL",
     )
+    add_storage_options(parser)
     parser.add_argument(
         "--resize",
         type=image_size,
@@ -242,22 +246,7 @@ def add_repack(commands: Any) -> None:
         "--shard-samples", type=positive_integer, metavar="N", help="maximum samples in a shard"
     )
     _add_shuffle(parser)
-    parser.add_argument(
-        "--field",
-        action="append",
-        metavar="NAME=KIND:PATTERN",
-        help="a field of each sample, such as mask=mask:seg/{key}.png; may be repeated. Kinds: "
-        "image, mask, boxes, boxes-xywh, boxes-yolo, keypoints, text, json, array, bytes, label; "
-        "by default the extension decides",
-    )
-    parser.add_argument(
-        "--keys", metavar="FILE", help="with --field, a text file of the keys of the samples"
-    )
-    parser.add_argument(
-        "--whole-key",
-        action="store_true",
-        help="with --field, the keys of samples may contain dots",
-    )
+    add_fields(parser)
     parser.add_argument(
         "--skip-broken", action="store_true", help="leave out samples that cannot be read"
     )
@@ -299,8 +288,9 @@ def add_process(commands: Any) -> None:
         type=path,
         default="data/preprocessed",
         metavar="DIR",
-        help="the directory to write; default data/preprocessed",
+        help="the directory or URL to write to; default data/preprocessed",
     )
+    add_storage_options(parser)
     parser.add_argument(
         "--batch-size",
         type=positive_integer,

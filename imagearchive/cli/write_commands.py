@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
@@ -79,7 +79,7 @@ def index(arguments: argparse.Namespace) -> int:
 
 
 def _build_indexes(
-    paths: list[str], arguments: argparse.Namespace, executor: AnyExecutor | None, quiet: bool
+    paths: Sequence[str], arguments: argparse.Namespace, executor: AnyExecutor | None, quiet: bool
 ) -> list[dict[str, object]]:
     """Build the index of each archive, and report each as it is done."""
     from imagearchive.index.build_indexes import build_index
@@ -215,6 +215,7 @@ def pack(arguments: argparse.Namespace) -> int:
             sync=not arguments.no_sync,
             executor=executor,
             progress=step,
+            storage_options=merge_options(arguments.storage_options),
         )
     if arguments.json:
         write_json(made)
@@ -281,6 +282,7 @@ def convert(arguments: argparse.Namespace) -> int:
             index=not arguments.no_index,
             limits=Limits(max_ratio=arguments.max_ratio or Limits.max_ratio),
             progress=step,
+            storage_options=merge_options(arguments.storage_options),
         )
     if arguments.json:
         more = {"shards": arguments.shards} if arguments.shards else {}
@@ -312,6 +314,7 @@ def process(arguments: argparse.Namespace) -> int:
             image_size=arguments.image_size,
             executor=executor,
             progress=False if arguments.quiet else None,
+            storage_options=merge_options(arguments.storage_options),
         )
         if arguments.all:
             reports = list(processor.process_all(arguments.train_split).values())

@@ -10,10 +10,12 @@ from imagearchive.errors import ClosedError, UnsupportedMemberError
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import AtomicFile, file_kind
 from imagearchive.storage.closing import Abortable
-from imagearchive.storage.location import local_path
+from imagearchive.storage.outputs import open_output, output_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from imagearchive.storage.location import Location
 
 __all__ = ["ArchiveWriter", "StreamTarget", "open_packed_file"]
 
@@ -67,6 +69,7 @@ class StreamTarget:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
+        self.written_path = ""
         self.part = "stream"
         self.published = False
 
@@ -91,9 +94,11 @@ class ArchiveWriter(Abortable):
     Parameters
     ----------
     path, overwrite, sync
-        As in `imagearchive.TarWriter`.
+        As in `imagearchive.TarWriter`. A path may carry how to reach it.
     before_replace : callable, optional
         Called just before another archive is replaced.
+    on_upload : callable, optional
+        Called with the location of an archive that was uploaded, which is read from this machine.
     buffering : int
         As in `open`.
     stream : StreamTarget, optional
@@ -107,19 +112,22 @@ class ArchiveWriter(Abortable):
         overwrite: bool = False,
         sync: bool = True,
         before_replace: Callable[[], object] | None = None,
+        on_upload: Callable[[Location], object] | None = None,
         buffering: int = -1,
         stream: StreamTarget | None = None,
     ) -> None:
-        self.path = local_path("path", path)
+        self.path = output_path("path", path)
         self._failed = False
         self._finished = False
-        self._target: AtomicFile | StreamTarget = stream or AtomicFile(
+        self._target: AtomicFile | StreamTarget = stream or open_output(
             self.path,
             overwrite=overwrite,
             sync=sync,
             before_replace=before_replace,
+            on_upload=on_upload,
             buffering=buffering,
         )
+        self._written_path = self._target.written_path or self.path
 
     @property
     def published(self) -> bool:
@@ -149,7 +157,7 @@ class ArchiveWriter(Abortable):
         if self._finished or not self._target.part:
             return
         try:
-            with os_errors_for(self.path):
+            with os_errors_for(self._written_path):
                 self._finish()
             self._target.complete()
         except BaseException:

@@ -28,7 +28,7 @@ from imagearchive.datasets.image_options import (
 from imagearchive.datasets.image_samples import ImageSamples
 from imagearchive.datasets.label_files import LabelParser, parse_label_line
 from imagearchive.datasets.label_guard import LabelKind
-from imagearchive.datasets.labels import ArrayLabels, ClassesFrom, Labels, find_labels
+from imagearchive.datasets.labels import ArrayLabels, ClassesFrom, Labels, NoLabels, find_labels
 from imagearchive.datasets.likely_root import warn_of_doubtful_classes
 from imagearchive.datasets.listed_samples import (
     ListedSamples,
@@ -395,7 +395,10 @@ class ImageArchive(ImageSamples):
             and (not isinstance(listed, TableOptions) or listed.label is None)
             and self.archive.table.meta
         ):
-            has_class = bool(self._labels.classes) or (self._labels.targets() != NO_CLASS).any()
+            labels = self._labels
+            has_class = bool(labels.classes) or (
+                not isinstance(labels, NoLabels) and (labels.targets() != NO_CLASS).any()
+            )
             classes = self.classes if has_class else []
             warn_of_doubtful_classes(self.archive, self._selection, classes)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from imagearchive.datasets.companion_files import CompanionFile
     from imagearchive.datasets.selection import Selection
 
-__all__ = ["ArrayLabels", "ClassesFrom", "Labels", "find_labels"]
+__all__ = ["ArrayLabels", "ClassesFrom", "Labels", "NoLabels", "find_labels"]
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +136,34 @@ class ArrayLabels:
     def select(self, rows: npt.NDArray[np.int64]) -> ArrayLabels:
         """Return the labels of some of the samples."""
         return ArrayLabels(self._numbers[rows], self.classes)
+
+
+class NoLabels:
+    """No sample has a label, so each has `NO_CLASS`."""
+
+    def __init__(self, count: int) -> None:
+        self.classes: list[str] = []
+        self._count = count
+
+    def label(self, sample: int) -> int:
+        """Return `NO_CLASS`."""
+        return NO_CLASS
+
+    def values(self, sample: int) -> npt.NDArray[np.float64]:
+        """Return `NO_CLASS` as an array of shape (1,)."""
+        return np.array([NO_CLASS], np.float64)
+
+    def targets(self) -> npt.NDArray[np.int64]:
+        """Return `NO_CLASS` for each sample."""
+        return np.full(self._count, NO_CLASS, np.int64)
+
+    def sizes(self) -> None:
+        """Return None: the labels are not from a label file."""
+        return None
+
+    def select(self, rows: npt.NDArray[np.int64]) -> NoLabels:
+        """Return the labels of some of the samples."""
+        return NoLabels(len(rows))
 
 
 class ListedLabels:
@@ -315,6 +343,9 @@ def _find_class_labels(
         names = [table.lookup.sorted_name(place) for place in directories]
         classes = [decode(name) for name in sorted(name[: name.index(b"/")] for name in names)]
         return ClassLabels(classes, RaggedLabels(table.label_values, table.label_offsets))
+    if first is None and not selection.prefix and not len(table.label_values):
+        # No member is in a class directory, and there may be very many.
+        return NoLabels(len(table))
     classes, numbers = find_classes(table, selection.prefix, first)
     inside = numbers >= 0
     if not inside.any():
@@ -333,8 +364,7 @@ def _find_class_labels(
     if not selection.is_listed or selection.numbers is not None:
         # A list of members may be of few classes.
         _warn_of_empty_classes(archive, classes, numbers)
-    offsets = np.arange(len(numbers) + 1, dtype=np.uint64)
-    return ClassLabels(classes, RaggedLabels(numbers.astype(np.float64), offsets))
+    return ArrayLabels(numbers, classes)
 
 
 def _warn_of_empty_classes(

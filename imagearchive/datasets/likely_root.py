@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 _SPLITS: Final = frozenset(
     ("train", "training", "trainval", "val", "valid", "validation", "test", "testing")
 )
+#: So many members are looked at, which are enough for a guess.
+_LOOKED_AT: Final = 1 << 17
 _IMAGES: Final = [encode(f".{extension}") for extension in IMAGE_EXTENSIONS]
 
 
@@ -73,11 +75,14 @@ def likely_root(table: IndexTable) -> str | None:
     """Return the directory that probably contains the class directories.
 
     It is the one with the most images in its subdirectories, if at least two of these have some.
-    Where several have equally many, it is the first by name. None if there is none.
+    Where several have equally many, it is the first by name. None if there is none. Of very large
+    archives, the first members are looked at.
     """
-    images = np.flatnonzero(ends_with(table.names, table.name_offsets, _IMAGES))
-    starts, ends = table.name_offsets[:-1][images], table.name_offsets[1:][images]
-    slashes = np.flatnonzero(np.asarray(table.names) == ord("/")).astype(np.uint64)
+    bounds = table.name_offsets[: _LOOKED_AT + 1]
+    text = np.asarray(table.names[: int(bounds[-1])])
+    images = np.flatnonzero(ends_with(text, bounds, _IMAGES))
+    starts, ends = bounds[:-1][images], bounds[1:][images]
+    slashes = np.flatnonzero(text == ord("/")).astype(np.uint64)
     before = np.searchsorted(slashes, ends)
     depths = before - np.searchsorted(slashes, starts)
     inside = np.flatnonzero(depths > 0)

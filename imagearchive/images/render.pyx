@@ -69,6 +69,11 @@ cdef extern from "pixels.h" nogil:
     int px_mean_gray(const uint8_t *, size_t)
     void px_gray(const uint8_t *, size_t, uint8_t *)
 
+cdef extern from "<stdatomic.h>" nogil:
+    ctypedef int atomic_int
+    int atomic_exchange(atomic_int *, int)
+    void atomic_store(atomic_int *, int)
+
 cdef extern from "simd.h" nogil:
     int px_simd(int)
 
@@ -139,7 +144,7 @@ cdef class Decoder:
 
     cdef px_decoder *d
     cdef px_png *png
-    cdef bint busy
+    cdef atomic_int busy
     cdef public int64_t damaged_images
     cdef public str damage
     cdef readonly uint64_t max_pixels
@@ -167,13 +172,12 @@ cdef class Decoder:
         return Decoder, (self.max_pixels,)
 
     cdef int enter(self) except -1:
-        if self.busy:
+        if atomic_exchange(&self.busy, 1):
             raise OptionError("another thread is using this Decoder; create one for each thread")
-        self.busy = True
         return 0
 
     cdef int leave(self, int code, bint png) except -1:
-        self.busy = False
+        atomic_store(&self.busy, 0)
         if code == PX_OK:
             return 0
         if code == PX_NO_MEMORY:
@@ -222,7 +226,7 @@ cdef class Decoder:
         try:
             PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
         except BaseException:
-            self.busy = False
+            atomic_store(&self.busy, 0)
             raise
         PyObject_GetBuffer(result, &target, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
         encoded = <const uint8_t *> source.buf

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ["encode_thumbnail", "thumbnail"]
+__all__ = ["encode_thumbnail", "shrink", "thumbnail"]
 
 _UINT8: Final = OutputFormat()
 # At least what the resampling still reduces by: the fastest decoding there is.
@@ -81,9 +81,16 @@ def thumbnail(
         array = decode_image(encoded, decoder, exif_transpose)
     else:
         array = decode_image(encoded, decoder, exif_transpose)
-    geometry = _fitting(array.shape[1], array.shape[0], side)
+    return shrink(array, side, decoder)
+
+
+def shrink(
+    pixels: npt.NDArray[np.uint8], side: int, decoder: Decoder | None = None
+) -> npt.NDArray[np.uint8]:
+    """Shrink an image of shape (H, W, 3) so that it fits into a square, as `thumbnail` does."""
+    geometry = _fitting(pixels.shape[1], pixels.shape[0], side)
     out = np.empty((geometry.height, geometry.width, 3), np.uint8)
-    decoder.render_array(array, geometry, _UINT8, out)
+    (decoder or local_decoder()).render_array(pixels, geometry, _UINT8, out)
     return out
 
 

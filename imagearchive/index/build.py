@@ -14,6 +14,7 @@ from imagearchive.index.freshness import Signature, fingerprints, signatures
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import CHECKPOINTS
 from imagearchive.index.resolve import resolve
+from imagearchive.storage.answers import ask_again
 from imagearchive.storage.location import Location
 from imagearchive.storage.progress import Progress
 
@@ -49,6 +50,8 @@ class BuiltIndex(NamedTuple):
     unchanged: bool
 
 
+# The archive may have changed since its index was compared with it.
+@ask_again()
 def build_columns(
     location: Location,
     *,

@@ -1,37 +1,26 @@
-"""The indexes in the user's cache directory: lists and removes them.
-
-Each of them names its archives in the section ``files``: path, size, and identity of each file, all
-followed by NUL.
-"""
+"""The indexes in the user's cache directory: lists and removes them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, Literal, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 from imagearchive.errors import CorruptIndexError
 from imagearchive.index import file_format
 from imagearchive.index.freshness import Signature, signatures
 from imagearchive.index.index_locations import cache_directory
+from imagearchive.index.recorded_files import RecordedFiles
 from imagearchive.storage.location import Location, locate
 from imagearchive.storage.patterns import INDEX_SUFFIX
 
 __all__ = [
-    "FILES",
     "CachedIndex",
     "cached_indexes",
-    "describe_files",
     "is_cached",
-    "recorded_files",
     "remove_cached",
 ]
-
-FILES: Final = "files"
 
 
 class CachedIndex(NamedTuple):
@@ -61,12 +50,6 @@ def is_cached(location: Location) -> bool:
     """Whether an index file is in the cache directory."""
     folder = cache_directory()
     return folder is not None and location.parent.path == folder.path
-
-
-def describe_files(found: Mapping[str, Signature]) -> npt.NDArray[np.uint8]:
-    """Return the section ``files`` for files as they were when they were indexed."""
-    text = "".join(f"{path}\0{size}\0{identity}\0" for path, (size, identity) in found.items())
-    return np.frombuffer(os.fsencode(text), np.uint8)
 
 
 def cached_indexes() -> list[CachedIndex]:
@@ -101,7 +84,7 @@ def _describe(location: Location) -> CachedIndex:
     archives: list[str] = []
     state: Literal["fresh", "stale", "unknown"] = "unknown"
     with _unused(location.path) as status, contextlib.suppress(CorruptIndexError):
-        recorded = recorded_files(file_format.load(location).sections)
+        recorded = RecordedFiles(file_format.load(location).sections)
         archives = list(recorded)
         if recorded:
             state = "fresh" if all(map(_is_unchanged, *zip(*recorded.items()))) else "stale"
@@ -121,18 +104,6 @@ def _unused(path: str) -> Iterator[os.stat_result]:
             os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))
     finally:
         os.close(descriptor)
-
-
-def recorded_files(sections: Mapping[str, npt.NDArray[Any]]) -> dict[str, Signature]:
-    """Return what `describe_files` recorded: size and identity of each file, by its path."""
-    if FILES not in sections:
-        return {}
-    parts = os.fsdecode(sections[FILES].tobytes()).split("\0")
-    return {
-        path: (int(size), identity)
-        for path, size, identity in zip(*[iter(parts)] * 3)
-        if size.isdecimal() and len(size) < 20
-    }
 
 
 def _is_unchanged(path: str, recorded: Signature) -> bool:

@@ -6,6 +6,7 @@ digests can always be made to fit. Every column is therefore checked as a whole.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -64,7 +65,10 @@ def take_columns(path: str, sections: dict[str, npt.NDArray[Any]]) -> dict[str, 
 
 
 def check_columns(
-    path: str, identity: Sequence[object], columns: Mapping[str, npt.NDArray[Any]], sizes: list[int]
+    path: str,
+    identity: Sequence[object],
+    columns: Mapping[str, npt.NDArray[Any]],
+    sizes: npt.ArrayLike,
 ) -> None:
     """Check that nothing in the columns leads outside of the names, the labels or the files.
 
@@ -76,7 +80,7 @@ def check_columns(
         Changes with the content of that file. What passed once is not checked again.
     columns : mapping of str to ndarray
         The columns of `imagearchive.index.table.IndexTable`.
-    sizes : list of int
+    sizes : array-like of int
         The size of each file of the archive in bytes; `UNBOUNDED` where it is not known.
 
     Raises
@@ -84,7 +88,9 @@ def check_columns(
     CorruptIndexError
         A row is not what a scanner writes.
     """
-    key = f"{path}\0{identity}\0{sizes}"
+    limits = np.asarray(sizes, np.uint64)
+    digest = hashlib.blake2b(limits.tobytes(), digest_size=16).hexdigest()
+    key = f"{path}\0{identity}\0{digest}"
     if _passed.get(key):
         return
     entries = columns["entries"]
@@ -94,7 +100,6 @@ def check_columns(
             raise _damaged(path, f"{len(columns[name])} {name} for {count} members")
     if len(columns["name_order"]) != count:
         raise _damaged(path, f"{len(columns['name_order'])} sorted names for {count} members")
-    limits = np.array(sizes, np.uint64)
 
     def permutation() -> str | None:
         return None if is_permutation(columns["name_order"]) else "name_order is not a permutation"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import logging
 import os
 from contextlib import closing
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,15 +25,16 @@ from imagearchive.errors import (
 )
 from imagearchive.index import file_format
 from imagearchive.index.build import directory_labels
-from imagearchive.index.cache import FILES, describe_files, recorded_files
 from imagearchive.index.freshness import READ_PARTLY, REBUILD, Signature, signatures
 from imagearchive.index.index_locations import cache_location, check_replaceable
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import CHECKPOINTS, add_container_runs
 from imagearchive.index.name_order import sort_names
 from imagearchive.index.nesting import Nested, Nesting
+from imagearchive.index.recorded_files import FILES, RecordedFiles, describe_files
 from imagearchive.index.table import IndexTable
 from imagearchive.index.upload import upload_index
+from imagearchive.storage.answers import remember_answers
 from imagearchive.storage.location import Location, PublishingLocation, locate
 from imagearchive.storage.progress import byte_progress
 
@@ -48,6 +51,7 @@ logger = logging.getLogger(__name__)
 PLAIN = "plain"
 
 
+@remember_answers()
 def open_concatenated(
     paths: Sequence[str],
     ipath: str | os.PathLike[str] | None = None,
@@ -79,6 +83,13 @@ def open_concatenated(
         table = _load_remote(given, paths, strict, nested)
         if table is not None:
             return table
+    located = [locate(path) for path in paths]
+    are_remote = located[0].local_path is None
+    if are_remote:
+        # Imported here, because a single archive on this machine needs no threads.
+        from imagearchive.index.open_indexes import ask_ahead
+
+        ask_ahead(located, given)
     if len(paths) == 1:
         with byte_progress(f"indexing {os.path.basename(paths[0])}") as progress:
             table = IndexTable.open(
@@ -90,7 +101,7 @@ def open_concatenated(
                 nested=nested,
             )
         return upload_index(table, nested) if upload else table
-    archives = [resolve_location(locate(path)) for path in paths]
+    archives = [resolve_location(location) for location in located]
     seen = _signatures(archives)
     # The size and time of a directory do not change with the files in it.
     can_save = None not in seen
@@ -106,15 +117,16 @@ def open_concatenated(
         location = cache_location([digest], archives[0])
     remote = isinstance(location, PublishingLocation)
     if location is not None and not overwrite and not upload and not remote:
-        wanted = _Wanted.of(archive_paths, seen, strict, nested)
+        wanted = _Wanted(archive_paths, seen, strict, nested)
         found = _load(location, archives, seen, wanted, strict, ipath is not None)
         if found is not None:
             return found
     if ipath is not None and location is not None and location.exists():
         _check_is_index(location, archives)
-    # Imported here, because a single archive needs no threads.
     from imagearchive.index.open_indexes import open_indexes
 
+    if are_remote:
+        ask_ahead(archives, all_indexes=True)
     tables = open_indexes(
         archives,
         overwrite=overwrite if overwrite_each is None else overwrite_each,
@@ -138,7 +150,7 @@ def open_concatenated(
     if location is None or len(table.files) != len(paths):
         return table
     table.meta["joined"] = digest
-    table.meta["joined_paths"] = _digest(archive_paths, [None] * len(archives), strict, nested)
+    table.meta["joined_paths"] = _digest(archive_paths, None, strict, nested)
     if remote:
         # The state of each file is in the index, and each request says that it expects it.
         table.extra = {**table.extra, FILES: describe_files(table.file_signatures)}
@@ -167,11 +179,11 @@ def _signatures(archives: Sequence[Location]) -> list[Signature | None]:
 
 def _digest(
     paths: Sequence[str],
-    seen: Sequence[Signature | None],
+    seen: Iterable[Signature | None] | None,
     strict: bool,
     nested: Nested,
 ) -> str:
-    """Digest everything that a combined table depends on."""
+    """Digest everything that a combined table depends on; without `seen`, but for their state."""
     versions = sorted(f"{one.name} {one.version}" for one in all_containers())
     digest = hashlib.blake2b(digest_size=16)
     options = f"{file_format.VERSION} {strict}"
@@ -179,7 +191,7 @@ def _digest(
         options += f" {Nesting.from_argument(nested)}"
     for part in (options, *versions):
         digest.update(part.encode() + b"\0")
-    for path, signature in zip(paths, seen):
+    for path, signature in zip(paths, itertools.repeat(None) if seen is None else seen):
         digest.update(os.fsencode(path) + f"\0{signature}\0".encode())
     return digest.hexdigest()
 
@@ -193,40 +205,41 @@ def _note_inner(tables: Iterable[IndexTable], begins: list[bool]) -> Iterator[In
         yield table
 
 
-@dataclasses.dataclass(frozen=True)
 class _Wanted:
-    """The digests that a combined table may have.
+    """The digests that a combined table may have, each computed when it is asked for."""
 
-    Attributes
-    ----------
-    digest : str
-        Of everything.
-    paths : str
-        Without the state of the archives.
-    other_digest, other_paths : str or None
-        The same for the other of ``nested=False`` and ``nested="auto"``, which is as good if no
-        archive contains others.
-    """
-
-    digest: str
-    paths: str
-    other_digest: str | None
-    other_paths: str | None
-
-    @classmethod
-    def of(
-        cls, paths: Sequence[str], seen: Sequence[Signature | None], strict: bool, nested: Nested
-    ) -> _Wanted:
-        """Return the digests of a combined table of these archives."""
-        unknown = [None] * len(paths)
-        own = _digest(paths, seen, strict, nested), _digest(paths, unknown, strict, nested)
+    def __init__(
+        self, paths: Sequence[str], seen: Sequence[Signature | None], strict: bool, nested: Nested
+    ) -> None:
+        self._files = paths, seen, strict
         nesting = Nesting.from_argument(nested)
-        if nesting is not None and not nesting.auto:
-            return cls(*own, None, None)
-        other: Nested = "auto" if nesting is None else False
-        return cls(
-            *own, _digest(paths, seen, strict, other), _digest(paths, unknown, strict, other)
-        )
+        self._nested = nested
+        # If no archive contains others, nested=False and nested="auto" are the same.
+        self._other: Nested | None = None
+        if nesting is None or nesting.auto:
+            self._other = "auto" if nesting is None else False
+
+    @cached_property
+    def digest(self) -> str:
+        """Of everything."""
+        return _digest(*self._files, self._nested)
+
+    @cached_property
+    def paths(self) -> str:
+        """Without the state of the archives."""
+        paths, _, strict = self._files
+        return _digest(paths, None, strict, self._nested)
+
+    @cached_property
+    def other_digest(self) -> str | None:
+        """As `digest`, for the other value of `nested`."""
+        return None if self._other is None else _digest(*self._files, self._other)
+
+    @cached_property
+    def other_paths(self) -> str | None:
+        """As `paths`, for the other value of `nested`."""
+        paths, _, strict = self._files
+        return None if self._other is None else _digest(paths, None, strict, self._other)
 
     def has_digest(self, meta: Mapping[str, Any]) -> bool:
         """Whether these are the metadata of such a table of these archives in their state."""
@@ -296,8 +309,8 @@ def _load_remote(
         sections, meta, *_ = file_format.load(location)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    known = recorded_files(sections)
-    wanted = _Wanted.of(paths, [None] * len(paths), strict, nested)
+    known = RecordedFiles(sections)
+    wanted = _Wanted(paths, [], strict, nested)
     if not wanted.has_paths(meta):
         raise StaleIndexError(
             f"{location.path}: it does not describe the {len(paths)} archives from "
@@ -305,16 +318,18 @@ def _load_remote(
             hints=[REBUILD],
         )
     # `expand_paths` has returned the paths of locations, and there may be very many.
-    files = list(paths)
-    if any(file not in known for file in files):
-        raise CorruptIndexError(f"{location.path}: it does not describe all archives; delete it")
-    table = IndexTable.load(location.path, sizes=[known[file][0] for file in files])
+    try:
+        sizes = np.fromiter((known[path][0] for path in paths), np.uint64, len(paths))
+    except (KeyError, OverflowError):
+        raise CorruptIndexError(
+            f"{location.path}: it does not describe all archives; delete it"
+        ) from None
+    table = IndexTable.load(location.path, sizes=sizes)
     if strict and table.meta.get("damage"):
         raise CorruptArchiveError(
             f"{table.meta['damage']} (as found when {location.path} was built)", hints=[READ_PARTLY]
         )
-    table.files = files
-    table.file_signatures = {file: known[file] for file in files}
+    table.files, table.file_signatures = paths, known
     return table
 
 

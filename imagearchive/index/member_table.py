@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ class MemberTable:
         Member ``i`` is named ``names[name_offsets[i]:name_offsets[i + 1]]``.
     name_order : ndarray of uint64, shape (N,)
         The permutation that sorts the names bytewise.
-    files : list of str
+    files : sequence of str
         The files that hold the bytes. ``entries["shard"]`` is an index into it, or beyond its end
         the number of a view in `derived`.
     meta : dict
@@ -74,7 +75,7 @@ class MemberTable:
     names: npt.NDArray[np.uint8]
     name_offsets: npt.NDArray[np.uint64]
     name_order: npt.NDArray[np.uint64]
-    files: list[str]
+    files: Sequence[str]
     meta: dict[str, Any]
     extra: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     path: str | None = None
@@ -82,7 +83,7 @@ class MemberTable:
 
     def __post_init__(self) -> None:
         # The files as they were when the table was compared with them, by path.
-        self.file_signatures: dict[str, Signature] = {}
+        self.file_signatures: Mapping[str, Signature] = {}
         self.unchanged_during_scan = True
         #: By shard: the decompressed views of files, and what archives inside archives refer to.
         self.derived = derived_files(self.path, self.meta)

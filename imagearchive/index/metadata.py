@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
+
 from imagearchive.containers.container import Container
 from imagearchive.containers.derived import DerivedFile
 from imagearchive.containers.left_out import LeftOut
@@ -100,13 +103,15 @@ def derived_files(ipath: str | None, meta: dict[str, Any]) -> dict[int, DerivedF
     return derived
 
 
-def shard_sizes(ipath: str, files: Sequence[int], derived: Mapping[int, DerivedFile]) -> list[int]:
+def shard_sizes(
+    ipath: str, files: npt.ArrayLike, derived: Mapping[int, DerivedFile]
+) -> npt.NDArray[np.uint64]:
     """Return the length of what each shard refers to in bytes.
 
     Parameters
     ----------
     ipath : str
-    files : sequence of int
+    files : array-like of int
         The sizes of the files.
     derived : mapping of int to DerivedFile
 
@@ -115,11 +120,15 @@ def shard_sizes(ipath: str, files: Sequence[int], derived: Mapping[int, DerivedF
     CorruptIndexError
         A view is not within its parent, or is not numbered after it.
     """
-    sizes = list(files)
+    known = np.asarray(files, np.uint64)
+    if not derived:
+        return known
+    sizes: list[int] = known.tolist()
+    count = len(sizes)
     depths = [0] * len(sizes)
     for number, one in sorted(derived.items()):
         if one.parent is None:
-            if number < len(files):
+            if number < count:
                 sizes[number] = one.size
             continue
         if number != len(sizes) or one.parent >= number or depths[one.parent] == MAX_VIEWS_DEEP:
@@ -133,7 +142,7 @@ def shard_sizes(ipath: str, files: Sequence[int], derived: Mapping[int, DerivedF
             )
         depths.append(depths[one.parent] + 1)
         sizes.append(one.size if one.format else outer)
-    return sizes
+    return np.array(sizes, np.uint64)
 
 
 def _is_inside(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Opens the indexes of many archives in a few threads."""
+"""Opens the indexes of many archives in a few threads, and asks servers for several at once."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Final
 
+from imagearchive.index.index_locations import index_locations
 from imagearchive.index.nesting import Nested
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.executors import run_tasks
-from imagearchive.storage.location import Location
+from imagearchive.storage.location import MAX_REQUESTS, Location, PublishingLocation
 from imagearchive.storage.progress import byte_progress, count_progress
 from imagearchive.storage.task_threads import TaskThreads
 
-__all__ = ["open_indexes"]
+__all__ = ["ask_ahead", "open_indexes"]
 
 # More than processors, because saving an index mostly waits for the disk. Few, because each thread
 # has a file or two open, and finished tables wait for those before them.
 THREADS: Final = 8
+# Up to so many archives, their indexes are asked for before it is known whether they are needed.
+FEW: Final = MAX_REQUESTS // 2
 
 
 def open_indexes(
@@ -61,6 +64,44 @@ def open_indexes(
                 step(1)
     finally:
         stopped.set()
+
+
+def ask_ahead(
+    archives: Sequence[Location], ipath: Location | None = None, *, all_indexes: bool = False
+) -> None:
+    """Ask servers, all at once, for what opening archives will ask for one after the other.
+
+    Within `imagearchive.storage.answers.remember_answers`, which remembers errors, too. Does
+    nothing for archives on this machine.
+
+    Parameters
+    ----------
+    archives : sequence of Location
+        What is asked for is the first bytes of the first one, the status of the others, and the
+        indexes beside them that this machine has no copy of.
+    ipath : Location, optional
+        The index of them all, which is asked for in place of theirs.
+    all_indexes : bool
+        Whether to ask for indexes even if there are more than `FEW` archives.
+    """
+    calls: list[Callable[[], object]] = []
+    for number, archive in enumerate(archives):
+        if isinstance(archive, PublishingLocation):
+            calls.append(archive.status if number else archive.open)
+            if ipath is None and (all_indexes or len(archives) <= FEW):
+                places = index_locations(archive)
+                if not any(one.local_path is not None and one.exists() for one in places):
+                    calls += [
+                        one.open_copy for one in places if isinstance(one, PublishingLocation)
+                    ]
+    if isinstance(ipath, PublishingLocation):
+        calls.append(ipath.open_copy)
+    if len(calls) < 2:
+        return
+    with TaskThreads(min(MAX_REQUESTS, len(calls))) as threads:
+        # An error is raised again to whoever needs the answer.
+        for task in [threads.submit(call) for call in calls]:
+            task.exception()
 
 
 def _map_in_threads(

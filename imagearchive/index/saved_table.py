@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from imagearchive.errors import CorruptIndexError
 from imagearchive.index import file_format
-from imagearchive.index.cache import FILES, describe_files, is_cached
+from imagearchive.index.cache import is_cached
 from imagearchive.index.column_checks import COLUMNS, UNBOUNDED, check_columns, take_columns
 from imagearchive.index.freshness import Signature, difference
 from imagearchive.index.member_table import MemberTable
@@ -23,10 +23,11 @@ from imagearchive.index.metadata import (
     shard_sizes,
 )
 from imagearchive.index.original_format import original_columns
+from imagearchive.index.recorded_files import FILES, describe_files
 from imagearchive.storage.location import Location, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from typing_extensions import Self
 
@@ -48,7 +49,7 @@ class SavedTable(MemberTable):
         cls,
         ipath: str,
         apath: str | os.PathLike[str] | None = None,
-        sizes: Sequence[int] | None = None,
+        sizes: npt.ArrayLike | None = None,
     ) -> Self:
         """Map an index file without checking whether the archive is still the same.
 
@@ -64,7 +65,7 @@ class SavedTable(MemberTable):
             The index file.
         apath : path-like, optional
             The archive. By default the files that the index names, relative to its directory.
-        sizes : sequence of int, optional
+        sizes : array-like of int, optional
             The size in bytes of each file of the archive. By default what the index says.
 
         Raises
@@ -86,7 +87,7 @@ class SavedTable(MemberTable):
         base = locate(ipath if apath is None else apath).parent
         check_metadata(ipath, meta)
         archives = meta["archives"]
-        seekable = file_sizes(ipath, archives) if sizes is None else list(sizes)
+        seekable = file_sizes(ipath, archives) if sizes is None else sizes
         check_columns(
             ipath, identity, columns, shard_sizes(ipath, seekable, derived_files(ipath, meta))
         )

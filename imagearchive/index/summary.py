@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ class _Table(Protocol):
     entries: npt.NDArray[Any]
     label_values: npt.NDArray[np.float64]
     label_offsets: npt.NDArray[np.uint64]
-    files: list[str]
+    files: Sequence[str]
     path: str | None
 
     def __len__(self) -> int: ...

@@ -47,7 +47,7 @@ from imagearchive.loader.order import (
 from imagearchive.loader.saved_state import STATE_HINTS, check_state, shuffle_state
 from imagearchive.loader.thread_pool import JOIN_TIMEOUT, Pool
 from imagearchive.storage.checksums import Verify, check_verify
-from imagearchive.storage.closing import Closable
+from imagearchive.storage.closing import Closable, live_objects
 from imagearchive.storage.fork_lock import ForkSafeLock
 from imagearchive.storage.location import locate
 from imagearchive.storage.path_options import add_options
@@ -506,7 +506,7 @@ class DataLoader(Closable):
     def _close(self, timeout: float | None) -> None:
         with self._lock.of_process():
             self._closed = True
-            iterators = list(self._iterators)
+            iterators = live_objects(self._iterators)
         for iterator in iterators:
             iterator.close(timeout)
         if self._owns_dataset:

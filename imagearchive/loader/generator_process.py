@@ -30,7 +30,7 @@ from imagearchive.errors import ClosedError, OptionTypeError, WorkerError
 from imagearchive.errors.arguments import check_callable, check_choice, check_integer
 from imagearchive.errors.transport import dump_exception, load_exception
 from imagearchive.loader.shared_arena import SharedArena
-from imagearchive.storage.closing import Closable
+from imagearchive.storage.closing import Closable, live_objects
 from imagearchive.storage.framing import MessageReader, dump, send_message
 
 __all__ = ["MpQItr"]
@@ -140,7 +140,7 @@ class MpQItr(Closable, Generic[T_co]):
     def close(self) -> None:
         """End every child that is still running; a second call does nothing."""
         super().close()
-        for run in list(self._runs):
+        for run in live_objects(self._runs):
             run.close()
 
     def __getstate__(self) -> dict[str, Any]:

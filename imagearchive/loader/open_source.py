@@ -23,6 +23,8 @@ from imagearchive.loader.sources import (
     Source,
     SubsetSource,
 )
+from imagearchive.storage.answers import remember_answers
+from imagearchive.storage.location import locate
 from imagearchive.storage.patterns import expand_paths
 
 if TYPE_CHECKING:
@@ -79,9 +81,7 @@ def open_source(
             raise OptionError("nested= is for paths; pass it where the dataset is opened")
         dataset = source
     else:
-        dataset = _open_paths(
-            expand_paths(paths), columns, transform is None, verify, decompress_to, nested
-        )
+        dataset = _open_paths(paths, columns, transform is None, verify, decompress_to, nested)
     wrapper = _Wrapper(columns, exif_transpose, transform, label_kind, fields)
     wrapped = wrapper.wrap(dataset)
     if columns is not None and isinstance(wrapped, EncodedSource):
@@ -110,8 +110,9 @@ def _paths(source: Any) -> list[str] | None:
     return [check_path("source", path) for path in source]
 
 
+@remember_answers()
 def _open_paths(
-    paths: list[str],
+    patterns: list[str],
     columns: tuple[str, str | None] | None,
     copy: bool,
     verify: Verify | None,
@@ -122,6 +123,11 @@ def _open_paths(
     # Imported here, since a loader of other datasets needs none of these.
     from imagearchive.datasets.npz.detect import holds_arrays
 
+    paths = expand_paths(patterns)
+    if locate(paths[0]).local_path is None:
+        from imagearchive.index.open_indexes import ask_ahead
+
+        ask_ahead([locate(path) for path in paths])
     if not holds_arrays(paths[0], decompress_to):
         from imagearchive.datasets.image_archive import ImageArchive
 

@@ -13,18 +13,17 @@ eight, would run the rest of the jobs before the interpreter exits, and has no s
 from __future__ import annotations
 
 import atexit
-import itertools
 import operator
 import os
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
 from imagearchive.errors import WorkerError
+from imagearchive.storage.closing import live_objects
 
 __all__ = ["JOIN_TIMEOUT", "Job", "Pool"]
 
@@ -50,13 +49,13 @@ class Job(Protocol):
 class _Entry:
     """A job in the pool, and its result."""
 
-    __slots__ = ("error", "failures", "finished", "job", "parts", "parts_done", "result")
+    __slots__ = ("error", "failures", "finished", "job", "parts", "result", "unfinished")
 
     def __init__(self, job: Job) -> None:
         self.job: Job | None = job
         self.parts = job.parts
-        # Advancing it is atomic, so exactly one thread sees the last number.
-        self.parts_done = itertools.count(1)
+        # Popping is atomic, so exactly one thread gets the 0, after all others have popped theirs.
+        self.unfinished = list(range(job.parts))
         self.result: Any = None
         # Appending is atomic.
         self.failures: list[tuple[int, BaseException]] = []
@@ -98,7 +97,8 @@ class Pool:
         self._make_tools = make_tools
         self._taking = threading.Lock()
         self._work: SimpleQueue[tuple[_Entry, int] | None] = SimpleQueue()
-        self._entries: deque[_Entry] = deque()
+        # A list, whose copy in `stop` is atomic.
+        self._entries: list[_Entry] = []
         self._exhausted = False
         self._closed = False
         self._own_tools: Any = None
@@ -137,7 +137,7 @@ class Pool:
             entry = self._entries[0]
             if not entry.finished.get():
                 return False, None
-            self._entries.popleft()
+            del self._entries[0]
             error, entry.error = entry.error, None
             if error is not None:
                 try:
@@ -156,19 +156,32 @@ class Pool:
             return False, None
         if self._own_tools is None:
             self._own_tools = self._make_tools()
-        job = self._next_job()
-        if job is None:
-            return False, None
         try:
+            job = self._next_job()
+            if job is None:
+                return False, None
             for part in range(job.parts):
                 job.run(part, self._own_tools)
             return True, job.finish()
-        except StopIteration as error:
-            raise WorkerError("reading a sample raised StopIteration") from error
+        except Exception as error:
+            if self._is_closed():
+                return False, None
+            if isinstance(error, StopIteration):
+                raise WorkerError("reading a sample raised StopIteration") from error
+            raise
+
+    def _is_closed(self) -> bool:
+        """Whether the pool is closed; another thread may have closed what the jobs read as well."""
+        return self._closed
 
     def _refill(self) -> None:
         while not self._exhausted and not self._closed and len(self._entries) < self._ahead:
-            job = self._next_job()
+            try:
+                job = self._next_job()
+            except Exception:
+                if self._is_closed():
+                    return
+                raise
             if job is None:
                 self._exhausted = True
                 return
@@ -193,7 +206,7 @@ class Pool:
                     entry.job.run(part, tools)
             except BaseException as error:  # noqa: BLE001 - raised again by `take`
                 entry.failures.append((part, error))
-            if next(entry.parts_done) == entry.parts:
+            if entry.unfinished.pop() == 0:
                 _finish(entry)
             # Waiting for work must not keep the last batch alive.
             del item, entry
@@ -206,7 +219,7 @@ class Pool:
             return
         for _ in self._threads:
             self._work.put(None)
-        for entry in tuple(self._entries):
+        for entry in self._entries.copy():
             entry.finished.put(False)
 
     def close(self, timeout: float | None = None) -> None:
@@ -244,7 +257,7 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    pools = list(_pools)
+    pools = live_objects(_pools)
     for pool in pools:
         pool.stop()
     end = time.monotonic() + JOIN_TIMEOUT

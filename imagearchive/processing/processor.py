@@ -6,15 +6,14 @@ sample is written as soon as it is decoded, and none is held in memory to be shu
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
@@ -32,8 +31,16 @@ from imagearchive.processing.annotation_records import Annotations, Problem
 from imagearchive.processing.annotations import read_annotations
 from imagearchive.processing.background_writer import BackgroundWriter
 from imagearchive.processing.decode_stream import decode_in_order, split_tasks
+from imagearchive.processing.earlier_run import (
+    fingerprint,
+    load_report,
+    load_side,
+    save_report,
+    save_side,
+)
 from imagearchive.processing.tasks import BoxFormat, Decoded, DecodeOptions, Job, Kind, job_of
-from imagearchive.storage.location import local_path
+from imagearchive.storage.location import local_path, locate
+from imagearchive.storage.outputs import output_folder
 from imagearchive.storage.process_pool import WorkerPool
 from imagearchive.storage.staged_files import StagedFiles
 
@@ -114,8 +121,12 @@ class DataProcessor:
     that labels a point.
 
     The same folder, seed, and options give the same bytes, whatever the number of workers.
-    Outputs appear under their names once all of them are complete: after a crash the files of the
-    previous run are still there, and the next run removes what was left behind.
+    The outputs of a kind appear under their names once all of them are complete: after a crash the
+    files of the previous run are still there.
+
+    The same call again does only what is missing: a kind whose outputs are there is not processed
+    again unless an option, an annotation, or the size or time of an image has changed. If a run was
+    interrupted or killed after one of the two files was complete, that file is kept.
 
     One instance may be used from one thread at a time. No script guard
     (``if __name__ == "__main__"``) is needed.
@@ -123,7 +134,8 @@ class DataProcessor:
     Parameters
     ----------
     raw_data_dir, output_dir : path-like
-        Where to read and write; `output_dir` is created if it does not exist.
+        Where to read and write; `output_dir` is created if it does not exist. It may be a URL, such
+        as ``s3://bucket/preprocessed``.
     batch_size : int
         Images in a batch.
     num_workers : int
@@ -147,6 +159,8 @@ class DataProcessor:
         workers must see `raw_data_dir` under the same path. It is not shut down.
     progress : bool, optional
         Whether to show progress bars; by default if standard error is a terminal.
+    storage_options, filesystem : optional
+        How to reach `output_dir`, as in `open`.
 
     Raises
     ------
@@ -168,9 +182,11 @@ class DataProcessor:
         compress: bool = False,
         executor: Executor | None = None,
         progress: bool | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        filesystem: Any = None,
     ) -> None:
         self.raw_data_dir = local_path("raw_data_dir", raw_data_dir)
-        self.output_dir = local_path("output_dir", output_dir)
+        self.output_dir = output_folder("output_dir", output_dir, storage_options, filesystem)
         self.batch_size = check_integer("batch_size", batch_size, 1)
         self.num_workers = check_integer("num_workers", num_workers, 0)
         self.flush_every = check_integer("flush_every", flush_every, 1)
@@ -297,16 +313,29 @@ class DataProcessor:
         # RandomState is the one generator whose permutations NumPy promises never to change.
         order = np.random.RandomState(self.seed).permutation(len(jobs))
         sides: dict[Side, NDArray[np.intp]] = {"train": order[:count], "val": order[count:]}
-        os.makedirs(self.output_dir, exist_ok=True)
         # An empty side gets no file: the shapes of its columns would be unknown.
         chosen = {
             side: [jobs[i] for i in indices] for side, indices in sides.items() if len(indices)
         }
         names: dict[Side, str] = {side: f"{side}_{kind}.npz" for side in sides}
-        with StagedFiles(self.output_dir, f".processing_{kind}.") as staged:
-            places = {side: staged.path(names[side]) for side in chosen}
-            written = self._write(kind, chosen, places, executor, skipped)
-            paths = {side: os.path.join(self.output_dir, names[side]) for side in chosen}
+        summary = f"report_{kind}.json"
+        folder = locate(self.output_dir)
+        mark = self._fingerprint(kind, chosen)
+        saved = load_report(folder, summary, mark)
+        if saved is not None:
+            with suppress(TypeError):
+                report = ProcessReport(**saved)
+                logger.info("%s: %s is up to date", kind, self.output_dir)
+                return report
+        folder.make_directory()
+        with StagedFiles(self.output_dir, f".processing_{kind}.", mark) as staged:
+            try:
+                written = self._write(kind, chosen, names, staged, executor, skipped)
+            except LabelError:
+                # It would fail again.
+                staged.discard()
+                raise
+            paths = {side: self._path(names[side]) for side in chosen}
             report = ProcessReport(
                 kind,
                 written.get("train", 0),
@@ -316,19 +345,32 @@ class DataProcessor:
                 tuple(skipped),
                 time.monotonic() - started,
             )
-            summary = f"report_{kind}.json"
-            with (
-                os_errors_for(os.path.join(self.output_dir, summary)),
-                open(staged.path(summary), "w", encoding="utf-8") as file,
-            ):
-                json.dump(asdict(report), file, indent=1)
-                file.write("\n")
+            sizes = {names[side]: os.path.getsize(staged.path(names[side])) for side in chosen}
+            with os_errors_for(self._path(summary)):
+                save_report(staged.path(summary), report, mark, sizes)
             staged.publish(
                 [*(names[side] for side in chosen), summary],
                 [names[side] for side in sides if side not in chosen],
             )
         logger.log(logging.WARNING if skipped else logging.INFO, "%s", report)
         return report
+
+    def _path(self, name: str) -> str:
+        """Return the path or URL of an output."""
+        folder = locate(self.output_dir)
+        if folder.local_path is None:
+            return folder.join(name).path
+        return os.path.join(self.output_dir, name)
+
+    def _fingerprint(self, kind: Kind, chosen: Mapping[Side, list[Job]]) -> str:
+        """Return what identifies the content of the outputs."""
+        options = {
+            "kind": kind,
+            "image_size": self.image_size,
+            "box_format": self.box_format,
+            "compress": bool(self.compress),
+        }
+        return fingerprint({str(side): jobs for side, jobs in chosen.items()}, options)
 
     def _list(self, kind: Kind) -> tuple[list[Job], list[Problem]]:
         parts = [read_annotations(folder, self.raw_data_dir) for folder in self._folders(kind)]
@@ -353,33 +395,52 @@ class DataProcessor:
         self,
         kind: Kind,
         chosen: dict[Side, list[Job]],
-        places: dict[Side, str],
+        names: Mapping[Side, str],
+        staged: StagedFiles,
         executor: Executor | WorkerPool | None,
         skipped: list[Problem],
     ) -> dict[Side, int]:
-        """Decode the jobs of all sides and write their samples; return how many there were."""
+        """Decode the jobs of all sides and write their samples; return how many there were.
+
+        A side whose file is there from an earlier run is left as it is.
+        """
         written: dict[Side, int] = {}
+        problems: dict[Side, list[Problem]] = {}
+        for side in chosen:
+            saved = load_side(staged.path(_notes(side)))
+            if saved is not None and staged.holds(names[side]):
+                written[side], problems[side] = saved[0], list(saved[1])
+                logger.warning("%s: continuing with what an earlier run has written", names[side])
         # Named, so that both sides of the split have the same columns whatever their first rows.
         ragged = ["bboxes"] * (kind == "detector") + ["images"] * (self.image_size is None)
         options = DecodeOptions(self.image_size, self.box_format)
         # One stream of tasks for all, so that the workers go on while a file is completed.
+        missing = {side: jobs for side, jobs in chosen.items() if side not in written}
         tasks = (
-            task for jobs in chosen.values() for task in split_tasks(jobs, self.batch_size, options)
+            task
+            for jobs in missing.values()
+            for task in split_tasks(jobs, self.batch_size, options)
         )
         with ExitStack() as stack:
             decoded = decode_in_order(tasks, options, executor, self.num_workers)
             results = stack.enter_context(closing(decoded))
             writers: list[BackgroundWriter] = []
-            for side, jobs in chosen.items():
-                writer = BackgroundWriter(places[side], compress=self.compress, ragged=ragged)
+            for side, jobs in missing.items():
+                path = staged.path(names[side])
+                writer = BackgroundWriter(path, compress=self.compress, ragged=ragged)
                 writers.append(stack.enter_context(writer))
+                found = problems[side] = []
                 with self._bar(f"{side} {kind}", len(jobs)) as bar:
-                    written[side] = self._feed(writer, results, len(jobs), bar, skipped)
+                    written[side] = self._feed(writer, results, len(jobs), bar, found)
                 if not written[side]:
-                    raise LabelError(_describe_nothing(os.path.basename(places[side]), skipped))
+                    raise LabelError(_describe_nothing(os.path.basename(path), [*skipped, *found]))
+                # Before the file, which appears when it is complete.
+                save_side(staged.path(_notes(side)), written[side], found)
                 writer.end()
             for writer in writers:
                 writer.finish()
+        for side in chosen:
+            skipped += problems[side]
         return written
 
     def _feed(
@@ -414,6 +475,11 @@ class DataProcessor:
         # None shows a bar only on a terminal.
         hide = None if self.progress is None else not self.progress
         return tqdm(total=total, desc=what, unit=" images", disable=hide, file=sys.stderr)
+
+
+def _notes(side: Side) -> str:
+    """Return the name of the staged file that says what is in the file of a side."""
+    return f"{side}.json"
 
 
 def _check_image_size(value: int | tuple[int, int] | None) -> tuple[int, int] | None:

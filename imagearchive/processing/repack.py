@@ -40,10 +40,10 @@ from imagearchive.processing.repack_sources import (
     as_source,
     check_keys,
 )
-from imagearchive.storage.atomic import AtomicFile, check_target
 from imagearchive.storage.executors import AnyExecutor
-from imagearchive.storage.location import local_path
+from imagearchive.storage.location import locate
 from imagearchive.storage.make_once import lock_beside
+from imagearchive.storage.outputs import check_target, open_output, output_path, temporary_folder
 
 if TYPE_CHECKING:
     from imagearchive.storage.patterns import ArchivePath
@@ -113,6 +113,8 @@ def repack(
     index: bool = True,
     sync: bool = True,
     progress: Callable[[int], object] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    filesystem: Any = None,
 ) -> Repacked:
     """Write a data set again, as shards of smaller images, or decoded as an NPZ.
 
@@ -146,7 +148,7 @@ def repack(
         A path may be a directory, an archive, a pattern, or a list of them. To write an NPZ, it is
         opened as an `ImageArchive`. Datasets must not have transforms. An NPZ cannot be repacked.
     target : path-like
-        ``train-{:05d}.tar`` with a place for the number of a shard, or an ``.npz``.
+        ``train-{:05d}.tar`` with a place for the number of a shard, or an ``.npz``. May be a URL.
     resize : int or (int, int), optional
         Length of the shorter side, to which larger images shrink; or width and height of every
         image. By default sizes stay.
@@ -176,6 +178,8 @@ def repack(
         As in `TarWriter`.
     progress : callable, optional
         Called with the number of samples done since the last call.
+    storage_options, filesystem : optional
+        How to reach URLs, as in `open`: those of `target`, and of a `source` that is a path.
 
     Returns
     -------
@@ -206,24 +210,28 @@ def repack(
         progress=progress or (lambda count: None),
     )
     to_npz = os.fspath(target).endswith(".npz") if isinstance(target, str | os.PathLike) else False
+    access: dict[str, Any] = {"storage_options": storage_options, "filesystem": filesystem}
+    # Before anything is read, so that a wrong one is found at once.
+    path = output_path("target", target, **access) if to_npz else ""
+    shard_path = None if to_npz else ShardPath("target", target, **access)
     with ExitStack() as opened:
         if isinstance(source, Archive | ImageArchive | SampleArchive):
             samples = as_source(source)
         elif to_npz:
-            samples = as_source(opened.enter_context(ImageArchive(source)))
+            samples = as_source(opened.enter_context(ImageArchive(source, **access)))
         else:
-            samples = as_source(opened.enter_context(Archive(source, nested="auto")))
+            samples = as_source(opened.enter_context(Archive(source, nested="auto", **access)))
         if warning := samples.warning(recipe):
             logger.warning("%s: %s", shorten(source), warning)
         run = Run(samples, recipe, options)
-        if to_npz:
-            return _write_npz(run, local_path("target", target))
+        if shard_path is None:
+            return _write_npz(run, path)
         shards = partial(
-            ShardWriter, target, shard_size=shard_size, shard_samples=shard_samples,
+            ShardWriter, shard_path.text, shard_size=shard_size, shard_samples=shard_samples,
             overwrite=overwrite, index=index, sync=sync,
         )  # fmt: skip
         what = {"shard_size": shard_size, "shard_samples": shard_samples}
-        return _write_shards(run, ShardPath("target", target), shards, what)
+        return _write_shards(run, shard_path, shards, what)
 
 
 def _check_recipe(resize: Any, format: Any, quality: Any) -> Recipe:
@@ -246,7 +254,9 @@ def _write_shards(
     check_keys(run.samples)
     with ExitStack() as held:
         try:
-            held.enter_context(lock_beside(path.number(0), wait=False))
+            # A server has no locks.
+            if locate(path.number(0)).local_path is not None:
+                held.enter_context(lock_beside(path.number(0), wait=False))
         except BlockingIOError:
             raise TargetExistsError(
                 f"{path.text}: another call of repack is writing these shards; wait for it, or "
@@ -291,8 +301,8 @@ class _State:
 
     def __init__(self, path: ShardPath, run: Run, shards: Mapping[str, Any]) -> None:
         self._path, self._run = path, run
-        folder, name = os.path.split(path.number(0))
-        self._file = os.path.join(folder, f".{name}.repack")
+        first = locate(path.number(0))
+        self._file = first.parent.join(f".{first.name}.repack")
         facts = {
             "recipe": asdict(run.recipe),
             "shuffle": run.options.shuffle and run.options.seed,
@@ -306,23 +316,21 @@ class _State:
 
     def save(self) -> None:
         """Write the file."""
-        with AtomicFile(self._file, overwrite=True) as target:
+        with open_output(self._file.path, overwrite=True) as target:
             target.file.write(self._digest.encode())
 
     def remove(self) -> None:
         """Remove the file, now that all shards are complete."""
-        with suppress(FileNotFoundError):
-            os.unlink(self._file)
+        self._file.remove()
 
     def resume(self) -> tuple[int, int]:
         """Return how many shards are complete, and how many samples need not be looked at again."""
-        try:
-            with open(self._file, "rb") as file:
-                saved = file.read(len(self._digest))
-        except FileNotFoundError:
+        if not self._file.exists():
             return 0, 0
+        with closing(self._file.open("memory")) as file:
+            saved = bytes(file.read(0, min(file.size, len(self._digest))))
         number, written, last = 0, 0, ""
-        while saved == self._digest.encode() and os.path.lexists(self._path.number(number)):
+        while saved == self._digest.encode() and locate(self._path.number(number)).exists():
             with Archive(self._path.number(number)) as archive:
                 samples = archive.samples()
                 written += len(samples)
@@ -351,7 +359,7 @@ def _write_npz(run: Run, path: str) -> Repacked:
     if first := run.first_row():
         each = _bytes_of(first.values.values())
         logger.info("%s: about %s bytes, %s for each sample", path, f"{each * run.count:,}", each)
-        free = shutil.disk_usage(os.path.dirname(path) or ".").free
+        free = shutil.disk_usage(temporary_folder(path)).free
         if free < each * run.count:
             raise OSError(
                 errno.ENOSPC,

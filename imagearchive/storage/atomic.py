@@ -66,6 +66,7 @@ class AtomicFile(Abortable):
     part : str
         The temporary name; empty when the file is published or given up.
     published : bool
+        Whether the file has its name.
     file : BinaryIO
         Open for reading and writing, until the file is complete or given up.
 
@@ -78,6 +79,9 @@ class AtomicFile(Abortable):
     OSError
         The temporary file cannot be created.
     """
+
+    # Of the temporary file, before the umask.
+    _mode: int = 0o666
 
     def __init__(
         self,
@@ -99,10 +103,15 @@ class AtomicFile(Abortable):
         self._replaced = False
         self._pid = os.getpid()
         self._check_target()
-        remove_stale_files(self.path)
+        remove_stale_files(self.written_path)
         self.part = ""
         self._file = self._open(buffering)
         self._status = os.fstat(self._file.fileno())
+
+    @property
+    def written_path(self) -> str:
+        """What errors of writing are about; the temporary file is beside it."""
+        return self.path
 
     @property
     def file(self) -> BinaryIO:
@@ -112,22 +121,28 @@ class AtomicFile(Abortable):
         return self._file
 
     def _open(self, buffering: int) -> BinaryIO:
+        path = self.written_path
         try:
             while True:
                 # Set before the file exists, since an interrupt may come at any moment.
-                self.part = temporary_name(self.path)
-                file = open(self.part, "x+b", buffering)  # noqa: SIM115 - closed by `_close`
+                self.part = temporary_name(path)
+                file = open(  # noqa: SIM115 - closed by `_close`
+                    self.part, "x+b", buffering, opener=self._opener
+                )
                 if lock_new_file(file.fileno(), self.part):
                     return file
                 file.close()
         except OSError as error:
-            folder = os.path.dirname(self.path) or "."
+            folder = os.path.dirname(path) or "."
             if isinstance(error, FileNotFoundError) and not os.path.exists(folder):
-                name = os.path.basename(self.path)
+                name = os.path.basename(path)
                 what = f"no such directory to write {name!r} to"
                 raise FileNotFoundError(errno.ENOENT, what, folder) from None
-            error.filename = self.path
+            error.filename = path
             raise
+
+    def _opener(self, path: str, flags: int) -> int:
+        return os.open(path, flags, self._mode)
 
     def _check_target(self) -> None:
         if self._check:
@@ -146,7 +161,7 @@ class AtomicFile(Abortable):
         if self._file is None:
             return
         try:
-            with os_errors_for(self.path):
+            with os_errors_for(self.written_path):
                 self._file.flush()
                 if self._sync:
                     os.fsync(self._file.fileno())
@@ -177,18 +192,17 @@ class AtomicFile(Abortable):
             try:
                 # Renaming would replace what has appeared since the first check.
                 self._check_target()
-                self._replaced = os.path.lexists(self.path)
+                self._replaced = self._is_taken()
                 if self._replaced and self._before_replace is not None:
                     self._before_replace()
-                with name_in_os_errors(self.path):
-                    self._rename()
+                self._rename()
                 self.part = ""
                 self.published = True
             except BaseException:
                 self.abort()
                 raise
         if self._sync:
-            sync_folder(os.path.dirname(self.path) or ".")
+            sync_folder(os.path.dirname(self.written_path) or ".")
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -204,9 +218,15 @@ class AtomicFile(Abortable):
             if lock >= 0:
                 os.close(lock)
 
+    def _is_taken(self) -> bool:
+        """Whether there is something that has the name."""
+        return os.path.lexists(self.path)
+
     def _rename(self) -> None:
+        """Give the temporary file its name."""
         try:
-            os.replace(self.part, self.path)
+            with name_in_os_errors(self.path):
+                os.replace(self.part, self.path)
         except FileNotFoundError:
             if os.path.lexists(self.part):
                 raise

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from weakref import WeakSet
+
     from typing_extensions import Self
 
-__all__ = ["Abortable", "Closable"]
+__all__ = ["Abortable", "Closable", "live_objects"]
+
+T = TypeVar("T")
+
+
+def live_objects(objects: WeakSet[T]) -> list[T]:
+    """Return the objects of a set that are still alive, while other threads may add some."""
+    while True:
+        try:
+            return list(objects)
+        except RuntimeError:
+            # Before Python 3.14, a weak set cannot be iterated over while it grows.
+            continue
 
 
 class Closable:

@@ -1,5 +1,6 @@
 """CRC-32 and CRC-32C at the speed of memory, and which members were compared with theirs."""
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -72,11 +73,12 @@ cdef class PositionSet:
         PyMem_Free(self.bits)
 
     def __contains__(self, Py_ssize_t position):
-        if self.full:
-            return True
-        if self.bits == NULL or not 0 <= position < self.count:
-            return False
-        return bool(self.bits[position >> 3] >> (position & 7) & 1)
+        cdef bint found = self.full
+        if not found and 0 <= position < self.count:
+            with cython.critical_section(self):
+                if self.bits != NULL:
+                    found = self.bits[position >> 3] >> (position & 7) & 1
+        return found
 
     def has_all(self, const int64_t[::1] positions not None):
         """Return whether all of these positions are in it."""
@@ -97,8 +99,9 @@ cdef class PositionSet:
         """Add a position; one outside of the range is ignored."""
         if not 0 <= position < self.count:
             return
-        if self.bits == NULL:
-            self.bits = <uint8_t*> PyMem_Calloc((self.count + 7) // 8, 1)
+        with cython.critical_section(self):
             if self.bits == NULL:
-                raise MemoryError
-        self.bits[position >> 3] |= 1 << (position & 7)
+                self.bits = <uint8_t*> PyMem_Calloc((self.count + 7) // 8, 1)
+                if self.bits == NULL:
+                    raise MemoryError
+            self.bits[position >> 3] |= 1 << (position & 7)

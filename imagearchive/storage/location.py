@@ -6,6 +6,7 @@ Everything above this package accesses files through a `Location`, so a new kind
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
@@ -136,6 +137,10 @@ class Location(Protocol):
         """Make the directory and its parents if they do not exist; raises OSError."""
         ...
 
+    def remove(self) -> None:
+        """Remove the file, if there is one; raises OSError."""
+        ...
+
     def status(self) -> Status:
         """Return size, identity, and type.
 
@@ -188,12 +193,24 @@ class KnownLocation(Location, Protocol):
 class PublishingLocation(Location, Protocol):
     """A location on a server, of which whole files are read from a copy, and written at once."""
 
+    def is_file(self) -> bool:
+        """Whether there is a file, and not only a directory, by one request."""
+        ...
+
+    def check_writable(self) -> None:
+        """Raise OptionError if no file can be written there, without asking the server."""
+        ...
+
     def open_copy(self) -> FileStorage:
         """Open a copy of the file on this machine, which is as it is on the server now."""
         ...
 
     def publish(self, path: str) -> None:
         """Upload a local file; it appears when it is complete, and replaces what there was."""
+        ...
+
+    def with_copy(self, path: str) -> Location:
+        """Return the location of a file that was just uploaded, which reads from the local one."""
         ...
 
 
@@ -241,6 +258,11 @@ class LocalLocation:
     def make_directory(self) -> None:
         """Make the directory and its parents if they do not exist; raises OSError."""
         os.makedirs(self.path, exist_ok=True)
+
+    def remove(self) -> None:
+        """Remove the file, if there is one; raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
 
     def status(self) -> Status:
         """Return size, identity, and type; raises OSError."""

@@ -17,6 +17,7 @@ cdef extern from "bus_guard.h" nogil:
     struct guarded_range:
         pass
 
+    void guard_prepare()
     void guard_ensure()
     guarded_range* guard_add(void* start, size_t size)
     void guard_remove(guarded_range* range)
@@ -29,6 +30,8 @@ cdef Py_ssize_t PAGE_SIZE = python_mmap.PAGESIZE
 cdef enum:
     REMEMBERED = 1 << 30
     MAX_REMEMBERED_RANGE = 1 << 24
+
+guard_prepare()
 
 
 cdef bint any_damaged() noexcept nogil:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import math
+import operator
 import os
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Final, overload
 
-from imagearchive.errors import ArchiveNotFoundError, OptionError, OptionTypeError
+from imagearchive.errors import (
+    ArchiveNotFoundError,
+    OptionError,
+    OptionTypeError,
+    UnsupportedArchiveError,
+)
 from imagearchive.errors.arguments import check_path, shorten
 from imagearchive.storage.location import Location, locate
 from imagearchive.storage.path_options import hide_credentials, with_text_of
@@ -59,12 +65,92 @@ def absolute_paths(path: str | list[str]) -> str | list[str]:
     return locate(path).path if isinstance(path, str) else [locate(one).path for one in path]
 
 
-def expand_paths(path: ArchivePath) -> list[str]:
+class BracePaths(Sequence[str]):
+    """The paths that a brace pattern names, made when they are asked for.
+
+    A process that reads a hundred thousand shards would otherwise hold the path of each, and pickle
+    them for each worker. Equal to a list of the same paths.
+
+    Parameters
+    ----------
+    choices : sequence of sequences of str
+        The alternatives for each part of the path.
+    pattern : str
+        A path whose options all paths have.
+    """
+
+    def __init__(self, choices: Sequence[Sequence[str]], pattern: str) -> None:
+        self._choices = choices
+        self._pattern = pattern
+        self._length = math.prod(map(len, choices))
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(self._length))]
+        rest = range(self._length)[index]
+        parts = []
+        for options in reversed(self._choices):
+            rest, place = divmod(rest, len(options))
+            parts.append(options[place])
+        return with_text_of(self._pattern, "".join(reversed(parts)))
+
+    def __iter__(self) -> Iterator[str]:
+        # The longest list, which may be very long, is not copied.
+        middle = max(range(len(self._choices)), key=lambda part: len(self._choices[part]))
+        before, after = (
+            ["".join(parts) for parts in itertools.product(*choices)]
+            for choices in (self._choices[:middle], self._choices[middle + 1 :])
+        )
+        for start in before:
+            for part in self._choices[middle]:
+                for end in after:
+                    yield with_text_of(self._pattern, start + part + end)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (list, BracePaths)):
+            return NotImplemented
+        return len(self) == len(other) and all(map(operator.eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
+class _Counted(Sequence[str]):
+    """The numbers of a range as text, padded with zeros."""
+
+    def __init__(self, low: int, high: int, width: int) -> None:
+        self._range = range(low, high + 1)
+        self._width = width
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        return f"{self._range[index]:0{self._width}d}"
+
+
+def expand_paths(path: ArchivePath) -> Sequence[str]:
     """Return the absolute paths of the archives that a path, a pattern, or a list of both names.
 
     ``{0000..0146}`` counts, padded with zeros as written; ``{a,b}`` lists alternatives. ``*``,
     ``?`` and ``[...]`` match within one component of a path. Matches are sorted, and there must be
-    at least one. A path that exists is taken literally, even if it looks like a pattern.
+    at least one. A path that exists is taken literally, even if it looks like a pattern; but braces
+    in a URL are always a pattern, so that the server need not be asked first.
 
     Raises
     ------
@@ -74,25 +160,25 @@ def expand_paths(path: ArchivePath) -> list[str]:
         No archive matches a pattern with wildcards.
     """
     if not isinstance(path, (str, bytes, os.PathLike)):
-        expanded = [one for part in path for one in expand_paths(part)]
-        if not expanded:
+        parts = [expand_paths(part) for part in path]
+        if not parts:
             raise OptionError("no archive is given: the list of paths is empty")
-        return expanded
+        return parts[0] if len(parts) == 1 else [one for part in parts for one in part]
     location = locate(path)
     text = location.path
     if not _has_wildcard(location) and "{" not in text:
         return [text]
-    if location.exists():
+    if location.local_path is not None and location.exists():
         return [text]
+    expanded = _expand_braces(text)
+    if not _WILDCARD.search(text):
+        return expanded
     found: list[str] = []
-    for one in (with_text_of(text, one) for one in _expand_braces(text)):
-        if not _WILDCARD.search(one) or not _has_wildcard(locate(one)) or locate(one).exists():
+    for one in expanded:
+        if _WILDCARD.search(one) and _has_wildcard(locate(one)):
+            found += _match_wildcards(locate(one))
+        else:
             found.append(one)
-            continue
-        matches = _match_wildcards(locate(one))
-        if not matches:
-            raise ArchiveNotFoundError(f"{one}: no archive matches this pattern")
-        found += matches
     return found
 
 
@@ -125,8 +211,8 @@ def expand_path(name: str, path: object, several: str) -> str:
     return text if found[0] == locate(text).path else found[0]
 
 
-def _expand_braces(text: str) -> list[str]:
-    choices: list[list[str]] = []
+def _expand_braces(text: str) -> BracePaths:
+    choices: list[Sequence[str]] = []
     for i, part in enumerate(_BRACES.split(text)):
         bounds = _RANGE.fullmatch(part)
         if i % 2 == 0:
@@ -135,28 +221,41 @@ def _expand_braces(text: str) -> list[str]:
             low, high = bounds.groups()
             if int(high) < int(low) or int(high) - int(low) >= MAX_PATHS:
                 raise OptionError(f"{text}: the range {{{part}}} names no archive, or too many")
-            width = len(low)
-            choices.append([f"{number:0{width}d}" for number in range(int(low), int(high) + 1)])
+            choices.append(_Counted(int(low), int(high), len(low)))
         elif "," in part:
             choices.append(part.split(","))
         else:
             choices.append([f"{{{part}}}"])
     if (count := math.prod(map(len, choices))) > MAX_PATHS:
         raise OptionError(f"{text}: the pattern names {count} archives, more than {MAX_PATHS}")
-    return ["".join(parts) for parts in itertools.product(*choices)]
+    return BracePaths(choices, text)
 
 
 def _match_wildcards(pattern: Location) -> list[str]:
-    """Return the paths that match a location whose path has wildcards, sorted."""
+    """Return the paths that match a location whose path has wildcards, sorted.
+
+    Only its own path if it exists, for which a listing is not preceded by another request.
+    """
+    if pattern.local_path is not None and pattern.exists():
+        return [pattern.path]
     parts: list[str] = []
     base = pattern
     while _has_wildcard(base) and base.parent.path != base.path:
         parts.insert(0, base.name)
         base = base.parent
     found = [base]
-    for part in parts:
-        found = [one for folder in found for one in _match_component(folder, part)]
-    return sorted(one.path for one in found)
+    try:
+        for part in parts:
+            found = [one for folder in found for one in _match_component(folder, part)]
+    except UnsupportedArchiveError:
+        # Files on an HTTP server cannot be listed.
+        if pattern.exists():
+            return [pattern.path]
+        raise
+    paths = sorted(one.path for one in found)
+    if not paths:
+        raise ArchiveNotFoundError(f"{pattern.path}: no archive matches this pattern")
+    return [pattern.path] if pattern.path in paths else paths
 
 
 def _has_wildcard(location: Location) -> bool:
@@ -177,7 +276,7 @@ def _match_component(folder: Location, part: str) -> list[Location]:
         folder.join(entry.name)
         for entry in entries
         # As in a shell, a wildcard does not match the dot of a hidden file.
-        if matches(entry.name)
+        if (matches(entry.name) or (folder.local_path is None and entry.name == part))
         and (part.startswith(".") or not entry.name.startswith("."))
         and not entry.name.endswith(INDEX_SUFFIX)
     ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import contextvars
 import os
 import threading
 import weakref
@@ -19,7 +20,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from imagearchive.errors import WorkerError
-from imagearchive.storage.closing import Closable
+from imagearchive.storage.closing import Closable, live_objects
 
 __all__ = ["Task", "TaskThreads"]
 
@@ -126,8 +127,9 @@ class TaskThreads(Closable):
         _open.add(self)
 
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Task[T]:
-        """Have a thread call a function."""
-        task = Task(lambda: function(*args, **kwargs))
+        """Have a thread call a function, with the context variables of the caller."""
+        context = contextvars.copy_context()
+        task = Task(lambda: context.run(function, *args, **kwargs))
         if len(self._threads) < self._limit and not self._start():
             if not self._threads:
                 task.run()
@@ -188,7 +190,7 @@ class TaskThreads(Closable):
     def _join(self) -> None:
         with self._lock:
             # From here on, no thread begins a task.
-            running = tuple(self._running)
+            running = self._running.copy()
         for task in running:
             task.exception()
         for thread in self._threads:
@@ -207,5 +209,5 @@ _open: weakref.WeakSet[TaskThreads] = weakref.WeakSet()
 @atexit.register
 def _close_all() -> None:
     # Threads that nobody waited for may be in the middle of a file.
-    for threads in list(_open):
+    for threads in live_objects(_open):
         threads.close_in_owner()

@@ -171,20 +171,34 @@ class LockedDirectory(Closable):
         Where to make it.
     prefix : str
         Beginning of its name.
+    name : str
+        The rest of it. If an earlier process of this user left a directory of that name, it is
+        taken over with its files. By default, and if another process is using that one, the
+        directory is a new one.
 
     Attributes
     ----------
     path : str
     """
 
-    def __init__(self, folder: str, prefix: str) -> None:
+    def __init__(self, folder: str, prefix: str, name: str = "") -> None:
         self.path = ""
         self._lock = -1
         self._pid = os.getpid()
         self._names: set[str] = set()
         for path in _directories(folder, prefix):
-            _remove_stale_directory(path)
+            if not name or os.path.basename(path) != prefix + name:
+                _remove_stale_directory(path)
         try:
+            if name:
+                self.path = os.path.join(folder, prefix + name)
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(self.path, 0o700)
+                # The folder may be one in which others can write, too.
+                if _is_private(self.path):
+                    self._lock = _lock_directory(self.path)
+                if self._lock < 0:
+                    self.path = ""
             while self._lock < 0:
                 self.path = os.path.join(folder, f"{prefix}{os.urandom(8).hex()}")
                 os.mkdir(self.path, 0o700)
@@ -197,6 +211,11 @@ class LockedDirectory(Closable):
         """Return the path of a file in the directory."""
         self._names.add(name)
         return os.path.join(self.path, name)
+
+    def release(self) -> None:
+        """Leave the directory with its files to the next process that asks for its name."""
+        self.path = ""
+        self.close()
 
     def close(self) -> None:
         """Remove the directory. Takes no descriptor unless there is something unexpected in it."""
@@ -292,6 +311,16 @@ def _directories(folder: str, prefix: str) -> list[str]:
             ]
     except OSError:
         return []
+
+
+def _is_private(path: str) -> bool:
+    """Whether a path is a directory of this user in which nobody else can write."""
+    status = os.lstat(path)
+    return (
+        stat.S_ISDIR(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    )
 
 
 def _lock_directory(path: str) -> int:

@@ -1,8 +1,12 @@
 """The command report."""
 
 import json
+import sys
 
+import numpy as np
 from PIL import Image
+from support.archives import encoded
+from support.files import fill
 
 
 def test_report_prints_numbers_of_each_archive(run, work):
@@ -38,3 +42,29 @@ def test_report_archive_that_cannot_be_opened_is_an_error(run, work):
     assert status == 1
     assert "a.tar" in err
     assert out.decode().splitlines()[-1] == "x.html"
+
+
+def test_report_fields_are_described(run, work):
+    image, mask = (encoded(np.full((12, 16, *end), 7, np.uint8)) for end in ((3,), ()))
+    fill(work / "data", {"img/1.png": image, "img/2.png": image, "seg/1.png": mask})
+    fill(work / "data", {"box/1.txt": b"4 0.5 0.5 0.25 0.5", "box/2.txt": b""})
+    fields = ("image=img/{key}.png", "mask=mask:seg/{key}.png", "boxes=boxes-yolo:box/{key}.txt")
+    options = [part for field in fields for part in ("--field", field)]
+    status, out, _ = run("report", "data", *options)
+    lines = out.decode().splitlines()
+    assert status == 0
+    assert lines[0] == "data: 5 members, 2 images, 2 samples, 1 incomplete"
+    (facts,) = json.loads(run("report", "data", "--json", *options)[1])["archives"]
+    found = {one["name"]: one for one in facts["samples"]["fields"]}
+    assert found["boxes"]["width"][:4] == [4, 4, 4, 4]
+    assert found["mask"]["labels"] == {"7": 1}
+    assert facts["samples"]["missing"] == [["2", "mask"]]
+    assert run("report", "data", "--field", "image")[0] == 2
+
+
+def test_report_progress_has_the_number_of_images(run, work, monkeypatch):
+    for number in range(3):
+        Image.new("RGB", (20, 30), (number, 8, 7)).save(f"photos/cat/{number}.png")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert "/3.00 [" in run("report", "photos")[2]
+    assert "/5.00 [" in run("repack", "photos", "a-{}.tar")[2]

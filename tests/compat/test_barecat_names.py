@@ -222,7 +222,8 @@ def test_barecat_works_in_data_loader_workers(barecat_archive, method, monkeypat
     loader = DataLoader(
         importlib.import_module("whole_dataset").Whole(path),
         batch_size=16,
-        num_workers=2,
+        # A spawned worker imports torch, which takes long.
+        num_workers=1 if method == "spawn" else 2,
         collate_fn=list,
         multiprocessing_context=method,
     )

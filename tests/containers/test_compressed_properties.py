@@ -4,6 +4,7 @@ Whatever the bytes are, the result is what the peer reads, or one of our errors.
 """
 
 import bz2
+import functools
 import gzip
 import lzma
 import random
@@ -146,20 +147,28 @@ def test_compressed_index_of_another_archive_is_refused(name, tmp_path):
 def test_compressed_empty_and_short_files_are_refused(name, tmp_path):
     path = tmp_path / "x.tar"
     whole = COMPRESS[name](b"")
-    for length in range(len(whole) + 1):
+    # One of the formats adds thousands of zeros.
+    for length in {*range(min(len(whole), 200)), len(whole) - 1, len(whole)}:
         path.write_bytes(whole[:length])
         with pytest.raises(ImageArchiveError):
             imagearchive.open(path)
+
+
+@functools.cache
+def six_photos(name):
+    """Return members, and a compressed TAR of them."""
+    members = {f"{number}.jpg": photo(30_000, number) for number in range(6)}
+    return members, COMPRESS[name](tar_of(members))
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 @pytest.mark.parametrize("name", ["gzip", "bgzip", "bzip2", "xz, blocks", "zstd, frames"])
 def test_compressed_archive_changed_after_its_index_gives_errors_or_its_samples(name, data):
-    members = {f"{number}.jpg": photo(30_000, number) for number in range(6)}
+    members, compressed = six_photos(name)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "x.tar")
-        path.write_bytes(COMPRESS[name](tar_of(members)))
+        path.write_bytes(compressed)
         imagearchive.open(path).close()
         stored = bytearray(path.read_bytes())
         stored[data.draw(st.integers(0, len(stored) - 1))] ^= 1 << data.draw(st.integers(0, 7))

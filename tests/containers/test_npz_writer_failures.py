@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 from support.npz_rows import load, write
+from support.peak_memory import peak_memory_of
 
 from imagearchive.containers.npz.writer import NpzWriter
 from imagearchive.errors import ClosedError
@@ -152,21 +153,12 @@ def test_writer_killed_at_any_moment_leaves_whole_files(path):
 
 @BOTH
 def test_writer_memory_does_not_grow(path, compress):
-    def peak(count, queue):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    def write_images(count):
         image = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
         with NpzWriter(path, compress=compress, level=1) as writer:
             for number in range(count):
                 writer.append(a=image[: number % 50 + 50], b=image, c=[[1.0, 2]] * (number % 5))
-        queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
-    context = multiprocessing.get_context("fork")
-    grown = []
-    for count in (100, 800):
-        queue = context.SimpleQueue()
-        process = context.Process(target=peak, args=(count, queue))
-        process.start()
-        grown.append(queue.get())
-        process.join()
+    few, many = (peak_memory_of(write_images, count) for count in (100, 800))
     # 800 samples are 42 MB.
-    assert grown[1] < grown[0] + (10 << 10)
+    assert many < few + (10 << 20)

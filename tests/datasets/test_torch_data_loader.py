@@ -21,7 +21,8 @@ def test_data_loader_workers_read_all_images(image_tar, method, hook):
     loader = DataLoader(
         dataset,
         batch_size=5,
-        num_workers=2,
+        # A spawned worker imports torch, which takes long.
+        num_workers=1 if method == "spawn" else 2,
         multiprocessing_context=method,
         worker_init_fn=dataset.worker_open_archive if hook else None,
     )
@@ -48,7 +49,7 @@ def test_data_loader_workers_read_all_packets(split_set):
     loader = DataLoader(
         SplitDataLoader(folder, open_after_fork=True),
         batch_size=32,
-        num_workers=2,
+        num_workers=1,
         collate_fn=list,
         multiprocessing_context="spawn",
         worker_init_fn=open_in_worker,

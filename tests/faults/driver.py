@@ -1,13 +1,14 @@
 """Runs one writer again and again in forked children, each with a fault, and checks what is left.
 
 ``python driver.py WRITER FOLDER SHIM COUNT`` ends by printing a JSON object: how many
-runs there were, and a list of findings. The package is imported once.
+runs there were, and a list of findings. All modules are imported once, before the runs with faults.
 """
 
 import contextlib
 import ctypes
 import errno
 import faulthandler
+import importlib
 import json
 import logging
 import os
@@ -226,7 +227,11 @@ class Faults:
         self.folder = os.path.join(folder, "work")
         prepare(folder)
         self.clear()
-        self.fork("the first run", self.function)
+        _, report = self.fork("the first run", self.function)
+        for name in report["modules"]:
+            # Some that Cython makes cannot be imported.
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
         self.expected = tree(self.folder)
         start = time.monotonic()
         self.fork("the second run", self.function)
@@ -279,6 +284,7 @@ class Faults:
         """Run a function, write a report to a pipe, and end the process."""
         faulthandler.register(signal.SIGUSR1, self.stacks)
         report = {}
+        modules = set(sys.modules)
         try:
             os.chdir(self.folder)
             if fault is not None:
@@ -296,6 +302,7 @@ class Faults:
                 and not error.filename,
             }
         report["calls"] = self.shim.shim_disarm()
+        report["modules"] = sorted(set(sys.modules) - modules)
         os.write(writer, json.dumps(report).encode())
         os._exit(1 if "error" in report else 0)
 

@@ -80,9 +80,11 @@ def epoch_in_workers(path, storage, context, change):
     from torch.utils.data import DataLoader
 
     dataset = imagearchive.ImageArchive(path, storage=storage, transform=np.array)
-    batches = DataLoader(dataset, 4, num_workers=2, multiprocessing_context=context)
+    # A spawned worker imports torch, which takes long.
+    workers = 2 if context == "fork" else 1
+    batches = DataLoader(dataset, 4, num_workers=workers, multiprocessing_context=context)
     iterator = iter(batches)
-    # Both workers have opened the archive.
+    # All workers have opened the archive.
     next(iterator), next(iterator)
     change(path)
     try:

@@ -185,3 +185,34 @@ def test_resumable_directory_names_the_target_in_errors(tmp_path):
     with pytest.raises(NotADirectoryError) as caught, resumable_directory(path, TAG):
         pass
     assert caught.value.filename == path
+
+
+def test_locked_directory_of_a_name_is_taken_over_with_its_files(tmp_path):
+    first = LockedDirectory(str(tmp_path), ".x-", "name")
+    (tmp_path / ".x-name" / "file").write_text("kept")
+    with LockedDirectory(str(tmp_path), ".x-", "name") as other:
+        assert other.path != first.path, "the first is in use"
+    first.release()
+    with LockedDirectory(str(tmp_path), ".x-", "name") as second:
+        assert os.listdir(tmp_path) == [".x-name"]
+        with open(os.path.join(second.path, "file")) as file:
+            assert file.read() == "kept"
+    assert os.listdir(tmp_path) == []
+
+
+def test_locked_directory_of_another_name_is_removed(tmp_path):
+    LockedDirectory(str(tmp_path), ".x-", "old").release()
+    with LockedDirectory(str(tmp_path), ".x-", "new"):
+        assert os.listdir(tmp_path) == [".x-new"]
+
+
+def test_locked_directory_that_others_may_write_is_not_taken_over(tmp_path):
+    (tmp_path / ".x-name").mkdir()
+    (tmp_path / ".x-name").chmod(0o777)
+    with LockedDirectory(str(tmp_path), ".x-", "name") as made:
+        assert made.path != str(tmp_path / ".x-name")
+    (tmp_path / ".x-name").rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".x-name").symlink_to(tmp_path / "elsewhere")
+    with LockedDirectory(str(tmp_path), ".x-", "name") as made:
+        assert made.path != str(tmp_path / ".x-name")

@@ -16,6 +16,7 @@ from support.servers.program import Program, running
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 KEYS = {
+    "Tab": "\ue004",
     "Enter": "\ue007",
     "Escape": "\ue00c",
     "End": "\ue010",

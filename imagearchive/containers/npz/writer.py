@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -35,9 +35,11 @@ from imagearchive.containers.zip.stream import ZipStream
 from imagearchive.errors import ClosedError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_flag, check_integer
 from imagearchive.errors.os_errors import os_errors_for
-from imagearchive.storage.atomic import AtomicFile
 from imagearchive.storage.closing import Abortable
-from imagearchive.storage.location import local_path
+from imagearchive.storage.outputs import open_output, output_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["NpzWriter"]
 
@@ -48,9 +50,9 @@ class NpzWriter(Abortable):
     Parameters
     ----------
     path : path-like
-        The file to write. It appears under this name when it is whole; until then it has a
-        temporary name. An existing file stays until it is replaced. Of several writers to the
-        same path, the one that is closed last wins.
+        The file to write, or a URL. It appears under this name when it is whole; until then it
+        has a temporary name. An existing file stays until it is replaced. Of several writers to
+        the same path, the one that is closed last wins.
     compress : bool
         Deflate the arrays, as `numpy.savez_compressed` does.
     level : int
@@ -58,6 +60,8 @@ class NpzWriter(Abortable):
     ragged : collection of str
         Numeric columns to write as values and offsets even where all rows have one shape, so
         that several files of one dataset have the same layout.
+    storage_options, filesystem : optional
+        How to reach a URL, as in `open`.
 
     Raises
     ------
@@ -86,15 +90,17 @@ class NpzWriter(Abortable):
         compress: bool = False,
         level: int = 6,
         ragged: Collection[str] = (),
+        storage_options: Mapping[str, Any] | None = None,
+        filesystem: Any = None,
     ) -> None:
         level = check_integer("level", level, 1, 9)
-        self.path = local_path("path", path)
+        self.path = output_path("path", path, storage_options, filesystem)
         self._level = level if check_flag("compress", compress) else None
         self._ragged = frozenset([ragged] if isinstance(ragged, str) else ragged)
         self._columns: dict[str, Column] = {}
         self._rows = 0
         self._failed = False
-        self._target = AtomicFile(self.path, overwrite=True, buffering=CHUNK)
+        self._target = open_output(self.path, overwrite=True, buffering=CHUNK)
         self._zip = ZipStream(self._target.file)
         self._closed = False
 
@@ -162,7 +168,7 @@ class NpzWriter(Abortable):
             self.abort()
             raise ClosedError(f"{self.path}: an earlier write failed, so the file was discarded")
         try:
-            with os_errors_for(self.path):
+            with os_errors_for(self._target.written_path):
                 self._finish()
         except BaseException:
             self.abort()
@@ -196,7 +202,7 @@ class NpzWriter(Abortable):
         self._failed = True
         if not self._columns:
             self._columns = columns
-        with os_errors_for(self.path):
+        with os_errors_for(self._target.written_path):
             if self._rows == 0 and count:
                 self._choose_direct(prepared)
             for name, values in prepared.items():
@@ -205,7 +211,7 @@ class NpzWriter(Abortable):
         self._failed = False
 
     def _new_columns(self, names: Iterable[str]) -> dict[str, Column]:
-        folder = os.path.dirname(os.path.abspath(self.path))
+        folder = os.path.dirname(os.path.abspath(self._target.written_path))
         columns = {name: Column(name, folder, name in self._ragged) for name in names}
         taken = {name + end for name in columns for end in (VALUES, UTF8, BYTES, OFFSETS, SHAPES)}
         for name in columns:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from imagearchive.storage.location import Location
+
 __all__ = ["RECORD", "BareTarWriter"]
 
 # The two zero blocks at the end, then up to a whole record, as every tar program writes it.
@@ -34,8 +36,8 @@ class BareTarWriter(ArchiveWriter):
     ----------
     path, overwrite, mtime, mode, sync
         As in `imagearchive.TarWriter`.
-    before_replace : callable, optional
-        Called just before another archive is replaced.
+    before_replace, on_upload : callable, optional
+        As in `ArchiveWriter`.
     stream : StreamTarget, optional
         Write to this instead of a file; `path` is what errors call it.
     """
@@ -49,6 +51,7 @@ class BareTarWriter(ArchiveWriter):
         mode: int = 0o644,
         sync: bool = True,
         before_replace: Callable[[], object] | None = None,
+        on_upload: Callable[[Location], object] | None = None,
         stream: StreamTarget | None = None,
     ) -> None:
         super().__init__(
@@ -56,6 +59,7 @@ class BareTarWriter(ArchiveWriter):
             overwrite=overwrite,
             sync=sync,
             before_replace=before_replace,
+            on_upload=on_upload,
             buffering=0,
             stream=stream,
         )
@@ -262,7 +266,7 @@ class BareTarWriter(ArchiveWriter):
         if self._fd < 0:
             raise self._closed_error()
         try:
-            with os_errors_for(self.path):
+            with os_errors_for(self._written_path):
                 while view:
                     view = view[os.write(self._fd, view) :]
         except BaseException:

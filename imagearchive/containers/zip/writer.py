@@ -15,6 +15,8 @@ from imagearchive.errors.os_errors import os_errors_for
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from imagearchive.storage.location import Location
+
 __all__ = ["BareZipWriter", "stored_mtime"]
 
 # What a ZIP can say: from the beginning of 1980 to the end of 2107, in seconds since 1970.
@@ -29,8 +31,8 @@ class BareZipWriter(ArchiveWriter):
     ----------
     path, overwrite, sync
         As in `imagearchive.ZipWriter`.
-    before_replace : callable, optional
-        Called just before another archive is replaced.
+    before_replace, on_upload : callable, optional
+        As in `ArchiveWriter`.
     """
 
     def __init__(
@@ -40,8 +42,15 @@ class BareZipWriter(ArchiveWriter):
         overwrite: bool = False,
         sync: bool = True,
         before_replace: Callable[[], object] | None = None,
+        on_upload: Callable[[Location], object] | None = None,
     ) -> None:
-        super().__init__(path, overwrite=overwrite, sync=sync, before_replace=before_replace)
+        super().__init__(
+            path,
+            overwrite=overwrite,
+            sync=sync,
+            before_replace=before_replace,
+            on_upload=on_upload,
+        )
         self._zip = ZipStream(self._target.file)
 
     def add(
@@ -52,7 +61,7 @@ class BareZipWriter(ArchiveWriter):
             raise self._closed_error()
         encoded = self._encode_name(name)
         try:
-            with os_errors_for(self.path):
+            with os_errors_for(self._written_path):
                 self._zip.add(encoded, chunks, align=True, moment=_zip_time(mtime), mode=mode)
         except BaseException:
             self._fail()

@@ -9,6 +9,7 @@ from imagearchive.archive.archive import Archive
 from imagearchive.arrays import npy
 from imagearchive.containers.decompressed_copy import decompressed_copy
 from imagearchive.containers.derived import HEAD_BYTES, find_stream_format
+from imagearchive.errors import ArchiveNotFoundError
 from imagearchive.index.names import ends_with
 from imagearchive.storage.location import locate
 
@@ -35,12 +36,16 @@ def holds_arrays(path: str, decompress_to: str | None = None) -> bool:
         It is a damaged ZIP.
     """
     location = locate(path)
-    if not location.exists() or not location.status().is_file:
+    # An object on a server is opened by one request, which brings what is read below.
+    if location.local_path is not None and not (location.exists() and location.status().is_file):
         return False
-    if decompress_to is not None:
-        location = decompressed_copy(location, decompress_to, arrays=True)
-    with closing(location.open("pread")) as storage:
-        head = bytes(storage.read(0, min(HEAD_BYTES, storage.size)))
+    try:
+        if decompress_to is not None:
+            location = decompressed_copy(location, decompress_to, arrays=True)
+        with closing(location.open("pread")) as storage:
+            head = bytes(storage.read(0, min(HEAD_BYTES, storage.size)))
+    except ArchiveNotFoundError:
+        return False
     if head.startswith(npy.MAGIC):
         return True
     if not head.startswith(_ZIP_PREFIX) and find_stream_format(head) is None:

@@ -345,12 +345,33 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         OptionError
             There is no such field.
         """
+        part = self._part(field)
+        position = self._members.position(part, self._index(index))
+        return None if position < 0 else part.archive.name(position)
+
+    def member_positions(self, field: str) -> tuple[Archive, npt.NDArray[np.int64]]:
+        """Return the archive of a field, and the position of each sample's member in it.
+
+        Returns
+        -------
+        archive : Archive
+        positions : ndarray of int64, shape (N,)
+            Negative for a sample that lacks the field.
+
+        Raises
+        ------
+        OptionError
+            There is no such field.
+        """
+        part = self._part(field)
+        return part.archive, self._members.positions[part.number].astype(np.int64)
+
+    def _part(self, field: str) -> Part:
         part = self._members.part(field)
         if part is None:
             names = ", ".join(repr(part.name) for part in self._members.parts)
             raise OptionError(f"there is no field {field!r}; the fields are {names}")
-        position = self._members.position(part, self._index(index))
-        return None if position < 0 else part.archive.name(position)
+        return part
 
     def load(
         self, index: int, encoded: Container[str] = NOTHING, decoder: Decoder | None = None

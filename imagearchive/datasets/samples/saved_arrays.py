@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from imagearchive.errors import CorruptIndexError
 from imagearchive.index import file_format
-from imagearchive.index.cache import FILES, describe_files, is_cached
+from imagearchive.index.cache import is_cached
 from imagearchive.index.index_locations import cache_location
+from imagearchive.index.recorded_files import FILES, describe_files
 from imagearchive.storage.location import Location, locate
 from imagearchive.storage.patterns import INDEX_SUFFIX
 

@@ -1,5 +1,7 @@
 #include "simd.h"
 
+#include <stdatomic.h>
+
 #if PX_X86
 #include <cpuid.h>
 
@@ -11,8 +13,8 @@ static int has_f16c(void)
 }
 #endif
 
-/* -1: not asked yet. */
-static int simd_state = -1;
+/* -1: not asked yet. Tests change it while other threads run. */
+static atomic_int simd_state = -1;
 
 int px_simd(int wanted)
 {
@@ -20,8 +22,13 @@ int px_simd(int wanted)
 #if PX_X86
     available = __builtin_cpu_supports("avx2") && has_f16c();
 #endif
-    simd_state = wanted ? available : 0;
-    return simd_state;
+    const int used = wanted ? available : 0;
+    atomic_store_explicit(&simd_state, used, memory_order_relaxed);
+    return used;
 }
 
-int px_simd_now(void) { return simd_state < 0 ? px_simd(1) : simd_state; }
+int px_simd_now(void)
+{
+    const int used = atomic_load_explicit(&simd_state, memory_order_relaxed);
+    return used < 0 ? px_simd(1) : used;
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +15,7 @@ from imagearchive.errors import ImageArchiveError
 from imagearchive.processing.report.distributions import count_values, spread
 from imagearchive.processing.report.facts import ArrayFacts
 
-__all__ = ["array_facts", "summarize_array"]
+__all__ = ["array_facts", "image_rows", "summarize_array"]
 
 _MOST_ARRAYS: Final = 100
 # Arrays of up to this size are read whole, others row by row.
@@ -23,6 +23,9 @@ _WHOLE: Final = 64 << 20
 _CHUNK: Final = 8 << 20
 # An array of more different values does not hold labels.
 _MOST_LABELS: Final = 1000
+# Images have at least so many pixels on each side.
+_SMALLEST_SIDE: Final = 8
+_CHANNELS: Final = (1, 3, 4)
 
 
 def array_facts(path: str, rows: int | None) -> list[ArrayFacts]:
@@ -72,7 +75,13 @@ def _read_rows(
 ) -> Iterator[npt.NDArray[Any]]:
     with LazyNPZDataset(path, keys=[name]) as dataset:
         for start in range(0, len(rows), together):
-            yield dataset.get_batch(rows[start : start + together])[name]
+            yield _only(dataset.get_batch(rows[start : start + together]))
+
+
+def _only(columns: Mapping[str, Any]) -> Any:
+    """Return the only column, which may have another name than its array."""
+    (value,) = columns.values()
+    return value
 
 
 def summarize_array(facts: ArrayFacts, parts: Iterable[npt.NDArray[Any]]) -> None:
@@ -81,8 +90,12 @@ def summarize_array(facts: ArrayFacts, parts: Iterable[npt.NDArray[Any]]) -> Non
     lows: list[float] = []
     highs: list[float] = []
     labels: list[Any] | None = [] if len(facts.shape) == 1 else None
+    axis = _channel_axis(facts)
+    sums: list[npt.NDArray[np.float64]] = []
     for part in parts:
         array = np.asarray(part)
+        if axis is not None and array.size:
+            sums.append(_channel_sums(array, axis))
         if array.dtype.kind in "biuf" and array.size:
             finite = array
             if array.dtype.kind == "f":
@@ -100,9 +113,63 @@ def summarize_array(facts: ArrayFacts, parts: Iterable[npt.NDArray[Any]]) -> Non
             labels = None
     if count:
         facts.minimum, facts.maximum, facts.mean = min(lows), max(highs), total / count
+    if sums:
+        pixels, first, second = np.sum(sums, axis=0)
+        mean = first / pixels
+        facts.channel_mean = mean.tolist()
+        facts.channel_std = np.sqrt(np.maximum(second / pixels - mean**2, 0)).tolist()
     # Values that occur once each are names or numbers, not labels.
     if labels and len(set(labels)) <= min(_MOST_LABELS, max(2, len(labels) // 2)):
         texts = (
             one.decode("utf-8", "replace") if isinstance(one, bytes) else one for one in labels
         )
         facts.labels = count_values(texts)
+
+
+def _channel_axis(facts: ArrayFacts) -> int | None:
+    """Return the axis of the channels if an array may hold images; -1 stands for none."""
+    if facts.dtype != "uint8" or not facts.shape or not facts.shape[0]:
+        return None
+    shape = facts.shape[1:]
+    for axis, sides in ((3, shape[:2]), (1, shape[1:])):
+        if len(shape) == 3 and shape[axis - 1] in _CHANNELS and min(sides) >= _SMALLEST_SIDE:
+            return axis
+    return -1 if len(shape) == 2 and min(shape) >= _SMALLEST_SIDE else None
+
+
+def _channel_sums(array: npt.NDArray[Any], axis: int) -> npt.NDArray[np.float64]:
+    """Return, for each channel, the number of values, their sum, and that of their squares."""
+    channels = array[..., None] if axis < 0 else np.moveaxis(array, axis, -1)
+    sums = []
+    for channel in range(channels.shape[-1]):
+        # Of 8 bits, counting takes less memory than squares.
+        counts = np.zeros(256, np.int64)
+        for row in channels[..., channel]:
+            counts += np.bincount(row.reshape(-1), minlength=256)
+        values = np.arange(256) / 255
+        sums.append((counts.sum(), counts @ values, counts @ values**2))
+    return np.array(sums, np.float64).T
+
+
+def image_rows(path: str, facts: ArrayFacts, count: int) -> list[tuple[int, npt.NDArray[np.uint8]]]:
+    """Return rows of an array of images, evenly spread, each as (row, pixels of shape (H, W, 3)).
+
+    Raises
+    ------
+    ImageArchiveError, OSError
+        The array cannot be read.
+    """
+    axis = _channel_axis(facts)
+    if axis is None:
+        return []
+    rows = spread(facts.shape[0], count)
+    with LazyNPZDataset(path, keys=[facts.name]) as dataset:
+        values = [np.asarray(_only(dataset[row])) for row in rows]
+    return [(row, _as_colors(value, axis)) for row, value in zip(rows, values)]
+
+
+def _as_colors(image: npt.NDArray[np.uint8], axis: int) -> npt.NDArray[np.uint8]:
+    channels = image[..., None] if axis < 0 else np.moveaxis(image, axis - 1, -1)
+    if channels.shape[-1] == 1:
+        channels = channels.repeat(3, axis=-1)
+    return np.ascontiguousarray(channels[..., :3])

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import html
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from imagearchive.processing.report.facts import Histogram, SizeGrid
 
-__all__ = ["bar_chart", "escape", "heat_map", "histogram_chart", "number", "table"]
+__all__ = [
+    "bar_chart",
+    "escape",
+    "fold",
+    "format_bytes",
+    "heat_map",
+    "histogram_chart",
+    "number",
+    "table",
+]
 
 _WIDTH = 420
 _HEIGHT = 180
@@ -41,6 +50,25 @@ def number(value: float) -> str:
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}"
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def format_bytes(size: float) -> str:
+    """Return a size as people write it: ``12 B``, ``1.5 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            return f"{size:,.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError
+
+
+def fold(counts: Mapping[str, int], most: int, rest: str) -> list[tuple[str, int]]:
+    """Return counts, of which those after the first `most` are one, called ``N other`` + `rest`."""
+    items = list(counts.items())
+    if len(items) <= most:
+        return items
+    others = items[most - 1 :]
+    total = sum(count for _, count in others)
+    return [*items[: most - 1], (f"{len(others):,} other {rest}", total)]
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

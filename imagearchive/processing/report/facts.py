@@ -14,6 +14,7 @@ __all__ = [
     "Distribution",
     "Duplicates",
     "Example",
+    "FieldFacts",
     "Histogram",
     "ImageFacts",
     "Report",
@@ -174,6 +175,9 @@ class ImageFacts:
         The first of them.
     identical, similar : Duplicates
         Files of the same bytes, and images of about the same difference hash.
+    compared : int
+        Among how many images identical files were looked for: among all where that is cheap,
+        otherwise among the measured ones.
     """
 
     count: int
@@ -196,6 +200,7 @@ class ImageFacts:
     damaged_images: list[DamagedImage]
     identical: Duplicates
     similar: Duplicates
+    compared: int
 
 
 @dataclass
@@ -215,6 +220,9 @@ class ArrayFacts:
         How many values are not numbers, or are infinite.
     labels : dict of str to int
         How often each value occurs in an array of few different integers or texts.
+    channel_mean, channel_std : list of float
+        Of each channel from 0 to 1, as `Normalize` takes them, if the array may hold images: 8-bit
+        integers of shape (N, H, W), (N, H, W, C), or (N, C, H, W). Otherwise empty.
     problem : str
         Why it could not be read; empty otherwise.
     """
@@ -229,12 +237,49 @@ class ArrayFacts:
     nan: int = 0
     infinite: int = 0
     labels: dict[str, int] = field(default_factory=dict)
+    channel_mean: list[float] = field(default_factory=list)
+    channel_std: list[float] = field(default_factory=list)
     problem: str = ""
 
 
 @dataclass
+class FieldFacts:
+    """One field of samples of several fields.
+
+    Attributes
+    ----------
+    name : str
+    kind : str
+        Such as ``"image"``, ``"mask"``, ``"boxes"``, ``"keypoints"``, ``"label"``, or ``"text"``.
+    present : int
+        How many of the samples that were read have it.
+    amount : Distribution or None
+        Of the number of boxes, or points, or characters in a sample.
+    width, height : Distribution or None
+        Of boxes, in pixels.
+    area : Distribution or None
+        Of boxes, as a part of the area of the image, from 0 to 1.
+    labels : dict of str to int
+        How many samples have each class in their mask, or how often each label occurs; the most
+        frequent is first. At most 1,000.
+    pixels : dict of str to float
+        The part of all pixels of masks that is of each class, from 0 to 1.
+    """
+
+    name: str
+    kind: str
+    present: int = 0
+    amount: Distribution | None = None
+    width: Distribution | None = None
+    height: Distribution | None = None
+    area: Distribution | None = None
+    labels: dict[str, int] = field(default_factory=dict)
+    pixels: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
 class SampleFacts:
-    """Samples of several files, as WebDataset groups them.
+    """Samples of several files, as WebDataset groups them, or as `report` was told by `fields`.
 
     Attributes
     ----------
@@ -242,11 +287,17 @@ class SampleFacts:
     examined : int
         How many of them all that follows is about.
     extensions : dict of str to int
-        How many samples have a file of each extension.
+        How many samples have a file of each extension, or each field.
     incomplete : int
-        How many samples lack an extension that most samples have.
+        How many samples lack an extension that most samples have, or any of the fields.
     missing : list of (str, str)
-        The key of such a sample and the extension, of the first of them.
+        The key of such a sample and the extension or the field, of the first of them.
+    fields : list of FieldFacts
+        What is in the fields; empty unless `report` was told them.
+    broken : int
+        How many samples have a field that cannot be decoded. Images are not decoded for this.
+    broken_samples : list of (str, str)
+        The key of such a sample and what is wrong, of the first of them.
     """
 
     count: int
@@ -254,6 +305,9 @@ class SampleFacts:
     extensions: dict[str, int]
     incomplete: int
     missing: list[tuple[str, str]]
+    fields: list[FieldFacts] = field(default_factory=list)
+    broken: int = 0
+    broken_samples: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass

@@ -22,26 +22,25 @@ from imagearchive.processing.report.distributions import (
     sort_counts,
 )
 from imagearchive.processing.report.duplicates import (
-    bit_distances,
     equal_groups,
     join_pairs,
     similar_pairs,
 )
 from imagearchive.processing.report.facts import (
     ClassFacts,
-    CommonImages,
     DamagedImage,
     Duplicates,
     Example,
     ImageFacts,
 )
+from imagearchive.processing.report.identical import Digests
 from imagearchive.processing.report.measure import Measured, measure
 from imagearchive.storage.executors import Submits, run_tasks
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
 
-__all__ = ["Measurements", "class_of_images", "find_common", "find_images", "measure_images"]
+__all__ = ["Measurements", "class_of_images", "find_images", "measure_images"]
 
 # Extension of labels.
 _LABEL: Final = "cls"
@@ -51,7 +50,6 @@ _TASK: Final = 16
 _MOST_DAMAGED: Final = 1000
 _MOST_GROUPS: Final = 50
 _MOST_OF_GROUP: Final = 20
-_MOST_PAIRS: Final = 100
 _EXTREMES: Final = 6
 _COMMON_SIZES: Final = 20
 
@@ -234,26 +232,28 @@ class Measurements:
         position = int(self.positions[row])
         return Example(position, self._archive.name(position), value)
 
-    def digests(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
-        """Return the images that could be read, and their digests, of shape (N, 2)."""
+    def digests(self) -> Digests:
+        """Return the digests of the images that could be read."""
         rows = np.flatnonzero(self._rows["digest"].any(axis=1))
-        return rows, self._rows["digest"][rows]
+        return Digests(self.positions[rows], self._rows["digest"][rows], len(self.positions))
 
-    def hashes(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
-        """Return images of different bytes that have a difference hash, and the hashes."""
-        rows, digests = self.digests()
-        _, first = np.unique(digests, axis=0, return_index=True)
+    def hashes(self) -> tuple[Positions, npt.NDArray[Any]]:
+        """Return rows of images of different bytes that have a difference hash, and the hashes."""
+        rows = np.flatnonzero(self._rows["digest"].any(axis=1))
+        _, first = np.unique(self._rows["digest"][rows], axis=0, return_index=True)
         rows = rows[np.sort(first)]
         rows = rows[self._rows["hashed"][rows]]
         return rows, self._rows["hash"][rows]
 
-    def summarize(self, images: Positions) -> ImageFacts:
+    def summarize(self, images: Positions, compared: Digests) -> ImageFacts:
         """Return the facts about the images of an archive, of which these were measured.
 
         Parameters
         ----------
         images : ndarray of int64
             Positions of all images, at least one.
+        compared : Digests
+            Of the images that are compared for identical ones.
         """
         rows = np.flatnonzero(self._rows["decoded"])
         widths, heights = self._rows["width"][rows], self._rows["height"][rows]
@@ -281,8 +281,9 @@ class Measurements:
             extremes=self._extremes(rows),
             damaged=self._damaged_count,
             damaged_images=self._damaged,
-            identical=self._identical(),
+            identical=self._identical(compared),
             similar=self._similar(),
+            compared=compared.among,
         )
 
     def _moments(self, rows: npt.NDArray[Any]) -> tuple[list[float] | None, list[float] | None]:
@@ -313,75 +314,23 @@ class Measurements:
             for name, (values, sign) in chosen.items()
         }
 
-    def _identical(self) -> Duplicates:
-        rows, digests = self.digests()
-        return self._grouped([rows[group].tolist() for group in equal_groups(digests)])
+    def _identical(self, compared: Digests) -> Duplicates:
+        groups = equal_groups(compared.digests)
+        return self._grouped([compared.positions[group].tolist() for group in groups])
 
     def _similar(self) -> Duplicates:
         rows, hashes = self.hashes()
-        pairs = rows[similar_pairs(hashes)]
+        pairs = self.positions[rows[similar_pairs(hashes)]]
         return self._grouped(join_pairs(map(tuple, pairs.tolist())))
 
     def _grouped(self, groups: list[list[int]]) -> Duplicates:
+        """Sort groups of positions, the largest first."""
         groups = sorted(groups, key=lambda group: (-len(group), group))
         return Duplicates(
             len(groups),
             sum(map(len, groups)),
             [
-                [self.example(row) for row in group[:_MOST_OF_GROUP]]
-                for group in groups[:_MOST_GROUPS]
+                [Example(position, self._archive.name(position), 0.0) for position in group]
+                for group in (group[:_MOST_OF_GROUP] for group in groups[:_MOST_GROUPS])
             ],
         )
-
-
-def find_common(
-    first: Measurements, second: Measurements, numbers: tuple[int, int]
-) -> CommonImages | None:
-    """Return the images that two archives have in common; None if there are none.
-
-    Each image of the second archive that is in the first is one pair of identical images.
-    """
-    identical = _equal_pairs(first.digests(), second.digests())
-    (first_rows, ours), (second_rows, theirs) = first.hashes(), second.hashes()
-    pairs = similar_pairs(np.concatenate([ours, theirs]))
-    pairs = pairs[(pairs[:, 0] < len(ours)) & (pairs[:, 1] >= len(ours))]
-    left, right = pairs[:, 0], pairs[:, 1] - len(ours)
-    distances = bit_distances(ours[left], theirs[right])
-    equal = set(identical)
-    similar = [
-        (pair, distance)
-        for *pair, distance in zip(
-            first_rows[left].tolist(), second_rows[right].tolist(), distances.tolist()
-        )
-        if tuple(pair) not in equal
-    ]
-    similar.sort(key=lambda one: one[1])
-    if not identical and not similar:
-        return None
-    listed = [((one, other), -1) for one, other in identical[:_MOST_PAIRS]]
-    listed += [((one, other), distance) for (one, other), distance in similar[:_MOST_PAIRS]]
-    return CommonImages(
-        *numbers,
-        len(identical),
-        len(similar),
-        [
-            (first.example(one, distance), second.example(other, distance))
-            for (one, other), distance in listed
-        ],
-    )
-
-
-def _equal_pairs(
-    first: tuple[npt.NDArray[np.int64], npt.NDArray[Any]],
-    second: tuple[npt.NDArray[np.int64], npt.NDArray[Any]],
-) -> list[tuple[int, int]]:
-    """Pair each row of the second with the first row of the first that has its digest."""
-    row_of: dict[bytes, int] = {}
-    for row, digest in zip(first[0].tolist(), first[1]):
-        row_of.setdefault(digest.tobytes(), row)
-    found = [
-        (row_of[digest.tobytes()], row)
-        for row, digest in zip(second[0].tolist(), second[1])
-        if digest.tobytes() in row_of
-    ]
-    return sorted(found)

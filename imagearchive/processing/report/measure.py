@@ -16,7 +16,7 @@ from imagearchive.images.pillow import image_header
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Measured", "channel_moments", "difference_hash", "measure"]
+__all__ = ["Measured", "channel_moments", "difference_hash", "digest_of", "measure"]
 
 _SQUARES: Final = np.arange(256, dtype=np.int64) ** 2
 _HASH_WIDTH: Final = 9
@@ -59,12 +59,17 @@ class Measured(NamedTuple):
     hash: int | None = None
 
 
+def digest_of(encoded: Buffer) -> bytes:
+    """Return 16 bytes that files of the same content share."""
+    return hashlib.blake2b(encoded, digest_size=16).digest()
+
+
 def measure(encoded: Buffer) -> Measured:
     """Decode an image and measure it; a broken image is a result, too.
 
     The pixels are those of `decode_image`: 8-bit RGB, without the EXIF orientation.
     """
-    digest = hashlib.blake2b(encoded, digest_size=16).digest()
+    digest = digest_of(encoded)
     decoder = local_decoder()
     damaged = decoder.damaged_images
     try:

@@ -6,56 +6,72 @@ import base64
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
 
 from imagearchive.archive.archive import Archive
 from imagearchive.archive.describe import describe
 from imagearchive.archive.name_tree import name_text
 from imagearchive.datasets.npz.detect import holds_arrays
+from imagearchive.datasets.samples.dataset import SampleArchive
 from imagearchive.errors import ArchiveNotFoundError, ImageArchiveError, OptionError
 from imagearchive.errors.arguments import check_flag, check_integer
-from imagearchive.images.thumbnails import encode_thumbnail, thumbnail
+from imagearchive.images.thumbnails import encode_thumbnail, shrink, thumbnail
 from imagearchive.index.nesting import Nested
-from imagearchive.processing.report.array_facts import array_facts
+from imagearchive.processing.report.array_facts import array_facts, image_rows
+from imagearchive.processing.report.common_images import Side, find_common
 from imagearchive.processing.report.distributions import spread
 from imagearchive.processing.report.facts import ArchiveFacts, Example, Report
+from imagearchive.processing.report.field_facts import field_facts, images_of_fields
+from imagearchive.processing.report.identical import Candidates, compare_bytes
 from imagearchive.processing.report.image_facts import (
     Measurements,
+    Positions,
     class_of_images,
-    find_common,
     find_images,
     measure_images,
 )
-from imagearchive.processing.report.report_page import (
+from imagearchive.processing.report.image_sections import (
     MOST_BARS,
     SHOWN_GROUPS,
     SHOWN_OF_GROUP,
-    SHOWN_PAIRS,
-    render_page,
 )
+from imagearchive.processing.report.report_page import SHOWN_PAIRS, render_page
 from imagearchive.processing.report.sample_facts import sample_facts
 from imagearchive.storage.atomic import AtomicFile, check_target
+from imagearchive.storage.closing import Closable
 from imagearchive.storage.executors import Submits, run_tasks
 from imagearchive.storage.location import local_path
 from imagearchive.storage.path_options import add_options
 from imagearchive.storage.patterns import ArchivePath, as_text
 from imagearchive.storage.task_threads import TaskThreads
 
-__all__ = ["report"]
+__all__ = ["Survey", "report"]
 
 #: More images than this are sampled.
 SAMPLE: Final = 20_000
 _SIDE: Final = 104
 _QUALITY: Final = 70
 _OF_CLASS: Final = 3
+_OF_ARRAY: Final = 12
+_MOST_IMAGE_ARRAYS: Final = 8
+# The ends of so many times more images than are sampled are compared to find identical ones.
+_MOST_COMPARED: Final = 50
 # The thumbnails of a page, in characters.
 _PICTURE_BUDGET: Final = 3 << 20
 
 
+#: What `report` takes: paths, or samples of several fields.
+Source: TypeAlias = "ArchivePath | SampleArchive | Sequence[ArchivePath | SampleArchive]"
+
+
 def report(
-    source: ArchivePath,
+    source: Source,
     output: str | os.PathLike[str] | None = None,
     *,
     root: str | None = None,
@@ -72,12 +88,15 @@ def report(
     The page is one file that needs nothing from elsewhere. For each archive, it shows totals, what
     is damaged or was left out, classes, sizes, formats, and colors of the images, mean and standard
     deviation for `Normalize`, thumbnails, extremes, duplicates, and broken images; of an NPZ, what
-    is in its arrays; and the images that two of the archives have in common.
+    is in its arrays; of samples of several fields, what is missing, the sizes of boxes, and the
+    classes of masks; and the images that two of the archives have in common.
 
     Parameters
     ----------
-    source : path-like or sequence of path-like
-        An archive, or several to compare. A pattern is one archive.
+    source : path-like, SampleArchive, or sequence of them
+        An archive, or several to compare. A pattern is one archive. Of a `SampleArchive`, the
+        images of its fields are measured, and the other fields described; its transform is not
+        applied.
     output : path-like, optional
         The page to write. By default, the numbers are returned only.
     root : str, optional
@@ -85,7 +104,7 @@ def report(
         with the most images in its subdirectories, or the top one if these are less than half.
     all : bool
         Read all images of an archive, even if there are more than 20,000. Otherwise, so many of
-        them are read, evenly spread. The same is true of the rows of large arrays.
+        them are read, evenly spread. The same is true of samples, and of the rows of large arrays.
     nested : bool, int, "auto", or "keep"
         Which archives inside an archive are opened; see `Archive`.
     threads : int, optional
@@ -95,7 +114,7 @@ def report(
     storage_options, filesystem : optional
         How to reach URLs; see `Archive`.
     progress : callable, optional
-        Called with the number of images done since the last call.
+        Called with the number of images and samples done since the last call.
 
     Returns
     -------
@@ -110,78 +129,216 @@ def report(
     OSError
         The page cannot be written.
     """
-    options = _Options(
-        None if root is None else name_text(root),
-        None if check_flag("all", all) else SAMPLE,
-        nested,
-        check_integer("threads", os.cpu_count() or 1 if threads is None else threads, 1),
-        progress or (lambda count: None),
-    )
-    given = add_options(as_text(source), storage_options, filesystem)
-    paths = [given] if isinstance(given, str) else list(given)
-    if not paths:
-        raise OptionError("source must name at least one archive, got none")
-    target = None if output is None else local_path("output", output)
-    if target is not None:
-        check_target(target, check_flag("overwrite", overwrite))
-    with ExitStack() as stack:
-        executor = stack.enter_context(TaskThreads(options.threads, "report"))
-        looks = [_look_at(path, options, executor, stack) for path in paths]
-        found = Report([look.facts for look in looks], [])
-        for second, look in enumerate(looks):
-            for first, other in enumerate(looks[:second]):
-                if look.measured is not None and other.measured is not None:
-                    common = find_common(other.measured, look.measured, (first, second))
-                    if common is not None:
-                        found.common.append(common)
+    with Survey(
+        source,
+        root=root,
+        all=all,
+        nested=nested,
+        threads=threads,
+        storage_options=storage_options,
+        filesystem=filesystem,
+    ) as survey:
+        return survey.run(output, overwrite, progress)
+
+
+class Survey(Closable):
+    """Archives that are open to be looked at; the arguments are those of `report`.
+
+    Attributes
+    ----------
+    total : int
+        How many images and samples `run` reads.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        root: str | None,
+        all: bool,
+        nested: Nested,
+        threads: int | None,
+        storage_options: Mapping[str, Any] | None,
+        filesystem: Any,
+    ) -> None:
+        self._root = None if root is None else name_text(root)
+        self._sample = None if check_flag("all", all) else SAMPLE
+        self._nested = nested
+        self._threads = check_integer(
+            "threads", os.cpu_count() or 1 if threads is None else threads, 1
+        )
+        given: Sequence[Any]
+        if isinstance(source, (list, tuple)):
+            given = source
+        elif isinstance(source, SampleArchive):
+            given = [source]
+        else:
+            texts = as_text(cast("ArchivePath", source))
+            given = [texts] if isinstance(texts, str) else texts
+        items: list[Any] = [
+            item
+            if isinstance(item, SampleArchive)
+            else add_options(as_text(item), storage_options, filesystem)
+            for item in given
+        ]
+        if not items:
+            raise OptionError("source must name at least one archive, got none")
+        self._held = ExitStack()
+        try:
+            self._looks = [self._open(item) for item in items]
+        except BaseException:
+            self.close()
+            raise
+        self.total = sum(look.total for look in self._looks)
+
+    def close(self) -> None:
+        """Close the archives."""
+        super().close()
+        self._held.close()
+
+    def _open(self, item: str | SampleArchive) -> _Look:
+        """Open an archive, and find out what the index tells."""
+        dataset = item if isinstance(item, SampleArchive) else None
+        path = item if isinstance(item, str) else str(item.archives[0].path)
+        look = _Look(ArchiveFacts(path))
+        facts = look.facts
+        try:
+            if dataset is None:
+                archive = Archive(facts.path, strict=False, nested=self._nested)
+                self._held.enter_context(archive)
+                images = find_images(archive)
+                if len(archive.paths) == 1 and holds_arrays(archive.paths[0]):
+                    look.arrays = archive.paths[0]
+            else:
+                archive, images = images_of_fields(dataset)
+                look.dataset = dataset
+                look.total += len(spread(len(dataset), self._sample))
+            facts.container = describe(archive)
+            chosen = images[spread(len(images), self._sample)]
+            facts.classes, look.class_of = class_of_images(archive, images, chosen, self._root)
+            if dataset is None:
+                facts.samples = sample_facts(archive, self._sample)
+            elif facts.classes is not None and len(facts.classes.counts) == 1:
+                # The directory of the images, beside those of other fields.
+                facts.classes, look.class_of = None, {}
+        except (ArchiveNotFoundError, OptionError):
+            raise
+        except (ImageArchiveError, OSError) as error:
+            facts.problem = getattr(error, "message", None) or str(error)
+            return look
+        look.archive, look.images, look.chosen = archive, images, chosen
+        look.total += len(chosen)
+        return look
+
+    def run(
+        self,
+        output: str | os.PathLike[str] | None,
+        overwrite: bool,
+        progress: Callable[[int], object] | None,
+    ) -> Report:
+        """Read what there is to read, and write the page; see `report`."""
+        target = None if output is None else local_path("output", output)
         if target is not None:
-            examples = [look.examples for look in looks]
-            page = render_page(found, _pictures(looks, found, executor), examples)
-            with AtomicFile(target, overwrite=overwrite) as file:
-                # Names may contain bytes that are not UTF-8.
-                file.file.write(page.encode("utf-8", "backslashreplace"))
-    return found
+            check_target(target, check_flag("overwrite", overwrite))
+        with TaskThreads(self._threads, "report") as executor:
+            for look in self._looks:
+                self._measure(look, executor, progress or (lambda count: None))
+            found = self._compare(executor)
+            if target is not None:
+                page = render_page(
+                    found,
+                    _pictures(self._looks, found, executor),
+                    _row_pictures(self._looks),
+                    [look.examples() for look in self._looks],
+                )
+                with AtomicFile(target, overwrite=overwrite) as file:
+                    # Names may contain bytes that are not UTF-8.
+                    file.file.write(page.encode("utf-8", "backslashreplace"))
+        return found
+
+    def _measure(self, look: _Look, executor: Submits, progress: Callable[[int], object]) -> None:
+        facts = look.facts
+        try:
+            if look.arrays:
+                facts.arrays = array_facts(look.arrays, self._sample)
+        except (ImageArchiveError, OSError) as error:
+            facts.problem = getattr(error, "message", None) or str(error)
+            return
+        if look.dataset is not None:
+            facts.samples = field_facts(
+                look.dataset, self._sample, executor, self._threads, progress
+            )
+        if look.archive is not None and len(look.images):
+            look.measured = measure_images(
+                look.archive, look.chosen, executor, self._threads, progress
+            )
+
+    def _compare(self, executor: Submits) -> Report:
+        """Find identical images, in each archive and in several."""
+        found = Report([look.facts for look in self._looks], [])
+        looks = [look for look in self._looks if look.measured is not None]
+        candidates = [look.candidates() for look in looks]
+        compared = compare_bytes(candidates, executor, self._threads, _MOST_COMPARED * SAMPLE)
+        sides = []
+        for look, digests in zip(looks, compared):
+            assert look.archive is not None
+            assert look.measured is not None
+            look.facts.images = look.measured.summarize(look.images, digests)
+            sides.append(Side(look.archive, look.measured, digests))
+        numbers = [number for number, look in enumerate(self._looks) if look in looks]
+        for second, side in enumerate(sides):
+            for first, other in enumerate(sides[:second]):
+                common = find_common(other, side, (numbers[first], numbers[second]))
+                if common is not None:
+                    found.common.append(common)
+        return found
 
 
-class _Options(NamedTuple):
-    root: str | None
-    sample: int | None
-    nested: Nested
-    threads: int
-    progress: Callable[[int], object]
+@dataclass(eq=False)
+class _Look:
+    """What was found in one archive, which stays open.
 
-
-class _Look(NamedTuple):
-    """What was found in one archive, which stays open."""
+    Attributes
+    ----------
+    facts : ArchiveFacts
+    archive : Archive or None
+        None if it cannot be opened.
+    dataset : SampleArchive or None
+        The samples that the archive holds, if the caller has said what they are.
+    arrays : str
+        The path of an NPZ; empty for other archives.
+    images, chosen : ndarray of int64
+        Positions of all images, and of those that are measured.
+    class_of : dict of int to str
+        The classes of the latter.
+    measured : Measurements or None
+        What became of these.
+    total : int
+        How many images and samples are to be read.
+    """
 
     facts: ArchiveFacts
     archive: Archive | None = None
+    dataset: SampleArchive | None = None
+    arrays: str = ""
+    images: Positions = field(default_factory=lambda: np.zeros(0, np.int64))
+    chosen: Positions = field(default_factory=lambda: np.zeros(0, np.int64))
+    class_of: Mapping[int, str] = field(default_factory=dict)
     measured: Measurements | None = None
-    examples: Mapping[str, Sequence[Example]] = {}
+    total: int = 0
 
+    def candidates(self) -> Candidates:
+        """Return what `compare_bytes` needs."""
+        assert self.archive is not None
+        assert self.measured is not None
+        return Candidates(self.archive, self.images, self.measured.digests())
 
-def _look_at(path: str, options: _Options, executor: Submits, stack: ExitStack) -> _Look:
-    facts = ArchiveFacts(path)
-    try:
-        archive = stack.enter_context(Archive(path, strict=False, nested=options.nested))
-        facts.container = describe(archive)
-        images = find_images(archive)
-        chosen = images[spread(len(images), options.sample)]
-        facts.classes, class_of = class_of_images(archive, images, chosen, options.root)
-        facts.samples = sample_facts(archive, options.sample)
-        if len(archive.paths) == 1 and holds_arrays(archive.paths[0]):
-            facts.arrays = array_facts(archive.paths[0], options.sample)
-    except (ArchiveNotFoundError, OptionError):
-        raise
-    except (ImageArchiveError, OSError) as error:
-        facts.problem = getattr(error, "message", None) or str(error)
-        return _Look(facts)
-    if not len(images):
-        return _Look(facts, archive)
-    measured = measure_images(archive, chosen, executor, options.threads, options.progress)
-    facts.images = measured.summarize(images)
-    examples = _examples(archive, facts, class_of, measured.decoded_positions().tolist())
-    return _Look(facts, archive, measured, examples)
+    def examples(self) -> dict[str, list[Example]]:
+        """Choose images to show of each class; none without images."""
+        if self.archive is None or self.measured is None:
+            return {}
+        decoded = self.measured.decoded_positions().tolist()
+        return _examples(self.archive, self.facts, self.class_of, decoded)
 
 
 def _examples(
@@ -235,7 +392,7 @@ def _wanted(looks: Sequence[_Look], found: Report) -> Iterator[tuple[int, int]]:
     for number, look in enumerate(looks):
         images = look.facts.images
         if images is not None:
-            groups = list(look.examples.values()) + list(images.extremes.values())
+            groups = list(look.examples().values()) + list(images.extremes.values())
             for duplicates in (images.identical, images.similar):
                 groups += [group[:SHOWN_OF_GROUP] for group in duplicates.listed[:SHOWN_GROUPS]]
             for group in groups:
@@ -248,7 +405,25 @@ def _picture(looks: Sequence[_Look], where: tuple[int, int]) -> str | None:
     archive = looks[number].archive
     assert archive is not None
     try:
-        encoded = encode_thumbnail(thumbnail(archive.read(position), _SIDE), _QUALITY)
+        return _url(thumbnail(archive.read(position), _SIDE))
     except (ImageArchiveError, OSError, MemoryError):
         return None
-    return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"
+
+
+def _row_pictures(looks: Sequence[_Look]) -> dict[tuple[int, str], list[tuple[int, str]]]:
+    """Return thumbnails of rows of the arrays that may hold images."""
+    pictures: dict[tuple[int, str], list[tuple[int, str]]] = {}
+    for number, look in enumerate(looks):
+        shown = [one for one in look.facts.arrays if one.channel_mean]
+        for array in shown[:_MOST_IMAGE_ARRAYS]:
+            with suppress(ImageArchiveError, OSError, MemoryError):
+                rows = image_rows(look.arrays, array, _OF_ARRAY)
+                pictures[number, array.name] = [
+                    (row, _url(shrink(pixels, _SIDE))) for row, pixels in rows
+                ]
+    return pictures
+
+
+def _url(pixels: npt.NDArray[np.uint8]) -> str:
+    encoded = base64.b64encode(encode_thumbnail(pixels, _QUALITY)).decode()
+    return f"data:image/jpeg;base64,{encoded}"

@@ -9,14 +9,16 @@
    A fault elsewhere is not ours. The handler that was there before is put back, and the
    instruction faults again, so that handler sees it as if we did not exist.
 
-   The handler only walks a list of ranges, which is written by one thread at a time (the one that
-   holds the GIL) and never freed, and calls mmap and sigaction. */
+   The handler only walks a list of ranges, and calls mmap and sigaction. The list has no lock, which
+   a fork could leave locked: a thread claims a free slot, or adds one at the front, by a single
+   atomic step, and no slot is ever freed. */
 
 #define _GNU_SOURCE
 #include "bus_guard.h"
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -40,7 +42,7 @@
 
 struct guarded_range {
     _Atomic uintptr_t start; /* 0 if the slot is free */
-    _Atomic uintptr_t end;
+    _Atomic uintptr_t end;   /* 0 if the range holds no address */
     atomic_int damaged;
     struct guarded_range *next; /* set before the slot can be found */
 };
@@ -49,6 +51,8 @@ static struct guarded_range *_Atomic ranges;
 static atomic_int damaged_count;
 static uintptr_t page_size;
 
+/* Set while a thread installs the handler. */
+static atomic_int installing;
 static struct sigaction previous;
 /* Whether a fault was left to the previous handler since ours was installed. */
 static atomic_int yielded;
@@ -106,24 +110,45 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
     errno = saved;
 }
 
+static int is_installed(const struct sigaction *current)
+{
+    return (current->sa_flags & SA_SIGINFO) && current->sa_sigaction == on_bus_error;
+}
+
 static void install(void)
 {
     struct sigaction current, ours = {0};
-    if (sigaction(SIGBUS, NULL, &current) != 0)
-        return;
-    if ((current.sa_flags & SA_SIGINFO) && current.sa_sigaction == on_bus_error)
-        return;
-    previous = current;
     ours.sa_sigaction = on_bus_error;
     ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
     sigemptyset(&ours.sa_mask);
-    atomic_store(&yielded, 0);
-    sigaction(SIGBUS, &ours, NULL);
+    /* Whoever comes second must not go on before the handler is there. It takes two system calls. */
+    while (atomic_exchange(&installing, 1))
+        sched_yield();
+    /* `previous` is written only while our handler, which reads it, is not in place. */
+    if (sigaction(SIGBUS, NULL, &current) == 0 && !is_installed(&current)) {
+        previous = current;
+        atomic_store(&yielded, 0);
+        sigaction(SIGBUS, &ours, NULL);
+    }
+    atomic_store(&installing, 0);
 }
 
 static void check_soon(void)
 {
     atomic_store(&next_check, 0);
+}
+
+static void after_fork(void)
+{
+    /* The thread that was installing the handler is not in the child. */
+    atomic_store(&installing, 0);
+    check_soon();
+}
+
+void guard_prepare(void)
+{
+    page_size = (uintptr_t) sysconf(_SC_PAGESIZE);
+    pthread_atfork(NULL, NULL, after_fork);
 }
 
 void guard_ensure(void)
@@ -141,22 +166,21 @@ void guard_ensure(void)
 struct guarded_range *guard_add(void *start, size_t size)
 {
     struct guarded_range *range = atomic_load(&ranges);
-    if (page_size == 0) {
-        page_size = (uintptr_t) sysconf(_SC_PAGESIZE);
-        pthread_atfork(NULL, NULL, check_soon);
-    }
-    while (range != NULL && atomic_load(&range->start) != 0)
+    uintptr_t unused = 0;
+    while (range != NULL
+           && !atomic_compare_exchange_strong(&range->start, &unused, (uintptr_t) start)) {
+        unused = 0;
         range = range->next;
+    }
     if (range == NULL) {
         range = calloc(1, sizeof *range);
         if (range == NULL)
             return NULL;
+        atomic_store(&range->start, (uintptr_t) start);
         range->next = atomic_load(&ranges);
-        atomic_store(&ranges, range);
+        while (!atomic_compare_exchange_weak(&ranges, &range->next, range))
+            ;
     }
-    atomic_store(&range->damaged, 0);
-    /* A range whose end is 0 holds no address. */
-    atomic_store(&range->start, (uintptr_t) start);
     atomic_store(&range->end, (uintptr_t) start + size);
     check_soon();
     guard_ensure();
@@ -166,9 +190,10 @@ struct guarded_range *guard_add(void *start, size_t size)
 void guard_remove(struct guarded_range *range)
 {
     atomic_store(&range->end, 0);
-    atomic_store(&range->start, 0);
     if (atomic_exchange(&range->damaged, 0))
         atomic_fetch_sub(&damaged_count, 1);
+    /* Last, because another thread may claim the slot from here on. */
+    atomic_store(&range->start, 0);
 }
 
 int guard_is_damaged(const struct guarded_range *range)

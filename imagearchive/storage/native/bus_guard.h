@@ -6,6 +6,9 @@
 
 struct guarded_range;
 
+/* Call it once, before the others. */
+void guard_prepare(void);
+
 /* Install the handler if it is not in place. Costs a clock read, and a system call every few
    milliseconds. */
 void guard_ensure(void);

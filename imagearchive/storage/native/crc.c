@@ -8,6 +8,7 @@
 
 #include "crc.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -24,7 +25,8 @@ static const uint32_t polynomials[CRC_KINDS] = {0x04C11DB7, 0x1EDC6F41};
 /* tables[kind][k][b]: the remainder of byte b followed by k bytes of zero. */
 static uint32_t tables[CRC_KINDS][8][256];
 
-static int use_instructions;
+/* Tests change it while other threads run. */
+static atomic_int use_instructions;
 
 static uint32_t reflect(uint32_t value)
 {
@@ -165,17 +167,19 @@ void crc_prepare(void)
             }
     }
     prepare_instructions();
-    use_instructions = have_instructions();
+    atomic_store_explicit(&use_instructions, have_instructions(), memory_order_relaxed);
 }
 
 int crc_use_instructions(int wanted)
 {
-    use_instructions = wanted && have_instructions();
-    return use_instructions;
+    const int used = wanted && have_instructions();
+    atomic_store_explicit(&use_instructions, used, memory_order_relaxed);
+    return used;
 }
 
 uint32_t crc_update(int kind, uint32_t before, const uint8_t* data, size_t size)
 {
     const uint32_t crc = ~before;
-    return ~(use_instructions ? with_instructions : with_tables)(kind, crc, data, size);
+    const int used = atomic_load_explicit(&use_instructions, memory_order_relaxed);
+    return ~(used ? with_instructions : with_tables)(kind, crc, data, size);
 }

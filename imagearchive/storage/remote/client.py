@@ -71,8 +71,16 @@ class Client(Protocol):
         """List what is below a prefix, which is empty or ends with a slash."""
         ...
 
-    def put(self, key: str, path: str) -> None:
-        """Upload a local file; the object appears when it is complete."""
+    def put(self, key: str, path: str) -> ObjectStatus:
+        """Upload a local file; the object appears when it is complete.
+
+        Returns its status, as the next `status` would if nobody replaces it meanwhile. If it
+        fails or is interrupted, nothing of it stays on the server.
+        """
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; some servers say nothing if there is none."""
         ...
 
     def close(self) -> None:

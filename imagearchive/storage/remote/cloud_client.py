@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, BinaryIO, Final, TypeVar
 
 from imagearchive.errors import (
     MissingDependencyError,
@@ -31,6 +33,10 @@ _ENDPOINTS: Final = {
     "gs": ("base_url", "google_base_url"),
     "az": ("endpoint", "azure_endpoint", "azure_storage_endpoint"),
 }
+# Bytes of a part of an upload at least, how many parts S3 allows, and how many are sent at a time.
+_PART: Final = 8 << 20
+_MAX_PARTS: Final = 9_000
+_PARTS_AT_ONCE: Final = 8
 # What a server answered, in the text of an error of obstore. The rest of that text may repeat
 # parts of the request.
 _STATUS: Final = re.compile(r"status(?: code)?:? (\d{3})\b")
@@ -41,6 +47,13 @@ _EXPIRED: Final = ("ExpiredToken", "TokenRefreshRequired", "RequestExpired")
 # Reasons of failures that never reached an answer, in the text of errors.
 _CAUSES: Final = (
     ("timed out", "the server did not answer in time"),
+    ("TimedOut", "the server did not answer in time"),
+    ("TooManyRedirects", "too many redirects; is it a loop?"),
+    (
+        "Header missing from response",
+        "the server sent something else than an object; is a login needed, or the endpoint wrong?",
+    ),
+    ("Content-Range header not present", "the server does not say which range it sends"),
     ("dns error", "the host of the endpoint is not known"),
     ("Connection refused", "the connection was refused"),
     ("certificate", "the certificate of the server is not trusted"),
@@ -56,7 +69,8 @@ class CloudClient:
 
     obstore's threads do not exist in a forked child, so a client is for the process that made it;
     `imagearchive.storage.remote.clients` sees to that. Retries are those of obstore, which also
-    resumes a body that was cut.
+    resumes a body that was cut. Other failures are repeated here, at most three times. obstore
+    follows redirects, and sends the header Authorization to no other host.
 
     Parameters
     ----------
@@ -73,9 +87,10 @@ class CloudClient:
         self._obstore = _import_obstore(f"{scheme}://{bucket}")
         self._root = f"{scheme}://{bucket}/"
         self._lost = options.lost
-        self._retries = RetryPolicy(max_retries=3)
+        retries = RetryPolicy.from_config(options.values.get("retry_config"))
+        self._retries = replace(retries, max_retries=min(3, retries.max_retries))
         try:
-            self._store = _make_store(self._obstore, scheme, bucket, options)
+            self._store = _make_store(self._obstore, scheme, bucket, options, retries)
         except Exception as error:
             if isinstance(error, OptionError):
                 raise
@@ -85,7 +100,17 @@ class CloudClient:
 
     def status(self, key: str) -> ObjectStatus:
         """Return size and identity; see `Client.status`."""
-        return self._call(key, lambda: _status(self._obstore.head(self._store, key)))
+
+        def get() -> ObjectStatus:
+            try:
+                return _status(self._obstore.head(self._store, key))
+            except self._obstore.exceptions.BaseError as error:
+                if _status_code(error) not in (400, 403):
+                    raise
+            # Only the answer to another request says why, for example that a token has expired.
+            return _status(self._obstore.get(self._store, key, options={"range": (0, 2)}).meta)
+
+        return self._call(key, get)
 
     def read(self, key: str, offset: int, size: int, expected: ObjectStatus) -> memoryview:
         """Return a range, by one request; see `Client.read`."""
@@ -97,7 +122,13 @@ class CloudClient:
             options["if_match"] = value
 
         def get() -> memoryview:
-            answer = self._obstore.get(self._store, key, options=options)
+            try:
+                answer = self._obstore.get(self._store, key, options=options)
+            except self._obstore.exceptions.BaseError as error:
+                # Where a condition is ignored, a shorter object has replaced this one.
+                if _is_other_range(error) and self.status(key)[:2] != expected[:2]:
+                    raise replaced(self._root + key) from None
+                raise
             found = _status(answer.meta)
             if found[:2] != expected[:2]:
                 raise replaced(self._root + key)
@@ -123,10 +154,15 @@ class CloudClient:
             except self._obstore.exceptions.NotModifiedError:
                 return None
             except self._obstore.exceptions.BaseError as error:
-                # No range is inside an empty object.
-                if _status_code(error) != 416:
+                if _status_code(error) != 416 and not isinstance(
+                    error, self._obstore.exceptions.GenericError
+                ):
                     raise
-                return _status(self._obstore.head(self._store, key)), memoryview(b"")
+                # No range is inside an empty object; not all servers say that by 416.
+                found = _status(self._obstore.head(self._store, key))
+                if found.size:
+                    raise
+                return found, memoryview(b"")
             found = _status(answer.meta)
             if known and found.identity == known:
                 return None
@@ -155,14 +191,29 @@ class CloudClient:
 
         return self._call(prefix, get)
 
-    def put(self, key: str, path: str) -> None:
+    def put(self, key: str, path: str) -> ObjectStatus:
         """Upload a file in several parts; it appears when it is complete."""
 
-        def send() -> None:
+        def send() -> ObjectStatus:
             with open(path, "rb") as file:
-                self._obstore.put(self._store, key, file, chunk_size=8 << 20)
+                size = os.fstat(file.fileno()).st_size
+                part = max(_PART, -(-size // _MAX_PARTS))
+                if size <= part:
+                    answer = self._obstore.put(self._store, key, file.read(), use_multipart=False)
+                else:
+                    chunks = _iter_chunks(file, part)
+                    answer = self._obstore.put(
+                        self._store, key, chunks, chunk_size=part, max_concurrency=_PARTS_AT_ONCE
+                    )
+            if answer.get("e_tag"):
+                return ObjectStatus(size, f"etag={answer['e_tag']}")
+            return _status(self._obstore.head(self._store, key))
 
-        self._call(key, send)
+        return self._call(key, send)
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        self._call(key, lambda: self._obstore.delete(self._store, key))
 
     def close(self) -> None:
         """Do nothing: obstore closes its connections."""
@@ -190,11 +241,10 @@ class CloudClient:
         exceptions = self._obstore.exceptions
         text = str(error)
         code = _status_code(error)
-        if "Requested " in text and ", got " in text:
-            return UnsupportedArchiveError(
-                f"{shown}: the server ignores the header Range, so parts of the object cannot be "
-                f"read"
-            )
+        if _is_other_range(error):
+            return TransientError("the server sent another range than it was asked for")
+        if "NotPartial" in text:
+            return self._explain_whole(shown)
         if code == 404:
             # The bucket, since an object that does not exist is another error.
             return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), shown)
@@ -228,6 +278,28 @@ class CloudClient:
             )
         return RemoteError(f"{shown}: {_explain(error)}")
 
+    def _explain_whole(self, shown: str) -> Exception:
+        """Return the error for an answer that is not a part of an object."""
+        with contextlib.suppress(self._obstore.exceptions.BaseError, OSError):
+            answer = self._obstore.get(self._store, shown.removeprefix(self._root))
+            if "html" in answer.attributes.get("Content-Type", ""):
+                return RemoteAccessError(
+                    f"{shown}: the server sent a web page instead of data; is a login needed?"
+                )
+        return UnsupportedArchiveError(
+            f"{shown}: the server ignores the header Range, so parts of the object cannot be read"
+        )
+
+
+def _iter_chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield the content of a file.
+
+    obstore asks for it in the thread that called it, so an interrupt is raised here. It then
+    removes the parts that it has sent.
+    """
+    while chunk := file.read(size):
+        yield chunk
+
 
 def _import_obstore(shown: str) -> Any:
     try:
@@ -242,8 +314,10 @@ def _import_obstore(shown: str) -> Any:
     return obstore
 
 
-def _make_store(obstore: Any, scheme: str, bucket: str, options: AccessOptions) -> Any:
-    values = dict(options.values)
+def _make_store(
+    obstore: Any, scheme: str, bucket: str, options: AccessOptions, retries: RetryPolicy
+) -> Any:
+    values = {**options.values, "retry_config": retries.to_config()}
     settings = {name.lower(): value for name, value in {**os.environ, **values}.items()}
     endpoints = [str(settings.get(name) or "") for name in _ENDPOINTS[scheme]]
     if "prefix" in values:
@@ -264,6 +338,12 @@ def _status(meta: Mapping[str, Any]) -> ObjectStatus:
     else:
         identity = f"modified={modified.isoformat()}"
     return ObjectStatus(int(meta["size"]), identity, int(modified.timestamp()) * 10**9)
+
+
+def _is_other_range(error: Exception) -> bool:
+    """Whether an answer is not the part that was asked for, as if the object were shorter."""
+    text = str(error)
+    return _status_code(error) == 416 or "UnexpectedRange" in text or "InvalidRange" in text
 
 
 def _status_code(error: Exception) -> int | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import re
 import socket
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from imagearchive.errors import OptionError, RemoteAccessError, RemoteError
+from imagearchive.storage.remote.http_response import HttpResponse
 from imagearchive.storage.remote.proxies import Proxies, Proxy
 from imagearchive.storage.remote.retries import TransientError, seconds_of
 
@@ -49,23 +52,21 @@ class Connections:
         self.timeout = seconds_of("timeout", client.get("timeout", 30.0))
         self._connect_timeout = seconds_of("connect_timeout", client.get("connect_timeout", 5.0))
         self._read_timeout = seconds_of("read_timeout", client.get("read_timeout", self.timeout))
-        self._agent = str(client.get("user_agent", "imagearchive"))
+        agent = str(client.get("user_agent", "imagearchive"))
+        self._common = {"Accept-Encoding": "identity", "User-Agent": agent}
         self._tls = _TlsContext(client)
         self._proxies = Proxies(client)
         self._idle: dict[Origin, list[http.client.HTTPConnection]] = {}
 
     @contextlib.contextmanager
-    def get(self, url: str, headers: dict[str, str]) -> Iterator[http.client.HTTPResponse]:
+    def get(self, url: str, headers: dict[str, str]) -> Iterator[HttpResponse]:
         """Send a request; the connection is kept if the body has been read at the end."""
-        parts = urlsplit(url)
-        origin = origin_of(parts)
+        origin, target = _split(url)
         proxy = self._proxies.find(*origin)
         idle = self._idle.setdefault(origin, [])
-        target = quote(parts.path or "/", safe=_SAFE)
-        target += "?" + quote(parts.query, safe=_SAFE) if parts.query else ""
-        sent = {"Accept-Encoding": "identity", "User-Agent": self._agent, **headers}
+        sent = {"Host": _host_header(origin), **self._common, **headers}
         if proxy is not None and origin.scheme == "http":
-            target = f"http://{parts.netloc.rpartition('@')[2]}{target}"
+            target = f"http://{urlsplit(url).netloc.rpartition('@')[2]}{target}"
             sent |= _proxy_headers(proxy)
         try:
             connection, response = self._send(idle.pop(), url, target, sent, proxy)
@@ -77,8 +78,7 @@ class Connections:
         try:
             yield response
         finally:
-            read = response.isclosed()
-            if read and connection.sock is not None and len(idle) < MAX_IDLE:
+            if response.can_be_followed and len(idle) < MAX_IDLE:
                 idle.append(connection)
             else:
                 connection.close()
@@ -95,13 +95,16 @@ class Connections:
         target: str,
         headers: dict[str, str],
         proxy: Proxy | None,
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    ) -> tuple[http.client.HTTPConnection, HttpResponse]:
         """Send a request and wait for the headers of the answer."""
         try:
-            connection.request("GET", target, headers=headers)
-            if connection.sock is not None:
-                connection.sock.settimeout(self._read_timeout)
-            return connection, connection.getresponse()
+            request = _request(target, headers)
+            if connection.sock is None:
+                connection.connect()
+            connected: socket.socket = connection.sock
+            connected.settimeout(self._read_timeout)
+            connected.sendall(request)
+            return connection, HttpResponse(connected, time.monotonic() + self.timeout)
         except (ssl.SSLCertVerificationError, ssl.CertificateError) as error:
             connection.close()
             raise RemoteError(
@@ -162,8 +165,16 @@ def shown_url(url: str) -> str:
     return f"{parts.scheme}://{host}{parts.path}"
 
 
-def origin_of(parts: SplitResult) -> Origin:
+def origin_of(url: str) -> Origin:
     """Return the server of a URL."""
+    return _split(url)[0]
+
+
+# Most requests are for few URLs, again and again.
+@functools.lru_cache(maxsize=4096)
+def _split(url: str) -> tuple[Origin, str]:
+    """Return the server of a URL, and what is requested from it."""
+    parts = urlsplit(url)
     scheme, host = parts.scheme.lower(), parts.hostname or ""
     try:
         port = parts.port or (443 if scheme == "https" else 80)
@@ -171,7 +182,9 @@ def origin_of(parts: SplitResult) -> Origin:
         raise OptionError(f"{scheme}://{host}: not a valid port") from None
     if not host.isprintable() or " " in host:
         raise OptionError(f"{scheme}://{host}: not a valid host")
-    return Origin(scheme, host, port)
+    target = quote(parts.path or "/", safe=_SAFE)
+    target += "?" + quote(parts.query, safe=_SAFE) if parts.query else ""
+    return Origin(scheme, host, port), target
 
 
 def describe_failure(error: Exception) -> str:
@@ -200,6 +213,23 @@ def _failure(url: str, error: Exception, proxy: Proxy | None) -> Exception:
         return TransientError(f"the proxy {proxy.name} answered {refused[1]}")
     via = "" if proxy is None else f" (through the proxy {proxy.name})"
     return TransientError(describe_failure(error) + via)
+
+
+def _host_header(origin: Origin) -> str:
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    if not host.isascii():
+        host = host.encode("idna").decode()
+    standard = 443 if origin.scheme == "https" else 80
+    return host if origin.port == standard else f"{host}:{origin.port}"
+
+
+def _request(target: str, headers: Mapping[str, str]) -> bytes:
+    """Return what is sent; raises `UnicodeError` for what is not one line of Latin-1 each."""
+    lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    if not all(map(str.isprintable, lines)):
+        # Such as an identity in an index that somebody else wrote.
+        raise UnicodeError
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def _proxy_headers(proxy: Proxy) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 from imagearchive.errors import ImageArchiveError, RemoteAccessError, RemoteError
@@ -11,6 +12,8 @@ __all__ = ["FilesystemClient"]
 
 # What fsspec's file systems call the identity of a file.
 _IDENTITIES = ("ETag", "etag", "generation", "VersionId", "checksum", "mtime", "LastModified")
+# And when it was written.
+_TIMES = ("mtime", "LastModified", "last_modified", "created")
 
 
 class FilesystemClient:
@@ -25,7 +28,8 @@ class FilesystemClient:
     scheme : str
         Of the URLs.
     filesystem : object
-        Has ``info``, ``cat_file``, ``ls``, and ``put_file`` of fsspec.
+        Has ``info``, ``cat_file``, and ``ls`` of fsspec; to write, also ``put_file`` and
+        ``rm_file``.
     """
 
     def __init__(self, scheme: str, filesystem: Any) -> None:
@@ -71,9 +75,14 @@ class FilesystemClient:
                 objects.append((name, self._status(one, one["name"])))
         return Listing(directories, objects)
 
-    def put(self, key: str, path: str) -> None:
+    def put(self, key: str, path: str) -> ObjectStatus:
         """Upload a local file."""
         self._call(key, lambda: self._filesystem.put_file(path, key))
+        return self.status(key)
+
+    def delete(self, key: str) -> None:
+        """Remove a file."""
+        self._call(key, lambda: self._filesystem.rm_file(key))
 
     def close(self) -> None:
         """Do nothing: the file system belongs to the caller."""
@@ -83,7 +92,7 @@ class FilesystemClient:
             raise IsADirectoryError(self._show(key))
         names = [name for name in _IDENTITIES if info.get(name) is not None]
         identity = f"{names[0].lower()}={info[names[0]]}" if names else ""
-        return ObjectStatus(int(info["size"]), identity)
+        return ObjectStatus(int(info["size"]), identity, _mtime_ns(info))
 
     def _call(self, key: str, call: Any) -> Any:
         try:
@@ -99,3 +108,13 @@ class FilesystemClient:
 
     def _show(self, key: str) -> str:
         return f"{self._scheme}://{key}"
+
+
+def _mtime_ns(info: Any) -> int:
+    """Return when a file was written, in nanoseconds since 1970, or 0 if that is not known."""
+    for value in map(info.get, _TIMES):
+        if isinstance(value, datetime.datetime):
+            return int(value.timestamp()) * 10**9
+        if isinstance(value, (int, float)):
+            return int(value) * 10**9
+    return 0

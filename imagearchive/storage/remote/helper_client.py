@@ -65,9 +65,13 @@ class HelperClient:
         """See `Client.list`."""
         return Listing(*self._call("list", prefix))
 
-    def put(self, key: str, path: str) -> None:
+    def put(self, key: str, path: str) -> ObjectStatus:
         """See `Client.put`."""
-        self._call("put", key, path)
+        return ObjectStatus(*self._call("put", key, path))
+
+    def delete(self, key: str) -> None:
+        """See `Client.delete`."""
+        self._call("delete", key)
 
     def close(self) -> None:
         """Do nothing: the helper ends with this process."""

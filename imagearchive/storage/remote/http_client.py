@@ -7,6 +7,7 @@ import calendar
 import contextlib
 import email.utils
 import errno
+import functools
 import http.client
 import os
 import re
@@ -29,6 +30,7 @@ from imagearchive.storage.remote.connections import (
     origin_of,
     shown_url,
 )
+from imagearchive.storage.remote.http_response import HttpResponse
 from imagearchive.storage.remote.retries import RetryPolicy, TransientError
 
 __all__ = ["HttpClient"]
@@ -118,9 +120,13 @@ class HttpClient:
             f"example with {{000..099}} in place of a wildcard"
         )
 
-    def put(self, key: str, path: str) -> None:
+    def put(self, key: str, path: str) -> ObjectStatus:
         """Raise: HTTP has no common way to upload files."""
         raise RemoteError(f"{shown_url(key)}: files cannot be uploaded to an HTTP server")
+
+    def delete(self, key: str) -> None:
+        """Raise: HTTP has no common way to remove files."""
+        raise RemoteError(f"{shown_url(key)}: files on an HTTP server cannot be removed")
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -136,7 +142,7 @@ class HttpClient:
     ) -> _Answer:
         """Send a request until it is answered; return up to `limit` bytes of the body.
 
-        With `expected`, the body of a part is exactly the `limit` bytes from `start` on.
+        The body of a part is exactly the `limit` bytes from `start` on, as far as the object goes.
         """
 
         def fail(reason: str) -> Exception:
@@ -144,11 +150,11 @@ class HttpClient:
 
         def attempt() -> _Answer:
             answer = self._follow(key, headers, limit, expected)
-            if expected is not None and answer.status == 206:
-                found = len(answer.body)
-                if (answer.start, found) != (start, limit):
+            if answer.status == 206:
+                found, wanted = len(answer.body), min(limit, answer.object.size - start)
+                if (answer.start, found) != (start, wanted):
                     raise TransientError(
-                        f"the server sent {found} bytes from {answer.start} on instead of {limit} "
+                        f"the server sent {found} bytes from {answer.start} on instead of {wanted} "
                         f"from {start} on"
                     )
             return answer
@@ -164,7 +170,7 @@ class HttpClient:
             url = key
         deadline = time.monotonic() + self._connections.timeout
         for _ in range(MAX_REDIRECTS + 1):
-            own = origin_of(urlsplit(url)) == origin_of(urlsplit(key))
+            own = url == key or origin_of(url) == origin_of(key)
             sent = {**headers, **(self._headers if own else {})}
             with self._connections.get(url, sent) as response:
                 code = response.status
@@ -185,7 +191,7 @@ class HttpClient:
     def _accept(
         self,
         key: str,
-        response: http.client.HTTPResponse,
+        response: HttpResponse,
         limit: int,
         expected: ObjectStatus | None,
         deadline: float,
@@ -227,33 +233,30 @@ class HttpClient:
         self._fill(response, memoryview(body), deadline)
         return _Answer(code, found, start, memoryview(body).toreadonly())
 
-    def _fill(self, response: http.client.HTTPResponse, body: memoryview, deadline: float) -> None:
+    def _fill(self, response: HttpResponse, body: memoryview, deadline: float) -> None:
         """Read the body."""
         done = 0
         try:
             while done < len(body):
-                data = response.read1(min(_CHUNK, len(body) - done))
-                if not data:
+                received = response.readinto(body[done : done + _CHUNK])
+                if not received:
                     raise TransientError(f"the body ended after {done} of {len(body)} bytes")
-                body[done : done + len(data)] = data
-                done += len(data)
+                done += received
                 if done < len(body) and time.monotonic() > deadline:
                     raise TransientError(
                         f"only {done} of {len(body)} bytes arrived in "
                         f"{self._connections.timeout:g} s"
                     )
-            response.read()
+            response.finish()
         except (OSError, http.client.HTTPException) as error:
             raise TransientError(
                 f"{describe_failure(error)} after {done} of {len(body)} bytes"
             ) from None
 
-    def _finish(self, response: http.client.HTTPResponse) -> None:
+    def _finish(self, response: HttpResponse) -> None:
         """Read a short body that nobody wants, so that the connection can be used again."""
-        length = response.length
-        if length is not None and length <= _MAX_DRAINED:
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                response.read()
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            response.finish(_MAX_DRAINED)
 
 
 def _client_options(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -287,7 +290,7 @@ def _headers(given: Mapping[str, Any]) -> dict[str, str]:
     return headers
 
 
-def _redirected(key: str, url: str, response: http.client.HTTPResponse) -> str:
+def _redirected(key: str, url: str, response: HttpResponse) -> str:
     """Return where a response redirects to."""
     target = urljoin(url, response.getheader("Location") or "")
     parts = urlsplit(target)
@@ -327,11 +330,10 @@ def _refusal(key: str, code: int, reason: str, lost: bool) -> Exception:
     return RemoteError(f"{shown}: the server answered {code} {reason}")
 
 
-def _describe_body(key: str, response: http.client.HTTPResponse) -> tuple[ObjectStatus, int, int]:
+def _describe_body(key: str, response: HttpResponse) -> tuple[ObjectStatus, int, int]:
     """Return what the headers say: the object, and offset and length of the body."""
     modified = response.getheader("Last-Modified")
-    parsed = email.utils.parsedate(modified) if modified else None
-    mtime_ns = calendar.timegm(parsed) * 10**9 if parsed else 0
+    mtime_ns = _nanoseconds(modified) if modified else 0
     identity = _identity(response)
     if (response.getheader("Content-Encoding") or "identity") != "identity":
         raise UnsupportedArchiveError(
@@ -356,7 +358,14 @@ def _describe_body(key: str, response: http.client.HTTPResponse) -> tuple[Object
     return ObjectStatus(response.length, identity, mtime_ns), 0, response.length
 
 
-def _identity(response: http.client.HTTPResponse) -> str:
+# The answers to requests for one object say the same.
+@functools.lru_cache(maxsize=256)
+def _nanoseconds(date: str) -> int:
+    parsed = email.utils.parsedate(date)
+    return calendar.timegm(parsed) * 10**9 if parsed else 0
+
+
+def _identity(response: HttpResponse) -> str:
     etag = response.getheader("ETag")
     if etag:
         return f"etag={etag}"
@@ -364,7 +373,7 @@ def _identity(response: http.client.HTTPResponse) -> str:
     return f"modified={modified}" if modified else ""
 
 
-def _size_of_empty(response: http.client.HTTPResponse) -> int | None:
+def _size_of_empty(response: HttpResponse) -> int | None:
     match = _CONTENT_RANGE.fullmatch(response.getheader("Content-Range") or "")
     return int(match[3]) if match and match[1] is None else None
 
@@ -387,7 +396,7 @@ def _none_match(known: str) -> dict[str, str]:
     return {"If-Modified-Since": value} if name == "modified" else {}
 
 
-def _wait(response: http.client.HTTPResponse) -> float | None:
+def _wait(response: HttpResponse) -> float | None:
     """Return how long a server asks to wait, in seconds."""
     try:
         return max(0.0, float(response.getheader("Retry-After") or ""))

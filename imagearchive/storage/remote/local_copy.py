@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import platformdirs
 
@@ -19,13 +19,37 @@ from imagearchive.storage.remote.client import Client, ObjectStatus
 from imagearchive.storage.remote.ranges import MAX_REQUEST
 from imagearchive.storage.task_threads import TaskThreads
 
-__all__ = ["open_copy"]
+__all__ = ["LocalCopy", "make_copy"]
 
 _THREADS: Final = 16
 
 
-def open_copy(path: str, key: str, client: Client) -> FileStorage:
-    """Open a copy of a remote object, which is downloaded unless the last copy is still good.
+class LocalCopy(NamedTuple):
+    """A copy of a remote object.
+
+    Attributes
+    ----------
+    status : ObjectStatus
+        Of the object.
+    path : str
+        The file, or the URL if the copy is in memory.
+    data : bytearray or None
+        The copy, if it is in memory.
+    """
+
+    status: ObjectStatus
+    path: str
+    data: bytearray | None = None
+
+    def open(self) -> FileStorage:
+        """Open the copy; raises FileNotFoundError if the file was removed."""
+        if self.data is None:
+            return MmapStorage(self.path)
+        return MemoryStorage(self.data, self.path, self.status.identity)
+
+
+def make_copy(path: str, key: str, client: Client) -> LocalCopy:
+    """Return a copy of a remote object, which is downloaded unless the last copy is still good.
 
     One request asks for the object if it is not the one of the copy, and brings its first
     `MAX_REQUEST` bytes; longer ones take further requests, several at a time. Copies are in the
@@ -53,17 +77,18 @@ def open_copy(path: str, key: str, client: Client) -> FileStorage:
             described = None
     found = client.read_start(key, MAX_REQUEST, described["identity"] if described else "")
     if found is None:
-        return MmapStorage(copy)
+        assert described
+        return LocalCopy(ObjectStatus(described["size"], described["identity"]), copy)
     status, start = found
     if folder is not None:
         with contextlib.suppress(OSError):
-            return _keep(folder, name, key, client, status, start)
+            return LocalCopy(status, _keep(folder, name, key, client, status, start))
     data = bytearray(status.size)
     data[: len(start)] = start
     for offset in range(len(start), status.size, MAX_REQUEST):
         size = min(MAX_REQUEST, status.size - offset)
         data[offset : offset + size] = client.read(key, offset, size, status)
-    return MemoryStorage(data, path, status.identity)
+    return LocalCopy(status, path, data)
 
 
 def _folder() -> str | None:
@@ -101,8 +126,11 @@ def _has_size(path: str, size: int) -> bool:
 
 def _keep(
     folder: str, name: str, key: str, client: Client, status: ObjectStatus, start: memoryview
-) -> FileStorage:
-    """Save an object, and then its description, which replaces that of an older copy."""
+) -> str:
+    """Save an object, and then its description, which replaces that of an older copy.
+
+    Returns the path of the copy.
+    """
     os.makedirs(folder, exist_ok=True)
     text = f"{status.size} {status.identity}"
     digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
@@ -120,8 +148,7 @@ def _keep(
             while tasks:
                 # Dropped one by one, so that the parts do not pile up in memory.
                 target.file.write(tasks.pop(0).result())
-    opened = MmapStorage(path)
-    if opened.size != status.size:
+    if not _has_size(path, status.size):
         raise StaleIndexError(f"{path}: changed while it was written")
     described = os.path.join(folder, f"{name}.json")
     before = _read_description(described)
@@ -132,4 +159,4 @@ def _keep(
         # Who has it mapped keeps it.
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(folder, before["copy"]))
-    return opened
+    return path

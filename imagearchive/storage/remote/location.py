@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import posixpath
@@ -11,7 +12,14 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
 from imagearchive.errors import ArchiveNotFoundError, OptionError
-from imagearchive.storage.local import MemoryStorage, unknown_kind
+from imagearchive.storage.answers import (
+    answer_of,
+    are_remembered,
+    forget_answer,
+    has_answer,
+    note_answer,
+)
+from imagearchive.storage.local import MemoryStorage, open_storage, unknown_kind
 from imagearchive.storage.location import Entry, Location, Status
 from imagearchive.storage.path_options import (
     PathWithOptions,
@@ -22,8 +30,8 @@ from imagearchive.storage.path_options import (
 from imagearchive.storage.protocol import FileStorage, StorageKind
 from imagearchive.storage.remote.client import Client, ObjectStatus
 from imagearchive.storage.remote.clients import client_for
-from imagearchive.storage.remote.local_copy import open_copy
-from imagearchive.storage.remote.storage import RemoteStorage
+from imagearchive.storage.remote.local_copy import LocalCopy, make_copy
+from imagearchive.storage.remote.storage import HEAD_BYTES, RemoteStorage
 
 if TYPE_CHECKING:
     from imagearchive.storage.remote.block_cache import ObjectBlocks
@@ -127,15 +135,14 @@ class RemoteLocation:
         seen = self._seen
         if seen is not None and time.monotonic() < seen[1]:
             return seen[0]
-        status = self._ask_status()
+        status = answer_of(self._question("status"), self._ask_status)
         self._seen = (status, time.monotonic() + STATUS_LIFETIME)
         return status
 
     def _ask_status(self) -> Status:
         try:
             if self._key and not (self._key.endswith("/") and self._can_list):
-                found = self._client().status(self._request_key)
-                return Status(found.size, found.identity, found.mtime_ns, stat.S_IFREG | 0o644)
+                return _file_status(self._client().status(self._request_key))
         except FileNotFoundError:
             if not self._can_list:
                 raise
@@ -154,6 +161,8 @@ class RemoteLocation:
     def open(self, kind: StorageKind = "auto") -> FileStorage:
         """Open the object; one request, which asks for its status.
 
+        Where answers are remembered, it brings the first bytes as well, unless they may be cached.
+
         Parameters
         ----------
         kind : str
@@ -163,10 +172,10 @@ class RemoteLocation:
         if kind not in ("auto", "mmap", "pread", "memory"):
             raise unknown_kind(kind)
         try:
-            found = self._client().status(self._request_key)
+            found, head = self._find()
         except FileNotFoundError:
             raise ArchiveNotFoundError(f"{self.path}: no such object; is the URL right?") from None
-        storage = self._storage(found, blocks=True)
+        storage = self._storage(found, head)
         if kind != "memory":
             return storage
         data = bytearray(storage.size)
@@ -179,9 +188,28 @@ class RemoteLocation:
         """Open an object whose status is known, without a request."""
         return self._storage(ObjectStatus(size, identity))
 
-    def _storage(self, status: ObjectStatus, blocks: bool = False) -> RemoteStorage:
+    def _find(self) -> tuple[ObjectStatus, bytes]:
+        """Return the status of the object, and its first bytes as far as they are known."""
+        head = self._question("head")
+        if has_answer(self._question("status")) and not has_answer(head):
+            known = self.status()
+            if known.is_file:
+                return ObjectStatus(known.size, known.identity, known.mtime_ns), b""
+        if are_remembered() and self._options.cache is None:
+            return answer_of(head, self._ask_head)
+        return self._client().status(self._request_key), b""
+
+    def _ask_head(self) -> tuple[ObjectStatus, bytes]:
+        found = self._client().read_start(self._request_key, HEAD_BYTES)
+        # None is an answer to the question for another state only.
+        assert found is not None
+        status, head = found
+        note_answer(self._question("status"), _file_status(status))
+        return status, bytes(head)
+
+    def _storage(self, status: ObjectStatus, head: bytes | None = None) -> RemoteStorage:
         return RemoteStorage(
-            self.path, self._request_key, self._client, status, blocks, self._cached_blocks(status)
+            self.path, self._request_key, self._client, status, head, self._cached_blocks(status)
         )
 
     def _cached_blocks(self, status: ObjectStatus) -> ObjectBlocks | None:
@@ -212,19 +240,61 @@ class RemoteLocation:
         entries = [
             Entry(name, Status(0, "", 0, stat.S_IFDIR | 0o755), False) for name in found.directories
         ]
-        entries += [
-            Entry(name, Status(one.size, one.identity, one.mtime_ns, stat.S_IFREG | 0o644), False)
-            for name, one in found.objects
-        ]
+        entries += [Entry(name, _file_status(one), False) for name, one in found.objects]
         return sorted(entries, key=lambda entry: os.fsencode(entry.name))
 
     def open_copy(self) -> FileStorage:
         """Open a copy of the whole object; see `imagearchive.storage.remote.local_copy`."""
-        return open_copy(self.path, self._request_key, self._client())
+        made = answer_of(self._question("copy"), self._make_copy)
+        try:
+            return made.open()
+        except FileNotFoundError:
+            # Another process has made a copy of a newer state since.
+            return self._make_copy().open()
+
+    def _make_copy(self) -> LocalCopy:
+        made = make_copy(self.path, self._request_key, self._client())
+        note_answer(self._question("status"), _file_status(made.status))
+        return made
+
+    def is_file(self) -> bool:
+        """Whether there is an object, and not only others below it, by one request."""
+        try:
+            self._client().status(self._request_key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def check_writable(self) -> None:
+        """Raise OptionError for a URL of an HTTP server, or of a whole bucket."""
+        if not self._can_list:
+            raise OptionError(
+                f"{self.path}: files cannot be written to an HTTP server; name a file, or a URL "
+                f"that begins with s3://, gs://, or az://"
+            )
+        if not self._key:
+            raise OptionError(f"{self.path}: this URL names no object in the bucket")
 
     def publish(self, path: str) -> None:
         """Upload a local file; it appears when it is complete, and replaces what there was."""
-        self._client().put(self._request_key, path)
+        found = self._client().put(self._request_key, path)
+        self._forget_answers()
+        self._seen = (_file_status(found), time.monotonic() + STATUS_LIFETIME)
+
+    def remove(self) -> None:
+        """Remove the object, if there is one; raises RemoteError."""
+        self._forget_answers()
+        with contextlib.suppress(FileNotFoundError):
+            self._client().delete(self._request_key)
+
+    def _forget_answers(self) -> None:
+        self._seen = None
+        for name in ("status", "head", "copy"):
+            forget_answer(self._question(name))
+
+    def with_copy(self, path: str) -> Location:
+        """Return the location of an object that was just uploaded from a local file."""
+        return _UploadedLocation(self, path)
 
     @property
     def _can_list(self) -> bool:
@@ -247,6 +317,10 @@ class RemoteLocation:
         query = "&".join(part for part in (self._query, self._options.query) if part)
         path = quote(self._key, safe="/:@!$&'()*+,;=~%")
         return f"{self._scheme}://{self._host}/{path}" + ("?" + query if query else "")
+
+    def _question(self, name: str) -> tuple[str, ...]:
+        """Return what a question about this object is called in `imagearchive.storage.answers`."""
+        return (name, self.path, self._request_key, self._options.key.hex())
 
     def _client(self) -> Client:
         bucket = "" if self._scheme in _HTTP else self._host
@@ -273,3 +347,24 @@ class RemoteLocation:
 
     def __repr__(self) -> str:
         return f"RemoteLocation({str(self.path)!r})"
+
+
+class _UploadedLocation(RemoteLocation):
+    """An object whose bytes are read from the local file that it was uploaded from."""
+
+    def __init__(self, location: RemoteLocation, copy: str) -> None:
+        super().__init__(location.path)
+        self._copy = copy
+        self._status = location.status()
+
+    def status(self) -> Status:
+        """Return the status of the object."""
+        return self._status
+
+    def open(self, kind: StorageKind = "auto") -> FileStorage:
+        """Open the local file."""
+        return open_storage(self._copy, "pread" if kind == "auto" else kind)
+
+
+def _file_status(found: ObjectStatus) -> Status:
+    return Status(found.size, found.identity, found.mtime_ns, stat.S_IFREG | 0o644)

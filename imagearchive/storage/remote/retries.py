@@ -73,6 +73,18 @@ class RetryPolicy:
                 )
         return cls(**found)
 
+    def to_config(self) -> dict[str, Any]:
+        """Return the policy as obstore takes it, which wants no durations as text."""
+        return {
+            "max_retries": self.max_retries,
+            "retry_timeout": timedelta(seconds=self.retry_timeout),
+            "backoff": {
+                "init_backoff": timedelta(seconds=self.init_backoff),
+                "max_backoff": timedelta(seconds=self.max_backoff),
+                "base": self.base,
+            },
+        }
+
     def run(self, call: Callable[[], T], fail: Callable[[str], Exception]) -> T:
         """Call a function until it raises no `TransientError`, or the policy says that it is over.
 

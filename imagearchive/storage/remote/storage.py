@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 
     from imagearchive.storage.remote.block_cache import ObjectBlocks
 
-__all__ = ["RemoteStorage"]
+__all__ = ["HEAD_BYTES", "RemoteStorage"]
+
+#: How much of the beginning of an object is requested when it is opened.
+HEAD_BYTES: Final = 16 << 10
 
 # What is a small read, and how large a block is: it takes as long.
 _SMALL: Final = 2 << 10
-_BLOCK: Final = 16 << 10
+_BLOCK: Final = HEAD_BYTES
 # A read that begins at most this far after the end of the last one continues it. On the way, as
 # much time passes as until the answer to another request.
 _STRIDE: Final = 2 << 20
@@ -53,11 +56,12 @@ class RemoteStorage(Closable):
         Returns the client of the current process.
     status : ObjectStatus
         The state of the object.
-    blocks : bool
-        Whether small reads fetch a block each, of which the last one is kept, because what follows
-        is often read next. For headers, and not for members.
+    head : bytes, optional
+        The first bytes, if they are known, or else empty. If it is given, small reads fetch a block
+        each, of which the last one is kept, because what follows is often read next. For headers,
+        and not for members.
     cache : ObjectBlocks, optional
-        Its blocks on this machine. Small reads with `blocks` do not add to them.
+        Its blocks on this machine. Small reads with `head` do not add to them.
     """
 
     zero_copy = False
@@ -68,7 +72,7 @@ class RemoteStorage(Closable):
         key: str,
         client: ClientFactory,
         status: ObjectStatus,
-        blocks: bool = False,
+        head: bytes | None = None,
         cache: ObjectBlocks | None = None,
     ) -> None:
         self.path = path
@@ -83,8 +87,8 @@ class RemoteStorage(Closable):
         self._scan = Owner(self._fetch)
         self._pid = os.getpid()
         # Offset and bytes of the last block; replaced as a whole.
-        self._block = (0, b"")
-        self._small = _SMALL if blocks else 0
+        self._block = (0, head or b"")
+        self._small = 0 if head is None else _SMALL
         self._reads_ahead = True
         # Where the last read ended, how many before it were in order, and how far was fetched.
         self._last = -1

@@ -1,11 +1,14 @@
 """The report of whole archives: numbers, page, and damaged input."""
 
+import base64
 import html.parser
+import io
 import re
 import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.archives import write_tar
 from support.images import decode_by_pillow, encode, photo
 
@@ -222,11 +225,39 @@ def test_report_npz_describes_arrays(tmp_path):
     assert arrays["o"].dtype == "object"
 
 
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW", "NHW"])
+def test_report_array_of_images_has_their_mean_and_thumbnails(tmp_path, layout):
+    images = np.stack([photo(20, 16, n) for n in range(15)])
+    stored = {"NHWC": images, "NCHW": images.transpose(0, 3, 1, 2), "NHW": images[..., 0]}[layout]
+    np.savez(tmp_path / "a.npz", images=stored, y=np.arange(15))
+    (facts,) = imagearchive.report(tmp_path / "a.npz", tmp_path / "page.html").archives
+    found = {one.name: one for one in facts.arrays}["images"]
+    channels = images[..., :1] if layout == "NHW" else images
+    np.testing.assert_allclose(found.channel_mean, (channels / 255).mean((0, 1, 2)))
+    np.testing.assert_allclose(found.channel_std, (channels / 255).std((0, 1, 2)))
+    page = Page((tmp_path / "page.html").read_text())
+    assert page.open == []
+    assert page.tags.count("img") == 12
+    assert "row 14" in page.text
+    first = next(url for url in page.urls if url.startswith("data:"))
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(first.partition(",")[2]))), int)
+    expected = channels[0].repeat(3, -1) if layout == "NHW" else images[0]
+    assert np.abs(shown - expected).mean() < 12
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 5, 3), (4, 20, 20, 7), (4, 20), (0, 20, 20, 3)])
+def test_report_array_of_no_images_has_no_mean_of_channels(tmp_path, shape):
+    np.savez(tmp_path / "a.npz", x=np.zeros(shape, np.uint8), f=np.zeros((4, 20, 20, 3)))
+    (facts,) = imagearchive.report(tmp_path / "a.npz", tmp_path / "page.html").archives
+    assert [one.channel_mean for one in facts.arrays] == [[], []]
+
+
 def test_report_large_array_is_read_by_rows(tmp_path, monkeypatch):
     monkeypatch.setattr("imagearchive.processing.report.array_facts._WHOLE", 100)
     monkeypatch.setattr("imagearchive.processing.report.array_facts._CHUNK", 100)
     values = np.random.default_rng(0).normal(size=(50, 6))
-    np.savez(tmp_path / "a.npz", x=values)
+    # Datasets call this column "image".
+    np.savez(tmp_path / "a.npz", images=values)
     (facts,) = imagearchive.report(tmp_path / "a.npz").archives
     (x,) = facts.arrays
     assert (x.rows, x.minimum, x.maximum) == (50, values.min(), values.max())

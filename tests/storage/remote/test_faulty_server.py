@@ -158,6 +158,17 @@ def test_faulty_server_serves_files(tmp_path):
         assert server.totals.requests == 2
 
 
+def test_faulty_server_ends_before_the_children_that_were_forked_meanwhile():
+    with FaultyServer():
+        child = os.fork()
+        if child == 0:
+            time.sleep(20)
+            os._exit(0)
+    assert os.waitpid(child, os.WNOHANG) == (0, 0)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
 def test_faulty_server_ends_with_the_process_that_started_it():
     script = """
 from support.servers.faulty import FaultyServer

@@ -1,4 +1,7 @@
-"""An epoch on a server that makes mistakes: every sample is right, or an error names the object."""
+"""An epoch on a server that makes mistakes: every sample is right, or an error names the object.
+
+The server is asked as an HTTP server, and as a bucket of S3, which obstore reads.
+"""
 
 import dataclasses
 
@@ -18,6 +21,7 @@ from support.servers.faults import (
     Status,
 )
 from support.servers.faulty import FaultyServer
+from support.servers.object_stores import http_bucket
 
 from imagearchive import DataLoader, ImageArchive, Resize
 from imagearchive.errors import ImageArchiveError, RemoteError, StaleIndexError
@@ -46,20 +50,28 @@ def shards(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shared_server(shards, tmp_path_factory):
-    """A server of the shards, and the arguments that open them; its index is built once."""
-    with FaultyServer(shards) as server:
-        url = server.url("s-{00..99}.tar")
-        ipath = tmp_path_factory.mktemp("index") / "all.idx.npy"
-        arguments = {"apath": url, "ipath": ipath, "storage_options": OPTIONS}
-        ImageArchive(**arguments).close()
+    """A server of the shards, and the arguments that open them; the indexes are built once."""
+    with FaultyServer(shards | {f"data/{name}": path for name, path in shards.items()}) as server:
+        folder = tmp_path_factory.mktemp("index")
+        retries = {"retry_config": OPTIONS["retry_config"]}
+        bucket = http_bucket("s3", server.url(), client_options={"timeout": "2s"}, **retries)
+        arguments = {
+            "http": (server.url("s-{00..99}.tar"), OPTIONS),
+            "s3": ("s3://data/s-{00..99}.tar", bucket),
+        }
+        for scheme, (url, options) in arguments.items():
+            ipath = folder / f"{scheme}.idx.npy"
+            arguments[scheme] = {"apath": url, "ipath": ipath, "storage_options": options}
+            ImageArchive(**arguments[scheme]).close()
         yield server, arguments
 
 
 @pytest.fixture
 def server(shared_server, shards):
     server, _ = shared_server
-    server.put({REPLACED: shards[REPLACED]})
+    # In this order, because requests of the last test may still replace the shard.
     server.forget()
+    server.put({REPLACED: shards[REPLACED], f"data/{REPLACED}": shards[REPLACED]})
     yield server
     # The loaders of this process share it.
     prefetcher().limit = PREFETCH_BYTES
@@ -67,7 +79,13 @@ def server(shared_server, shards):
 
 @pytest.fixture
 def dataset(server, shared_server):
-    with ImageArchive(**shared_server[1]) as dataset:
+    with ImageArchive(**shared_server[1]["http"]) as dataset:
+        yield dataset
+
+
+@pytest.fixture
+def bucket_dataset(server, shared_server):
+    with ImageArchive(**shared_server[1]["s3"]) as dataset:
         yield dataset
 
 
@@ -144,6 +162,37 @@ def test_epoch_with_one_shard_of_a_hundred_out_is_an_error_that_names_it(
     fault = dataclasses.replace(fault, path=REPLACED)
     with pytest.raises(error, match=r"s-57\.tar: "):
         epoch(dataset, on_error, lambda: server.fail(fault))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Status(503, skip=5, times=4), Shorten(7, skip=3, times=2), Drop(skip=3, times=3)],
+    ids=name_of_case,
+)
+def test_epoch_of_a_bucket_with_failures_that_pass_has_every_sample(server, bucket_dataset, fault):
+    assert epoch(bucket_dataset, "skip", lambda: server.fail(fault)) == EVERY_SAMPLE
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (Status(503), RemoteError),
+        (Status(404), ImageArchiveError),
+        (Status(403), RemoteError),
+        (Drop(), RemoteError),
+        (Shorten(7), ImageArchiveError),
+        (IgnoreRange(), ImageArchiveError),
+        (Redirect(f"/data/{REPLACED}"), RemoteError),
+        (Header("etag", '"other"'), StaleIndexError),
+    ],
+    ids=name_of_case,
+)
+def test_epoch_of_a_bucket_with_one_shard_of_a_hundred_out_is_an_error_that_names_it(
+    server, bucket_dataset, fault, error
+):
+    fault = dataclasses.replace(fault, path=f"data/{REPLACED}")
+    with pytest.raises(error, match=r"s3://data/s-57\.tar: "):
+        epoch(bucket_dataset, "skip", lambda: server.fail(fault))
 
 
 def test_epoch_with_one_shard_replaced_by_one_of_its_size_never_mixes(server, dataset, shards):

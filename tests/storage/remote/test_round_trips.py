@@ -1,10 +1,15 @@
 """How many requests in sequence it takes to the first batch, from the start or the middle."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from support.archives import encoded, write_tar
 
+import imagearchive
 from imagearchive import DataLoader, ImageArchive, IndexTable, Resize
+from imagearchive.index.recorded_files import FILES, describe_files
+from imagearchive.storage.patterns import expand_paths
 
 SHARDS = 5
 COUNT = 20
@@ -27,7 +32,7 @@ def files(tmp_path_factory):
 @pytest.fixture
 def server(faulty_server, files):
     faulty_server.put(files)
-    faulty_server.configure(round_gap=0.04)
+    faulty_server.configure(round_gap=0.05)
     return faulty_server
 
 
@@ -39,26 +44,77 @@ def new_machine(tmp_path, monkeypatch):
 
 
 def rounds(server, source, position=0):
-    """The number of rounds of requests until the first batch, which is half of the samples."""
+    """Return the number of rounds of requests from opening a source to the first batch."""
     before = server.totals.rounds
-    loader = DataLoader(
-        source(), COUNT // 2, shuffle=True, transform=Resize(8, 8), output="numpy", num_workers=1
-    )
-    with loader:
+    with DataLoader(
+        source(), 2, shuffle=True, transform=Resize(8, 8), output="numpy", num_workers=1
+    ) as loader:
         if position:
             loader.load_state_dict({**loader.state_dict(), "position": position})
-        images, _ = next(iter(loader))
-        assert len(images) == COUNT // 2
+        assert len(next(iter(loader))[1]) == 2
         return server.totals.rounds - before
 
 
-def test_first_batch_of_a_resumed_epoch_takes_as_many_rounds_as_that_of_a_new_one(
-    server, new_machine
-):
-    def source():
-        return ImageArchive(server.url(f"s-{{0..{SHARDS - 1}}}.tar"))
+# One for the archives and their indexes, one for headers if indexes were copied from elsewhere, and
+# one for members; and what a machine that is busy adds when it sends requests too late.
+MOST = 5
 
+
+@pytest.mark.parametrize("position", [0, 2])
+@pytest.mark.parametrize("name", ["s-0.tar", "s-{0..4}.tar"])
+@pytest.mark.parametrize("opened", [str, ImageArchive])
+def test_first_batch_of_archives_with_indexes_takes_few_rounds(
+    server, new_machine, name, opened, position
+):
     new_machine()
-    started = rounds(server, source)
+    # Also when the indexes are on this machine.
+    for _ in range(2):
+        assert rounds(server, lambda: opened(server.url(name)), position) <= MOST
+
+
+@pytest.mark.parametrize("position", [0, 2])
+def test_first_batch_of_archives_with_a_joined_index_takes_few_rounds(
+    server, new_machine, tmp_path, position
+):
+    pattern = server.url("s-{0..4}.tar")
     new_machine()
-    assert rounds(server, source, COUNT // 2) == started
+    joined = ImageArchive(pattern, ipath=tmp_path / "joined.idx.npy").archive.table
+    # As in the index of archives in a bucket, which can be written to.
+    joined.extra = {**joined.extra, FILES: describe_files(joined.file_signatures)}
+    joined.save(tmp_path / "joined.idx.npy")
+    server.put({"joined.idx.npy": tmp_path / "joined.idx.npy"})
+    new_machine()
+    opened = partial(ImageArchive, pattern, ipath=server.url("joined.idx.npy"))
+    server.forget()
+    assert rounds(server, opened, position) <= MOST - 1
+    # It is asked for once.
+    assert [one.path for one in server.requests].count("joined.idx.npy") == 1
+
+
+def test_archives_without_an_index_are_asked_for_it_at_once(server, files, new_machine):
+    names = {f"s-{number}.idx.npy": None for number in range(SHARDS)}
+    server.put(names)
+    new_machine()
+    server.forget()
+    imagearchive.open(server.url("s-{0..4}.tar"))
+    first = [(one.path, one.status) for one in server.requests[: 2 * SHARDS]]
+    assert {name for name, status in first if status == 404} == set(names)
+
+
+def test_braces_in_a_url_are_expanded_without_a_request(server):
+    server.forget()
+    assert len(expand_paths(server.url("s-{0..4}.tar"))) == SHARDS
+    assert server.requests == []
+
+
+def test_many_archives_are_asked_for_their_status_before_their_indexes(server, new_machine, files):
+    # A joined index on this machine may be all that is needed.
+    count = 40
+    server.put({f"m-{number:02}.tar": files["s-0.tar"] for number in range(count)})
+    pattern = server.url(f"m-{{00..{count - 1}}}.tar")
+    new_machine()
+    server.configure()
+    imagearchive.open(pattern)
+    server.forget()
+    imagearchive.open(pattern)
+    assert len({one.path for one in server.requests}) == len(server.requests) == count

@@ -67,13 +67,17 @@ class FaultyServer:
                 pass_fds=[theirs.fileno()],
                 env=os.environ | {"PYTHONPATH": str(_TESTS)},
             )
-        self._control = Connection(ours.detach())
+        self._socket = ours
+        self._control = Connection(os.dup(ours.fileno()))
         self.port: int = self._control.recv()
         self.put(self._objects)
         self._call("settings", self._settings)
         return self
 
     def __exit__(self, *exc: object) -> None:
+        # Not only closed: forked children may still have it.
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
         self._control.close()
         self._process.wait()
 

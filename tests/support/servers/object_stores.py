@@ -202,6 +202,35 @@ def google(server: S3Server) -> GoogleStore:
     return GoogleStore("google", server.port, server.log, options, server)
 
 
+#: Options by scheme that read the objects below `BUCKET` of an HTTP server, without the endpoint.
+#: Each has a credential that contains "hidden".
+HTTP_BUCKETS: dict[str, dict[str, Any]] = {
+    "s3": {
+        "access_key_id": "reader",
+        "secret_access_key": "hidden-key",
+        "token": "hidden-token",
+        "region": REGION,
+    },
+    "gs": {"bearer_token": "hidden-token"},
+    "az": {"account_name": "reader", "account_key": base64.b64encode(b"hidden-key").decode()},
+}
+
+
+def http_bucket(scheme: str, url: str, **options: Any) -> dict[str, Any]:
+    """Return the options that read from an HTTP server as from a bucket.
+
+    Parameters
+    ----------
+    scheme : str
+    url : str
+        Of the server, without a path.
+    **options
+        More options.
+    """
+    endpoint = "base_url" if scheme == "gs" else "endpoint"
+    return {**HTTP_BUCKETS[scheme], endpoint: url.rstrip("/"), **options}
+
+
 def s3rver(folder: Path) -> contextlib.AbstractContextManager[S3Server]:
     """Run s3rver, which keeps its objects in files, and knows no `If-Match`."""
 
