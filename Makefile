@@ -1,5 +1,5 @@
 # `make demo` trains on images from an archive; it takes less than a minute after installation.
-# `make test` runs the tests; it takes about 15 minutes on two cores. Both install what they need into
+# `make test` runs the tests; it takes about 8 minutes on two cores. Both install what they need into
 # .venv and require only Python >= 3.10, a C compiler, make, and the headers of zlib. The tests of remote
 # archives also need nginx and Node.js, those of the viewer Chromium; `make servers` installs what it can.
 
@@ -14,6 +14,9 @@ NATIVE := setup.py $(HANDWRITTEN_C) $(shell find imagearchive -name '*.pyx' -o -
 BENCHMARKS := $(filter-out benchmarks.harness.%,$(subst /,.,$(basename $(wildcard benchmarks/*/*.py))))
 STUBS := $(subst /,.,$(basename $(shell find imagearchive -name '*.pyi')))
 
+# A test worker for each core; more than eight need too much memory.
+PYTEST_WORKERS := -n logical --maxprocesses 8 --dist worksteal
+
 # What `make fuzz` takes in all; SEED=1 gives the same inputs again if there is no saved corpus.
 SECONDS := 600
 FUZZ_BUILD := build/fuzz
@@ -24,8 +27,8 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/train_digits.py
 
 test: $(VENV)/.test servers
-	@echo "Running all tests; this takes about 15 minutes on two cores."
-	$(BIN)/python -m pytest
+	@echo "Running all tests; this takes about 8 minutes on two cores."
+	$(BIN)/python -m pytest $(PYTEST_WORKERS)
 
 # Where something cannot be installed, a message says what, and the tests that need it fail.
 servers: | $(BIN)/python

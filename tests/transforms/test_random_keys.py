@@ -75,7 +75,6 @@ def send_draws(pipe, transform):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_instances_in_other_processes_draw_other_numbers(method):
     context = multiprocessing.get_context(method)
     crop = T.RandomCrop(1, seed=9)
