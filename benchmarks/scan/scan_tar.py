@@ -14,6 +14,8 @@ import os
 import tarfile
 import tempfile
 
+import numpy as np
+
 from benchmarks.harness.compile_c import load_c
 from benchmarks.harness.interleave import compare, report
 from imagearchive.containers.tar import scan as tar
@@ -38,16 +40,28 @@ def write_archive(path: str, members: int, size: int) -> None:
     header = tarfile.TarInfo("class_0000/image_00000000.jpg")
     header.size = size
     header.mtime = 1_700_000_000
-    template = bytearray(header.tobuf(tarfile.USTAR_FORMAT))
-    data = os.urandom(size) + bytes(-size % 512)
-    with open(path, "wb", buffering=1 << 22) as file:
-        for number in range(members):
-            template[0:29] = b"class_%04d/image_%08d.jpg" % (number % 1000, number)
-            template[148:156] = b" " * 8
-            template[148:156] = b"%06o\0 " % sum(template)
-            file.write(template)
-            file.write(data)
+    template = np.frombuffer(header.tobuf(tarfile.USTAR_FORMAT), np.uint8)
+    data = np.frombuffer(os.urandom(size) + bytes(-size % 512), np.uint8)
+    step = max(1, (16 << 20) // (512 + len(data)))
+    with open(path, "wb") as file:
+        for first in range(0, members, step):
+            numbers = np.arange(first, min(members, first + step))
+            blocks = np.empty((len(numbers), 512 + len(data)), np.uint8)
+            blocks[:, :512], blocks[:, 512:] = template, data
+            _write_digits(blocks[:, 6:10], numbers % 1000, 10)
+            _write_digits(blocks[:, 17:25], numbers, 10)
+            blocks[:, 148:156] = ord(" ")
+            sums = blocks[:, :512].sum(axis=1, dtype=np.int64)
+            _write_digits(blocks[:, 148:154], sums, 8)
+            blocks[:, 154] = 0
+            file.write(blocks.data)
         file.write(bytes(1024))
+
+
+def _write_digits(columns: np.ndarray, numbers: np.ndarray, base: int) -> None:
+    for column in range(columns.shape[1] - 1, -1, -1):
+        columns[:, column] = ord("0") + numbers % base
+        numbers = numbers // base
 
 
 def scan(path: str, kind: str) -> int:

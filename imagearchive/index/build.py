@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.containers.registry import scan_location
+from imagearchive.containers.rows import RowBuffer
 from imagearchive.errors import ImageArchiveError, StaleIndexError
 from imagearchive.index.class_directories import class_directories
 from imagearchive.index.freshness import Signature, fingerprints, signatures
@@ -71,6 +72,8 @@ def build_columns(
         try:
             scanned = scan_location(location, strict=strict, progress=progress, look=look)
             resolved = resolve(scanned.rows)
+            # The columns have taken their place.
+            scanned = scanned._replace(rows=RowBuffer(0))
             prints = fingerprints(
                 scanned.files,
                 resolved.entries,

@@ -109,6 +109,11 @@ class SavedTable(MemberTable):
             The file cannot be written.
         """
         location = locate(path)
+        self.write(location)
+        return self.load_written(location, self.files, self.file_signatures)
+
+    def write(self, location: Location) -> None:
+        """Save the table; raises as `save`."""
         sections = {name: getattr(self, name) for name in COLUMNS}
         sections.update(sorted(self.extra.items()))
         if is_cached(location):
@@ -116,13 +121,19 @@ class SavedTable(MemberTable):
             sections[FILES] = describe_files(self.file_signatures)
         meta = {key: value for key, value in self.meta.items() if key != "sections"}
         file_format.save(location, sections, meta)
+
+    @classmethod
+    def load_written(
+        cls, location: Location, files: list[str], file_signatures: dict[str, Signature]
+    ) -> Self:
+        """Map the table that `write` has just saved."""
         unknown = (UNBOUNDED, "")
-        table = self.load(
+        table = cls.load(
             location.path,
-            self.files[0] if self.files else None,
-            [self.file_signatures.get(file, unknown)[0] for file in self.files],
+            files[0] if files else None,
+            [file_signatures.get(file, unknown)[0] for file in files],
         )
-        table.files, table.file_signatures = self.files, self.file_signatures
+        table.files, table.file_signatures = files, file_signatures
         return table
 
     def add_extra(self, sections: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -174,7 +174,7 @@ class IndexTable(SavedTable):
             try:
                 if given is None:
                     location.parent.make_directory()
-                return table.save(location)
+                table.write(location)
             except OSError as error:
                 if given is not None:
                     raise OptionError(
@@ -183,6 +183,15 @@ class IndexTable(SavedTable):
                 if error.errno in OUT_OF_FILES:
                     raise
                 failures.append(f"{location.path}: {error.strerror}")
+            else:
+                files, found = table.files, table.file_signatures
+                # A large table should not be in memory together with its file.
+                del table
+                try:
+                    return cls.load_written(location, files, found)
+                except FileNotFoundError:
+                    # Another process has removed the file.
+                    return build()
         warnings.warn(
             f"{archive.path}: the index cannot be saved "
             f"({'; '.join(failures) or 'no cache directory'}), so every process scans the archive "

@@ -281,21 +281,23 @@ def test_tar_container_scan_of_a_large_local_archive_is_divided(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("mean", "seconds", "threads"),
+    ("processors", "mean", "seconds", "threads"),
     [
-        # Fast: one thread is enough, or as many as there are processors.
-        (1536, 1e-7, None),
-        (1536, 1e-6, 2),
-        (60_000, 1e-6, 2),
-        # Slow: more reads at once, if only headers are read.
-        (1536, 1e-3, 2),
-        (60_000, 1e-3, 8),
+        # In memory: half of the processors, if it takes long enough.
+        (8, 1536, 1e-7, None),
+        (8, 1536, 4e-7, 4),
+        (8, 60_000, 4e-7, 4),
+        (2, 1536, 4e-7, None),
+        (1, 60_000, 4e-7, None),
+        # From a disk: as many reads as there are processors, or more, if only headers are read.
+        (2, 1536, 1e-3, 2),
+        (2, 60_000, 1e-3, 8),
     ],
 )
 def test_make_plan_uses_threads_where_they_are_faster(
-    tmp_path, monkeypatch, mean, seconds, threads
+    tmp_path, monkeypatch, processors, mean, seconds, threads
 ):
-    monkeypatch.setattr(parallel_scan, "_processors", lambda: 2)
+    monkeypatch.setattr(parallel_scan, "_processors", lambda: processors)
     path = tmp_path / "empty.tar"
     with open(path, "wb") as file:
         file.truncate(100_000 * mean)

@@ -34,12 +34,15 @@ _SAMPLE_SECONDS: Final = 0.002
 _SAMPLE_BYTES: Final = 1 << 16
 # If the rest takes less, threads are not worth their start.
 _MIN_SECONDS: Final = 0.02
-# Headers that arrive faster come from memory, and more threads than processors are of no use.
-_CACHED: Final = 20e-6
+# An archive whose headers, or whose bytes, arrive faster is in memory. Threads only share the
+# work then, and have to leave processors to others.
+_CACHED_HEADER: Final = 20e-6
+_CACHED_BYTES: Final = 3e9
 # From one header to the next, beyond which only headers are read, and more reads at once are
 # faster; `HOP` in scan.pyx.
 _HOP: Final = 0x3000
 _LOCAL_READS: Final = 8
+_MAX_THREADS: Final = 4
 # On a server, data of smaller members arrives with the read-ahead of a scan in order, before the
 # answers to requests for each header would.
 _REMOTE_HOP: Final = 256 << 10
@@ -124,10 +127,12 @@ def make_plan(storage: Storage, rows: int, offset: int, seconds: float) -> Plan 
         return None
     if not hasattr(storage, "fileno"):
         threads = _REMOTE_READS if mean >= _REMOTE_HOP else 1
-    elif mean > _HOP and seconds / rows > _CACHED:
+    elif mean > _HOP and seconds / rows > _CACHED_HEADER:
         threads = _LOCAL_READS
+    elif mean <= _HOP and offset / seconds < _CACHED_BYTES:
+        threads = min(_MAX_THREADS, _processors())
     else:
-        threads = min(4, _processors())
+        threads = min(_MAX_THREADS, max(1, _processors() // 2))
     segment = max(_MIN_SEGMENT, _SEGMENT_ROWS * mean, left // (threads * _SEGMENTS_PER_THREAD))
     threads = min(threads, left // segment)
     if threads < 2:
