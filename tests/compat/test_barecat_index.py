@@ -9,6 +9,7 @@ import barecat as peer
 import barecat.exceptions as peer_exceptions
 import numpy as np
 import pytest
+from support.barecat_archives import write_barecat
 
 import imagearchive
 from imagearchive.compat import barecat
@@ -151,6 +152,13 @@ def test_index_shards_equal_those_of_the_original(both):
     assert ours.total_physical_size_seek == theirs.total_physical_size_seek
     assert ours.total_physical_size_stat == theirs.total_physical_size_stat
     assert ours.total_logical_size == theirs.total_logical_size
+
+
+def test_physical_size_of_several_archives_counts_the_shards_of_each(tmp_path):
+    for name, size in (("a", 10), ("b", 1000)):
+        write_barecat(str(tmp_path / f"{name}.barecat"), {name: bytes(size)})
+    with barecat.open(str(tmp_path / "{a,b}.barecat")) as archive:
+        assert archive.total_physical_size_stat == archive.total_logical_size == 1010
 
 
 def test_infos_are_dictionaries_and_survive_pickling(both):

@@ -234,7 +234,9 @@ class Barecat(Archive):
     @property
     def total_physical_size_stat(self) -> int:
         """The size of the shards together, in bytes; in other formats, of the archive's files."""
-        return sum(self.physical_shard_end(number) for number in self._shards if number >= 0)
+        # By place, because shards of several archives have the same numbers.
+        places = [place for place, number in enumerate(self._shards) if number >= 0]
+        return sum(self.storage(place).size for place in places)
 
     total_physical_size_seek = total_physical_size_stat
 
