@@ -53,24 +53,34 @@ def byte_size(text: str) -> int:
 
 
 def storage_option(text: str) -> tuple[list[str], str | bool]:
-    """Convert ``NAME=VALUE`` or ``GROUP.NAME=VALUE`` to names and a value."""
+    """Convert ``NAME=VALUE`` or ``GROUP.NAME=VALUE``, at any depth, to names and a value."""
     name, equals, value = text.partition("=")
     if not name or not equals:
         # Not shown: it may be a credential.
         raise argparse.ArgumentTypeError("write NAME=VALUE, such as region=eu-central-1")
-    return name.split(".", 1), _BOOLEANS.get(value.lower(), value)
+    return name.split("."), _BOOLEANS.get(value.lower(), value)
 
 
 def merge_options(given: Sequence[tuple[list[str], str | bool]] | None) -> dict[str, Any] | None:
-    """Return the dict that several options of `storage_option` make; None for none."""
+    """Return the dict that several options of `storage_option` make; None for none.
+
+    Raises
+    ------
+    OptionError
+        A name is that of a value and of a group.
+    """
     if given is None:
         return None
     merged: dict[str, Any] = {}
-    for (name, *rest), value in given:
-        if rest:
-            merged.setdefault(name, {})[rest[0]] = value
-        else:
-            merged[name] = value
+    for (*groups, name), value in given:
+        group = merged
+        for one in groups:
+            group = group.setdefault(one, {})
+            if not isinstance(group, dict):
+                raise OptionError(f"--storage-option: {one} is a value, and also a group of values")
+        if isinstance(group.get(name), dict):
+            raise OptionError(f"--storage-option: {name} is a value, and also a group of values")
+        group[name] = value
     return merged
 
 
