@@ -1,20 +1,28 @@
 """Claim: shards on a server with latency are read in any order nearly as fast as in order.
 
-Shards of small images that take 60 kB each, on a server of this machine with a latency, jitter, and
-a bandwidth: samples per second of the first epoch, seconds to the first batch, requests and bytes
-per sample, and seconds to the first batch after resuming in the middle. webdataset reads the same
-shards in order, which is all that it can do, in two processes; it cannot resume in an epoch.
+Small images that take 60 kB each, on a server of this machine with a latency, jitter, and a
+bandwidth. For our loader and others, each with two workers and the same images:
+
+- samples and megabytes per second of the first epoch, and seconds to its first batch, from opening
+  on; our shards have their index, as those of litdata and MosaicML streaming do;
+- requests and bytes per sample, in sizes of a sample;
+- samples per second of the second epoch, for those that have a cache;
+- seconds to the first batch after resuming in the middle, with an empty cache.
+
+In the end, the second epoch from our cache is compared with an epoch from local files.
 
     python -m benchmarks.remote.loader_http [SAMPLES [BANDWIDTH_IN_MB]]
 """
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,130 +30,163 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.harness.interleave import compare, report
+from benchmarks.harness.remote_peers import BATCH, BUCKET, WORKERS, Session, installed_peers
 from imagearchive import DataLoader, ImageArchive, Resize, TarWriter
 
 TESTS = Path(__file__).parents[2] / "tests"
 MEMBER = 60_000
 SHARDS = 4
-BATCH = 64
 LATENCIES = (0.0, 0.02, 0.1)
+# Rounds of the comparison of the second epoch with local files.
+ROUNDS = 5
 
-Batches = Callable[[], Iterator[Any]]
+#: Opens a reader, given a folder for its cache, and a state or None.
+Opens = Callable[[Path, Any], Session]
 
 
 def main(samples: int, bandwidth: float) -> None:
     sys.path.insert(0, str(TESTS))
     from support.servers.faulty import FaultyServer
 
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = folder
-        paths = write_shards(Path(folder), samples)
-        with FaultyServer(paths, record=False) as server:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        os.environ["XDG_CACHE_HOME"] = str(folder / "user")
+        objects = write_shards(folder, samples)
+        peers = installed_peers()
+        for number, peer in enumerate(peers):
+            part = folder / f"{BUCKET}-{number}"
+            peer.write(part, images(samples))
+            if part.exists():
+                objects |= {f"{BUCKET}/{number}/{path.name}": path for path in part.iterdir()}
+        with FaultyServer(objects, record=False) as server:
             pattern = server.url(f"train-{{0..{SHARDS - 1}}}.tar")
             ImageArchive(pattern).close()
+            readers = our_readers(pattern)
+            for number, peer in enumerate(peers):
+                shards = peer.package == "webdataset"
+                url = pattern if shards else server.url(f"{BUCKET}/{number}")
+                readers[peer.name] = lambda cache, state, peer=peer, url=url: peer.open(
+                    url, cache, state
+                )
             print(f"{samples} samples of {MEMBER // 1000} kB, {bandwidth / 1e6:.0f} MB/s")
-            print(f"{'latency':>8} {'loader':14} {'samples/s':>9} {'MB/s':>6} {'first':>7}", end="")
-            print(f" {'requests':>9} {'bytes':>7} {'resumed':>8}")
+            print(f"{'latency':>8} {'loader':18} {'samples/s':>9} {'MB/s':>6} {'first':>7}", end="")
+            print(f" {'requests':>9} {'bytes':>7} {'2nd epoch':>10} {'resumed':>8}")
             for latency in LATENCIES:
                 server.configure(latency=latency, jitter=latency / 10, bandwidth=bandwidth)
-                for name, start in readers(pattern).items():
-                    measure(server, name, latency, samples, start)
+                for reader, opens in readers.items():
+                    row = measure(server, reader, samples, opens)
+                    print(f"{latency * 1e3:5.0f} ms {reader:18} {row}", flush=True)
+            compare_with_local_files(pattern, folder, samples)
+
+
+def images(samples: int) -> Iterator[bytes]:
+    """Make JPEGs that are decoded in no time, with random bytes after their end."""
+    random = np.random.default_rng(0)
+    for _ in range(samples):
+        file = io.BytesIO()
+        Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8)).save(file, "JPEG")
+        image = file.getvalue()
+        yield image + random.bytes(MEMBER - len(image))
 
 
 def write_shards(folder: Path, samples: int) -> dict[str, Path]:
-    """Write JPEGs that are decoded in no time, with random bytes after their end."""
-    random = np.random.default_rng(0)
-    paths = {}
-    for shard in range(SHARDS):
-        path = folder / f"train-{shard}.tar"
-        paths[path.name] = path
-        with TarWriter(path, index=False) as tar:
-            for number in range(shard, samples, SHARDS):
-                file = io.BytesIO()
-                pixels = random.integers(0, 256, (16, 16, 3), np.uint8)
-                Image.fromarray(pixels).save(file, "JPEG")
-                image = file.getvalue()
-                tar.add(f"c/{number:07}.jpg", image + random.bytes(MEMBER - len(image)))
+    """Write the images into TARs; return their paths by name."""
+    paths = {f"train-{shard}.tar": folder / f"train-{shard}.tar" for shard in range(SHARDS)}
+    writers = [TarWriter(path, index=False) for path in paths.values()]
+    for number, image in enumerate(images(samples)):
+        writers[number % SHARDS].add(f"c/{number:07}.jpg", image)
+    for writer in writers:
+        writer.close()
     return paths
 
 
-def readers(pattern: str) -> dict[str, Callable[[int], Batches]]:
-    """Return, by name, what opens the shards and skips some batches."""
-
-    def ours(shuffle: Any) -> Callable[[int], Batches]:
-        def start(skipped: int) -> Batches:
-            loader = DataLoader(
-                pattern,
-                batch_size=BATCH,
-                num_workers=2,
-                shuffle=shuffle,
-                seed=1,
-                transform=Resize(16, 16),
-                output="numpy",
-            )
-            if skipped:
-                loader.load_state_dict({**loader.state_dict(), "position": skipped * BATCH})
-            return lambda: iter(loader)
-
-        return start
-
-    found = {"random": ours(True), "blocks": ours("blocks"), "in order": ours(False)}
-    try:
-        import webdataset
-    except ImportError:
-        print("webdataset is not installed")
-        return found
-
-    def start(skipped: int) -> Batches:
-        dataset = webdataset.WebDataset(pattern, shardshuffle=False).map(decode).batched(BATCH)
-        loader = webdataset.WebLoader(dataset, batch_size=None, num_workers=2)
-
-        def batches() -> Iterator[Any]:
-            iterator = iter(loader)
-            # What has been seen has to be read again.
-            for _ in range(skipped):
-                next(iterator)
-            return iterator
-
-        return batches
-
-    return {**found, "webdataset": start}
-
-
-def decode(sample: dict[str, Any]) -> tuple[Any]:
-    """Decode an image of webdataset."""
-    return (np.asarray(Image.open(io.BytesIO(sample["jpg"])).convert("RGB")),)
-
-
-def measure(
-    server: Any, name: str, latency: float, samples: int, start: Callable[[int], Batches]
-) -> None:
-    before = server.totals
-    started = time.perf_counter()
-    first = 0.0
-    count = 0
-    for batch in start(0)():
-        first = first or time.perf_counter() - started
-        count += len(batch[0])
-    elapsed = time.perf_counter() - started
-    assert count == samples, (name, count)
-    after = server.totals
-    requests = (after.requests - before.requests) / samples
-    sent = (after.sent - before.sent) / samples
-    started = time.perf_counter()
-    iterator = start(samples // BATCH // 2)()
-    next(iterator)
-    resumed = time.perf_counter() - started
-    del iterator
-    rate = samples / elapsed
-    print(
-        f"{latency * 1e3:5.0f} ms {name:14} {rate:9.0f} {rate * MEMBER / 1e6:6.0f} {first:6.2f}s "
-        f"{requests:9.3f} {sent / MEMBER:6.2f}x {resumed:7.2f}s",
-        flush=True,
+def our_loader(pattern: str, shuffle: Any, cache: Path | None = None) -> DataLoader:
+    return DataLoader(
+        pattern,
+        batch_size=BATCH,
+        num_workers=WORKERS,
+        shuffle=shuffle,
+        seed=1,
+        transform=Resize(16, 16),
+        output="numpy",
+        cache_dir=cache,
     )
 
 
+def our_readers(pattern: str) -> dict[str, Opens]:
+    """Return, by name, what opens the shards with our loader."""
+
+    def ours(shuffle: Any, cached: bool = False) -> Opens:
+        def opens(cache: Path, state: Any) -> Session:
+            loader = our_loader(pattern, shuffle, cache if cached else None)
+            if state is not None:
+                loader.load_state_dict(state)
+            return Session(lambda: (batch[0] for batch in loader), loader.state_dict)
+
+        return opens
+
+    return {
+        "random": ours(True),
+        "blocks": ours("blocks"),
+        "in order": ours(False),
+        "random, cache": ours(True, cached=True),
+        "blocks, cache": ours("blocks", cached=True),
+    }
+
+
+def measure(server: Any, name: str, samples: int, opens: Opens) -> str:
+    """Read two epochs, and begin another one in the middle; return the columns of the table."""
+    columns, state = read_two_epochs(server, name, samples, opens)
+    # What the first session shares with its workers must be gone, or it answers for the next one.
+    gc.collect()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+        started = time.perf_counter()
+        next(opens(Path(cache), state).batches())
+        resumed = time.perf_counter() - started
+        gc.collect()
+    return f"{columns} {resumed:7.2f}s"
+
+
+def read_two_epochs(server: Any, name: str, samples: int, opens: Opens) -> tuple[str, Any]:
+    """Return the columns about them, and the state in the middle of the first one."""
+    state: Any = None
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+        before = server.totals
+        started = time.perf_counter()
+        session = opens(Path(cache), None)
+        first, count = 0.0, 0
+        for number, batch in enumerate(session.batches(), 1):
+            first = first or time.perf_counter() - started
+            count += len(batch)
+            if number == samples // BATCH // 2:
+                state = session.state()
+        rate = samples / (time.perf_counter() - started)
+        assert count == samples, (name, count)
+        after = server.totals
+        second = f"{'-':>10}"
+        # Those without a cache read everything again.
+        if any(Path(cache).iterdir()):
+            started = time.perf_counter()
+            count = sum(len(batch) for batch in session.batches())
+            second = f"{count / (time.perf_counter() - started):10.0f}"
+            assert count == samples, (name, count)
+    requests = (after.requests - before.requests) / samples
+    sent = (after.sent - before.sent) / samples / MEMBER
+    columns = f"{rate:9.0f} {rate * MEMBER / 1e6:6.0f} {first:6.2f}s {requests:9.3f} {sent:6.2f}x"
+    return f"{columns} {second}", state
+
+
+def compare_with_local_files(pattern: str, folder: Path, samples: int) -> None:
+    """Compare a second epoch from the cache with one from the files themselves, in random order."""
+    remote = our_loader(pattern, True, folder / "cache")
+    local = our_loader(str(folder / pattern.rpartition("/")[2]), True)
+    times = compare({"cache": lambda: list(remote), "local files": lambda: list(local)}, ROUNDS)
+    report("Second epoch, in random order", times, "cache", samples, "sample")
+
+
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", category=UserWarning)
     given = [float(value) for value in sys.argv[1:]]
     defaults = [8192.0, 200.0]
     samples, megabytes = [*given, *defaults[len(given) :]]
