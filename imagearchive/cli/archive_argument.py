@@ -7,7 +7,7 @@ import os
 from contextlib import ExitStack
 
 from imagearchive.archive.archive import Archive, open_archive
-from imagearchive.cli.argument_types import merge_options
+from imagearchive.cli.argument_types import access_options
 from imagearchive.containers.derived import DECOMPRESS
 from imagearchive.errors import UnsupportedArchiveError
 from imagearchive.errors.os_errors import os_errors_for
@@ -26,7 +26,7 @@ def open_archive_argument(arguments: argparse.Namespace) -> Archive:
             strict=not arguments.partial,
             nested=arguments.nested,
             decompress_to=arguments.decompress_to,
-            storage_options=merge_options(arguments.storage_options),
+            **access_options(arguments),
         )
 
 

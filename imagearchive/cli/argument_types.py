@@ -21,6 +21,7 @@ from imagearchive.storage.location import expand_home
 
 __all__ = [
     "SizeCondition",
+    "access_options",
     "archive_path",
     "byte_size",
     "fraction",
@@ -59,6 +60,17 @@ def storage_option(text: str) -> tuple[list[str], str | bool]:
         # Not shown: it may be a credential.
         raise argparse.ArgumentTypeError("write NAME=VALUE, such as region=eu-central-1")
     return name.split("."), _BOOLEANS.get(value.lower(), value)
+
+
+def access_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the keyword arguments that say how to reach URLs, and where to cache what is read."""
+    if arguments.cache_bytes is not None and arguments.cache_dir is None:
+        arguments.parser.error("--cache-bytes needs --cache-dir, the folder of the cache")
+    return {
+        "storage_options": merge_options(arguments.storage_options),
+        "cache_dir": arguments.cache_dir,
+        "cache_bytes": arguments.cache_bytes,
+    }
 
 
 def merge_options(given: Sequence[tuple[list[str], str | bool]] | None) -> dict[str, Any] | None:

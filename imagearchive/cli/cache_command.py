@@ -1,4 +1,4 @@
-"""The command `cache`: lists and removes indexes in the user's cache directory."""
+"""The command `cache`: lists and removes cached indexes, and blocks of remote archives."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ NANOSECONDS_PER_DAY: Final = 24 * 60 * 60 * 1_000_000_000
 
 
 def cache(arguments: argparse.Namespace) -> int:
-    """List the indexes in the cache, or remove some of them."""
+    """List what is in a cache, or remove some of it."""
     chosen = arguments.stale or arguments.all or arguments.older_than is not None
     if arguments.clean and not chosen:
         arguments.parser.error("--clean needs --stale, --older-than, or --all")
     if arguments.dry_run and not arguments.clean:
         arguments.parser.error("--dry-run needs --clean")
+    if arguments.cache_dir is not None:
+        return _show_blocks(arguments)
     indexes = [index for index in cached_indexes() if not chosen or _matches(index, arguments)]
     if arguments.clean and not arguments.dry_run:
         for index in indexes:
@@ -40,6 +42,35 @@ def cache(arguments: argparse.Namespace) -> int:
     done = "removed" if not arguments.dry_run else "to remove"
     total = f"{pluralize(len(indexes), 'index', 'indexes')}, {size}"
     write([f"{total} {done}" if arguments.clean else total])
+    return 0
+
+
+def _show_blocks(arguments: argparse.Namespace) -> int:
+    """Show how much there is in a folder of blocks, or remove some of it."""
+    # Imported here, because few programs need it.
+    from imagearchive.storage.remote.block_folder import block_usage, remove_blocks
+
+    if arguments.stale:
+        arguments.parser.error(
+            "--stale chooses indexes; blocks of objects that were replaced are removed when there "
+            "is no room, or by --older-than and --all"
+        )
+    before = None
+    if arguments.older_than is not None and not arguments.all:
+        before = time.time_ns() - int(arguments.older_than) * NANOSECONDS_PER_DAY
+    usage = block_usage(arguments.cache_dir, before)
+    if arguments.clean and not arguments.dry_run:
+        remove_blocks(arguments.cache_dir, before)
+    if arguments.json:
+        write_json(usage._asdict())
+        return 0
+    total = f"{pluralize(usage.blocks, 'block')}, {format_size(usage.size, True)}"
+    if arguments.clean:
+        write([f"{total} {'to remove' if arguments.dry_run else 'removed'}"])
+    elif usage.blocks:
+        write([f"{total}, last used {format_time(usage.last_used_ns)}"])
+    else:
+        write([total])
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from imagearchive.cli.argument_types import positive_integer
+from imagearchive.cli.argument_types import path, positive_integer
 from imagearchive.cli.common_arguments import add_command, add_json
 from imagearchive.cli.inspect_arguments import (
     add_cat,
@@ -63,13 +63,18 @@ def _add_cache(commands: Any) -> None:
     parser = add_command(
         commands,
         "cache",
-        "list or remove the indexes in the cache directory",
+        "list or remove cached indexes, or the blocks of remote archives in a folder",
         "cache_command:cache",
         human_sizes=True,
     )
     parser.add_argument(
-        "--clean", action="store_true", help="remove the indexes that the next options choose"
+        "--cache-dir",
+        metavar="DIR",
+        type=path,
+        help="look at the blocks in a folder that --cache-dir of other commands, or cache_dir= in "
+        "Python, names, instead of indexes",
     )
+    parser.add_argument("--clean", action="store_true", help="remove what the next options choose")
     parser.add_argument(
         "--stale", action="store_true", help="indexes of archives that have changed or are gone"
     )
@@ -77,9 +82,9 @@ def _add_cache(commands: Any) -> None:
         "--older-than",
         type=positive_integer,
         metavar="DAYS",
-        help="indexes that were not used for so many days",
+        help="what was not used for so many days",
     )
-    parser.add_argument("--all", action="store_true", help="all indexes")
+    parser.add_argument("--all", action="store_true", help="everything")
     parser.add_argument("--dry-run", action="store_true", help="show what --clean would remove")
     add_json(parser)
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from imagearchive.cli.argument_types import (
     archive_path,
+    byte_size,
     nested,
     path,
     positive_integer,
@@ -15,6 +16,7 @@ from imagearchive.cli.argument_types import (
 )
 
 __all__ = [
+    "add_access",
     "add_archive",
     "add_archives",
     "add_command",
@@ -88,7 +90,7 @@ def add_archive(parser: argparse.ArgumentParser) -> None:
     add_decompress_to(parser)
     add_partial(parser)
     add_nested(parser)
-    add_storage_options(parser)
+    add_access(parser)
 
 
 def add_archives(parser: argparse.ArgumentParser, nargs: str) -> None:
@@ -103,7 +105,7 @@ def add_archives(parser: argparse.ArgumentParser, nargs: str) -> None:
     add_ipath(parser, "the index file of the archive; it is created if it does not exist")
     add_decompress_to(parser)
     add_nested(parser)
-    add_storage_options(parser)
+    add_access(parser)
     parser.set_defaults(partial=True)
 
 
@@ -119,6 +121,23 @@ def add_decompress_to(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=path,
         help="decompress an archive such as x.tar.xz into a directory once, and read the copy",
+    )
+
+
+def add_access(parser: argparse.ArgumentParser) -> None:
+    """Add how to reach the URLs that a command reads, and where to cache what is read."""
+    add_storage_options(parser)
+    parser.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        type=path,
+        help="keep what is read from URLs in a folder on this machine",
+    )
+    parser.add_argument(
+        "--cache-bytes",
+        metavar="SIZE",
+        type=byte_size,
+        help="maximum size of that folder, such as 200GB; default 10GiB",
     )
 
 

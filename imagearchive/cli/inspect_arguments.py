@@ -13,6 +13,7 @@ from imagearchive.cli.argument_types import (
     positive_integer,
 )
 from imagearchive.cli.common_arguments import (
+    add_access,
     add_archive,
     add_archives,
     add_command,
@@ -23,7 +24,6 @@ from imagearchive.cli.common_arguments import (
     add_null,
     add_overwrite,
     add_quiet,
-    add_storage_options,
     add_threads,
     add_workers,
 )
@@ -217,7 +217,7 @@ def add_report(commands: Any) -> None:
         metavar="N",
         help="number of threads; by default one for each core",
     )
-    add_storage_options(parser)
+    add_access(parser)
     add_overwrite(parser, "an existing page")
     add_json(parser)
     add_quiet(parser)

@@ -11,7 +11,7 @@ import numpy as np
 
 from imagearchive.archive.describe import describe, describe_left_out
 from imagearchive.cli.archive_argument import open_archive_argument
-from imagearchive.cli.argument_types import merge_options
+from imagearchive.cli.argument_types import access_options
 from imagearchive.cli.messages import report_errors, with_options
 from imagearchive.cli.output import (
     escape_message,
@@ -198,7 +198,7 @@ def _verify_on_executor(arguments: argparse.Namespace) -> Iterator[dict[str, Any
     from imagearchive.storage.path_options import add_options
     from imagearchive.storage.patterns import expand_paths
 
-    given = add_options(arguments.archives, merge_options(arguments.storage_options))
+    given = add_options(arguments.archives, **access_options(arguments))
     arguments.archives = expand_paths(given)
     if arguments.ipath is not None and len(arguments.archives) > 1:
         arguments.parser.error("--ipath names the index of one archive")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from imagearchive.cli.argument_types import merge_options
+from imagearchive.cli.argument_types import access_options, merge_options
 from imagearchive.cli.field_arguments import open_samples
 from imagearchive.cli.messages import print_error, print_notes
 from imagearchive.cli.output import (
@@ -75,15 +75,15 @@ def _open_source(arguments: argparse.Namespace) -> Iterator[tuple[Any, int]]:
     from imagearchive.archive.archive import Archive
     from imagearchive.datasets.image_archive import ImageArchive
 
-    options = merge_options(arguments.storage_options)
+    access = access_options(arguments)
     if arguments.field:
-        with open_samples(arguments, arguments.sources, storage_options=options) as samples:
+        with open_samples(arguments, arguments.sources, **access) as samples:
             yield samples, len(samples)
     elif arguments.target.endswith(".npz"):
-        with ImageArchive(arguments.sources, storage_options=options) as images:
+        with ImageArchive(arguments.sources, **access) as images:
             yield images, len(images)
     else:
-        with Archive(arguments.sources, nested="auto", storage_options=options) as archive:
+        with Archive(arguments.sources, nested="auto", **access) as archive:
             yield archive, len(archive.samples())
 
 

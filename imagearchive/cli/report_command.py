@@ -6,7 +6,7 @@ import argparse
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-from imagearchive.cli.argument_types import merge_options
+from imagearchive.cli.argument_types import access_options
 from imagearchive.cli.messages import print_error
 from imagearchive.cli.output import (
     escape_message,
@@ -42,8 +42,8 @@ def report(arguments: argparse.Namespace) -> int:
                 all=arguments.all,
                 nested=arguments.nested,
                 threads=arguments.threads,
-                storage_options=merge_options(arguments.storage_options),
                 filesystem=None,
+                **access_options(arguments),
             )
         )
         step = opened.enter_context(progress_bar(survey.total, "images", arguments.quiet))
@@ -71,10 +71,10 @@ def _sources(arguments: argparse.Namespace, opened: ExitStack) -> list[Any]:
         return list(arguments.archives)
     from imagearchive.cli.field_arguments import open_samples
 
-    options = merge_options(arguments.storage_options)
+    access = access_options(arguments)
     return [
         opened.enter_context(
-            open_samples(arguments, archive, missing="none", strict=False, storage_options=options)
+            open_samples(arguments, archive, missing="none", strict=False, **access)
         )
         for archive in arguments.archives
     ]

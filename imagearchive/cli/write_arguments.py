@@ -18,6 +18,7 @@ from imagearchive.cli.argument_types import (
     seed,
 )
 from imagearchive.cli.common_arguments import (
+    add_access,
     add_archive,
     add_command,
     add_dask,
@@ -67,7 +68,7 @@ def add_index(commands: Any) -> None:
     add_partial(parser)
     add_nested(parser)
     add_workers(parser, "archives")
-    add_storage_options(parser)
+    add_access(parser)
     add_overwrite(parser, "the index even if it is up to date")
     add_json(parser)
 
@@ -218,7 +219,7 @@ def add_repack(commands: Any) -> None:
         help="shards with {} where their number goes, such as out-{:05d}.tar; or an .npz; may be "
         "a URL",
     )
-    add_storage_options(parser)
+    add_access(parser)
     parser.add_argument(
         "--resize",
         type=image_size,

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from imagearchive.cli.argument_types import merge_options
+from imagearchive.cli.argument_types import access_options, merge_options
 from imagearchive.cli.messages import print_error, report_errors
 from imagearchive.cli.output import (
     escape_message,
@@ -48,8 +48,7 @@ def index(arguments: argparse.Namespace) -> int:
     from imagearchive.storage.path_options import add_options
     from imagearchive.storage.patterns import expand_paths
 
-    options = merge_options(arguments.storage_options)
-    given = add_options(arguments.archives, options)
+    given = add_options(arguments.archives, **access_options(arguments))
     paths = expand_paths(given)
     made: list[dict[str, object]] = []
     with open_executor_argument(arguments) as executor:
@@ -60,7 +59,7 @@ def index(arguments: argparse.Namespace) -> int:
         if together and not failures:
             table = open_concatenated(
                 paths,
-                add_options(arguments.ipath, options),
+                add_options(arguments.ipath, merge_options(arguments.storage_options)),
                 overwrite=arguments.overwrite,
                 overwrite_each=arguments.overwrite and executor is None,
                 strict=not arguments.partial,

@@ -81,6 +81,8 @@ def report(
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     filesystem: Any = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_bytes: int | str | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Report:
     """Look at archives as a whole, and write an HTML page about them.
@@ -111,8 +113,8 @@ def report(
         How many threads decode; by default one for each core.
     overwrite : bool
         Replace an existing page.
-    storage_options, filesystem : optional
-        How to reach URLs; see `Archive`.
+    storage_options, filesystem, cache_dir, cache_bytes : optional
+        How to reach URLs, and where to cache what was read; see `Archive`.
     progress : callable, optional
         Called with the number of images and samples done since the last call.
 
@@ -137,6 +139,8 @@ def report(
         threads=threads,
         storage_options=storage_options,
         filesystem=filesystem,
+        cache_dir=cache_dir,
+        cache_bytes=cache_bytes,
     ) as survey:
         return survey.run(output, overwrite, progress)
 
@@ -160,7 +164,10 @@ class Survey(Closable):
         threads: int | None,
         storage_options: Mapping[str, Any] | None,
         filesystem: Any,
+        cache_dir: str | os.PathLike[str] | None,
+        cache_bytes: int | str | None,
     ) -> None:
+        access = (storage_options, filesystem, cache_dir, cache_bytes)
         self._root = None if root is None else name_text(root)
         self._sample = None if check_flag("all", all) else SAMPLE
         self._nested = nested
@@ -176,9 +183,7 @@ class Survey(Closable):
             texts = as_text(cast("ArchivePath", source))
             given = [texts] if isinstance(texts, str) else texts
         items: list[Any] = [
-            item
-            if isinstance(item, SampleArchive)
-            else add_options(as_text(item), storage_options, filesystem)
+            item if isinstance(item, SampleArchive) else add_options(as_text(item), *access)
             for item in given
         ]
         if not items:

@@ -19,7 +19,7 @@ from imagearchive import DataLoader, ImageArchive, LazyNPZDataset, Resize, Sampl
 from imagearchive.errors import OptionError, OptionTypeError, StaleIndexError
 from imagearchive.storage.location import locate
 from imagearchive.storage.path_options import add_options, options_of
-from imagearchive.storage.remote.block_cache import BLOCK
+from imagearchive.storage.remote.block_file import BLOCK
 
 MIB = 1 << 20
 DATA = np.random.default_rng(5).bytes(9 * MIB + 12_345)
