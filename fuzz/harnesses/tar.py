@@ -14,9 +14,12 @@ from fuzz.harness import Harness, check
 from fuzz.harnesses.members import read_members, sometimes
 from fuzz.mutation import INTERESTING, mutate
 from imagearchive.containers.rows import KIND_SPARSE, RowBuffer
+from imagearchive.containers.tar.parallel_scan import Plan, scan_segments
+from imagearchive.containers.tar.scan import Cursor, scan
 from imagearchive.containers.tar.tar_container import TarContainer
 from imagearchive.errors import CorruptArchiveError
 from imagearchive.storage.local import MemoryStorage
+from imagearchive.storage.protocol import Storage
 
 BLOCK = cases.BLOCK
 # Offset and width of the fields of a header.
@@ -92,6 +95,8 @@ class Tar(Harness):
         storage = MemoryStorage(data, "x.tar")
         container = TarContainer()
         container.sniff(data[:BLOCK], storage)
+        if sometimes(data, 8):
+            _compare_segments(data, storage)
         try:
             rows = container.scan(storage)
         except CorruptArchiveError:
@@ -102,6 +107,22 @@ class Tar(Harness):
         if sometimes(data, 4):
             _compare(data, rows)
         return outcome
+
+
+def _compare_segments(data: bytes, storage: MemoryStorage) -> None:
+    """Compare a scan in threads with one from start to end."""
+    plan = Plan(threads=2, segment=BLOCK * (1 + len(data) % 7), search=len(data), rows=4)
+
+    def first(storage: Storage, rows: RowBuffer, cursor: Cursor) -> None:
+        scan_segments(storage, rows, cursor, plan)
+
+    one, other = scan(storage, strict=False), scan(storage, strict=False, first=first)
+    check(one.rows == other.rows, f"threads find {other.rows} members, not {one.rows}")
+    for name in ("entries", "name_ends", "link_ends"):
+        same = getattr(one, name)[: one.rows] == getattr(other, name)[: one.rows]
+        check(bool(same.all()), f"threads find other {name}")
+    same = one.names[: one.name_bytes] == other.names[: other.name_bytes]
+    check(bool(same.all()), "threads find other names")
 
 
 def _compare(data: bytes, rows: RowBuffer) -> None:

@@ -27,7 +27,7 @@ from imagearchive.index.recorded_files import FILES, describe_files
 from imagearchive.storage.location import Location, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from typing_extensions import Self
 
@@ -124,7 +124,10 @@ class SavedTable(MemberTable):
 
     @classmethod
     def load_written(
-        cls, location: Location, files: list[str], file_signatures: dict[str, Signature]
+        cls,
+        location: Location,
+        files: Sequence[str],
+        file_signatures: Mapping[str, Signature],
     ) -> Self:
         """Map the table that `write` has just saved."""
         unknown = (UNBOUNDED, "")

@@ -122,6 +122,18 @@ def test_save_that_fails_leaves_the_old_index(tar, monkeypatch):
     assert sorted(os.listdir(os.path.dirname(tar))) == ["data.idx.npy", "data.tar"]
 
 
+def test_open_builds_the_index_again_if_another_process_removes_it(tar, monkeypatch):
+    save = index_file.save
+
+    def save_and_remove(location, sections, meta):
+        save(location, sections, meta)
+        os.unlink(location.path)
+
+    monkeypatch.setattr(index_file, "save", save_and_remove)
+    assert contents(IndexTable.open(tar)) == MEMBERS
+    assert os.listdir(os.path.dirname(tar)) == ["data.tar"]
+
+
 def test_save_that_is_killed_leaves_no_broken_index(tar, tmp_path):
     code = f"""
 import os, signal
