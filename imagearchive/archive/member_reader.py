@@ -27,7 +27,7 @@ from imagearchive.storage.checksums import CHECKSUMS, Verify, compared_members
 from imagearchive.storage.limits import RATIO_FLOOR
 from imagearchive.storage.protocol import RangesStorage, Storage, StorageKind
 
-__all__ = ["MemberReader"]
+__all__ = ["MemberReader", "count_ahead"]
 
 # Members closer together than this are read ahead in one request: the bytes between them cost less
 # than another request.
@@ -43,6 +43,11 @@ MOST_AHEAD: Final = 4096
 MAX_EXPANDED_READ: Final = 1 << 32
 MAX_SPARSE_READ: Final = RATIO_FLOOR
 MAX_EXPANSION: Final = 100
+
+
+def count_ahead(size: int, count: int) -> int:
+    """Return how many samples on a server to request ahead; `count` of them have `size` bytes."""
+    return min(max(REQUESTS_AHEAD, BYTES_AHEAD * count // max(1, size)), MOST_AHEAD)
 
 
 class MemberReader(ArchiveFileSystem):
@@ -284,8 +289,7 @@ class MemberReader(ArchiveFileSystem):
             return 0
         # There may be a billion members.
         sizes = self.table.entries["stored_size"][:: max(1, len(self.table) // 1024)]
-        fitting = BYTES_AHEAD * len(sizes) // max(1, int(sizes.sum()))
-        return min(max(REQUESTS_AHEAD, fitting), MOST_AHEAD)
+        return count_ahead(int(sizes.sum()), len(sizes))
 
     def keep_decompressed(self, limit: int, places: int = 1) -> None:
         """Have all threads share what they decompress, for reads that stay near each other.

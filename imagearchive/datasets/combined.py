@@ -67,6 +67,22 @@ class DatasetGroup(Dataset):
                 samples[place] = sample
         return samples
 
+    @property
+    def requests_ahead(self) -> int:
+        """How many samples are best requested ahead; 0 for local files."""
+        return max((getattr(part, "requests_ahead", 0) for part in self.datasets), default=0)
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Request samples from servers that are needed soon, from each dataset that can do it."""
+        requests: dict[int, list[int]] = {}
+        for index in indices:
+            part, inner = self.locate(index)
+            requests.setdefault(part, []).append(inner)
+        for part, inner_indices in requests.items():
+            method = getattr(self.datasets[part], "prefetch", None)
+            if callable(method):
+                method(inner_indices)
+
     def worker_open_archive(self, worker_id: int | None = None) -> None:
         """Call the method of this name of every dataset that has one."""
         for part in self.datasets:

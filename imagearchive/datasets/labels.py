@@ -149,6 +149,10 @@ class NoLabels:
         """Return `NO_CLASS`."""
         return NO_CLASS
 
+    def label_list(self, samples: npt.NDArray[np.int64]) -> list[int]:
+        """Return `NO_CLASS` for each."""
+        return [NO_CLASS] * len(samples)
+
     def values(self, sample: int) -> npt.NDArray[np.float64]:
         """Return `NO_CLASS` as an array of shape (1,)."""
         return np.array([NO_CLASS], np.float64)

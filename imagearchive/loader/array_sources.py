@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 
 from imagearchive.datasets.label_guard import LabelGuard
+from imagearchive.datasets.protocols import offered_method
 from imagearchive.errors import OptionError
 from imagearchive.images.decode import local_decoder
 from imagearchive.images.render import Decoder
@@ -68,11 +69,18 @@ class SampleSource:
         return _SampleChunk(self, indices)
 
     @cached_property
+    def _example(self) -> Any:
+        """The first sample that can be read; None if there is none."""
+        if len(self):
+            self.prefetch([0])
+        return first_readable(len(self), lambda index: self.dataset[index])
+
+    @cached_property
     def _layout(self) -> FieldLayout | None:
         """The fields of the first sample that can be read; None if it is an image and a label."""
         if self.columns is not None:
             return None
-        item = first_readable(len(self), lambda index: self.dataset[index])
+        item = self._example
         if isinstance(item, Mapping):
             return self._layout_of_dict(item)
         if isinstance(item, (tuple, list)) and len(item) > 2 and self._kinds is None:
@@ -123,7 +131,7 @@ class SampleSource:
         ragged = _ragged_fields(self.dataset)
         if not ragged or not len(self):
             return False
-        item = first_readable(len(self), lambda index: self.dataset[index])
+        item = self._example
         if not isinstance(item, Mapping):
             return False
         label = (self.columns or _guess_columns(item, self._requested))[1]
@@ -148,6 +156,7 @@ class SampleSource:
     def _first_shape(self) -> tuple[int | None, int | None, int | None]:
         if not len(self):
             return None, None, None
+        self.prefetch([0])
         try:
             if self._layout is None:
                 image = self.pair(0)[0]
@@ -181,9 +190,16 @@ class SampleSource:
             count, (f"{name}\0{_content(columns[name])}" for name in sorted(columns))
         )
 
+    @property
+    def requests_ahead(self) -> int:
+        """See `imagearchive.loader.sources.requests_ahead`."""
+        found = getattr(self.dataset, "requests_ahead", 0)
+        return found if type(found) is int and offered_method(self.dataset, "prefetch") else 0
+
     def prefetch(self, indices: Sequence[int]) -> None:
-        # An object with [i] has no way to read ahead.
-        pass
+        # Most objects with [i] have no way to read ahead.
+        if self.requests_ahead:
+            self.dataset.prefetch(indices)
 
     def check_unchanged(self) -> None:
         check = getattr(self.dataset, "check_unchanged", None)

@@ -40,6 +40,9 @@ class FieldSource:
         samples = self.samples
         kinds = dict(samples.fields)
         images = {name for name, kind in kinds.items() if isinstance(kind, Image)}
+        if len(self):
+            # The parts of a sample on a server arrive together.
+            samples.prefetch([0])
         example = first_readable(len(self), lambda index: samples.load(index, images))
         examples: dict[str, Any] = {}
         if example is not None:

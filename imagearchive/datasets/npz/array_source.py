@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy.typing as npt
@@ -13,9 +13,11 @@ from imagearchive.arrays import npy
 from imagearchive.storage.protocol import (
     DescriptorStorage,
     MappedStorage,
+    RangesStorage,
     SelfCheckingStorage,
     Storage,
 )
+from imagearchive.storage.slice import SliceStorage
 
 __all__ = ["NPY_SUFFIX", "ArraySource", "NpzArray", "OpenRange"]
 
@@ -68,6 +70,15 @@ class ArraySource:
         # Deleted or replaced since it was mapped: the mapping serves as well.
         file = self._file.open_descriptor()
         return None if file is None else OpenRange(file, self._offset)
+
+    def prefetch(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Request parts of the array from a server, offset and size each, all at once.
+
+        Does nothing for an array on this machine, or that is compressed.
+        """
+        stored = self.storage is self._file or isinstance(self.storage, SliceStorage)
+        if stored and isinstance(self._file, RangesStorage):
+            self._file.prefetch_ranges((self._offset + start, size) for start, size in ranges)
 
     def load_tables(self, kind: str) -> Mapping[str, npt.NDArray[Any]] | None:
         """Return the tables that `save_tables` stored, or None."""

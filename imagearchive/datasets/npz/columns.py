@@ -67,6 +67,10 @@ class Column(Protocol):
         """
         ...
 
+    def prefetch(self, rows: Rows) -> None:
+        """Request rows from a server that will be read soon one by one, if that is possible."""
+        ...
+
     def batch(self, rows: Rows) -> npt.NDArray[Any]:
         """Return the values of several rows in the order asked for, along the first axis."""
         ...
@@ -149,6 +153,13 @@ class ArrayColumn:
             return self._array.__getitem__
         return self._native_row if self._swapped else self._copied_row
 
+    def prefetch(self, rows: Rows) -> None:
+        """Request rows from a server, unless the array has to be loaded whole."""
+        size, shape = self.header.row_size, self.header.shape
+        if size and self._array is None and not (self.header.fortran_order and len(shape) > 1):
+            starts = self.header.data_offset + rows * size
+            self._source.prefetch((start, size) for start in starts.tolist())
+
     def _copied_row(self, index: int) -> Any:
         return self._array[index].copy()  # type: ignore[index]
 
@@ -221,8 +232,11 @@ class ArrayColumn:
         if data.size:
             order = np.argsort(rows, kind="stable")
             breaks = np.flatnonzero((np.diff(rows[order]) != 1) | (np.diff(order) != 1)) + 1
-            for run in np.split(order, breaks):
-                start = self.header.data_offset + int(rows[run[0]]) * size
+            runs = np.split(order, breaks)
+            starts = [self.header.data_offset + int(rows[run[0]]) * size for run in runs]
+            if len(runs) > 1:
+                self._source.prefetch((at, len(run) * size) for at, run in zip(starts, runs))
+            for start, run in zip(starts, runs):
                 part = data[run[0] : run[0] + len(run)]
                 self._source.storage.readinto(start, part.reshape(-1).data)
         return self._shaped(data, len(rows))
@@ -259,6 +273,9 @@ class ObjectColumn:
         """Locate the elements, and return how rows are decoded for a sample."""
         row, stack = self._objects().row, self._stack
         return lambda index: batchable(row(index), stack)
+
+    def prefetch(self, rows: Rows) -> None:
+        """Do nothing: where an object ends is known only when it is read."""
 
     def _objects(self) -> ObjectArray:
         if self._located is None:
@@ -355,6 +372,9 @@ class RaggedColumn:
             if part is not None:
                 part.reader()
         return lambda index: batchable(self._row(index), self._stack)
+
+    def prefetch(self, rows: Rows) -> None:
+        """Do nothing: where a row is, is read with it."""
 
     def _row(self, index: int) -> Any:
         """Return a row as a plain array, str or bytes."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.archive.member_reader import count_ahead
 from imagearchive.datasets.cache import SampleCache
 from imagearchive.datasets.dataset_base import (
     LazyDataset,
@@ -22,6 +23,7 @@ from imagearchive.datasets.npz.column_choice import choose_columns
 from imagearchive.datasets.npz.columns import ArrayColumn, Column, sample_name
 from imagearchive.datasets.npz.file import NpzFile
 from imagearchive.errors.arguments import check_callable, check_flag, check_path, check_sequence
+from imagearchive.storage.answers import remember_answers
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.location import locate
@@ -218,6 +220,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
     def _name(self) -> str:
         return self.npz_path
 
+    @remember_answers()
     def _open_source(self) -> NpzFile:
         options = self._options
         file = NpzFile(
@@ -320,9 +323,31 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         hint = "for several samples use get_batch()"
         return resolve_index(index, len(self), self.npz_path, hint=hint)
 
+    @property
+    def requests_ahead(self) -> int:
+        """How many samples are best requested ahead; 0 for local files."""
+        file = self._open()
+        if not file.is_remote:
+            return 0
+        columns = self._columns.values()
+        sizes = [one.header.row_size for one in columns if isinstance(one, ArrayColumn)]
+        return count_ahead(sum(sizes), 1)
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Request samples from a server that are needed soon; returns at once.
+
+        Arrays of objects, ragged ones, and compressed ones are not requested ahead. Does nothing
+        for local files.
+        """
+        if self._open().is_remote:
+            rows = np.array([self._index(index) for index in indices], np.intp)
+            for column in self._columns.values():
+                column.prefetch(rows)
+
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Return several samples in the order asked for; they are read in the order of the file."""
         rows = [self._index(index) for index in indices]
+        self.prefetch(rows)
         samples: list[Any] = [None] * len(rows)
         for place in sorted(range(len(rows)), key=rows.__getitem__):
             samples[place] = self[rows[place]]

@@ -69,6 +69,12 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
         self._sources: dict[str, ArraySource] = {}
         # Positions of the arrays in the archive.
         self._positions: dict[str, int] = {}
+        location = locate(self.path)
+        if location.local_path is None:
+            # Imported here, because most files are on this machine.
+            from imagearchive.index.open_indexes import ask_ahead
+
+            ask_ahead([location])
         opened, name = self.path, os.path.basename(self.path)
         if decompress_to is not None:
             opened, name = _decompressed(self.path, decompress_to)
@@ -134,6 +140,12 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
         """Raise `StaleIndexError` if the archive is not the one of this fingerprint."""
         if self._archive is not None:
             check_fingerprint(self._archive, expected)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the arrays are read from a server."""
+        paths = [self.path] if self._archive is None else self._archive.opened_paths
+        return locate(paths[0]).local_path is None
 
     def check_unchanged(self) -> None:
         """Raise if the file has changed since it was opened; see `Archive.check_unchanged`."""

@@ -7,7 +7,15 @@ import pytest
 from support.archives import encoded, write_tar
 
 import imagearchive
-from imagearchive import DataLoader, ImageArchive, IndexTable, Resize
+from imagearchive import (
+    CombinedLazyDataset,
+    DataLoader,
+    ImageArchive,
+    IndexTable,
+    LazyNPZDataset,
+    Resize,
+    ToTensor,
+)
 from imagearchive.index.recorded_files import FILES, describe_files
 from imagearchive.storage.patterns import expand_paths
 
@@ -89,6 +97,49 @@ def test_first_batch_of_archives_with_a_joined_index_takes_few_rounds(
     assert rounds(server, opened, position) <= MOST - 1
     # It is asked for once.
     assert [one.path for one in server.requests].count("joined.idx.npy") == 1
+
+
+@pytest.mark.parametrize("position", [0, 2])
+def test_first_batch_of_arrays_takes_few_rounds(server, new_machine, tmp_path, position):
+    path = tmp_path / "a.npz"
+    random = np.random.default_rng(1)
+    images = random.integers(0, 256, (60, 40, 40, 3), np.uint8)
+    np.savez(path, images=images, labels=np.arange(60), boxes=random.random((60, 4)))
+    IndexTable.open(path)
+    server.put({"a.npz": path, "a.idx.npy": path.with_suffix(".idx.npy")})
+    new_machine()
+    columns = partial(LazyNPZDataset, server.url("a.npz"), keys=["images", "labels"])
+    # The headers of two arrays, and a first sample, which tells what the fields are; to resume,
+    # some rows are compared.
+    assert rounds(server, columns, position) <= MOST + 5
+
+
+def test_rows_of_arrays_are_requested_ahead(server, tmp_path):
+    path = tmp_path / "a.npz"
+    random = np.random.default_rng(1)
+    images = random.integers(0, 256, (60, 40, 40, 3), np.uint8)
+    np.savez(path, images=images, labels=np.arange(60))
+    server.put({"a.npz": path, "b.npz": path})
+    server.configure()
+    parts = [LazyNPZDataset(server.url(name)) for name in ("a.npz", "b.npz")]
+    assert [part.requests_ahead for part in parts] == [4096] * 2
+    server.configure(latency=0.02)
+    for dataset, count in ((parts[0], 60), (CombinedLazyDataset(parts), 120)):
+        server.forget()
+        loader = DataLoader(dataset, 10, shuffle=True, transform=ToTensor(), output="numpy")
+        labels = [label for _, batch in loader for label in batch.tolist()]
+        assert sorted(labels) == sorted(np.tile(np.arange(60), count // 60).tolist())
+        # One after the other, each label and image would be a request.
+        assert server.totals.requests < count
+        assert server.totals.most_in_flight > 1
+    server.forget()
+    rows = [50, 3, 20, 21, 40]
+    assert np.array_equal(parts[0].get_batch(rows)["images"], images[rows])
+    assert server.totals.most_in_flight > 1
+    server.forget()
+    assert [sample["labels"] for sample in parts[1].__getitems__(rows)] == rows
+    assert server.totals.requests < len(rows)
+    assert LazyNPZDataset(path).requests_ahead == 0
 
 
 def test_archives_without_an_index_are_asked_for_it_at_once(server, files, new_machine):
