@@ -32,11 +32,10 @@ __all__ = ["MemberReader", "count_ahead"]
 # Members closer together than this are read ahead in one request: the bytes between them cost less
 # than another request.
 MAX_GAP: Final = 64 << 10
-#: For members on servers: as many as a process requests at the same time, and as many to follow;
-#: and of small ones, which are requested together if they are neighbors, as many as keep a fast and
-#: distant server busy, within a limit.
-REQUESTS_AHEAD: Final = 128
+#: How much of members on servers is requested ahead: what keeps a fast and distant server busy, and
+#: so many members at least and at most.
 BYTES_AHEAD: Final = 64 << 20
+LEAST_AHEAD: Final = 8
 MOST_AHEAD: Final = 4096
 # A sparse file takes almost no space in its archive, whatever size it claims. So does a deflated
 # file that was made to exhaust memory; but that takes at least a thousandth of its size.
@@ -47,7 +46,7 @@ MAX_EXPANSION: Final = 100
 
 def count_ahead(size: int, count: int) -> int:
     """Return how many samples on a server to request ahead; `count` of them have `size` bytes."""
-    return min(max(REQUESTS_AHEAD, BYTES_AHEAD * count // max(1, size)), MOST_AHEAD)
+    return min(max(LEAST_AHEAD, BYTES_AHEAD * count // max(1, size)), MOST_AHEAD)
 
 
 class MemberReader(ArchiveFileSystem):

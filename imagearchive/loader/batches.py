@@ -30,9 +30,10 @@ from imagearchive.transforms import Key, Pipeline
 __all__ = ["Batch", "BatchJob", "Epoch"]
 
 MAX_REPLACEMENTS: Final = 1000
-# How many samples are requested from a server before the first batch, and not more, so that it does
-# not share the bandwidth with all that follow.
+# The first batch should not share the bandwidth with all that follow. So at first, at most so many
+# samples after it are requested from a server, and at most this part of what is requested later.
 FIRST_AHEAD: Final = 128
+FIRST_PART: Final = 8
 
 
 class Epoch:
@@ -85,7 +86,7 @@ class Epoch:
         # way, and at its beginning; and the next batch to request.
         ahead = requests_ahead(source)
         self._batches_ahead = -(-ahead // order.batch_size)
-        self._first_ahead = -(-min(ahead, FIRST_AHEAD) // order.batch_size)
+        self._first_ahead = -(-min(ahead // FIRST_PART, FIRST_AHEAD) // order.batch_size)
         self._announced = self._first = first
 
     def _check_images(self, layout: FieldLayout) -> None:
