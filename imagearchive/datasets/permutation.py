@@ -214,6 +214,7 @@ class BlockPermutation:
     """
 
     __slots__ = (
+        "_arguments",
         "_blocks",
         "_first",
         "_kept",
@@ -240,6 +241,10 @@ class BlockPermutation:
         # The first windows have one block more than the others.
         self._per_window, self._long_windows = divmod(self._blocks.n, self.windows)
         self._kept = LRUCache[int, Permutation](2)
+        self._arguments = (n, seed, epoch, block_size, blocks_per_window)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BlockPermutation, self._arguments
 
     def __len__(self) -> int:
         return self.n
