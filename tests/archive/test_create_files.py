@@ -43,7 +43,7 @@ def describe(folder):
     return found
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(members=MEMBERS)
 def test_extract_small_files_equals_the_general_way_and_tarfile(tmp_path_factory, members):
     folder = tmp_path_factory.mktemp("small")

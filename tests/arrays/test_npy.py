@@ -90,7 +90,7 @@ def test_parse_header_matches_numpy(dtype):
                     assert found[field].tobytes() == loaded[field].tobytes()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     hnp.arrays(
         hnp.nested_dtypes() | hnp.scalar_dtypes(),

@@ -68,7 +68,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(VALUES, max_size=6), st.sampled_from(PROTOCOLS))
 def test_object_array_element_matches_numpy(values, protocol):
     array = objects(values)
@@ -83,7 +83,7 @@ def test_object_array_element_matches_numpy(values, protocol):
             assert element.flags.aligned
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
     st.sampled_from("CF"),

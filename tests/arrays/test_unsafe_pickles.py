@@ -217,7 +217,7 @@ def test_object_array_truncated_stream_is_refused(protocol):
             all_elements(stream[:size], 5)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_object_array_flipped_bytes_raise_our_errors(data):
     values = [np.arange(7, dtype=">i4"), {"a": [1.5, "x", b"y"]}, np.float32(2), (1, 2**80), "x"]
@@ -234,7 +234,7 @@ def test_object_array_flipped_bytes_raise_our_errors(data):
         pass
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=60))
 def test_object_array_random_opcodes_raise_our_errors(body):
     try:

@@ -374,9 +374,7 @@ def test_barecat_names_that_are_not_utf8_are_kept(barecat_copy):
         assert ours["f\udcff/x"] == files["top.txt"]
 
 
-@settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_barecat_any_damage_raises_or_reads(barecat_archive, tmp_path, data):
     path, _ = barecat_archive

@@ -135,7 +135,7 @@ def test_bins_scan_other_directory_raises(tmp_path):
     assert not sniff(tmp_path)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_bins_scan_any_damage_raises_or_stays_inside_bins(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp() / "damaged_bins"

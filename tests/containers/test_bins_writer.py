@@ -30,7 +30,7 @@ from imagearchive.errors import (
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.binary(max_size=50), max_size=60), st.integers(1, 70))
 def test_write_split_data_makes_the_files_of_the_original(tmp_path_factory, data, splits):
     ours, theirs = tmp_path_factory.mktemp("ours"), tmp_path_factory.mktemp("theirs")

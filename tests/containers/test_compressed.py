@@ -74,7 +74,7 @@ def test_compressed_tar_any_storage_is_read(compress, plain, storage, tmp_path):
         assert dict(archive) == MEMBERS
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_compressed_tar_any_content_is_read(data):
     names = st.text("abc./é", min_size=1, max_size=120).filter(lambda n: not set(n) <= set("./"))

@@ -67,7 +67,7 @@ def open_stream(data, where="x"):
     return CompressedStorage(stream, builder.finish(stream))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 @peers
 def test_compressed_stream_any_ranges_are_those_of_the_peer(peer, data):
@@ -86,7 +86,7 @@ def test_compressed_stream_any_ranges_are_those_of_the_peer(peer, data):
         assert storage.read(offset, size) == expected[offset : offset + size]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 @peers
 def test_compressed_stream_with_any_damage_is_refused_or_correct(peer, data):
@@ -161,7 +161,7 @@ def six_photos(name):
     return members, COMPRESS[name](tar_of(members))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 @pytest.mark.parametrize("name", ["gzip", "bgzip", "bzip2", "xz, blocks", "zstd, frames"])
 def test_compressed_archive_changed_after_its_index_gives_errors_or_its_samples(name, data):

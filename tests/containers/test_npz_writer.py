@@ -99,7 +99,7 @@ ELEMENTS = st.sampled_from(
 STRUCTURED = np.dtype([("a", "<i4"), ("b", ">f8", (2,)), ("c", "U2")])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data(), st.booleans(), st.integers(0, 7))
 def test_writer_any_columns_are_read_back(tmp_path_factory, data, compress, count):
     path = tmp_path_factory.getbasetemp() / "any_columns.npz"

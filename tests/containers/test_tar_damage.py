@@ -6,7 +6,7 @@ import logging
 import os
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.tar_scanner import tar_rows
 from support import tar_cases as cases
@@ -154,7 +154,7 @@ SAMPLES = b"".join(
 )
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(
     flips=st.lists(st.tuples(st.integers(0, len(SAMPLES) - 1), st.integers(1, 255)), max_size=6),
     reseal=st.booleans(),

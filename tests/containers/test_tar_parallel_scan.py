@@ -92,13 +92,13 @@ def with_lookalikes():
     ).map(b"".join)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=with_lookalikes(), plan=plans())
 def test_scan_segments_lookalikes_give_the_rows_of_a_serial_scan(data, plan):
     check(data, plan)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     data=with_lookalikes(),
     plan=plans(),

@@ -75,7 +75,7 @@ def test_tar_writer_is_read_by_tarfile_and_gnu_tar(tmp_path):
         max_size=8,
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_tar_writer_takes_any_names_and_sizes(tmp_path_factory, members):
     path = str(tmp_path_factory.mktemp("any") / "a.tar")
     with TarWriter(path, index=False, sync=False) as tar:

@@ -184,7 +184,7 @@ def test_scan_flipped_bytes_raise_or_read_right(number):
                     assert content(wrong, one) in expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=400), st.data())
 def test_scan_noise_raises_only_archive_errors(noise, data):
     base = bytearray(_sample_archives()[2])

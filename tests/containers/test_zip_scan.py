@@ -72,7 +72,7 @@ MEMBERS = st.lists(
 FOREIGN = st.binary(max_size=60).filter(lambda data: b"PK" not in data)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(MEMBERS, FOREIGN, FOREIGN, st.booleans())
 def test_scan_generated_archives_matches_zipfile(members, comment, prefix, seekable):
     with warnings.catch_warnings():

@@ -41,7 +41,7 @@ def npz_files(draw):
 
 
 @pytest.mark.filterwarnings("ignore:Stored array in format:UserWarning")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(npz_files(), st.sampled_from(sorted(SAVERS)), st.sampled_from(STORAGES), st.booleans())
 def test_npz_columns_rows_are_those_of_numpy(arrays, saver, storage, copied):
     with tempfile.TemporaryDirectory() as folder:

@@ -32,7 +32,7 @@ def chi_square(counts):
     return (((counts - expected) ** 2 / expected).sum() - degrees) / np.sqrt(2 * degrees)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SIZES, st.integers(-(2**70), 2**70), st.integers(0, 2**40))
 def test_permutation_of_any_size_is_bijective(n, seed, epoch):
     order = Permutation(n, seed, epoch)
@@ -131,7 +131,7 @@ def test_permutation_never_changes_between_releases():
 BLOCKS = st.tuples(st.integers(0, 600), st.integers(1, 90), st.integers(1, 12))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(BLOCKS, st.integers(-(2**70), 2**70), st.integers(0, 2**40))
 def test_block_permutation_of_any_size_is_bijective(shape, seed, epoch):
     n, block_size, blocks_per_window = shape
@@ -144,7 +144,7 @@ def test_block_permutation_of_any_size_is_bijective(shape, seed, epoch):
     assert np.array_equal(again[::-1], values)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(BLOCKS, st.integers(0, 2**64), st.integers(0, 100))
 def test_block_permutation_windows_consist_of_whole_blocks(shape, seed, epoch):
     n, block_size, blocks_per_window = shape
@@ -194,7 +194,7 @@ def test_block_permutation_never_changes():
     seed=st.integers(-(2**130), 2**130),
     data=st.data(),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_permute_ranges_are_those_of_permutation(sizes, seed, data):
     epochs = data.draw(
         st.lists(st.integers(-(2**130), 2**130), min_size=len(sizes), max_size=len(sizes))

@@ -160,7 +160,7 @@ def test_coco_loader_gives_lists_of_ragged_columns(tmp_path):
     assert [classes.tolist() for classes in batch["classes"]] == [[0], [], [2], []]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_polygon_fills_pixels_whose_centers_are_inside(data):
     height, width = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 12))
@@ -210,7 +210,7 @@ def compressed(runs):
     return text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 40), st.data())
 def test_run_lengths_compressed_and_not_give_the_mask(height, width, data):
     seed = data.draw(st.integers(0, 1 << 30))

@@ -224,7 +224,7 @@ member = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(member, unique=True, min_size=1, max_size=12), st.booleans())
 def test_pairing_agrees_with_dictionaries(tmp_path_factory, names, first_dot):
     names = [name for name in names if not any(other.startswith(name + "/") for other in names)]

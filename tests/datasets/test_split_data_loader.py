@@ -121,7 +121,7 @@ def test_split_data_loader_binwise_small_bin_is_one_read(tmp_path, monkeypatch):
     assert len(reads) == 20
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(workers=st.integers(1, 20), shuffle=st.booleans(), seed=st.none() | st.integers())
 def test_split_data_loader_binwise_workers_share_the_bins(tmp_path_factory, workers, shuffle, seed):
     folder = tmp_path_factory.getbasetemp() / "shared_bins"

@@ -48,7 +48,7 @@ def damage(data, how, place, length):
     return data[:at] + middle + data[at + len(middle) :]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.sampled_from(FILES),
     st.sampled_from(["cut", "cut and closed", "deleted", "marker", "zeros"]),

@@ -24,7 +24,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SIDES, SIDES, STEPS, st.booleans(), st.integers(0, 1000))
 def test_geometry_crops_pads_and_flips_are_exact(width, height, steps, with_resize, seed):
     array = expected = noise(width, height, 3, seed)

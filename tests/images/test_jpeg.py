@@ -32,7 +32,7 @@ KINDS = [
 
 
 @needs_jpeg
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     SIDES, SIDES, st.sampled_from(KINDS), st.booleans(), st.integers(0, 2),
     st.tuples(*[st.floats(0, 1)] * 4), st.integers(0, 1000),
@@ -307,7 +307,7 @@ def test_jpeg_info_size_components_and_orientation():
         jpeg_info(encode(photo(9, 7))[:20])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_jpeg_info_of_random_bytes(rubbish):
     for data in (rubbish, b"\xff\xd8\xff\xe1\x00\x20Exif\0\0" + rubbish):

@@ -95,7 +95,7 @@ def test_png_of_every_kind_and_filter_equals_pillow(depth, color, filter_type):
             expect_pillows(write_png(values, depth, color, filters=[filter_type] * height))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_png_of_any_shape_and_compression_equals_pillow(data):
     depth, color = data.draw(st.sampled_from(KINDS))

@@ -32,7 +32,7 @@ def resize_rows_first(image, size, method, box):
     return image.convert(mode) if image.mode != mode else image
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     SIDES, SIDES, SIDES, SIDES, st.sampled_from([1, 3, 4]), st.sampled_from(FILTERS),
     st.integers(0, 10**6), st.booleans(),

@@ -326,9 +326,7 @@ def mutable(request, tmp_path_factory):
         return path, given, file.read()
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_index_mutated_column_ends_in_an_error_or_in_the_right_bytes(mutable, data):
     path, ipath, content = mutable
@@ -361,9 +359,7 @@ def test_index_mutated_column_ends_in_an_error_or_in_the_right_bytes(mutable, da
             assert content == MEMBERS[member] or content in archive
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_index_mutated_metadata_end_in_an_error_or_in_the_right_bytes(mutable, data):
     path, ipath, content = mutable

@@ -155,7 +155,7 @@ def test_sharded_sampler_of_blocks_has_the_order_of_the_loader():
     assert samplers[0].state_dict()["block_size"] == 5
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     n=st.integers(1, 300),
     blocks=st.builds(BlockShuffle, st.integers(1, 40), st.integers(1, 9)),

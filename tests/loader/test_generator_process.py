@@ -209,7 +209,7 @@ def test_mpqitr_tensors_are_writable_and_outlive_the_child():
     assert kept[0].sum() == 100_000
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.lists(
         st.recursive(

@@ -52,7 +52,7 @@ def test_epoch_order_of_all_ranks_partitions_the_epoch(world_size, drop_last):
                 assert max(sizes) - min(sizes) <= 1
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     n=st.integers(0, 300),
     before=st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(0, 20)),
@@ -135,7 +135,7 @@ def test_find_rank_takes_arguments_before_the_environment(monkeypatch):
         find_rank()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     n=st.integers(0, 300),
     blocks=st.builds(BlockShuffle, st.integers(1, 40), st.integers(1, 9)),

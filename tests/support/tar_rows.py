@@ -20,9 +20,7 @@ from support import tar_cases as cases
 
 GOOD = cases.member(b"a", b"1" * 600) + cases.member(b"b", b"2")
 # Many examples share one temporary folder; each writes its file anew.
-RELAXED = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100
-)
+RELAXED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 
 
 class RemoteStorage:

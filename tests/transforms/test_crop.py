@@ -58,7 +58,7 @@ def test_crop_larger_than_the_image():
 
 
 @given(index=st.integers(0, 10**6), count=st.integers(0, 6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_random_iou_crop_keeps_boxes_whose_center_is_inside(index, count):
     rng = np.random.default_rng(index)
     low = rng.integers(0, (60, 40), (count, 2))

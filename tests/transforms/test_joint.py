@@ -78,7 +78,7 @@ def painted(x0, y0, x1, y1):
     corner=st.tuples(st.integers(20, 40), st.integers(15, 30)),
     sides=st.tuples(st.integers(9, 20), st.integers(9, 20)),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_compose_of_sample_moves_places_with_the_pixels(transform, index, corner, sides):
     (x0, y0), (w, h) = corner, sides
     sample = painted(x0, y0, x0 + w, y0 + h)

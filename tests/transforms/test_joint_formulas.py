@@ -55,7 +55,7 @@ FIXED = {
 
 
 @pytest.mark.parametrize("name", FIXED)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(place=coordinates)
 def test_joint_boxes_and_keypoints_equal_published_formulas(name, place):
     transform, formula = FIXED[name]

@@ -55,7 +55,7 @@ TAILS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(STEPS, TAILS, st.integers(1, 90), st.integers(1, 70), st.integers(0, 2**64 - 1))
 def test_pipeline_equals_the_plain_transform(steps, tail, width, height, seed):
     transform = Compose([*steps, *tail])

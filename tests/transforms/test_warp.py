@@ -56,7 +56,7 @@ def pillows_rotation(array, angle, interpolation, expand, fill):
     return from_pillow(to_pillow(array).rotate(angle, method, expand, fillcolor=color))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     SIDES, SIDES, st.sampled_from([1, 3, 4]), st.sampled_from(WARP_FILTERS), ANGLES, st.booleans(),
 )  # fmt: skip
@@ -119,7 +119,7 @@ def test_random_rotation_expand_shows_the_whole_image():
 # ---- RandomPerspective ---------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     SIDES, SIDES, st.sampled_from([1, 3, 4]), st.sampled_from(WARP_FILTERS), st.floats(0, 1),
     st.integers(0, 10**6),
@@ -312,7 +312,6 @@ def project(coefficients, x, y):
     return (a * x + b * y + c) / divisor, (d * x + e * y + f) / divisor
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 300), min_size=8, max_size=8), st.sampled_from([1, 100, 10_000]))
 def test_homography_takes_points_to_points(offsets, factor):
     """Any convex quadrangle: the corners of a square, each moved inwards by at most 30 %."""

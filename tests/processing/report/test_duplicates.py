@@ -30,7 +30,7 @@ def near_hashes(draw):
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(near_hashes())
 def test_similar_pairs_near_hashes_are_those_of_all_pairs(values):
     expected = [

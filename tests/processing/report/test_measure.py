@@ -13,7 +13,7 @@ from support.images import decode_by_pillow, encode, noise, photo
 from imagearchive.processing.report.measure import channel_moments, difference_hash, measure
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 99))
 def test_channel_moments_random_pixels_equal_numpy(width, height, seed):
     pixels = noise(width, height, seed=seed)
