@@ -177,6 +177,7 @@ def add_view(commands: Any) -> None:
         metavar="N",
         help="the port of 127.0.0.1 to listen on; by default any free one",
     )
+    add_fields(parser)
     parser.add_argument(
         "--no-browser", action="store_true", help="print the URL, but open no browser"
     )

@@ -32,7 +32,14 @@ def gradient(number):
 @contextlib.contextmanager
 def serving(path):
     """Serve the page of an archive from a thread."""
-    with imagearchive.open(path) as archive, ViewerServer(archive) as server:
+    with imagearchive.open(path) as archive, serving_archive(archive) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def serving_archive(archive, samples=None):
+    """Serve the page of an open archive from a thread."""
+    with ViewerServer(archive, samples=samples) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:

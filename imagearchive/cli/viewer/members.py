@@ -14,6 +14,7 @@ from imagearchive.arrays import npy
 from imagearchive.cli.output import escape_message, format_permissions, format_time
 from imagearchive.cli.viewer.pictures import LARGEST_FILE
 from imagearchive.cli.viewer.queries import folder_text
+from imagearchive.cli.viewer.samples import FieldSamples
 from imagearchive.codecs.npz_arrays import NpzArrays
 from imagearchive.datasets.selection import IMAGE_EXTENSIONS
 from imagearchive.errors import ImageArchiveError
@@ -52,8 +53,11 @@ def describe_row(archive: Archive, position: int) -> dict[str, Any]:
     }
 
 
-def describe_member(archive: Archive, position: int) -> dict[str, Any]:
-    """Return what the index tells about a member."""
+def describe_member(
+    archive: Archive, position: int, samples: FieldSamples | None = None
+) -> dict[str, Any]:
+    """Return what the index tells about a member, and what else belongs to its sample."""
+    number = None if samples is None else samples.number(position)
     info = archive.info(position)
     folder, _, _ = info.name.rpartition("/")
     return {
@@ -67,7 +71,13 @@ def describe_member(archive: Archive, position: int) -> dict[str, Any]:
         "permissions": format_permissions(info.mode),
         "crc": f"{info.crc:08x}" if info.crc else None,
         "labels": archive.table.labels(position).tolist()[:MOST_FIELDS],
-        "fields": _fields(archive, position),
+        "fields": _fields(archive, position)
+        if samples is None or number is None
+        else [
+            {"extension": escape_message(name), **describe_row(archive, row)}
+            for name, row in samples.members(number)
+        ],
+        "sample": number,
     }
 
 

@@ -25,6 +25,7 @@ from imagearchive.cli.output import escape_message
 from imagearchive.cli.viewer.members import describe_content, describe_member, describe_row
 from imagearchive.cli.viewer.pictures import Pictures
 from imagearchive.cli.viewer.queries import Queries, Query, folder_text
+from imagearchive.cli.viewer.samples import FieldSamples
 from imagearchive.errors import ImageArchiveError, OptionError
 from imagearchive.errors.os_errors import os_errors_for
 
@@ -74,6 +75,8 @@ class ViewerServer(http.server.ThreadingHTTPServer):
         It stays open.
     port : int
         By default, any free one.
+    samples : FieldSamples, optional
+        Which members belong to one sample; by default those of the same name up to the first dot.
 
     Attributes
     ----------
@@ -85,10 +88,13 @@ class ViewerServer(http.server.ThreadingHTTPServer):
     block_on_close = False
     timeout = _SECONDS_PER_WAIT
 
-    def __init__(self, archive: Archive, port: int = 0) -> None:
+    def __init__(
+        self, archive: Archive, port: int = 0, samples: FieldSamples | None = None
+    ) -> None:
         with os_errors_for(f"port {port} of {_ADDRESS}"):
             super().__init__((_ADDRESS, port), _Handler)
         self.archive = archive
+        self.samples = samples
         self.queries = Queries(archive)
         self.pictures = Pictures(archive)
         self.token = secrets.token_urlsafe(24)
@@ -224,7 +230,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if index is not None:
             around["previous"] = int(positions[index - 1]) if index else None
             around["next"] = int(positions[index + 1]) if index + 1 < len(positions) else None
-        self._send_json({**describe_member(self.server.archive, position), **around})
+        server = self.server
+        self._send_json({**describe_member(server.archive, position, server.samples), **around})
 
     def _content(self, rest: str, given: dict[str, str]) -> None:
         self._send_json(describe_content(self.server.archive, self._position(rest)))
@@ -237,6 +244,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _picture(self, rest: str, given: dict[str, str]) -> None:
         media_type, data = self.server.pictures.large(self._position(rest))
         self._send(data, media_type)
+
+    def _drawn(self, rest: str, given: dict[str, str]) -> None:
+        samples, number = self.server.samples, _number(rest, "the sample")
+        if samples is None or number >= len(samples):
+            raise _RequestError(404, "there is no such sample")
+        self._send(samples.draw(number), "image/jpeg")
 
     def _download(self, rest: str, given: dict[str, str]) -> None:
         archive, position = self.server.archive, self._position(rest)
@@ -299,6 +312,7 @@ _ANSWERS: Final[dict[str, Callable[[_Handler, str, dict[str, str]], None]]] = {
     "content": _Handler._content,
     "thumbnail": _Handler._thumbnail,
     "picture": _Handler._picture,
+    "drawn": _Handler._drawn,
     "download": _Handler._download,
 }
 

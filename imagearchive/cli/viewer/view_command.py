@@ -6,8 +6,12 @@ import argparse
 import contextlib
 import webbrowser
 
+from imagearchive.archive.archive import Archive
 from imagearchive.cli.archive_argument import open_archive_argument
+from imagearchive.cli.argument_types import merge_options
+from imagearchive.cli.field_arguments import open_samples
 from imagearchive.cli.output import write
+from imagearchive.cli.viewer.samples import FieldSamples
 from imagearchive.cli.viewer.server import ViewerServer
 
 __all__ = ["view"]
@@ -23,12 +27,11 @@ def view(arguments: argparse.Namespace) -> int:
     """
     archives = arguments.archives
     arguments.archive = archives[0] if len(archives) == 1 else archives
-    with (
-        open_archive_argument(arguments) as archive,
-        ViewerServer(archive, arguments.port) as server,
+    with contextlib.ExitStack() as opened:
+        archive, samples = _open(arguments, opened)
+        server = opened.enter_context(ViewerServer(archive, arguments.port, samples))
         # Ctrl-C is how the command ends.
-        contextlib.suppress(KeyboardInterrupt),
-    ):
+        opened.enter_context(contextlib.suppress(KeyboardInterrupt))
         write([server.url])
         if not arguments.no_browser:
             webbrowser.open(server.url)
@@ -37,3 +40,23 @@ def view(arguments: argparse.Namespace) -> int:
             while not arguments.interrupts.status:
                 server.handle_request()
     return 0
+
+
+def _open(
+    arguments: argparse.Namespace, opened: contextlib.ExitStack
+) -> tuple[Archive, FieldSamples | None]:
+    """Open the archive, and the samples in it that ``--field`` describes."""
+    if not arguments.field:
+        return opened.enter_context(open_archive_argument(arguments)), None
+    dataset = opened.enter_context(
+        open_samples(
+            arguments,
+            arguments.archive,
+            missing="none",
+            ipath=arguments.ipath,
+            strict=not arguments.partial,
+            nested=arguments.nested,
+            storage_options=merge_options(arguments.storage_options),
+        )
+    )
+    return dataset.archives[0], FieldSamples(dataset)

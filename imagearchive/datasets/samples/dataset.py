@@ -349,6 +349,11 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         position = self._members.position(part, self._index(index))
         return None if position < 0 else part.archive.name(position)
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The fields that are members, and not rows of a table or of a COCO file."""
+        return tuple(part.name for part in self._members.parts)
+
     def member_positions(self, field: str) -> tuple[Archive, npt.NDArray[np.int64]]:
         """Return the archive of a field, and the position of each sample's member in it.
 

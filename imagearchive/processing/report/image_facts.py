@@ -309,7 +309,9 @@ class Measurements:
         return {
             name: [
                 self.example(int(rows[i]), float(values[i]))
+                # Where all are equal, none stands out.
                 for i in np.argsort(sign * values, kind="stable")[:_EXTREMES].tolist()
+                if values.min() < values.max()
             ]
             for name, (values, sign) in chosen.items()
         }

@@ -5,8 +5,12 @@ import json
 
 import numpy as np
 import pytest
+from support.archives import encoded
 from support.servers.client import send
-from support.viewer import HOSTILE, gradient, serving, write_members
+from support.viewer import HOSTILE, gradient, serving, serving_archive, write_members
+
+from imagearchive import Boxes, Image, Mask, SampleArchive
+from imagearchive.cli.viewer.samples import FieldSamples
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +41,33 @@ def server(tmp_path_factory, members):
     path = tmp_path_factory.mktemp("viewer") / "all.tar"
     with serving(write_members(path, members)) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """The server of samples whose fields are in directories of their own."""
+    members = {}
+    for number in range(3):
+        mask = np.zeros((16, 24), np.uint8)
+        mask[:8] = 1
+        members |= {
+            f"img/{number}.png": gradient(number),
+            f"seg/{number}.png": encoded(mask),
+            f"box/{number}.txt": b"2 1 20 12",
+        }
+    del members["seg/2.png"]
+    members["box/1.txt"] = b"not a box"
+    members["notes.txt"] = b"of no sample"
+    path = write_members(tmp_path_factory.mktemp("pairs") / "pairs.tar", members)
+    fields = {
+        "image": Image("img/{key}.png"),
+        "mask": Mask("seg/{key}.png"),
+        "boxes": Boxes("box/{key}.txt"),
+    }
+    with SampleArchive(path, fields, missing="none") as dataset:
+        archive = dataset.archives[0]
+        with serving_archive(archive, FieldSamples(dataset)) as server:
+            yield server
 
 
 @pytest.fixture

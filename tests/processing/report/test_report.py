@@ -77,6 +77,7 @@ def test_report_numbers_equal_those_of_decoded_images(train, images):
         ["cat/0.jpg", "dog/again.jpg"]
     ]
     assert found.extremes["most_elongated"][0].value == pytest.approx(1.8)
+    assert all(len(examples) == 6 for examples in found.extremes.values())
     assert found.common_sizes[0] in [(50, 80, 2), (60, 40, 2)]
 
 
@@ -110,9 +111,8 @@ def test_report_page_is_whole_and_loads_nothing(train, tmp_path):
     "name", ["<script>alert(1)</script>.jpg", "a\"b'c&d.jpg", "x\u202ey.jpg", "n\n\x07.jpg"]
 )
 def test_report_hostile_name_is_only_text(tmp_path, name, images):
-    archive = write_tar(
-        tmp_path / "a.tar", {f"{name}/{name}": images["cat/1.jpg"], "b/b.jpg": b"broken"}
-    )
+    members = {f"{name}/{name}": images["cat/1.jpg"], "b/b.jpg": b"broken"}
+    archive = write_tar(tmp_path / "a.tar", members | {"b/c.png": images["dog/0.png"]})
     target = tmp_path / "page.html"
     imagearchive.report(archive, target)
     page = Page(target.read_text())
@@ -167,6 +167,7 @@ def test_report_single_image_has_a_page(tmp_path, data):
     archive = write_tar(tmp_path / "a.tar", {"1.jpg": data})
     (facts,) = imagearchive.report(archive, tmp_path / "page.html").archives
     assert facts.images.count == 1
+    assert not any(facts.images.extremes.values())
     assert facts.classes is None
     assert Page((tmp_path / "page.html").read_text()).open == []
 

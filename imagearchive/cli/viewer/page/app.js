@@ -269,6 +269,15 @@ function showFacts(member) {
 function showFields(member) {
   $("sample").hidden = member.fields.length < 2;
   $("fields").replaceChildren();
+  $("drawn").replaceChildren();
+  if (member.sample !== null && member.fields.length > 1) {
+    const url = `drawn/${member.sample}`;
+    const image = make("img");
+    image.alt = "All fields of the sample, drawn";
+    brokenImage(image, url, $("drawn"));
+    image.src = url;
+    $("drawn").append(image);
+  }
   for (const one of member.fields) {
     const item = make("li");
     const link = make("a");
