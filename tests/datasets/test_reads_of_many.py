@@ -87,3 +87,9 @@ def test_label_list_equals_single_labels(tmp_path, image_tar, values):
         for found, expected in zip(dataset.label_list(order), singles, strict=True):
             assert type(found) is type(expected)
             assert np.array_equal(found, expected)
+
+
+def test_label_list_without_class_directories_has_no_classes(tmp_path, pictures):
+    members = {name.replace("/", "-"): data for name, data in pictures.items()}
+    with ImageArchive(write_tar(tmp_path / "flat.tar", members)) as dataset:
+        assert dataset.label_list([0, 2]) == [dataset.label(0), dataset.label(2)] == [-1, -1]
