@@ -20,7 +20,12 @@ from imagearchive.archive.file_pool import check_indexed
 from imagearchive.containers.bins import BinsContainer
 from imagearchive.containers.bins import scan as split
 from imagearchive.datasets.cache import SampleCache
-from imagearchive.datasets.dataset_base import LazyDataset, resolve_index, warn_if_empty
+from imagearchive.datasets.dataset_base import (
+    IndexArguments,
+    LazyDataset,
+    resolve_index,
+    warn_if_empty,
+)
 from imagearchive.datasets.permutation import Permutation, permute_ranges
 from imagearchive.errors import (
     ArchiveNotFoundError,
@@ -134,8 +139,8 @@ class SplitDataLoader(LazyDataset[SplitDataLoaderOptions, Archive]):
         if not open_after_fork:
             self._open()
 
-    def _set_up(self, options: SplitDataLoaderOptions, overwrite_index: bool) -> None:
-        super()._set_up(options, overwrite_index)
+    def _set_up(self, options: SplitDataLoaderOptions, index: IndexArguments) -> None:
+        super()._set_up(options, index)
         self.data_dir = options.data_dir
         self._cache = SampleCache(options.cache_size)
         self.cache_size = self._cache.size

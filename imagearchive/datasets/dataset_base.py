@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Dataset",
+    "IndexArguments",
     "LazyDataset",
     "OptionsDataset",
+    "SaveIndex",
     "resolve_index",
     "resolve_indices",
     "warn_if_empty",
@@ -210,6 +212,16 @@ class Dataset(Closable):
         return summary_html(self, lambda: summarize_dataset(self))
 
 
+SaveIndex = Literal["auto", "remote"]
+
+
+class IndexArguments(NamedTuple):
+    """What becomes of the index when a dataset is opened first; see `imagearchive.Archive`."""
+
+    overwrite_index: bool = False
+    save_index: SaveIndex = "auto"
+
+
 class OptionsDataset(Dataset, Generic[Options]):
     """A dataset that is pickled as its options and opened anew where it is unpickled.
 
@@ -225,14 +237,18 @@ class OptionsDataset(Dataset, Generic[Options]):
     _pickled_fingerprint: str | None
 
     def _start(
-        self, options: Options, *, overwrite_index: bool = False, fingerprint: str | None = None
+        self,
+        options: Options,
+        *,
+        index: IndexArguments | None = None,
+        fingerprint: str | None = None,
     ) -> None:
         """Set up the dataset; `fingerprint` is that of the archive when it was pickled."""
         self._options = options
         self._pickled_fingerprint = fingerprint
-        self._set_up(options, overwrite_index)
+        self._set_up(options, index or IndexArguments())
 
-    def _set_up(self, options: Options, overwrite_index: bool) -> None:
+    def _set_up(self, options: Options, index: IndexArguments) -> None:
         """Set all attributes; open the files too, unless they are opened at first use."""
         raise NotImplementedError
 
@@ -252,12 +268,12 @@ class OptionsDataset(Dataset, Generic[Options]):
 class LazyDataset(OptionsDataset[Options], Generic[Options, Source]):
     """A dataset whose archive is opened at first use, once, in each process that uses it."""
 
-    _overwrite_index: bool
+    _index_arguments: IndexArguments
     _source: Source | None
     _lock: ForkSafeLock
 
-    def _set_up(self, options: Options, overwrite_index: bool) -> None:
-        self._overwrite_index = overwrite_index
+    def _set_up(self, options: Options, index: IndexArguments) -> None:
+        self._index_arguments = index
         self._source = None
         self._lock = ForkSafeLock()
 

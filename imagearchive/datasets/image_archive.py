@@ -15,7 +15,7 @@ from imagearchive.archive.name_tree import name_text
 from imagearchive.datasets.cache import SampleCache
 from imagearchive.datasets.class_numbers import NO_CLASS, ClassNumbers
 from imagearchive.datasets.companion_files import CompanionFile
-from imagearchive.datasets.dataset_base import warn_if_empty
+from imagearchive.datasets.dataset_base import IndexArguments, SaveIndex, warn_if_empty
 from imagearchive.datasets.image_options import (
     ImageArchiveOptions,
     IndexTransform,
@@ -157,6 +157,9 @@ class ImageArchive(ImageSamples):
         How bytes are read; see `imagearchive.storage.local.open_storage`.
     overwrite_index : bool
         Build the index even if there is a fresh one.
+    save_index : {"auto", "remote"}
+        With "remote", save the index beside an archive on a server as well; see
+        `imagearchive.Archive`.
     strict : bool
         Raise an error if the archive is damaged. Otherwise serve the members before the damage.
     label_kind : {"places", "values"}, optional
@@ -241,6 +244,7 @@ class ImageArchive(ImageSamples):
         cache_size: int = 0,
         storage: StorageKind = "auto",
         overwrite_index: bool = False,
+        save_index: SaveIndex = "auto",
         strict: bool = True,
         label_kind: LabelKind | None = None,
         verify: Verify | bool = "first",
@@ -306,13 +310,13 @@ class ImageArchive(ImageSamples):
             decompress_to=None if decompress_to is None else locate(decompress_to).path,
             nested=nested,
         )
-        self._start(options, overwrite_index=overwrite_index)
+        self._start(options, index=IndexArguments(overwrite_index, save_index))
         # Messages show the path as given; a pickle may be opened in another directory.
         self._options = dataclasses.replace(self._options, apath=absolute_paths(options.apath))
 
     # --- opening ----------------------------------------------------------------------------
 
-    def _set_up(self, options: ImageArchiveOptions, overwrite_index: bool) -> None:
+    def _set_up(self, options: ImageArchiveOptions, index: IndexArguments) -> None:
         self.loader = options.loader
         self.transform = options.transform
         self.target_transform = options.target_transform
@@ -326,7 +330,7 @@ class ImageArchive(ImageSamples):
             options.apath,
             options.ipath,
             storage="memory" if options.data_in_memory else options.storage,
-            overwrite_index=overwrite_index,
+            **index._asdict(),
             strict=options.strict,
             verify=options.verify,
             decompress_to=options.decompress_to,

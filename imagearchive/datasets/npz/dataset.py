@@ -13,7 +13,9 @@ import numpy.typing as npt
 from imagearchive.archive.member_reader import count_ahead
 from imagearchive.datasets.cache import SampleCache
 from imagearchive.datasets.dataset_base import (
+    IndexArguments,
     LazyDataset,
+    SaveIndex,
     resolve_index,
     resolve_indices,
     warn_if_empty,
@@ -104,6 +106,9 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         deflated arrays are checked when their checkpoints are built.
     overwrite_index : bool
         Build the index even if there is a fresh one.
+    save_index : {"auto", "remote"}
+        With "remote", save the index beside an archive on a server as well; see
+        `imagearchive.Archive`.
     decompress_to : path-like, optional
         A directory in which a file that is compressed as a whole, such as ``x.npy.gz``, is
         decompressed once; see `imagearchive.Archive`.
@@ -174,6 +179,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         ipath: str | os.PathLike[str] | None = None,
         verify: Verify | bool = "never",
         overwrite_index: bool = False,
+        save_index: SaveIndex = "auto",
         decompress_to: str | os.PathLike[str] | None = None,
         nested: Nested = "auto",
         storage_options: Mapping[str, Any] | None = None,
@@ -201,12 +207,12 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
             decompress_to=None if decompress_to is None else locate(decompress_to).path,
             nested=nested,
         )
-        self._start(options, overwrite_index=overwrite_index)
+        self._start(options, index=IndexArguments(overwrite_index, save_index))
 
     # --- opening ----------------------------------------------------------------------------
 
-    def _set_up(self, options: LazyNPZOptions, overwrite_index: bool) -> None:
-        super()._set_up(options, overwrite_index)
+    def _set_up(self, options: LazyNPZOptions, index: IndexArguments) -> None:
+        super()._set_up(options, index)
         self.npz_path = options.npz_path
         self.transform = options.transform
         self._cache = SampleCache(options.cache_size)
@@ -228,7 +234,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
             options.ipath,
             storage=options.storage,
             verify=options.verify,
-            overwrite_index=self._overwrite_index,
+            **self._index_arguments._asdict(),
             decompress_to=options.decompress_to,
             nested=options.nested,
         )

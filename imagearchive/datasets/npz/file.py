@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from typing import Any
+from typing import Any, Literal
 
 import numpy.typing as npt
 
@@ -36,7 +36,7 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
     path : path-like
         An NPZ, any other archive with ``.npy`` members, or a single ``.npy``, whose array is
         called by the name of the file.
-    ipath, overwrite_index : optional
+    ipath, overwrite_index, save_index : optional
         As for `Archive`.
     storage : {"auto", "mmap", "pread", "memory"}
     decompress_to : path-like, optional
@@ -59,6 +59,7 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
         storage: StorageKind = "auto",
         verify: bool = False,
         overwrite_index: bool = False,
+        save_index: Literal["auto", "remote"] = "auto",
         decompress_to: str | os.PathLike[str] | None = None,
         nested: Nested = "auto",
     ) -> None:
@@ -85,7 +86,12 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
             self._sources[name] = ArraySource(self._lone, self._lone.path, self._lone)
             return
         self._archive = Archive(
-            opened, ipath, storage=storage, overwrite_index=overwrite_index, nested=nested
+            opened,
+            ipath,
+            storage=storage,
+            overwrite_index=overwrite_index,
+            nested=nested,
+            save_index=save_index,
         )
         for position, name in enumerate(self._archive.files()):
             if name.endswith(NPY_SUFFIX):

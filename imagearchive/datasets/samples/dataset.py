@@ -14,7 +14,13 @@ import numpy.typing as npt
 from imagearchive.archive.archive import Archive
 from imagearchive.datasets.cache import SampleCache
 from imagearchive.datasets.companion_files import CompanionFile
-from imagearchive.datasets.dataset_base import OptionsDataset, resolve_index, warn_if_empty
+from imagearchive.datasets.dataset_base import (
+    IndexArguments,
+    OptionsDataset,
+    SaveIndex,
+    resolve_index,
+    warn_if_empty,
+)
 from imagearchive.datasets.samples.annotation_part import RowContext
 from imagearchive.datasets.samples.annotations import Annotations
 from imagearchive.datasets.samples.entry_kinds import EntryKinds
@@ -113,6 +119,9 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         How bytes are read; see `imagearchive.storage.local.open_storage`.
     overwrite_index : bool
         Build the indexes even if there are fresh ones.
+    save_index : {"auto", "remote"}
+        With "remote", save the index beside each archive on a server as well; see
+        `imagearchive.Archive`.
     strict : bool
         Raise an error if an archive is damaged. Otherwise serve the members before the damage.
     verify : {"first", "always", "never"} or bool
@@ -201,6 +210,7 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
         cache_size: int = 0,
         storage: StorageKind = "auto",
         overwrite_index: bool = False,
+        save_index: SaveIndex = "auto",
         strict: bool = True,
         verify: Verify | bool = "first",
         nested: Nested | None = None,
@@ -246,19 +256,19 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             verify=check_verify(verify),
             nested=nested,
         )
-        self._start(options, overwrite_index=overwrite_index)
+        self._start(options, index=IndexArguments(overwrite_index, save_index))
         # Messages show the paths as given; a pickle may be opened in another directory.
         self._options = with_absolute_paths(options)
 
     # --- opening ----------------------------------------------------------------------------
 
-    def _set_up(self, options: SampleArchiveOptions, overwrite_index: bool) -> None:
+    def _set_up(self, options: SampleArchiveOptions, index: IndexArguments) -> None:
         self.transform = options.transform
         self._cache = SampleCache(options.cache_size)
         with ExitStack() as on_error:
             on_error.callback(self.close)
             self.archives = []
-            members = open_fields(options, self.archives, overwrite_index)
+            members = open_fields(options, self.archives, index)
             self._annotations = open_annotations(options, members)
             if self._pickled_fingerprint is not None:
                 self._check_fingerprint(self._pickled_fingerprint)

@@ -19,6 +19,7 @@ from imagearchive.transforms.compound_fields import Coco
 from imagearchive.transforms.fields import Image
 
 if TYPE_CHECKING:
+    from imagearchive.datasets.dataset_base import IndexArguments
     from imagearchive.datasets.samples.options import SampleArchiveOptions
     from imagearchive.index.nesting import Nested
 
@@ -26,7 +27,7 @@ __all__ = ["open_annotations", "open_fields", "pair_fields", "with_absolute_path
 
 
 def open_fields(
-    options: SampleArchiveOptions, archives: list[Archive], overwrite_index: bool
+    options: SampleArchiveOptions, archives: list[Archive], index: IndexArguments
 ) -> list[FieldMembers]:
     """Return where the members of each field are.
 
@@ -36,7 +37,7 @@ def open_fields(
     archives : list of Archive
         Each archive is opened once and appended here at once, so that the caller can close those
         before one that cannot be opened.
-    overwrite_index : bool
+    index : IndexArguments
     """
     opened: dict[tuple[str, ...], Archive] = {}
     members = []
@@ -53,7 +54,7 @@ def open_fields(
                 path,
                 options.ipath if field.archive is None else None,
                 storage="memory" if options.data_in_memory else options.storage,
-                overwrite_index=overwrite_index,
+                **index._asdict(),
                 strict=options.strict,
                 verify=options.verify,
                 nested=nested,

@@ -9,7 +9,7 @@ from support.archives import write_tar
 from support.servers.faults import Status
 
 import imagearchive
-from imagearchive import IndexTable
+from imagearchive import ImageArchive, IndexTable, LazyNPZDataset, SampleArchive
 from imagearchive.cli import main
 from imagearchive.errors import OptionError, StaleIndexError
 
@@ -224,3 +224,40 @@ def test_scan_of_a_zip_of_large_members_requests_its_headers_at_once(faulty_serv
     assert faulty_server.totals.sent < 1_000_000
     local = IndexTable.build(path)
     assert np.array_equal(table.entries, local.entries)
+
+
+@pytest.mark.parametrize("kind", ["images", "samples", "rows"])
+def test_dataset_saves_its_index_beside_the_archive_if_asked(
+    moto, tmp_path, monkeypatch, pictures, kind
+):
+    options = {"storage_options": moto.storage_options}
+    path = write_tar(tmp_path / "x.tar", pictures)
+    if kind == "rows":
+        np.savez(tmp_path / "x.npz", x=np.arange(6).reshape(3, 2))
+        path = tmp_path / "x.npz"
+    key = f"saved-{kind}/{path.name}"
+    moto.put(key, path.read_bytes())
+    url = f"s3://data/{key}"
+
+    def open_dataset(**more):
+        if kind == "images":
+            return ImageArchive(url, **options, **more)
+        if kind == "samples":
+            return SampleArchive(url, {"image": "{key}.png"}, **options, **more)
+        return LazyNPZDataset(url, **options, **more)
+
+    def listed():
+        return moto.request("GET", query=f"list-type=2&prefix=saved-{kind}/").body.count(b"<Key>")
+
+    with open_dataset():
+        assert listed() == 1
+    with open_dataset(save_index="remote") as dataset:
+        # The pairing of samples is saved beside the index.
+        assert listed() == (3 if kind == "samples" else 2)
+        expected = dataset[1]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    with open_dataset() as dataset:
+        assert len(dataset) == (3 if kind == "rows" else 12)
+        assert repr(dataset[1]).split(" at 0x")[0] == repr(expected).split(" at 0x")[0]
+    with pytest.raises(OptionError, match="save_index must be"):
+        open_dataset(save_index="both")
