@@ -276,7 +276,7 @@ def test_tar_container_scan_of_a_large_local_archive_is_divided(tmp_path, monkey
     monkeypatch.setattr(parallel_scan, "make_plan", plan)
     with open_storage(path, "pread") as storage, closing(storage):
         found = TarContainer().scan(storage)
-        assert plans == [Plan(2, 32 * stride, 8 * stride, 32)]
+        assert plans == [Plan(8, 8 * stride, 8 * stride, 8)]
         same_rows(found, tar.scan(storage))
 
 

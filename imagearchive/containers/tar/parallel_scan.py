@@ -29,7 +29,7 @@ __all__ = ["Plan", "make_plan", "scan_in_parallel", "scan_segments"]
 
 BLOCK: Final = 512
 # A sample of the archive tells how long a scan takes: at least so many members and seconds.
-_SAMPLE_ROWS: Final = 32
+_SAMPLE_ROWS: Final = 8
 _SAMPLE_SECONDS: Final = 0.002
 _SAMPLE_BYTES: Final = 1 << 16
 # If the rest takes less, threads are not worth their start.
@@ -49,12 +49,13 @@ _REMOTE_HOP: Final = 256 << 10
 _REMOTE_READS: Final = 32
 # How many members a segment has at least, and how many segments a thread: the first member of a
 # segment has to be looked for, and segments take different times.
-_SEGMENT_ROWS: Final = 32
+_SEGMENT_ROWS: Final = 8
 _SEGMENTS_PER_THREAD: Final = 4
 _MIN_SEGMENT: Final = 4 << 20
-# How far to look for a member: so many times the mean size.
+# How far to look for a member: so many times the mean size. Most are found in the first window.
 _SEARCH: Final = 8
-_SEARCH_WINDOW: Final = 64 << 10
+_MIN_WINDOW: Final = 64 << 10
+_MAX_WINDOW: Final = 4 << 20
 # After so many runs in a row that the scan did not arrive at, it goes on alone.
 _MAX_MISSES: Final = 4
 
@@ -123,17 +124,19 @@ def make_plan(storage: Storage, rows: int, offset: int, seconds: float) -> Plan 
     """
     left = storage.size - offset
     mean = offset // rows
+    segments = _SEGMENTS_PER_THREAD
     if seconds * left / offset < _MIN_SECONDS:
         return None
     if not hasattr(storage, "fileno"):
-        threads = _REMOTE_READS if mean >= _REMOTE_HOP else 1
+        # Looking for a member takes as long as reading several headers.
+        threads, segments = (_REMOTE_READS if mean >= _REMOTE_HOP else 1), 1
     elif mean > _HOP and seconds / rows > _CACHED_HEADER:
         threads = _LOCAL_READS
     elif mean <= _HOP and offset / seconds < _CACHED_BYTES:
         threads = min(_MAX_THREADS, _processors())
     else:
         threads = min(_MAX_THREADS, max(1, _processors() // 2))
-    segment = max(_MIN_SEGMENT, _SEGMENT_ROWS * mean, left // (threads * _SEGMENTS_PER_THREAD))
+    segment = max(_MIN_SEGMENT, _SEGMENT_ROWS * mean, left // (threads * segments))
     threads = min(threads, left // segment)
     if threads < 2:
         return None
@@ -237,7 +240,8 @@ class _Runs:
         return run
 
     def _find_header(self, segment: int) -> int | None:
-        position, window = segment, _SEARCH_WINDOW
+        position = segment
+        window = min(max(_MIN_WINDOW, self._plan.search // _SEARCH + BLOCK), _MAX_WINDOW)
         end = min(segment + self._plan.search, self._storage.size)
         while position < end and not self._closed:
             window = min(window, end - position)
@@ -245,7 +249,6 @@ class _Runs:
             if found + BLOCK <= window:
                 return position + found
             position += window
-            window *= 2
         return None
 
     def close(self) -> None:
