@@ -37,6 +37,7 @@ OPTIONS: Final = {
     "max_size": "--max-size",
     "nested=False": "--nested no",
     "resize": "--resize",
+    "on_error='skip'": "--skip-broken",
     "overwrite=True": "--overwrite",
     "overwrite_index=True": "'imagearchive index --overwrite'",
     "root": "--root",

@@ -274,7 +274,9 @@ def _write_locked_shards(
     new: list[str] = []
     if start < run.count or not number:
         run.options.progress(start)
-        with make(first_number=number) as writer:
+        with ExitStack() as on_error, make(first_number=number) as writer:
+            # Without a complete shard, there is nothing to continue from.
+            on_error.callback(lambda: None if paths or writer.paths else state.remove())
             if run.options.overwrite:
                 # Archives of these names that are not replaced yet must not be taken for ours.
                 state.remove()

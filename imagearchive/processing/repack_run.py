@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from imagearchive.datasets.permutation import Permutation
 from imagearchive.errors import ImageArchiveError, OptionError
+from imagearchive.errors.hints import Hint
 from imagearchive.processing.repack_recipe import Recipe
 from imagearchive.processing.repack_sources import RepackSource, Row, Written
 from imagearchive.storage.executors import AnyExecutor, Submits, open_executor, run_tasks
@@ -77,8 +78,8 @@ class Run:
                 if isinstance(result, _Failure):
                     if not self.options.skip:
                         raise result.error
-                    self.skipped.append((result.key, str(result.error)))
-                    logger.warning("left out: %s", result.error)
+                    self.skipped.append((result.key, result.error.message))
+                    logger.warning("left out: %s", result.error.message)
                 else:
                     yield result
 
@@ -109,6 +110,15 @@ class _Failure:
     error: ImageArchiveError
 
 
+def _failure(key: str, error: ImageArchiveError) -> _Failure:
+    """Name the sample in an error, and say what repack can do about it."""
+    message = error.message
+    if not message.startswith(key) and repr(key) not in message:
+        message = f"{key}: {message}"
+    hint = Hint("on_error='skip'", "to leave it out")
+    return _Failure(key, type(error)(message, hints=[hint]))
+
+
 @lru_cache(maxsize=2)
 def _unpickled(source: bytes) -> RepackSource:
     samples: RepackSource = pickle.loads(source)
@@ -127,5 +137,5 @@ def _prepare(
         except OptionError:
             raise
         except ImageArchiveError as error:
-            results.append(_Failure(samples.key(index), error))
+            results.append(_failure(samples.key(index), error))
     return results

@@ -240,7 +240,10 @@ class _Members(RepackSource):
         if len(images) > 1 and not recipe.changes_nothing:
             raise OptionError(
                 f"the sample {key!r} has several images ({', '.join(images)}), of which some may "
-                f"be masks; say what they are: pass a SampleArchive, or --field on the command line"
+                f"be masks; say what they are: pass a SampleArchive, or --field on the command "
+                f"line. If dots in names mean nothing, so that each image is a sample: "
+                f"SampleArchive(..., {{'image': '{{key}}.png'}}, first_dot=False), or --field "
+                f"'image={{key}}.png' --whole-key"
             )
         written: list[tuple[str, Buffer]] = []
         encoded = stored = 0

@@ -56,6 +56,7 @@ def test_repack_broken_image_is_reported(run, work):
     status, _, err = run("repack", "data", "o-{}.tar", "--resize", "9")
     assert status == 1
     assert "a/2.jpg" in err
+    assert "--skip-broken" in err
     status, out, err = run("repack", "data", "o-{}.tar", "--resize", "9", "--skip-broken", "--json")
     assert status == 1
     assert "left out: a/2" in err

@@ -467,3 +467,28 @@ def test_repack_few_large_images_are_spread_over_all_workers(folder, tmp_path):
     with Counting(2) as executor:
         repack(folder, tmp_path / "a-{}.tar", resize=9, executor=executor, workers=2)
     assert executor.tasks == 10
+
+
+def test_repack_error_names_the_sample_and_the_way_out(tmp_path):
+    write_tar(tmp_path / "s.tar", {"img/1.jpg": picture(1), "img/2.jpg": picture(2)[:50]})
+    for source in (tmp_path / "s.tar", SampleArchive(tmp_path / "s.tar", {"x": "img/{key}.jpg"})):
+        with pytest.raises(DecodeError, match=r"^(img/2\.jpg|2): .*on_error='skip'"):
+            repack(source, tmp_path / "a-{}.tar", resize=9)
+        # No shard is complete, so there is nothing to continue from.
+        assert not [name for name in os.listdir(tmp_path) if name.startswith((".", "a-"))]
+
+
+def test_repack_images_with_dots_in_their_names_are_samples_of_their_own(tmp_path):
+    names = ["x/wasp_g._01.png", "x/wasp_g._02.png"]
+    members = {name: picture(n, format="PNG") for n, name in enumerate(names)}
+    write_tar(tmp_path / "s.tar", members)
+    with pytest.raises(OptionError, match="first_dot=False"):
+        repack(tmp_path / "s.tar", tmp_path / "a-{}.tar", resize=9)
+    fields = {"image": "{key}.png"}
+    with SampleArchive(tmp_path / "s.tar", fields, first_dot=False) as images:
+        result = repack(images, tmp_path / "a-{}.tar", resize=9)
+    assert sorted(imagearchive.open(result.paths)) == [
+        "x/wasp_g__01.image.png",
+        "x/wasp_g__02.image.png",
+    ]
+    assert ImageArchive(result.paths).classes == ["x"]
