@@ -204,6 +204,14 @@ class ObjectArray:
         values = self._values(index) if self.size else []
         return np.fromiter(values, object, len(values)).reshape(self.shape[1:])
 
+    def row_ranges(self, indices: npt.NDArray[np.intp]) -> list[tuple[int, int]]:
+        """Return offset and size in the storage of the bytes of each row."""
+        if not self.size:
+            return []
+        starts = np.asarray(self._starts)
+        first, last = starts[indices].astype(np.int64), starts[indices + 1].astype(np.int64)
+        return [(self._offset + int(at), int(end - at)) for at, end in zip(first, last)]
+
     def rows(self, indices: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
         """Decode ``array[indices]``. Elements that are the same object stay one, as in NumPy.
 

@@ -71,13 +71,18 @@ class ArraySource:
         file = self._file.open_descriptor()
         return None if file is None else OpenRange(file, self._offset)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether its bytes are read from a server as they are stored."""
+        stored = self.storage is self._file or isinstance(self.storage, SliceStorage)
+        return stored and isinstance(self._file, RangesStorage)
+
     def prefetch(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Request parts of the array from a server, offset and size each, all at once.
 
         Does nothing for an array on this machine, or that is compressed.
         """
-        stored = self.storage is self._file or isinstance(self.storage, SliceStorage)
-        if stored and isinstance(self._file, RangesStorage):
+        if self.is_remote and isinstance(self._file, RangesStorage):
             self._file.prefetch_ranges((self._offset + start, size) for start, size in ranges)
 
     def load_tables(self, kind: str) -> Mapping[str, npt.NDArray[Any]] | None:

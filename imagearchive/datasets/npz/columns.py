@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
@@ -38,6 +38,8 @@ PLURALS: Final = {sample: array for array, sample in SINGULARS.items()}
 # From this many elements on, their offsets are saved in the index file. Locating them again takes
 # every process a millisecond per thousand, and more if the file is not in memory.
 _WORTH_SAVING: Final = 1000
+# Bytes of an array of offsets that is loaded whole from a server, and not asked for row by row.
+_MOST_LOADED: Final = 64 << 20
 # Bytes of an array from which loading it whole is logged.
 _MUCH_MEMORY: Final = 256 << 20
 
@@ -160,6 +162,30 @@ class ArrayColumn:
             starts = self.header.data_offset + rows * size
             self._source.prefetch((start, size) for start in starts.tolist())
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether rows are read from a server."""
+        return self._source.is_remote and self._array is None
+
+    def prefetch_slices(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Request ``array[start:end]`` from a server for each of several ranges."""
+        size, begin = self.header.row_size, self.header.data_offset
+        if size and self.is_remote:
+            self._source.prefetch(
+                (begin + start * size, (end - start) * size) for start, end in ranges
+            )
+
+    def load_small(self) -> bool:
+        """Load an array that is on a server, unless it is large; return whether it is here."""
+        self._prepare()
+        if self.is_remote:
+            if self.header.nbytes > _MOST_LOADED:
+                return False
+            array = self.whole()
+            array.flags.writeable = False
+            self._array = array
+        return True
+
     def _copied_row(self, index: int) -> Any:
         return self._array[index].copy()  # type: ignore[index]
 
@@ -275,7 +301,9 @@ class ObjectColumn:
         return lambda index: batchable(row(index), stack)
 
     def prefetch(self, rows: Rows) -> None:
-        """Do nothing: where an object ends is known only when it is read."""
+        """Request rows from a server; first locate them, as the first read would."""
+        if self._source.is_remote:
+            self._source.prefetch(self._objects().row_ranges(rows))
 
     def _objects(self) -> ObjectArray:
         if self._located is None:
@@ -314,6 +342,7 @@ class ObjectColumn:
 
         Rows that are one object in the file are one object here.
         """
+        self.prefetch(rows)
         return self._objects().rows(rows)
 
     def whole(self) -> npt.NDArray[Any]:
@@ -374,7 +403,16 @@ class RaggedColumn:
         return lambda index: batchable(self._row(index), self._stack)
 
     def prefetch(self, rows: Rows) -> None:
-        """Do nothing: where a row is, is read with it."""
+        """Request rows from a server; at the first time, load where they are."""
+        parts = [part for part in (self._offsets, self._shapes) if part is not None]
+        if not self._values.is_remote or not all(part.load_small() for part in parts):
+            return
+        pairs = self._offsets.batch(np.stack([rows, rows + 1], 1).reshape(-1)).reshape(-1, 2)
+        length = self._values.length
+        # Wrong ones are errors when they are read.
+        self._values.prefetch_slices(
+            (start, end) for start, end in pairs.tolist() if 0 <= start < end <= length
+        )
 
     def _row(self, index: int) -> Any:
         """Return a row as a plain array, str or bytes."""
@@ -397,6 +435,7 @@ class RaggedColumn:
 
     def batch(self, rows: Rows) -> npt.NDArray[Any]:
         """Return an array of objects of shape (n,)."""
+        self.prefetch(rows)
         values = _read_rows(self._row, rows)
         return np.fromiter(values, object, len(values))
 

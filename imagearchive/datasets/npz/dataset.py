@@ -340,10 +340,11 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
         return count_ahead(sum(sizes), 1)
 
     def prefetch(self, indices: Sequence[int]) -> None:
-        """Request samples from a server that are needed soon; returns at once.
+        """Request samples from a server that are needed soon.
 
-        Arrays of objects, ragged ones, and compressed ones are not requested ahead. Does nothing
-        for local files.
+        The first call finds out where the rows of ragged arrays and arrays of objects are; all
+        others return at once. Compressed arrays are not requested ahead. Does nothing for local
+        files.
         """
         if self._open().is_remote:
             rows = np.array([self._index(index) for index in indices], np.intp)
