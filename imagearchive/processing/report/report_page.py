@@ -37,6 +37,8 @@ from imagearchive.processing.report.image_sections import (
 __all__ = ["SHOWN_PAIRS", "render_page"]
 
 SHOWN_PAIRS: Final = 20
+# Pillow's modes with an alpha channel.
+_TRANSPARENT: Final = ("LA", "PA", "RGBA")
 
 _STYLE: Final = """
 :root{color-scheme:light dark;--back:#fff;--text:#1b1f24;--faint:#5b6570;--line:#d8dee4;
@@ -205,7 +207,20 @@ def _totals(facts: ArchiveFacts) -> str:
             f"the archive. Bytes{shared} and class directories are of all images, everything else "
             "is of these. <code>--all</code> reads all.</p>"
         )
+    if images is not None:
+        text += _transparency(images)
     return _cards(cards) + text
+
+
+def _transparency(images: ImageFacts) -> str:
+    count = sum(images.modes.get(mode, 0) for mode in _TRANSPARENT)
+    if not count:
+        return ""
+    have = "image has" if count == 1 else "images have"
+    return (
+        f"<p>{count:,} {have} an alpha channel. It is dropped here, as in loading, so what was "
+        "transparent may be black.</p>"
+    )
 
 
 def _container(found: Mapping[str, object]) -> str:

@@ -162,6 +162,16 @@ def test_report_archive_without_images_says_so(tmp_path, members, text):
     assert text in (tmp_path / "page.html").read_text()
 
 
+def test_report_images_with_an_alpha_channel_are_counted(tmp_path, images):
+    clear = io.BytesIO()
+    Image.fromarray(np.zeros((20, 30, 4), np.uint8)).save(clear, "PNG")
+    members = {"1.png": clear.getvalue(), "2.jpg": images["cat/0.jpg"]}
+    imagearchive.report(write_tar(tmp_path / "a.tar", members), tmp_path / "page.html")
+    assert "1 image has an alpha channel" in (tmp_path / "page.html").read_text()
+    imagearchive.report(write_tar(tmp_path / "b.tar", {"2.jpg": members["2.jpg"]}), tmp_path / "b")
+    assert "alpha channel" not in (tmp_path / "b").read_text()
+
+
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", encode(photo(1, 1), "PNG")])
 def test_report_single_image_has_a_page(tmp_path, data):
     archive = write_tar(tmp_path / "a.tar", {"1.jpg": data})
