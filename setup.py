@@ -106,7 +106,10 @@ class BuildExt(build_ext):
             try:
                 objects = self.compiler.compile([str(probe)], output_dir=folder)
                 self.compiler.link_executable(
-                    objects, str(Path(folder, "probe")), libraries=["jpeg"]
+                    objects,
+                    str(Path(folder, "probe")),
+                    libraries=["jpeg"],
+                    extra_postargs=link_args,
                 )
             except Exception as error:
                 if JPEG == "1":

@@ -171,6 +171,8 @@ class Checkpoints:
             self._start = _HEAD.size + count * _POINT.itemsize
             if identity == expected and count > 0 and self._start <= len(self.data):
                 self._points = np.frombuffer(self.data, _POINT, count, _HEAD.size)
+                # Threads slice it, which a memoryview does not support without the GIL.
+                self._bytes = np.frombuffer(self.data, np.uint8)
                 if zlib.crc32(self._points.data) == points_crc and self._are_points_inside():
                     return
         raise CorruptIndexError(
@@ -220,7 +222,7 @@ class Checkpoints:
         """
         row: Any = self._points[number]
         start = self._start + int(row["window"])
-        window = bytes(self.data[start : start + int(row["window_size"])])
+        window = self._bytes[start : start + int(row["window_size"])].tobytes()
         if zlib.crc32(window) != row["window_crc"]:
             raise self.damaged(number)
         if row["deflated"]:

@@ -26,7 +26,7 @@ from imagearchive.errors import (
 )
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.closing import Closable
-from imagearchive.storage.mapping import Mapping
+from imagearchive.storage.mapping import Mapping, SharedBytes
 from imagearchive.storage.protocol import FileStorage, Storage, StorageKind, file_identity
 
 if TYPE_CHECKING:
@@ -61,10 +61,11 @@ class MemoryStorage(Closable):
 
     zero_copy = True
 
-    def __init__(self, data: Buffer, path: str = "<memory>", identity: str = "") -> None:
-        self._view: memoryview | None = memoryview(data).toreadonly().cast("B")
+    def __init__(self, data: Buffer | Mapping, path: str = "<memory>", identity: str = "") -> None:
+        self._bytes: Mapping | SharedBytes | None
+        self._bytes = data if isinstance(data, Mapping) else SharedBytes(data)
         self.path = path
-        self.size = len(self._view)
+        self.size = len(self._bytes)
         self.identity = identity
 
     @classmethod
@@ -78,12 +79,12 @@ class MemoryStorage(Closable):
 
     def read(self, offset: int, size: int) -> memoryview:
         """Return a read-only view of the range."""
-        view = self._view
-        if view is None:
+        data = self._bytes
+        if data is None:
             raise _closed(self.path)
         if offset < 0 or size < 0 or offset + size > self.size:
             raise _outside(self.path, offset, size, self.size)
-        return view[offset : offset + size]
+        return data.view(offset, size)
 
     def readinto(self, offset: int, buffer: Buffer) -> int:
         """Copy the range into `buffer`."""
@@ -103,7 +104,7 @@ class MemoryStorage(Closable):
     def close(self) -> None:
         """Release the bytes; views returned before keep them alive."""
         super().close()
-        self._view = None
+        self._bytes = None
 
 
 class MmapStorage(MemoryStorage):
@@ -121,8 +122,7 @@ class MmapStorage(MemoryStorage):
         # An empty file cannot be mapped.
         with os_errors_for(name):
             self._mapping = Mapping(self._opened.number, size) if size else None
-        data = b"" if self._mapping is None else self._mapping.view()
-        super().__init__(data, name, self._opened.identity)
+        super().__init__(self._mapping or b"", name, self._opened.identity)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> MmapStorage:
@@ -131,14 +131,14 @@ class MmapStorage(MemoryStorage):
 
     def read(self, offset: int, size: int) -> memoryview:
         """Return a read-only view of the range."""
-        view, mapping = self._view, self._mapping
-        if view is None:
+        data, mapping = self._bytes, self._mapping
+        if data is None:
             raise _closed(self.path)
         if mapping is not None and mapping.watch():
             self.check_unchanged()
         if offset < 0 or size < 0 or offset + size > self.size:
             raise _outside(self.path, offset, size, self.size)
-        return view[offset : offset + size]
+        return data.view(offset, size)
 
     def readinto(self, offset: int, buffer: Buffer) -> int:
         """Copy the range into `buffer`."""
@@ -153,7 +153,7 @@ class MmapStorage(MemoryStorage):
         Linux does not read ahead of page faults in a file that is read at random, so a member that
         is not cached would be read page by page.
         """
-        if self._mapping is not None and self._view is not None:
+        if self._mapping is not None and self._bytes is not None:
             self._mapping.prefetch(offset, size)
 
     def check_unchanged(self) -> None:

@@ -1,12 +1,17 @@
-"""A mapped file, whose missing pages read as zeros instead of ending the process.
+"""Bytes of which many threads take views, among them those of a mapped file.
 
-See `native/bus_guard.c`.
+Missing pages of a mapped file read as zeros instead of ending the process; see
+`native/bus_guard.c`.
 """
 
-from cpython.buffer cimport PyBuffer_FillInfo
+cimport cython
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+)
 from cpython.bytes cimport PyBytes_FromObject
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.stdint cimport uint8_t
 from libc.string cimport memset
 from posix.mman cimport (
@@ -58,6 +63,60 @@ def copy_bytes(data, source):
     if guard_damaged_count():
         source.check_unchanged()
     return copied
+
+
+@cython.final
+@cython.freelist(8)
+cdef class Range:
+    """A range of the bytes of an object, which it keeps alive; a read-only buffer."""
+
+    cdef object owner
+    cdef void* start
+    cdef Py_ssize_t size
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        # Refuses writable buffers.
+        PyBuffer_FillInfo(buffer, self, self.start, self.size, 1, flags)
+
+
+cdef object view_of(owner, void* start, Py_ssize_t length, Py_ssize_t offset, Py_ssize_t size):
+    """Return a view of a range of `length` bytes.
+
+    It is not a slice of a view that threads share: a memoryview and its slices count each other,
+    and without the GIL they would count wrong and be released while they are in use.
+    """
+    if offset < 0 or size < 0 or offset > length or size > length - offset:
+        raise ValueError(f"{size} bytes at offset {offset} are not within {length} bytes")
+    cdef Range part = Range.__new__(Range)
+    part.owner = owner
+    part.start = <char*> start + offset
+    part.size = size
+    return PyMemoryView_FromObject(part)
+
+
+cdef class SharedBytes:
+    """The bytes of an object, for threads that take views at the same time.
+
+    Parameters
+    ----------
+    data : bytes-like
+        Contiguous. Views keep it alive.
+    """
+
+    cdef Py_buffer held
+
+    def __cinit__(self, data):
+        PyObject_GetBuffer(data, &self.held, PyBUF_SIMPLE)
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.held)
+
+    def __len__(self):
+        return self.held.len
+
+    def view(self, Py_ssize_t offset, Py_ssize_t size):
+        """Return a read-only view of a range; raises ValueError if it is not within the bytes."""
+        return view_of(self, self.held.buf, self.held.len, offset, size)
 
 
 cdef class Mapping:
@@ -115,9 +174,9 @@ cdef class Mapping:
     def __len__(self):
         return self.size
 
-    def view(self):
-        """Return all bytes, as a read-only view."""
-        return memoryview(self)
+    def view(self, Py_ssize_t offset, Py_ssize_t size):
+        """Return a read-only view of a range; raises ValueError if it is not within the file."""
+        return view_of(self, self.start, self.size, offset, size)
 
     @property
     def damaged(self):
