@@ -83,17 +83,17 @@ cdef class PositionSet:
     def has_all(self, const int64_t[::1] positions not None):
         """Return whether all of these positions are in it."""
         cdef Py_ssize_t i, position
+        cdef bint found = True
         if self.full:
             return True
-        if self.bits == NULL:
-            return positions.shape[0] == 0
-        for i in range(positions.shape[0]):
-            position = positions[i]
-            if not 0 <= position < self.count:
-                return False
-            if not self.bits[position >> 3] >> (position & 7) & 1:
-                return False
-        return True
+        with cython.critical_section(self):
+            for i in range(positions.shape[0]):
+                position = positions[i]
+                if self.bits == NULL or not 0 <= position < self.count or (
+                        not self.bits[position >> 3] >> (position & 7) & 1):
+                    found = False
+                    break
+        return found
 
     def add(self, Py_ssize_t position):
         """Add a position; one outside of the range is ignored."""

@@ -218,18 +218,19 @@ cdef class Mapping:
         cdef Py_ssize_t page, bytes_needed = self.size // PAGE_SIZE // 8 + 1
         cdef bint new = False
         cdef uint8_t bit
-        if self.requested == NULL:
-            self.requested = <uint8_t*> PyMem_Calloc(bytes_needed, 1)
+        with cython.critical_section(self):
             if self.requested == NULL:
-                raise MemoryError
-            self.remembered = REMEMBERED // PAGE_SIZE
-        elif self.remembered <= 0:
-            memset(self.requested, 0, bytes_needed)
-            self.remembered = REMEMBERED // PAGE_SIZE
-        for page in range(first, last + 1):
-            bit = 1 << (page & 7)
-            if not self.requested[page >> 3] & bit:
-                self.requested[page >> 3] |= bit
-                self.remembered -= 1
-                new = True
+                self.requested = <uint8_t*> PyMem_Calloc(bytes_needed, 1)
+                if self.requested == NULL:
+                    raise MemoryError
+                self.remembered = REMEMBERED // PAGE_SIZE
+            elif self.remembered <= 0:
+                memset(self.requested, 0, bytes_needed)
+                self.remembered = REMEMBERED // PAGE_SIZE
+            for page in range(first, last + 1):
+                bit = 1 << (page & 7)
+                if not self.requested[page >> 3] & bit:
+                    self.requested[page >> 3] |= bit
+                    self.remembered -= 1
+                    new = True
         return new
