@@ -191,14 +191,7 @@ class LockedDirectory(Closable):
                 _remove_stale_directory(path)
         try:
             if name:
-                self.path = os.path.join(folder, prefix + name)
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(self.path, 0o700)
-                # The folder may be one in which others can write, too.
-                if _is_private(self.path):
-                    self._lock = _lock_directory(self.path)
-                if self._lock < 0:
-                    self.path = ""
+                self._take_over(os.path.join(folder, prefix + name))
             while self._lock < 0:
                 self.path = os.path.join(folder, f"{prefix}{os.urandom(8).hex()}")
                 os.mkdir(self.path, 0o700)
@@ -206,6 +199,17 @@ class LockedDirectory(Closable):
         except BaseException:
             self.close()
             raise
+
+    def _take_over(self, path: str) -> None:
+        """Lock a directory that may be there already, unless another process uses it."""
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        # The folder may be one in which others can write, too.
+        if _is_private(path):
+            self._lock = _lock_directory(path)
+            if self._lock >= 0:
+                # Only now, because what this names is removed after an interrupt.
+                self.path = path
 
     def file(self, name: str) -> str:
         """Return the path of a file in the directory."""
@@ -315,7 +319,11 @@ def _directories(folder: str, prefix: str) -> list[str]:
 
 def _is_private(path: str) -> bool:
     """Whether a path is a directory of this user in which nobody else can write."""
-    status = os.lstat(path)
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        # Another process has removed it, because it was empty.
+        return False
     return (
         stat.S_ISDIR(status.st_mode)
         and status.st_uid == os.geteuid()
