@@ -26,7 +26,7 @@ COMPILED = [
 ]
 
 
-PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14", "3.14t"]
 # Names of libjpeg-turbo that an extension could ask for if the wheel did not hold its own.
 SYSTEM_LIBRARIES = ["libjpeg.so.62", "libjpeg.so.8", "libturbojpeg.so.0"]
 
