@@ -218,7 +218,8 @@ def _verify_on_executor(arguments: argparse.Namespace) -> Iterator[dict[str, Any
             if step is not None:
                 step(1)
             shown = relative_path(outcome.item.archive)
-            yield {"archive": shown, "error": errors[0]} if errors else found
+            # A worker elsewhere has another working directory.
+            yield {"archive": shown, "error": errors[0]} if errors else found | {"archive": shown}
 
 
 def _verify_one(arguments: argparse.Namespace) -> dict[str, Any]:

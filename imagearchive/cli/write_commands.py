@@ -303,8 +303,7 @@ def process(arguments: argparse.Namespace) -> int:
     reports: list[ProcessReport] = []
     with open_dask_argument(arguments) as executor:
         processor = DataProcessor(
-            # Workers elsewhere have another working directory.
-            os.path.abspath(arguments.raw_dir) if executor else arguments.raw_dir,
+            arguments.raw_dir,
             arguments.output_dir,
             arguments.batch_size,
             arguments.workers,

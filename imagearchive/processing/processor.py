@@ -413,7 +413,8 @@ class DataProcessor:
                 logger.warning("%s: continuing with what an earlier run has written", names[side])
         # Named, so that both sides of the split have the same columns whatever their first rows.
         ragged = ["bboxes"] * (kind == "detector") + ["images"] * (self.image_size is None)
-        options = DecodeOptions(self.image_size, self.box_format)
+        # Workers elsewhere have another working directory.
+        options = DecodeOptions(self.image_size, self.box_format, os.getcwd())
         # One stream of tasks for all, so that the workers go on while a file is completed.
         missing = {side: jobs for side, jobs in chosen.items() if side not in written}
         tasks = (

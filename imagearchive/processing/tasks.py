@@ -6,6 +6,7 @@ It is a module of its own so that a worker imports little: NumPy, Pillow, and th
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -38,10 +39,13 @@ class DecodeOptions:
         Size to stretch images to; None keeps their own.
     box_format : {"xywh", "xyxy"}
         How boxes are stored: as ``x, y, width, height``, or as two corners.
+    folder : str
+        Where relative paths of images begin; empty for the working directory.
     """
 
     image_size: tuple[int, int] | None = None
     box_format: BoxFormat = "xywh"
+    folder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +149,14 @@ def decode_task(jobs: Sequence[Job], options: DecodeOptions) -> Decoded:
 def _decode(job: Job, options: DecodeOptions) -> dict[str, Any] | Problem:
     image_size = options.image_size
     try:
-        with open(job.path, "rb") as file:
+        with open(os.path.join(options.folder, job.path), "rb") as file:
             pixels = decode_with_pillow(file.read())
     except (OSError, DecodeError, LimitError) as error:
         if isinstance(error, OSError) and error.errno in OUT_OF_FILES:
             # This is not the image's fault, and leaving it out would lose a sample.
             raise
-        return Problem(job.path, f"cannot be read: {error}")
+        reason = error.strerror if isinstance(error, OSError) else None
+        return Problem(job.path, f"cannot be read: {reason or error}")
     sample: dict[str, Any] = {}
     boxes = job.boxes
     if job.crop is not None:

@@ -51,6 +51,17 @@ def test_index_dask_option_uses_the_cluster(address, shards, tmp_path):
     assert len(IndexTable.load(str(tmp_path / "shards" / "s-03.idx.npy"))) == 20
 
 
+def test_verify_dask_option_names_the_archives_as_they_are_here(address, shards, tmp_path):
+    # The workers have another working directory.
+    command = ["-m", "imagearchive", "verify", "shards/s-0[01].tar", "--dask", address]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.partition(":")[0] for line in done.stdout.splitlines()]
+    assert lines == ["shards/s-00.tar", "shards/s-01.tar"]
+
+
 def test_verify_killed_worker_changes_nothing(address, shards, tmp_path):
     with open(tmp_path / "shards" / "s-05.tar", "r+b") as file:
         file.truncate(3000)

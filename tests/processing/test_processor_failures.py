@@ -229,6 +229,29 @@ def test_processor_run_keeps_files_of_a_running_one(tmp_path):
 
 
 # Executors
+def test_processor_workers_in_another_directory_write_the_same_bytes(tmp_path, monkeypatch):
+    class Elsewhere(Executor):
+        """Runs tasks at once, in the root directory."""
+
+        def submit(self, fn, /, *args, **kwargs):
+            future = Future()
+            os.chdir("/")
+            future.set_result(fn(*args, **kwargs))
+            os.chdir(tmp_path)
+            return future
+
+    monkeypatch.chdir(tmp_path)
+    make_detector(tmp_path / "raw", 8)
+    (tmp_path / "raw" / "detector" / "more" / "7.png").unlink()
+    reports = [
+        process("raw", name, image_size=8, executor=executor).process_detector()
+        for name, executor in (("here", None), ("there", Elsewhere()))
+    ]
+    assert reports[0].skipped == reports[1].skipped
+    assert len(reports[0].skipped) == 1
+    assert digests(tmp_path / "here") == digests(tmp_path / "there")
+
+
 def test_processor_dask_executor_writes_the_same_bytes(tmp_path):
     raw = tmp_path / "raw"
     make_detector(raw, 30)
