@@ -8,7 +8,7 @@ import webbrowser
 
 from imagearchive.archive.archive import Archive
 from imagearchive.cli.archive_argument import open_archive_argument
-from imagearchive.cli.argument_types import merge_options
+from imagearchive.cli.argument_types import access_options
 from imagearchive.cli.field_arguments import open_samples
 from imagearchive.cli.output import write
 from imagearchive.cli.viewer.samples import FieldSamples
@@ -48,6 +48,8 @@ def _open(
     """Open the archive, and the samples in it that ``--field`` describes."""
     if not arguments.field:
         return opened.enter_context(open_archive_argument(arguments)), None
+    if arguments.decompress_to is not None:
+        arguments.parser.error("--decompress-to cannot be combined with --field")
     dataset = opened.enter_context(
         open_samples(
             arguments,
@@ -56,7 +58,7 @@ def _open(
             ipath=arguments.ipath,
             strict=not arguments.partial,
             nested=arguments.nested,
-            storage_options=merge_options(arguments.storage_options),
+            **access_options(arguments),
         )
     )
     return dataset.archives[0], FieldSamples(dataset)

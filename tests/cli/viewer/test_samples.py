@@ -98,3 +98,10 @@ def test_view_field_describes_samples(tmp_path):
         process.communicate(timeout=30)
     fields = json.loads(member.body)["fields"]
     assert [one["extension"] for one in fields] == ["image", "other"]
+
+
+@pytest.mark.parametrize("option", ["--cache-bytes", "--decompress-to"])
+def test_view_field_options_that_do_nothing_are_refused(run, work, option):
+    status, _, err = run("view", "photos", "--field", "text={key}.txt", option, "1M")
+    assert status == 2
+    assert option in err
