@@ -5,7 +5,8 @@ factor, which is the worst case of that gap. Differences are to the exact result
 times, and the two contestants take turns.
 
 Then the loader makes random resized crops of 224 pixels from photographs of 12 megapixels, at full
-size and scaled.
+size and scaled. No scale saves the entropy decoding of all rows down to the end of the crop, so
+libjpeg-turbo alone decodes the same regions at each scale, and then their entropy only.
 
     python -m benchmarks.loader.scaled_decoding [--photos 12] [--megapixels 12]
 """
@@ -23,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.harness.jpegs import photographs
+from benchmarks.loader.loader_jpegs import Limit, PillowDataset
 from imagearchive import DataLoader, TarWriter
 from imagearchive.images.render import Decoder
 from imagearchive.transforms import (
@@ -77,7 +79,7 @@ def compare_loaders(images: list[Image.Image], megapixels: float, rounds: int) -
             for number, image in enumerate(images * 2):
                 scale = (megapixels * 1e6 / (image.width * image.height)) ** 0.5
                 large = image.resize((round(image.width * scale), round(image.height * scale)))
-                writer.add(f"photographs/{number}.jpg", encode(large, 90, "4:2:0"))
+                writer.add(f"0/{number}.jpg", encode(large, 90, "4:2:0"))
         loaders = {
             gap: DataLoader(str(path), 8, transform=transform, num_workers=2, reducing_gap=gap)
             for gap in (None, 3, 1)
@@ -85,17 +87,47 @@ def compare_loaders(images: list[Image.Image], megapixels: float, rounds: int) -
         times: dict[float | None, list[float]] = {gap: [] for gap in loaders}
         for _ in range(rounds):
             for gap, loader in loaders.items():
-                start = time.perf_counter()
+                start = time.process_time()
                 for _ in loader:
                     pass
-                times[gap].append(time.perf_counter() - start)
+                times[gap].append(time.process_time() - start)
+        limits = time_regions(path, rounds)
     count = 2 * len(images)
-    print(f"\nloader, {count} photographs of {megapixels:g} megapixels, RandomResizedCrop(224)")
-    exact = statistics.median(times[None])
-    for gap, each in times.items():
-        seconds = statistics.median(each)
-        name = "exact" if gap is None else f"reducing_gap={gap}"
-        print(f"  {name:15} {count / seconds:7.1f} images/s   {exact / seconds:5.2f} times as fast")
+    print(f"\nRandomResizedCrop(224) of {count} photographs of {megapixels:g} megapixels, CPU time")
+    found = {
+        "exact" if gap is None else f"reducing_gap={gap}": statistics.median(each)
+        for gap, each in times.items()
+    }
+    print_ratios(found, count)
+    print("the same regions by libjpeg-turbo alone, CPU time")
+    print_ratios(limits, count)
+
+
+def print_ratios(times: dict[str, float], count: int) -> None:
+    """Print the time of an image, and how much faster each is than the first."""
+    first = next(iter(times.values()))
+    for name, seconds in times.items():
+        each = seconds / count * 1e3
+        print(f"  {name:15} {each:7.1f} ms an image {first / seconds:5.2f} times as fast")
+
+
+def time_regions(path: Path, rounds: int) -> dict[str, float]:
+    """Return the CPU seconds of decoding the crops at each scale, and of their entropy alone."""
+    limit = Limit(path, RandomResizedCrop(224), PillowDataset(path, train=True))
+    boxes = limit.boxes
+    times: dict[str, list[float]] = {"1/1": [], "1/2": [], "1/4": [], "1/8": [], "entropy": []}
+    for _ in range(rounds):
+        for name, values in times.items():
+            divide = int(name[2:]) if name[0] == "1" else 1
+            limit.scales[:] = divide
+            limit.boxes = -(-boxes // divide)
+            if name == "entropy":
+                # Rows that are skipped are decoded no further.
+                limit.boxes[:, 1] = limit.boxes[:, 3]
+            start = time.process_time()
+            limit.run(threads=1)
+            values.append(time.process_time() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def main() -> None:
