@@ -1,11 +1,11 @@
 """Claim: `DataLoader` is at least 2.4 times as fast as FFCV and 2.5 times as fast as TurboLoader.
 
-It reaches 90 % of the speed of libjpeg-turbo that decodes the same regions and nothing else. All
+It reaches 75 % of the speed of libjpeg-turbo that decodes the same regions and nothing else. All
 take turns in one process, with two threads or two worker processes, on the same JPEGs of about 480
-x 400 pixels. `peers.py` says what each needs; those that are not installed are left out, and named.
-The figures of docs/guides/comparison.md come from this script.
+x 400 pixels. `harness/peers.py` says what each needs; those that are not installed are left out,
+and named. The figures of docs/guides/comparison.md come from this script.
 
-    python -m benchmarks.loader.compare_loaders --photos /usr/share/backgrounds
+    python -m benchmarks.loader.compare_loaders [--cpu] --photos /usr/share/backgrounds
 
 FFCV needs the packages libopencv-dev and libturbojpeg0-dev of Debian, SPDL its package ffmpeg.
 """
@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import argparse
 import gc
+import time
 from collections.abc import Callable
 
 from benchmarks.harness.interleave import compare, report
 from benchmarks.harness.jpegs import add_options, jpeg_tar
-from benchmarks.loader.loader_jpegs import Limit, PillowDataset, ours, turbo
-from benchmarks.loader.peers import PEERS, Epoch, Task, count
+from benchmarks.harness.peers import PEERS, Epoch, Task, count
+from benchmarks.loader.loader_jpegs import Limit, PillowDataset, add_cpu_option, ours, turbo
 from imagearchive.transforms import (
     Compose,
     ImageNetNormalize,
@@ -61,7 +62,11 @@ def limit_epoch(task: Task) -> Epoch:
     return epoch
 
 
-def prepare(task: Task, chosen: list[str] | None) -> dict[str, Epoch]:
+#: Those that work in threads of this process.
+IN_THREADS = {"imagearchive", "libjpeg-turbo alone, same regions", "TurboLoader", "FFCV", "SPDL"}
+
+
+def prepare(task: Task, chosen: set[str] | None) -> dict[str, Epoch]:
     """Return an epoch of each contestant that is installed and wanted."""
     contestants: dict[str, Callable[[Task], Epoch]] = {
         "imagearchive": our_epoch,
@@ -100,15 +105,20 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", choices=list(TRANSFORMS))
     parser.add_argument("--peers", nargs="*", help="names of peers; all that are installed")
+    add_cpu_option(parser)
     options = parser.parse_args()
     tar = jpeg_tar(options)
+    chosen = set(options.peers) if options.peers else None
+    if options.cpu:
+        chosen = IN_THREADS & (chosen or IN_THREADS)
+    clock = time.process_time if options.cpu else time.perf_counter
     for recipe in [options.only] if options.only else TRANSFORMS:
         task = Task(tar, options.cache, options.workers, crop=recipe == "crop")
         epochs = {
             name: checked(name, epoch, options.count)
-            for name, epoch in prepare(task, options.peers).items()
+            for name, epoch in prepare(task, chosen).items()
         }
-        times = compare(epochs, rounds=options.rounds)
+        times = compare(epochs, rounds=options.rounds, clock=clock)
         report(TITLES[recipe], times, "imagearchive", options.count, "image")
         del epochs
         gc.collect()

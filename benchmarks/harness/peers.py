@@ -214,7 +214,7 @@ def ratarmount(task: Task) -> Epoch:
     from ratarmountcore.mountsource.factory import open_mount_source
 
     def open_reader() -> Callable[[str], bytes]:
-        source = open_mount_source(str(task.tar))
+        source = open_mount_source(str(task.tar), printDebug=0)
 
         def read(name: str) -> bytes:
             with source.open(source.lookup("/" + name)) as file:
