@@ -67,7 +67,11 @@ def open_indexes(
 
 
 def ask_ahead(
-    archives: Sequence[Location], ipath: Location | None = None, *, all_indexes: bool = False
+    archives: Sequence[Location],
+    ipath: Location | None = None,
+    *,
+    head: bool = False,
+    all_indexes: bool = False,
 ) -> None:
     """Ask servers, all at once, for what opening archives will ask for one after the other.
 
@@ -77,17 +81,19 @@ def ask_ahead(
     Parameters
     ----------
     archives : sequence of Location
-        What is asked for is the first bytes of the first one, the status of the others, and the
-        indexes beside them that this machine has no copy of.
+        What is asked for is their status, and the indexes beside them that this machine has no
+        copy of.
     ipath : Location, optional
         The index of them all, which is asked for in place of theirs.
+    head : bool
+        Whether to ask for the first bytes of the first archive with its status.
     all_indexes : bool
         Whether to ask for indexes even if there are more than `FEW` archives.
     """
     calls: list[Callable[[], object]] = []
     for number, archive in enumerate(archives):
         if isinstance(archive, PublishingLocation):
-            calls.append(archive.status if number else archive.open)
+            calls.append(archive.open if head and not number else archive.status)
             if ipath is None and (all_indexes or len(archives) <= FEW):
                 places = index_locations(archive)
                 if not any(one.local_path is not None and one.exists() for one in places):

@@ -127,7 +127,7 @@ def _open_paths(
     if locate(paths[0]).local_path is None:
         from imagearchive.index.open_indexes import ask_ahead
 
-        ask_ahead([locate(path) for path in paths])
+        ask_ahead([locate(path) for path in paths], head=True)
     if not holds_arrays(paths[0], decompress_to):
         from imagearchive.datasets.image_archive import ImageArchive
 

@@ -75,7 +75,7 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
             # Imported here, because most files are on this machine.
             from imagearchive.index.open_indexes import ask_ahead
 
-            ask_ahead([location])
+            ask_ahead([location], head=True)
         opened, name = self.path, os.path.basename(self.path)
         if decompress_to is not None:
             opened, name = _decompressed(self.path, decompress_to)
