@@ -275,8 +275,9 @@ def test_mpqitr_file_size_limit_yields_the_same(tmp_path):
         import resource
         import numpy as np
         from imagearchive import MpQItr
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
-        print(sum(int(a[0]) for a in MpQItr(map, np.array, [[1] * 100_000] * 3)))
+        if __name__ == "__main__":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+            print(sum(int(a[0]) for a in MpQItr(map, np.array, [[1] * 100_000] * 3)))
     """
     command = scripts.script(tmp_path, code)
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
