@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "output_folder",
     "output_path",
     "temporary_folder",
+    "upload_name",
 ]
 
 
@@ -86,7 +88,7 @@ class UploadedFile(AtomicFile):
     @functools.cached_property
     def written_path(self) -> str:
         """What errors of writing are about; the temporary file is beside it."""
-        return os.path.join(temporary_folder(self.path), "imagearchive-upload")
+        return os.path.join(temporary_folder(self.path), upload_name(self.path))
 
     def _check_target(self) -> None:
         _check_remote_target(self._location, self._overwrite)
@@ -107,6 +109,16 @@ class UploadedFile(AtomicFile):
         self.abort()
         if self.published and not self._replaced:
             self._location.remove()
+
+
+def upload_name(url: str) -> str:
+    """Return the beginning of the names of temporary files that are uploaded to a URL.
+
+    Writers of other URLs must not take them for their own: complete files that wait to be uploaded
+    together are not locked.
+    """
+    digest = hashlib.blake2b(os.fsencode(url), digest_size=8).hexdigest()
+    return f"imagearchive-upload-{digest}"
 
 
 def output_path(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from typing import TYPE_CHECKING
 
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.disk_sync import sync_files, sync_folder
 from imagearchive.storage.location import PublishingLocation, locate
-from imagearchive.storage.outputs import temporary_folder
+from imagearchive.storage.outputs import temporary_folder, upload_name
 from imagearchive.storage.temporary import LockedDirectory
 
 if TYPE_CHECKING:
@@ -42,9 +41,8 @@ class StagedFiles(Closable):
         self._remote = location if isinstance(location, PublishingLocation) else None
         self._folder = folder
         if self._remote is not None:
-            digest = hashlib.blake2b(os.fsencode(location.path), digest_size=8).hexdigest()
             folder = temporary_folder(self._remote.join("file").path)
-            prefix = f"imagearchive-upload-{digest}{prefix}"
+            prefix = f"{upload_name(location.path)}{prefix}"
         self._keep = bool(fingerprint)
         self._staging = LockedDirectory(folder, prefix, fingerprint)
 

@@ -22,6 +22,8 @@ from imagearchive.errors import (
     TargetExistsError,
     UnsupportedArchiveError,
 )
+from imagearchive.storage.outputs import open_output
+from imagearchive.storage.path_options import add_options
 
 SCHEMES = {"moto": "s3", "s3rver": "s3", "google": "gs", "azurite": "az"}
 #: Bytes that are sent in several parts.
@@ -116,6 +118,16 @@ def test_tar_writer_to_a_url_sends_large_archives_in_parts(store, bucket):
     write_large(f"{bucket}/x.tar", store.storage_options)
     with imagearchive.open(f"{bucket}/x.tar", storage_options=store.storage_options) as archive:
         assert archive.read("large.bin") == bytes(LARGE)
+
+
+def test_upload_that_waits_for_others_is_not_removed_by_a_writer_of_another_url(moto):
+    first = open_output(add_options("s3://data/waiting/a", moto.storage_options))
+    first.file.write(b"a")
+    # As `publish_together` does.
+    first.complete()
+    open_output(add_options("s3://data/waiting/b", moto.storage_options)).abort()
+    first.publish()
+    assert moto.get("waiting/a") == b"a"
 
 
 def test_index_of_an_uploaded_archive_is_found_and_fresh(proxy, moto):
