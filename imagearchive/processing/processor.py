@@ -320,9 +320,12 @@ class DataProcessor:
         names: dict[Side, str] = {side: f"{side}_{kind}.npz" for side in sides}
         summary = f"report_{kind}.json"
         folder = locate(self.output_dir)
-        mark = self._fingerprint(kind, chosen)
+        paths = {side: self._path(names[side]) for side in chosen}
+        mark = self._fingerprint(kind, chosen, skipped)
         saved = load_report(folder, summary, mark)
         if saved is not None:
+            # The folder may have been moved since.
+            saved |= {"train_path": paths.get("train"), "val_path": paths.get("val")}
             with suppress(TypeError):
                 report = ProcessReport(**saved)
                 logger.info("%s: %s is up to date", kind, self.output_dir)
@@ -335,7 +338,6 @@ class DataProcessor:
                 # It would fail again.
                 staged.discard()
                 raise
-            paths = {side: self._path(names[side]) for side in chosen}
             report = ProcessReport(
                 kind,
                 written.get("train", 0),
@@ -362,13 +364,16 @@ class DataProcessor:
             return folder.join(name).path
         return os.path.join(self.output_dir, name)
 
-    def _fingerprint(self, kind: Kind, chosen: Mapping[Side, list[Job]]) -> str:
-        """Return what identifies the content of the outputs."""
+    def _fingerprint(
+        self, kind: Kind, chosen: Mapping[Side, list[Job]], skipped: Sequence[Problem]
+    ) -> str:
+        """Return what identifies the content of the outputs and of the report."""
         options = {
             "kind": kind,
             "image_size": self.image_size,
             "box_format": self.box_format,
             "compress": bool(self.compress),
+            "skipped": [(one.path, one.reason) for one in skipped],
         }
         return fingerprint({str(side): jobs for side, jobs in chosen.items()}, options)
 

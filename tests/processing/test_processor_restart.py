@@ -176,3 +176,21 @@ def test_process_command_refuses_an_http_url(raw, capsys):
     arguments = ["process", "--detector", "--raw-dir", str(raw)]
     assert main([*arguments, "--output-dir", "https://example.org/out"]) != 0
     assert "files cannot be written to an HTTP server" in capsys.readouterr().err
+
+
+def test_processor_again_after_the_outputs_moved_reports_where_they_are(raw, out, tmp_path):
+    process(raw, out).process_detector(0.5)
+    moved = tmp_path / "moved"
+    out.rename(moved)
+    assert decoded(raw, moved) == 0
+    report = process(raw, moved).process_detector(0.5)
+    assert report.train_path == str(moved / "train_detector.npz")
+    assert report.val_path == str(moved / "val_detector.npz")
+
+
+def test_processor_again_after_an_annotation_of_a_missing_image_reports_it(raw, out):
+    assert process(raw, out).process_detector(0.5).skipped == ()
+    with open(raw / "detector" / "more_annotations.csv", "w") as file:
+        file.write("image_path,x,y,width,height\nmissing.png,1,1,5,5\n")
+    skipped = process(raw, out).process_detector(0.5).skipped
+    assert ["missing.png" in one.path for one in skipped] == [True]
