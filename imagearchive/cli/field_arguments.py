@@ -46,8 +46,15 @@ def open_samples(
     from imagearchive.datasets.samples.dataset import SampleArchive
 
     fields = dict(_field(arguments.parser, text) for text in arguments.field)
+    # Some commands do not have the option. By default, fields decide.
+    nested = getattr(arguments, "nested", "auto")
     return SampleArchive(
-        archives, fields, keys=arguments.keys, first_dot=not arguments.whole_key, **options
+        archives,
+        fields,
+        keys=arguments.keys,
+        first_dot=not arguments.whole_key,
+        nested=None if nested == "auto" else nested,
+        **options,
     )
 
 

@@ -4,8 +4,9 @@ import json
 import sys
 
 import numpy as np
+import pytest
 from PIL import Image
-from support.archives import encoded
+from support.archives import encoded, zip_bytes
 from support.files import fill
 
 
@@ -60,6 +61,17 @@ def test_report_fields_are_described(run, work):
     assert found["mask"]["labels"] == {"7": 1}
     assert facts["samples"]["missing"] == [["2", "mask"]]
     assert run("report", "data", "--field", "image")[0] == 2
+
+
+@pytest.mark.parametrize(("nested", "status"), [("yes", 0), ("auto", 1)])
+def test_report_fields_in_a_nested_archive_need_nested(run, work, nested, status):
+    image = encoded(np.zeros((8, 8, 3), np.uint8))
+    fill(work / "data", {"seg/1.png": image, "img.zip": zip_bytes({"1.png": image})})
+    run("pack", "data", "outer.tar")
+    fields = ("--field", "image=img/{key}.png", "--field", "mask=mask:seg/{key}.png")
+    found, out, _ = run("report", "outer.tar", "--nested", nested, *fields)
+    assert found == status
+    assert (b"1 sample" in out) == (status == 0)
 
 
 def test_report_progress_has_the_number_of_images(run, work, monkeypatch):

@@ -57,7 +57,6 @@ def _open(
             missing="none",
             ipath=arguments.ipath,
             strict=not arguments.partial,
-            nested=arguments.nested,
             **access_options(arguments),
         )
     )

@@ -6,10 +6,9 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from support.archives import encoded
+from support.archives import encoded, write_tar
 from support.browser import chromium
 from support.command_line import start_command
-from support.files import fill
 from support.servers.client import send
 
 
@@ -86,11 +85,17 @@ def test_page_shows_the_drawn_sample_and_its_fields(pairs, tmp_path):
         browser.wait("document.querySelector('#drawn .broken')?.textContent.includes('box/1.txt')")
 
 
-def test_view_field_describes_samples(tmp_path):
+@pytest.mark.parametrize("end", ["png", "npz"])
+def test_view_field_describes_samples(tmp_path, end):
     image = encoded(np.zeros((8, 8, 3), np.uint8))
-    fill(tmp_path / "data", {"a/1.png": image, "b/1.png": image, "b/2.png": image})
-    options = ("--field", "image=a/{key}.png", "--field", "other=image:b/{key}.png")
-    with start_command("view", "--no-browser", *options, tmp_path / "data") as process:
+    if end == "npz":
+        np.savez(tmp_path / "image.npz", image=np.zeros((8, 8, 3), np.uint8))
+        image = (tmp_path / "image.npz").read_bytes()
+    members = {f"{name}.{end}": image for name in ("a/1", "b/1", "b/2")}
+    path = write_tar(tmp_path / "data.tar", members)
+    kind = "" if end == "npz" else "image:"
+    options = ("--field", f"image={kind}a/{{key}}.{end}", "--field", f"other={kind}b/{{key}}.{end}")
+    with start_command("view", "--no-browser", *options, path) as process:
         url = process.stdout.readline().decode().strip()
         cookie = send(url).headers["set-cookie"].partition(";")[0]
         member = send(url.partition("?")[0] + "member/1", headers={"Cookie": cookie})
