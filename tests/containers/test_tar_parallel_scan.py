@@ -16,7 +16,12 @@ from support.tar_rows import RemoteStorage, same_rows, sparse_member
 from imagearchive.containers.rows import RowBuffer
 from imagearchive.containers.tar import parallel_scan
 from imagearchive.containers.tar import scan as tar
-from imagearchive.containers.tar.parallel_scan import Plan, make_plan, scan_segments
+from imagearchive.containers.tar.parallel_scan import (
+    Plan,
+    make_plan,
+    scan_in_parallel,
+    scan_segments,
+)
 from imagearchive.containers.tar.tar_container import TarContainer
 from imagearchive.errors import CorruptArchiveError
 from imagearchive.storage.local import open_storage
@@ -157,6 +162,34 @@ def test_scan_segments_file_descriptor_gives_the_rows_of_a_serial_scan(tmp_path)
         found, _ = outcome(storage, True, Plan(2, 64 * 512, 1 << 16, 8))
     assert expected.rows == 1000
     same_rows(found, expected)
+
+
+@pytest.mark.parametrize("cut", [1, 100, 512, 600, 1300])
+def test_scan_in_parallel_archive_that_is_cut_is_an_error_as_in_a_serial_scan(tmp_path, cut):
+    path = tmp_path / "cut.tar"
+    path.write_bytes(numbered(3)[:-cut])
+    with open_storage(path, "pread") as storage:
+        for strict in (True, False):
+            expected, error = outcome(storage, strict)
+            if strict:
+                with pytest.raises(CorruptArchiveError) as caught:
+                    tar.scan(storage, strict, first=scan_in_parallel)
+                assert str(caught.value) == error
+            else:
+                same_rows(tar.scan(storage, strict, first=scan_in_parallel), expected)
+
+
+def test_scan_segments_last_member_cut_after_a_lookalike_is_an_error(tmp_path):
+    # The thread of the last segment begins in the inner archive.
+    inner = numbered(40, 0) + b"x" * 100
+    data = numbered(4) + cases.member(b"inner.tar", inner)
+    data = data[: len(data) - 100]
+    path = tmp_path / "cut.tar"
+    path.write_bytes(data)
+    with open_storage(path, "pread") as storage:
+        _, expected = outcome(storage, True)
+        assert "padding" in expected
+        assert outcome(storage, True, Plan(2, 16 * 512, 8192, 8)) == (None, expected)
 
 
 class FailingStorage(RemoteStorage):

@@ -83,6 +83,9 @@ cdef class Cursor:
     cdef State state
     cdef readonly bint done
     cdef bint cancelled
+    # The code with which `advance` ended, or PAUSE. Scanning on would not find the damage again
+    # where the last member is cut.
+    cdef int ended
     # What was read last from a storage without a descriptor, and where it starts.
     cdef object window
     cdef uint64_t window_start
@@ -99,6 +102,7 @@ cdef class Cursor:
         self.state.globals.size = -1
         self.state.read_size = 4096
         self.window = b""
+        self.ended = PAUSE
 
     @staticmethod
     def speculate(file_size, offset, stop):
@@ -162,6 +166,8 @@ cdef int step(Cursor cursor, object rows, int fd, uint8_t* scratch, uint64_t cap
     PyErr_CheckSignals()
     if cursor.cancelled:
         return STOPPED
+    if cursor.ended != PAUSE:
+        return cursor.ended
     s.pause_at = monotonic_ns() + SIGNAL_INTERVAL
     s.row_capacity = min(entries.shape[0], name_ends.shape[0], link_ends.shape[0])
     s.name_capacity = names.shape[0]
@@ -303,6 +309,8 @@ def advance(storage, rows, Cursor cursor not None, stop=None):
             code = scan_storage(cursor, rows, storage, None)
     finally:
         cursor.state.stop = before
+    if code != STOPPED:
+        cursor.ended = code
     return code == STOPPED
 
 
