@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, BinaryIO, Final, TypeVar
+from urllib.parse import unquote
 
 from imagearchive.errors import (
     MissingDependencyError,
@@ -42,6 +43,8 @@ _PARTS_AT_ONCE: Final = 8
 _STATUS: Final = re.compile(r"status(?: code)?:? (\d{3})\b")
 _CODE: Final = re.compile(r"<Code>([\w.]{1,80})</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]{1,300})")
+# What is in the text of an error if there are no credentials.
+_CREDENTIALS: Final = re.compile(r"credential|InstanceMetadata|token", re.IGNORECASE)
 _CLOCK: Final = ("RequestTimeTooSkewed", "AuthenticationFailedClock")
 _EXPIRED: Final = ("ExpiredToken", "TokenRefreshRequired", "RequestExpired")
 # Reasons of failures that never reached an answer, in the text of errors.
@@ -85,6 +88,7 @@ class CloudClient:
 
     def __init__(self, scheme: str, bucket: str, options: AccessOptions) -> None:
         self._obstore = _import_obstore(f"{scheme}://{bucket}")
+        self._bucket = bucket
         self._root = f"{scheme}://{bucket}/"
         self._lost = options.lost
         retries = RetryPolicy.from_config(options.values.get("retry_config"))
@@ -271,12 +275,19 @@ class CloudClient:
                 why += "public data"
             what = " ".join(str(part) for part in (code, name) if part)
             return RemoteAccessError(f"{shown}: access is denied ({what or 'refused'}); {why}")
-        if re.search(r"credential|InstanceMetadata|token", text, re.IGNORECASE) and not code:
+        if not code and _CREDENTIALS.search(self._without_names(shown, text)):
             return RemoteAccessError(
                 f"{shown}: no credentials were found; set them in the environment, or pass "
                 f"storage_options, with skip_signature=True for public data"
             )
         return RemoteError(f"{shown}: {_explain(error)}")
+
+    def _without_names(self, shown: str, text: str) -> str:
+        """Return the text of an error without the names of the bucket and the object."""
+        text = unquote(text)
+        for name in filter(None, (shown.removeprefix(self._root), self._bucket)):
+            text = text.replace(name, "")
+        return text
 
     def _explain_whole(self, shown: str) -> Exception:
         """Return the error for an answer that is not a part of an object."""

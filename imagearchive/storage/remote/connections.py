@@ -174,7 +174,11 @@ def origin_of(url: str) -> Origin:
 @functools.lru_cache(maxsize=4096)
 def _split(url: str) -> tuple[Origin, str]:
     """Return the server of a URL, and what is requested from it."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        server = url.partition("://")[2].partition("/")[0].rpartition("@")[2]
+        raise OptionError(f"{server}: not a valid host") from None
     scheme, host = parts.scheme.lower(), parts.hostname or ""
     try:
         port = parts.port or (443 if scheme == "https" else 80)

@@ -168,6 +168,7 @@ class HttpClient:
         url, until = self._targets.get(key, (key, 0.0))
         if until < time.monotonic():
             url = key
+        is_remembered = url != key
         deadline = time.monotonic() + self._connections.timeout
         for _ in range(MAX_REDIRECTS + 1):
             own = url == key or origin_of(url) == origin_of(key)
@@ -178,9 +179,9 @@ class HttpClient:
                     url = _redirected(key, url, response)
                     self._finish(response)
                     continue
-                if url != key and code in (401, 403, 404, 410) and key in self._targets:
-                    # A signed target has expired: ask for a new one.
-                    del self._targets[key]
+                if is_remembered and code in (401, 403, 404, 410):
+                    # A signed target has expired: ask for a new one. Other threads may do so, too.
+                    self._targets.pop(key, None)
                     raise TransientError(f"the server answered {code}", 0)
                 answer = self._accept(key, response, limit, expected, deadline)
             if url != key:
@@ -227,8 +228,11 @@ class HttpClient:
             or (expected.identity and found.identity != expected.identity)
         ):
             raise replaced(shown_url(key))
-        if code == 200 and length > limit:
-            return _Answer(code, found, 0, memoryview(b""))
+        if length > limit:
+            # Not read, and no memory is allocated for what the headers claim.
+            if code == 200:
+                return _Answer(code, found, 0, memoryview(b""))
+            raise TransientError(f"the server sends {length} bytes instead of {limit}")
         body = bytearray(length)
         self._fill(response, memoryview(body), deadline)
         return _Answer(code, found, start, memoryview(body).toreadonly())
@@ -292,9 +296,13 @@ def _headers(given: Mapping[str, Any]) -> dict[str, str]:
 
 def _redirected(key: str, url: str, response: HttpResponse) -> str:
     """Return where a response redirects to."""
-    target = urljoin(url, response.getheader("Location") or "")
-    parts = urlsplit(target)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        target = urljoin(url, response.getheader("Location") or "")
+        parts = urlsplit(target)
+        is_http = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        is_http = False
+    if not is_http:
         raise RemoteError(f"{shown_url(key)}: the server redirects to something that is not HTTP")
     if parts.scheme == "http" and urlsplit(url).scheme == "https":
         raise RemoteError(

@@ -78,15 +78,17 @@ def _variable(name: str) -> tuple[str, str]:
 
 def _parse(name: str, url: str) -> Proxy:
     # Not shown as a whole: it may contain a password.
-    parts = urlsplit(url if "://" in url else f"http://{url}")
+    text = url if "://" in url else f"http://{url}"
+    scheme = text.partition("://")[0].lower()
     try:
+        parts = urlsplit(text)
         host, port = parts.hostname, parts.port or 80
     except ValueError:
         host, port = None, 0
-    if parts.scheme != "http" or not host:
+    if scheme != "http" or not host:
         raise OptionError(
             f"{name} must be an address such as http://proxy.example.org:3128, got one that begins "
-            f"with {parts.scheme}://; for http:// and https:// URLs, only proxies that are asked "
+            f"with {scheme}://; for http:// and https:// URLs, only proxies that are asked "
             f"by HTTP can be used"
         )
     authorization = ""
@@ -103,7 +105,7 @@ def _is_excluded(excluded: str, host: str, port: int) -> bool:
         if name == "*" or (name and name in (host, f"{host}:{port}", f"[{host}]")):
             return True
         domain = name.removeprefix("*").lstrip(".")
-        # The end of an address is no domain.
+        # The end of an address is not a domain.
         if domain and host.endswith(f".{domain}") and not host[-1].isdigit():
             return True
         if "/" in name and _is_in_network(name, host):

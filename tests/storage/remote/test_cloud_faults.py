@@ -16,6 +16,7 @@ from support.servers.faults import (
     Status,
 )
 from support.servers.object_stores import HTTP_BUCKETS, http_bucket
+from support.servers.program import free_port
 
 import imagearchive
 from imagearchive.errors import (
@@ -80,6 +81,13 @@ def test_bucket_that_fails_is_an_error_that_says_how(
     faulty_server.fail(fault)
     with pytest.raises(error, match=rf"^{scheme}://data/images\.tar: .*{message}"):
         archive.read(0)
+
+
+def test_server_that_is_not_there_is_not_mistaken_for_missing_credentials(scheme):
+    options = http_bucket(scheme, f"http://127.0.0.1:{free_port()}", **ONCE)
+    with pytest.raises(RemoteError, match="refused") as caught:
+        imagearchive.open(f"{scheme}://tokens/credentials/a token.tar", storage_options=options)
+    assert not isinstance(caught.value, RemoteAccessError)
 
 
 def test_bucket_that_refuses_is_an_error_when_it_is_opened(faulty_server, scheme, tar):

@@ -4,6 +4,7 @@ import base64
 import io
 import pickle
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.archives import write_tar
@@ -128,6 +129,8 @@ def test_read_is_repeated_after_a_failure_that_passes(faulty_server, url, tar, f
         (Header(name="content-range", value="bytes 5-2/9"), "as the bytes from 5 to 3 of 9"),
         (Redirect(location="/set/images.tar"), "more than 10 redirects"),
         (Redirect(location="ftp://example.invalid/x"), "not HTTP"),
+        (Redirect(location="http://[example/x"), "not HTTP"),
+        (Redirect(location="http://localhost:99999/x"), "not HTTP"),
         (Status(status=418), "the server answered 418"),
         (Status(status=403), "access is denied"),
     ],
@@ -271,6 +274,31 @@ def test_redirect_whose_target_expires_is_asked_for_again(faulty_server, url, pi
     with opened(faulty_server.url("moved.tar")) as archive:
         faulty_server.fail(Status(status=403, path="set/images.tar", times=1))
         assert dict(archive) == pictures
+
+
+def test_redirect_whose_target_expires_is_asked_for_again_by_all_threads(faulty_server, url, tar):
+    faulty_server.put({"moved.tar": b""})
+    faulty_server.fail(Redirect(location=url + "?signature=1", path="moved.tar"))
+    moved = faulty_server.url("moved.tar")
+    with locate(add_options(moved, QUICK)).open() as storage, ThreadPoolExecutor(4) as threads:
+        # All threads have sent their requests before the first of them is refused.
+        faulty_server.fail(Delay(seconds=0.2, path="set/images.tar", times=4))
+        faulty_server.fail(Status(status=403, path="set/images.tar", times=4))
+        for data in threads.map(lambda offset: storage.read(offset, 3000), range(4)):
+            assert bytes(data) in tar
+
+
+def test_url_without_a_valid_host_is_an_error():
+    with pytest.raises(OptionError, match=r"\[bad: not a valid host"):
+        imagearchive.open("http://[bad/images.tar")
+
+
+def test_part_that_is_larger_than_asked_for_is_not_allocated(faulty_server, url):
+    size = 10**15
+    faulty_server.fail(Header("content-range", f"bytes 0-{size - 1}/{size}"))
+    faulty_server.fail(Header("content-length", str(size)))
+    with pytest.raises(RemoteError, match="the server sends 1000000000000000 bytes instead of"):
+        opened(url)
 
 
 def test_query_is_sent_and_its_signature_is_not_shown(faulty_server, url, pictures):

@@ -137,7 +137,9 @@ def test_proxy_that_is_not_there_is_an_error_that_names_it(monkeypatch, scheme):
         read(f"{scheme}://{HOST}/a.tar")
 
 
-@pytest.mark.parametrize("wrong", ["socks5://reader:hidden@host:1", "https://h", "http://h:port"])
+@pytest.mark.parametrize(
+    "wrong", ["socks5://reader:hidden@host:1", "https://h", "http://h:port", "http://[h"]
+)
 def test_proxy_that_cannot_be_used_is_an_error(monkeypatch, wrong):
     monkeypatch.setenv("HTTPS_PROXY", wrong)
     with pytest.raises(OptionError, match="HTTPS_PROXY must be an address such as") as caught:
