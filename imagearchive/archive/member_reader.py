@@ -254,7 +254,7 @@ class MemberReader(ArchiveFileSystem):
 
     def _positions(self, keys: Iterable[str | int]) -> npt.NDArray[np.int64]:
         """Return the positions of members; those in an array are checked all at once."""
-        if isinstance(keys, np.ndarray) and keys.dtype == np.int64 and keys.size:
+        if isinstance(keys, np.ndarray) and keys.dtype == np.int64 and keys.ndim == 1 and keys.size:
             low, high = keys.min(), keys.max()
             if low >= 0 and high < len(self.table):
                 return keys

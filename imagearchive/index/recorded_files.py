@@ -60,7 +60,7 @@ class RecordedFiles(Mapping[str, Signature]):
             last = paths[-1]
             are_sizes = [size.isdigit() and len(size) < 20 for size in parts[1::3]]
             if not all(are_sizes):
-                # This is no record, and what follows is none either.
+                # This is not a record, and neither is what follows.
                 length += are_sizes.index(False)
                 break
             length += len(are_sizes)

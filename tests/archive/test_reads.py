@@ -103,6 +103,12 @@ def test_prefetch_requests_the_stored_ranges_without_reading(tmp_path, calls, ki
         archive.prefetch(["nothing"])
 
 
+@pytest.mark.parametrize("keys", [np.zeros((2, 2), np.int64), np.array(1)])
+def test_prefetch_array_that_is_not_a_list_of_positions_is_an_error(tmp_path, keys):
+    with pytest.raises(OptionTypeError):
+        Archive(CONTAINERS["tar"](tmp_path)).prefetch(keys)
+
+
 def test_prefetch_members_far_apart_are_requested_alone(tmp_path, calls):
     members = {f"{n}": bytes(100 if n % 2 else 200_000) for n in range(7)}
     archive = Archive(write_tar(tmp_path / "gaps.tar", members))

@@ -192,6 +192,11 @@ def test_scan_segments_last_member_cut_after_a_lookalike_is_an_error(tmp_path):
         assert outcome(storage, True, Plan(2, 16 * 512, 8192, 8)) == (None, expected)
 
 
+def test_scan_segments_estimate_of_very_many_rows_is_not_allocated():
+    # As of a huge archive that begins with small members.
+    check(numbered(100) + cases.END, Plan(2, 8 * 512, 2048, 10**15))
+
+
 class FailingStorage(RemoteStorage):
     """Fails in every thread but the main one."""
 

@@ -52,6 +52,9 @@ _REMOTE_READS: Final = 32
 _SEGMENT_ROWS: Final = 8
 _SEGMENTS_PER_THREAD: Final = 4
 _MIN_SEGMENT: Final = 4 << 20
+# For how many rows of a segment memory is allocated at once. An archive that begins with small
+# members seems to have very many.
+_MAX_ROWS: Final = 1 << 20
 # How far to look for a member: so many times the mean size. Most are found in the first window.
 _SEARCH: Final = 8
 _MIN_WINDOW: Final = 64 << 10
@@ -229,7 +232,7 @@ class _Runs:
         if start is None:
             return None
         run = _Run(
-            RowBuffer(self._plan.rows + self._plan.rows // 16 + 16),
+            RowBuffer(min(self._plan.rows + self._plan.rows // 16 + 16, _MAX_ROWS)),
             Cursor.speculate(size, start, segment + self._plan.segment),
         )
         self._cursors.add(run.cursor)
