@@ -33,7 +33,7 @@ class HttpResponse:
     connected : socket
         A request was sent on it, and nothing was received since.
     deadline : float
-        When the headers must have arrived, as `time.monotonic` counts.
+        When the headers, and those of all chunks, must have arrived, as `time.monotonic` counts.
 
     Attributes
     ----------
@@ -50,6 +50,7 @@ class HttpResponse:
 
     __slots__ = (
         "_chunk_left",
+        "_deadline",
         "_headers",
         "_is_chunked",
         "_keeps_alive",
@@ -62,12 +63,13 @@ class HttpResponse:
 
     def __init__(self, connected: socket.socket, deadline: float) -> None:
         self._socket = connected
+        self._deadline = deadline
         # What was received and not read yet.
         self._rest = memoryview(b"")
         self.status = 100
         # A server may announce an answer by others.
         while self.status < 200:
-            self._parse_head(self._receive_head(deadline))
+            self._parse_head(self._receive_head())
         coding = self._headers.get("transfer-encoding", "").lower()
         self._is_chunked = coding == "chunked"
         self._chunk_left = -1
@@ -119,7 +121,7 @@ class HttpResponse:
         """Whether the body was read to its end, and the connection can be used again."""
         return self.length == 0 and self._keeps_alive and not self._rest
 
-    def _receive_head(self, deadline: float) -> str:
+    def _receive_head(self) -> str:
         """Receive all headers, and perhaps what follows them."""
         data = bytes(self._rest)
         searched = 0
@@ -128,14 +130,14 @@ class HttpResponse:
             searched = max(0, len(data) - 3)
             if len(data) > _MAX_HEAD:
                 raise http.client.HTTPException("the server sent headers of more than 64 KiB")
-            if time.monotonic() > deadline:
-                raise TimeoutError
             received = self._receive()
             data = data + received if data else received
         self._rest = memoryview(data)[end.end() :]
         return data[: end.start()].decode("latin-1")
 
     def _receive(self) -> bytes:
+        if time.monotonic() > self._deadline:
+            raise TimeoutError
         received = self._socket.recv(_RECEIVE)
         if not received:
             raise http.client.RemoteDisconnected("")

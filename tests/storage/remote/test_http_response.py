@@ -162,6 +162,18 @@ def test_response_of_any_bytes_is_read_or_an_error(data):
             pass
 
 
+def test_chunk_size_that_arrives_too_slowly_is_an_error():
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            theirs.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1")
+            response = HttpResponse(ours, time.monotonic() + 0.05)
+            time.sleep(0.06)
+            theirs.sendall(b"1")
+        with pytest.raises(TimeoutError):
+            body_of(response)
+
+
 def test_headers_that_arrive_too_slowly_are_an_error():
     with answered(b"HTTP/1.1 200 OK\r\n" * 10, parts=10) as connected, pytest.raises(TimeoutError):
         HttpResponse(connected, time.monotonic() - 1)
