@@ -184,11 +184,24 @@ def _split(url: str) -> tuple[Origin, str]:
         port = parts.port or (443 if scheme == "https" else 80)
     except ValueError:
         raise OptionError(f"{scheme}://{host}: not a valid port") from None
-    if not host.isprintable() or " " in host:
+    if not host.isprintable() or " " in host or not _can_be_encoded(host):
         raise OptionError(f"{scheme}://{host}: not a valid host")
     target = quote(parts.path or "/", safe=_SAFE)
     target += "?" + quote(parts.query, safe=_SAFE) if parts.query else ""
     return Origin(scheme, host, port), target
+
+
+def _can_be_encoded(host: str) -> bool:
+    try:
+        _encode_host(host)
+    except UnicodeError:
+        return False
+    return True
+
+
+def _encode_host(host: str) -> str:
+    """Return a host as it is sent; raises `UnicodeError` for one that cannot exist."""
+    return host if host.isascii() else host.encode("idna").decode()
 
 
 def describe_failure(error: Exception) -> str:
@@ -220,9 +233,7 @@ def _failure(url: str, error: Exception, proxy: Proxy | None) -> Exception:
 
 
 def _host_header(origin: Origin) -> str:
-    host = f"[{origin.host}]" if ":" in origin.host else origin.host
-    if not host.isascii():
-        host = host.encode("idna").decode()
+    host = f"[{origin.host}]" if ":" in origin.host else _encode_host(origin.host)
     standard = 443 if origin.scheme == "https" else 80
     return host if origin.port == standard else f"{host}:{origin.port}"
 

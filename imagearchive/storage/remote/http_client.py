@@ -298,15 +298,15 @@ def _redirected(key: str, url: str, response: HttpResponse) -> str:
     """Return where a response redirects to."""
     try:
         target = urljoin(url, response.getheader("Location") or "")
-        parts = urlsplit(target)
-        is_http = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        origin = origin_of(target)
+        is_http = origin.scheme in ("http", "https") and bool(origin.host)
     except ValueError:
         is_http = False
     if not is_http:
         raise RemoteError(f"{shown_url(key)}: the server redirects to something that is not HTTP")
-    if parts.scheme == "http" and urlsplit(url).scheme == "https":
+    if origin.scheme == "http" and origin_of(url).scheme == "https":
         raise RemoteError(
-            f"{shown_url(key)}: the server redirects to {parts.hostname} without encryption"
+            f"{shown_url(key)}: the server redirects to {origin.host} without encryption"
         )
     return target
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import pickle
+import re
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -131,6 +132,7 @@ def test_read_is_repeated_after_a_failure_that_passes(faulty_server, url, tar, f
         (Redirect(location="ftp://example.invalid/x"), "not HTTP"),
         (Redirect(location="http://[example/x"), "not HTTP"),
         (Redirect(location="http://localhost:99999/x"), "not HTTP"),
+        (Redirect(location="http://\xe9..invalid/x"), "not HTTP"),
         (Status(status=418), "the server answered 418"),
         (Status(status=403), "access is denied"),
     ],
@@ -288,9 +290,10 @@ def test_redirect_whose_target_expires_is_asked_for_again_by_all_threads(faulty_
             assert bytes(data) in tar
 
 
-def test_url_without_a_valid_host_is_an_error():
-    with pytest.raises(OptionError, match=r"\[bad: not a valid host"):
-        imagearchive.open("http://[bad/images.tar")
+@pytest.mark.parametrize("host", ["[bad", "\xe9..invalid", "\xe9" * 70])
+def test_url_without_a_valid_host_is_an_error(host):
+    with pytest.raises(OptionError, match=f"{re.escape(host)}: not a valid host"):
+        imagearchive.open(f"http://{host}/images.tar")
 
 
 def test_part_that_is_larger_than_asked_for_is_not_allocated(faulty_server, url):
