@@ -10,9 +10,11 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import warnings
 
 import barecat as peer
+import fsspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -29,6 +31,8 @@ from imagearchive.errors import (
     UnsupportedArchiveError,
 )
 from imagearchive.storage.location import locate
+from imagearchive.storage.path_options import add_options
+from imagearchive.storage.staged_files import StagedFiles
 
 BARECAT = BarecatContainer()
 
@@ -175,6 +179,24 @@ def test_barecat_live_wal_is_read(barecat_copy):
         assert ours["late"] == files["top.txt"]
     assert os.stat(path + "-wal").st_mtime_ns == before
     writer.close()
+
+
+def test_barecat_copy_leaves_files_that_wait_for_an_upload(barecat_copy, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    # As of a run that was interrupted, and is going to be continued.
+    filesystem = fsspec.filesystem("memory")
+    with StagedFiles(add_options("s3://data/x", None, filesystem), "-repack-", "0123") as staged:
+        path = pathlib.Path(staged.path("shard.tar"))
+        path.write_bytes(b"whole")
+    archive, _ = barecat_copy
+    writer = sqlite3.connect(archive)
+    writer.execute("PRAGMA journal_mode = WAL")
+    writer.execute("UPDATE files SET mode = mode")
+    writer.commit()
+    assert os.path.getsize(archive + "-wal")
+    scan_path(archive)
+    writer.close()
+    assert path.read_bytes() == b"whole"
 
 
 def test_barecat_locked_by_a_writer_is_read(barecat_copy):

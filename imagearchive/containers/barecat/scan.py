@@ -228,7 +228,7 @@ def _local_copy(location: Location, suffixes: tuple[str, ...] = ()) -> Iterator[
     if not suffixes and location.local_path is not None:
         yield location.local_path
         return
-    with LockedDirectory(tempfile.gettempdir(), "imagearchive-") as folder:
+    with LockedDirectory(tempfile.gettempdir(), "imagearchive-barecat-") as folder:
         copy = os.path.join(folder.path, "index")
         # The journal last: it has the old content of pages that change during the copy.
         for suffix in ("", *suffixes):
