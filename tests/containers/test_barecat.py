@@ -191,7 +191,10 @@ def test_barecat_copy_leaves_files_that_wait_for_an_upload(barecat_copy, tmp_pat
     archive, _ = barecat_copy
     writer = sqlite3.connect(archive)
     writer.execute("PRAGMA journal_mode = WAL")
-    writer.execute("UPDATE files SET mode = mode")
+    writer.execute(
+        "INSERT INTO files (path, shard, offset, size) "
+        "SELECT 'late', shard, offset, size FROM files WHERE path = 'top.txt'"
+    )
     writer.commit()
     assert os.path.getsize(archive + "-wal")
     scan_path(archive)
