@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from imagearchive.datasets.samples.dataset import SampleArchive
     from imagearchive.transforms.fields import Field
 
-__all__ = ["add_fields", "open_samples"]
+__all__ = ["add_fields", "has_fields", "open_samples"]
 
 KINDS: Final = (
     *("image", "mask", "boxes", "boxes-xywh", "boxes-yolo", "keypoints", "text", "json", "array"),
@@ -39,15 +39,31 @@ def add_fields(parser: Any) -> None:
     )
 
 
+def has_fields(arguments: argparse.Namespace) -> bool:
+    """Whether ``--field`` is given; the options that go with it are refused without it."""
+    if not arguments.field:
+        for option, given in (("--keys", arguments.keys), ("--whole-key", arguments.whole_key)):
+            if given:
+                arguments.parser.error(f"{option} needs --field")
+    return bool(arguments.field)
+
+
 def open_samples(
     arguments: argparse.Namespace, archives: str | list[str], **options: Any
 ) -> SampleArchive:
     """Open archives as samples of the fields that the arguments describe."""
     from imagearchive.datasets.samples.dataset import SampleArchive
 
-    fields = dict(_field(arguments.parser, text) for text in arguments.field)
+    fields: dict[str, Field | str] = {}
+    for text in arguments.field:
+        name, field = _field(arguments.parser, text)
+        if name in fields:
+            arguments.parser.error(
+                f"--field: there are two fields {name!r}; their names must differ"
+            )
+        fields[name] = field
     # Some commands do not have the option. By default, fields decide.
-    nested = getattr(arguments, "nested", "auto")
+    nested: Any = getattr(arguments, "nested", "auto")
     return SampleArchive(
         archives,
         fields,

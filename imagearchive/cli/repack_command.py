@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from imagearchive.cli.argument_types import access_options, merge_options
-from imagearchive.cli.field_arguments import open_samples
+from imagearchive.cli.field_arguments import has_fields, open_samples
 from imagearchive.cli.messages import print_error, print_notes
 from imagearchive.cli.output import (
     escape_message,
@@ -76,7 +76,7 @@ def _open_source(arguments: argparse.Namespace) -> Iterator[tuple[Any, int]]:
     from imagearchive.datasets.image_archive import ImageArchive
 
     access = access_options(arguments)
-    if arguments.field:
+    if has_fields(arguments):
         with open_samples(arguments, arguments.sources, **access) as samples:
             yield samples, len(samples)
     elif arguments.target.endswith(".npz"):

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from imagearchive.cli.argument_types import access_options
+from imagearchive.cli.field_arguments import has_fields, open_samples
 from imagearchive.cli.messages import print_error
 from imagearchive.cli.output import (
     escape_message,
@@ -67,10 +68,8 @@ def report(arguments: argparse.Namespace) -> int:
 
 def _sources(arguments: argparse.Namespace, opened: ExitStack) -> list[Any]:
     """Return the archives, or the samples in them that ``--field`` describes."""
-    if not arguments.field:
+    if not has_fields(arguments):
         return list(arguments.archives)
-    from imagearchive.cli.field_arguments import open_samples
-
     access = access_options(arguments)
     return [
         opened.enter_context(

@@ -25,6 +25,8 @@ __all__ = ["fingerprint", "load_report", "load_side", "save_report", "save_side"
 # Changes when other bytes are written for the same images and options.
 _VERSION: Final = 1
 _BYTES: Final = 8
+# What reading a JSON file that is damaged, or of another version, raises.
+_DAMAGED: Final = (OSError, ValueError, KeyError, TypeError, RecursionError)
 
 
 def fingerprint(jobs: Mapping[str, Iterable[Job]], options: Mapping[str, Any]) -> str:
@@ -99,7 +101,7 @@ def load_report(folder: Location, name: str, mark: str) -> dict[str, Any] | None
             if not status.is_file or status.size != size:
                 return None
         saved["skipped"] = _problems(saved["skipped"])
-    except (ImageArchiveError, OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ImageArchiveError, *_DAMAGED, AttributeError):
         # There is none, or it is of another version, or damaged.
         return None
     return dict(saved)
@@ -119,7 +121,7 @@ def load_side(path: str) -> tuple[int, tuple[Problem, ...]] | None:
         with open(path, encoding="utf-8") as file:
             saved = json.load(file)
         return int(saved["count"]), _problems(saved["skipped"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except _DAMAGED:
         return None
 
 

@@ -5,6 +5,7 @@ import json
 import tarfile
 
 import numpy as np
+import pytest
 from support.archives import encoded
 from support.files import fill
 
@@ -49,6 +50,22 @@ def test_repack_wrong_fields_are_refused(run, work):
         status, _, err = run("repack", "data", "o-{}.tar", "--field", wrong)
         assert status == 2
         assert "--field" in err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--field", "a={key}.jpg", "--field", "a=text:{key}.txt"),
+        ("--keys", "keys.txt"),
+        ("--whole-key",),
+    ],
+)
+@pytest.mark.parametrize("command", [("repack", "o-{}.tar"), ("report",)])
+def test_field_options_that_contradict_each_other_are_refused(run, work, command, options):
+    name, *target = command
+    status, _, err = run(name, "photos", *target, *options)
+    assert status == 2
+    assert options[0] in err
 
 
 def test_repack_broken_image_is_reported(run, work):

@@ -57,7 +57,9 @@ def test_processor_again_decodes_nothing_and_reports_the_same(raw, out):
     assert digests(out) == before
 
 
-@pytest.mark.parametrize("change", ["image", "option", "split", "seed", "output", "size", "report"])
+@pytest.mark.parametrize(
+    "change", ["image", "option", "split", "seed", "output", "size", "report", "deep"]
+)
 def test_processor_again_after_a_change_decodes_all(raw, out, change):
     assert decoded(raw, out) == 8
     options = {}
@@ -74,6 +76,8 @@ def test_processor_again_after_a_change_decodes_all(raw, out, change):
         os.truncate(out / "train_detector.npz", 100)
     elif change == "report":
         (out / "report_detector.json").write_text("{")
+    elif change == "deep":
+        (out / "report_detector.json").write_text("[" * 200_000)
     if change == "split":
         process(raw, out).process_detector(1)
         assert sorted(os.listdir(out)) == ["report_detector.json", "train_detector.npz"]

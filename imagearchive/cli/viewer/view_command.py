@@ -9,7 +9,7 @@ import webbrowser
 from imagearchive.archive.archive import Archive
 from imagearchive.cli.archive_argument import open_archive_argument
 from imagearchive.cli.argument_types import access_options
-from imagearchive.cli.field_arguments import open_samples
+from imagearchive.cli.field_arguments import has_fields, open_samples
 from imagearchive.cli.output import write
 from imagearchive.cli.viewer.samples import FieldSamples
 from imagearchive.cli.viewer.server import ViewerServer
@@ -46,7 +46,7 @@ def _open(
     arguments: argparse.Namespace, opened: contextlib.ExitStack
 ) -> tuple[Archive, FieldSamples | None]:
     """Open the archive, and the samples in it that ``--field`` describes."""
-    if not arguments.field:
+    if not has_fields(arguments):
         return opened.enter_context(open_archive_argument(arguments)), None
     if arguments.decompress_to is not None:
         arguments.parser.error("--decompress-to cannot be combined with --field")

@@ -31,7 +31,7 @@ def sample_section(samples: SampleFacts) -> str:
     if samples.examined < samples.count:
         text += f" Of {samples.examined:,} of them, this is known:"
     if samples.incomplete:
-        text += f" {samples.incomplete:,} lack a {expected}."
+        text += f" {_samples(samples.incomplete, 'lack')} a {expected}."
     else:
         text += f" Each has every {expected}."
     what = "fields" if samples.fields else "extensions"
@@ -46,7 +46,8 @@ def sample_section(samples: SampleFacts) -> str:
     broken = ""
     if samples.broken:
         broken = (
-            f'<p class="bad">{samples.broken:,} samples have a field that cannot be decoded.</p>'
+            f'<p class="bad">{_samples(samples.broken, "contain")} a field that '
+            "cannot be decoded.</p>"
             f"{table(['Sample', 'Problem'], samples.broken_samples)}"
         )
     title = f"{parts.capitalize()} by extension" if parts == "files" else "Samples with each field"
@@ -55,6 +56,11 @@ def sample_section(samples: SampleFacts) -> str:
         f'<div class="charts">{bar_chart(title, counts, "samples")}'
         f"{''.join(map(_field, samples.fields))}</div>"
     )
+
+
+def _samples(count: int, verb: str) -> str:
+    """Return the beginning of a sentence about so many samples."""
+    return f"1 sample {verb}s" if count == 1 else f"{count:,} samples {verb}"
 
 
 def _field(field: FieldFacts) -> str:

@@ -177,15 +177,23 @@ class _Column:
             boxes = np.concatenate(self._boxes)
             facts.width, facts.height = distribution(boxes[:, 0]), distribution(boxes[:, 1])
             facts.area = distribution(boxes[np.isfinite(boxes[:, 2]), 2])
-        named = {_label_name(label, classes): count for label, count in self._labels.items()}
+        named = _sum_by_name(self._labels, classes)
         # Values that occur once each are numbers, not classes.
         total = sum(named.values())
         if isinstance(self.kind, Mask) or len(named) <= max(2, total // 2):
             facts.labels = dict(list(sort_counts(named).items())[:_MOST_LABELS])
-        pixels = sum(self._pixels.values())
-        shares = {_label_name(label, classes): n / pixels for label, n in self._pixels.items()}
-        facts.pixels = {label: shares[label] for label in facts.labels if label in shares}
+        pixels, total = _sum_by_name(self._pixels, classes), sum(self._pixels.values())
+        facts.pixels = {name: pixels[name] / total for name in facts.labels if name in pixels}
         return facts
+
+
+def _sum_by_name(counts: Mapping[Any, int], classes: Sequence[str]) -> dict[str, int]:
+    """Return counts by name: several classes may have one name, and NaN is unequal to itself."""
+    named: dict[str, int] = {}
+    for label, count in counts.items():
+        name = _label_name(label, classes)
+        named[name] = named.get(name, 0) + count
+    return named
 
 
 def _label_name(label: Any, classes: Sequence[str]) -> str:

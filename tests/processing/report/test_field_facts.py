@@ -1,5 +1,7 @@
 """The report of samples of several fields."""
 
+import io
+
 import numpy as np
 import pytest
 from support.archives import encoded, write_tar
@@ -82,8 +84,21 @@ def test_report_missing_and_broken_fields_are_listed(archive, tmp_path):
     assert [key for key, _ in facts.samples.broken_samples] == ["4"]
     assert facts.samples.extensions["mask"] == 4
     page = (tmp_path / "page.html").read_text()
-    assert "1 lack a field" in page
-    assert "1 samples have a field that cannot be decoded" in page
+    assert "1 sample lacks a field" in page
+    assert "1 sample contains a field that cannot be decoded" in page
+
+
+def test_report_labels_of_one_name_are_counted_together(tmp_path):
+    members = {"cls/0.cls": b"1", "cls/1.cls": b"1"}
+    for number in (2, 3, 4):
+        with io.BytesIO() as file:
+            np.save(file, np.array("1"))
+            members[f"cls/{number}.npy"] = file.getvalue()
+    path = write_tar(tmp_path / "labels.tar", members)
+    with SampleArchive(path, {"label": Label("cls/{key}.cls|npy")}) as dataset:
+        (facts,) = imagearchive.report(dataset).archives
+    assert facts.samples.broken == 0
+    assert facts.samples.fields[0].labels == {"1": 5}
 
 
 def test_report_fields_in_archives_of_their_own_measures_the_images(archive, tmp_path):
