@@ -329,6 +329,9 @@ class DataProcessor:
             with suppress(TypeError):
                 report = ProcessReport(**saved)
                 logger.info("%s: %s is up to date", kind, self.output_dir)
+                with suppress(OSError):
+                    # A run that was killed at its end has left its directory.
+                    StagedFiles(self.output_dir, f".processing_{kind}.").close()
                 return report
         folder.make_directory()
         with StagedFiles(self.output_dir, f".processing_{kind}.", mark) as staged:
@@ -412,7 +415,7 @@ class DataProcessor:
         written: dict[Side, int] = {}
         problems: dict[Side, list[Problem]] = {}
         for side in chosen:
-            saved = load_side(staged.path(_notes(side)))
+            saved = load_side(staged.note(_notes(side)))
             if saved is not None and staged.holds(names[side]):
                 written[side], problems[side] = saved[0], list(saved[1])
                 logger.warning("%s: continuing with what an earlier run has written", names[side])
@@ -441,7 +444,8 @@ class DataProcessor:
                 if not written[side]:
                     raise LabelError(_describe_nothing(os.path.basename(path), [*skipped, *found]))
                 # Before the file, which appears when it is complete.
-                save_side(staged.path(_notes(side)), written[side], found)
+                with os_errors_for(self._path(names[side])):
+                    save_side(staged.note(_notes(side)), written[side], found)
                 writer.end()
             for writer in writers:
                 writer.finish()

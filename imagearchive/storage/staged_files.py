@@ -32,8 +32,9 @@ class StagedFiles(Closable):
     prefix : str
         Beginning of the directory's name; runs that use the same one remove each other's remains.
     fingerprint : str
-        Identifies the content of the files. Those that are whole when a run is killed, interrupted,
-        or leaves the block by an error are found by the next run with the same fingerprint.
+        Identifies the content of the files. Those that are there when a run is killed, interrupted,
+        or leaves the block by an error are found by the next run with the same fingerprint, and so
+        are its notes. A file should appear in its place when it is whole.
     """
 
     def __init__(self, folder: str, prefix: str, fingerprint: str = "") -> None:
@@ -50,6 +51,10 @@ class StagedFiles(Closable):
         """Return where to make the file that is going to have this name."""
         # A search for the targets below the folder must not find the staged ones.
         return self._staging.file(f"new-{name}")
+
+    def note(self, name: str) -> str:
+        """Return where to make a file for the next run, which is worth nothing by itself."""
+        return self._staging.file(f"note-{name}")
 
     def holds(self, name: str) -> bool:
         """Whether a file has been made, by this run or an earlier one, and was not published."""

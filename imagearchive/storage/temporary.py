@@ -202,11 +202,18 @@ class LockedDirectory(Closable):
 
     def _take_over(self, path: str) -> None:
         """Lock a directory that may be there already, unless another process uses it."""
+        is_new = False
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
+            is_new = True
         # The folder may be one in which others can write, too.
         if _is_private(path):
-            self._lock = _lock_directory(path)
+            try:
+                self._lock = _lock_directory(path)
+            except BaseException:
+                if is_new:
+                    _remove_directory(path)
+                raise
             if self._lock >= 0:
                 # Only now, because what this names is removed after an interrupt.
                 self.path = path
