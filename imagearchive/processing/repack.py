@@ -275,8 +275,11 @@ def _write_locked_shards(
     if start < run.count or not number:
         run.options.progress(start)
         with ExitStack() as on_error, make(first_number=number) as writer:
-            # Without a complete shard, there is nothing to continue from.
-            on_error.callback(lambda: None if paths or writer.paths else state.remove())
+            # Without a shard, there is nothing to continue from. The first one is there, too, if
+            # only its index could not be saved.
+            on_error.callback(
+                lambda: None if paths or locate(path.number(0)).exists() else state.remove()
+            )
             if run.options.overwrite:
                 # Archives of these names that are not replaced yet must not be taken for ours.
                 state.remove()
