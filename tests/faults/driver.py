@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import random
+import re
 import resource
 import select
 import shutil
@@ -45,7 +46,11 @@ EXPECTED = (OSError, MemoryError, ImportError, imagearchive.errors.ImageArchiveE
 #: Seconds after which a run hangs; the longest takes less than one.
 PATIENCE = 60
 #: What writers leave on purpose, so that the next run goes on where they stopped.
-CONTINUED = {"extract": ".part", "repack": ".repack"}
+CONTINUED = {
+    "extract": re.compile(r"[^/]*\.part(/|$)"),
+    "process": re.compile(r"out/\.processing_landmarker\."),
+    "repack": re.compile(r"\.out-00\.tar\.(repack|lock)$"),
+}
 #: Files whose bytes differ from run to run.
 VARIABLE = (".idx.npy", ".json")
 
@@ -232,6 +237,12 @@ class Faults:
             # Some that Cython makes cannot be imported.
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
+        # A thread that waits for the lock of `logging`, which an interrupt may leave locked, would
+        # hang. Loggers take it only when they are first asked.
+        for logger in logging.root.manager.loggerDict.values():
+            if isinstance(logger, logging.Logger):
+                for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+                    logger.isEnabledFor(level)
         self.expected = tree(self.folder)
         start = time.monotonic()
         self.fork("the second run", self.function)
@@ -324,8 +335,7 @@ class Faults:
         left = tree(self.folder)
         debris = sorted(filter(is_debris, left))
         if self.writer in CONTINUED:
-            suffix = CONTINUED[self.writer]
-            debris = [name for name in debris if not name.split("/")[0].endswith(suffix)]
+            debris = [name for name in debris if not CONTINUED[self.writer].match(name)]
         if code >= 0 and debris:
             self.findings.append(f"{what}: left {debris}; {report.get('error')}")
         for name, data in left.items():
@@ -335,6 +345,9 @@ class Faults:
                 self.findings.append(f"{what}: {name} is neither whole nor missing")
         code, report = self.fork(f"{what}: the next run", self.function)
         after = tree(self.folder)
+        if self.writer == "repack":
+            # All shards were complete, so it was not called again, which would remove the lock.
+            after.pop(".out-00.tar.lock", None)
         if any(tree(os.environ["XDG_CACHE_HOME"]).values()):
             # An index that cannot be saved beside its archive is kept in the cache.
             after = {**{n: b"" for n in self.expected if n.endswith(".idx.npy")}, **after}
