@@ -244,7 +244,8 @@ def test_processor_workers_in_another_directory_write_the_same_bytes(tmp_path, m
     make_detector(tmp_path / "raw", 8)
     (tmp_path / "raw" / "detector" / "more" / "7.png").unlink()
     reports = [
-        process("raw", name, image_size=8, executor=executor).process_detector()
+        # A thread writes there meanwhile, and all threads share the working directory.
+        process("raw", tmp_path / name, image_size=8, executor=executor).process_detector()
         for name, executor in (("here", None), ("there", Elsewhere()))
     ]
     assert reports[0].skipped == reports[1].skipped
