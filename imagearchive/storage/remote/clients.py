@@ -18,6 +18,8 @@ from imagearchive.storage.remote.direct_client import HTTP, make_client
 __all__ = ["client_for"]
 
 _clients: dict[tuple[str, str, bytes], Client] = {}
+# In a child, those of its parents, which are never used again.
+_of_parents: list[dict[tuple[str, str, bytes], Client]] = []
 # Set in a child if obstore's threads may have been lost in the fork, so that a call of it would
 # never return.
 _lost_obstore: list[int] = []
@@ -56,7 +58,9 @@ def _make(scheme: str, bucket: str, options: AccessOptions) -> Client:
 def _forget_parent() -> None:
     if "obstore" in sys.modules:
         _lost_obstore.append(os.getpid())
-    # Not closed: the objects are the parent's, too.
+    # Neither closed nor freed: the connections are the parent's, too, and obstore may wait forever
+    # for a lock that one of the parent's threads held during the fork.
+    _of_parents.append(dict(_clients))
     _clients.clear()
 
 

@@ -3,12 +3,15 @@
 import multiprocessing
 import os
 import signal
+import weakref
 
 import pytest
 from support.servers.faulty import FaultyServer
 
 import imagearchive
 from imagearchive import ImageArchive
+from imagearchive.storage.path_options import AccessOptions
+from imagearchive.storage.remote.clients import client_for
 
 # A child that takes longer has hung.
 TIMEOUT = 60
@@ -124,3 +127,11 @@ def test_torch_workers_read_after_their_parent(archive, moto, context):
         timeout=TIMEOUT,
     )
     assert [[image.size for image, _ in batch] for batch in loader] == [[(7, 9)] * 3] * 4
+
+
+def test_child_frees_no_client_of_its_parent():
+    client = client_for("http", "", AccessOptions())
+    alive = weakref.ref(client)
+    del client
+    # Freeing it could wait for a lock that no thread of the child holds.
+    assert in_child(lambda: alive() is not None)
