@@ -274,10 +274,10 @@ def _write_locked_shards(
     new: list[str] = []
     if start < run.count or not number:
         run.options.progress(start)
-        with ExitStack() as on_error, make(first_number=number) as writer:
+        with ExitStack() as at_end, make(first_number=number) as writer:
             # Without a shard, there is nothing to continue from. The first one is there, too, if
             # only its index could not be saved.
-            on_error.callback(
+            at_end.callback(
                 lambda: None if paths or locate(path.number(0)).exists() else state.remove()
             )
             if run.options.overwrite:
