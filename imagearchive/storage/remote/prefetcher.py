@@ -14,7 +14,15 @@ from typing import Final
 
 from imagearchive.storage.remote.ranges import Request, plan_requests
 
-__all__ = ["MAX_IN_FLIGHT", "PREFETCH_BYTES", "Prefetcher", "prefetcher", "set_prefetch_bytes"]
+__all__ = [
+    "MAX_IN_FLIGHT",
+    "PREFETCH_BYTES",
+    "Owner",
+    "Prefetcher",
+    "abandon",
+    "prefetcher",
+    "set_prefetch_bytes",
+]
 
 #: Requests that a process has under way at the same time.
 MAX_IN_FLIGHT: Final = 64
@@ -66,11 +74,13 @@ class Owner:
     Parameters
     ----------
     fetch : callable
-        Reads offset and size by one request.
+        Reads offset and size by one request. It must not refer to the storage, which could not be
+        collected otherwise.
     """
 
     def __init__(self, fetch: _Fetch) -> None:
         self.fetch = fetch
+        self.pid = os.getpid()
         self.by_range: dict[tuple[int, int], _Pending] = {}
         self.pending: list[_Pending] = []
 
@@ -102,6 +112,7 @@ class Prefetcher:
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._closed = False
+        self._abandoned: deque[Owner] = deque()
 
     @property
     def used(self) -> int:
@@ -112,6 +123,7 @@ class Prefetcher:
         """Fetch ranges that will be read soon; those that were announced before are left out."""
         ranges = list(ranges)
         with self._lock:
+            self._forget_abandoned()
             for one in ranges:
                 self._drop_failed(owner.by_range.get(one))
             new = [one for one in ranges if one not in owner.by_range]
@@ -165,7 +177,10 @@ class Prefetcher:
         if pending.state != _QUEUED:
             return False
         self._queue.remove(pending)
-        self._make_room(pending.request.size)
+        # A reader may find room for what it wants while the next request does not fit. If room were
+        # made for the reader alone, nothing would be fetched ahead from then on.
+        following = self._queue[0].request.size if self._queue else 0
+        self._make_room(max(pending.request.size, following))
         self._begin(pending)
         return True
 
@@ -190,17 +205,33 @@ class Prefetcher:
     def forget(self, owner: Owner, before: int | None = None) -> None:
         """Drop what was announced for a storage, or only what ends before an offset."""
         with self._lock:
-            for pending in [one for one in owner.pending if before is None or one.end <= before]:
-                if pending.state == _QUEUED:
-                    self._queue.remove(pending)
-                self._drop(pending)
+            self._forget(owner, before)
             self._start()
+
+    def abandon(self, owner: Owner) -> None:
+        """Drop what was announced for a storage that is gone; may be called at any moment."""
+        self._abandoned.append(owner)
+        # The garbage collector may call this in a thread that has the lock.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._forget_abandoned()
+            finally:
+                self._lock.release()
+
+    def _forget_abandoned(self) -> None:
+        while self._abandoned:
+            self._forget(self._abandoned.popleft())
+
+    def _forget(self, owner: Owner, before: int | None = None) -> None:
+        for pending in [one for one in owner.pending if before is None or one.end <= before]:
+            if pending.state == _QUEUED:
+                self._queue.remove(pending)
+            self._drop(pending)
 
     def close(self) -> None:
         """Start nothing more, and wait a moment for what is under way."""
         with self._lock:
             self._closed = True
-            self._queue.clear()
         for _ in self._threads:
             self._work.put(None)
         until = time.monotonic() + _EXIT_TIMEOUT
@@ -289,6 +320,13 @@ _current = [Prefetcher()]
 def prefetcher() -> Prefetcher:
     """Return the one of this process."""
     return _current[0]
+
+
+def abandon(owners: Iterable[Owner]) -> None:
+    """Drop what was announced for a storage that is gone, unless it was a parent's."""
+    for owner in owners:
+        if owner.pid == os.getpid():
+            _current[0].abandon(owner)
 
 
 def set_prefetch_bytes(limit: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -14,7 +15,7 @@ from imagearchive.errors import (
 )
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.remote.client import Client, ClientFactory, ObjectStatus
-from imagearchive.storage.remote.prefetcher import Owner, prefetcher
+from imagearchive.storage.remote.prefetcher import Owner, abandon, prefetcher
 from imagearchive.storage.remote.ranges import MAX_REQUEST
 
 if TYPE_CHECKING:
@@ -38,6 +39,39 @@ _STREAK: Final = 2
 # How much is fetched ahead, and in which parts.
 _AHEAD: Final = 32 << 20
 _PART: Final = 4 << 20
+# Whose ranges are fetched ahead: what was announced, and what follows reads in order.
+_ANNOUNCED, _IN_ORDER = range(2)
+
+
+class _Requests:
+    """Requests ranges of one state of an object; what is fetched ahead refers to it."""
+
+    def __init__(
+        self,
+        path: str,
+        key: str,
+        client: ClientFactory,
+        status: ObjectStatus,
+        cache: ObjectBlocks | None,
+    ) -> None:
+        self.path, self.key, self.client, self.status = path, key, client, status
+        self.cache = cache
+
+    def fetch(self, offset: int, size: int) -> memoryview:
+        """Return a range, from the cache if it is there."""
+        if self.cache is None:
+            return self.request(offset, size)
+        return self.cache.fetch(offset, size, self.request)
+
+    def request(self, offset: int, size: int) -> memoryview:
+        """Return a range, by a request."""
+        try:
+            client: Client = self.client()
+            return client.read(self.key, offset, size, self.status)
+        except FileNotFoundError:
+            raise ArchiveNotFoundError(
+                f"{self.path}: the object was deleted while it was open"
+            ) from None
 
 
 class RemoteStorage(Closable):
@@ -78,14 +112,12 @@ class RemoteStorage(Closable):
         self.path = path
         self.size = status.size
         self.identity = status.identity
-        self._key = key
-        self._client = client
-        self._status = status
+        self._requests = _Requests(path, key, client, status, cache)
         self._cache = cache
-        # What was announced, and what is fetched because reads are in order.
-        self._owner = Owner(self._fetch)
-        self._scan = Owner(self._fetch)
+        self._owners = [Owner(self._requests.fetch), Owner(self._requests.fetch)]
         self._pid = os.getpid()
+        # For who drops a storage, or a loader, without closing it.
+        weakref.finalize(self, abandon, self._owners).atexit = False
         # Offset and bytes of the last block; replaced as a whole.
         self._block = (0, head or b"")
         self._small = 0 if head is None else _SMALL
@@ -101,7 +133,7 @@ class RemoteStorage(Closable):
         if not size:
             return b""
         self._follow_fork()
-        found = prefetcher().read(self._owner, offset, size)
+        found = prefetcher().read(self._owners[_ANNOUNCED], offset, size)
         if found is None and self._cache is not None:
             found = self._cache.read(offset, size)
         if found is not None:
@@ -109,10 +141,11 @@ class RemoteStorage(Closable):
         if self._reads_ahead and self._note(offset, size):
             return self._read_in_order(offset, size)
         if size > self._small:
-            return bytes(self._fetch(offset, size))
+            return bytes(self._requests.fetch(offset, size))
         start, block = self._block
         if not start <= offset <= offset + size <= start + len(block):
-            start, block = offset, bytes(self._request(offset, min(_BLOCK, self.size - offset)))
+            size_of_block = min(_BLOCK, self.size - offset)
+            start, block = offset, bytes(self._requests.request(offset, size_of_block))
             self._block = (start, block)
         return block[offset - start : offset - start + size]
 
@@ -139,11 +172,12 @@ class RemoteStorage(Closable):
         ]
         if inside and not self._closed:
             self._follow_fork()
-            prefetcher().announce(self._owner, inside)
+            prefetcher().announce(self._owners[_ANNOUNCED], inside)
 
     def scattered(self) -> RemoteStorage:
         """Return a storage of the same object for reads that are far apart."""
-        other = RemoteStorage(self.path, self._key, self._client, self._status)
+        made = self._requests
+        other = RemoteStorage(made.path, made.key, made.client, made.status)
         other._reads_ahead = False
         return other
 
@@ -153,8 +187,8 @@ class RemoteStorage(Closable):
     def close(self) -> None:
         """Drop what was fetched ahead."""
         if not self._closed and self._pid == os.getpid():
-            prefetcher().forget(self._owner)
-            prefetcher().forget(self._scan)
+            for owner in self._owners:
+                prefetcher().forget(owner)
         super().close()
 
     def __reduce__(self) -> NoReturn:
@@ -165,7 +199,7 @@ class RemoteStorage(Closable):
     def _follow_fork(self) -> None:
         """Begin anew in a forked child, which has nothing of what its parent fetched."""
         if self._pid != os.getpid():
-            self._owner, self._scan = Owner(self._fetch), Owner(self._fetch)
+            self._owners[:] = Owner(self._requests.fetch), Owner(self._requests.fetch)
             self._pid, self._ahead = os.getpid(), 0
 
     def _read_in_order(self, offset: int, size: int) -> bytes:
@@ -173,23 +207,9 @@ class RemoteStorage(Closable):
         found = bytearray()
         while len(found) < size:
             at, left = offset + len(found), size - len(found)
-            part = prefetcher().read_part(self._scan, at, left)
-            found += self._fetch(at, left) if part is None else part
+            part = prefetcher().read_part(self._owners[_IN_ORDER], at, left)
+            found += self._requests.fetch(at, left) if part is None else part
         return bytes(found)
-
-    def _fetch(self, offset: int, size: int) -> memoryview:
-        if self._cache is None:
-            return self._request(offset, size)
-        return self._cache.fetch(offset, size, self._request)
-
-    def _request(self, offset: int, size: int) -> memoryview:
-        try:
-            client: Client = self._client()
-            return client.read(self._key, offset, size, self._status)
-        except FileNotFoundError:
-            raise ArchiveNotFoundError(
-                f"{self.path}: the object was deleted while it was open"
-            ) from None
 
     def _note(self, offset: int, size: int) -> bool:
         """Fetch ahead if the reads are in order, such as those of a scan; return whether they are.
@@ -199,7 +219,7 @@ class RemoteStorage(Closable):
         last, self._last = self._last, offset + size
         if not 0 <= offset - last <= _STRIDE or last < 0:
             if self._ahead:
-                prefetcher().forget(self._scan)
+                prefetcher().forget(self._owners[_IN_ORDER])
             self._streak = self._ahead = 0
             return False
         self._streak += 1
@@ -211,8 +231,8 @@ class RemoteStorage(Closable):
         limit = min(self.size, offset + size + ahead)
         if limit - start >= _PART or limit == self.size > start:
             parts = [(at, min(_PART, limit - at)) for at in range(start, limit, _PART)]
-            prefetcher().announce(self._scan, parts)
-            prefetcher().forget(self._scan, before=offset)
+            prefetcher().announce(self._owners[_IN_ORDER], parts)
+            prefetcher().forget(self._owners[_IN_ORDER], before=offset)
             self._ahead = limit
         return True
 

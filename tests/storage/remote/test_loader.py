@@ -1,5 +1,8 @@
 """The loader on servers: what it requests, in which order, and what becomes of outages."""
 
+import gc
+import time
+
 import numpy as np
 import pytest
 from support.archives import encoded, write_tar
@@ -8,6 +11,7 @@ from support.servers.faults import Header, Replace, Status
 import imagearchive
 from imagearchive import DataLoader, ImageArchive, Resize, SampleArchive
 from imagearchive.errors import RemoteError, StaleIndexError
+from imagearchive.storage.remote.prefetcher import prefetcher
 
 QUICK = {"retry_config": {"max_retries": 0}}
 COUNT = 96
@@ -82,6 +86,20 @@ def test_loader_left_early_leaves_no_memory_in_use(shards):
     for _ in range(3):
         next(iter(loader))
     assert len(list(loader)) == COUNT // 8
+
+
+def test_loader_that_is_dropped_in_the_middle_leaves_no_memory_in_use(shards):
+    gc.collect()
+    before = prefetcher().used
+    options = {"transform": Resize(8, 8), "output": "numpy", "num_workers": 1}
+    images, _ = next(iter(DataLoader(shards, 8, shuffle=True, **options)))
+    assert images.shape == (8, 3, 8, 8)
+    del images
+    deadline = time.monotonic() + 20
+    while prefetcher().used > before:
+        gc.collect()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("on_error", ["raise", "skip", "replace"])

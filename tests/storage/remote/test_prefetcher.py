@@ -134,6 +134,19 @@ def test_ranges_that_nobody_reads_make_room_for_requests_ahead(server, made):
     assert prefetcher.used <= 8000
 
 
+def test_ranges_that_nobody_reads_make_room_for_a_larger_request_ahead(server, made):
+    prefetcher, given_up, owner = made(limit=10_000), Owner(server), Owner(server)
+    prefetcher.announce(given_up, [(number * MEBI, 1000) for number in range(9)])
+    wait_until(lambda: len(server.requests) == 9 and not server.running)
+    # The first of these does not fit, and what the readers want does.
+    prefetcher.announce(owner, [(20 * MEBI, 4000)])
+    later = [(number * MEBI, 500) for number in range(30, 34)]
+    prefetcher.announce(owner, later)
+    assert prefetcher.read(owner, *later[0]) is not None
+    wait_until(lambda: {(20 * MEBI, 4000), *later} <= set(server.requests))
+    assert prefetcher.used <= 10_000
+
+
 def test_forgotten_ranges_take_no_memory(server, made):
     prefetcher, owner = made(), Owner(server)
     prefetcher.announce(owner, [(0, 1000), (3000, 1000)])
