@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from imagearchive.archive.shard_writer import ShardPath, ShardWriter
 from imagearchive.containers.npz.writer import NpzWriter
 from imagearchive.datasets.image_archive import ImageArchive
 from imagearchive.datasets.npz.dataset import LazyNPZDataset
+from imagearchive.datasets.permutation import Permutation
 from imagearchive.datasets.samples.dataset import SampleArchive
 from imagearchive.errors import ImageArchiveError, OptionError, TargetExistsError
 from imagearchive.errors.arguments import (
@@ -53,9 +55,10 @@ __all__ = ["Repacked", "repack"]
 
 logger = logging.getLogger(__name__)
 
-# At most so many samples are decoded to measure the gain, and at most this part of them.
+# Measuring the gain decodes at most so many samples, and takes about this part of the time of the
+# run before, and again after.
 _TIMED: Final = 64
-_TIMED_PART: Final = 50
+_TIMED_PART: Final = 0.01
 _MAX_SIDE: Final = 65_500
 
 
@@ -294,7 +297,7 @@ def _write_locked_shards(
     after = 0.0
     if new:
         with Archive(new) as archive:
-            after = _speed(as_source(archive))
+            after = _speed_of_images(as_source(archive), run.seconds)
     return _result(run, paths + new, after)
 
 
@@ -380,10 +383,7 @@ def _write_npz(run: Run, path: str) -> Repacked:
         if not run.written:
             raise OptionError(f"{path}: there is no sample that can be read, so it is not written")
     with LazyNPZDataset(path) as arrays:
-        start, numbers = time.perf_counter(), _spread(len(arrays))
-        for number in numbers:
-            arrays[number]
-        after = len(numbers) / (time.perf_counter() - start)
+        after = _speed(len(arrays), arrays.__getitem__, run.seconds)
     run.images = run.encoded = run.written
     return _result(run, [path], after)
 
@@ -401,25 +401,41 @@ def _result(run: Run, paths: list[str], speed_after: float) -> Repacked:
         skipped=run.skipped,
         bytes_before=run.stored,
         bytes_after=run.made,
-        speed_before=_speed(run.samples) if run.images else 0.0,
+        speed_before=_speed_of_images(run.samples, run.seconds) if run.images else 0.0,
         speed_after=speed_after if run.images else 0.0,
         fields=run.samples.fields(),
     )
 
 
-def _speed(samples: RepackSource) -> float:
-    """Return how many images a second are read and decoded, measured on some of them."""
-    count = 0
-    start = time.perf_counter()
-    for number in _spread(len(samples)):
+def _speed_of_images(samples: RepackSource, seconds: float) -> float:
+    """Return how many images of a source are read and decoded in a second; see `_speed`."""
+
+    def load(number: int) -> object:
         with suppress(ImageArchiveError):
             image = samples.image(number)
-            if image is not None:
-                decode_image(image)
-                count += 1
-    return count / (time.perf_counter() - start)
+            return None if image is None else decode_image(image)
+        return None
+
+    return _speed(len(samples), load, seconds)
 
 
-def _spread(count: int) -> list[int]:
-    """Return some of the first `count` integers, evenly spread."""
-    return list(range(0, count, max(_TIMED_PART, count // _TIMED)))
+def _speed(count: int, load: Callable[[int], object], seconds: float) -> float:
+    """Return how many samples are loaded in a second, measured on some of them.
+
+    Parameters
+    ----------
+    count : int
+        How many there are.
+    load : callable
+        Loads one; returns None if it is not to be counted.
+    seconds : float
+        How long the run took.
+    """
+    loaded, start, end = 0, time.perf_counter(), 0.0
+    # In random order, so that the first few are as good a choice as all.
+    for number in itertools.islice(Permutation(count, 0), _TIMED):
+        loaded += load(number) is not None
+        end = time.perf_counter()
+        if end - start > _TIMED_PART * seconds:
+            break
+    return loaded / (end - start) if loaded else 0.0

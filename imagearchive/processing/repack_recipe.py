@@ -108,7 +108,7 @@ class Recipe:
             extension = _EXTENSIONS.get(image_format(encoded), "png")
         else:
             extension = FORMAT_EXTENSIONS[self.format]
-        if (pixels == pixels[:, :, :1]).all():
+        if _is_gray(pixels):
             pixels = pixels[:, :, 0]
         options: dict[str, Any] = {} if extension == "png" else {"quality": self.quality}
         orientation = image_orientation(encoded)
@@ -116,8 +116,14 @@ class Recipe:
             # Pixels stay as they are stored, and boxes refer to them.
             exif = Image.Exif()
             exif[_ORIENTATION] = orientation
-            options["exif"] = exif
+            options["exif"] = exif.tobytes()
         return extension, save_image(extension, pixels, **options)
+
+
+def _is_gray(pixels: npt.NDArray[np.uint8]) -> bool:
+    # A few rows tell it of nearly every image that has a color.
+    some = pixels[:: max(1, len(pixels) // 16)]
+    return all(bool((part == part[:, :, :1]).all()) for part in (some, pixels))
 
 
 def _compile(steps: list[Any]) -> Pipeline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -49,6 +50,12 @@ class Run:
         self.order = Permutation(self.count, options.seed) if options.shuffle else range(self.count)
         self.written = self.images = self.encoded = self.stored = self.made = 0
         self.skipped: list[tuple[str, str]] = []
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Time since the run began."""
+        return time.perf_counter() - self._start
 
     def results(self, method: str, start: int) -> Generator[Any]:
         """Yield what a method of the source returns for each sample, from `start` on."""

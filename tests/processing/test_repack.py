@@ -110,6 +110,48 @@ def test_repack_keeps_gray_images_gray_and_the_orientation(tmp_path):
     assert PillowImage.open(io.BytesIO(archive["gray.png"])).mode == "L"
 
 
+def test_repack_keeps_the_color_of_a_single_pixel(tmp_path):
+    pixels = np.full((100, 60, 3), 77, np.uint8)
+    pixels[37, 21] = 255, 0, 0
+    fill(tmp_path / "data", {"a.bmp": encoded(pixels, "BMP")})
+    archive = imagearchive.open(
+        repack(tmp_path / "data", tmp_path / "a-{}.tar", format="png").paths
+    )
+    np.testing.assert_array_equal(
+        np.asarray(PillowImage.open(io.BytesIO(archive["a.png"]))), pixels
+    )
+
+
+@pytest.mark.parametrize("format", ["jpeg", "png", "webp"])
+def test_repack_keeps_the_orientation_in_each_format(tmp_path, format):
+    exif = PillowImage.Exif()
+    exif[0x0112] = 8
+    fill(tmp_path / "data", {"a.jpg": picture(1, exif=exif)})
+    result = repack(tmp_path / "data", tmp_path / "a-{}.tar", resize=10, format=format)
+    (data,) = imagearchive.open(result.paths).values()
+    assert PillowImage.open(io.BytesIO(data)).getexif()[0x0112] == 8
+
+
+def test_repack_measures_the_gain_on_a_part_of_the_images(folder, tmp_path):
+    loaded = []
+
+    class Observed(ImageArchive):
+        def read(self, index):
+            loaded.append(index)
+            return super().read(index)
+
+    with Observed(folder) as images:
+        results = [repack(images, tmp_path / name, resize=(9, 9)) for name in ("a-{}.tar", "b.npz")]
+    for result in results:
+        assert result.speed_before > 0
+        assert result.speed_after > 0
+    # Once to be written, and at most once more; the first row of an NPZ is made to learn its size.
+    assert len(loaded) <= 2 * 20 + 1
+    fill(tmp_path / "other", {"a.txt": b"text"})
+    result = repack(tmp_path / "other", tmp_path / "c-{}.tar")
+    assert result.speed_before == result.speed_after == 0
+
+
 def test_repack_shuffled_is_determined_by_the_seed_and_not_by_workers(folder, tmp_path):
     made = {}
     for name, seed, workers in (("a", 1, 1), ("b", 1, 3), ("c", 2, 1)):
