@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -101,8 +102,9 @@ class BatchIterator(Iterator[Any]):
         if pool is not None:
             pool.close(timeout)
 
-    def __del__(self) -> None:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         pool = getattr(self, "_pool", None)
-        if pool is not None:
+        # Pools are closed before the interpreter is finalized, which clears modules.
+        if pool is not None and not is_finalizing():
             # The garbage collector may run in a thread that holds what the workers wait for.
             pool.close(JOIN_TIMEOUT)

@@ -18,7 +18,7 @@ from imagearchive.errors import ClosedError, TargetExistsError
 from imagearchive.errors.arguments import check_flag
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import name_in_os_errors, os_errors_for
-from imagearchive.storage.closing import Abortable
+from imagearchive.storage.closing import Abortable, release_at_exit
 from imagearchive.storage.disk_sync import sync_folder
 from imagearchive.storage.temporary import lock_new_file, remove_stale_files, temporary_name
 
@@ -105,6 +105,7 @@ class AtomicFile(Abortable):
         self._check_target()
         remove_stale_files(self.written_path)
         self.part = ""
+        release_at_exit(self)
         self._file = self._open(buffering)
         self._status = os.fstat(self._file.fileno())
 

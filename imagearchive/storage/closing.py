@@ -1,15 +1,18 @@
-"""Bases of objects for ``with`` blocks: `Closable` for readers, `Abortable` for writers."""
+"""Bases of objects for ``with`` blocks: `Closable` for readers, `Abortable` for writers.
+
+What would leave files behind is released at the end of the program, too.
+"""
 
 from __future__ import annotations
 
+import atexit
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakSet
 
 if TYPE_CHECKING:
-    from weakref import WeakSet
-
     from typing_extensions import Self
 
-__all__ = ["Abortable", "Closable", "live_objects"]
+__all__ = ["Abortable", "Closable", "live_objects", "release_at_exit"]
 
 T = TypeVar("T")
 
@@ -67,3 +70,25 @@ class Abortable:
             self.close()
         else:
             self.abort()
+
+
+def release_at_exit(resource: Abortable | Closable) -> None:
+    """Abort a writer, or close a reader, when the interpreter exits, if it still exists then.
+
+    `__del__` may come too late for what outlives the program: by then, the interpreter may have
+    cleared the modules that it needs. Free-threaded Python clears them before the variables of the
+    program.
+    """
+    _released_at_exit.add(resource)
+
+
+_released_at_exit: WeakSet[Abortable | Closable] = WeakSet()
+
+
+@atexit.register
+def _release_all() -> None:
+    for resource in live_objects(_released_at_exit):
+        if isinstance(resource, Abortable):
+            resource.abort()
+        else:
+            resource.close()

@@ -23,7 +23,7 @@ from typing import Final
 
 from imagearchive.errors import TargetExistsError
 from imagearchive.errors.os_errors import name_in_os_errors
-from imagearchive.storage.closing import Closable
+from imagearchive.storage.closing import Closable, release_at_exit
 
 __all__ = [
     "LockedDirectory",
@@ -186,6 +186,7 @@ class LockedDirectory(Closable):
         self._lock = -1
         self._pid = os.getpid()
         self._names: set[str] = set()
+        release_at_exit(self)
         for path in _directories(folder, prefix):
             if not name or os.path.basename(path) != prefix + name:
                 _remove_stale_directory(path)

@@ -188,6 +188,8 @@ TENSORS = (
 
 
 @pytest.mark.needs_torch
+# Some releases of torch warn of every sparse tensor that they unpickle.
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 @pytest.mark.parametrize("kind", TENSORS.split())
 def test_mpqitr_tensor_of_every_kind_arrives(kind):
     import torch

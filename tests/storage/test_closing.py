@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
 import pytest
 
 from imagearchive.storage.closing import Abortable, Closable
+
+# Free-threaded Python clears the modules of libraries before the variables of the program, and so
+# does any other if something refers to all of them.
+KEEP_MODULES = """
+import sys, threading
+threading.modules = dict(sys.modules)
+"""
 
 
 class Resource(Closable):
@@ -53,3 +66,33 @@ def test_abortable_with_block_aborts_on_error() -> None:
     with pytest.raises(ZeroDivisionError), writer:
         _ = 1 / 0
     assert writer.ends == ["aborted"]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        """
+        from imagearchive import TarWriter
+        writer = TarWriter("x.tar")
+        writer.add("a", b"a")
+        """,
+        """
+        from imagearchive.storage.temporary import LockedDirectory
+        folder = LockedDirectory(".", ".ours-")
+        open(folder.file("a"), "w").close()
+        """,
+    ],
+    ids=["writer", "directory"],
+)
+def test_exit_of_a_program_that_closes_nothing_leaves_nothing(tmp_path: Path, program: str) -> None:
+    lines = textwrap.dedent(program) + KEEP_MODULES
+    ended = subprocess.run(
+        [sys.executable, "-c", lines],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert os.listdir(tmp_path) == []
