@@ -46,6 +46,8 @@ _STATIC: Final = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
 }
+# Where the page has what it would ask for first.
+_FIRST: Final = b'id="first">null<'
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -151,8 +153,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._check_sender(parts.path, given)
         if parts.path == "/":
             cookie = f"{self.server.cookie}={self.server.token}; Path=/; HttpOnly; SameSite=Strict"
-            page = _static("index.html")
-            self._send(page, "text/html; charset=utf-8", {"Set-Cookie": cookie})
+            self._send(self._page(), "text/html; charset=utf-8", {"Set-Cookie": cookie})
             return
         if parts.path in _STATIC:
             name, media_type = _STATIC[parts.path]
@@ -190,28 +191,37 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     # --- answers ----------------------------------------------------------------------------
 
-    def _overview(self, rest: str, given: dict[str, str]) -> None:
-        archive = self.server.archive
-        left_out = archive.left_out
-        self._send_json(
+    def _page(self) -> bytes:
+        """Return the page, with what it would ask for first."""
+        first = json.dumps(
             {
-                "archives": [escape_message(path) for path in archive.paths[:100]],
-                "count": len(archive),
-                "size": archive.total_size,
-                "version": archive.table.fingerprint(),
-                "left_out": len(left_out),
+                "overview": self._overview(),
+                "folders": self._folders({}),
+                "members": self._members({}),
             }
         )
+        # A name must not end the element that contains it.
+        escaped = first.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
+        return _static("index.html").replace(_FIRST, _FIRST.replace(b"null", escaped.encode()))
 
-    def _folders(self, rest: str, given: dict[str, str]) -> None:
+    def _overview(self) -> dict[str, Any]:
+        archive = self.server.archive
+        return {
+            "archives": [escape_message(path) for path in archive.paths[:100]],
+            "count": len(archive),
+            "version": archive.table.fingerprint(),
+            "left_out": len(archive.left_out),
+        }
+
+    def _folders(self, given: dict[str, str]) -> dict[str, Any]:
         folders, count = self.server.queries.folders(given.get("folder", ""), MOST_FOLDERS)
         found = [
             {"name": folder_text(name), "shown": escape_message(name), "count": n}
             for name, n in folders
         ]
-        self._send_json({"folders": found, "count": count})
+        return {"folders": found, "count": count}
 
-    def _members(self, rest: str, given: dict[str, str]) -> None:
+    def _members(self, given: dict[str, str]) -> dict[str, Any]:
         start = _number(given.get("start", "0"), "start")
         count = _number(given.get("count", "100"), "count")
         if count > LARGEST_PAGE:
@@ -219,7 +229,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         positions = self.server.queries.positions(Query.parse(given))
         chosen = list(map(int, positions[start : start + count]))
         rows = [describe_row(self.server.archive, position) for position in chosen]
-        self._send_json({"total": len(positions), "start": start, "members": rows})
+        return {"total": len(positions), "start": start, "members": rows}
+
+    def _send_folders(self, rest: str, given: dict[str, str]) -> None:
+        self._send_json(self._folders(given))
+
+    def _send_members(self, rest: str, given: dict[str, str]) -> None:
+        self._send_json(self._members(given))
 
     def _member(self, rest: str, given: dict[str, str]) -> None:
         position = self._position(rest)
@@ -305,9 +321,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 _ANSWERS: Final[dict[str, Callable[[_Handler, str, dict[str, str]], None]]] = {
-    "overview": _Handler._overview,
-    "folders": _Handler._folders,
-    "members": _Handler._members,
+    "folders": _Handler._send_folders,
+    "members": _Handler._send_members,
     "member": _Handler._member,
     "content": _Handler._content,
     "thumbnail": _Handler._thumbnail,

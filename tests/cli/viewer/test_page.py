@@ -58,6 +58,15 @@ def test_page_takes_the_token_out_of_the_address(page, server):
     assert "token" not in page.run("return document.cookie")
 
 
+def test_page_asks_only_for_thumbnails_at_first(page):
+    page.wait("[...document.querySelectorAll('.cell img')].every(one => one.complete)")
+    asked = page.run(
+        "return performance.getEntriesByType('resource').map(e => new URL(e.name).pathname)"
+    )
+    assert [one for one in asked if one.startswith(("/members", "/folders"))] == []
+    assert [asked.count(f"/thumbnail/{number}") for number in range(12)] == [1] * 12
+
+
 def test_page_hostile_name_is_text(page, members):
     page.wait(
         "[...document.querySelectorAll('.cell')].some(c => c.title === arguments[0])", HOSTILE

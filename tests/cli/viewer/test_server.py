@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from support.command_line import start_command
 from support.servers.client import send
-from support.viewer import serving, write_members
+from support.viewer import HOSTILE, serving, write_members
 
 import imagearchive
 from imagearchive.cli.viewer.members import describe_content, describe_member
@@ -27,6 +27,12 @@ from imagearchive.cli.viewer.queries import Queries, Query, folder_text
 def position_of(ask, text):
     [found] = ask(f"/members?text={text}")["members"]
     return found["position"]
+
+
+def first_answers(page):
+    """Return the answers that came with a page."""
+    found = re.search(rb'<script type="application/json" id="first">(.*?)</script>', page.body)
+    return json.loads(found[1])
 
 
 # --- who may ask -----------------------------------------------------------------------------
@@ -41,7 +47,7 @@ def test_server_page_with_token_sets_a_strict_cookie(server):
     assert "SameSite=Strict" in cookie
 
 
-@pytest.mark.parametrize("target", ["/", "/?token=wrong", "/overview", "/thumbnail/0", "/app.js"])
+@pytest.mark.parametrize("target", ["/", "/?token=wrong", "/folders", "/thumbnail/0", "/app.js"])
 def test_server_request_without_token_is_refused(server, target):
     answer = send(f"http://{server.hosts[0]}{target}")
     assert answer.status == 403
@@ -49,7 +55,7 @@ def test_server_request_without_token_is_refused(server, target):
 
 
 def test_server_token_in_the_url_opens_only_the_page(server):
-    assert send(f"http://{server.hosts[0]}/overview?token={server.token}").status == 403
+    assert send(f"http://{server.hosts[0]}/folders?token={server.token}").status == 403
 
 
 @pytest.mark.parametrize(
@@ -65,14 +71,14 @@ def test_server_token_in_the_url_opens_only_the_page(server):
     ],
 )
 def test_server_other_hosts_and_origins_are_refused(get, headers):
-    answer = get("/overview", **headers)
+    answer = get("/folders", **headers)
     assert answer.status == 403
     assert "files" not in answer.body.decode()
 
 
 def test_server_own_hosts_and_origin_are_answered(server, get):
     for host in server.hosts:
-        assert get("/overview", Host=host, Origin=f"http://{host}").status == 200
+        assert get("/folders", Host=host, Origin=f"http://{host}").status == 200
 
 
 def test_server_listens_on_this_machine_only(server):
@@ -98,13 +104,25 @@ def test_server_paths_lead_nowhere_else(get, target):
 
 
 def test_server_every_answer_forbids_execution(get):
-    for target in ("/", "/app.js", "/overview", "/thumbnail/0", "/download/0", "/nothing"):
+    for target in ("/", "/app.js", "/folders", "/thumbnail/0", "/download/0", "/nothing"):
         headers = get(target).headers
         assert headers["x-content-type-options"] == "nosniff"
         policy = headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
         assert headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_server_page_contains_the_first_answers(get, ask, members):
+    answer = get("/")
+    first = first_answers(answer)
+    assert first["members"] == ask("/members")
+    assert first["folders"] == ask("/folders")
+    assert first["overview"]["count"] == len(members)
+    # A hostile name neither ends the element nor begins another.
+    assert HOSTILE in [one["name"] for one in first["members"]["members"]]
+    assert HOSTILE.encode() not in answer.body
+    assert answer.body.count(b"<script") == answer.body.count(b"</script") == 2
 
 
 # --- queries ---------------------------------------------------------------------------------
@@ -297,7 +315,7 @@ def test_download_hostile_name_adds_no_header(get, ask):
 
 def test_server_connection_answers_several_requests(server):
     connection = http.client.HTTPConnection(server.hosts[0])
-    for target in ("/overview", "/nothing", "/members?count=1"):
+    for target in ("/folders", "/nothing", "/members?count=1"):
         connection.request("GET", target, headers={"Cookie": f"{server.cookie}={server.token}"})
         json.loads(connection.getresponse().read())
     connection.close()
@@ -366,9 +384,7 @@ def test_view_port_that_is_taken_is_an_error(image_tar):
 def test_view_reads_several_archives_as_one(tmp_path, pictures, image_tar):
     with start_command("view", "--no-browser", image_tar, image_tar.parent) as process:
         url = process.stdout.readline().decode().strip()
-        cookie = send(url).headers["set-cookie"].split(";")[0]
-        base = url.split("/?")[0]
-        overview = json.loads(send(f"{base}/overview", headers={"Cookie": cookie}).body)
+        overview = first_answers(send(url))["overview"]
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert len(overview["archives"]) == 2

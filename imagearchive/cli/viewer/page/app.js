@@ -1,7 +1,7 @@
 // The page: it asks the server for rows, and shows them. Names and contents of members are only
 // ever set as text.
 
-import {Grid} from "./grid.js";
+import {BLOCK, Grid} from "./grid.js";
 
 const $ = (id) => document.getElementById(id);
 const dialog = $("member");
@@ -56,7 +56,8 @@ function formatBytes(size) {
   return size < 1024 ? exact : `${formatSize(size)} (${exact})`;
 }
 
-const formatNumber = (number) => number.toLocaleString("en-US");
+const numbers = new Intl.NumberFormat("en-US");
+const formatNumber = (number) => numbers.format(number);
 const files = (number) => `${formatNumber(number)} ${number === 1 ? "file" : "files"}`;
 const lastPart = (name) => name.slice(name.lastIndexOf("/") + 1) || name;
 
@@ -118,12 +119,13 @@ const grid = new Grid($("grid"), {
   open: (index, row) => openMember(row.position),
 });
 
-async function search() {
+// `known` is the answer of the server, if it is here already.
+async function search(known) {
   searches += 1;
   const mine = searches;
   const status = $("status");
   try {
-    const answer = await ask("members", {...query(), start: 0, count: 1});
+    const answer = known || (await ask("members", {...query(), start: 0, count: BLOCK}));
     if (mine !== searches) return;
     status.classList.remove("wrong");
     const all = formatNumber(overview.count);
@@ -131,7 +133,7 @@ async function search() {
       answer.total === overview.count ? files(answer.total) : `${formatNumber(answer.total)} of ${all} files`;
     if (!answer.total) status.textContent = `No file matches; the archive has ${all}`;
     if (overview.left_out) status.textContent += `; ${formatNumber(overview.left_out)} left out of the archive`;
-    grid.reset(answer.total);
+    grid.reset(answer.total, answer.members);
   } catch (error) {
     if (mine !== searches) return;
     status.textContent = error.message;
@@ -141,37 +143,37 @@ async function search() {
 
 // --- folders ---
 
-function folderLink(name, shown, count) {
+function folderLink(filters, name, shown, count) {
   const link = make("a", "", shown);
-  link.href = `#/?${new URLSearchParams({...query(), folder: name})}`;
+  link.href = `#/?${new URLSearchParams({...filters, folder: name})}`;
   if (count !== undefined) link.append(make("span", "count", formatNumber(count)));
   return link;
 }
 
-async function showFolders() {
+async function showFolders(known) {
   const mine = folder;
-  const answer = await ask("folders", {folder});
+  const answer = known || (await ask("folders", {folder}));
   if (mine !== folder) return;
   const path = $("path");
+  const given = query();
   path.replaceChildren();
   const parts = folder ? folder.split("/") : [];
   ["All", ...parts].forEach((part, depth) => {
     const item = make("li");
-    const link = folderLink(parts.slice(0, depth).join("/"), part.replaceAll("%25", "%"));
+    const link = folderLink(given, parts.slice(0, depth).join("/"), part.replaceAll("%25", "%"));
     if (depth === parts.length) link.setAttribute("aria-current", "true");
     item.append(link);
     path.append(item);
   });
-  const list = $("list");
-  list.replaceChildren();
-  for (const one of answer.folders) {
+  const items = answer.folders.map((one) => {
     const item = make("li");
-    item.append(folderLink(folder ? `${folder}/${one.name}` : one.name, one.shown, one.count));
-    list.append(item);
-  }
+    item.append(folderLink(given, folder ? `${folder}/${one.name}` : one.name, one.shown, one.count));
+    return item;
+  });
   if (answer.count > answer.folders.length) {
-    list.append(make("li", "more", `${formatNumber(answer.count - answer.folders.length)} more`));
+    items.push(make("li", "more", `${formatNumber(answer.count - answer.folders.length)} more`));
   }
+  $("list").replaceChildren(...items);
   $("folders").classList.toggle("none", !answer.count && !folder);
 }
 
@@ -342,7 +344,7 @@ let waiting;
 $("search").addEventListener("input", () => {
   keepFilters();
   clearTimeout(waiting);
-  waiting = setTimeout(search, 150);
+  waiting = setTimeout(() => search(), 150);
 });
 $("search").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -377,8 +379,10 @@ document.addEventListener("keydown", (event) => {
 });
 addEventListener("popstate", readAddress);
 
-async function start() {
-  overview = await ask("overview");
+function start() {
+  // What the server would answer first came with the page.
+  const first = JSON.parse($("first").textContent);
+  overview = first.overview;
   const name = lastPart(overview.archives[0]);
   const more = overview.archives.length - 1;
   $("title").textContent = more ? `${name} and ${more} more` : name;
@@ -388,12 +392,10 @@ async function start() {
   const before = JSON.stringify(query());
   readAddress();
   if (JSON.stringify(query()) === before) {
-    showFolders();
-    search();
+    search(first.members);
+    // A long list must not delay the images.
+    requestAnimationFrame(() => setTimeout(() => showFolders(folder ? undefined : first.folders)));
   }
 }
 
-start().catch((error) => {
-  $("status").textContent = error.message;
-  $("status").classList.add("wrong");
-});
+start();

@@ -4,7 +4,8 @@
 // covers a scaled range: moves by less than a screen are taken as they are, longer ones in scale.
 
 const LIMIT = 8_000_000;
-const BLOCK = 100;
+// How many rows are asked for at a time.
+export const BLOCK = 100;
 const KEPT_BLOCKS = 60;
 const GAP = 10;
 
@@ -25,8 +26,8 @@ export class Grid {
     this.space.setAttribute("role", "presentation");
     element.append(this.space);
     this.cells = new Map();
-    this.active = 0;
-    this.reset(0);
+    this.blocks = new Map();
+    this.total = this.active = this.top = this.generation = 0;
     element.addEventListener("scroll", () => this.scrolled());
     element.addEventListener("keydown", (event) => this.key(event));
     this.space.addEventListener("click", (event) => {
@@ -36,14 +37,17 @@ export class Grid {
         this.openActive();
       }
     });
-    new ResizeObserver(() => this.layout()).observe(element);
+    // Also called once for the first size, which `reset` may have seen.
+    new ResizeObserver(() => {
+      if (element.clientWidth !== this.width || element.clientHeight !== this.height) this.layout();
+    }).observe(element);
   }
 
-  // Show another result, from its beginning.
-  reset(total) {
+  // Show another result, from its beginning; `rows` are its first block.
+  reset(total, rows = []) {
     this.total = total;
-    this.generation = (this.generation || 0) + 1;
-    this.blocks = new Map();
+    this.generation += 1;
+    this.blocks = new Map(rows.length ? [[0, rows]] : []);
     this.top = 0;
     this.active = 0;
     this.element.scrollTop = 0;
@@ -60,7 +64,8 @@ export class Grid {
 
   layout() {
     const first = Math.floor(this.top / (this.rowHeight || 1)) * (this.columns || 1);
-    const width = this.element.clientWidth - GAP;
+    this.width = this.element.clientWidth;
+    const width = this.width - GAP;
     this.height = this.element.clientHeight;
     const narrow = width < 500 ? 104 : 150;
     this.columns = Math.max(1, Math.floor(width / (narrow + GAP)));
