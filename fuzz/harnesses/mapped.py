@@ -65,7 +65,6 @@ class MappedFiles(Harness):
         os.ftruncate(file, new)
         # The rest of the last page of the file is zeros, and so is a page that is no longer there.
         expected = content[:new].ljust(size, b"\0")
-        mapping.watch()
         view = mapping.view(0, size)
         for instructions in (False, True):
             use_instructions(instructions)

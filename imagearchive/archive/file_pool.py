@@ -67,7 +67,8 @@ class StoragePool:
         }
         # The open file of an archive that has only one: the fast path of `get`.
         self._sole: ReadAheadStorage | None = None
-        self._single = len(table.files) == 1 and not self._directories
+        self._file_count = len(table.files)
+        self._single = self._file_count == 1 and not self._directories
         # The shards that are the same bytes as another one, read by another container format.
         self._same = {
             shard: one.parent
@@ -106,7 +107,7 @@ class StoragePool:
         storage = self._sole
         if storage is not None and shard < self._sole_shards:
             return storage
-        if shard >= len(self._table.files):
+        if shard >= self._file_count:
             return self._get_view(shard)
         key = shard
         if shard in self._directories:
@@ -225,8 +226,8 @@ class StoragePool:
     @property
     def can_keep_all_open(self) -> bool:
         """Whether all files may be open at once."""
-        views = self._table.shards - len(self._table.files) - len(self._same)
-        fits = len(self._table.files) <= self._open.limit and views <= self._views.limit
+        views = self._table.shards - self._file_count - len(self._same)
+        fits = self._file_count <= self._open.limit and views <= self._views.limit
         return fits and not self._directories
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from imagearchive.archive.file_pool import StoragePool
 from imagearchive.archive.file_system import ArchiveFileSystem
 from imagearchive.archive.member_file import MemberFile
 from imagearchive.containers.container import Checksum, Container
-from imagearchive.containers.rows import KIND_FILE, KIND_SPARSE, METHOD_STORED
+from imagearchive.containers.rows import KIND_SPARSE
 from imagearchive.errors import (
     CorruptArchiveError,
     LimitError,
@@ -95,15 +95,16 @@ class MemberReader(ArchiveFileSystem):
         """
         position = key if isinstance(key, int) else self.position(key)
         try:
-            shard, offset, size, _, method, kind = self._lookup.row(position)
+            stored = self._lookup.stored_range(position)
         except OverflowError:
-            shard, offset, size, _, method, kind = self._lookup.row(self._position(key))
-        if method == METHOD_STORED and kind == KIND_FILE:
-            data = self._pool.get(shard, position).read(offset, size)
-            if position not in self._compared:
-                self._compare_once(position, data)
-            return data
-        return self._read_special(position)
+            stored = self._lookup.stored_range(self._position(key))
+        if stored is None:
+            return self._read_special(position)
+        shard, offset, size = stored
+        data = self._pool.get(shard, position).read(offset, size)
+        if position not in self._compared:
+            self._compare_once(position, data)
+        return data
 
     def views(self, positions: npt.NDArray[np.int64]) -> list[memoryview] | None:
         """Return the bytes of several members as views of mapped files, by one native call.
@@ -120,10 +121,11 @@ class MemberReader(ArchiveFileSystem):
 
     def read_unverified(self, position: int) -> bytes | memoryview:
         """Return the bytes of a member without comparing its checksum, for callers that do."""
-        shard, offset, size, _, method, kind = self._lookup.row(position)
-        if method == METHOD_STORED and kind == KIND_FILE:
-            return self._pool.get(shard, position).read(offset, size)
-        return self._read_special(position)
+        stored = self._lookup.stored_range(position)
+        if stored is None:
+            return self._read_special(position)
+        shard, offset, size = stored
+        return self._pool.get(shard, position).read(offset, size)
 
     def _compare_once(self, position: int, data: bytes | memoryview) -> None:
         position = self._position(position)

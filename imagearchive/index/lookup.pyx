@@ -92,6 +92,20 @@ cdef class Lookup:
         self.check_mapping()
         return row
 
+    def stored_range(self, Py_ssize_t position):
+        """Return where a member is that is stored as it is: ``(shard, offset, size)``.
+
+        Returns None for other members; positions and errors as for `row`.
+        """
+        position = self.from_start(position)
+        cdef const Entry* entry = &self.entries[position]
+        if entry.method != METHOD_STORED or entry.kind != KIND_FILE:
+            self.check_mapping()
+            return None
+        found = entry.shard, entry.offset, entry.size
+        self.check_mapping()
+        return found
+
     def stored_views(self, const int64_t[::1] positions not None, file_view):
         """Return the bytes of members that are stored as they are, as views of their files.
 

@@ -82,9 +82,14 @@ class MemoryStorage(Closable):
         data = self._bytes
         if data is None:
             raise _closed(self.path)
-        if offset < 0 or size < 0 or offset + size > self.size:
-            raise _outside(self.path, offset, size, self.size)
-        return data.view(offset, size)
+        try:
+            return data.view(offset, size)
+        except BufferError:
+            # A page of a mapped file is gone, and this says why.
+            self.check_unchanged()
+            raise
+        except (OverflowError, ValueError):
+            raise _outside(self.path, offset, size, self.size) from None
 
     def readinto(self, offset: int, buffer: Buffer) -> int:
         """Copy the range into `buffer`."""
@@ -128,17 +133,6 @@ class MmapStorage(MemoryStorage):
     def from_file(cls, path: str | os.PathLike[str]) -> MmapStorage:
         """Map a whole file; the same as the constructor."""
         return cls(path)
-
-    def read(self, offset: int, size: int) -> memoryview:
-        """Return a read-only view of the range."""
-        data, mapping = self._bytes, self._mapping
-        if data is None:
-            raise _closed(self.path)
-        if mapping is not None and mapping.watch():
-            self.check_unchanged()
-        if offset < 0 or size < 0 or offset + size > self.size:
-            raise _outside(self.path, offset, size, self.size)
-        return data.view(offset, size)
 
     def readinto(self, offset: int, buffer: Buffer) -> int:
         """Copy the range into `buffer`."""

@@ -175,20 +175,26 @@ cdef class Mapping:
         return self.size
 
     def view(self, Py_ssize_t offset, Py_ssize_t size):
-        """Return a read-only view of a range; raises ValueError if it is not within the file."""
+        """Return a read-only view of a range.
+
+        Makes sure that the guard is in place, as another library may have installed a handler of
+        its own. It is cheap enough for each read.
+
+        Raises
+        ------
+        BufferError
+            A page of the file could not be read.
+        ValueError
+            The range is not within the file.
+        """
+        guard_ensure()
+        if guard_is_damaged(self.guarded):
+            raise BufferError("a page of the mapped file could not be read")
         return view_of(self, self.start, self.size, offset, size)
 
     @property
     def damaged(self):
         """Whether a page could not be read."""
-        return guard_is_damaged(self.guarded) != 0
-
-    def watch(self):
-        """Make sure that the guard is in place, and return whether a page could not be read.
-
-        Another library may have installed a handler of its own. It is cheap enough for each read.
-        """
-        guard_ensure()
         return guard_is_damaged(self.guarded) != 0
 
     def prefetch(self, Py_ssize_t offset, Py_ssize_t size):

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagearchive.containers.rows import ENTRY_DTYPE
+from imagearchive.containers.rows import (
+    ENTRY_DTYPE,
+    KIND_CONTINUATION,
+    KIND_FILE,
+    METHOD_DEFLATED,
+    METHOD_STORED,
+)
 from imagearchive.errors import CorruptIndexError, SampleIndexError
 from imagearchive.index.class_directories import class_directories
 from imagearchive.index.lookup import Lookup
@@ -263,8 +269,24 @@ def test_lookup_positions_beyond_the_table_are_refused():
     for position in (2, -3, 2**62):
         with pytest.raises(SampleIndexError):
             lookup.row(position)
+        with pytest.raises(SampleIndexError):
+            lookup.stored_range(position)
         with pytest.raises(IndexError):
             lookup.name(position)
+
+
+def test_lookup_stored_range_is_none_unless_the_file_is_stored_as_it_is():
+    kinds = range(KIND_CONTINUATION + 1)
+    entries = np.zeros(len(kinds) * 2, ENTRY_DTYPE)
+    entries["kind"] = np.repeat(kinds, 2)
+    entries["method"] = [METHOD_STORED, METHOD_DEFLATED] * len(kinds)
+    entries["shard"], entries["offset"], entries["size"] = 3, 2**40 + 1, 2**33
+    flat, offsets = columns([b"a"] * len(entries))
+    lookup = Lookup(entries, flat, offsets, sort_names(flat, offsets))
+    found = [lookup.stored_range(position) for position in range(len(entries))]
+    expected = [None] * len(entries)
+    expected[KIND_FILE * 2] = (3, 2**40 + 1, 2**33)
+    assert found == expected
 
 
 @given(NAMES, st.one_of(st.binary(max_size=3), st.text("aB./", max_size=4).map(str.encode)))
