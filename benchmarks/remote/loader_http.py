@@ -1,7 +1,8 @@
 """Claim: shards on a server with latency are read in any order nearly as fast as in order.
 
 Small images that take 60 kB each, on a server of this machine with a latency, jitter, and a
-bandwidth. For our loader and others, each with two workers and the same images:
+bandwidth; for our loader, also such of 1 MB. For our loader and others, each with two workers and
+the same images:
 
 - samples and megabytes per second of the first epoch, and seconds to its first batch, from opening
   on; our shards have their index, as those of litdata and MosaicML streaming do;
@@ -39,6 +40,10 @@ from imagearchive import DataLoader, ImageArchive, Resize, TarWriter
 
 TESTS = Path(__file__).parents[2] / "tests"
 MEMBER = 60_000
+# Bytes and number of large samples, and the orders in which they are read.
+LARGE = 1_000_000
+LARGE_SAMPLES = 2048
+LARGE_ORDERS = ("blocks", "in order")
 SHARDS = 4
 LATENCIES = (0.0, 0.02, 0.1)
 # Images and rounds of the comparison of the second epoch with a local file.
@@ -56,17 +61,22 @@ def main(samples: int, bandwidth: float) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         os.environ["XDG_CACHE_HOME"] = str(folder / "user")
-        objects = write_shards(folder, samples)
+        objects = write_shards(folder, "train", samples, MEMBER)
+        objects |= write_shards(folder, "large", LARGE_SAMPLES, LARGE)
         peers = installed_peers()
         for number, peer in enumerate(peers):
             part = folder / f"{BUCKET}-{number}"
-            peer.write(part, images(samples))
+            peer.write(part, images(samples, MEMBER))
             if part.exists():
                 objects |= {f"{BUCKET}/{number}/{path.name}": path for path in part.iterdir()}
         with FaultyServer(objects, record=False) as server:
-            pattern = server.url(f"train-{{0..{SHARDS - 1}}}.tar")
-            ImageArchive(pattern).close()
+            pattern, large = (
+                server.url(f"{name}-{{0..{SHARDS - 1}}}.tar") for name in ("train", "large")
+            )
+            for one in (pattern, large):
+                ImageArchive(one).close()
             readers = our_readers(pattern)
+            large_readers = our_readers(large)
             for number, peer in enumerate(peers):
                 shards = peer.package == "webdataset"
                 url = pattern if shards else server.url(f"{BUCKET}/{number}")
@@ -79,26 +89,30 @@ def main(samples: int, bandwidth: float) -> None:
             for latency in LATENCIES:
                 server.configure(latency=latency, jitter=latency / 10, bandwidth=bandwidth)
                 for reader, opens in readers.items():
-                    row = measure(server, reader, samples, opens)
+                    row = measure(server, reader, samples, MEMBER, opens)
                     print(f"{latency * 1e3:5.0f} ms {reader:18} {row}", flush=True)
+                for reader in LARGE_ORDERS:
+                    row = measure(server, reader, LARGE_SAMPLES, LARGE, large_readers[reader])
+                    print(f"{latency * 1e3:5.0f} ms {f'1 MB, {reader}':18} {row}", flush=True)
             compare_with_local_file(server, folder)
 
 
-def images(samples: int) -> Iterator[bytes]:
+def images(samples: int, size: int) -> Iterator[bytes]:
     """Make JPEGs that are decoded in no time, with random bytes after their end."""
     random = np.random.default_rng(0)
     for _ in range(samples):
         file = io.BytesIO()
         Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8)).save(file, "JPEG")
         image = file.getvalue()
-        yield image + random.bytes(MEMBER - len(image))
+        yield image + random.bytes(size - len(image))
 
 
-def write_shards(folder: Path, samples: int) -> dict[str, Path]:
-    """Write the images into TARs; return their paths by name."""
-    paths = {f"train-{shard}.tar": folder / f"train-{shard}.tar" for shard in range(SHARDS)}
+def write_shards(folder: Path, name: str, samples: int, size: int) -> dict[str, Path]:
+    """Write images of a size into TARs; return their paths by name."""
+    names = [f"{name}-{shard}.tar" for shard in range(SHARDS)]
+    paths = {name: folder / name for name in names}
     writers = [TarWriter(path, index=False) for path in paths.values()]
-    for number, image in enumerate(images(samples)):
+    for number, image in enumerate(images(samples, size)):
         writers[number % SHARDS].add(f"c/{number:07}.jpg", image)
     for writer in writers:
         writer.close()
@@ -139,10 +153,10 @@ def our_readers(pattern: str) -> dict[str, Opens]:
     }
 
 
-def measure(server: Any, name: str, samples: int, opens: Opens) -> str:
+def measure(server: Any, name: str, samples: int, size: int, opens: Opens) -> str:
     """Read two epochs, and begin another one in the middle; return the columns of the table."""
     settle(server)
-    columns, state = read_two_epochs(server, name, samples, opens)
+    columns, state = read_two_epochs(server, name, samples, size, opens)
     # What the first session shares with its workers must be gone, or it answers for the next one.
     gc.collect()
     settle(server)
@@ -162,7 +176,9 @@ def settle(server: Any) -> None:
         time.sleep(0.2)
 
 
-def read_two_epochs(server: Any, name: str, samples: int, opens: Opens) -> tuple[str, Any]:
+def read_two_epochs(
+    server: Any, name: str, samples: int, size: int, opens: Opens
+) -> tuple[str, Any]:
     """Return the columns about them, and the state in the middle of the first one."""
     state: Any = None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
@@ -186,8 +202,8 @@ def read_two_epochs(server: Any, name: str, samples: int, opens: Opens) -> tuple
             second = f"{count / (time.perf_counter() - started):10.0f}"
             assert count == samples, (name, count)
     requests = (after.requests - before.requests) / samples
-    sent = (after.sent - before.sent) / samples / MEMBER
-    columns = f"{rate:9.0f} {rate * MEMBER / 1e6:6.0f} {first:6.2f}s {requests:9.3f} {sent:6.2f}x"
+    sent = (after.sent - before.sent) / samples / size
+    columns = f"{rate:9.0f} {rate * size / 1e6:6.0f} {first:6.2f}s {requests:9.3f} {sent:6.2f}x"
     return f"{columns} {second}", state
 
 
@@ -204,6 +220,6 @@ def compare_with_local_file(server: Any, folder: Path) -> None:
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", category=UserWarning)
     given = [float(value) for value in sys.argv[1:]]
-    defaults = [8192.0, 200.0]
+    defaults = [16384.0, 200.0]
     samples, megabytes = [*given, *defaults[len(given) :]]
     main(int(samples), megabytes * 1e6)

@@ -27,7 +27,7 @@ from imagearchive.storage.checksums import CHECKSUMS, Verify, compared_members
 from imagearchive.storage.limits import RATIO_FLOOR
 from imagearchive.storage.protocol import RangesStorage, Storage, StorageKind
 
-__all__ = ["MemberReader", "count_ahead"]
+__all__ = ["BYTES_AHEAD", "MemberReader", "count_ahead"]
 
 # Members closer together than this are read ahead in one request: the bytes between them cost less
 # than another request.

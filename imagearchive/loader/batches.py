@@ -10,6 +10,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.archive.member_reader import BYTES_AHEAD
 from imagearchive.datasets.selection import IMAGE_EXTENSIONS
 from imagearchive.errors import (
     DecodeError,
@@ -25,6 +26,7 @@ from imagearchive.loader.options import MAX_PART, BatchOptions
 from imagearchive.loader.order import BlockShuffle, EpochOrder
 from imagearchive.loader.sources import BROKEN, Source, is_damage, part_samples, requests_ahead
 from imagearchive.storage.changes import changes_first
+from imagearchive.storage.remote.prefetcher import prefetcher
 from imagearchive.transforms import Key, Pipeline
 
 __all__ = ["Batch", "BatchJob", "Epoch"]
@@ -85,6 +87,7 @@ class Epoch:
         # How many batches after a job's own are requested from a server, once the epoch is under
         # way, and at its beginning; and the next batch to request.
         ahead = requests_ahead(source)
+        self._windows_ahead = _windows_ahead(order, ahead)
         self._batches_ahead = -(-ahead // order.batch_size)
         self._first_ahead = -(-min(ahead // FIRST_PART, FIRST_AHEAD) // order.batch_size)
         self._announced = self._first = first
@@ -106,9 +109,10 @@ class Epoch:
     def read_ahead(self, job: BatchJob) -> None:
         """Start reading what a job needs, while the threads still work on the batches before."""
         self._begun += 1
-        if isinstance(self.order.shuffle, BlockShuffle):
+        if self._windows_ahead:
             # The first batch, which needs a part of each block, does not wait for others.
-            following = int(self._begun > self.options.prefetch_batches)
+            begun = self._begun > self.options.prefetch_batches
+            following = self._windows_ahead if begun else 0
             for indices in self.order.begin_windows(job.positions, self._windows, following):
                 self.source.prefetch(indices.tolist())
         elif self._batches_ahead:
@@ -123,6 +127,21 @@ class Epoch:
             positions = self.order.positions(number)
             self.source.prefetch(self.order.indices(positions).tolist())
             self._announced = number + 1
+
+
+def _windows_ahead(order: EpochOrder, ahead: int) -> int:
+    """Return how many windows of blocks are read ahead as a whole; 0 to read batches ahead.
+
+    All requests of a window run at once, and of the next one, too. So there must be another one to
+    request when they end. But a window that does not fit into memory would be dropped unread.
+    """
+    if not isinstance(order.shuffle, BlockShuffle):
+        return 0
+    if not ahead:
+        return 1
+    window = -(-order.shuffle.window // order.world_size)
+    room = ahead * prefetcher().limit // BYTES_AHEAD
+    return max(0, min(-(-ahead // window), room // window - 1))
 
 
 @dataclass

@@ -18,7 +18,7 @@ from imagearchive.errors import (
     OptionError,
 )
 from imagearchive.loader.data_loader import DataLoader
-from imagearchive.loader.order import EpochOrder
+from imagearchive.loader.order import BlockShuffle, EpochOrder
 
 
 @pytest.mark.parametrize("transform", [TRAINING, MIXED], ids=["compiled", "mixed"])
@@ -147,19 +147,34 @@ def test_requests_ahead_are_few_before_the_first_batch_and_grow_with_each():
     assert sorted(source.asked) == list(range(1000))
 
 
-def test_second_window_of_blocks_is_requested_after_the_first_batch():
-    source = Distant(100, 50)
+# Of windows of 20 samples; the memory holds four times what is best requested ahead.
+@pytest.mark.parametrize(("ahead", "asked"), [(20, [20, 40]), (21, [20, 60]), (40, [20, 60])])
+def test_windows_of_blocks_are_requested_ahead_after_the_first_batch(ahead, asked):
+    source = Distant(100, ahead)
+    assert asked_by_batch(source, prefetch_batches=1)[:2] == asked
+    assert sorted(source.asked) == list(range(100))
+
+
+def test_windows_of_blocks_that_do_not_fit_are_requested_by_batches():
+    source = Distant(100, 9)
+    asked = asked_by_batch(source, prefetch_batches=1)
+    assert all(total <= 5 * (received + 4) for received, total in enumerate(asked))
+    order = EpochOrder(100, seed=0, batch_size=5, shuffle=BlockShuffle(5, 4))
+    assert source.asked == [index for batch in order for index in batch.tolist()]
+
+
+def asked_by_batch(source, **options):
+    """Return how many samples of a source had been requested when each batch came."""
     loader = DataLoader(
         source, 5, shuffle="blocks", block_size=5, blocks_per_window=4, image_size=8, num_workers=0,
-        prefetch_batches=1,
+        **options,
     )  # fmt: skip
     iterator = iter(loader)
     asked = []
     for _ in range(len(loader)):
         next(iterator)
         asked.append(len(source.asked))
-    assert asked[:2] == [20, 40]
-    assert asked[-1] == 100
+    return asked
 
 
 def test_epoch_without_batches_warns_once(caplog):

@@ -95,7 +95,8 @@ class Prefetcher:
     Parameters
     ----------
     limit : int
-        Most bytes, apart from one request for each thread that waits for one.
+        Most bytes, apart from one request for each thread that waits for one. At most half of them
+        are under way.
     in_flight : int
         Most requests at the same time.
     """
@@ -107,7 +108,7 @@ class Prefetcher:
         self._queue: deque[_Pending] = deque()
         self._kept: dict[_Pending, None] = {}
         self._used = 0
-        self._running = 0
+        self._running = self._running_bytes = 0
         self._work: SimpleQueue[_Pending | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle = 0
@@ -187,6 +188,8 @@ class Prefetcher:
     def _take(self, pending: _Pending, mine: bool, offset: int, size: int) -> bytes | None:
         if mine:
             self._run(pending)
+            with self._lock:
+                self._start()
         with pending.done:
             data, error = pending.data, pending.error
         if data is None:
@@ -244,6 +247,9 @@ class Prefetcher:
             size = self._queue[0].request.size
             if self._used and self._used + size > self.limit:
                 return
+            # Requests share the bandwidth. If all ran at once, the first would end with the last.
+            if self._running_bytes and self._running_bytes + size > self.limit // 2:
+                return
             if self._idle < 1 and not self._add_thread():
                 # Readers make the requests.
                 return
@@ -255,6 +261,7 @@ class Prefetcher:
     def _begin(self, pending: _Pending) -> None:
         pending.state = _RUNNING
         self._running += 1
+        self._running_bytes += pending.request.size
         self._used += pending.request.size
         self._kept[pending] = None
 
@@ -281,6 +288,7 @@ class Prefetcher:
         pending.run()
         with self._lock:
             self._running -= 1
+            self._running_bytes -= pending.request.size
 
     def _make_room(self, size: int) -> None:
         """Drop the oldest ranges that were fetched and not read; called with the lock.

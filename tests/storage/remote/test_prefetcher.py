@@ -104,6 +104,21 @@ def test_memory_stays_within_the_limit(server, made):
     assert len(server.requests) == 10
 
 
+def test_half_of_the_memory_is_under_way_at_a_time(server, made):
+    prefetcher, owner = made(limit=8000), Owner(server)
+    far = [(number * MEBI, 1000) for number in range(6)]
+    server.gate.clear()
+    prefetcher.announce(owner, far)
+    wait_until(lambda: server.running == 4)
+    server.gate.set()
+    for one in far:
+        assert prefetcher.read(owner, *one) is not None
+    assert server.most == 4
+    # One that is larger is made alone.
+    prefetcher.announce(owner, [(9 * MEBI, 5000)])
+    wait_until(lambda: len(server.requests) == 7)
+
+
 def test_ranges_that_nobody_reads_make_room(server, made):
     prefetcher = made(limit=2500)
     unread = [Owner(server) for _ in range(2)]
