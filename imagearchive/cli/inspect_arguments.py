@@ -179,6 +179,15 @@ def add_view(commands: Any) -> None:
     )
     add_fields(parser)
     parser.add_argument(
+        "--table",
+        type=archive_path,
+        metavar="FILE",
+        help="a table with the classes of the images, as CSV, JSON, or Parquet; may be inside the "
+        "archive",
+    )
+    parser.add_argument("--image", metavar="COLUMN", help="with --table, the names of the images")
+    parser.add_argument("--label", metavar="COLUMN", help="with --table, the classes")
+    parser.add_argument(
         "--no-browser", action="store_true", help="print the URL, but open no browser"
     )
 

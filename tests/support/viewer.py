@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import tarfile
 import threading
 
@@ -10,6 +11,7 @@ import numpy as np
 import imagearchive
 from imagearchive.cli.viewer.server import ViewerServer
 from support.archives import encoded
+from support.servers.client import send
 
 HOSTILE = "<script>alert(1)</script>.jpg"
 
@@ -47,3 +49,17 @@ def serving_archive(archive, samples=None):
         finally:
             server.shutdown()
             thread.join()
+
+
+def request(server, target, **headers):
+    """Send a request to a server as its page would."""
+    own = {"Cookie": f"{server.cookie}={server.token}"} | headers
+    return send(f"http://{server.hosts[0]}{target}", headers=own)
+
+
+def ask_server(server, target, status=200):
+    """Send a request to a server, and return the JSON that answers it."""
+    answer = request(server, target)
+    assert answer.status == status
+    assert answer.headers["content-type"] == "application/json"
+    return json.loads(answer.body)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from imagearchive.archive.archive import Archive
 from imagearchive.archive.name_tree import decode, encode
 from imagearchive.cli.argument_types import byte_size
+from imagearchive.cli.viewer.classes import Classes
 from imagearchive.datasets.selection import IMAGE_EXTENSIONS
 from imagearchive.errors import OptionError
 from imagearchive.index.names import contains, ends_with, normalize
@@ -43,6 +44,8 @@ class Query:
         Limits of their sizes in bytes, inclusive.
     kind : {"all", "images", "other"}
         Whether the extensions of their names are those of images.
+    class_name : str
+        Their class.
     """
 
     folder: str = ""
@@ -50,6 +53,7 @@ class Query:
     smallest: int | None = None
     largest: int | None = None
     kind: str = "all"
+    class_name: str = ""
 
     @classmethod
     def parse(cls, given: Mapping[str, str]) -> Query:
@@ -70,6 +74,7 @@ class Query:
             _size(given.get("smallest", "")),
             _size(given.get("largest", "")),
             kind,
+            given.get("class", ""),
         )
 
 
@@ -93,10 +98,14 @@ def _size(text: str) -> int | None:
 
 
 class Queries:
-    """Answers queries from the index alone, and keeps the last results. Safe for threads."""
+    """Answers queries from the index and the classes, and keeps the last results.
 
-    def __init__(self, archive: Archive) -> None:
+    Safe for threads.
+    """
+
+    def __init__(self, archive: Archive, classes: Classes) -> None:
         self._table = archive.table
+        self._classes = classes
         self._results = LRUCache[str, Any](_KEPT_RESULTS)
         self._searching = threading.Lock()
 
@@ -128,6 +137,8 @@ class Queries:
         if query.kind != "all":
             images = ends_with(table.names, table.name_offsets, _IMAGE_SUFFIXES)
             mask &= images if query.kind == "images" else ~images
+        if query.class_name:
+            mask &= self._classes.mask(query.class_name)
         if query.text:
             mask &= contains(table.names, table.name_offsets, encode(query.text))
         return np.flatnonzero(mask)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.images.pillow import save_image
+from imagearchive.transforms.fields import Label
 
 if TYPE_CHECKING:
     from imagearchive.datasets.samples.dataset import SampleArchive
@@ -47,6 +48,11 @@ class FieldSamples:
         """Return the fields that a sample has, and the positions of their members."""
         found = ((name, int(one[number])) for name, one in self._positions.items())
         return [(name, position) for name, position in found if position >= 0]
+
+    def label_positions(self) -> list[npt.NDArray[np.int64]]:
+        """Return, for each field that is a label, its member in each sample; -1 for none."""
+        fields = self._dataset.fields
+        return [of for name, of in self._positions.items() if isinstance(fields[name], Label)]
 
     def draw(self, number: int) -> bytes:
         """Return a sample as a JPEG: its image, with masks, boxes, keypoints, and text.

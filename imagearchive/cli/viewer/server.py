@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from imagearchive.archive.archive import Archive
 from imagearchive.archive.checked_read import iter_chunks
 from imagearchive.cli.output import escape_message
+from imagearchive.cli.viewer.classes import Classes, SiblingClasses
 from imagearchive.cli.viewer.members import describe_content, describe_member, describe_row
 from imagearchive.cli.viewer.pictures import Pictures
 from imagearchive.cli.viewer.queries import Queries, Query, folder_text
@@ -79,6 +80,8 @@ class ViewerServer(http.server.ThreadingHTTPServer):
         By default, any free one.
     samples : FieldSamples, optional
         Which members belong to one sample; by default those of the same name up to the first dot.
+    classes : Classes, optional
+        By default, those that labels beside the images tell.
 
     Attributes
     ----------
@@ -91,13 +94,19 @@ class ViewerServer(http.server.ThreadingHTTPServer):
     timeout = _SECONDS_PER_WAIT
 
     def __init__(
-        self, archive: Archive, port: int = 0, samples: FieldSamples | None = None
+        self,
+        archive: Archive,
+        port: int = 0,
+        samples: FieldSamples | None = None,
+        classes: Classes | None = None,
     ) -> None:
+        # If the port is taken, the base class closes what it has not begun.
+        self.classes = classes or SiblingClasses(archive, samples)
         with os_errors_for(f"port {port} of {_ADDRESS}"):
             super().__init__((_ADDRESS, port), _Handler)
         self.archive = archive
         self.samples = samples
-        self.queries = Queries(archive)
+        self.queries = Queries(archive, self.classes)
         self.pictures = Pictures(archive)
         self.token = secrets.token_urlsafe(24)
         number = self.server_address[1]
@@ -110,6 +119,11 @@ class ViewerServer(http.server.ThreadingHTTPServer):
         """Bind to the address, without the look-up of a name for it."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[0], self.server_address[1]  # type: ignore[assignment]
+
+    def server_close(self) -> None:
+        """Stop what reads the archive, and close the socket."""
+        self.classes.close()
+        super().server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore clients that hang up; report anything else."""
@@ -247,7 +261,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             around["previous"] = int(positions[index - 1]) if index else None
             around["next"] = int(positions[index + 1]) if index + 1 < len(positions) else None
         server = self.server
-        self._send_json({**describe_member(server.archive, position, server.samples), **around})
+        described = describe_member(server.archive, position, server.samples)
+        name = server.classes.of(position)
+        around["class"] = name and escape_message(name)
+        self._send_json({**described, **around})
+
+    def _classes(self, rest: str, given: dict[str, str]) -> None:
+        self._send_json(self.server.classes.describe(MOST_FOLDERS, read="read" in given))
 
     def _content(self, rest: str, given: dict[str, str]) -> None:
         self._send_json(describe_content(self.server.archive, self._position(rest)))
@@ -324,6 +344,7 @@ _ANSWERS: Final[dict[str, Callable[[_Handler, str, dict[str, str]], None]]] = {
     "folders": _Handler._send_folders,
     "members": _Handler._send_members,
     "member": _Handler._member,
+    "classes": _Handler._classes,
     "content": _Handler._content,
     "thumbnail": _Handler._thumbnail,
     "picture": _Handler._picture,

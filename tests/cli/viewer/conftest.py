@@ -2,12 +2,20 @@
 
 import io
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from support.archives import encoded
-from support.servers.client import send
-from support.viewer import HOSTILE, gradient, serving, serving_archive, write_members
+from support.viewer import (
+    HOSTILE,
+    ask_server,
+    gradient,
+    request,
+    serving,
+    serving_archive,
+    write_members,
+)
 
 from imagearchive import Boxes, Image, Mask, SampleArchive
 from imagearchive.cli.viewer.samples import FieldSamples
@@ -73,22 +81,10 @@ def pairs(tmp_path_factory):
 @pytest.fixture
 def get(server):
     """Send a request as the page would."""
-
-    def get(target, **headers):
-        own = {"Cookie": f"{server.cookie}={server.token}"} | headers
-        return send(f"http://{server.hosts[0]}{target}", headers=own)
-
-    return get
+    return partial(request, server)
 
 
 @pytest.fixture
-def ask(get):
+def ask(server):
     """Send a request, and return the JSON that answers it."""
-
-    def ask(target, status=200):
-        answer = get(target)
-        assert answer.status == status
-        assert answer.headers["content-type"] == "application/json"
-        return json.loads(answer.body)
-
-    return ask
+    return partial(ask_server, server)

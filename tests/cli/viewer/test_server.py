@@ -19,6 +19,7 @@ from support.servers.client import send
 from support.viewer import HOSTILE, serving, write_members
 
 import imagearchive
+from imagearchive.cli.viewer.classes import SiblingClasses
 from imagearchive.cli.viewer.members import describe_content, describe_member
 from imagearchive.cli.viewer.pictures import Pictures
 from imagearchive.cli.viewer.queries import Queries, Query, folder_text
@@ -190,7 +191,7 @@ def test_folders_of_any_bytes_can_be_opened(tmp_path):
         for name in names:
             tar.addfile(tarfile.TarInfo(name))
     with imagearchive.open(path) as archive:
-        queries = Queries(archive)
+        queries = Queries(archive, SiblingClasses(archive))
         for position in range(len(names)):
             key = describe_member(archive, position)["folder"]
             key.encode()

@@ -8,6 +8,7 @@ const dialog = $("member");
 const filters = ["text", "kind", "smallest", "largest"];
 let overview = {};
 let folder = "";
+let className = "";
 let current = null;
 let searches = 0;
 
@@ -26,6 +27,7 @@ async function ask(path, given = {}) {
 function query() {
   const given = {};
   if (folder) given.folder = folder;
+  if (className) given.class = className;
   for (const id of filters) {
     const value = $(id).value.trim();
     if (value && value !== "all") given[id] = value;
@@ -143,11 +145,29 @@ async function search(known) {
 
 // --- folders ---
 
-function folderLink(filters, name, shown, count) {
+// A link that keeps the filters, but for its own.
+function filterLink(filters, own, shown, count) {
   const link = make("a", "", shown);
-  link.href = `#/?${new URLSearchParams({...filters, folder: name})}`;
+  Object.assign(link.dataset, own);
+  setAddress(link, filters);
   if (count !== undefined) link.append(make("span", "count", formatNumber(count)));
   return link;
+}
+
+function setAddress(link, filters) {
+  const given = Object.entries({...filters, ...link.dataset}).filter((one) => one[1]);
+  link.href = `#/?${new URLSearchParams(given)}`;
+}
+
+function moreThan(answer, shown) {
+  const more = answer.count - shown.length;
+  return more > 0 ? [make("li", "more", `${formatNumber(more)} more`)] : [];
+}
+
+function inList(link) {
+  const item = make("li");
+  item.append(link);
+  return item;
 }
 
 async function showFolders(known) {
@@ -159,22 +179,50 @@ async function showFolders(known) {
   path.replaceChildren();
   const parts = folder ? folder.split("/") : [];
   ["All", ...parts].forEach((part, depth) => {
-    const item = make("li");
-    const link = folderLink(given, parts.slice(0, depth).join("/"), part.replaceAll("%25", "%"));
+    const above = parts.slice(0, depth).join("/");
+    const link = filterLink(given, {folder: above}, part.replaceAll("%25", "%"));
     if (depth === parts.length) link.setAttribute("aria-current", "true");
-    item.append(link);
-    path.append(item);
+    path.append(inList(link));
   });
   const items = answer.folders.map((one) => {
-    const item = make("li");
-    item.append(folderLink(given, folder ? `${folder}/${one.name}` : one.name, one.shown, one.count));
-    return item;
+    const name = folder ? `${folder}/${one.name}` : one.name;
+    return inList(filterLink(given, {folder: name}, one.shown, one.count));
   });
-  if (answer.count > answer.folders.length) {
-    items.push(make("li", "more", `${formatNumber(answer.count - answer.folders.length)} more`));
-  }
-  $("list").replaceChildren(...items);
+  $("list").replaceChildren(...items, ...moreThan(answer, items));
   $("folders").classList.toggle("none", !answer.count && !folder);
+}
+
+// --- classes that folders do not tell ---
+
+async function showClasses(given = {}) {
+  const answer = await ask("classes", given);
+  const list = $("class-list");
+  $("classes").hidden = !answer.total;
+  if (!answer.total) return;
+  const total = formatNumber(answer.total);
+  if (answer.read === null) {
+    const button = make("button", "", `Read ${total} labels`);
+    button.type = "button";
+    button.addEventListener("click", () => showClasses({read: 1}));
+    list.replaceChildren(button);
+  } else if (answer.classes) {
+    const filters = query();
+    const items = answer.classes.map((one) =>
+      inList(filterLink(filters, {class: one.name}, one.shown, one.count)));
+    const all = inList(filterLink(filters, {class: ""}, "All"));
+    list.replaceChildren(all, ...items, ...moreThan(answer, items));
+    markClass();
+  } else {
+    list.replaceChildren(make("li", "more", `${formatNumber(answer.read)} of ${total} labels read`));
+    setTimeout(() => showClasses(), 500);
+  }
+}
+
+function markClass() {
+  for (const link of document.querySelectorAll("#class-list a")) {
+    if (link.dataset.class === className) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  }
 }
 
 // --- one member ---
@@ -257,6 +305,7 @@ function addFact(label, value, href) {
 function showFacts(member) {
   $("facts").replaceChildren();
   if (member.folder) addFact("Folder", member.shown_folder, `#/?${new URLSearchParams({folder: member.folder})}`);
+  if (member.class !== null) addFact("Class", member.class);
   if (member.labels.length) addFact(member.labels.length > 1 ? "Labels" : "Label", member.labels.join(", "));
   addFact("Size", formatBytes(member.size));
   if (member.stored_size !== member.size) addFact("Stored", formatBytes(member.stored_size));
@@ -321,9 +370,12 @@ function readAddress() {
   const before = JSON.stringify(query());
   for (const id of filters) $(id).value = values.get(id) || (id === "kind" ? "all" : "");
   folder = values.get("folder") || "";
+  className = values.get("class") || "";
   const changed = JSON.stringify(query()) !== before;
   if (changed) {
     showFolders();
+    markClass();
+    keepFiltersInLinks();
     search();
   }
   const member = /^\/member\/(\d+)$/.exec(path);
@@ -331,13 +383,15 @@ function readAddress() {
   else if (dialog.open) closeMember();
 }
 
-// The address and the links to folders keep the filters.
+// The address and the links to folders and classes keep the filters.
 function keepFilters() {
   history.replaceState(null, "", `#/?${new URLSearchParams(query())}`);
-  for (const link of document.querySelectorAll("nav a")) {
-    const own = new URLSearchParams(link.hash.split("?")[1]).get("folder") || "";
-    link.href = `#/?${new URLSearchParams({...query(), folder: own})}`;
-  }
+  keepFiltersInLinks();
+}
+
+function keepFiltersInLinks() {
+  const filters = query();
+  for (const link of document.querySelectorAll("nav a")) setAddress(link, filters);
 }
 
 let waiting;
@@ -388,7 +442,9 @@ function start() {
   $("title").textContent = more ? `${name} and ${more} more` : name;
   $("title").title = overview.archives.join("\n");
   document.title = $("title").textContent;
-  if (matchMedia("(max-width: 700px)").matches) $("folders").open = false;
+  const narrow = matchMedia("(max-width: 700px)").matches;
+  $("folders").open = !narrow;
+  $("classes").open = !narrow;
   const before = JSON.stringify(query());
   readAddress();
   if (JSON.stringify(query()) === before) {
@@ -396,6 +452,7 @@ function start() {
     // A long list must not delay the images.
     requestAnimationFrame(() => setTimeout(() => showFolders(folder ? undefined : first.folders)));
   }
+  requestAnimationFrame(() => setTimeout(() => showClasses()));
 }
 
 start();
