@@ -40,6 +40,11 @@ cdef uint32_t crc32_after(uint32_t before, const uint8_t* data, size_t size) noe
     return crc_update(CRC_32, before, data, size)
 
 
+cdef uint32_t crc32c_after(uint32_t before, const uint8_t* data, size_t size) noexcept nogil:
+    """Do `crc32c` for native code."""
+    return crc_update(CRC_32C, before, data, size)
+
+
 def crc32(data, uint32_t value=0, /):
     """Return the CRC-32 of bytes that follow others whose CRC-32 is `value`."""
     return update(CRC_32, data, value)

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from imagearchive.storage.path_options import BlockCacheOptions
-from imagearchive.storage.remote.block_file import BLOCK
+from imagearchive.storage.remote.block_file import BLOCK, BlockReader
 from imagearchive.storage.remote.block_folder import BlockFolder, open_folder
 from imagearchive.storage.remote.ranges import MAX_REQUEST
 
@@ -94,13 +94,11 @@ class ObjectBlocks:
 
     def read(self, offset: int, size: int) -> bytes | None:
         """Return a range, or None if a part of it is not in the cache."""
-        parts = []
+        reader = BlockReader(size)
         for number, start, stop in _split(offset, size):
-            part = self._folder.load(self._digest, number, start, stop)
-            if part is None:
+            if not self._folder.load(reader, self._digest, number, start, stop):
                 return None
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return reader.result()
 
     def fetch(self, offset: int, size: int, request: _Request) -> memoryview:
         """Return a range, and cache what had to be requested for it.
@@ -115,12 +113,12 @@ class ObjectBlocks:
         found = bytearray(size)
         missing: list[int] = []
         for number, start, stop in _split(offset, size):
-            part = self._folder.load(self._digest, number, start, stop)
-            if part is None:
-                missing.append(number)
-            else:
+            reader = BlockReader(stop - start)
+            if self._folder.load(reader, self._digest, number, start, stop):
                 at = number * BLOCK + start - offset
-                found[at : at + len(part)] = part
+                found[at : at + stop - start] = reader.result()
+            else:
+                missing.append(number)
 
         def keep(number: int, data: memoryview) -> None:
             start = max(offset, number * BLOCK)

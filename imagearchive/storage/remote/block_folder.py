@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
-import hashlib
 import logging
 import os
 import re
@@ -27,7 +26,12 @@ import numpy as np
 from imagearchive.storage.crc import crc32c
 from imagearchive.storage.fork_lock import ForkSafeLock
 from imagearchive.storage.path_options import BlockCacheOptions
-from imagearchive.storage.remote.block_file import BLOCK, describe_block, header_size, read_block
+from imagearchive.storage.remote.block_file import (
+    BLOCK,
+    BlockReader,
+    describe_block,
+    header_size,
+)
 
 __all__ = ["BlockFolder", "BlockUsage", "block_usage", "open_folder", "remove_blocks"]
 
@@ -54,7 +58,6 @@ _LOCK_INTERVAL: Final = 0.002
 # Seconds without writing after the disk was full or the folder could not be written.
 _PAUSE: Final = 30.0
 
-_OPEN_BLOCK: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_COUNT: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -153,31 +156,27 @@ class BlockFolder:
 
     def path_of(self, digest: bytes, number: int) -> str:
         """Return the path of a block."""
-        key = digest + number.to_bytes(8, "little")
-        name = hashlib.blake2b(key, digest_size=16).hexdigest()
-        return f"{self._path}/{name[:2]}/{name[2:]}"
+        return f"{self._path}/{(digest[0] + number) & 255:02x}/{digest.hex()}-{number:x}"
 
-    def load(self, digest: bytes, number: int, start: int, stop: int) -> bytes | None:
-        """Return a part of a block; None if it is not there. A damaged block is removed."""
+    def load(self, reader: BlockReader, digest: bytes, number: int, start: int, stop: int) -> bool:
+        """Add a part of a block to a reader; return whether it is there.
+
+        A damaged block is removed.
+        """
         path = self.path_of(digest, number)
         try:
-            descriptor = os.open(path, _OPEN_BLOCK)
-        except OSError:
-            return None
-        try:
-            data = read_block(descriptor, digest, number, start, stop)
-            if data is None:
+            modified = reader.add(path, digest, number, start, stop)
+            if modified is None:
                 logger.warning("%s: damaged; fetching this part of the object again", path)
                 os.unlink(path)
-            elif time.time() - os.fstat(descriptor).st_mtime > _TOUCH_INTERVAL:
-                # Fails in a folder that may only be read.
-                with contextlib.suppress(OSError):
-                    os.utime(descriptor)
+                return False
         except OSError:
-            return None
-        finally:
-            os.close(descriptor)
-        return data
+            return False
+        if time.time() - modified > _TOUCH_INTERVAL:
+            # Fails in a folder that may only be read.
+            with contextlib.suppress(OSError):
+                os.utime(path, follow_symlinks=False)
+        return True
 
     def store(self, digest: bytes, first: int, blocks: list[memoryview]) -> None:
         """Write blocks that follow each other, unless that is impossible now."""
