@@ -193,5 +193,19 @@ def _explained(error: ModuleNotFoundError) -> ModuleNotFoundError:
     )
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """Have notebooks show batches as thumbnails; ``%load_ext imagearchive`` calls this."""
+    from imagearchive.datasets.notebook import batch_html
+
+    for kind in (tuple, list, dict):
+        shell.display_formatter.formatters["text/html"].for_type(kind, batch_html)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Undo `load_ipython_extension`."""
+    for kind in (tuple, list, dict):
+        shell.display_formatter.formatters["text/html"].pop(kind, None)
+
+
 def __dir__() -> list[str]:
     return sorted({*__all__, "__version__", "open"})

@@ -1,8 +1,9 @@
-"""What a notebook shows of a dataset."""
+"""What a notebook shows of a dataset, and of a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,29 @@ from imagearchive.datasets.pil_loader import pil_loader
 from imagearchive.datasets.protocols import offered_method
 from imagearchive.datasets.shown_samples import (
     all_labels,
+    are_images,
     as_shown_sample,
+    batch_columns,
     class_names,
+    count_samples,
+    is_picture,
+    load_sample,
     locate_sample,
 )
-from imagearchive.images.notebook import SIDE, STRIP, Summary, count_classes, format_bytes
+from imagearchive.images.notebook import (
+    SIDE,
+    STRIP,
+    Summary,
+    check_decoding_time,
+    count_classes,
+    format_bytes,
+    summary_html,
+)
+from imagearchive.images.thumbnails import thumbnail
 from imagearchive.transforms.drawing import draw_sample, images_of
+from imagearchive.transforms.fields import Boxes, Image, Keypoints, Mask, Sample
 
-__all__ = ["summarize_dataset"]
+__all__ = ["batch_html", "summarize_dataset"]
 
 
 def summarize_dataset(dataset: Any) -> Summary:
@@ -36,6 +52,43 @@ def summarize_dataset(dataset: Any) -> Summary:
         labels = np.zeros(0)
     classes, is_estimate = count_classes(labels, names) if len(labels) else ([], False)
     return Summary(repr(dataset), facts, classes, is_estimate, _pictures(dataset))
+
+
+def batch_html(value: Any) -> str | None:
+    """Return what a notebook shows of a batch of images; None of any other tuple, list, or dict.
+
+    IPython shows a value for which it gets None as it would without this function.
+    """
+    columns = batch_columns(value)
+    if columns is None and isinstance(value, list) and value and isinstance(value[0], dict):
+        # A list of samples.
+        columns = value[0]
+        is_batch = any(is_picture(one) for one in columns.values())
+    else:
+        is_batch = any(are_images(column) for column in (columns or {}).values())
+    if columns is None or not is_batch:
+        return None
+    return summary_html(value, lambda: _summarize_batch(value, columns))
+
+
+def _summarize_batch(batch: Any, columns: dict[str, Any]) -> Summary:
+    count = count_samples(batch)
+    facts = [(name, _kind_of(column)) for name, column in columns.items()]
+    pictures = (
+        (f"sample {index}", partial(_drawn_of_batch, batch, index))
+        for index in range(min(STRIP, count))
+    )
+    return Summary(f"batch of {count:,} samples", facts, pictures=pictures)
+
+
+def _kind_of(column: Any) -> str:
+    shape = getattr(column, "shape", None)
+    name = type(column).__name__
+    return name if shape is None else f"{column.dtype} {tuple(shape)}"
+
+
+def _drawn_of_batch(batch: Any, index: int) -> Any:
+    return _drawn(batch, load_sample(batch, index, SIDE))
 
 
 def _archives(dataset: Any) -> list[Any]:
@@ -65,15 +118,35 @@ def _reader(dataset: Any, index: int) -> Callable[[], Any] | None:
 
     A random transform without a key would draw other numbers afterwards.
     """
-    load = offered_method(dataset, "load")
-    if load is not None:
-        return lambda: _drawn(dataset, load(index))
+    if offered_method(dataset, "load") is not None:
+        return lambda: _drawn(dataset, _load_small(dataset, index))
     read = offered_method(dataset, "read")
     if read is not None and offered_method(dataset, "label") is not None and _is_plain(dataset):
         return lambda: read(index)
     if getattr(dataset, "transform", None) is not None:
         return None
     return lambda: _drawn(dataset, dataset[index])
+
+
+def _load_small(dataset: Any, index: int) -> Sample:
+    """Load a sample; its images are decoded as thumbnails if nothing refers to their pixels.
+
+    Raises
+    ------
+    ValueError, ImageArchiveError
+        It cannot be read, or not soon enough.
+    """
+    kinds = dataset.fields
+    encoded = [name for name, kind in kinds.items() if isinstance(kind, (Image, Mask))]
+    sample: Sample = dataset.load(index, encoded=encoded)
+    whole = any(isinstance(kind, (Mask, Boxes, Keypoints)) for kind in kinds.values())
+    values = dict(sample)
+    for name in encoded:
+        if isinstance(values.get(name), (bytes, memoryview)):
+            check_decoding_time(values[name], whole)
+            if not whole:
+                values[name] = thumbnail(values[name], SIDE)
+    return dataset.load(index) if whole else Sample(values, sample.fields)
 
 
 def _is_plain(dataset: Any) -> bool:

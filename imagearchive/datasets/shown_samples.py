@@ -30,10 +30,13 @@ from imagearchive.transforms.fields import (
 
 __all__ = [
     "all_labels",
+    "are_images",
     "as_shown_sample",
+    "batch_columns",
     "choose_samples",
     "class_names",
     "count_samples",
+    "is_picture",
     "labels_of",
     "load_sample",
     "locate_sample",
@@ -59,7 +62,7 @@ def count_samples(data: Any) -> int:
     OptionTypeError
         It is neither.
     """
-    columns = _columns(data)
+    columns = batch_columns(data)
     if columns is not None:
         return min((len(column) for column in columns.values()), default=0)
     readable = hasattr(data, "load") or (
@@ -73,14 +76,14 @@ def count_samples(data: Any) -> int:
     return len(data)
 
 
-def _columns(data: Any) -> dict[str, Any] | None:
+def batch_columns(data: Any) -> dict[str, Any] | None:
     """Return the columns of a batch; None if the data is a sequence of samples."""
     if isinstance(data, dict):
         # Entries without a length say something of the whole batch.
         return {str(name): column for name, column in data.items() if _is_column(column)}
     if _is_array(data, 4):
         return {"image": data}
-    if isinstance(data, (tuple, list)) and len(data) and _are_images(data[0]):
+    if isinstance(data, (tuple, list)) and len(data) and are_images(data[0]):
         names = ["image", "label", *(str(number) for number in range(2, len(data)))]
         return {name: column for name, column in zip(names, data) if _is_column(column)}
     return None
@@ -92,7 +95,7 @@ def _is_column(value: Any) -> bool:
     return isinstance(value, (list, tuple))
 
 
-def _are_images(value: Any) -> bool:
+def are_images(value: Any) -> bool:
     """Whether a value is the images of a batch, not one sample."""
     if isinstance(value, list):
         return bool(value) and all(
@@ -131,7 +134,7 @@ def load_sample(
     fields : mapping of str to Field, optional
         The kinds of its values. By default they follow from names and types.
     """
-    columns = _columns(data)
+    columns = batch_columns(data)
     if columns is not None:
         kinds = fields or getattr(data, "fields", None)
         return as_shown_sample(
@@ -188,7 +191,7 @@ def as_shown_sample(item: Any, fields: Mapping[str, Field] | None, size: int) ->
     if isinstance(item, Sample) and fields is None:
         return item
     if isinstance(item, (tuple, list)):
-        if item and all(_is_picture(value) for value in item):
+        if item and all(is_picture(value) for value in item):
             # The views of one sample.
             item = {f"view {number}": value for number, value in enumerate(item)}
         else:
@@ -213,19 +216,19 @@ def as_shown_sample(item: Any, fields: Mapping[str, Field] | None, size: int) ->
 def _guess_kind(name: str, value: Any) -> Field | None:
     if name == KEY:
         return None
-    if _is_picture(value) and name not in ("mask", "masks", "segmentation"):
+    if is_picture(value) and name not in ("mask", "masks", "segmentation"):
         return Image()
     kind = _KINDS.get(name)
     if isinstance(value, str):
         return Text()
-    if kind is None or (kind is Image and not (_is_picture(value) or _is_array(value, 2))):
+    if kind is None or (kind is Image and not (is_picture(value) or _is_array(value, 2))):
         return None
     ndim = len(np.shape(value))
     fits = {Boxes: ndim in (1, 2), Keypoints: ndim in (2, 3), Mask: ndim in (2, 3)}
     return kind() if fits.get(kind, True) else None  # type: ignore[call-overload]
 
 
-def _is_picture(value: Any) -> bool:
+def is_picture(value: Any) -> bool:
     """Whether a value looks like an image."""
     if isinstance(value, PillowImage.Image):
         return True
@@ -333,7 +336,7 @@ def _class_number(name: Any, names: Sequence[str] | None) -> Any:
 
 def all_labels(data: Any) -> npt.NDArray[Any] | None:
     """Return the labels of all samples if they can be had without reading the samples."""
-    columns = _columns(data)
+    columns = batch_columns(data)
     if columns is not None:
         found = columns.get("label")
     else:

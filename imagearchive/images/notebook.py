@@ -26,6 +26,7 @@ __all__ = [
     "SIDE",
     "STRIP",
     "Summary",
+    "check_decoding_time",
     "count_classes",
     "counting_step",
     "format_bytes",
@@ -45,7 +46,7 @@ _ENCODED_BYTES: Final = 16_000_000
 _SHOWN_CLASSES: Final = 10
 _LONGEST_TEXT: Final = 80
 #: With more labels, some are counted and the rest is estimated.
-_COUNTED: Final = 2_000_000
+_COUNTED: Final = 1_000_000
 
 _BOX: Final = (
     f"display:inline-block;width:{SIDE}px;height:{SIDE}px;margin:2px;overflow:hidden;"
@@ -206,14 +207,30 @@ def _box(caption: str, read: Callable[[], Any]) -> str:
 
 
 def _decode(encoded: Buffer) -> npt.NDArray[np.uint8]:
+    check_decoding_time(encoded)
+    return thumbnail(encoded, SIDE)
+
+
+def check_decoding_time(encoded: Buffer, whole: bool = False) -> None:
+    """Raise an error if an image would take too long to decode.
+
+    Parameters
+    ----------
+    encoded : buffer
+    whole : bool
+        At full size, not as a thumbnail.
+
+    Raises
+    ------
+    ValueError, DecodeError
+    """
     size = memoryview(encoded).nbytes
     if size > _ENCODED_BYTES:
         raise ValueError(f"{format_bytes(size)} are too much for a thumbnail here")
     width, height = image_size(encoded)
-    limit = _JPEG_PIXELS if bytes(memoryview(encoded)[:2]) == b"\xff\xd8" else _PIXELS
-    if width * height > limit:
+    is_jpeg = bytes(memoryview(encoded)[:2]) == b"\xff\xd8"
+    if width * height > (_JPEG_PIXELS if is_jpeg and not whole else _PIXELS):
         raise ValueError(f"{width} x {height} pixels are too many for a thumbnail here")
-    return thumbnail(encoded, SIDE)
 
 
 def _escape(text: str, longest: int = _LONGEST_TEXT) -> str:

@@ -69,6 +69,7 @@ def _directories(table: _Table) -> tuple[list[tuple[str, int]], bool]:
 def _directory(table: _Table, number: int) -> str | None:
     step = counting_step(len(table.label_values))
     row = step * int(np.argmax(table.label_values[::step] == number))
-    member = int(np.searchsorted(table.label_offsets, row, "right")) - 1
+    # Of another type, the number would make NumPy convert all of the offsets.
+    member = int(np.searchsorted(table.label_offsets, np.uint64(row), "right")) - 1
     directory, slash, _ = table.name(member).partition("/")
     return directory if slash else None

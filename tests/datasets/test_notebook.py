@@ -10,7 +10,9 @@ from support.images import noise, photo
 
 import imagearchive
 from imagearchive import (
+    Boxes,
     CombinedLazyDataset,
+    DataLoader,
     ImageArchive,
     IndexTable,
     LazyNPZDataset,
@@ -180,6 +182,21 @@ def test_html_of_huge_image_does_not_decode_it(tmp_path):
     assert "3000 x 3000 pixels are too many" in text
 
 
+@pytest.mark.parametrize("end", ["png", "jpg"])
+def test_html_of_samples_decodes_no_huge_image(tmp_path, end):
+    """At an eighth of its size, a JPEG is decoded soon enough, unless boxes refer to its pixels."""
+    format = {"png": "PNG", "jpg": "JPEG"}[end]
+    large = encoded(np.zeros((2100, 2100, 3), np.uint8), format)
+    path = write_tar(tmp_path / "a.tar", {f"0.{end}": large, "0.txt": b"1 2 30 40"})
+    fields = {"image": f"{{key}}.{end}", "boxes": Boxes("{key}.txt")}
+    with SampleArchive(path, {"image": f"{{key}}.{end}"}) as plain:
+        assert thumbnails(html_of(plain)) == (end == "jpg")
+    with SampleArchive(path, fields) as boxed:
+        text = html_of(boxed)
+    assert thumbnails(text) == 0
+    assert "2100 x 2100 pixels are too many" in text
+
+
 def test_html_of_large_noisy_images_is_small(tmp_path):
     members = {
         f"{number:03}/{number}.jpg": encoded(noise(400, 400, seed=number), "JPEG")
@@ -253,3 +270,72 @@ def test_html_of_remote_archive_sends_no_requests(pets, faulty_server):
             assert "24" in text
             assert thumbnails(text) == 0
         assert len(faulty_server.requests) == sent
+
+
+class Shell:
+    """What an extension of IPython uses of it."""
+
+    def __init__(self):
+        self.functions = {}
+        self.display_formatter = self
+        self.formatters = {"text/html": self}
+
+    def for_type(self, kind, function):
+        self.functions[kind] = function
+
+    def pop(self, kind, default):
+        return self.functions.pop(kind, default)
+
+    def html_of(self, value):
+        function = self.functions.get(type(value))
+        return None if function is None else function(value)
+
+
+@pytest.fixture
+def shell():
+    shell = Shell()
+    imagearchive.load_ipython_extension(shell)
+    return shell
+
+
+@pytest.mark.parametrize("size", [3, 20])
+@pytest.mark.parametrize("transform", [None, RandomHorizontalFlip()])
+def test_extension_shows_batches_of_a_loader(shell, pets, size, transform):
+    with ImageArchive(pets) as pairs, SampleArchive(pets, {"image": "{key}.png"}) as samples:
+        for dataset in (pairs, samples):
+            batch = next(iter(DataLoader(dataset, batch_size=size, transform=transform)))
+            text = shell.html_of(batch)
+            assert f"batch of {size} samples" in text
+            assert thumbnails(text) == min(size, 12)
+            assert "image: " in text
+
+
+def test_extension_shows_dict_of_images_of_several_sizes(shell):
+    batch = {"image": [noise(9, 9), noise(5, 7)], "label": np.arange(2)}
+    text = shell.html_of(batch)
+    assert thumbnails(text) == 2
+    assert "label: int64 (2,)" in text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        (),
+        {},
+        (1, 2),
+        ("a", [1]),
+        {"a": np.arange(3)},
+        {"a": "text"},
+        (np.zeros((2, 3)), 1),
+        [],
+        [1],
+        [{"a": 1}],
+    ],
+)
+def test_extension_leaves_other_values_alone(shell, value):
+    assert shell.html_of(value) is None
+
+
+def test_extension_that_is_unloaded_shows_nothing(shell):
+    imagearchive.unload_ipython_extension(shell)
+    assert shell.html_of((np.zeros((2, 4, 4, 3), np.uint8), np.arange(2))) is None
