@@ -8,7 +8,7 @@ take much more time or memory than its own length.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -34,8 +34,10 @@ __all__ = [
     "HeaderBudget",
     "NpyHeader",
     "build_header",
+    "iter_bytes",
     "parse_header",
     "write_array",
+    "write_header",
 ]
 
 MAGIC: Final = b"\x93NUMPY"
@@ -59,6 +61,9 @@ MAX_HEADERS: Final = 1 << 20
 MAX_EMPTY_ELEMENTS: Final = 1 << 20
 
 _MAX_BYTES: Final = 2**63 - 1
+# How much is written at a time, which is still in the cache of a processor when the system copies
+# it.
+_WRITE_BYTES: Final = 1 << 19
 # Enough for nearly every header, so that one read suffices.
 _FIRST_READ: Final = 256
 
@@ -318,14 +323,46 @@ def write_array(file: _Target, array: npt.NDArray[Any], align: int = ALIGNMENT) 
     OptionTypeError
         The array contains objects.
     """
-    fortran_order = array.flags.f_contiguous and not array.flags.c_contiguous
-    header = build_header(array.dtype, array.shape, fortran_order, align, file.tell())
+    size = write_header(file, array, align)
+    for chunk in iter_bytes(array, file.tell()):
+        file.write(chunk)
+    return size + array.nbytes
+
+
+def write_header(file: _Target, array: npt.NDArray[Any], align: int = ALIGNMENT) -> int:
+    """Write only the header of an array; arguments, errors, and result as for `write_array`."""
+    header = build_header(array.dtype, array.shape, _is_fortran(array), align, file.tell())
     file.write(header)
-    if array.nbytes:
-        ordered = array.T if fortran_order else array
-        for chunk in _contiguous_chunks(ordered):
-            file.write(chunk.reshape(-1).view(np.uint8).data)
-    return len(header) + array.nbytes
+    return len(header)
+
+
+def iter_bytes(array: npt.NDArray[Any], position: int = 0) -> Iterator[memoryview]:
+    """Return the bytes of an array as `write_array` writes them, in chunks of 512 KiB or less.
+
+    A large array is never passed to the system as a whole. It would take memory for all of it in
+    the largest units, and where a virtual machine has given those back, getting them again takes
+    ten times as long as copying the bytes.
+
+    Parameters
+    ----------
+    array : ndarray
+    position : int
+        Where in the file the bytes begin. Chunks then end at multiples of their size.
+    """
+    if not array.nbytes:
+        return
+    for part in _contiguous_chunks(array.T if _is_fortran(array) else array):
+        data = part.reshape(-1).view(np.uint8).data
+        start = 0
+        while start < len(data):
+            end = start + _WRITE_BYTES - (position + start) % _WRITE_BYTES
+            yield data[start:end]
+            start = end
+        position += len(data)
+
+
+def _is_fortran(array: npt.NDArray[Any]) -> bool:
+    return bool(array.flags.f_contiguous and not array.flags.c_contiguous)
 
 
 def _contiguous_chunks(array: npt.NDArray[Any]) -> Iterable[npt.NDArray[Any]]:

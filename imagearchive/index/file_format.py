@@ -27,6 +27,7 @@ from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.storage.atomic import AtomicFile
 from imagearchive.storage.crc import crc32
 from imagearchive.storage.location import PublishingLocation
+from imagearchive.storage.protocol import file_identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -72,12 +73,17 @@ class IndexFile(NamedTuple):
 
 def save(
     location: Location, sections: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]
-) -> None:
+) -> tuple[int, str] | None:
     """Write an index atomically.
 
     The sections are written to a temporary file in the same directory, which is synchronized to
     disk and then renamed. Several processes may do this at once: all write the same bytes, and
     the last one wins.
+
+    Returns
+    -------
+    (int, str) or None
+        Size and identity of the file, as in `IndexFile`; None if it is not on this machine.
 
     Raises
     ------
@@ -88,20 +94,27 @@ def save(
     if path is not None:
         with AtomicFile(path, check=False) as target, os_errors_for(path):
             _write(target.file, sections, meta)
-    elif isinstance(location, PublishingLocation):
+            target.file.flush()
+            status = os.fstat(target.file.fileno())
+        return status.st_size, file_identity(status)
+    if isinstance(location, PublishingLocation):
         with tempfile.NamedTemporaryFile(prefix="imagearchive-") as file:
             _write(file, sections, meta)
             file.flush()
             location.publish(file.name)
-    else:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), location.path)
+        return None
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), location.path)
 
 
 def _write(file: Any, sections: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> None:
     described = []
     for name, array in sections.items():
-        npy.write_array(file, array)
-        described.append({"name": name, "crc32": checksum(array)})
+        npy.write_header(file, array)
+        crc = 0
+        for chunk in npy.iter_bytes(array, file.tell()):
+            crc = crc32(chunk, crc)
+            file.write(chunk)
+        described.append({"name": name, "crc32": crc})
     whole = {**meta, "format": FORMAT, "version": VERSION, "sections": described}
     text = json.dumps(whole, sort_keys=True, ensure_ascii=True).encode()
     npy.write_array(file, np.frombuffer(text, np.uint8))

@@ -201,6 +201,6 @@ def _digest(file: Location, headers: Sequence[int], end: int) -> str:
         ranges = [(at, min(size, storage.size - at)) for at, size in ranges if at < storage.size]
         if isinstance(storage, RangesStorage):
             storage.prefetch_ranges(ranges)
-        for offset, size in ranges:
-            digest.update(storage.read(offset, size))
+        read = storage.read
+        digest.update(b"".join([read(offset, size) for offset, size in ranges]))
     return digest.hexdigest()

@@ -27,7 +27,7 @@ from imagearchive.containers.rows import (
 from imagearchive.index.linked_directories import LinkedPart, append_linked, linked_files
 from imagearchive.index.links import LinkTargets, link_targets
 from imagearchive.index.lookup import Lookup
-from imagearchive.index.name_order import is_last_of_name, sort_names
+from imagearchive.index.name_order import is_last_of_name, sort_and_compare_names, sort_names
 from imagearchive.index.names import gather, normalize_all
 
 __all__ = ["Resolved", "resolve"]
@@ -56,10 +56,15 @@ def resolve(rows: RowBuffer) -> Resolved:
     names, offsets = normalize_all(
         rows.names[: rows.name_bytes], rows.name_ends[:count], rows.link_ends[:count]
     )
-    order = sort_names(names, offsets)
+    order, distinct = sort_and_compare_names(names, offsets)
     # Contiguous, since it is compared many times.
     kinds = np.ascontiguousarray(entries["kind"])
     is_nameless = offsets[1:] == offsets[:-1]
+    if distinct and not is_nameless.any() and _are_readable(kinds).all():
+        # Nearly every archive: each row is that of a member.
+        entries = _without_spare(entries, rows)
+        entries["index"] = np.arange(count, dtype=np.uint64)
+        return Resolved(entries, names, offsets, order, [], rows.left_out)
     holds = is_last_of_name(names, offsets, order) & ~is_nameless
     links = np.flatnonzero((kinds == KIND_HARDLINK) | (kinds == KIND_SYMLINK))
     targets = LinkTargets(np.empty(0, np.int64), {}, {})
@@ -70,8 +75,7 @@ def resolve(rows: RowBuffer) -> Resolved:
         found = targets.rows >= 0
         entries[links[found]] = rows.entries[:count][targets.rows[found]]
         kinds = np.ascontiguousarray(entries["kind"])
-    readable = (kinds == KIND_FILE) | (kinds == KIND_SPARSE) | (kinds == KIND_ENCRYPTED)
-    is_live = readable & holds
+    is_live = _are_readable(kinds) & holds
     is_named = (kinds == KIND_DIRECTORY) & holds
     directories = [
         names[int(offsets[row]) : int(offsets[row + 1])].tobytes()
@@ -113,9 +117,8 @@ def resolve(rows: RowBuffer) -> Resolved:
         position = np.cumsum(is_live, dtype=np.uint64) - 1
         order = position[order[is_live[order]]]
         names, offsets = gather(names, offsets, live)
-    elif entries.base is not None and _MAX_SPARE * count < len(rows.entries):
-        # The table would keep all of the scanner's memory.
-        entries = entries.copy()
+    else:
+        entries = _without_spare(entries, rows)
     entries["index"] = np.arange(len(entries), dtype=np.uint64)
     if directories:
         lookup = Lookup(entries, names, offsets, order)
@@ -125,6 +128,16 @@ def resolve(rows: RowBuffer) -> Resolved:
             if name and lookup.bounds(name + b"/")[0] == lookup.bounds(name + b"/")[1]
         )
     return Resolved(entries, names, offsets, order, directories, left_out)
+
+
+def _are_readable(kinds: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
+    return (kinds == KIND_FILE) | (kinds == KIND_SPARSE) | (kinds == KIND_ENCRYPTED)
+
+
+def _without_spare(entries: npt.NDArray[Any], rows: RowBuffer) -> npt.NDArray[Any]:
+    """Return the entries, copied if they would keep much more memory of the scanner."""
+    is_view = entries.base is not None
+    return entries.copy() if is_view and _MAX_SPARE * len(entries) < len(rows.entries) else entries
 
 
 def _name(names: npt.NDArray[np.uint8], offsets: npt.NDArray[np.uint64], row: int) -> bytes:

@@ -50,10 +50,11 @@ class SavedTable(MemberTable):
         ipath: str,
         apath: str | os.PathLike[str] | None = None,
         sizes: npt.ArrayLike | None = None,
+        check: bool = True,
     ) -> Self:
         """Map an index file without checking whether the archive is still the same.
 
-        All columns are checked, once per process and state of the file.
+        All columns are checked, once per process and state of the file, unless `check` is false.
 
         Besides our own files, this reads the index of the original ImageArchive: one numeric 2-D
         array of index, offset, size and labels. Such a file has no names, so its members are
@@ -67,6 +68,8 @@ class SavedTable(MemberTable):
             The archive. By default the files that the index names, relative to its directory.
         sizes : array-like of int, optional
             The size in bytes of each file of the archive. By default what the index says.
+        check : bool
+            False if nothing is looked up in the table, or if this process has written it.
 
         Raises
         ------
@@ -88,9 +91,9 @@ class SavedTable(MemberTable):
         check_metadata(ipath, meta)
         archives = meta["archives"]
         seekable = file_sizes(ipath, archives) if sizes is None else sizes
-        check_columns(
-            ipath, identity, columns, shard_sizes(ipath, seekable, derived_files(ipath, meta))
-        )
+        limits = shard_sizes(ipath, seekable, derived_files(ipath, meta))
+        if check:
+            check_columns(ipath, identity, columns, limits)
         if apath is not None and len(archives) == 1:
             # A renamed archive keeps its index.
             files = [locate(apath).path]
@@ -109,18 +112,18 @@ class SavedTable(MemberTable):
             The file cannot be written.
         """
         location = locate(path)
-        self.write(location)
-        return self.load_written(location, self.files, self.file_signatures)
+        written = self.write(location)
+        return self.load_written(location, self.files, self.file_signatures, written)
 
-    def write(self, location: Location) -> None:
-        """Save the table; raises as `save`."""
+    def write(self, location: Location) -> Signature | None:
+        """Save the table; returns what `file_format.save` does, and raises as `save`."""
         sections = {name: getattr(self, name) for name in COLUMNS}
         sections.update(sorted(self.extra.items()))
         if is_cached(location):
             # The name of a cached index does not tell whose it is.
             sections[FILES] = describe_files(self.file_signatures)
         meta = {key: value for key, value in self.meta.items() if key != "sections"}
-        file_format.save(location, sections, meta)
+        return file_format.save(location, sections, meta)
 
     @classmethod
     def load_written(
@@ -128,14 +131,17 @@ class SavedTable(MemberTable):
         location: Location,
         files: Sequence[str],
         file_signatures: Mapping[str, Signature],
+        written: Signature | None,
     ) -> Self:
-        """Map the table that `write` has just saved."""
+        """Map the table that `write` has just saved; `written` is what it returned."""
         unknown = (UNBOUNDED, "")
-        table = cls.load(
-            location.path,
-            files[0] if files else None,
-            [file_signatures.get(file, unknown)[0] for file in files],
-        )
+        archive = files[0] if files else None
+        sizes = [file_signatures.get(file, unknown)[0] for file in files]
+        table = cls.load(location.path, archive, sizes, check=written is None)
+        mapped = table.storage
+        if mapped is not None and written not in (None, (mapped.size, mapped.identity)):
+            # Another process has replaced the file.
+            table = cls.load(location.path, archive, sizes)
         table.files, table.file_signatures = files, file_signatures
         return table
 

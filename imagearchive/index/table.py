@@ -174,7 +174,7 @@ class IndexTable(SavedTable):
             try:
                 if given is None:
                     location.parent.make_directory()
-                table.write(location)
+                written = table.write(location)
             except OSError as error:
                 if given is not None:
                     raise OptionError(
@@ -188,7 +188,7 @@ class IndexTable(SavedTable):
                 # A large table should not be in memory together with its file.
                 del table
                 try:
-                    return cls.load_written(location, files, found)
+                    return cls.load_written(location, files, found, written)
                 except FileNotFoundError:
                     # Another process has removed the file.
                     return build()
@@ -250,7 +250,7 @@ class IndexTable(SavedTable):
         locations = index_locations(archive, nesting.variant if nesting else "")
         for location in locations:
             try:
-                table = cls.load(location.path, archive.path)
+                table = cls.load(location.path, archive.path, check=not overwrite)
                 if not table.meta or table._belongs_to_another(archive):
                     # The index of the original ImageArchive may list only a part of the archive.
                     continue

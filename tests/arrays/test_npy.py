@@ -13,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from imagearchive.arrays.npy import MAX_HEADER, NpyHeader, build_header, parse_header, write_array
+from imagearchive.arrays.npy import (
+    MAX_HEADER,
+    NpyHeader,
+    build_header,
+    iter_bytes,
+    parse_header,
+    write_array,
+)
 from imagearchive.errors import (
     CorruptArchiveError,
     OptionError,
@@ -111,6 +118,19 @@ def test_write_array_is_aligned_and_read_by_numpy(array, at, align):
     assert loaded.dtype == header.dtype
     assert loaded.shape == header.shape == array.shape
     assert loaded.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_iter_bytes_large_array_gives_aligned_chunks(step):
+    array = np.arange(300_000, dtype=np.uint64)[::step]
+    sizes, data = [], b""
+    for chunk in iter_bytes(array, 128):
+        sizes.append(len(chunk))
+        data += chunk
+    assert data == array.tobytes()
+    assert max(sizes) <= 1 << 19
+    if step == 1:
+        assert all((128 + sum(sizes[:i])) % (1 << 19) == 0 for i in range(1, len(sizes)))
 
 
 def test_write_array_non_contiguous_round_trips():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import tarfile
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support import tar_cases as cases
 from support.tar_rows import (
     GOOD,
@@ -24,7 +26,7 @@ from imagearchive.containers.rows import (
 )
 from imagearchive.containers.tar import scan as tar
 from imagearchive.errors import CorruptArchiveError
-from imagearchive.storage.local import open_storage
+from imagearchive.storage.local import MemoryStorage, open_storage
 
 
 def test_scan_every_flag_gives_its_kind(tmp_path):
@@ -108,6 +110,33 @@ def test_scan_octal_spellings_of_five_are_read(tmp_path, field):
     data = cases.header(b"a", field) + cases.pad(b"12345") + cases.member(b"b") + cases.END
     rows = check_bytes(tmp_path, data)
     assert rows.entries[:2]["size"].tolist() == [5, 0]
+
+
+def octal_value(field):
+    """Return the number in a field, or 0 where there is none."""
+    text = field.lstrip(b" \t")
+    digits = text[: len(text) - len(text.lstrip(b"01234567"))]
+    rest = text[len(digits) :]
+    return int(digits or b"0", 8) if not rest or rest[:1] in (b"\0", b" ") else 0
+
+
+def octal_fields(width):
+    usual = [b"%0*o\0", b"%0*o ", b"%0*o\0 ", b"%0*o \0", b" %0*o\0", b"%0*o"]
+    spelled = st.builds(
+        lambda form, number: (form % (width - len(form % (0, 0)) + 1, number))[:width],
+        st.sampled_from(usual),
+        st.integers(0, 8 ** (width - 2) - 1),
+    )
+    any_bytes = st.text("01234567 \t\x0089/", min_size=width, max_size=width).map(str.encode)
+    return st.one_of(spelled, any_bytes)
+
+
+@given(octal_fields(8), octal_fields(12))
+def test_scan_octal_fields_are_those_of_the_definition(mode, mtime):
+    data = cases.header(b"a", 0, mode=mode, mtime=mtime) + cases.END
+    rows = tar.scan(MemoryStorage(data))
+    assert rows.entries[0]["mode"] == octal_value(mode) & 0o7777
+    assert rows.entries[0]["mtime"] == min(octal_value(mtime) * 10**9, 2**63 - 1)
 
 
 @pytest.mark.parametrize(

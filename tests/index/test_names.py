@@ -17,7 +17,12 @@ from imagearchive.containers.rows import (
 from imagearchive.errors import CorruptIndexError, SampleIndexError
 from imagearchive.index.class_directories import class_directories
 from imagearchive.index.lookup import Lookup
-from imagearchive.index.name_order import is_first_of_name, is_last_of_name, sort_names
+from imagearchive.index.name_order import (
+    is_first_of_name,
+    is_last_of_name,
+    sort_and_compare_names,
+    sort_names,
+)
 from imagearchive.index.names import (
     contains,
     ends_with,
@@ -81,6 +86,29 @@ def test_sort_names_hostile_input_is_sorted(count):
     names = [b"x" * 3000 + b"\0" * (row % 7) + b"%d" % (row % 50) for row in range(count)][::-1]
     order = sort_names(*columns(names))
     assert order.tolist() == sorted(range(count), key=lambda row: (names[row], row))
+
+
+# Keys hold fewer bytes of a name where there are more names.
+@pytest.mark.parametrize("count", [100, 300, 70_000])
+@pytest.mark.parametrize("pattern", [b"%d", b"%d\0", b"class %d/x", b"%d/%%x"])
+def test_sort_names_any_count_is_sorted(count, pattern):
+    names = [pattern % (row * 7919 % (count - 40)) for row in range(count)]
+    order = sort_names(*columns(names))
+    assert order.tolist() == sorted(range(count), key=lambda row: (names[row], row))
+
+
+@given(NAMES)
+def test_sort_and_compare_names_finds_equal_names(names):
+    order, distinct = sort_and_compare_names(*columns(names))
+    assert order.tolist() == sort_names(*columns(names)).tolist()
+    assert distinct == (len(set(names)) == len(names))
+
+
+@pytest.mark.parametrize("last", [b"c0/00000", b"c0/0000", b"c0/00000\0", b"c1/00098", b""])
+@pytest.mark.parametrize("long", [b"", b"x" * 200])
+def test_sort_and_compare_names_one_more_name_decides(last, long):
+    names = [long + b"c%d/%05d" % (row % 3, row) for row in range(100)] + [long + last]
+    assert sort_and_compare_names(*columns(names))[1] == (len(set(names)) == len(names))
 
 
 @given(NAMES)

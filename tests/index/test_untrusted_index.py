@@ -253,6 +253,18 @@ def columns_of(count):
     }
 
 
+def test_load_written_another_file_is_checked(tar):
+    table = IndexTable.open(tar)
+    location = locate(table.path)
+    written = table.write(location)
+    loaded = IndexTable.load_written(location, table.files, table.file_signatures, written)
+    assert len(loaded) == COUNT
+    # As another process may do between writing and loading.
+    rewrite(table.path, assign("name_order", 0, COUNT))
+    with pytest.raises(CorruptIndexError, match="permutation"):
+        IndexTable.load_written(location, table.files, table.file_signatures, written)
+
+
 def test_columns_are_checked_once_per_state_of_the_file():
     columns = columns_of(10)
     check_columns("once", (1, "state"), columns, [10])

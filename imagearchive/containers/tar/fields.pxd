@@ -8,9 +8,48 @@ cdef extern from "<string.h>" nogil:
 
 cdef extern from *:
     """
+    #include <string.h>
     #if defined(__SSE2__)
     #include <emmintrin.h>
     #endif
+
+    /* Whether a field of 8 or 12 bytes is what programs write: 6 or 7 octal digits, or 11, and then
+       NUL or a blank. Any other field is left to the caller. */
+    static inline int plain_octal(const uint8_t *field, uint64_t width, int64_t *value) {
+    #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        const uint64_t zeros = 0x3030303030303030u;
+        uint64_t word, digits;
+        uint32_t rest = 0;
+        memcpy(&word, field, 8);
+        digits = word;
+        if (width == 12) {
+            memcpy(&rest, field + 8, 4);
+            if ((rest & 0x00F8F8F8u) != 0x00303030u || (rest >> 24 & ~0x20u)) return 0;
+        } else if (width != 8) {
+            return 0;
+        } else if (!(word >> 56 & ~(uint64_t) 0x20)
+                   && (word >> 48 & 0xF8) == 0x30) {
+            digits = word << 8 | 0x30;
+        } else if (!(word >> 48 & 0xDF)) {
+            digits = word << 16 | 0x3030;
+        } else {
+            return 0;
+        }
+        if ((digits & 0xF8F8F8F8F8F8F8F8u) != zeros) return 0;
+        /* Neighbors become pairs, then fours, then the number: the first digit is the lowest byte. */
+        digits ^= zeros;
+        digits = (digits * 8 + (digits >> 8)) & 0x00FF00FF00FF00FFu;
+        digits = (digits * 64 + (digits >> 16)) & 0x0000FFFF0000FFFFu;
+        digits = (digits * 4096 + (digits >> 32)) & 0x00000000FFFFFFFFu;
+        if (width == 12)
+            digits = digits << 9 | (rest & 7) << 6 | (rest >> 8 & 7) << 3 | (rest >> 16 & 7);
+        *value = (int64_t) digits;
+        return 1;
+    #else
+        (void) field; (void) width; (void) value;
+        return 0;
+    #endif
+    }
 
     /* The sum of the 512 bytes of a block. */
     static inline uint64_t sum_of_block(const uint8_t *block) {
@@ -33,6 +72,7 @@ cdef extern from *:
     }
     """
     uint64_t sum_of_block(const uint8_t* block) noexcept nogil
+    bint plain_octal(const uint8_t* field, uint64_t width, int64_t* value) noexcept nogil
 
 cdef enum:
     BLOCK = 512
@@ -62,6 +102,8 @@ cdef inline bint tar_number(const uint8_t* field, uint64_t width, int64_t* value
     """
     cdef uint64_t i = 0, bits = 0
     cdef uint8_t fill
+    if plain_octal(field, width, value):
+        return True
     if field[0] == 0x80 or field[0] == 0xFF:
         fill = 0xFF if field[0] == 0xFF else 0
         i = 1
