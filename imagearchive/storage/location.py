@@ -19,7 +19,12 @@ from imagearchive.errors import UnsupportedArchiveError
 from imagearchive.errors.arguments import check_path
 from imagearchive.storage.local import open_storage
 from imagearchive.storage.path_options import options_of
-from imagearchive.storage.protocol import FileStorage, StorageKind, file_identity
+from imagearchive.storage.protocol import (
+    FileStorage,
+    QuickProtocol,
+    StorageKind,
+    file_identity,
+)
 
 __all__ = [
     "Entry",
@@ -92,7 +97,7 @@ class Entry(NamedTuple):
     is_link: bool
 
 
-class Location(Protocol):
+class Location(Protocol, metaclass=QuickProtocol):
     """A file or directory that may be local or elsewhere.
 
     Immutable, picklable, and safe to use from any thread or process.
@@ -226,7 +231,10 @@ class LocalLocation:
     __slots__ = ("path",)
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path: str = os.path.abspath(os.fsdecode(path))
+        text = os.fsdecode(path)
+        # What `abspath` does, with fewer calls.
+        absolute = text.startswith("/")
+        self.path: str = os.path.normpath(text) if absolute else os.path.abspath(text)
 
     @property
     def name(self) -> str:
