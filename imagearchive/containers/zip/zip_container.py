@@ -89,8 +89,11 @@ class ZipContainer(Container):
     def unreadable(self, entries: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.bool_]]:
         """Mark members that are encrypted, damaged, or compressed by an unsupported method."""
         encrypted = entries["kind"] == KIND_ENCRYPTED
-        contradicted = np.isin(entries["method"], list(CONTRADICTIONS))
-        readable = np.isin(entries["method"], (METHOD_STORED, METHOD_DEFLATED))
+        methods = entries["method"]
+        readable = (methods == METHOD_STORED) | (methods == METHOD_DEFLATED)
+        contradicted = ~readable
+        if contradicted.any():
+            contradicted = np.isin(methods, list(CONTRADICTIONS))
         return {
             ENCRYPTED: encrypted,
             DAMAGED: contradicted & ~encrypted,
