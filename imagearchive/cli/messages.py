@@ -35,6 +35,8 @@ OPTIONS: Final = {
     "max_pixels": "--max-pixels",
     "max_ratio": "--max-ratio",
     "max_size": "--max-size",
+    "missing='none'": "--missing none",
+    "missing='skip'": "--missing skip",
     "nested=False": "--nested no",
     "resize": "--resize",
     "on_error='skip'": "--skip-broken",

@@ -77,8 +77,11 @@ def _open_source(arguments: argparse.Namespace) -> Iterator[tuple[Any, int]]:
 
     access = access_options(arguments)
     if has_fields(arguments):
-        with open_samples(arguments, arguments.sources, **access) as samples:
+        missing = arguments.missing or "error"
+        with open_samples(arguments, arguments.sources, missing=missing, **access) as samples:
             yield samples, len(samples)
+    elif arguments.missing:
+        arguments.parser.error("--missing needs --field")
     elif arguments.target.endswith(".npz"):
         with ImageArchive(arguments.sources, **access) as images:
             yield images, len(images)

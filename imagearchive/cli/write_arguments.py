@@ -249,6 +249,12 @@ def add_repack(commands: Any) -> None:
     _add_shuffle(parser)
     add_fields(parser)
     parser.add_argument(
+        "--missing",
+        choices=("error", "skip", "none"),
+        help="with --field, what to do with samples that lack a field: an error (default), leave "
+        "them out, or write them without it",
+    )
+    parser.add_argument(
         "--skip-broken", action="store_true", help="leave out samples that cannot be read"
     )
     parser.add_argument(

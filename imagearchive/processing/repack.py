@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -83,7 +83,7 @@ class Repacked:
         Images that one thread reads and decodes in a second, measured on some of them; 0 if none
         were measured.
     fields : dict of str to Field, or None
-        What `SampleArchive` needs to read the archives.
+        What `SampleArchive` needs to read the archives; None of an NPZ, and where it needs nothing.
     """
 
     paths: list[str]
@@ -385,7 +385,8 @@ def _write_npz(run: Run, path: str) -> Repacked:
     with LazyNPZDataset(path) as arrays:
         after = _speed(len(arrays), arrays.__getitem__, run.seconds)
     run.images = run.encoded = run.written
-    return _result(run, [path], after)
+    # They are about members of archives.
+    return replace(_result(run, [path], after), fields=None)
 
 
 def _bytes_of(values: Iterable[Any]) -> int:

@@ -18,6 +18,7 @@ from imagearchive.datasets.image_archive import ImageArchive
 from imagearchive.datasets.npz.detect import holds_arrays
 from imagearchive.datasets.samples.dataset import SampleArchive
 from imagearchive.errors import ImageArchiveError, OptionError, UnsupportedMemberError
+from imagearchive.errors.hints import Hint
 from imagearchive.images.pillow import FORMATS, image_format
 from imagearchive.processing.repack_recipe import Recipe
 from imagearchive.transforms.fields import (
@@ -422,7 +423,8 @@ class _Fields(RepackSource):
             if sample[name] is None:
                 raise OptionError(
                     f"the sample {sample[KEY]!r} lacks {name!r}, and every row of an NPZ has all "
-                    f"columns; open the SampleArchive with missing='skip'"
+                    f"columns; SampleArchive can leave such samples out",
+                    hints=[Hint("missing='skip'", "to do so")],
                 )
         moved = recipe.fixed_pipeline.render_sample(sample, _KEY)
         stored = sum(memoryview(sample[name]).nbytes for name in self._images)

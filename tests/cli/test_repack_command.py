@@ -44,6 +44,27 @@ def test_repack_fields_are_named_with_their_kinds(run, work):
     assert b"'mask': Mask('{key}.mask.png|npy')," in out
 
 
+def test_repack_missing_says_what_becomes_of_incomplete_samples(run, work):
+    mask = encoded(np.ones((20, 30), np.uint8))
+    fill(work / "data", {"img/1.png": image(9), "img/2.png": image(9), "seg/1.png": mask})
+    fields = ("--field", "image=img/{key}.png", "--field", "mask=mask:seg/{key}.png")
+    status, _, err = run("repack", "data", "a-{}.tar", *fields)
+    assert status == 1
+    assert "--missing skip" in err
+    wanted = {"skip": ["1.image.png", "1.mask.png"]}
+    wanted["none"] = [*wanted["skip"], "2.image.png"]
+    for missing, names in wanted.items():
+        assert run("repack", "-q", "data", "a-{}.tar", "-f", *fields, "--missing", missing)[0] == 0
+        with tarfile.open("a-000000.tar") as tar:
+            assert tar.getnames() == names
+    # An NPZ has rows, and no members with fields.
+    target = ("data", "a.npz", "--resize", "8", *fields)
+    assert "--missing skip" in run("repack", *target, "--missing", "none")[2]
+    status, out, _ = run("repack", *target, "--missing", "skip", "--json")
+    assert status == 0
+    assert json.loads(out)["fields"] is None
+
+
 def test_repack_wrong_fields_are_refused(run, work):
     fill(work / "data", {"1.jpg": image(9, "JPEG")})
     for wrong in ("image", "image:x.jpg", "picture=picture:{key}.jpg"):
@@ -58,6 +79,7 @@ def test_repack_wrong_fields_are_refused(run, work):
         ("--field", "a={key}.jpg", "--field", "a=text:{key}.txt"),
         ("--keys", "keys.txt"),
         ("--whole-key",),
+        ("--missing", "skip"),
     ],
 )
 @pytest.mark.parametrize("command", [("repack", "o-{}.tar"), ("report",)])

@@ -159,7 +159,7 @@ def test_sample_archive_missing_skip_counts_and_none_gives_none(incomplete, capl
     dataset = SampleArchive(incomplete, fields=PAIR, missing="skip")
     assert [sample["__key__"] for sample in dataset] == ["0", "3"]
     assert dataset.skipped == 6
-    assert "6 samples are left out" in caplog.text
+    assert "samples that lack a part are left out: 6" in caplog.text
     dataset = SampleArchive(incomplete, fields=PAIR, missing="none")
     assert [sample["text"] for sample in dataset] == ["text", None, None, "text"] + [None] * 4
 

@@ -287,7 +287,7 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
             warn_if_empty(options.apath, self._length)
             if self.skipped:
                 logger.warning(
-                    "%s: %d samples are left out, because they lack a part (missing='skip')",
+                    "%s: samples that lack a part are left out: %d",
                     self._name(),
                     self.skipped,
                 )
