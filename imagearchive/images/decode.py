@@ -27,7 +27,7 @@ from imagearchive.images.render import (
     jpeg_info,
     native_info,
 )
-from imagearchive.storage.limits import Limits
+from imagearchive.storage.limits import pixel_limits
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -159,7 +159,7 @@ def image_orientation(encoded: Buffer, decoder: Decoder | None = None) -> int:
         return 1
     if found is not None and found[3]:
         return found[3]
-    limits = Limits(max_pixels=(decoder or local_decoder()).max_pixels)
+    limits = pixel_limits((decoder or local_decoder()).max_pixels)
     return orientation_by_pillow(encoded, limits)
 
 
@@ -200,4 +200,4 @@ def _report_slow_build() -> None:
 
 def _by_pillow(encoded: Buffer, decoder: Decoder, exif_transpose: bool) -> Array:
     options = ImageOptions(exif_transpose=exif_transpose)
-    return decode_with_pillow(encoded, options, Limits(max_pixels=decoder.max_pixels))
+    return decode_with_pillow(encoded, options, pixel_limits(decoder.max_pixels))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from imagearchive.images.decode import local_decoder
 from imagearchive.images.pillow import ImageOptions, decode_with_pillow
 from imagearchive.images.render import Decoder, UnsupportedPngError
-from imagearchive.storage.limits import Limits
+from imagearchive.storage.limits import pixel_limits
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -47,5 +47,5 @@ def decode_mask(encoded: Buffer, decoder: Decoder | None = None) -> npt.NDArray[
     decoder = decoder or local_decoder()
     with contextlib.suppress(UnsupportedPngError):
         return decoder.decode_indices(encoded)
-    limits = Limits(max_pixels=decoder.max_pixels)
+    limits = pixel_limits(decoder.max_pixels)
     return decode_with_pillow(encoded, INDEX, limits)[:, :, 0]

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 
 from imagearchive.errors import DecodeError, ImageArchiveError, LimitError, OptionError
 from imagearchive.errors.arguments import check_choice, check_integer, check_sequence
-from imagearchive.storage.limits import Limits, limit_hint
+from imagearchive.storage.limits import Limits, limit_hint, pixel_limits
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -143,6 +143,11 @@ class ImageOptions:
                 check_integer("background", value, 0, 255)
 
 
+# Made once, since most images are decoded with these.
+_OPTIONS: Final = ImageOptions()
+_LIMITS: Final = Limits()
+
+
 def decode_with_pillow(
     data: Buffer, options: ImageOptions | None = None, limits: Limits | None = None
 ) -> npt.NDArray[Any]:
@@ -178,8 +183,8 @@ def decode_pillow(
     data: Buffer, options: ImageOptions | None = None, limits: Limits | None = None
 ) -> Image.Image:
     """Decode to a Pillow image; otherwise the same as `decode_with_pillow`."""
-    options = options or ImageOptions()
-    image = _open(data, limits or Limits())
+    options = options or _OPTIONS
+    image = _open(data, limits or _LIMITS)
     with _pillow_errors_as_ours(f"the {image.format} image"):
         stored_white = _stored_white(image, data) if options.mode == "index" else None
         image.load()
@@ -198,7 +203,7 @@ def image_size(data: Buffer) -> tuple[int, int]:
     DecodeError
         The format is unknown, or the header is damaged.
     """
-    width, height = _open(data, Limits(max_pixels=math.inf)).size
+    width, height = _open(data, pixel_limits(math.inf)).size
     return width, height
 
 
@@ -221,7 +226,7 @@ def image_header(data: Buffer) -> ImageHeader:
     DecodeError
         The format is unknown, or the header is damaged.
     """
-    image = _open(data, Limits(max_pixels=math.inf))
+    image = _open(data, pixel_limits(math.inf))
     name = str(image.format)
     return ImageHeader("JPEG" if name == "MPO" else name, image.mode, *image.size)
 
@@ -238,7 +243,7 @@ def image_orientation(data: Buffer, limits: Limits | None = None) -> int:
         As from `decode_with_pillow`.
     """
     raw = bytes(data)
-    image = _open(raw, limits or Limits())
+    image = _open(raw, limits or _LIMITS)
     if image.format == "PNG" and not any(name in raw for name in _PNG_ORIENTATIONS):
         # Pillow would decode the pixels to look for a chunk behind them.
         return 1
@@ -348,8 +353,9 @@ def _scan_limit(pixels: int) -> int:
 
 def _check_scans(data: bytes, limit: int) -> None:
     """Refuse a JPEG of more scans, each of which can take a few bytes and visit every pixel."""
-    # Few files have as many of these bytes anywhere.
-    if data.count(b"\xff\xda") <= limit:
+    # Few files have as many of these bytes anywhere. NumPy counts them faster than `bytes`.
+    values = np.frombuffer(data, np.uint8)
+    if np.count_nonzero((values[:-1] == 0xFF) & (values[1:] == 0xDA)) <= limit:
         return
     scans = 0
     position = 2

@@ -18,7 +18,7 @@ from imagearchive.images.decode import (
 from imagearchive.images.geometry import Geometry, OutputFormat
 from imagearchive.images.pillow import ImageOptions, decode_with_pillow, save_image
 from imagearchive.images.render import Decoder, native_info
-from imagearchive.storage.limits import Limits
+from imagearchive.storage.limits import pixel_limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,7 @@ def thumbnail(
     info = native_info(encoded)
     if background is not None and bytes(memoryview(encoded)[:3]) != _JPEG:
         options = ImageOptions(exif_transpose=exif_transpose, background=background)
-        array = decode_with_pillow(encoded, options, Limits(max_pixels=decoder.max_pixels))
+        array = decode_with_pillow(encoded, options, pixel_limits(decoder.max_pixels))
     elif info is not None:
         width, height, _, _ = info
         geometry = _fitting(width, height, side)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +10,7 @@ from imagearchive.errors import LimitError, OptionTypeError
 from imagearchive.errors.arguments import check_number, shorten
 from imagearchive.errors.hints import Hint
 
-__all__ = ["RATIO_FLOOR", "Limits", "check_limits", "limit_hint"]
+__all__ = ["RATIO_FLOOR", "Limits", "check_limits", "limit_hint", "pixel_limits"]
 
 # Up to this many bytes of output are harmless at any ratio: small inputs reach high ratios.
 RATIO_FLOOR: Final = 64 << 20
@@ -89,6 +90,12 @@ def check_limits(limits: Limits | None) -> Limits:
             f"limits must be a Limits object, such as Limits(max_ratio=1e4), got {shorten(limits)}"
         )
     return limits
+
+
+@functools.lru_cache(maxsize=16, typed=True)
+def pixel_limits(max_pixels: float) -> Limits:
+    """Return ``Limits(max_pixels=max_pixels)``, for decoders that ask again at each image."""
+    return Limits(max_pixels=max_pixels)
 
 
 def limit_hint(name: str, limit: float) -> Hint:
