@@ -29,6 +29,26 @@ def test_convert_array_equals_numpy(dtype, planar, channels, simd):
     np.testing.assert_array_equal(out, expected)
 
 
+# Whole cache lines of large images of floats are written past the caches.
+@pytest.mark.parametrize("width", [112, 113, 224])
+@pytest.mark.parametrize("shift", [0, 4, 32])
+def test_render_of_large_images_is_the_same_at_any_address(width, shift, simd):
+    array = noise(width + 9, 120, 3)
+    geometry = Geometry(width + 9, 120)
+    geometry.resize(width, 112)
+    output_format = OutputFormat("float32", True, (0.017, 0.25, 3.0), (-2.1, 1e-7, 0.5))
+    pixels = np.empty((112, width, 3), np.uint8)
+    Decoder().render_array(array, geometry, OutputFormat("uint8"), pixels)
+    memory = np.zeros(3 * 112 * width * 4 + 128, np.uint8)
+    start = -memory.ctypes.data % 64 + shift
+    out = memory[start : start + 3 * 112 * width * 4].view(np.float32).reshape(3, 112, width)
+    Decoder().render_array(array, geometry, output_format, out)
+    scale, bias = np.float32([0.017, 0.25, 3.0]), np.float32([-2.1, 1e-7, 0.5])
+    np.testing.assert_array_equal(out, (pixels * scale + bias).transpose(2, 0, 1))
+    assert not memory[:start].any()
+    assert not memory[start + out.nbytes :].any()
+
+
 def test_convert_array_rounds_float16_as_numpy(simd):
     array = np.arange(256, dtype=np.uint8).reshape(1, 256, 1)
     for scale, bias in ((1e-7, 1e-8), (300.0, 0.0), (1e-5, -1e-3), (0.333, -0.01), (2.4e-7, 0.0)):

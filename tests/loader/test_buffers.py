@@ -84,6 +84,14 @@ def test_buffers_after_a_pickle_are_used_again():
     assert (copy == 7).all()
 
 
+@pytest.mark.parametrize("shape", [(3,), (0, 4), (4, 3, 224, 224)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int64])
+def test_buffers_begin_at_a_cache_line(shape, dtype):
+    arrays = [Buffers(2).take(shape, dtype) for _ in range(4)]
+    assert {(array.shape, array.dtype) for array in arrays} == {(shape, np.dtype(dtype))}
+    assert not any(array.ctypes.data % 64 for array in arrays if array.size)
+
+
 def test_buffers_of_another_size_are_dropped():
     buffers = Buffers(2)
     buffers.take(SHAPE, np.float32)

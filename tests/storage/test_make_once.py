@@ -51,7 +51,7 @@ def test_make_once_after_a_killed_process_begins_anew(tmp_path):
     path, log = tmp_path / "made", tmp_path / "log"
     child = multiprocessing.get_context("fork").Process(target=write_slowly, args=(str(path), log))
     child.start()
-    while not log.exists():
+    while not (log.exists() and begun(log)):
         time.sleep(0.001)
     os.kill(child.pid, signal.SIGKILL)
     child.join()

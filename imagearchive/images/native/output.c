@@ -148,6 +148,50 @@ AVX2 static void halves_avx2(const uint8_t *in, int64_t n, float scale, float bi
 }
 #endif
 
+/* Outputs of at least this many values bypass the caches, which are smaller than a batch.
+ * Otherwise every cache line is read from memory before it is written. Halves the time for images
+ * of 224 x 224 pixels, if they begin at a cache line. */
+#define STREAM_FROM 32768
+
+#if PX_X86
+AVX2 static int64_t stream_floats_avx2(const uint8_t *in, int64_t n, float scale, float bias,
+                                       float *out)
+{
+    __m256 s = _mm256_set1_ps(scale), b = _mm256_set1_ps(bias);
+    int64_t i = 0;
+    for (; i < n && ((uintptr_t)(out + i) & 31); i++)
+        out[i] = (float)in[i] * scale + bias;
+    for (; i + 8 <= n; i += 8) {
+        __m256 v = _mm256_cvtepi32_ps(
+            _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(in + i))));
+        _mm256_stream_ps(out + i, _mm256_add_ps(_mm256_mul_ps(v, s), b));
+    }
+    return i;
+}
+#endif
+
+int px_bypasses_cache(const px_output_format *f, int64_t count)
+{
+    return f->planar && f->dtype == PX_FLOAT32 && count >= STREAM_FROM;
+}
+
+void px_stream_floats(const uint8_t *in, int64_t n, float scale, float bias, float *out)
+{
+    int64_t i = 0;
+#if PX_X86
+    if (px_simd_now())
+        i = stream_floats_avx2(in, n, scale, bias, out);
+#endif
+    floats_plain(in + i, n - i, scale, bias, out + i);
+}
+
+void px_end_stream(void)
+{
+#if PX_X86
+    _mm_sfence(); /* streaming stores are not ordered with others */
+#endif
+}
+
 void px_write_plane(const px_output_format *f, int c, const uint8_t *in, int64_t n, uint8_t *out)
 {
     if (f->dtype == PX_UINT8) {
@@ -214,38 +258,6 @@ size_t px_item_size(int dtype)
 
 /* Pixels of a row that are converted at a time, on the stack. */
 #define CHUNK 4096
-/* Outputs of at least this many values bypass the caches, which are smaller than a batch.
- * Otherwise every cache line is read from memory before it is written. Halves the time for images
- * of 224 x 224 pixels. */
-#define STREAM_FROM 32768
-
-#if PX_X86
-AVX2 static int64_t stream_floats_avx2(const uint8_t *in, int64_t n, float scale, float bias,
-                                       float *out)
-{
-    __m256 s = _mm256_set1_ps(scale), b = _mm256_set1_ps(bias);
-    int64_t i = 0;
-    for (; i < n && ((uintptr_t)(out + i) & 31); i++)
-        out[i] = (float)in[i] * scale + bias;
-    for (; i + 8 <= n; i += 8) {
-        __m256 v = _mm256_cvtepi32_ps(
-            _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(in + i))));
-        _mm256_stream_ps(out + i, _mm256_add_ps(_mm256_mul_ps(v, s), b));
-    }
-    return i;
-}
-#endif
-
-static void stream_floats(const uint8_t *in, int64_t n, float scale, float bias, float *out)
-{
-    int64_t i = 0;
-#if PX_X86
-    if (px_simd_now())
-        i = stream_floats_avx2(in, n, scale, bias, out);
-#endif
-    floats_plain(in + i, n - i, scale, bias, out + i);
-}
-
 void px_convert_array(const px_output_format *f, const uint8_t *pixels, int64_t row_stride,
                       int64_t width, int64_t height, int channels, void *output)
 {
@@ -253,7 +265,7 @@ void px_convert_array(const px_output_format *f, const uint8_t *pixels, int64_t 
     uint8_t wide[4 * CHUNK + 32], planes[4 * CHUNK];
     uint8_t *out = output;
     int64_t area = width * height;
-    int direct = f->planar && f->dtype == PX_FLOAT32 && area * channels >= STREAM_FROM;
+    int direct = px_bypasses_cache(f, area * channels);
     if (row_stride == width * channels && area) {
         width = area; /* no gaps: one long row */
         height = 1;
@@ -280,13 +292,11 @@ void px_convert_array(const px_output_format *f, const uint8_t *pixels, int64_t 
                 for (int c = 0; c < channels; c++) {
                     uint8_t *place = out + (size_t)(c * area + at) * item;
                     if (direct)
-                        stream_floats(planes + c * CHUNK, n, f->scale[c], f->bias[c],
+                        px_stream_floats(planes + c * CHUNK, n, f->scale[c], f->bias[c],
                                       (float *)place);
                     else
                         px_write_plane(f, c, planes + c * CHUNK, n, place);
                 }
         }
-#if PX_X86
-    _mm_sfence(); /* streaming stores are not ordered with others */
-#endif
+    px_end_stream();
 }

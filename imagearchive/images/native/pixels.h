@@ -98,6 +98,11 @@ void px_split(const uint8_t *pixels, int64_t n, uint8_t *out, int64_t plane, int
 /* One row: channel `c` to a planar output, or all planes to an interleaved one. */
 void px_write_plane(const px_output_format *format, int c, const uint8_t *in, int64_t n,
                     uint8_t *out);
+/* Large outputs of floats are written past the caches: by the second function, and the third one at
+ * the end. */
+int px_bypasses_cache(const px_output_format *format, int64_t count);
+void px_stream_floats(const uint8_t *in, int64_t n, float scale, float bias, float *out);
+void px_end_stream(void);
 void px_write_interleaved(const px_output_format *format, const uint8_t *in, int64_t plane,
                           int64_t n, int channels, uint8_t *out);
 /* Normalize, lay out and cast an (H, W, C) array without geometry. */
