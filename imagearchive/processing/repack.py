@@ -81,8 +81,8 @@ class Repacked:
     bytes_before, bytes_after : int
         Size of the members in the source, and of what was made of them.
     speed_before, speed_after : float
-        Images that one thread reads and decodes in a second, measured on some of them; 0 if none
-        were measured.
+        Images that one thread reads and decodes in a second, measured on some of them; 0 if there
+        are none, or if they are on a server.
     fields : dict of str to Field, or None
         What `SampleArchive` needs to read the archives; None of an NPZ, and where it needs nothing.
     """
@@ -266,6 +266,9 @@ def _write_shards(
                 f"{path.text}: another call of repack is writing these shards; wait for it, or "
                 f"choose another target"
             ) from None
+        except FileNotFoundError:
+            # There is no such directory, and the writer says so.
+            pass
         return _write_locked_shards(run, path, make, shards)
 
 
@@ -384,7 +387,9 @@ def _write_npz(run: Run, path: str) -> Repacked:
         if not run.written:
             raise OptionError(f"{path}: there is no sample that can be read, so it is not written")
     with LazyNPZDataset(path) as arrays:
-        after = _speed(len(arrays), arrays.__getitem__, run.seconds)
+        after = (
+            0.0 if arrays.requests_ahead else _speed(len(arrays), arrays.__getitem__, run.seconds)
+        )
     run.images = run.encoded = run.written
     # They are about members of archives.
     return replace(_result(run, [path], after), fields=None)
@@ -418,7 +423,8 @@ def _speed_of_images(samples: RepackSource, seconds: float) -> float:
             return None if image is None else decode_image(image)
         return None
 
-    return _speed(len(samples), load, seconds)
+    # A loader does not wait for one answer after the other.
+    return 0.0 if samples.is_remote else _speed(len(samples), load, seconds)
 
 
 def _speed(count: int, load: Callable[[int], object], seconds: float) -> float:

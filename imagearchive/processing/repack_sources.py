@@ -129,6 +129,11 @@ class RepackSource(ABC):
     def image(self, index: int) -> Buffer | None:
         """Return the first image of a sample, encoded; None if it has none."""
 
+    @property
+    @abstractmethod
+    def is_remote(self) -> bool:
+        """Whether a server has the samples."""
+
     def fields(self) -> dict[str, Field] | None:
         """Return what `SampleArchive` needs to read the result; None if it needs nothing."""
         return None
@@ -228,6 +233,10 @@ class _Members(RepackSource):
     def key(self, index: int) -> str:
         return self._samples.key(index)
 
+    @property
+    def is_remote(self) -> bool:
+        return self._archive.requests_ahead > 0
+
     def origin(self, index: int) -> str:
         info = self._archive.info(int(self._samples.positions[index]))
         return f"{info.archive}: {info.name}"
@@ -297,6 +306,10 @@ class _LabeledImages(RepackSource):
     def key(self, index: int) -> str:
         folder, slash, last = self._dataset.name(index).rpartition("/")
         return folder + slash + _without_dots(last.rpartition(".")[0] or last)
+
+    @property
+    def is_remote(self) -> bool:
+        return self._dataset.requests_ahead > 0
 
     def origin(self, index: int) -> str:
         return f"image {index}, {self._dataset.name(index)},"
@@ -380,6 +393,10 @@ class _Fields(RepackSource):
     def key(self, index: int) -> str:
         folder, slash, last = self._dataset.key(index).rpartition("/")
         return folder + slash + _without_dots(last)
+
+    @property
+    def is_remote(self) -> bool:
+        return self._dataset.requests_ahead > 0
 
     def origin(self, index: int) -> str:
         return f"sample {index}, {self._dataset.key(index)!r},"

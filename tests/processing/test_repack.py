@@ -511,6 +511,12 @@ def test_repack_few_large_images_are_spread_over_all_workers(folder, tmp_path):
     assert executor.tasks == 10
 
 
+def test_repack_to_a_missing_directory_names_the_directory(folder, tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        repack(folder, tmp_path / "none" / "a-{}.tar", resize=9)
+    assert caught.value.filename == str(tmp_path / "none")
+
+
 def test_repack_error_names_the_sample_and_the_way_out(tmp_path):
     write_tar(tmp_path / "s.tar", {"img/1.jpg": picture(1), "img/2.jpg": picture(2)[:50]})
     for source in (tmp_path / "s.tar", SampleArchive(tmp_path / "s.tar", {"x": "img/{key}.jpg"})):
