@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from imagearchive.errors import DecodeError, ImageArchiveError, LimitError, OptionError
 from imagearchive.errors.arguments import check_choice, check_integer, check_sequence
@@ -171,7 +171,7 @@ def decode_with_pillow(
         The image has more pixels than ``limits.max_pixels``, or than Pillow's own limit if Pillow
         checks it for the format.
     """
-    image = decode_pillow(data, options, limits)
+    image = _decode(data, options or _OPTIONS, limits or _LIMITS)
     with _pillow_errors_as_ours("the image"):
         array = np.array(image)
     if array.dtype.byteorder == ">":
@@ -183,8 +183,14 @@ def decode_pillow(
     data: Buffer, options: ImageOptions | None = None, limits: Limits | None = None
 ) -> Image.Image:
     """Decode to a Pillow image; otherwise the same as `decode_with_pillow`."""
-    options = options or _OPTIONS
-    image = _open(data, limits or _LIMITS)
+    image = _decode(data, options or _OPTIONS, limits or _LIMITS)
+    # A plain image does not keep what was read from the file.
+    return image.copy() if isinstance(image, ImageFile.ImageFile) else image
+
+
+def _decode(data: Buffer, options: ImageOptions, limits: Limits) -> Image.Image:
+    """Decode an image, which is still that of its file if it needs no conversion."""
+    image = _open(data, limits)
     with _pillow_errors_as_ours(f"the {image.format} image"):
         stored_white = _stored_white(image, data) if options.mode == "index" else None
         image.load()
@@ -392,7 +398,8 @@ def _in_mode(image: Image.Image, options: ImageOptions) -> Image.Image:
     image.info.pop("transparency", None)
     if image.mode == "PA":
         image = image.convert("RGBA")
-    return image.convert(mode)
+    # Converting to the same mode copies every pixel.
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _as_indices(image: Image.Image, stored_white: int | None) -> Image.Image:
