@@ -131,7 +131,9 @@ def resolve(rows: RowBuffer) -> Resolved:
 
 
 def _are_readable(kinds: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
-    return (kinds == KIND_FILE) | (kinds == KIND_SPARSE) | (kinds == KIND_ENCRYPTED)
+    readable: npt.NDArray[np.bool_]
+    readable = (kinds == KIND_FILE) | (kinds == KIND_SPARSE) | (kinds == KIND_ENCRYPTED)
+    return readable
 
 
 def _without_spare(entries: npt.NDArray[Any], rows: RowBuffer) -> npt.NDArray[Any]:
