@@ -147,11 +147,12 @@ class SiblingClasses(Classes):
     def mask(self, name: str) -> npt.NDArray[np.bool_]:
         """As in `Classes`."""
         self.describe(0, read=True)
-        if self._thread is None:
-            return np.zeros(len(self._archive), np.bool_)
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         if self._stopped:
             raise ClosedError("the viewer ends")
+        if not len(self._numbers):
+            return np.zeros(len(self._archive), np.bool_)
         return super().mask(name)
 
     def close(self) -> None:
@@ -194,7 +195,9 @@ class SiblingClasses(Classes):
                     if archive.table.entries["size"][label] <= _LONGEST_LABEL:
                         text = bytes(archive.read(label)).decode("utf-8", "replace").strip()
                         numbers[members] = number_of.setdefault(text, len(number_of))
-        self._numbers, self._names = numbers, list(number_of)
+        # Whoever sees the numbers needs the names.
+        self._names = list(number_of)
+        self._numbers = numbers
 
 
 def _by_number(named: tuple[str, int]) -> tuple[bool, int, str]:
