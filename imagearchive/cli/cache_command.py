@@ -15,6 +15,7 @@ from imagearchive.cli.output import (
     write_json,
 )
 from imagearchive.index.cache import CachedIndex, cached_indexes, remove_cached
+from imagearchive.index.column_checks import forget_checked
 
 __all__ = ["cache"]
 
@@ -34,6 +35,8 @@ def cache(arguments: argparse.Namespace) -> int:
     if arguments.clean and not arguments.dry_run:
         for index in indexes:
             remove_cached(index)
+        if arguments.all:
+            forget_checked()
     if arguments.json:
         write_json([index._asdict() for index in indexes])
         return 0

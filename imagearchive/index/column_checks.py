@@ -6,6 +6,7 @@ digests can always be made to fit. Every column is therefore checked as a whole.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +18,17 @@ import numpy.typing as npt
 
 from imagearchive.containers.rows import ENTRY_DTYPE
 from imagearchive.errors import CorruptIndexError
+from imagearchive.index.index_locations import cache_directory
 from imagearchive.index.validate import (
     UNBOUNDED,
     first_bad_entry,
     first_bad_offset,
     is_permutation,
 )
+from imagearchive.storage.location import Location
 from imagearchive.storage.lru import LRUCache
 
-__all__ = ["COLUMNS", "UNBOUNDED", "check_columns", "take_columns"]
+__all__ = ["COLUMNS", "UNBOUNDED", "check_columns", "forget_checked", "take_columns"]
 
 COLUMNS: Final[dict[str, np.dtype[Any]]] = {
     "entries": ENTRY_DTYPE,
@@ -38,6 +41,8 @@ COLUMNS: Final[dict[str, np.dtype[Any]]] = {
 
 # Rows that one thread checks at a time; below this, no thread is started.
 _CHUNK: Final = 1 << 20
+# Of these checks: what passed older ones is checked again.
+_VERSION: Final = 1
 
 # The index files that passed, so that a process pays once for each.
 _passed = LRUCache[str, bool](256)
@@ -69,6 +74,7 @@ def check_columns(
     identity: Sequence[object],
     columns: Mapping[str, npt.NDArray[Any]],
     sizes: npt.ArrayLike,
+    state: str = "",
 ) -> None:
     """Check that nothing in the columns leads outside of the names, the labels or the files.
 
@@ -82,6 +88,9 @@ def check_columns(
         The columns of `imagearchive.index.table.IndexTable`.
     sizes : array-like of int
         The size of each file of the archive in bytes; `UNBOUNDED` where it is not known.
+    state : str
+        What differs after any change of that file. With it, an index of so many rows that the check
+        takes a while is checked once on this machine, and not in each process.
 
     Raises
     ------
@@ -93,6 +102,12 @@ def check_columns(
     key = f"{path}\0{identity}\0{digest}"
     if _passed.get(key):
         return
+    record = None
+    if state and len(columns["entries"]) > _CHUNK:
+        record = _record_location(f"{_VERSION}\0{key}\0{state}")
+        if record is not None and record.exists():
+            _passed.setdefault(key, True)
+            return
     entries = columns["entries"]
     count = len(entries)
     for name, length in (("name_offsets", count + 1), ("label_offsets", count + 1)):
@@ -130,6 +145,34 @@ def check_columns(
         if reason is not None:
             raise _damaged(path, reason)
     _passed.setdefault(key, True)
+    if record is not None:
+        # Imported here, because few archives are that large.
+        from imagearchive.storage.outputs import open_output
+
+        with contextlib.suppress(OSError):
+            record.parent.make_directory()
+            with open_output(record.path, overwrite=True, sync=False):
+                pass
+
+
+def forget_checked() -> None:
+    """Forget which indexes have passed on this machine."""
+    folder = _records()
+    if folder is not None and folder.exists():
+        for entry in folder.list():
+            folder.join(entry.name).remove()
+
+
+def _records() -> Location | None:
+    folder = cache_directory()
+    return folder and folder.join("checked")
+
+
+def _record_location(key: str) -> Location | None:
+    """Return the location of the empty file that says that an index has passed."""
+    folder = _records()
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16)
+    return folder and folder.join(digest.hexdigest())
 
 
 def _damaged(path: str, reason: str) -> CorruptIndexError:

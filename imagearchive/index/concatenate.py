@@ -75,16 +75,18 @@ def open_concatenated(
     are kept, and a lookup finds the last. With `upload`, the index of each archive on a server is
     saved beside it.
 
-    A combined index on a server is opened without asking for the status of any archive, which may
-    be many: it describes their state, and reading from one in another state is an error.
+    The combined index of archives on servers, or one on a server, is opened without asking for the
+    status of any archive, which may be many: it describes their state, and reading from one in
+    another state is an error.
     """
     given = None if ipath is None else locate(ipath)
-    if len(paths) > 1 and isinstance(given, PublishingLocation) and not overwrite:
-        table = _load_remote(given, paths, strict, nested)
+    are_remote = locate(paths[0]).local_path is None
+    describes_state = are_remote or isinstance(given, PublishingLocation)
+    if len(paths) > 1 and given is not None and describes_state and not overwrite:
+        table = _load_without_asking(given, paths, strict, nested)
         if table is not None:
             return table
     located = [locate(path) for path in paths]
-    are_remote = located[0].local_path is None
     if are_remote:
         # Imported here, because a single archive on this machine needs no threads.
         from imagearchive.index.open_indexes import ask_ahead
@@ -151,7 +153,7 @@ def open_concatenated(
         return table
     table.meta["joined"] = digest
     table.meta["joined_paths"] = _digest(archive_paths, None, strict, nested)
-    if remote:
+    if remote or (given is not None and are_remote):
         # The state of each file is in the index, and each request says that it expects it.
         table.extra = {**table.extra, FILES: describe_files(table.file_signatures)}
     # Every process would parse one entry for each archive whenever it opens the table.
@@ -301,13 +303,18 @@ def _load(
     return table
 
 
-def _load_remote(
+def _load_without_asking(
     location: Location, paths: Sequence[str], strict: bool, nested: Nested
 ) -> IndexTable | None:
-    """Map the combined table of archives on servers, or return None if there is none yet."""
+    """Map a combined table that describes the state of the archives.
+
+    None if there is none yet.
+    """
     try:
         sections, meta, *_ = file_format.load(location)
     except (FileNotFoundError, NotADirectoryError):
+        return None
+    if location.local_path is not None and FILES not in sections:
         return None
     known = RecordedFiles(sections)
     wanted = _Wanted(paths, [], strict, nested)

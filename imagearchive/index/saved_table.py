@@ -24,6 +24,7 @@ from imagearchive.index.metadata import (
 )
 from imagearchive.index.original_format import original_columns
 from imagearchive.index.recorded_files import FILES, describe_files
+from imagearchive.storage.local import MmapStorage
 from imagearchive.storage.location import Location, locate
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class SavedTable(MemberTable):
         seekable = file_sizes(ipath, archives) if sizes is None else sizes
         limits = shard_sizes(ipath, seekable, derived_files(ipath, meta))
         if check:
-            check_columns(ipath, identity, columns, limits)
+            state = storage.state if isinstance(storage, MmapStorage) else ""
+            check_columns(ipath, identity, columns, limits, state)
         if apath is not None and len(archives) == 1:
             # A renamed archive keeps its index.
             files = [locate(apath).path]

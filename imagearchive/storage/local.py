@@ -141,6 +141,11 @@ class MmapStorage(MemoryStorage):
             self.check_unchanged()
         return count
 
+    @property
+    def state(self) -> str:
+        """What differs after any change of the file, even if its owner sets the time of it back."""
+        return "" if self._opened is None else self._opened.state
+
     def prefetch(self, offset: int, size: int) -> None:
         """Ask the kernel to read the whole range ahead at once.
 
@@ -190,15 +195,19 @@ class _OpenFile:
         Its descriptor.
     size, identity
         As when it was opened.
+    state
+        See `MmapStorage.state`.
     """
 
-    __slots__ = ("identity", "number", "path", "size")
+    __slots__ = ("identity", "number", "path", "size", "state")
 
     def __init__(self, path: str, number: int, status: os.stat_result) -> None:
         self.number = number
         self.path = path
         self.size = status.st_size
         self.identity = file_identity(status)
+        # Nobody can set the time of the last change of an inode.
+        self.state = f"{status.st_dev} {status.st_ino} {status.st_ctime_ns} {self.identity}"
 
     def check_unchanged(self) -> None:
         """Raise StaleIndexError if it has another size or modification time."""

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import zipfile
 
@@ -291,6 +293,40 @@ def test_columns_of_many_rows_are_checked_to_the_last(tmp_path):
         with pytest.raises(CorruptIndexError, match=f"row {row} "):
             check_columns("many", (2, row), columns, [10])
         entries["offset"][row] = 0
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+
+
+def opens_in_a_process(path):
+    """Return the error with which a new process opens an index; empty if there is none."""
+    code = "import sys; from imagearchive import IndexTable; IndexTable.load(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    return done.stderr
+
+
+def test_large_index_is_checked_once_on_a_machine_for_each_state(tmp_path, home):
+    count = (1 << 20) + 1
+    columns = columns_of(count)
+    path = str(tmp_path / "large.idx.npy")
+    container = {"name": "tar", "version": 0, "first_file": 0}
+    meta = {"archives": [{"path": "a.tar", "size": 10}], "containers": [container]}
+    IndexTable(**columns, files=["a.tar"], meta=meta).write(locate(path))
+    assert opens_in_a_process(path) == ""
+    [record] = (tmp_path / "home/imagearchive/index/checked").iterdir()
+    status = os.stat(path)
+    with open(path, "r+b") as file:
+        # In the last column, before the metadata.
+        found = file_format.load(locate(path)).sections["name_order"]
+        content = file.read()
+        file.seek(content.rindex(found.tobytes()))
+        file.write(bytes(16))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    # The time was set back, and the file has the same size.
+    assert "name_order is not a permutation" in opens_in_a_process(path)
+    assert [record] == list((tmp_path / "home/imagearchive/index/checked").iterdir())
 
 
 # --- mutations ----------------------------------------------------------------------------------

@@ -156,6 +156,23 @@ def test_joined_index_in_a_bucket_is_opened_without_asking_for_the_shards(
         imagearchive.open(pattern.replace("0..2", "0..1"), ipath=joined, storage_options=options)
 
 
+def test_joined_index_on_this_machine_is_opened_without_asking_for_the_shards(
+    faulty_server, shards, pictures, tmp_path
+):
+    faulty_server.put({name: path.read_bytes() for name, path in shards.items()})
+    pattern, joined = faulty_server.url("s-{0..2}.tar"), tmp_path / "all.idx.npy"
+    imagearchive.open(pattern, ipath=joined).close()
+    before = faulty_server.totals.requests
+    archive = imagearchive.open(pattern, ipath=joined)
+    assert faulty_server.totals.requests == before
+    assert dict(archive) == pictures
+    with pytest.raises(StaleIndexError, match="built for others"):
+        imagearchive.open(faulty_server.url("s-{0..1}.tar"), ipath=joined)
+    faulty_server.put({"s-1.tar": shards["s-0.tar"].read_bytes()})
+    with pytest.raises(StaleIndexError, match=r"s-1\.tar"):
+        dict(imagearchive.open(pattern, ipath=joined))
+
+
 def test_joined_index_of_a_shard_that_was_replaced_is_an_error_when_it_is_read(
     bucket, moto, tmp_path
 ):
