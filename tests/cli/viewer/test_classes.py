@@ -91,6 +91,18 @@ def test_classes_of_many_labels_are_read_when_asked_for(tmp_path, monkeypatch):
         assert ask_server(server, "/members?class=1")["total"] == 200
 
 
+def test_classes_of_an_archive_at_a_url_are_read_when_asked_for(nginx):
+    members = {"1.png": gradient(1), "1.cls": b"cat", "2.png": gradient(2), "2.cls": b"dog"}
+    write_members(nginx.files / "labeled.tar", members)
+    with serving(f"{nginx.url}/labeled.tar") as server:
+        assert ask_server(server, "/classes") == {"total": 2, "read": None}
+        answer = wait_for_classes(server, "/classes?read=1")
+        assert [(one["name"], one["count"]) for one in answer["classes"]] == [
+            ("cat", 1),
+            ("dog", 1),
+        ]
+
+
 def test_classes_of_label_fields_are_those_of_all_members(tmp_path):
     members = {"img/1.png": gradient(1), "img/2.png": gradient(2)}
     members |= {"lab/1.txt": b"4", "lab/2.txt": b"5"}
