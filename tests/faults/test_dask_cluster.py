@@ -1,7 +1,9 @@
 """A Dask cluster of several processes, one of which is killed in the middle of the work."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.annotated_images import digests, make_detector, process
@@ -14,9 +16,22 @@ from imagearchive import IndexTable, build_indexes, pack
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def credentials(moto):
+    """The environment of a process that reads and writes moto's bucket."""
+    options = moto.storage_options
+    return {
+        "AWS_ACCESS_KEY_ID": options["access_key_id"],
+        "AWS_SECRET_ACCESS_KEY": options["secret_access_key"],
+        "AWS_REGION": options["region"],
+        "AWS_ENDPOINT_URL": options["endpoint"],
+        "AWS_ALLOW_HTTP": "true",
+    }
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory, credentials):
     """The address of the scheduler."""
-    with dask_cluster(tmp_path_factory.mktemp("dask")) as address:
+    with dask_cluster(tmp_path_factory.mktemp("dask"), credentials) as address:
         yield address
 
 
@@ -88,6 +103,21 @@ def test_pack_and_convert_killed_worker_changes_nothing(address, tmp_path):
     with imagearchive.open(made) as archive:
         imagearchive.convert(archive, tmp_path / "here" / "y.zip", shards=10)
     assert_same_files(tmp_path / "here", tmp_path / "there", 44)
+
+
+def test_pack_to_a_bucket_killed_worker_changes_nothing(address, credentials, moto, tmp_path):
+    fill(tmp_path / "src", samples(40))
+    url = "s3://data/from-dask/x.tar"
+    call = f"""print(imagearchive.pack(
+        {str(tmp_path / "src")!r}, {url!r}, shards=12, executor=executor
+    ))"""
+    made = ast.literal_eval(run_and_kill_a_worker(address, call, credentials))
+    assert len(made) == 12
+    here = pack(tmp_path / "src", tmp_path / "x.tar", shards=12)
+    for path, packed in zip(made, here):
+        assert moto.get(path.removeprefix("s3://data/")) == Path(packed).read_bytes()
+    with imagearchive.open(made, storage_options=moto.storage_options) as archive:
+        assert len(archive) == 120
 
 
 def test_process_and_repack_killed_worker_changes_nothing(address, tmp_path):

@@ -22,8 +22,11 @@ if __name__ == "__main__":
 
 
 @contextlib.contextmanager
-def dask_cluster(folder) -> Iterator[str]:
-    """Run a cluster of three worker processes; yield the address of its scheduler."""
+def dask_cluster(folder, environment=None) -> Iterator[str]:
+    """Run a cluster of three worker processes; yield the address of its scheduler.
+
+    The workers have further variables in their environment, if any are given.
+    """
     (folder / "cluster.py").write_text(CODE)
     with open(folder / "cluster.log", "wb") as log:
         process = subprocess.Popen(
@@ -32,7 +35,7 @@ def dask_cluster(folder) -> Iterator[str]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | (environment or {}),
         )
     try:
         address = process.stdout.readline().decode().strip()
@@ -67,7 +70,7 @@ with Client({address!r}) as client:
 """
 
 
-def run_and_kill_a_worker(address, call):
+def run_and_kill_a_worker(address, call, environment=None):
     """Run a call that uses `executor`, while one of the workers is killed; return its output."""
     code = KILLING.format(address=address, call=call)
     done = subprocess.run(
@@ -75,7 +78,7 @@ def run_and_kill_a_worker(address, call):
         capture_output=True,
         text=True,
         timeout=120,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | (environment or {}),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
