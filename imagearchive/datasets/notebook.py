@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, ValuesView
 from functools import partial
 from typing import Any
 
@@ -155,6 +155,10 @@ def _is_plain(dataset: Any) -> bool:
 
 
 def _drawn(dataset: Any, item: Any) -> Any:
+    values = item.values() if isinstance(item, Mapping) else item
+    for value in values if isinstance(values, (tuple, list, ValuesView)) else [item]:
+        if isinstance(value, (bytes, bytearray, memoryview)) and is_picture(value):
+            check_decoding_time(value)
     sample = as_shown_sample(item, None, SIDE)
     names = images_of(sample)
     if not names:

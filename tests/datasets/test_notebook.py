@@ -182,6 +182,15 @@ def test_html_of_huge_image_does_not_decode_it(tmp_path):
     assert "3000 x 3000 pixels are too many" in text
 
 
+def test_html_of_packets_decodes_no_huge_image(tmp_path):
+    large = encoded(np.zeros((2100, 2100), np.uint8))
+    write_split_data(tmp_path / "bins", [large, encoded(noise(9, 9))])
+    with SplitDataLoader(tmp_path / "bins") as dataset:
+        text = html_of(dataset)
+    assert thumbnails(text) == 1
+    assert "2100 x 2100 pixels are too many" in text
+
+
 @pytest.mark.parametrize("end", ["png", "jpg"])
 def test_html_of_samples_decodes_no_huge_image(tmp_path, end):
     """At an eighth of its size, a JPEG is decoded soon enough, unless boxes refer to its pixels."""
