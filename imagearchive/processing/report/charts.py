@@ -15,7 +15,6 @@ __all__ = [
     "bar_chart",
     "escape",
     "fold",
-    "format_bytes",
     "heat_map",
     "histogram_chart",
     "number",
@@ -50,15 +49,6 @@ def number(value: float) -> str:
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}"
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
-
-
-def format_bytes(size: float) -> str:
-    """Return a size as people write it: ``12 B``, ``1.5 MiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            return f"{size:,.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1024
-    raise AssertionError
 
 
 def fold(counts: Mapping[str, int], most: int, rest: str) -> list[tuple[str, int]]:

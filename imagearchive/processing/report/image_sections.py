@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from imagearchive.images.notebook import format_bytes
 from imagearchive.processing.report.charts import (
     bar_chart,
     escape,
     fold,
-    format_bytes,
     heat_map,
     histogram_chart,
     number,

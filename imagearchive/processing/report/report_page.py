@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from imagearchive.containers.left_out import describe_reason
+from imagearchive.images.notebook import format_bytes
 from imagearchive.processing.report.charts import (
     escape,
-    format_bytes,
     number,
     table,
 )
