@@ -116,7 +116,9 @@ class Epoch:
             for indices in self.order.begin_windows(job.positions, self._windows, following):
                 self.source.prefetch(indices.tolist())
         elif self._batches_ahead:
-            ahead = min(self._first_ahead + self._begun - 1, self._batches_ahead)
+            # Twice as many with each batch after the first ones.
+            doublings = min(max(0, self._begun - 1 - self.options.prefetch_batches), 16)
+            ahead = min(self._first_ahead << doublings, self._batches_ahead)
             self._announce(self._first + self._begun + ahead)
         else:
             self.source.prefetch(job.indices)

@@ -132,14 +132,15 @@ class Distant(Encoded):
         self.asked += indices
 
 
-def test_requests_ahead_are_few_before_the_first_batch_and_grow_with_each():
+def test_requests_ahead_are_few_before_the_first_batch_and_double_with_each():
     source = Distant(1000, 400)
     iterator = iter(DataLoader(source, 8, shuffle=True, image_size=8, num_workers=0))
     leads = []
     for received in range(1, 61):
         next(iterator)
         leads.append(len(source.asked) - 8 * received)
-    assert leads[0] == 400 // 8 + 6
+    # Rounded up to whole batches, and doubled with each batch after those that are prepared ahead.
+    assert leads[:7] == [56, 56, 56, 112, 224, 400, 400]
     assert leads[-1] == 400
     assert leads == sorted(leads)
     assert len(set(source.asked)) == len(source.asked)
