@@ -251,6 +251,9 @@ def scan_location(
         # Scan again for the members that can be read.
         damage = error.message
         rows, files = container.scan_location(location, False)
+    packed = rows.packed_entries() if len(files) == 1 else None
+    if packed is not None:
+        return Scanned(container, rows, files, damage, [packed.end])
     entries = rows.entries[: rows.rows]
     ends = np.zeros(len(files), np.uint64)
     if len(files) > 1:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.containers.left_out import LeftOut
+from imagearchive.containers.packed_rows import PackedRows
 
 __all__ = [
     "ENTRY_DTYPE",
@@ -54,15 +55,30 @@ METHOD_STORED: Final = 0
 METHOD_DEFLATED: Final = 8
 
 
+# How many rows are packed at a time: they fit in the cache of a processor.
+_PACK_ROWS: Final = 8192
+
+
 class RowBuffer:
-    """Rows and names that grow by doubling while a scanner fills them.
+    """Rows and names that grow while a scanner fills them.
 
     The name of row ``i`` is ``names[link_ends[i - 1]:name_ends[i]]`` and its link target
     ``names[name_ends[i]:link_ends[i]]`` (empty except for links), both as stored.
 
+    Parameters
+    ----------
+    capacity : int
+        For how many rows there is room at once.
+    packs : bool
+        Pack the rows in between, so that millions of them take little memory. The scanner fills
+        `window`.
+
     Attributes
     ----------
-    entries : ndarray of ENTRY_DTYPE, shape (capacity,)
+    window : ndarray of ENTRY_DTYPE
+        The rows from `first` on.
+    first : int
+        How many rows are packed.
     names : ndarray of uint8, shape (name_capacity,)
     name_ends, link_ends : ndarray of uint64, shape (capacity,)
     rows : int
@@ -73,8 +89,10 @@ class RowBuffer:
         What the scanner found and has no row for.
     """
 
-    def __init__(self, capacity: int = 1024) -> None:
-        self.entries: npt.NDArray[Any] = np.empty(capacity, ENTRY_DTYPE)
+    def __init__(self, capacity: int = 1024, *, packs: bool = False) -> None:
+        self.window: npt.NDArray[Any] = np.empty(capacity, ENTRY_DTYPE)
+        self.first = 0
+        self._packed = PackedRows(ENTRY_DTYPE) if packs else None
         self.name_ends: npt.NDArray[np.uint64] = np.empty(capacity, np.uint64)
         self.link_ends: npt.NDArray[np.uint64] = np.empty(capacity, np.uint64)
         self.names: npt.NDArray[np.uint8] = np.empty(capacity * 64, np.uint8)
@@ -82,12 +100,47 @@ class RowBuffer:
         self.name_bytes = 0
         self.left_out = LeftOut()
 
+    @property
+    def entries(self) -> npt.NDArray[Any]:
+        """The rows as one array of ENTRY_DTYPE, with room for more; unpacks them if need be."""
+        if self.first and self._packed is not None:
+            self._pack()
+            self.window, self.first = self._packed.unpack(), 0
+            self._packed = None
+        return self.window
+
+    def packed_entries(self) -> PackedRows | None:
+        """Return all rows if most are packed."""
+        if not self.first:
+            return None
+        self._pack()
+        return self._packed
+
+    def pack_window(self) -> bool:
+        """Make room for more rows in `window` by packing those that fill it; False if it cannot."""
+        if self._packed is None or len(self.window) != self.rows - self.first or not self.rows:
+            return False
+        if len(self.window) < _PACK_ROWS:
+            self.window = _grow(self.window, len(self.window), _PACK_ROWS)
+        else:
+            self._pack()
+        return True
+
+    def _pack(self) -> None:
+        if self._packed is not None:
+            self._packed.append(self.window[: self.rows - self.first])
+            self.first = self.rows
+
     def reserve(self, rows: int, name_bytes: int) -> None:
-        """Make room for at least that many more rows and name bytes."""
+        """Make room for at least that many more rows and name bytes.
+
+        If the buffer packs, `pack_window` makes room for the rows themselves.
+        """
         need = self.rows + rows
-        if need > len(self.entries):
-            capacity = max(need, 2 * len(self.entries))
-            self.entries = _grow(self.entries, self.rows, capacity)
+        if self._packed is None and need > len(self.window):
+            self.window = _grow(self.window, self.rows, max(need, 2 * len(self.window)))
+        if need > len(self.name_ends):
+            capacity = max(need, 2 * len(self.name_ends))
             self.name_ends = _grow(self.name_ends, self.rows, capacity)
             self.link_ends = _grow(self.link_ends, self.rows, capacity)
         need = self.name_bytes + name_bytes
@@ -116,10 +169,18 @@ class RowBuffer:
         size = other.name_bytes - text
         self.reserve(count, size)
         end, shift = start + count, self.name_bytes - text
-        # As bytes, which are copied faster than the fields of records.
         rows = other.entries[first : other.rows]
-        self.entries[start:end].view(np.uint8)[:] = rows.view(np.uint8)
-        self.entries["index"][start:end] = np.arange(start, end, dtype=np.uint64)
+        if self._packed is None:
+            # As bytes, which are copied faster than the fields of records.
+            self.window[start:end].view(np.uint8)[:] = rows.view(np.uint8)
+            self.window["index"][start:end] = np.arange(start, end, dtype=np.uint64)
+        else:
+            self._pack()
+            for low in range(0, count, _PACK_ROWS):
+                part = rows[low : low + _PACK_ROWS].copy()
+                part["index"] = np.arange(start + low, start + low + len(part), dtype=np.uint64)
+                self._packed.append(part)
+            self.first = end
         self.names[self.name_bytes : self.name_bytes + size] = other.names[text : other.name_bytes]
         # Unsigned numbers wrap around, so a negative shift is added all the same.
         shift %= 1 << 64

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.containers.packed_rows import PackedRows
 from imagearchive.containers.registry import scan_location
-from imagearchive.containers.rows import RowBuffer
+from imagearchive.containers.rows import ENTRY_DTYPE, RowBuffer
 from imagearchive.errors import ImageArchiveError, StaleIndexError
 from imagearchive.index.class_directories import class_directories
 from imagearchive.index.freshness import Signature, fingerprints, signatures
@@ -31,7 +32,7 @@ class BuiltIndex(NamedTuple):
     Attributes
     ----------
     columns : dict of str to ndarray
-        The columns of `imagearchive.index.table.IndexTable`.
+        The columns of `imagearchive.index.table.IndexTable`; the entries may be `PackedRows`.
     files : list of str
         The files that hold the bytes.
     meta : dict
@@ -49,6 +50,26 @@ class BuiltIndex(NamedTuple):
     extra: dict[str, npt.NDArray[np.uint8]]
     file_signatures: dict[str, Signature]
     unchanged: bool
+
+    def head(self) -> BuiltIndex:
+        """Return the same with the first member alone."""
+        columns = self.columns
+        entries = columns["entries"]
+        count = min(1, len(entries))
+        if isinstance(entries, PackedRows):
+            entries = next(entries.chunks())
+        label_offsets, offsets = (
+            columns[name][: count + 1] for name in ("label_offsets", "name_offsets")
+        )
+        head = {
+            "entries": entries[:count].copy(),
+            "label_values": columns["label_values"][: int(label_offsets[-1])],
+            "label_offsets": label_offsets,
+            "names": columns["names"][: int(offsets[-1])],
+            "name_offsets": offsets,
+            "name_order": np.zeros(count, np.uint64),
+        }
+        return self._replace(columns=head)
 
 
 # The archive may have changed since its index was compared with it.
@@ -71,12 +92,12 @@ def build_columns(
         before = signatures([location])
         try:
             scanned = scan_location(location, strict=strict, progress=progress, look=look)
-            resolved = resolve(scanned.rows)
+            resolved = resolve(scanned.rows, keep_packed=True)
             # The columns have taken their place.
             scanned = scanned._replace(rows=RowBuffer(0))
             prints = fingerprints(
                 scanned.files,
-                resolved.entries,
+                resolved.entries if resolved.packed is None else resolved.packed,
                 scanned.ends,
                 compressed=scanned.derived is not None,
             )
@@ -99,10 +120,13 @@ def build_columns(
         "directories": [name.decode("utf-8", "surrogateescape") for name in resolved.directories],
     }
     left_out = resolved.left_out
-    for reason, mask in container.unreadable(resolved.entries).items():
-        left_out.add_rows(
-            resolved.names, resolved.name_offsets, mask, reason, resolved.entries["shard"]
-        )
+    packed, rows = resolved.packed, resolved.entries
+    if packed is not None:
+        # Only the names are looked up, and memory that is not touched takes nothing.
+        rows = np.zeros(len(packed), ENTRY_DTYPE)
+    else:
+        for reason, mask in container.unreadable(rows).items():
+            left_out.add_rows(resolved.names, resolved.name_offsets, mask, reason, rows["shard"])
     if left_out:
         meta["left_out"] = left_out.to_metadata()
     if scanned.damage:
@@ -111,10 +135,10 @@ def build_columns(
     if scanned.derived is not None:
         meta["derived"] = {"0": scanned.derived.to_json()}
         extra[CHECKPOINTS] = np.frombuffer(scanned.checkpoints, np.uint8)
-    lookup = Lookup(resolved.entries, resolved.names, resolved.name_offsets, resolved.name_order)
+    lookup = Lookup(rows, resolved.names, resolved.name_offsets, resolved.name_order)
     values, offsets = directory_labels(lookup, resolved.name_order)
     columns = {
-        "entries": resolved.entries,
+        "entries": rows if packed is None else packed,
         "label_values": values,
         "label_offsets": offsets,
         "names": resolved.names,

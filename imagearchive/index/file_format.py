@@ -10,12 +10,13 @@ import errno
 import json
 import os
 import tempfile
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from imagearchive.arrays import npy
+from imagearchive.containers.packed_rows import PackedRows
 from imagearchive.errors import (
     CorruptArchiveError,
     CorruptIndexError,
@@ -30,7 +31,7 @@ from imagearchive.storage.location import PublishingLocation
 from imagearchive.storage.protocol import file_identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from imagearchive.storage.location import Location
     from imagearchive.storage.protocol import FileStorage, Storage
@@ -40,8 +41,13 @@ __all__ = ["FORMAT", "VERSION", "IndexFile", "NotAnIndexError", "checksum", "loa
 FORMAT: Final = "imagearchive-index"
 VERSION: Final = 1
 
+#: What becomes a section of an index file.
+Section: TypeAlias = "npt.NDArray[Any] | PackedRows"
+
 # A file with more sections is not an index, even if each section is valid.
 MAX_SECTIONS: Final = 4096
+# After so many bytes, the system is asked to begin with writing to disk.
+_SYNC_BYTES: Final = 8 << 20
 # Longest .npy header of a section in bytes.
 _MAX_HEADER: Final = 4096
 
@@ -72,7 +78,7 @@ class IndexFile(NamedTuple):
 
 
 def save(
-    location: Location, sections: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]
+    location: Location, sections: Mapping[str, Section], meta: Mapping[str, Any]
 ) -> tuple[int, str] | None:
     """Write an index atomically.
 
@@ -93,27 +99,45 @@ def save(
     path = location.local_path
     if path is not None:
         with AtomicFile(path, check=False) as target, os_errors_for(path):
-            _write(target.file, sections, meta)
+            _write(target.file, sections, meta, target.begin_sync)
             target.file.flush()
             status = os.fstat(target.file.fileno())
         return status.st_size, file_identity(status)
     if isinstance(location, PublishingLocation):
         with tempfile.NamedTemporaryFile(prefix="imagearchive-") as file:
-            _write(file, sections, meta)
+            _write(file, sections, meta, lambda: None)
             file.flush()
             location.publish(file.name)
         return None
     raise OSError(errno.EROFS, os.strerror(errno.EROFS), location.path)
 
 
-def _write(file: Any, sections: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> None:
+def _write(
+    file: Any,
+    sections: Mapping[str, Section],
+    meta: Mapping[str, Any],
+    begin_sync: Callable[[], None],
+) -> None:
     described = []
-    for name, array in sections.items():
-        npy.write_header(file, array)
+    waiting = 0
+    for name, section in sections.items():
+        arrays: Iterable[npt.NDArray[Any]]
+        if isinstance(section, PackedRows):
+            shape, arrays = (len(section),), section.chunks()
+            file.write(npy.build_header(section.dtype, shape, False, npy.ALIGNMENT, file.tell()))
+        else:
+            npy.write_header(file, section)
+            arrays = [section]
         crc = 0
-        for chunk in npy.iter_bytes(array, file.tell()):
-            crc = crc32(chunk, crc)
-            file.write(chunk)
+        for array in arrays:
+            for chunk in npy.iter_bytes(array, file.tell()):
+                crc = crc32(chunk, crc)
+                file.write(chunk)
+                waiting += len(chunk)
+                if waiting >= _SYNC_BYTES:
+                    # The disk is busy while the rest is computed and copied.
+                    begin_sync()
+                    waiting = 0
         described.append({"name": name, "crc32": crc})
     whole = {**meta, "format": FORMAT, "version": VERSION, "sections": described}
     text = json.dumps(whole, sort_keys=True, ensure_ascii=True).encode()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from imagearchive.containers.packed_rows import PackedRows
 from imagearchive.errors import StaleIndexError
 from imagearchive.errors.hints import Hint
 from imagearchive.storage.location import statuses
@@ -62,7 +63,7 @@ def signatures(files: Sequence[Location]) -> list[Signature | None]:
 
 def fingerprints(
     files: Sequence[Location],
-    entries: npt.NDArray[Any],
+    entries: npt.NDArray[Any] | PackedRows,
     ends: Sequence[int],
     compressed: bool = False,
 ) -> list[dict[str, Any]]:
@@ -176,14 +177,21 @@ def _places(size: int, samples: int) -> list[int]:
     return places
 
 
-def _headers(entries: npt.NDArray[Any], shard: int, files: int, samples: int) -> list[int]:
+def _headers(
+    entries: npt.NDArray[Any] | PackedRows, shard: int, files: int, samples: int
+) -> list[int]:
     """Return where the headers to compare begin."""
+    headers: list[int]
+    if isinstance(entries, PackedRows):
+        positions = spread(len(entries) - 1, samples).astype(np.uint64)
+        headers = entries.header_offsets(positions).tolist()
+        return headers
     rows = entries if files == 1 else entries[entries["shard"] == shard]
     if not len(rows):
         # A file without members, such as the index of Barecat: SQLite counts changes in its
         # first page.
         return [0]
-    headers: list[int] = rows["header_offset"][spread(len(rows) - 1, samples)].tolist()
+    headers = rows["header_offset"][spread(len(rows) - 1, samples)].tolist()
     return headers
 
 

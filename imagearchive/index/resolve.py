@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.containers.left_out import CONTINUATION, NO_NAME, REPLACED, SPECIAL, LeftOut
+from imagearchive.containers.packed_rows import PackedRows
 from imagearchive.containers.rows import (
     KIND_CONTINUATION,
     KIND_DIRECTORY,
@@ -32,6 +33,8 @@ from imagearchive.index.names import gather, normalize_all
 
 __all__ = ["Resolved", "resolve"]
 
+# The kinds of members.
+_READABLE = frozenset({KIND_FILE, KIND_SPARSE, KIND_ENCRYPTED})
 # The rows of a scanner are not copied if its memory is at most so many times as large.
 _MAX_SPARE = 1.25
 
@@ -47,20 +50,34 @@ class Resolved(NamedTuple):
     """Directories that the archive names and that hold no file, sorted."""
     left_out: LeftOut
     """The members that have no row, and why."""
+    packed: PackedRows | None = None
+    """The entries if they are still packed; `entries` is empty then."""
 
 
-def resolve(rows: RowBuffer) -> Resolved:
-    """Turn raw rows into the columns of an index table."""
+def resolve(rows: RowBuffer, *, keep_packed: bool = False) -> Resolved:
+    """Turn raw rows into the columns of an index table.
+
+    Parameters
+    ----------
+    rows : RowBuffer
+    keep_packed : bool
+        Leave the entries packed if the rows are packed and each is that of a member.
+    """
     count = rows.rows
-    entries = rows.entries[:count]
     names, offsets = normalize_all(
         rows.names[: rows.name_bytes], rows.name_ends[:count], rows.link_ends[:count]
     )
     order, distinct = sort_and_compare_names(names, offsets)
+    is_nameless = offsets[1:] == offsets[:-1]
+    every_name_counts = distinct and not is_nameless.any()
+    packed = rows.packed_entries() if keep_packed and every_name_counts else None
+    if packed is not None and packed.kinds <= _READABLE:
+        nothing = np.empty(0, packed.dtype)
+        return Resolved(nothing, names, offsets, order, [], rows.left_out, packed)
+    entries = rows.entries[:count]
     # Contiguous, since it is compared many times.
     kinds = np.ascontiguousarray(entries["kind"])
-    is_nameless = offsets[1:] == offsets[:-1]
-    if distinct and not is_nameless.any() and _are_readable(kinds).all():
+    if every_name_counts and _are_readable(kinds).all():
         # Nearly every archive: each row is that of a member.
         entries = _without_spare(entries, rows)
         entries["index"] = np.arange(count, dtype=np.uint64)

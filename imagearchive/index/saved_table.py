@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["SavedTable"]
+    from imagearchive.index.file_format import Section
+
+__all__ = ["SavedTable", "save_columns"]
 
 logger = logging.getLogger(__name__)
 
@@ -119,13 +121,8 @@ class SavedTable(MemberTable):
 
     def write(self, location: Location) -> Signature | None:
         """Save the table; returns what `file_format.save` does, and raises as `save`."""
-        sections = {name: getattr(self, name) for name in COLUMNS}
-        sections.update(sorted(self.extra.items()))
-        if is_cached(location):
-            # The name of a cached index does not tell whose it is.
-            sections[FILES] = describe_files(self.file_signatures)
-        meta = {key: value for key, value in self.meta.items() if key != "sections"}
-        return file_format.save(location, sections, meta)
+        columns = {name: getattr(self, name) for name in COLUMNS}
+        return save_columns(location, columns, self.extra, self.meta, self.file_signatures)
 
     @classmethod
     def load_written(
@@ -223,6 +220,23 @@ class SavedTable(MemberTable):
                     f"{self.path}: section {section['name']!r} is damaged; delete the index and "
                     f"open the archive again"
                 )
+
+
+def save_columns(
+    location: Location,
+    columns: Mapping[str, Section],
+    extra: Mapping[str, Section],
+    meta: Mapping[str, Any],
+    file_signatures: Mapping[str, Signature],
+) -> Signature | None:
+    """Save the columns of a table; parameters are its attributes, and the rest as for `write`."""
+    sections = {name: columns[name] for name in COLUMNS}
+    sections.update(sorted(extra.items()))
+    if is_cached(location):
+        # The name of a cached index does not tell whose it is.
+        sections[FILES] = describe_files(file_signatures)
+    described = {key: value for key, value in meta.items() if key != "sections"}
+    return file_format.save(location, sections, described)
 
 
 class SavedCheckpoints:

@@ -8,6 +8,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
+from imagearchive.containers.packed_rows import PackedRows
 from imagearchive.containers.registry import find_container, resolve_location
 from imagearchive.errors import (
     ArchiveNotFoundError,
@@ -20,11 +21,12 @@ from imagearchive.errors import (
 from imagearchive.errors.os_errors import OUT_OF_FILES
 from imagearchive.index import file_format
 from imagearchive.index.build import BuiltIndex, build_columns
+from imagearchive.index.column_checks import COLUMNS
 from imagearchive.index.freshness import READ_PARTLY, REBUILD
 from imagearchive.index.index_locations import check_replaceable, index_locations
 from imagearchive.index.look_inside import LookInside
 from imagearchive.index.nesting import Nested, Nesting
-from imagearchive.index.saved_table import SavedTable
+from imagearchive.index.saved_table import SavedTable, save_columns
 from imagearchive.storage.location import Location, PublishingLocation, locate
 
 if TYPE_CHECKING:
@@ -109,12 +111,12 @@ class IndexTable(SavedTable):
                     f"{archive.path}: archives in a plain directory are not opened with it; pass "
                     f"their paths as a list or a pattern"
                 )
-            return cls._build(archive, strict, progress)
+            return cls._from_built(cls._build(archive, strict, progress))
         options = (overwrite, strict, save)
 
         inner = None if nesting is None else LookInside(nesting, archive)
 
-        def scan() -> IndexTable:
+        def scan() -> BuiltIndex:
             return cls._build(archive, strict, progress, inner)
 
         if nesting is None:
@@ -131,15 +133,15 @@ class IndexTable(SavedTable):
         if outer.meta and (not nesting.auto or begins_with_archive(outer)):
             scanner = None if inner is None else inner.scanner
 
-            def build() -> IndexTable:
+            def build() -> BuiltIndex:
                 from imagearchive.index.nested import build_nested
 
-                return cls._from_built(build_nested(outer, nesting, strict, progress, scanner))
+                return build_nested(outer, nesting, strict, progress, scanner)
 
             return cls._open(archive, given, options, nesting, build)
         if given is None:
             return outer
-        return cls._open(archive, given, options, nesting, lambda: outer)
+        return cls._open(archive, given, options, nesting, outer._to_built)
 
     @classmethod
     def _open(
@@ -148,7 +150,7 @@ class IndexTable(SavedTable):
         given: Location | None,
         options: tuple[bool, bool, bool],
         nesting: Nesting | None,
-        build: Callable[[], IndexTable],
+        build: Callable[[], BuiltIndex],
     ) -> IndexTable:
         """Return the saved index if it is fresh, or build and save it."""
         overwrite, strict, save = options
@@ -159,22 +161,24 @@ class IndexTable(SavedTable):
             table, writable = cls._find(archive, overwrite, strict, nesting)
         if table is not None:
             return table
-        table = build()
-        if not table.unchanged_during_scan:
+        built = build()
+        if not built.unchanged:
             warnings.warn(
                 f"{archive.path}: the archive changes while it is read, so its index is not saved",
                 RuntimeWarning,
                 stacklevel=3,
             )
-            return table
+            return cls._from_built(built)
         if not save and given is None:
-            return table
+            return cls._from_built(built)
         failures = []
         for location in writable:
             try:
                 if given is None:
                     location.parent.make_directory()
-                written = table.write(location)
+                written = save_columns(
+                    location, built.columns, built.extra, built.meta, built.file_signatures
+                )
             except OSError as error:
                 if given is not None:
                     raise OptionError(
@@ -184,14 +188,14 @@ class IndexTable(SavedTable):
                     raise
                 failures.append(f"{location.path}: {error.strerror}")
             else:
-                files, found = table.files, table.file_signatures
+                files, found = built.files, built.file_signatures
                 # A large table should not be in memory together with its file.
-                del table
+                del built
                 try:
                     return cls.load_written(location, files, found, written)
                 except FileNotFoundError:
                     # Another process has removed the file.
-                    return build()
+                    return cls._from_built(build())
         warnings.warn(
             f"{archive.path}: the index cannot be saved "
             f"({'; '.join(failures) or 'no cache directory'}), so every process scans the archive "
@@ -199,7 +203,7 @@ class IndexTable(SavedTable):
             RuntimeWarning,
             stacklevel=3,
         )
-        return table
+        return cls._from_built(built)
 
     @classmethod
     def _open_given(
@@ -322,9 +326,9 @@ class IndexTable(SavedTable):
         nesting = Nesting.from_argument(nested)
         archive = resolve_location(locate(path))
         if nesting is None:
-            return cls._build(archive, strict, None)
+            return cls._from_built(cls._build(archive, strict, None))
         inner = LookInside(nesting, archive)
-        table = cls._build(archive, strict, None, inner)
+        table = cls._from_built(cls._build(archive, strict, None, inner))
         from imagearchive.index.inner_archives import begins_with_archive
 
         if nesting.auto and not begins_with_archive(table):
@@ -340,19 +344,32 @@ class IndexTable(SavedTable):
         strict: bool,
         progress: Progress | None,
         look: Look | None = None,
-    ) -> IndexTable:
+    ) -> BuiltIndex:
         # Imported here, because an archive with an index needs it only if it contains others.
         from imagearchive.index.inner_archives import begins_with_archive
 
         built = build_columns(archive, strict=strict, progress=progress, look=look)
-        table = cls._from_built(built)
         # The files may be gone, or may have changed, since they were scanned.
         with contextlib.suppress(OSError, ImageArchiveError):
-            table.meta["begins_with_archive"] = begins_with_archive(table)
-        return table
+            built.meta["begins_with_archive"] = begins_with_archive(cls._from_built(built.head()))
+        return built
+
+    def _to_built(self) -> BuiltIndex:
+        columns = {name: getattr(self, name) for name in COLUMNS}
+        return BuiltIndex(
+            columns,
+            list(self.files),
+            self.meta,
+            dict(self.extra),
+            dict(self.file_signatures),
+            self.unchanged_during_scan,
+        )
 
     @classmethod
     def _from_built(cls, built: BuiltIndex) -> IndexTable:
-        table = cls(**built.columns, files=built.files, meta=built.meta, extra=built.extra)
+        columns = dict(built.columns)
+        if isinstance(columns["entries"], PackedRows):
+            columns["entries"] = columns["entries"].unpack()
+        table = cls(**columns, files=built.files, meta=built.meta, extra=built.extra)
         table.file_signatures, table.unchanged_during_scan = built.file_signatures, built.unchanged
         return table

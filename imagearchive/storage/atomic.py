@@ -21,6 +21,7 @@ from imagearchive.errors.os_errors import name_in_os_errors, os_errors_for
 from imagearchive.storage.closing import Abortable, release_at_exit
 from imagearchive.storage.disk_sync import sync_folder
 from imagearchive.storage.temporary import lock_new_file, remove_stale_files, temporary_name
+from imagearchive.storage.writeback import begin_writeback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -148,6 +149,19 @@ class AtomicFile(Abortable):
     def _check_target(self) -> None:
         if self._check:
             check_target(self.path, self._overwrite)
+
+    def begin_sync(self) -> None:
+        """Have the system begin to put on disk what was written, so that `complete` waits less.
+
+        Raises
+        ------
+        OSError
+            The disk is full, for example.
+        """
+        if self._sync:
+            with os_errors_for(self.written_path):
+                self.file.flush()
+                begin_writeback(self.file.fileno())
 
     def complete(self) -> None:
         """Flush the temporary file, put it on disk and close it; a second call does nothing.

@@ -412,18 +412,18 @@ def _rows(
     lengths = np.concatenate([file_names.lengths, directory_names.lengths[real]])
     count, file_count = len(lengths), len(files)
     buffer = RowBuffer(max(count, 1))
-    buffer.entries = np.zeros(len(buffer.entries), ENTRY_DTYPE)
-    buffer.entries["index"][:count] = np.arange(count)
-    rows = buffer.entries[:file_count]
+    buffer.window = np.zeros(len(buffer.window), ENTRY_DTYPE)
+    buffer.window["index"][:count] = np.arange(count)
+    rows = buffer.window[:file_count]
     rows["offset"] = rows["header_offset"] = files["offset"]
     rows["size"] = rows["stored_size"] = files["size"]
     rows["crc"] = files["crc32c"]
     rows["shard"] = number
-    buffer.entries["mode"][:count] = np.concatenate([files["mode"], directories["mode"][real]])
-    buffer.entries["mtime"][:count] = np.concatenate(
+    buffer.window["mode"][:count] = np.concatenate([files["mode"], directories["mode"][real]])
+    buffer.window["mtime"][:count] = np.concatenate(
         [files["mtime_ns"], directories["mtime_ns"][real]]
     )
-    buffer.entries["kind"][file_count:count] = KIND_DIRECTORY
+    buffer.window["kind"][file_count:count] = KIND_DIRECTORY
     joined = np.concatenate([file_names.text, directory_names.text])
     buffer.reserve(0, len(joined))
     buffer.names[: len(joined)] = joined

@@ -212,7 +212,7 @@ def _rows(triplets: npt.NDArray[Any], shards: npt.NDArray[np.intp]) -> RowBuffer
     digits = max(NAME_DIGITS, len(str(max(count - 1, 0))))
     buffer = RowBuffer(1)
     buffer.reserve(count, count * digits)
-    entries = np.zeros(len(buffer.entries), ENTRY_DTYPE)
+    entries = np.zeros(len(buffer.window), ENTRY_DTYPE)
     rows = entries[:count]
     rows["index"] = np.arange(count)
     rows["header_offset"] = triplets["position"]
@@ -220,7 +220,7 @@ def _rows(triplets: npt.NDArray[Any], shards: npt.NDArray[np.intp]) -> RowBuffer
     rows["size"] = rows["stored_size"] = triplets["length"]
     rows["shard"] = shards
     rows["mode"] = PERMISSIONS
-    buffer.entries = entries
+    buffer.window = entries
     ends = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(digits)
     buffer.name_ends[:count] = ends
     buffer.link_ends[:count] = ends

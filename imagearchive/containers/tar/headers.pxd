@@ -48,7 +48,8 @@ cdef struct State:
     uint64_t cut_name_size
     bint zeros            # the block before `offset` was zero
     uint64_t blank        # the first of those
-    Entry* entries
+    Entry* entries        # the rows from `first_row` on
+    uint64_t first_row
     uint64_t* name_ends
     uint64_t* link_ends
     uint8_t* names

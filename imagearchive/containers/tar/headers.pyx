@@ -221,7 +221,7 @@ cdef int member(
         mtime = seconds_to_ns(mtime, 0)
     else:
         mtime = 0
-    entry = s.entries + s.rows
+    entry = s.entries + (s.rows - s.first_row)
     entry.index = s.rows
     entry.offset = data
     entry.size = size

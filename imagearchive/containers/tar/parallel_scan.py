@@ -187,7 +187,7 @@ def _join(storage: Storage, rows: RowBuffer, cursor: Cursor, run: _Run) -> bool:
 def _reserve(rows: RowBuffer, cursor: Cursor, run: _Run, size: int) -> None:
     """Make room for the rest of the archive, if it goes on as it began; at most eightfold."""
     need, text = run.rows.rows, run.rows.name_bytes
-    if rows.rows + need <= len(rows.entries) and rows.name_bytes + text <= len(rows.names):
+    if rows.rows + need <= len(rows.name_ends) and rows.name_bytes + text <= len(rows.names):
         return
     factor = min(7.0, 1.0625 * (size - cursor.offset) / max(1, cursor.offset))
     rows.reserve(max(need, int(factor * rows.rows)), max(text, int(factor * rows.name_bytes)))

@@ -159,7 +159,7 @@ cdef int step(Cursor cursor, object rows, int fd, uint8_t* scratch, uint64_t cap
     Signal handlers run first, so a caller that goes on after PAUSE can be interrupted.
     """
     cdef State* s = &cursor.state
-    cdef Entry[::1] entries = rows.entries
+    cdef Entry[::1] entries = rows.window
     cdef uint64_t[::1] name_ends = rows.name_ends
     cdef uint64_t[::1] link_ends = rows.link_ends
     cdef uint8_t[::1] names = rows.names
@@ -170,7 +170,10 @@ cdef int step(Cursor cursor, object rows, int fd, uint8_t* scratch, uint64_t cap
     if cursor.ended != PAUSE:
         return cursor.ended
     s.pause_at = monotonic_ns() + SIGNAL_INTERVAL
-    s.row_capacity = min(entries.shape[0], name_ends.shape[0], link_ends.shape[0])
+    s.first_row = rows.first
+    s.row_capacity = min(
+        rows.first + entries.shape[0], name_ends.shape[0], link_ends.shape[0]
+    )
     s.name_capacity = names.shape[0]
     s.rows = rows.rows
     s.name_bytes = rows.name_bytes
@@ -214,6 +217,11 @@ cdef void grow(Cursor cursor, object rows) except *:
     """Room for the rest of the archive, if it goes on as it began; at most eightfold."""
     cdef State* s = &cursor.state
     cdef uint64_t filled = s.rows, more, text, end = min(s.stop, s.file_size)
+    if (
+        rows.pack_window() and filled < <uint64_t> len(rows.name_ends)
+        and s.need_names <= s.name_capacity - s.name_bytes
+    ):
+        return
     more = filled + 1
     if s.offset > s.begin:
         more = 0
@@ -360,7 +368,8 @@ def scan(storage, strict=True, visit=None, first=None):
     cdef State* s = &cursor.state
     cdef int code
     path = storage.path
-    rows = RowBuffer()
+    # A visitor looks at rows by number.
+    rows = RowBuffer(packs=visit is None and hasattr(storage, "fileno"))
     if first is not None:
         first(storage, rows, cursor)
     if hasattr(storage, "fileno"):

@@ -1,0 +1,3 @@
+__all__ = ["begin_writeback"]
+
+def begin_writeback(descriptor: int) -> None: ...
