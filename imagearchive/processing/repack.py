@@ -37,11 +37,8 @@ from imagearchive.errors.hints import Hint
 from imagearchive.images.decode import decode_image
 from imagearchive.processing.repack_recipe import ImageFormat, Recipe
 from imagearchive.processing.repack_run import Run, RunOptions
-from imagearchive.processing.repack_sources import (
-    RepackSource,
-    as_source,
-    check_keys,
-)
+from imagearchive.processing.repack_source import RepackSource
+from imagearchive.processing.repack_sources import as_source, check_keys
 from imagearchive.storage.executors import AnyExecutor
 from imagearchive.storage.location import locate
 from imagearchive.storage.make_once import lock_beside

@@ -16,7 +16,7 @@ from imagearchive.datasets.permutation import Permutation
 from imagearchive.errors import ImageArchiveError, OptionError
 from imagearchive.errors.hints import Hint
 from imagearchive.processing.repack_recipe import Recipe
-from imagearchive.processing.repack_sources import RepackSource, Row, Written
+from imagearchive.processing.repack_source import RepackSource, Row, Written
 from imagearchive.storage.executors import AnyExecutor, Submits, open_executor, run_tasks
 from imagearchive.storage.task_threads import TaskThreads
 

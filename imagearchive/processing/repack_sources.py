@@ -5,9 +5,7 @@ Sources are picklable, and safe for threads; worker processes use them, too.
 
 from __future__ import annotations
 
-import re
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -17,130 +15,32 @@ from imagearchive.codecs.codec_registry import encode_member, extension_of
 from imagearchive.datasets.image_archive import ImageArchive
 from imagearchive.datasets.npz.detect import holds_arrays
 from imagearchive.datasets.samples.dataset import SampleArchive
-from imagearchive.errors import ImageArchiveError, OptionError, UnsupportedMemberError
-from imagearchive.errors.hints import Hint
-from imagearchive.images.pillow import FORMATS, image_format
+from imagearchive.errors import ImageArchiveError, OptionError
+from imagearchive.images.pillow import FORMATS
+from imagearchive.processing.repack_fields import field_source
 from imagearchive.processing.repack_recipe import Recipe
+from imagearchive.processing.repack_source import (
+    ENDS,
+    RepackSource,
+    Row,
+    Written,
+    some_samples,
+    without_dots,
+)
 from imagearchive.transforms.fields import (
-    KEY,
-    Array,
-    Boxes,
-    Bytes,
     Field,
     Image,
-    Json,
-    Keypoints,
     Label,
-    Mask,
-    Text,
 )
-from imagearchive.transforms.random_keys import Key
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["RepackSource", "Row", "Written", "as_source", "check_keys"]
+__all__ = ["as_source", "check_keys"]
 
 _IMAGES: Final = frozenset((*FORMATS, "jp2", "avif"))
 # Extensions of members that may say where something is in an image.
 _PLACES: Final = frozenset(("json", "npy", "npz", "xml"))
-_KEY: Final = Key(0)
-_NOT_OF_THE_FILE: Final = ("decoder", "format", "relative")
-# How many samples the fingerprint of a dataset covers, as that of the members of an archive does.
-_SOME: Final = 256
-# Formats that are copied only, by Pillow's name.
-_COPIED: Final = {"JPEG2000": "jp2", "AVIF": "avif"}
-# The extensions that members of a kind of field may have; all others are .npy.
-_ENDS: Final[dict[type[Field], list[str]]] = {
-    Image: ["jpg", "png", "webp", "gif", "bmp", "tif", "ppm", "jp2", "avif"],
-    Mask: ["png", "npy"],
-    Label: ["cls", "npy"],
-    Text: ["txt"],
-    Json: ["json"],
-    Bytes: ["bin"],
-}
-_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
-
-
-class Written(NamedTuple):
-    """One sample, ready to be written.
-
-    Attributes
-    ----------
-    key : str
-    members : list of (str, bytes-like)
-        Names and contents.
-    images, encoded : int
-        How many images it has, and how many of them were encoded again.
-    stored : int
-        Bytes of its members in the source.
-    """
-
-    key: str
-    members: list[tuple[str, Buffer]]
-    images: int
-    encoded: int
-    stored: int
-
-
-class Row(NamedTuple):
-    """One sample as a row of an NPZ.
-
-    Attributes
-    ----------
-    values : dict of str to object
-        By column.
-    stored : int
-        Bytes of its members in the source.
-    """
-
-    values: dict[str, Any]
-    stored: int
-
-
-class RepackSource(ABC):
-    """Samples to write."""
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Return the number of samples."""
-
-    @abstractmethod
-    def key(self, index: int) -> str:
-        """Return the key that a sample gets."""
-
-    @abstractmethod
-    def origin(self, index: int) -> str:
-        """Return where a sample is from, for messages."""
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Return text that differs if the archives, the labels, or the fields do."""
-
-    @abstractmethod
-    def write(self, index: int, recipe: Recipe) -> Written:
-        """Return a sample as members of an archive."""
-
-    @abstractmethod
-    def row(self, index: int, recipe: Recipe) -> Row:
-        """Return a sample as a row of an NPZ, with images of one size."""
-
-    @abstractmethod
-    def image(self, index: int) -> Buffer | None:
-        """Return the first image of a sample, encoded; None if it has none."""
-
-    @property
-    @abstractmethod
-    def is_remote(self) -> bool:
-        """Whether a server has the samples."""
-
-    def fields(self) -> dict[str, Field] | None:
-        """Return what `SampleArchive` needs to read the result; None if it needs nothing."""
-        return None
-
-    def warning(self, recipe: Recipe) -> str:
-        """Return what the user should know before; empty if there is nothing."""
-        return ""
 
 
 def as_source(source: Any) -> RepackSource:
@@ -156,7 +56,7 @@ def as_source(source: Any) -> RepackSource:
             raise OptionError(
                 "repack writes what is stored; pass a SampleArchive without transform"
             )
-        return _Fields(source)
+        return field_source(source)
     if isinstance(source, ImageArchive):
         if source.encoded_images() is None:
             raise OptionError(
@@ -294,18 +194,26 @@ def _is_image(extension: str) -> bool:
 
 
 class _LabeledImages(RepackSource):
-    """The images of an `ImageArchive`, each with its label beside it unless its name tells it."""
+    """The images of an `ImageArchive`, each with its label beside it unless its name tells it.
+
+    If classes have names that the directories do not tell, each becomes a directory.
+    """
 
     def __init__(self, dataset: ImageArchive) -> None:
         self._dataset = dataset
         self._named = _names_tell_labels(dataset)
+        self._folders = [] if self._named else _class_folders(dataset)
+        self._named |= bool(self._folders)
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def key(self, index: int) -> str:
         folder, slash, last = self._dataset.name(index).rpartition("/")
-        return folder + slash + _without_dots(last.rpartition(".")[0] or last)
+        if self._folders:
+            folder, slash = f"{self._folders[self._dataset.label(index)]}/{folder}", "/"
+            folder = folder.rstrip("/")
+        return folder + slash + without_dots(last.rpartition(".")[0] or last)
 
     @property
     def is_remote(self) -> bool:
@@ -316,7 +224,9 @@ class _LabeledImages(RepackSource):
 
     def fingerprint(self) -> str:
         dataset = self._dataset
-        labels = [(dataset.name(index), str(dataset.label(index))) for index in _some(len(self))]
+        labels = [
+            (dataset.name(index), str(dataset.label(index))) for index in some_samples(len(self))
+        ]
         return f"{dataset.archive.table.fingerprint()} {labels}"
 
     def write(self, index: int, recipe: Recipe) -> Written:
@@ -351,16 +261,7 @@ class _LabeledImages(RepackSource):
         if self._named:
             return None
         kinds = {"image": Image, "label": Label}
-        return {name: kind("{key}." + "|".join(_ENDS[kind])) for name, kind in kinds.items()}
-
-
-def _without_dots(stem: str) -> str:
-    """Return the last part of a key, which the first dot would end."""
-    return stem.replace(".", "_")
-
-
-def _some(count: int) -> range:
-    return range(0, count, max(1, count // _SOME))
+        return {name: kind("{key}." + "|".join(ENDS[kind])) for name, kind in kinds.items()}
 
 
 def _names_tell_labels(dataset: ImageArchive) -> bool:
@@ -376,131 +277,18 @@ def _names_tell_labels(dataset: ImageArchive) -> bool:
     return [numbers[name] for name in sorted(numbers)] == list(range(len(numbers)))
 
 
-class _Fields(RepackSource):
-    """The samples of a `SampleArchive`, whose fields become members ``KEY.FIELD.EXTENSION``."""
+def _class_folders(dataset: ImageArchive) -> list[str]:
+    """Return the classes, if directories of their names would be numbered as they are.
 
-    def __init__(self, dataset: SampleArchive) -> None:
-        self._dataset = dataset
-        self._images = [
-            name
-            for name, kind in dataset.fields.items()
-            if isinstance(kind, Image) and kind.decoder is None
-        ]
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def key(self, index: int) -> str:
-        folder, slash, last = self._dataset.key(index).rpartition("/")
-        return folder + slash + _without_dots(last)
-
-    @property
-    def is_remote(self) -> bool:
-        return self._dataset.requests_ahead > 0
-
-    def origin(self, index: int) -> str:
-        return f"sample {index}, {self._dataset.key(index)!r},"
-
-    def fingerprint(self) -> str:
-        archives = [archive.table.fingerprint() for archive in self._dataset.archives]
-        # A function is at another address in each process.
-        fields = [(name, _ADDRESS.sub("", repr(f))) for name, f in self._dataset.fields.items()]
-        keys = [self._dataset.key(index) for index in _some(len(self))]
-        return f"{archives} {fields} {keys}"
-
-    def write(self, index: int, recipe: Recipe) -> Written:
-        sample = self._dataset.load(index, encoded=self._images)
-        present = [name for name in self._images if sample[name] is not None]
-        kept = [name for name in present if recipe.keeps(sample[name])]
-        moved = sample
-        if len(kept) < len(present):
-            moved = recipe.pipeline.render_sample(sample, _KEY)
-        key = self.key(index)
-        members: list[tuple[str, Buffer]] = []
-        stored = 0
-        for name, kind in sample.fields.items():
-            value = moved[name]
-            if value is None:
-                continue
-            if name not in self._images:
-                end, data = _encode_field(name, kind, value)
-                stored += memoryview(data).nbytes
-            else:
-                stored += memoryview(sample[name]).nbytes
-                if name in kept:
-                    end, data = _extension_of_format(sample[name]), sample[name]
-                else:
-                    end, data = recipe.encode(value, sample[name])
-            members.append((f"{key}.{name}.{end}", data))
-        return Written(key, members, len(present), len(present) - len(kept), stored)
-
-    def row(self, index: int, recipe: Recipe) -> Row:
-        sample = self._dataset.load(index, encoded=self._images)
-        for name in sample.fields:
-            if sample[name] is None:
-                raise OptionError(
-                    f"the sample {sample[KEY]!r} lacks {name!r}, and every row of an NPZ has all "
-                    f"columns; SampleArchive can leave such samples out",
-                    hints=[Hint("missing='skip'", "to do so")],
-                )
-        moved = recipe.fixed_pipeline.render_sample(sample, _KEY)
-        stored = sum(memoryview(sample[name]).nbytes for name in self._images)
-        return Row({"keys": sample[KEY], **{name: moved[name] for name in sample.fields}}, stored)
-
-    def image(self, index: int) -> Buffer | None:
-        if not self._images:
-            return None
-        data: Buffer | None = self._dataset.load(index, encoded=self._images)[self._images[0]]
-        return data
-
-    def fields(self) -> dict[str, Field]:
-        kinds = self._dataset.fields
-        # One for each box, so that their number differs.
-        labels = {label for kind in kinds.values() for label in getattr(kind, "labels", ())}
-        result = {}
-        for name, kind in kinds.items():
-            arguments = {
-                argument: getattr(kind, argument)
-                for argument in kind.arguments
-                if argument not in _NOT_OF_THE_FILE
-            }
-            if name in labels:
-                arguments["ragged"] = True
-            result[name] = type(kind)(f"{{key}}.{name}." + "|".join(_ends_of(kind)), **arguments)
-        return result
-
-
-def _extension_of_format(encoded: Buffer) -> str:
-    name = image_format(encoded)
-    known = (end for end, other in FORMATS.items() if other == name)
-    return next(known, _COPIED.get(name or "", "img"))
-
-
-def _ends_of(kind: Field) -> list[str]:
-    """Return the extensions that members of a kind of field may have."""
-    return next((ends for one, ends in _ENDS.items() if isinstance(kind, one)), ["npy"])
-
-
-def _encode_field(name: str, kind: Field, value: Any) -> tuple[str, Buffer]:
-    """Return the extension and the content of a field that is not an encoded image."""
-    if isinstance(kind, Bytes):
-        return "bin", value
-    if isinstance(kind, Mask):
-        # A PNG holds one channel of 8 or 16 bits.
-        end = "png" if value.ndim == 2 and value.dtype in (np.uint8, np.uint16) else "npy"
-    elif isinstance(kind, Text):
-        end = "txt"
-    elif isinstance(kind, Json):
-        end = "json"
-    elif isinstance(kind, Label) and isinstance(value, int):
-        end = "cls"
-    elif isinstance(kind, Image):
-        end = "png"
-    elif isinstance(kind, (Array, Boxes, Keypoints, Label)):
-        end, value = "npy", np.asarray(value)
-    else:
-        raise UnsupportedMemberError(
-            f"the field {name!r} has a decoder or codec of its own, so it is not known how to "
-            f"write it; use Bytes to copy it"
-        )
-    return end, encode_member(f"x.{end}", value, False, {})
+    Otherwise, and if there are no classes, return nothing.
+    """
+    classes = dataset.classes
+    labels = {dataset.label(index) for index in range(len(dataset))} if classes else set()
+    if (
+        labels == set(range(len(classes)))
+        and all(type(label) is int for label in labels)
+        and classes == sorted(set(classes))
+        and all(name.strip(". ") and not set(name) & set("/\\\0") for name in classes)
+    ):
+        return classes
+    return []

@@ -186,6 +186,37 @@ def test_repack_labels_beside_images_if_names_do_not_tell_them(folder, tmp_path)
     assert again["dog/00.cls"] == b"3"
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_repack_classes_of_a_table_become_directories(folder, tmp_path, shuffle):
+    names = [f"cat/{number:02}" for number in (1, 3, 5, 7)]
+    table = {"id": names, "kind": ["old tom", "kitten", "old tom", "kitten"]}
+    dataset = ImageArchive(folder, table=table, image="id", label="kind")
+    assert dataset.classes == ["kitten", "old tom"]
+    result = repack(dataset, tmp_path / "a-{}.tar", shuffle=shuffle)
+    assert result.fields is None
+    again = ImageArchive(result.paths)
+    assert again.classes == dataset.classes
+    found = {again.name(index): again.label(index) for index in range(4)}
+    assert found == {
+        "old tom/cat/01.jpg": 1,
+        "kitten/cat/03.jpg": 0,
+        "old tom/cat/05.jpg": 1,
+        "kitten/cat/07.jpg": 0,
+    }
+
+
+@pytest.mark.parametrize("kinds", [["a/b", "c"], ["..", "c"], [" ", "c"]])
+def test_repack_classes_that_cannot_be_directories_stay_numbers(folder, tmp_path, kinds):
+    table = {"id": ["cat/01", "cat/03"], "kind": kinds}
+    dataset = ImageArchive(folder, table=table, image="id", label="kind")
+    result = repack(dataset, tmp_path / "a-{}.tar")
+    again = ImageArchive(result.paths, label_extension="cls")
+    assert [again.label(0), again.label(1)] == [dataset.label(0), dataset.label(1)]
+    assert (
+        ImageArchive(repack(again, tmp_path / "b-{}.tar").paths, label_extension="cls")[1][1] == 1
+    )
+
+
 @pytest.fixture
 def pairs(tmp_path):
     members = {}
