@@ -75,10 +75,11 @@ cdef extern from "<stdatomic.h>" nogil:
     void atomic_store(atomic_int *, int)
 
 cdef extern from "simd.h" nogil:
+    int PX_PLAIN, PX_AVX2, PX_AVX512
     int px_simd(int)
 
 # Once, before there are threads.
-px_simd(1)
+px_simd(PX_AVX512)
 px_png_set_crc32(crc32_after)
 HAVE_JPEG = bool(HAVE_JPEG_)
 JPEG_VERSION = px_jpeg_version().decode()
@@ -94,9 +95,12 @@ class UnsupportedPngError(DecodeError):
     """A PNG of a rare kind, or with any damage, which is left to Pillow."""
 
 
-def use_simd(bint wanted):
-    """Turn the vector kernels on or off; return whether they are in use."""
-    return bool(px_simd(wanted))
+def use_simd(bint wanted, bint wide=True):
+    """Turn the vector kernels on or off, those for AVX-512 only if `wide`.
+
+    Returns the level in use: 0 for none, 1 for AVX2, 2 for AVX-512 as well.
+    """
+    return px_simd(PX_PLAIN if not wanted else PX_AVX512 if wide else PX_AVX2)
 
 
 def jpeg_info(const uint8_t[::1] data not None):

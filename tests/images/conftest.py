@@ -5,9 +5,9 @@ import pytest
 from imagearchive.images.render import use_simd
 
 
-@pytest.fixture(params=[True, False], ids=["vectors", "plain"])
+@pytest.fixture(params=[2, 1, 0], ids=["wide vectors", "vectors", "plain"])
 def simd(request):
-    """Run a test with the vector kernels and without them."""
-    use_simd(request.param)
+    """Run a test with all vector kernels, without those for AVX-512, and without any."""
+    use_simd(request.param > 0, wide=request.param > 1)
     yield
     use_simd(True)

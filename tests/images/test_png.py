@@ -45,7 +45,7 @@ DECODER = Decoder()
 
 @pytest.fixture(params=[True, False], ids=["simd", "plain"])
 def simd(request):
-    if use_simd(request.param) != request.param:
+    if bool(use_simd(request.param)) != request.param:
         pytest.skip("this processor has no AVX2")
     yield
     use_simd(True)

@@ -1,5 +1,6 @@
 /* The coefficients of resampling, one table for each axis, as Pillow computes them. */
 #include "resample.h"
+#include "simd.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -33,6 +34,7 @@ void px_work_free(px_work *work)
         free(tables[i]->start);
         free(tables[i]->k);
         free(tables[i]->halves);
+        free(tables[i]->quads);
     }
     free(work->planes);
     free(work->line);
@@ -187,6 +189,51 @@ static int make_halves(px_table *t, int64_t count)
     return PX_OK;
 }
 
+/* Fill the quads, if four taps and sixteen pixels are enough for each of them. */
+static int make_quads(px_table *t, int64_t count)
+{
+    size_t quads = PADDED((size_t)count) / 4;
+    t->use_quads = 0;
+    if (t->taps != 4 || t->identity || px_simd_now() < PX_AVX512)
+        return PX_OK;
+    if (px_grow((void **)&t->quads, &t->quads_cap, quads + 1, sizeof(px_quad) + sizeof(px_span)))
+        return PX_NO_MEMORY;
+    px_quad *quad = px_quads(t);
+    px_span *span = (px_span *)(quad + quads);
+    const int32_t *k = t->k, *start = t->start;
+    for (; quad < px_quads(t) + quads; quad++, span++, start += 4) {
+        int32_t lo = start[0], hi = start[0];
+        for (int o = 1; o < 4; o++) {
+            lo = start[o] < lo ? start[o] : lo;
+            hi = start[o] > hi ? start[o] : hi;
+        }
+        if (hi - lo + 4 > 16)
+            return PX_OK;
+        span->first = lo;
+        span->mask = (1u << (hi - lo + 4)) - 1;
+        for (int o = 0; o < 4; o++, k += 4) {
+            uint8_t digits[3][4];
+            for (int j = 0; j < 4; j++) {
+                int32_t rest = k[j];
+                for (int d = 0; d < 3; d++) {
+                    digits[d][j] = (uint8_t)rest;
+                    rest = (rest - (int8_t)rest) >> 8;
+                }
+                if (rest)
+                    return PX_OK; /* larger than three digits; no filter has such coefficients */
+            }
+            uint32_t at = 0x0c080400u + (uint32_t)(start[o] - lo) * 0x04040404u;
+            for (int c = 0; c < 4; c++, at += 0x01010101u) {
+                memcpy(quad->index + 16 * o + 4 * c, &at, 4);
+                for (int d = 0; d < 3; d++)
+                    memcpy(quad->digits[d] + 16 * o + 4 * c, digits[d], 4);
+            }
+        }
+    }
+    t->use_quads = 1;
+    return PX_OK;
+}
+
 int px_begin(px_work *work, const px_geometry *g, int channels, int divide)
 {
     double d = (double)divide;
@@ -207,6 +254,8 @@ int px_begin(px_work *work, const px_geometry *g, int channels, int divide)
                           g->box_y1 / d + view_y - (double)y0, y1 - y0, g->size_h, g->win_y,
                           g->win_h, g->flip_y);
     if (!code)
+        code = make_quads(&work->x, g->win_w);
+    if (!code && !work->x.use_quads)
         code = make_halves(&work->x, g->win_w);
     if (code)
         return code;
@@ -214,6 +263,7 @@ int px_begin(px_work *work, const px_geometry *g, int channels, int divide)
                         !(work->x.identity && work->y.identity);
     for (size_t i = 0; i < PADDED((size_t)g->win_w); i++)
         work->x.start[i] += (int32_t)x0;
+    work->x.origin = x0;
     for (int64_t i = 0; i < g->win_h; i++)
         work->y.start[i] += (int32_t)y0;
     work->x.lo += x0;

@@ -57,8 +57,11 @@ typedef struct {
     int identity;
     int32_t *start; /* first source position of each output */
     int32_t *k;     /* 22-bit coefficients, `taps` per output */
-    int16_t *halves; /* the same as high and low halves, in the order of the kernel */
-    size_t start_cap, k_cap, halves_cap;
+    int16_t *halves; /* the same as high and low halves, in the order of the kernel for AVX2 */
+    uint8_t *quads;  /* the same for AVX-512, four outputs at a time; see make_quads */
+    int use_quads;
+    int64_t origin; /* what was added to the starts after that */
+    size_t start_cap, k_cap, halves_cap, quads_cap;
 } px_table;
 
 /* Buffers that grow and are reused. */

@@ -104,6 +104,44 @@ AVX2 static void row_avx2(const px_table *t, int64_t count, const uint8_t *row, 
     else
         row_groups(t, count, base, out, plane, channels, t->taps / 4, pairs);
 }
+
+/* The sums of four outputs, four channels each, clipped to bytes. */
+AVX512 INLINE __m128i four_pixels(const px_quad *quad, px_span span, const uint8_t *base)
+{
+    const uint8_t *p = base + 4 * (int64_t)span.first;
+    __m512i pixels = _mm512_permutexvar_epi8(
+        _mm512_load_si512(quad->index), _mm512_maskz_loadu_epi32((__mmask16)span.mask, p));
+    const __m512i zero = _mm512_setzero_si512();
+    __m512i d0 = _mm512_dpbusd_epi32(_mm512_set1_epi32(HALF), pixels,
+                                     _mm512_load_si512(quad->digits[0]));
+    __m512i d1 = _mm512_dpbusd_epi32(zero, pixels, _mm512_load_si512(quad->digits[1]));
+    __m512i d2 = _mm512_dpbusd_epi32(zero, pixels, _mm512_load_si512(quad->digits[2]));
+    __m512i sum = _mm512_add_epi32(
+        d0, _mm512_add_epi32(_mm512_slli_epi32(d1, 8), _mm512_slli_epi32(d2, 16)));
+    return _mm512_cvtusepi32_epi8(_mm512_max_epi32(_mm512_srai_epi32(sum, BITS), zero));
+}
+
+AVX512 static void row_avx512(const px_table *t, int64_t count, const uint8_t *row, int64_t first,
+                              uint8_t *out, int64_t plane, int channels)
+{
+    const __m128i by_channel = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const uint8_t *base = (const uint8_t *)((uintptr_t)row - (uintptr_t)(4 * (first - t->origin)));
+    const px_quad *quad = px_quads(t);
+    const px_span *span = (const px_span *)(quad + PADDED((size_t)count) / 4);
+    uint8_t *out1 = out + plane, *out2 = out1 + plane, *out3 = out2 + plane;
+    for (int64_t i = 0; i < count; i += 8, quad += 2, span += 2) {
+        __m128i lo = _mm_shuffle_epi8(four_pixels(quad, span[0], base), by_channel);
+        __m128i hi = _mm_shuffle_epi8(four_pixels(quad + 1, span[1], base), by_channel);
+        __m128i one = _mm_unpacklo_epi32(lo, hi), two = _mm_unpackhi_epi32(lo, hi);
+        _mm_storel_epi64((__m128i *)(out + i), one);
+        if (channels > 1) {
+            _mm_storel_epi64((__m128i *)(out1 + i), _mm_unpackhi_epi64(one, one));
+            _mm_storel_epi64((__m128i *)(out2 + i), two);
+            if (channels > 3)
+                _mm_storel_epi64((__m128i *)(out3 + i), _mm_unpackhi_epi64(two, two));
+        }
+    }
+}
 #endif
 
 static void row_identity(const px_table *t, int64_t count, const uint8_t *row, int64_t first,
@@ -130,6 +168,10 @@ void px_row(px_work *work, const px_geometry *g, int64_t y, const uint8_t *row, 
         return;
     }
 #if PX_X86
+    if (work->x.use_quads) {
+        row_avx512(&work->x, g->win_w, row, first, out, plane, work->channels);
+        return;
+    }
     if (px_simd_now()) {
         row_avx2(&work->x, g->win_w, row, first, out, plane, work->channels);
         return;

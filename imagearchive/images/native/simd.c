@@ -16,13 +16,17 @@ static int has_f16c(void)
 /* -1: not asked yet. Tests change it while other threads run. */
 static atomic_int simd_state = -1;
 
-int px_simd(int wanted)
+int px_simd(int most)
 {
-    int available = 0;
+    int level = PX_PLAIN;
 #if PX_X86
-    available = __builtin_cpu_supports("avx2") && has_f16c();
+    if (__builtin_cpu_supports("avx2") && has_f16c())
+        level = PX_AVX2;
+    if (level && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni"))
+        level = PX_AVX512;
 #endif
-    const int used = wanted ? available : 0;
+    const int used = level < most ? level : most;
     atomic_store_explicit(&simd_state, used, memory_order_relaxed);
     return used;
 }
@@ -30,5 +34,5 @@ int px_simd(int wanted)
 int px_simd_now(void)
 {
     const int used = atomic_load_explicit(&simd_state, memory_order_relaxed);
-    return used < 0 ? px_simd(1) : used;
+    return used < 0 ? px_simd(PX_AVX512) : used;
 }
