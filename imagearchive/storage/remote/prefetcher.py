@@ -124,7 +124,6 @@ class Prefetcher:
         """Fetch ranges that will be read soon; those that were announced before are left out."""
         ranges = list(ranges)
         with self._lock:
-            self._forget_abandoned()
             for one in ranges:
                 self._drop_failed(owner.by_range.get(one))
             new = [one for one in ranges if one not in owner.by_range]
@@ -143,19 +142,21 @@ class Prefetcher:
         """
         if not owner.by_range:
             return None
-        with self._lock:
-            self._drop_failed(owner.by_range.get((offset, size)))
-            pending = owner.by_range.pop((offset, size), None)
-            mine = pending is not None and self._claim(pending)
-        if pending is None:
-            return None
-        found = self._take(pending, mine, offset, size)
-        with self._lock:
-            pending.unread -= 1
-            if pending.unread <= 0:
-                self._drop(pending)
-                self._start()
-        return found
+        pending = None
+        try:
+            with self._lock:
+                self._drop_failed(owner.by_range.get((offset, size)))
+                pending = owner.by_range.pop((offset, size), None)
+                mine = pending is not None and self._claim(pending)
+            return None if pending is None else self._take(pending, mine, offset, size)
+        finally:
+            # Also after an interrupt: nobody else can read the range.
+            if pending is not None:
+                with self._lock:
+                    pending.unread -= 1
+                    if pending.unread <= 0:
+                        self._drop(pending)
+                        self._start()
 
     def read_part(self, owner: Owner, offset: int, size: int) -> bytes | None:
         """Return as much of a range as the announced range around its beginning holds, or None.
@@ -187,9 +188,12 @@ class Prefetcher:
 
     def _take(self, pending: _Pending, mine: bool, offset: int, size: int) -> bytes | None:
         if mine:
-            self._run(pending)
-            with self._lock:
-                self._start()
+            try:
+                pending.run()
+            finally:
+                with self._lock:
+                    self._end(pending)
+                    self._start()
         with pending.done:
             data, error = pending.data, pending.error
         if data is None:
@@ -243,6 +247,7 @@ class Prefetcher:
 
     def _start(self) -> None:
         """Begin requests as far as there is room; called with the lock."""
+        self._forget_abandoned()
         while self._queue and not self._closed and self._running < self.in_flight:
             size = self._queue[0].request.size
             if self._used and self._used + size > self.limit:
@@ -278,17 +283,16 @@ class Prefetcher:
 
     def _serve(self) -> None:
         while (pending := self._work.get()) is not None:
-            self._run(pending)
+            pending.run()
             with self._lock:
+                self._end(pending)
                 self._idle += 1
                 self._start()
             del pending
 
-    def _run(self, pending: _Pending) -> None:
-        pending.run()
-        with self._lock:
-            self._running -= 1
-            self._running_bytes -= pending.request.size
+    def _end(self, pending: _Pending) -> None:
+        self._running -= 1
+        self._running_bytes -= pending.request.size
 
     def _make_room(self, size: int) -> None:
         """Drop the oldest ranges that were fetched and not read; called with the lock.

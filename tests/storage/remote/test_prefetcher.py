@@ -1,5 +1,6 @@
 """Requests ahead: each range once, within the limits, and nobody waits forever."""
 
+import signal
 import threading
 import time
 
@@ -160,6 +161,63 @@ def test_ranges_that_nobody_reads_make_room_for_a_larger_request_ahead(server, m
     assert prefetcher.read(owner, *later[0]) is not None
     wait_until(lambda: {(20 * MEBI, 4000), *later} <= set(server.requests))
     assert prefetcher.used <= 10_000
+
+
+def test_interrupted_read_takes_no_place_of_a_request(server, made):
+    prefetcher, owner = made(in_flight=2), Owner(server)
+    server.gate.clear()
+    prefetcher.announce(Owner(server), [(0, 10), (5 * MEBI, 10)])
+    wait_until(lambda: server.running == 2)
+
+    def interrupted(offset, size):
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        stopped = Owner(interrupted)
+        prefetcher.announce(stopped, [(0, 10), (20, 10)])
+        with pytest.raises(KeyboardInterrupt):
+            prefetcher.read(stopped, 0, 10)
+        # Another reader makes the request itself.
+        assert prefetcher.read(stopped, 20, 10) is None
+    assert prefetcher.used == 20
+    server.gate.set()
+    prefetcher.announce(owner, [(100, 10)])
+    wait_until(lambda: (100, 10) in server.requests)
+
+
+def test_interrupted_wait_keeps_no_memory(made):
+    reader = threading.get_ident()
+
+    def answer(offset, size):
+        wait_until(lambda: (offset, size) not in owner.by_range)
+        time.sleep(0.05)
+        signal.pthread_kill(reader, signal.SIGINT)
+        time.sleep(0.05)
+        return memoryview(DATA)[offset : offset + size]
+
+    prefetcher, owner = made(), Owner(answer)
+    prefetcher.announce(owner, [(0, 10)])
+    with pytest.raises(KeyboardInterrupt):
+        prefetcher.read(owner, 0, 10)
+    assert prefetcher.used == 0
+
+
+def test_abandoned_ranges_are_dropped_when_the_lock_was_taken(server, made):
+    prefetcher, gone, owner = made(), Owner(server), Owner(server)
+    prefetcher.announce(gone, [(0, 1000)])
+    wait_until(lambda: server.requests and not server.running)
+
+    class Collecting(tuple):
+        """A range that is compared when the garbage collector runs."""
+
+        __slots__ = ()
+
+        def __hash__(self):
+            prefetcher.abandon(gone)
+            return super().__hash__()
+
+    prefetcher.announce(owner, [Collecting((4000, 50))])
+    wait_until(lambda: prefetcher.used == 50)
 
 
 def test_forgotten_ranges_take_no_memory(server, made):
