@@ -84,7 +84,7 @@ def open_concatenated(
     describes_state = are_remote or isinstance(given, PublishingLocation)
     if len(paths) > 1 and given is not None and describes_state and not overwrite:
         table = _load_without_asking(given, paths, strict, nested)
-        if table is not None:
+        if table is not None and not upload:
             return table
     located = [locate(path) for path in paths]
     if are_remote:

@@ -158,7 +158,8 @@ def _all_remote(files: Sequence[Location]) -> bool:
 def file_changed(path: str) -> StaleIndexError:
     """Return the error for a file that is not the one that its index describes."""
     return StaleIndexError(
-        f"{path}: the file changed since its index was opened; open the archive again"
+        f"{path}: the file has changed since it was indexed; open the archive again",
+        hints=[Hint("overwrite_index=True", "to build a joined index again")],
     )
 
 

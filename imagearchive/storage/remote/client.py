@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from imagearchive.errors import StaleIndexError
+from imagearchive.errors.hints import Hint
 
 __all__ = ["Client", "Listing", "ObjectStatus", "replaced"]
 
@@ -93,7 +94,8 @@ ClientFactory = Callable[[], Client]
 
 
 def replaced(shown: str) -> StaleIndexError:
-    """Return the error for an object that is not the one that was opened."""
+    """Return the error for an object that is not the one that was opened, or indexed."""
     return StaleIndexError(
-        f"{shown}: the object was replaced while it was open; open the archive again"
+        f"{shown}: the object was replaced after it was opened or indexed; open the archive again",
+        hints=[Hint("overwrite_index=True", "to build a joined index again")],
     )

@@ -128,6 +128,17 @@ def test_upload_command_saves_the_indexes_beside_the_objects(bucket, moto, capsy
         assert moto.get(f"{folder.partition('://data/')[2]}/s-{number}.idx.npy")
 
 
+@pytest.mark.parametrize("place", ["machine", "bucket"])
+def test_upload_with_a_joined_index_that_exists_saves_each(bucket, moto, tmp_path, place):
+    folder, options = bucket
+    pattern = f"{folder}/s-{{0..2}}.tar"
+    joined = tmp_path / "all.idx.npy" if place == "machine" else f"{folder}/all.idx.npy"
+    imagearchive.open(pattern, ipath=joined, storage_options=options).close()
+    imagearchive.open(pattern, ipath=joined, storage_options=options, save_index="remote").close()
+    for number in range(3):
+        assert moto.get(f"{folder.partition('://data/')[2]}/s-{number}.idx.npy")
+
+
 def test_upload_of_the_index_of_a_file_is_an_error(shards):
     with pytest.raises(OptionError, match="only for an archive at a URL"):
         imagearchive.open(shards["s-0.tar"], save_index="remote")
@@ -169,8 +180,20 @@ def test_joined_index_on_this_machine_is_opened_without_asking_for_the_shards(
     with pytest.raises(StaleIndexError, match="built for others"):
         imagearchive.open(faulty_server.url("s-{0..1}.tar"), ipath=joined)
     faulty_server.put({"s-1.tar": shards["s-0.tar"].read_bytes()})
-    with pytest.raises(StaleIndexError, match=r"s-1\.tar"):
+    with pytest.raises(StaleIndexError, match=r"s-1\.tar.*pass overwrite_index=True"):
         dict(imagearchive.open(pattern, ipath=joined))
+
+
+def test_joined_index_of_an_object_and_files_notices_files_that_changed(
+    faulty_server, shards, tmp_path
+):
+    faulty_server.put({"s-0.tar": shards["s-0.tar"].read_bytes()})
+    paths = [faulty_server.url("s-0.tar"), shards["s-1.tar"], shards["s-2.tar"]]
+    joined = tmp_path / "all.idx.npy"
+    imagearchive.open(paths, ipath=joined).close()
+    shards["s-1.tar"].write_bytes(shards["s-2.tar"].read_bytes())
+    with pytest.raises(StaleIndexError, match=r"s-1\.tar.*pass overwrite_index=True"):
+        dict(imagearchive.open(paths, ipath=joined))
 
 
 def test_joined_index_of_a_shard_that_was_replaced_is_an_error_when_it_is_read(
