@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -99,6 +101,23 @@ def test_scan_many_members_gives_the_rows_of_a_scan_in_memory(tmp_path, count):
     sizes = [i % 700 for i in range(count)]
     rows = check_scans(write_members(tmp_path / "a.tar", sizes, last=last))
     assert rows.rows == count + 2
+
+
+def test_scan_windows_that_end_where_rows_are_packed_stay_small(tmp_path):
+    # The first windows have 4, 8, ... 128 KiB, or 504 blocks together, and the others 512 blocks.
+    # Zeros move the members so that each 8192nd ends with a window.
+    path = tmp_path / "a.tar"
+    member = cases.member(b"a")
+    path.write_bytes(member + bytes(504 * 512) + member * 60_000 + cases.END)
+    with open_storage(path, "pread") as storage:
+        tracemalloc.start()
+        try:
+            rows = tar.scan(storage)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert rows.rows == 60_001
+    assert peak < 8 << 20
 
 
 def test_row_buffer_extend_packs_the_rows_of_another():

@@ -374,8 +374,8 @@ cdef int fetch(State* s, int fd, uint8_t* buffer, uint64_t capacity) noexcept no
         code = walk(s)
         if code != MORE:
             return code
-        if s.offset == from_offset and s.length:
-            # The window cuts a group.
+        if s.start == s.offset and s.length:
+            # The window cuts a group. One that was used up when the arrays were full does not.
             s.read_size = 2 * s.length
         elif s.rows > rows and s.offset - from_offset > HOP * (s.rows - rows):
             s.read_size = BLOCK

@@ -437,7 +437,7 @@ cdef int scan_storage(Cursor cursor, object rows, object storage, object visit) 
             return UNCERTAIN
         if zero_copy:
             size = VIEW_WINDOW
-        elif s.offset == here and len(window):
+        elif s.offset == start and len(window):
             # The window cuts a group.
             size = 2 * len(window)
         elif s.rows > visited and s.offset - here > HOP * (s.rows - visited):
