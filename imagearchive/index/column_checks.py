@@ -27,6 +27,7 @@ from imagearchive.index.validate import (
 )
 from imagearchive.storage.location import Location
 from imagearchive.storage.lru import LRUCache
+from imagearchive.storage.temporary import is_private
 
 __all__ = ["COLUMNS", "UNBOUNDED", "check_columns", "forget_checked", "take_columns"]
 
@@ -89,8 +90,9 @@ def check_columns(
     sizes : array-like of int
         The size of each file of the archive in bytes; `UNBOUNDED` where it is not known.
     state : str
-        What differs after any change of that file. With it, an index of so many rows that the check
-        takes a while is checked once on this machine, and not in each process.
+        What differs after any change of that file; see `MmapStorage.state`. With it, an index of so
+        many rows that the check takes a while is checked once on this machine, and not in each
+        process.
 
     Raises
     ------
@@ -104,8 +106,9 @@ def check_columns(
         return
     record = None
     if state and len(columns["entries"]) > _CHUNK:
-        record = _record_location(f"{_VERSION}\0{key}\0{state}")
-        if record is not None and record.exists():
+        record = _record_path(f"{_VERSION}\0{key}\0{state}")
+        # Where others can write, a record may be of an index that did not pass.
+        if record and is_private(os.path.dirname(record)) and os.path.lexists(record):
             _passed.setdefault(key, True)
             return
     entries = columns["entries"]
@@ -145,14 +148,12 @@ def check_columns(
         if reason is not None:
             raise _damaged(path, reason)
     _passed.setdefault(key, True)
-    if record is not None:
-        # Imported here, because few archives are that large.
-        from imagearchive.storage.outputs import open_output
-
+    if record:
         with contextlib.suppress(OSError):
-            record.parent.make_directory()
-            with open_output(record.path, overwrite=True, sync=False):
-                pass
+            os.makedirs(os.path.dirname(record), 0o700, exist_ok=True)
+            os.close(
+                os.open(record, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            )
 
 
 def forget_checked() -> None:
@@ -168,11 +169,11 @@ def _records() -> Location | None:
     return folder and folder.join("checked")
 
 
-def _record_location(key: str) -> Location | None:
-    """Return the location of the empty file that says that an index has passed."""
+def _record_path(key: str) -> str | None:
+    """Return the path of the empty file that says that an index has passed."""
     folder = _records()
     digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16)
-    return folder and folder.join(digest.hexdigest())
+    return None if folder is None else folder.join(digest.hexdigest()).path
 
 
 def _damaged(path: str, reason: str) -> CorruptIndexError:

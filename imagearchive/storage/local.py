@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import stat
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -50,6 +51,10 @@ NETWORK_FILE_SYSTEMS: Final = frozenset({
     "fuse.s3fs", "fuse.sshfs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4",
     "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "virtiofs", "wekafs",
 })  # fmt: skip
+
+# Nanoseconds between two times that a file system tells apart, and some more.
+_TICK: Final = 100_000_000
+_LONGEST_TICK: Final = 3_000_000_000
 
 
 class MemoryStorage(Closable):
@@ -143,8 +148,20 @@ class MmapStorage(MemoryStorage):
 
     @property
     def state(self) -> str:
-        """What differs after any change of the file, even if its owner sets the time of it back."""
-        return "" if self._opened is None else self._opened.state
+        """What differs after any change of the file from now on; empty if that is not certain.
+
+        The owner of a file can set the time of its last modification back. That of the last change
+        of its inode is set by the file system only, but a change within a tick of its clock after
+        another one leaves it as it is.
+        """
+        if self._opened is None:
+            return ""
+        status = os.fstat(self._opened.number)
+        # Some file systems keep whole seconds, or every other one.
+        tick = _TICK if status.st_ctime_ns % 1_000_000_000 else _LONGEST_TICK
+        if time.time_ns() - status.st_ctime_ns <= tick:
+            return ""
+        return f"{status.st_dev} {status.st_ino} {status.st_ctime_ns} {file_identity(status)}"
 
     def prefetch(self, offset: int, size: int) -> None:
         """Ask the kernel to read the whole range ahead at once.
@@ -195,19 +212,15 @@ class _OpenFile:
         Its descriptor.
     size, identity
         As when it was opened.
-    state
-        See `MmapStorage.state`.
     """
 
-    __slots__ = ("identity", "number", "path", "size", "state")
+    __slots__ = ("identity", "number", "path", "size")
 
     def __init__(self, path: str, number: int, status: os.stat_result) -> None:
         self.number = number
         self.path = path
         self.size = status.st_size
         self.identity = file_identity(status)
-        # Nobody can set the time of the last change of an inode.
-        self.state = f"{status.st_dev} {status.st_ino} {status.st_ctime_ns} {self.identity}"
 
     def check_unchanged(self) -> None:
         """Raise StaleIndexError if it has another size or modification time."""

@@ -27,6 +27,7 @@ from imagearchive.storage.closing import Closable, release_at_exit
 
 __all__ = [
     "LockedDirectory",
+    "is_private",
     "is_temporary_name",
     "lock_new_file",
     "remove_stale_directories",
@@ -208,7 +209,7 @@ class LockedDirectory(Closable):
             os.mkdir(path, 0o700)
             is_new = True
         # The folder may be one in which others can write, too.
-        if _is_private(path):
+        if is_private(path):
             try:
                 self._lock = _lock_directory(path)
             except BaseException:
@@ -325,12 +326,12 @@ def _directories(folder: str, prefix: str) -> list[str]:
         return []
 
 
-def _is_private(path: str) -> bool:
+def is_private(path: str) -> bool:
     """Whether a path is a directory of this user in which nobody else can write."""
     try:
         status = os.lstat(path)
-    except FileNotFoundError:
-        # Another process has removed it, because it was empty.
+    except OSError:
+        # Another process may have removed it, because it was empty.
         return False
     return (
         stat.S_ISDIR(status.st_mode)

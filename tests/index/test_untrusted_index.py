@@ -300,22 +300,26 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
 
 
-def opens_in_a_process(path):
+def opens_in_a_process(path, before=""):
     """Return the error with which a new process opens an index; empty if there is none."""
-    code = "import sys; from imagearchive import IndexTable; IndexTable.load(sys.argv[1])"
+    code = f"import sys; {before}from imagearchive import IndexTable; IndexTable.load(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
     return done.stderr
 
 
-def test_large_index_is_checked_once_on_a_machine_for_each_state(tmp_path, home):
-    count = (1 << 20) + 1
-    columns = columns_of(count)
+@pytest.fixture
+def large(tmp_path, home):
+    """Write an index that is large enough for a record that it has passed; return its path."""
     path = str(tmp_path / "large.idx.npy")
     container = {"name": "tar", "version": 0, "first_file": 0}
     meta = {"archives": [{"path": "a.tar", "size": 10}], "containers": [container]}
+    columns = columns_of((1 << 20) + 1)
     IndexTable(**columns, files=["a.tar"], meta=meta).write(locate(path))
-    assert opens_in_a_process(path) == ""
-    [record] = (tmp_path / "home/imagearchive/index/checked").iterdir()
+    return path
+
+
+def damage_large(path):
+    """Damage an index in place, and set its time back."""
     status = os.stat(path)
     with open(path, "r+b") as file:
         # In the last column, before the metadata.
@@ -324,9 +328,33 @@ def test_large_index_is_checked_once_on_a_machine_for_each_state(tmp_path, home)
         file.seek(content.rindex(found.tobytes()))
         file.write(bytes(16))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    # The time was set back, and the file has the same size.
-    assert "name_order is not a permutation" in opens_in_a_process(path)
+
+
+def test_large_index_is_checked_once_on_a_machine_for_each_state(tmp_path, large):
+    assert opens_in_a_process(large) == ""
+    [record] = (tmp_path / "home/imagearchive/index/checked").iterdir()
+    damage_large(large)
+    assert "name_order is not a permutation" in opens_in_a_process(large)
     assert [record] == list((tmp_path / "home/imagearchive/index/checked").iterdir())
+
+
+def test_large_index_is_checked_where_others_can_write_records(tmp_path, large):
+    damage_large(large)
+    # As others could do who know the state of the index.
+    unchecked = (
+        "from imagearchive.index import column_checks; "
+        "column_checks.is_permutation = lambda _: True; "
+    )
+    assert opens_in_a_process(large, unchecked) == ""
+    assert opens_in_a_process(large) == ""
+    (tmp_path / "home/imagearchive/index/checked").chmod(0o777)
+    assert "name_order is not a permutation" in opens_in_a_process(large)
+
+
+def test_large_index_is_opened_where_there_can_be_no_records(tmp_path, large):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/imagearchive").write_bytes(b"")
+    assert opens_in_a_process(large) == ""
 
 
 # --- mutations ----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -94,6 +95,22 @@ def test_storage_readinto_takes_arrays(storage):
     array = np.zeros((5, 4), "<u2")
     assert storage.readinto(7, array) == 40
     assert array.tobytes() == DATA[7:47]
+
+
+def test_mmap_state_is_empty_while_a_change_may_leave_it_as_it_is(path):
+    os.utime(path)
+    with open_storage(path, "mmap") as storage:
+        assert storage.state == ""
+        time.sleep(0.15)
+        before = storage.state
+        assert before
+        status = os.stat(path)
+        with open(path, "r+b") as file:
+            file.write(DATA)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        time.sleep(0.15)
+        assert storage.state not in ("", before)
+    assert storage.state == ""
 
 
 def test_storage_prefetch_never_fails(storage):
