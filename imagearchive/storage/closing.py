@@ -6,6 +6,7 @@ What would leave files behind is released at the end of the program, too.
 from __future__ import annotations
 
 import atexit
+import contextlib
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet
 
@@ -87,8 +88,7 @@ _released_at_exit: WeakSet[Abortable | Closable] = WeakSet()
 
 @atexit.register
 def _release_all() -> None:
-    for resource in live_objects(_released_at_exit):
-        if isinstance(resource, Abortable):
-            resource.abort()
-        else:
-            resource.close()
+    # All of them, even if one fails.
+    with contextlib.ExitStack() as stack:
+        for resource in live_objects(_released_at_exit):
+            stack.callback(resource.abort if isinstance(resource, Abortable) else resource.close)

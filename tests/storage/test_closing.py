@@ -96,3 +96,29 @@ def test_exit_of_a_program_that_closes_nothing_leaves_nothing(tmp_path: Path, pr
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert os.listdir(tmp_path) == []
+
+
+def test_exit_releases_the_rest_after_one_that_fails(tmp_path: Path) -> None:
+    program = """
+    from imagearchive import TarWriter
+    from imagearchive.storage.closing import Closable, release_at_exit
+
+    class Failing(Closable):
+        def close(self):
+            raise OSError("cannot be closed")
+
+    failing = [Failing() for _ in range(20)]
+    for one in failing:
+        release_at_exit(one)
+    writer = TarWriter("x.tar")
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program) + KEEP_MODULES],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "cannot be closed" in ended.stderr
+    assert os.listdir(tmp_path) == []
