@@ -36,6 +36,8 @@ MAX_REPLACEMENTS: Final = 1000
 # samples after it are requested from a server, and at most this part of what is requested later.
 FIRST_AHEAD: Final = 128
 FIRST_PART: Final = 8
+# NumPy computes the order of so many samples in about the time that it takes for a small batch.
+RUN_SAMPLES: Final = 4096
 
 
 class Epoch:
@@ -82,6 +84,7 @@ class Epoch:
         self.part_size = min(options.share, MAX_PART if self.layout else part_samples(source))
         self.shape = None if pipeline is None else pipeline.shape_for(*source.image_shape())
         self._numbers = itertools.count(first)
+        self._run: dict[int, tuple[npt.NDArray[np.int64], list[int]]] = {}
         self._begun = 0
         self._windows: set[int] = set()
         # How many batches after a job's own are requested from a server, once the epoch is under
@@ -105,6 +108,21 @@ class Epoch:
         """Return the number of the next batch, or None after the last."""
         number = next(self._numbers)
         return number if number < len(self.order) else None
+
+    def batch(self, number: int) -> tuple[npt.NDArray[np.int64], list[int]]:
+        """Return positions and sample indices of a batch; called once for each, in order."""
+        if number not in self._run:
+            count = max(1, RUN_SAMPLES // self.order.batch_size)
+            numbers = range(number, min(number + count, len(self.order)))
+            positions = [self.order.positions(number) for number in numbers]
+            indices = self.order.indices(np.concatenate(positions)).tolist()
+            ends = np.cumsum([len(some) for some in positions]).tolist()
+            starts = [0, *ends[:-1]]
+            self._run = {
+                number: (some, indices[start:end])
+                for number, some, start, end in zip(numbers, positions, starts, ends)
+            }
+        return self._run.pop(number)
 
     def read_ahead(self, job: BatchJob) -> None:
         """Start reading what a job needs, while the threads still work on the batches before."""
@@ -159,10 +177,9 @@ class Batch:
 class BatchJob:
     """A batch being made. Subclasses define what becomes of a sample."""
 
-    def __init__(self, epoch: Epoch, positions: npt.NDArray[np.int64]) -> None:
+    def __init__(self, epoch: Epoch, number: int) -> None:
         self.epoch = epoch
-        self.positions = positions
-        self.indices: list[int] = epoch.order.indices(positions).tolist()
+        self.positions, self.indices = epoch.batch(number)
         self.size = len(self.indices)
         self.part_size = epoch.part_size
         self.parts = -(-self.size // self.part_size)

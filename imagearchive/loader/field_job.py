@@ -45,11 +45,11 @@ class FieldJob(BatchJob):
     def __init__(
         self,
         epoch: Epoch,
-        positions: npt.NDArray[np.int64],
+        number: int,
         pipeline: Pipeline,
         layout: FieldLayout,
     ) -> None:
-        super().__init__(epoch, positions)
+        super().__init__(epoch, number)
         self.pipeline = pipeline
         self.layout = layout
         self.reader = epoch.source

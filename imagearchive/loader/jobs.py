@@ -15,15 +15,14 @@ def next_job(epoch: Epoch) -> BatchJob | None:
     if number is None:
         return None
     pipeline = epoch.pipeline
-    positions = epoch.order.positions(number)
     job: BatchJob
     if pipeline is None:
-        job = SampleJob(epoch, positions)
+        job = SampleJob(epoch, number)
     elif epoch.layout is not None:
-        job = FieldJob(epoch, positions, pipeline, epoch.layout)
+        job = FieldJob(epoch, number, pipeline, epoch.layout)
     elif epoch.shape is None or pipeline.dtype is None or epoch.options.collate_fn is not None:
-        job = PairJob(epoch, positions, pipeline)
+        job = PairJob(epoch, number, pipeline)
     else:
-        job = TensorJob(epoch, positions, pipeline, epoch.shape, pipeline.dtype)
+        job = TensorJob(epoch, number, pipeline, epoch.shape, pipeline.dtype)
     epoch.read_ahead(job)
     return job

@@ -26,8 +26,8 @@ __all__ = ["PairJob", "SampleJob", "TensorJob"]
 class SampleJob(BatchJob):
     """A list of sample dicts."""
 
-    def __init__(self, epoch: Epoch, positions: npt.NDArray[np.int64]) -> None:
-        super().__init__(epoch, positions)
+    def __init__(self, epoch: Epoch, number: int) -> None:
+        super().__init__(epoch, number)
         self.samples: list[Any] = [None] * self.size
 
     def load(self, first: int, indices: list[int], decoder: Decoder) -> None:
@@ -46,8 +46,8 @@ class SampleJob(BatchJob):
 class PairJob(BatchJob):
     """Images of unknown shape, or for a `collate_fn` of the user."""
 
-    def __init__(self, epoch: Epoch, positions: npt.NDArray[np.int64], pipeline: Pipeline) -> None:
-        super().__init__(epoch, positions)
+    def __init__(self, epoch: Epoch, number: int, pipeline: Pipeline) -> None:
+        super().__init__(epoch, number)
         self.pipeline = pipeline
         self.images: list[Any] = [None] * self.size
         self.labels: list[Any] = [None] * self.size
@@ -80,12 +80,12 @@ class TensorJob(BatchJob):
     def __init__(
         self,
         epoch: Epoch,
-        positions: npt.NDArray[np.int64],
+        number: int,
         pipeline: Pipeline,
         shape: tuple[int, ...],
         dtype: npt.DTypeLike,
     ) -> None:
-        super().__init__(epoch, positions)
+        super().__init__(epoch, number)
         self.pipeline = pipeline
         self.labels: list[Any] = [None] * self.size
         full = (min(epoch.order.batch_size, epoch.order.samples), *shape)

@@ -33,6 +33,8 @@ from imagearchive.storage.protocol import FileStorage, Storage, StorageKind, fil
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy as np
+    import numpy.typing as npt
     from typing_extensions import Buffer
 
 __all__ = [
@@ -171,6 +173,11 @@ class MmapStorage(MemoryStorage):
         """
         if self._mapping is not None and self._bytes is not None:
             self._mapping.prefetch(offset, size)
+
+    def prefetch_all(self, offsets: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> None:
+        """Ask the kernel to read many ranges ahead, each from an offset to an end."""
+        if self._mapping is not None and self._bytes is not None:
+            self._mapping.prefetch_all(offsets, ends)
 
     def check_unchanged(self) -> None:
         """Raise if the file has changed since it was opened; see `Storage.check_unchanged`."""

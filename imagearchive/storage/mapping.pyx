@@ -12,7 +12,7 @@ from cpython.bytes cimport PyBytes_FromObject
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.memoryview cimport PyMemoryView_FromObject
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 from posix.mman cimport (
     MADV_WILLNEED, MAP_FAILED, MAP_SHARED, PROT_READ, madvise, mmap, munmap
@@ -30,6 +30,8 @@ cdef extern from "bus_guard.h" nogil:
     int guard_damaged_count()
 
 import mmap as python_mmap
+
+from imagearchive.errors import OptionError
 
 cdef Py_ssize_t PAGE_SIZE = python_mmap.PAGESIZE
 cdef enum:
@@ -208,6 +210,9 @@ cdef class Mapping:
         bool
             Whether the kernel was asked.
         """
+        return bool(self.ask(offset, size))
+
+    cdef bint ask(self, Py_ssize_t offset, Py_ssize_t size) except -1:
         if offset < 0 or size <= 0 or offset >= self.size:
             return False
         size = min(size, self.size - offset)
@@ -218,6 +223,14 @@ cdef class Mapping:
         with nogil:
             madvise(<char*> self.start + begin, offset + size - begin, MADV_WILLNEED)
         return True
+
+    def prefetch_all(self, const int64_t[::1] offsets not None, const int64_t[::1] ends not None):
+        """Ask for many ranges; `ends` has as many items as `offsets`. See `prefetch`."""
+        cdef Py_ssize_t i
+        if ends.shape[0] != offsets.shape[0]:
+            raise OptionError(f"got {offsets.shape[0]} offsets and {ends.shape[0]} ends")
+        for i in range(offsets.shape[0]):
+            self.ask(offsets[i], ends[i] - offsets[i])
 
     cdef bint remember(self, Py_ssize_t first, Py_ssize_t last) except -1:
         """Add pages to those that were requested; return whether one of them is new."""

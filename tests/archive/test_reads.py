@@ -131,9 +131,9 @@ def test_prefetch_advises_the_kernel(tmp_path, monkeypatch, storage):
     told = []
 
     class RecordingMapping(mapping.Mapping):
-        def prefetch(self, offset, size):
-            told.append((offset, offset + size))
-            super().prefetch(offset, size)
+        def prefetch_all(self, offsets, ends):
+            told.extend(zip(offsets.tolist(), ends.tolist()))
+            super().prefetch_all(offsets, ends)
 
     def fadvise(fd, offset, size, advice):
         assert advice == os.POSIX_FADV_WILLNEED

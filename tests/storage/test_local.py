@@ -298,3 +298,19 @@ def test_mapping_prefetch_asks_once_for_each_page(tmp_path):
     assert not mapping.prefetch(10 * page - 6, 1)
     assert not mapping.prefetch(10 * page - 5, 1), "outside"
     assert not mapping.prefetch(-1, 5)
+
+
+def test_mapping_prefetch_all_asks_for_every_range(tmp_path):
+    page = mmap.PAGESIZE
+    path = tmp_path / "a"
+    path.write_bytes(bytes(10 * page))
+    with path.open("rb") as file:
+        mapping = Mapping(file.fileno(), 10 * page)
+    offsets = np.array([0, 3 * page, -5, 20 * page, 7], np.int64)
+    ends = np.array([page, 5 * page, 9, 21 * page, 7], np.int64)
+    mapping.prefetch_all(offsets, ends)
+    assert [mapping.prefetch(number * page, 1) for number in range(6)] == [
+        False, True, True, False, False, True,
+    ]  # fmt: skip
+    with pytest.raises(OptionError, match="2 offsets and 5 ends"):
+        mapping.prefetch_all(offsets[:2], ends)
