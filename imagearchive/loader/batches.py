@@ -92,7 +92,8 @@ class Epoch:
         ahead = requests_ahead(source)
         self._windows_ahead = _windows_ahead(order, ahead)
         self._batches_ahead = -(-ahead // order.batch_size)
-        self._first_ahead = -(-min(ahead // FIRST_PART, FIRST_AHEAD) // order.batch_size)
+        # At least one, which can be doubled.
+        self._first_ahead = -(-min(-(-ahead // FIRST_PART), FIRST_AHEAD) // order.batch_size)
         self._announced = self._first = first
 
     def _check_images(self, layout: FieldLayout) -> None:

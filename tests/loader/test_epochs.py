@@ -148,6 +148,15 @@ def test_requests_ahead_are_few_before_the_first_batch_and_double_with_each():
     assert sorted(source.asked) == list(range(1000))
 
 
+@pytest.mark.parametrize("ahead", [1, 7, 8])
+def test_requests_ahead_of_few_samples_are_made(ahead):
+    source = Distant(60, ahead)
+    iterator = iter(DataLoader(source, 1, image_size=8, num_workers=0))
+    for _ in range(30):
+        next(iterator)
+    assert len(source.asked) == 30 + ahead
+
+
 # Of windows of 20 samples; the memory holds four times what is best requested ahead.
 @pytest.mark.parametrize(("ahead", "asked"), [(20, [20, 40]), (21, [20, 60]), (40, [20, 60])])
 def test_windows_of_blocks_are_requested_ahead_after_the_first_batch(ahead, asked):
