@@ -150,11 +150,12 @@ class RowBuffer:
     def append(self, name: bytes, link: bytes = b"", **fields: int) -> None:
         """Append one row; for scanners written in Python."""
         self.reserve(1, len(name) + len(link))
-        row = self.rows
-        self.entries[row] = 0
-        self.entries["index"][row] = row
+        self.pack_window()
+        row, place = self.rows, self.rows - self.first
+        self.window[place] = 0
+        self.window["index"][place] = row
         for field, value in fields.items():
-            self.entries[field][row] = value
+            self.window[field][place] = value
         for part, ends in ((name, self.name_ends), (link, self.link_ends)):
             end = self.name_bytes + len(part)
             self.names[self.name_bytes : end] = np.frombuffer(part, np.uint8)

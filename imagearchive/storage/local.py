@@ -55,7 +55,7 @@ NETWORK_FILE_SYSTEMS: Final = frozenset({
 })  # fmt: skip
 
 # Nanoseconds between two times that a file system tells apart, and some more.
-_TICK: Final = 100_000_000
+_TICK: Final = 20_000_000
 _LONGEST_TICK: Final = 3_000_000_000
 
 

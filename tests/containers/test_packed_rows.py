@@ -120,6 +120,15 @@ def test_scan_windows_that_end_where_rows_are_packed_stay_small(tmp_path):
     assert peak < 8 << 20
 
 
+def test_row_buffer_append_packs_full_windows():
+    expected, packing = RowBuffer(), RowBuffer(2, packs=True)
+    for buffer in (expected, packing):
+        for i in range(9000):
+            buffer.append(b"%d" % i, size=i)
+    assert len(packing.packed_entries()) == 9000
+    assert packing.entries.tobytes() == expected.entries[:9000].tobytes()
+
+
 def test_row_buffer_extend_packs_the_rows_of_another():
     expected, packing, other = RowBuffer(), RowBuffer(4, packs=True), RowBuffer()
     for i in range(20_000):

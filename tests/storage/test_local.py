@@ -101,14 +101,14 @@ def test_mmap_state_is_empty_while_a_change_may_leave_it_as_it_is(path):
     os.utime(path)
     with open_storage(path, "mmap") as storage:
         assert storage.state == ""
-        time.sleep(0.15)
+        time.sleep(0.05)
         before = storage.state
         assert before
         status = os.stat(path)
         with open(path, "r+b") as file:
             file.write(DATA)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-        time.sleep(0.15)
+        time.sleep(0.05)
         assert storage.state not in ("", before)
     assert storage.state == ""
 
