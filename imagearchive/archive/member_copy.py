@@ -61,7 +61,7 @@ def write_members(
             name = archive.name(position)
             if kind == "npz":
                 _check_array(archive, position, name, budget)
-            packed.add(
+            packed.add_chunks(
                 name,
                 iter_chunks(archive, position),
                 mtime=0 if kind == "npz" else int(entry["mtime"]) // 1_000_000_000,

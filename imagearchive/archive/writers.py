@@ -258,17 +258,14 @@ class ZipWriter(Abortable):
         self._writer = IndexedZipWriter(text, overwrite=overwrite, index=False, sync=sync)
         self.path = self._writer.path
 
-    def add(
-        self, name: str, chunks: Iterable[Buffer], *, mtime: int = 0, mode: int = 0o644
-    ) -> None:
-        """Add a member.
+    def add(self, name: str, data: Buffer, *, mtime: int = 0, mode: int = 0o644) -> None:
+        """Add a member from memory.
 
         Parameters
         ----------
         name : str
             Relative path; it must be text, since ZIP has no other names.
-        chunks : iterable of bytes-like
-            Its data.
+        data : bytes-like
         mtime : int
             Seconds since 1970, in UTC; kept to two seconds, and from 1980 to 2107.
         mode : int
@@ -278,11 +275,31 @@ class ZipWriter(Abortable):
         ------
         UnsafePathError
             The name is empty or absolute, leads out of the archive, or is not UTF-8.
+        OptionTypeError
+            The data are not bytes.
         ClosedError
-            The writer is closed, or was discarded: any exception from `chunks` leaves half a
-            member behind.
+            The writer is closed.
         """
-        self._writer.add(name, chunks, mtime=mtime, mode=mode)
+        self._writer.add(name, data, mtime=mtime, mode=mode)
+
+    def add_chunks(
+        self, name: str, chunks: Iterable[Buffer], *, mtime: int = 0, mode: int = 0o644
+    ) -> None:
+        """Add a member whose data come in chunks.
+
+        Parameters
+        ----------
+        name, mtime, mode
+            As in `add`.
+        chunks : iterable of bytes-like
+
+        Raises
+        ------
+        UnsafePathError, ClosedError
+            As `add`. Any exception from `chunks` leaves half a member behind, so the archive is
+            discarded.
+        """
+        self._writer.add_chunks(name, chunks, mtime=mtime, mode=mode)
 
     def close(self) -> None:
         """Complete the archive and give it its name; again does nothing.
@@ -380,7 +397,7 @@ class IndexedZipWriter(BareZipWriter):
         path_shown = os.fsdecode(path if dir_fd is None else name)
         fd, status = open_packed_file(path, path_shown, dir_fd)
         try:
-            self.add(
+            self.add_chunks(
                 name.decode("utf-8", "surrogateescape"),
                 _content(fd, status.st_size, path_shown),
                 mtime=status.st_mtime_ns // 1_000_000_000 if keep_mtime else self._mtime,

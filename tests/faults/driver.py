@@ -107,7 +107,7 @@ def _tar():
 def _zip():
     with ZipWriter("out.zip", overwrite=True) as packed:
         for name, data in FILES.items():
-            packed.add(name, [data])
+            packed.add(name, data)
 
 
 def _sharded():

@@ -58,7 +58,7 @@ def test_every_writer_expands_tilde(home):
     with imagearchive.TarWriter("~/a.tar") as tar:
         tar.add("x", b"1")
     with imagearchive.ZipWriter("~/a.zip") as packed:
-        packed.add("x", [b"1"])
+        packed.add("x", b"1")
     with imagearchive.NpzWriter("~/a.npz") as npz:
         npz.append(x=np.zeros(2))
     imagearchive.write_split_data("~/bins", iter([b"1"]))

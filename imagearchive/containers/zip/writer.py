@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from imagearchive.containers.archive_writer import ArchiveWriter
 from imagearchive.containers.zip.stream import ZipStream
-from imagearchive.errors import UnsafePathError
+from imagearchive.errors import OptionTypeError, UnsafePathError
 from imagearchive.errors.os_errors import os_errors_for
 
 if TYPE_CHECKING:
@@ -53,10 +53,21 @@ class BareZipWriter(ArchiveWriter):
         )
         self._zip = ZipStream(self._target.file)
 
-    def add(
+    def add(self, name: str, data: Buffer, *, mtime: int = 0, mode: int = 0o644) -> None:
+        """Add a member from memory; see `imagearchive.ZipWriter.add`."""
+        try:
+            view = memoryview(data).cast("B")
+        except TypeError:
+            raise OptionTypeError(
+                f"{name!r}: the data must be bytes-like, got {type(data).__name__}; add_chunks "
+                f"takes several pieces"
+            ) from None
+        self.add_chunks(name, [view], mtime=mtime, mode=mode)
+
+    def add_chunks(
         self, name: str, chunks: Iterable[Buffer], *, mtime: int = 0, mode: int = 0o644
     ) -> None:
-        """Add a member; see `imagearchive.ZipWriter.add`."""
+        """Add a member whose data come in chunks; see `imagearchive.ZipWriter.add_chunks`."""
         if self._finished or not self._target.part:
             raise self._closed_error()
         encoded = self._encode_name(name)

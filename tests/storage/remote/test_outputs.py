@@ -165,7 +165,7 @@ def test_npz_and_zip_writer_to_a_url(store, bucket):
         assert [row["name"] for row in rows] == [f"row {number}" for number in range(5)]
         assert np.array_equal(rows[3]["x"], np.full((4, 4), 3))
     with ZipWriter(f"{bucket}/x.zip", storage_options=options) as packed:
-        packed.add("a.txt", [b"text"])
+        packed.add("a.txt", b"text")
     with imagearchive.open(f"{bucket}/x.zip", storage_options=options) as archive:
         assert dict(archive) == {"a.txt": b"text"}
 
