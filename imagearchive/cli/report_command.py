@@ -51,7 +51,8 @@ def report(arguments: argparse.Namespace) -> int:
         found = survey.run(output, arguments.overwrite, step)
     for facts in found.archives:
         if facts.problem:
-            print_error(f"{facts.path}: {facts.problem}")
+            problem = facts.problem
+            print_error(problem if facts.path in problem else f"{facts.path}: {problem}")
     if arguments.json:
         write_json(found.to_json())
     elif not arguments.quiet:
@@ -94,4 +95,6 @@ def _summary(facts: ArchiveFacts) -> str:
         parts.append(pluralize(facts.samples.count, "sample") + lacking)
     if facts.arrays:
         parts.append(pluralize(len(facts.arrays), "array"))
+    if facts.container.get("damage"):
+        parts.append("damaged")
     return f"{facts.path}: {', '.join(parts)}"

@@ -146,8 +146,14 @@ def scan_stream(
             progress(decoder.source, view.stored_size)
 
     forward = ForwardStorage(decoder, where, strict, report)
-    container, rows = _scan_forward(forward, containers, strict, look)
-    forward.drain()
+    try:
+        container, rows = _scan_forward(forward, containers, strict, look)
+        forward.drain()
+    except CorruptArchiveError as error:
+        # The error of the compressed data; that of the archive in it has advice already.
+        if strict and not error.hints:
+            error.hints = (Hint("strict=False", "to read the members before the damage"),)
+        raise
     if strict and forward.damage is not None:
         raise _name_members(forward.damage, rows)
     # What a ZIP says of the size of a member identifies its checkpoints, even if it is damaged.

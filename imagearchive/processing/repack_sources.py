@@ -96,7 +96,7 @@ def check_keys(samples: RepackSource) -> None:
 
 def _check_images(archive: Archive) -> None:
     """Refuse arrays, which are not images of samples but whole columns of them."""
-    if len(archive.paths) == 1 and holds_arrays(archive.paths[0]):
+    if len(archive.paths) == 1 and holds_arrays(archive.paths[0], strict=False):
         raise OptionError(
             f"{archive.paths[0]} holds arrays, which need no repacking: LazyNPZDataset and "
             f"DataLoader read their rows in place. repack takes the archive of image files that "

@@ -1,5 +1,6 @@
 """Arguments of commands: where options may stand, several archives, damaged ones."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -63,6 +64,19 @@ def test_wrong_usage_says_what_is_wrong(run, archive):
     err = run("tree", "-L", "x", archive)[2]
     assert "must be an integer, at least 1, got 'x'" in err
     assert "\x1b" not in run("ls", archive, "-\x1b[31m")[2]
+
+
+@pytest.mark.parametrize("name", ["cut.zip", "cut.tar.gz"])
+def test_partial_is_named_by_the_error_for_a_truncated_archive(run, work, name):
+    run("pack", "photos", source := "whole.zip" if name == "cut.zip" else "whole.tar")
+    whole = (work / source).read_bytes()
+    whole = whole if name == "cut.zip" else gzip.compress(whole)
+    (work / name).write_bytes(whole[:-40])
+    status, _, err = run("ls", name)
+    assert status == 1
+    assert "use --partial" in err
+    status, out, _ = run("ls", "--partial", name)
+    assert (status, out.splitlines()[0]) == (0, b"cat/")
 
 
 def test_partial_reads_the_intact_part_of_a_damaged_archive(run, archive):

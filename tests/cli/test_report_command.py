@@ -45,6 +45,22 @@ def test_report_archive_that_cannot_be_opened_is_an_error(run, work):
     assert out.decode().splitlines()[-1] == "x.html"
 
 
+def test_report_damaged_archive_is_reported_as_damaged(run, work):
+    run("pack", "photos", "train.tar")
+    data = (work / "train.tar").read_bytes()
+    (work / "cut.tar").write_bytes(data[:4000])
+    for _ in range(2):
+        status, out, _ = run("report", "-f", "cut.tar")
+        assert status == 0
+        assert out.decode().splitlines()[0].endswith(", damaged")
+
+
+def test_report_archive_that_cannot_be_opened_is_named_once(run, work):
+    (work / "text.tar").write_bytes(b"this is not an archive" * 100)
+    _, _, err = run("report", "text.tar")
+    assert err.count("text.tar") == 1
+
+
 def test_report_fields_are_described(run, work):
     image, mask = (encoded(np.full((12, 16, *end), 7, np.uint8)) for end in ((3,), ()))
     fill(work / "data", {"img/1.png": image, "img/2.png": image, "seg/1.png": mask})

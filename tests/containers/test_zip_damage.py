@@ -27,6 +27,7 @@ from support.zip_cases import (
 )
 
 import imagearchive
+from imagearchive import NpzWriter, ZipWriter
 from imagearchive.containers.rows import (
     KIND_ENCRYPTED,
     KIND_FILE,
@@ -139,6 +140,24 @@ def test_scan_without_directory_finds_whole_members(caplog):
     assert [rows.name(row) for row in range(rows.rows)] == [b"a.npy"]
     (found,) = as_dicts(rows)
     assert content(data, found) == content(data, entries[0])
+
+
+@pytest.mark.parametrize("kind", ["zip", "npz"])
+def test_scan_without_directory_finds_members_of_our_own_archives(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    if kind == "zip":
+        with ZipWriter(path) as writer:
+            writer.add("a.txt", b"first")
+            writer.add("b.txt", bytes(5000))
+    else:
+        with NpzWriter(path) as writer:
+            writer.append(images=np.zeros((8, 8, 3), np.uint8), labels=1)
+    data = path.read_bytes()
+    expected = as_dicts(scan(data))
+    found = as_dicts(scan(data[:-22], strict=False))
+    assert [(one["name"], content(data, one)) for one in found] == [
+        (one["name"], content(data, one)) for one in expected
+    ]
 
 
 def test_scan_without_directory_finds_members_after_an_encrypted_one():

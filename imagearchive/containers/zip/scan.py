@@ -38,6 +38,7 @@ from imagearchive.containers.zip.markers import (
 )
 from imagearchive.containers.zip.records import Code
 from imagearchive.errors import CorruptArchiveError
+from imagearchive.errors.hints import Hint
 from imagearchive.storage.protocol import RangesStorage
 
 if TYPE_CHECKING:
@@ -116,8 +117,9 @@ def scan(storage: Storage, strict: bool = True, visit: Visit | None = None) -> R
             visit(rows, 0, rows.rows)
         return rows
     raise CorruptArchiveError(
-        f"{storage.path}: no end record of a ZIP archive near the end of the file of "
-        f"{storage.size} bytes; it is truncated, or no ZIP archive"
+        f"{storage.path}: the file of {storage.size} bytes does not end as a ZIP archive does: it "
+        f"is truncated, or not a ZIP archive. Fetch the archive again",
+        hints=[Hint("strict=False", "to read the members that are complete")] if strict else (),
     )
 
 
@@ -330,8 +332,8 @@ def salvage(storage: Storage) -> RowBuffer:
             break
         text = bytes(storage.read(position + _LOCAL.size, name_size + extra_size))
         name, extra = text[:name_size], text[name_size:]
-        if stored == 0xFFFFFFFF and extra[:2] == b"\1\0" and len(extra) >= 20:
-            size, stored = struct.unpack_from("<QQ", extra, 4)
+        if stored == 0xFFFFFFFF:
+            size, stored = _zip64_sizes(extra) or (size, stored)
         # As in the central directory. An encrypted member has a header of its own.
         if stored > storage.size - offset or (
             not flags & 1
@@ -391,3 +393,15 @@ def _finished(rows: RowBuffer, bad: list[int], links: dict[int, bytes]) -> RowBu
         is_name[start : start + len(target)] = False
     result.names[is_name] = names
     return result
+
+
+def _zip64_sizes(extra: bytes) -> tuple[int, int] | None:
+    """Return both sizes from the extra fields of a local header, which come in any order."""
+    start = 0
+    while start + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, start)
+        if kind == 1 and length >= 16 and start + 20 <= len(extra):
+            size, stored = struct.unpack_from("<2Q", extra, start + 4)
+            return size, stored
+        start += 4 + length
+    return None

@@ -19,7 +19,7 @@ __all__ = ["holds_arrays"]
 _ZIP_PREFIX: Final = b"PK\3\4"
 
 
-def holds_arrays(path: str, decompress_to: str | None = None) -> bool:
+def holds_arrays(path: str, decompress_to: str | None = None, strict: bool = True) -> bool:
     """Whether a file is an NPZ or a lone ``.npy``, whatever its name.
 
     An NPZ is a ZIP of ``.npy`` members and nothing else. Either may be compressed as a whole.
@@ -29,11 +29,13 @@ def holds_arrays(path: str, decompress_to: str | None = None) -> bool:
     path : str
     decompress_to : str, optional
         A directory in which a compressed file is decompressed; see `imagearchive.Archive`.
+    strict : bool, default True
+        Whether damage is an error. Otherwise, the members that can be read decide.
 
     Raises
     ------
     CorruptArchiveError
-        It is a damaged ZIP.
+        It is a damaged ZIP; with ``strict=False`` only if no part of it can be read.
     """
     location = locate(path)
     # An object on a server is opened by one request, which brings what is read below.
@@ -50,7 +52,7 @@ def holds_arrays(path: str, decompress_to: str | None = None) -> bool:
         return True
     if not head.startswith(_ZIP_PREFIX) and find_stream_format(head) is None:
         return False
-    with Archive(location.path) as archive:
+    with Archive(location.path, strict=strict) as archive:
         table = archive.table
         return len(archive) > 0 and bool(
             ends_with(table.names, table.name_offsets, [b".npy"]).all()

@@ -212,7 +212,7 @@ class Survey(Closable):
                 archive = Archive(facts.path, strict=False, nested=self._nested)
                 self._held.enter_context(archive)
                 images = find_images(archive)
-                if len(archive.paths) == 1 and holds_arrays(archive.paths[0]):
+                if len(archive.paths) == 1 and holds_arrays(archive.paths[0], strict=False):
                     look.arrays = archive.paths[0]
             else:
                 archive, images = images_of_fields(dataset)

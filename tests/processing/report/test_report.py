@@ -1,6 +1,7 @@
 """The report of whole archives: numbers, page, and damaged input."""
 
 import base64
+import gzip
 import html.parser
 import io
 import re
@@ -9,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
-from support.archives import write_tar
+from support.archives import write_tar, zip_bytes
 from support.images import decode_by_pillow, encode, photo
 
 import imagearchive
@@ -132,12 +133,19 @@ def test_report_name_that_is_not_utf8_is_escaped(tmp_path, images):
     assert "udce9" in (tmp_path / "page.html").read_text("utf-8")
 
 
-def test_report_damaged_archive_says_what_is_damaged(tmp_path, train):
-    damaged = tmp_path / "cut.tar"
+@pytest.mark.parametrize("kind", ["tar", "zip", "tar.gz"])
+def test_report_damaged_archive_says_what_is_damaged(tmp_path, train, kind):
+    damaged = tmp_path / f"cut.{kind}"
     data = train.read_bytes()
+    if kind == "zip":
+        data = zip_bytes(dict(imagearchive.open(train).items()))
+    elif kind == "tar.gz":
+        data = gzip.compress(data)
     damaged.write_bytes(data[: len(data) // 2])
     (facts,) = imagearchive.report(damaged, tmp_path / "page.html").archives
+    assert not facts.problem
     assert facts.container["damage"]
+    assert 0 < facts.images.count < 8
     assert "The archive is damaged" in (tmp_path / "page.html").read_text()
 
 
