@@ -187,10 +187,10 @@ class Location(Protocol, metaclass=QuickProtocol):
 
 @runtime_checkable
 class KnownLocation(Location, Protocol):
-    """A location whose file can be opened without asking for its status again."""
+    """A location whose file can often be opened without asking for its status again."""
 
     def open_known(self, size: int, identity: str) -> FileStorage:
-        """Open the file, which has this size and identity; every read fails if it has not."""
+        """Open the file, which has this size and identity; if it has not, this or a read fails."""
         ...
 
 

@@ -28,7 +28,7 @@ from imagearchive.storage.path_options import (
     server_of,
 )
 from imagearchive.storage.protocol import FileStorage, StorageKind
-from imagearchive.storage.remote.client import Client, ObjectStatus
+from imagearchive.storage.remote.client import Client, ObjectStatus, replaced
 from imagearchive.storage.remote.clients import client_for
 from imagearchive.storage.remote.local_copy import LocalCopy, make_copy
 from imagearchive.storage.remote.storage import HEAD_BYTES, RemoteStorage
@@ -174,7 +174,7 @@ class RemoteLocation:
         try:
             found, head = self._find()
         except FileNotFoundError:
-            raise ArchiveNotFoundError(f"{self.path}: no such object; is the URL right?") from None
+            raise self._not_found() from None
         storage = self._storage(found, head)
         if kind != "memory":
             return storage
@@ -185,8 +185,24 @@ class RemoteLocation:
         return MemoryStorage(data, self.path, storage.identity)
 
     def open_known(self, size: int, identity: str) -> RemoteStorage:
-        """Open an object whose status is known, without a request."""
+        """Open an object whose status is known, without a request if each read compares it.
+
+        Raises
+        ------
+        ArchiveNotFoundError, StaleIndexError
+            A file system of fsspec, whose reads compare nothing, has no such object, or another.
+        """
+        if self._options.filesystem is not None:
+            try:
+                found = self.status()
+            except FileNotFoundError:
+                raise self._not_found() from None
+            if (found.size, found.identity) != (size, identity):
+                raise replaced(self.path)
         return self._storage(ObjectStatus(size, identity))
+
+    def _not_found(self) -> ArchiveNotFoundError:
+        return ArchiveNotFoundError(f"{self.path}: no such object; is the URL right?")
 
     def _find(self) -> tuple[ObjectStatus, bytes]:
         """Return the status of the object, and its first bytes as far as they are known."""

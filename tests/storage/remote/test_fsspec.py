@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 import imagearchive
-from imagearchive.errors import ArchiveNotFoundError, RemoteError
+from imagearchive.errors import ArchiveNotFoundError, RemoteError, StaleIndexError
 from imagearchive.storage.location import locate
 from imagearchive.storage.path_options import add_options
 
@@ -40,6 +40,30 @@ def test_directory_on_a_file_system_lists_its_files(memory):
     location = locate(add_options("memory://set", filesystem=memory))
     assert location.status().is_directory
     assert [entry.name for entry in location.list()] == ["images-0.tar"]
+
+
+@pytest.mark.parametrize("joined", ["all.idx.npy", "memory://set/all.idx.npy"])
+def test_joined_index_of_an_object_that_was_replaced_is_an_error_when_it_is_read(
+    memory, pictures, image_tar, tmp_path, monkeypatch, joined
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    memory.pipe_file("/set/images-1.tar", image_tar.read_bytes())
+    pattern = "memory://set/images-{0..1}.tar"
+    imagearchive.open(pattern, ipath=joined, filesystem=memory).close()
+    # Longer, so that every member is within it.
+    other = bytes(image_tar.stat().st_size) + image_tar.read_bytes()
+    memory.pipe_file("/set/images-1.tar", other)
+    with imagearchive.open(pattern, ipath=joined, filesystem=memory) as archive:
+        assert archive.read(0) == next(iter(pictures.values()))
+        with pytest.raises(StaleIndexError, match=r"images-1\.tar.*overwrite_index"):
+            archive.read(len(pictures))
+    memory.rm_file("/set/images-1.tar")
+    with (
+        imagearchive.open(pattern, ipath=joined, filesystem=memory) as archive,
+        pytest.raises(ArchiveNotFoundError, match=r"images-1\.tar"),
+    ):
+        archive.read(len(pictures))
 
 
 def test_failure_of_a_file_system_names_the_file(memory, monkeypatch):
