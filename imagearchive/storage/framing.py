@@ -20,7 +20,7 @@ import numpy as np
 
 __all__ = ["MessageReader", "dump", "send_message"]
 
-_COUNT: Final = struct.Struct("<Q")
+_NUMBER_SIZE: Final = 8
 # Shorter messages are sent in one call, and received through a buffer of this size.
 _BUFFER_SIZE: Final = 1 << 16
 
@@ -53,7 +53,8 @@ class MessageReader:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._buffer = memoryview(bytearray(_BUFFER_SIZE))
+        self._bytes = bytearray(_BUFFER_SIZE)
+        self._buffer = memoryview(self._bytes)
         self._start = self._stop = 0
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
@@ -70,15 +71,21 @@ class MessageReader:
         EOFError
             The other end is closed.
         """
-        (count,) = _COUNT.unpack(self._read_exactly(_COUNT.size))
-        lengths = struct.unpack(f"<{count}Q", self._read_exactly(count * _COUNT.size))
-        return [self._read_exactly(length) for length in lengths]
+        (count,) = self._read_numbers(1)
+        return [self._read_exactly(length) for length in self._read_numbers(count)]
+
+    def _read_numbers(self, count: int) -> tuple[int, ...]:
+        end = self._start + count * _NUMBER_SIZE
+        if end > self._stop:
+            return struct.unpack(f"<{count}Q", self._read_exactly(count * _NUMBER_SIZE))
+        start, self._start = self._start, end
+        return struct.unpack_from(f"<{count}Q", self._buffer, start)
 
     def _read_exactly(self, size: int) -> bytearray:
         end = self._start + size
         if end <= self._stop:
             start, self._start = self._start, end
-            return bytearray(self._buffer[start:end])
+            return self._bytes[start:end]
         target = bytearray(size)
         view = memoryview(target)
         done = min(size, self._stop - self._start)
