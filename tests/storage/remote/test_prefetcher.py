@@ -185,13 +185,21 @@ def test_interrupted_read_takes_no_place_of_a_request(server, made):
     wait_until(lambda: (100, 10) in server.requests)
 
 
-def test_interrupted_wait_keeps_no_memory(made):
+@pytest.fixture
+def interrupted_by_usr1():
+    """Have SIGUSR1 interrupt the main thread; SIGINT is ignored in the background of a shell."""
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_interrupted_wait_keeps_no_memory(made, interrupted_by_usr1):
     reader = threading.get_ident()
 
     def answer(offset, size):
         wait_until(lambda: (offset, size) not in owner.by_range)
         time.sleep(0.05)
-        signal.pthread_kill(reader, signal.SIGINT)
+        signal.pthread_kill(reader, signal.SIGUSR1)
         time.sleep(0.05)
         return memoryview(DATA)[offset : offset + size]
 
