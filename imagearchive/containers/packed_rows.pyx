@@ -207,6 +207,26 @@ cdef class PackedRows:
             start += count
         return rows
 
+    def select(self, mask):
+        """Return some of the rows, numbered anew.
+
+        Parameters
+        ----------
+        mask : ndarray of bool, shape (N,)
+
+        Returns
+        -------
+        PackedRows
+        """
+        selected = PackedRows(self.dtype)
+        start = 0
+        for rows in self.chunks():
+            part = rows[mask[start:start + len(rows)]]
+            part["index"] = np.arange(len(selected), len(selected) + len(part))
+            selected.append(part)
+            start += len(rows)
+        return selected
+
     def header_offsets(self, const uint64_t[::1] positions not None):
         """Return where the headers of some rows begin.
 

@@ -9,13 +9,13 @@ import numpy.typing as npt
 
 from imagearchive.containers.packed_rows import PackedRows
 from imagearchive.containers.registry import scan_location
-from imagearchive.containers.rows import ENTRY_DTYPE, RowBuffer
+from imagearchive.containers.rows import RowBuffer
 from imagearchive.errors import ImageArchiveError, StaleIndexError
 from imagearchive.index.class_directories import class_directories
 from imagearchive.index.freshness import Signature, fingerprints, signatures
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import CHECKPOINTS
-from imagearchive.index.resolve import resolve
+from imagearchive.index.resolve import name_lookup, resolve
 from imagearchive.storage.answers import ask_again
 from imagearchive.storage.location import Location
 from imagearchive.storage.progress import Progress
@@ -120,13 +120,11 @@ def build_columns(
         "directories": [name.decode("utf-8", "surrogateescape") for name in resolved.directories],
     }
     left_out = resolved.left_out
-    packed, rows = resolved.packed, resolved.entries
-    if packed is not None:
-        # Only the names are looked up, and memory that is not touched takes nothing.
-        rows = np.zeros(len(packed), ENTRY_DTYPE)
-    else:
-        for reason, mask in container.unreadable(rows).items():
-            left_out.add_rows(resolved.names, resolved.name_offsets, mask, reason, rows["shard"])
+    entries, packed = resolved.entries, resolved.packed
+    if packed is None:
+        # Rows are packed only by formats of which every member can be read.
+        for reason, mask in container.unreadable(entries).items():
+            left_out.add_rows(resolved.names, resolved.name_offsets, mask, reason, entries["shard"])
     if left_out:
         meta["left_out"] = left_out.to_metadata()
     if scanned.damage:
@@ -135,10 +133,10 @@ def build_columns(
     if scanned.derived is not None:
         meta["derived"] = {"0": scanned.derived.to_json()}
         extra[CHECKPOINTS] = np.frombuffer(scanned.checkpoints, np.uint8)
-    lookup = Lookup(rows, resolved.names, resolved.name_offsets, resolved.name_order)
+    lookup = name_lookup(resolved.names, resolved.name_offsets, resolved.name_order)
     values, offsets = directory_labels(lookup, resolved.name_order)
     columns = {
-        "entries": rows if packed is None else packed,
+        "entries": entries if packed is None else packed,
         "label_values": values,
         "label_offsets": offsets,
         "names": resolved.names,

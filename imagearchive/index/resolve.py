@@ -15,6 +15,7 @@ import numpy.typing as npt
 from imagearchive.containers.left_out import CONTINUATION, NO_NAME, REPLACED, SPECIAL, LeftOut
 from imagearchive.containers.packed_rows import PackedRows
 from imagearchive.containers.rows import (
+    ENTRY_DTYPE,
     KIND_CONTINUATION,
     KIND_DIRECTORY,
     KIND_ENCRYPTED,
@@ -31,10 +32,11 @@ from imagearchive.index.lookup import Lookup
 from imagearchive.index.name_order import is_last_of_name, sort_and_compare_names, sort_names
 from imagearchive.index.names import gather, normalize_all
 
-__all__ = ["Resolved", "resolve"]
+__all__ = ["Resolved", "name_lookup", "resolve"]
 
 # The kinds of members.
 _READABLE = frozenset({KIND_FILE, KIND_SPARSE, KIND_ENCRYPTED})
+_LINKS = frozenset({KIND_HARDLINK, KIND_SYMLINK})
 # The rows of a scanner are not copied if its memory is at most so many times as large.
 _MAX_SPARE = 1.25
 
@@ -61,7 +63,7 @@ def resolve(rows: RowBuffer, *, keep_packed: bool = False) -> Resolved:
     ----------
     rows : RowBuffer
     keep_packed : bool
-        Leave the entries packed if the rows are packed and each is that of a member.
+        Leave the entries packed if the rows are packed and none is a link.
     """
     count = rows.rows
     names, offsets = normalize_all(
@@ -70,14 +72,15 @@ def resolve(rows: RowBuffer, *, keep_packed: bool = False) -> Resolved:
     order, distinct = sort_and_compare_names(names, offsets)
     is_nameless = offsets[1:] == offsets[:-1]
     every_name_counts = distinct and not is_nameless.any()
-    packed = rows.packed_entries() if keep_packed and every_name_counts else None
-    if packed is not None and packed.kinds <= _READABLE:
-        nothing = np.empty(0, packed.dtype)
-        return Resolved(nothing, names, offsets, order, [], rows.left_out, packed)
-    entries = rows.entries[:count]
-    # Contiguous, since it is compared many times.
-    kinds = np.ascontiguousarray(entries["kind"])
-    if every_name_counts and _are_readable(kinds).all():
+    packed = rows.packed_entries() if keep_packed else None
+    if packed is not None and packed.kinds & _LINKS:
+        # The rows of targets are looked up by number.
+        packed = None
+    entries = np.empty(0, ENTRY_DTYPE) if packed is not None else rows.entries[:count]
+    if packed is not None and every_name_counts and packed.kinds <= _READABLE:
+        return Resolved(entries, names, offsets, order, [], rows.left_out, packed)
+    kinds = _column(entries, packed, "kind")
+    if packed is None and every_name_counts and _are_readable(kinds).all():
         # Nearly every archive: each row is that of a member.
         entries = _without_spare(entries, rows)
         entries["index"] = np.arange(count, dtype=np.uint64)
@@ -107,7 +110,7 @@ def resolve(rows: RowBuffer, *, keep_packed: bool = False) -> Resolved:
         directories += linked.directories
         reasons |= linked.reasons
     left_out = rows.left_out
-    shards = entries["shard"]
+    shards = _column(entries, packed, "shard")
     nameless = np.flatnonzero(is_nameless & (kinds != KIND_DIRECTORY))
     for row in nameless[: left_out.max_listed].tolist():
         left_out.add(rows.name(row), NO_NAME, int(shards[row]))
@@ -130,21 +133,38 @@ def resolve(rows: RowBuffer, *, keep_packed: bool = False) -> Resolved:
             names, offsets = gather(names, offsets, np.flatnonzero(last).astype(np.uint64))
             order = sort_names(names, offsets)
     elif len(live) < count:
-        entries = entries[live]
+        if packed is not None:
+            packed = packed.select(is_live)
+        else:
+            entries = entries[live]
         position = np.cumsum(is_live, dtype=np.uint64) - 1
         order = position[order[is_live[order]]]
         names, offsets = gather(names, offsets, live)
-    else:
+    elif packed is None:
         entries = _without_spare(entries, rows)
     entries["index"] = np.arange(len(entries), dtype=np.uint64)
     if directories:
-        lookup = Lookup(entries, names, offsets, order)
+        lookup = name_lookup(names, offsets, order)
         directories = sorted(
             name
             for name in set(directories)
             if name and lookup.bounds(name + b"/")[0] == lookup.bounds(name + b"/")[1]
         )
-    return Resolved(entries, names, offsets, order, directories, left_out)
+    return Resolved(entries, names, offsets, order, directories, left_out, packed)
+
+
+def name_lookup(
+    names: npt.NDArray[np.uint8], offsets: npt.NDArray[np.uint64], order: npt.NDArray[np.uint64]
+) -> Lookup:
+    """Return a lookup of names alone, whose rows are zeros: memory that nobody touches."""
+    return Lookup(np.zeros(len(order), ENTRY_DTYPE), names, offsets, order)
+
+
+def _column(entries: npt.NDArray[Any], packed: PackedRows | None, field: str) -> npt.NDArray[Any]:
+    """Return a field of all rows, contiguous, since it is used many times."""
+    if packed is None:
+        return np.ascontiguousarray(entries[field])
+    return np.concatenate([rows[field].copy() for rows in packed.chunks()])
 
 
 def _are_readable(kinds: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:

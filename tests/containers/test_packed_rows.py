@@ -48,6 +48,10 @@ def test_packed_rows_give_back_every_row(rows, size, data):
     ends = rows["offset"] + rows["stored_size"]
     assert packed.end == (ends.max() if len(rows) else 0)
     chosen = data.draw(st.sets(st.integers(0, len(rows) - 1))) if len(rows) else set()
+    mask = np.isin(np.arange(len(rows)), sorted(chosen))
+    selected = rows[mask]
+    selected["index"] = np.arange(len(selected))
+    assert packed.select(mask).unpack().tobytes() == selected.tobytes()
     positions = np.array(sorted(chosen), np.uint64)
     found = packed.header_offsets(positions)
     assert found.tolist() == rows["header_offset"][positions].tolist()
