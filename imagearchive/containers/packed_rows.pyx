@@ -28,7 +28,6 @@ cdef enum:
 cdef inline void follow(const Entry* before, Entry* row) noexcept nogil:
     """Fill a row as if it was like the one before, with its data right behind that one's."""
     row[0] = before[0]
-    row.index = before.index + 1
     row.header_offset = (before.offset + before.stored_size + (BLOCK - 1)) & ~(
         <uint64_t> (BLOCK - 1)
     )
@@ -43,6 +42,7 @@ cdef uint64_t pack(const Entry* rows, uint64_t count, uint8_t* out) noexcept nog
         flags = WHOLE
         if i:
             follow(&rows[i - 1], &expected)
+            expected.index = rows[i].index
             flags = 0
             if rows[i].size != expected.size or rows[i].stored_size != expected.stored_size:
                 flags |= SIZE
@@ -84,10 +84,13 @@ cdef inline uint64_t unpack_next(const uint8_t* data, const Entry* before, Entry
     return used
 
 
-cdef void unpack(const uint8_t* data, Entry* rows, uint64_t count) noexcept nogil:
+cdef void unpack(
+    const uint8_t* data, Entry* rows, uint64_t count, uint64_t first
+) noexcept nogil:
     cdef uint64_t i, used = 0
     for i in range(count):
         used += unpack_next(data + used, &rows[i] - 1 if i else &rows[0], &rows[i])
+        rows[i].index = first + i
 
 
 cdef uint64_t unpack_headers(
@@ -113,6 +116,8 @@ cdef uint64_t unpack_headers(
 
 cdef class PackedRows:
     """A sequence of rows that grows at its end, and is read from start to end.
+
+    The ``index`` of a row is always its position in the sequence.
 
     For one thread while it grows; then for any number.
 
@@ -181,6 +186,14 @@ cdef class PackedRows:
         self.end = last
         self.kind_bits |= bits
 
+    def extend(self, PackedRows other not None):
+        """Append the rows of another sequence, which are not copied."""
+        self.blocks += other.blocks
+        self.counts += other.counts
+        self.count += other.count
+        self.end = max(self.end, other.end)
+        self.kind_bits |= other.kind_bits
+
     def chunks(self):
         """Return all rows in order, as arrays that are valid until the next one is asked for.
 
@@ -189,9 +202,11 @@ cdef class PackedRows:
         ndarray of ENTRY_DTYPE
         """
         room = np.empty(max(self.counts, default=0), self.dtype)
+        start = 0
         for number, count in enumerate(self.counts):
-            self.unpack_block(number, room[:count])
+            self.unpack_block(number, start, room[:count])
             yield room[:count]
+            start += count
 
     def unpack(self):
         """Return all rows as one array.
@@ -203,12 +218,12 @@ cdef class PackedRows:
         rows = np.empty(self.count, self.dtype)
         start = 0
         for number, count in enumerate(self.counts):
-            self.unpack_block(number, rows[start:start + count])
+            self.unpack_block(number, start, rows[start:start + count])
             start += count
         return rows
 
     def select(self, mask):
-        """Return some of the rows, numbered anew.
+        """Return some of the rows.
 
         Parameters
         ----------
@@ -221,9 +236,7 @@ cdef class PackedRows:
         selected = PackedRows(self.dtype)
         start = 0
         for rows in self.chunks():
-            part = rows[mask[start:start + len(rows)]]
-            part["index"] = np.arange(len(selected), len(selected) + len(part))
-            selected.append(part)
+            selected.append(rows[mask[start:start + len(rows)]])
             start += len(rows)
         return selected
 
@@ -259,8 +272,8 @@ cdef class PackedRows:
             first += count
         return offsets
 
-    cdef unpack_block(self, Py_ssize_t number, Entry[::1] rows):
+    cdef unpack_block(self, Py_ssize_t number, uint64_t first, Entry[::1] rows):
         cdef const uint8_t[::1] data = self.blocks[number]
         if rows.shape[0]:
             with nogil:
-                unpack(&data[0], &rows[0], rows.shape[0])
+                unpack(&data[0], &rows[0], rows.shape[0], first)

@@ -90,7 +90,8 @@ class RowBuffer:
     """
 
     def __init__(self, capacity: int = 1024, *, packs: bool = False) -> None:
-        self.window: npt.NDArray[Any] = np.empty(capacity, ENTRY_DTYPE)
+        window = min(capacity, _PACK_ROWS) if packs else capacity
+        self.window: npt.NDArray[Any] = np.empty(window, ENTRY_DTYPE)
         self.first = 0
         self._packed = PackedRows(ENTRY_DTYPE) if packs else None
         self.name_ends: npt.NDArray[np.uint64] = np.empty(capacity, np.uint64)
@@ -115,6 +116,12 @@ class RowBuffer:
             return None
         self._pack()
         return self._packed
+
+    def first_header(self) -> int:
+        """Return the `header_offset` of the first row, of which there must be one."""
+        if self.first and self._packed is not None:
+            return int(self._packed.header_offsets(np.zeros(1, np.uint64))[0])
+        return int(self.window["header_offset"][0])
 
     def pack_window(self) -> bool:
         """Make room for more rows in `window` by packing those that fill it; False if it cannot."""
@@ -170,17 +177,18 @@ class RowBuffer:
         size = other.name_bytes - text
         self.reserve(count, size)
         end, shift = start + count, self.name_bytes - text
-        rows = other.entries[first : other.rows]
+        packed = other.packed_entries() if self._packed is not None and not first else None
+        rows = other.entries[first : other.rows] if packed is None else other.window[:0]
         if self._packed is None:
             # As bytes, which are copied faster than the fields of records.
             self.window[start:end].view(np.uint8)[:] = rows.view(np.uint8)
             self.window["index"][start:end] = np.arange(start, end, dtype=np.uint64)
         else:
             self._pack()
-            for low in range(0, count, _PACK_ROWS):
-                part = rows[low : low + _PACK_ROWS].copy()
-                part["index"] = np.arange(start + low, start + low + len(part), dtype=np.uint64)
-                self._packed.append(part)
+            if packed is not None:
+                self._packed.extend(packed)
+            for low in range(0, len(rows), _PACK_ROWS):
+                self._packed.append(rows[low : low + _PACK_ROWS])
             self.first = end
         self.names[self.name_bytes : self.name_bytes + size] = other.names[text : other.name_bytes]
         # Unsigned numbers wrap around, so a negative shift is added all the same.

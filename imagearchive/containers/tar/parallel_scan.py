@@ -169,19 +169,28 @@ class _EndedError(Exception):
 
 def _join(storage: Storage, rows: RowBuffer, cursor: Cursor, run: _Run) -> bool:
     """Scan on to the first row of a run at which the scan arrives; return whether there is one."""
+    if not cursor.has_globals and run.rows.first_header() == cursor.offset:
+        # As nearly always; the rows stay packed.
+        _take(rows, cursor, run, 0, storage.size)
+        return True
     starts = run.rows.entries["header_offset"][: run.rows.rows]
     while not cursor.has_globals:
         row = int(np.searchsorted(starts, np.uint64(cursor.offset)))
         if row == len(starts):
             return False
         if starts[row] == cursor.offset:
-            _reserve(rows, cursor, run, storage.size)
-            rows.extend(run.rows, row)
-            cursor.join(run.cursor)
+            _take(rows, cursor, run, row, storage.size)
             return True
         if not advance(storage, rows, cursor, int(starts[row])):
             raise _EndedError
     return False
+
+
+def _take(rows: RowBuffer, cursor: Cursor, run: _Run, row: int, size: int) -> None:
+    """Append the rows of a run from `row` on, and go on behind them."""
+    _reserve(rows, cursor, run, size)
+    rows.extend(run.rows, row)
+    cursor.join(run.cursor)
 
 
 def _reserve(rows: RowBuffer, cursor: Cursor, run: _Run, size: int) -> None:
@@ -232,7 +241,10 @@ class _Runs:
         if start is None:
             return None
         run = _Run(
-            RowBuffer(min(self._plan.rows + self._plan.rows // 16 + 16, _MAX_ROWS)),
+            RowBuffer(
+                min(self._plan.rows + self._plan.rows // 16 + 16, _MAX_ROWS),
+                packs=hasattr(storage, "fileno"),
+            ),
             Cursor.speculate(size, start, segment + self._plan.segment),
         )
         self._cursors.add(run.cursor)
