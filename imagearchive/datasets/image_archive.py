@@ -421,7 +421,8 @@ class ImageArchive(ImageSamples):
         return self.archive.table.fingerprint()
 
     def __repr__(self) -> str:
-        classes = f", {len(self.classes)} classes" if self.classes else ""
+        count = len(self.classes)
+        classes = f", {count} class{'es' if count != 1 else ''}" if count else ""
         root = f", root={self.root!r}" if self.root else ""
         return f"ImageArchive({self.archive.path!r}{root}, {self._length} samples{classes})"
 

@@ -238,9 +238,15 @@ class SiblingLabels:
         try:
             return np.array([float(value) for value in text.split()], np.float64)
         except ValueError:
+            name = archive.name(position)
+            if name.lower().endswith(".npy"):
+                raise LabelError(
+                    f"{archive.path}: member {name!r} is an array, but label_extension= reads "
+                    f"numbers in text; use SampleArchive with "
+                    f"fields={{'image': ..., 'label': Label('{{key}}.npy')}}"
+                ) from None
             raise LabelError(
-                f"{archive.path}: member {archive.name(position)!r} must contain numbers, got "
-                f"{text[:80]!r}"
+                f"{archive.path}: member {name!r} must contain numbers, got {text[:80]!r}"
             ) from None
 
     def targets(self) -> npt.NDArray[Any]:

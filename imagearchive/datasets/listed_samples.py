@@ -166,7 +166,10 @@ def _list_table(
 def _numbers(column: Column) -> npt.NDArray[Any]:
     numbers = column.numbers()
     if numbers is None:
-        raise LabelError(f"{column.where}: expected numbers, as several columns make one array")
+        raise LabelError(
+            f"{column.where}: expected numbers, as several columns of label= make one array; for "
+            f"the names of classes, give this column alone"
+        )
     return numbers
 
 

@@ -78,7 +78,7 @@ class Selection:
         self._archive = archive
         self._root = root
         table = archive.table
-        self.prefix = _root_prefix(table, root)
+        self.prefix = _root_prefix(archive, root)
         self.is_listed = index_file is not None
         self.positions: npt.NDArray[np.int64] | None = None
         self.numbers: npt.NDArray[np.int64] | None = None
@@ -94,9 +94,15 @@ class Selection:
             chosen = chosen[chosen != text]
         self.positions = chosen
         if chosen is not None and not len(chosen) and len(table):
+            given = {"root": root, "extensions": extensions, "is_valid_file": is_valid_file}
+            chosen_by = " and ".join(
+                name if callable(value) else f"{name}={value!r}"
+                for name, value in given.items()
+                if value is not None and value != ""
+            )
             raise OptionError(
-                f"{archive.path}: root={root!r}, extensions={extensions!r} and is_valid_file "
-                f"select none of its {len(table)} members"
+                f"{archive.path}: {chosen_by or 'label_file='} leaves none of its {len(table)} "
+                f"members; the first is {archive.name(0)!r}"
             )
         if multi:
             self._group()
@@ -276,7 +282,7 @@ def _ambiguous(archive: Archive, earlier: int, position: int) -> LabelError:
     )
 
 
-def _root_prefix(table: IndexTable, root: str) -> bytes:
+def _root_prefix(archive: Archive, root: str) -> bytes:
     """Return the common beginning of the names below `root`.
 
     Raises
@@ -287,10 +293,11 @@ def _root_prefix(table: IndexTable, root: str) -> bytes:
     name = normalize(encode(root))
     if not name:
         return b""
-    low, high = table.lookup.bounds(name + b"/")
+    low, high = archive.table.lookup.bounds(name + b"/")
     if low == high:
         raise MemberNotFoundError(
-            f"root={root!r}: no such directory in the archive; list it with imagearchive ls"
+            f"{archive.path}: root={root!r} is not a directory in the archive; "
+            f"`imagearchive tree -d` lists those that are"
         )
     return name + b"/"
 

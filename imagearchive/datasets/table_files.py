@@ -75,7 +75,16 @@ def _read_separated(
                 f"({error})"
             ) from None
 
-    return _columns_of_rows(file, numbered(), names)
+    try:
+        return _columns_of_rows(file, numbered(), names)
+    except LabelError as error:
+        if delimiter in header or len(header.split()) < 2:
+            raise
+        raise LabelError(
+            f"{error.message}. The cells of a .csv are separated by commas, semicolons, tabs, or "
+            f"'|'; if those of this file are separated by spaces, rename it to end in .txt, or "
+            f"pass its columns as a dict"
+        ) from None
 
 
 def _read_text(

@@ -26,7 +26,11 @@ from imagearchive.errors import (
 from imagearchive.index import file_format
 from imagearchive.index.build import directory_labels
 from imagearchive.index.freshness import READ_PARTLY, REBUILD, Signature, signatures
-from imagearchive.index.index_locations import cache_location, check_replaceable
+from imagearchive.index.index_locations import (
+    cache_location,
+    check_replaceable,
+    unwritable_index,
+)
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import CHECKPOINTS, add_container_runs
 from imagearchive.index.name_order import sort_names
@@ -163,9 +167,7 @@ def open_concatenated(
         return table.save(location)
     except OSError as error:
         if ipath is not None:
-            raise OptionError(
-                f"{location.path}: cannot write the index: {error.strerror}"
-            ) from error
+            raise unwritable_index(location.path, error) from error
         logger.info("%s: the combined index cannot be saved: %s", location.path, error.strerror)
         return table
 

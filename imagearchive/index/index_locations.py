@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import platformdirs
 
-from imagearchive.errors import OptionError
+from imagearchive.errors import ImageArchiveError, OptionError
 from imagearchive.storage.location import Location, locate
 from imagearchive.storage.patterns import INDEX_SUFFIX
 
@@ -18,6 +18,7 @@ __all__ = [
     "check_replaceable",
     "index_beside",
     "index_locations",
+    "unwritable_index",
 ]
 
 
@@ -78,3 +79,11 @@ def check_replaceable(ipath: Location, archives: Sequence[Location]) -> None:
             f"{ipath.path}: cannot be the index, because it is the archive or a directory; "
             f"name another file"
         )
+
+
+def unwritable_index(path: str, error: OSError) -> OptionError:
+    """Return the error for an index that cannot be written where the caller wants it."""
+    # The message of a server names the file already.
+    if isinstance(error, ImageArchiveError):
+        return OptionError(f"cannot write the index: {error.message}", hints=error.hints)
+    return OptionError(f"{path}: cannot write the index: {error.strerror}")

@@ -23,7 +23,11 @@ from imagearchive.index import file_format
 from imagearchive.index.build import BuiltIndex, build_columns
 from imagearchive.index.column_checks import COLUMNS
 from imagearchive.index.freshness import READ_PARTLY, REBUILD
-from imagearchive.index.index_locations import check_replaceable, index_locations
+from imagearchive.index.index_locations import (
+    check_replaceable,
+    index_locations,
+    unwritable_index,
+)
 from imagearchive.index.look_inside import LookInside
 from imagearchive.index.nesting import Nested, Nesting
 from imagearchive.index.saved_table import SavedTable, save_columns
@@ -181,9 +185,7 @@ class IndexTable(SavedTable):
                 )
             except OSError as error:
                 if given is not None:
-                    raise OptionError(
-                        f"{given.path}: cannot write the index: {error.strerror}"
-                    ) from error
+                    raise unwritable_index(given.path, error) from error
                 if error.errno in OUT_OF_FILES:
                     raise
                 failures.append(f"{location.path}: {error.strerror}")

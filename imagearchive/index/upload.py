@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from imagearchive.errors import OptionError
-from imagearchive.index.index_locations import index_beside
+from imagearchive.index.index_locations import index_beside, unwritable_index
 from imagearchive.index.nesting import Nested, Nesting
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.location import PublishingLocation, locate
@@ -43,4 +43,4 @@ def upload_index(table: IndexTable, nested: Nested) -> IndexTable:
     try:
         return table.save(beside)
     except OSError as error:
-        raise OptionError(f"{beside.path}: cannot write the index: {error.strerror}") from error
+        raise unwritable_index(beside.path, error) from error

@@ -247,13 +247,13 @@ class SampleSource:
             image = image.removesuffix("s")
         if not image or image not in item:
             raise OptionError(
-                f"sample {index} has the entries {', '.join(map(str, item))}; pass "
-                f"columns=(image, label) to name the image and its label"
+                f"sample {index} has the entries {', '.join(map(repr, item))}; name those of the "
+                f"image and its label, as in columns=('image', 'label')"
             )
         if self.columns and label is not None and label not in item:
             raise OptionError(
-                f"sample {index} has the entries {', '.join(map(str, item))}, not {label!r}; "
-                f"pass columns=(image, label) to name its label"
+                f"sample {index} has no entry {label!r}, which columns= names as its label; its "
+                f"entries are {', '.join(map(repr, item))}"
             )
         return image, label
 

@@ -376,6 +376,11 @@ def locate(path: str | bytes | os.PathLike[str] | Location, name: str = "path") 
         located: Location = module.locate_url(text)
         return located
     if not os.path.lexists(text):
+        if scheme == "file":
+            raise UnsupportedArchiveError(
+                f"{text}: file:// URLs cannot be read; pass the path alone, as in "
+                f"{text[len('file://') :]!r}"
+            )
         raise UnsupportedArchiveError(
             f"{text}: URLs that begin with {scheme}:// cannot be read; those that can begin with "
             f"{', '.join(f'{one}://' for one in _REMOTE)}; or pass filesystem=, a file system of "

@@ -402,12 +402,16 @@ def test_image_archive_data_in_memory_needs_no_file(tmp_path, pictures):
 def test_image_archive_wrong_options_raise(image_tar):
     for options, message in [
         ({"split_mask": [4, 3, 2, 1, 0]}, "true or false"),
-        ({"extensions": ".webp"}, "select none of its 12 members"),
+        (
+            {"extensions": ".webp"},
+            r"images\.tar: extensions='\.webp' leaves none of its 12 members; the first is 'dog/0",
+        ),
+        ({"root": "horse"}, r"images\.tar: root='horse' is not a directory"),
         ({"loader": None}, "loader must be callable"),
         ({"cache_size": None}, "cache_size"),
         ({"storage": "mmpa"}, "mmpa"),
     ]:
-        with pytest.raises((ValueError, TypeError), match=message):
+        with pytest.raises((ValueError, TypeError, KeyError), match=message):
             ImageArchive(image_tar, **options)
     assert len(ImageArchive(image_tar, root=Path("cat"))) == 4
 
@@ -419,7 +423,12 @@ def test_image_archive_closed_raises_and_views_stay_valid(image_tar):
     assert bytes(view)[:4] == b"\x89PNG"
     with pytest.raises(ClosedError):
         dataset[0]
-    assert "12 samples" in repr(dataset)
+    assert "12 samples, 3 classes" in repr(dataset)
+
+
+def test_image_archive_repr_of_one_class_is_singular(tmp_path, pictures):
+    archive = write_tar(tmp_path / "one.tar", {"cat/0.png": pictures["cat/0.png"]})
+    assert "1 samples, 1 class)" in repr(ImageArchive(archive))
 
 
 def test_samples_repr_shows_the_first_names_and_labels(tmp_path):

@@ -1,5 +1,6 @@
 """The labels of `ImageArchive` from index and label files, and from members beside the images."""
 
+import io
 import pickle
 import tarfile
 
@@ -142,6 +143,16 @@ def test_labels_from_members_beside_the_images(tmp_path, pictures):
     assert boxes[3][1].tolist() == [3, 0.5]
     with pytest.raises(OptionError):
         ImageArchive(path, label_extension="cls", label_file="x")
+
+
+def test_labels_beside_the_images_that_are_arrays_name_the_way_to_read_them(tmp_path, pictures):
+    array = io.BytesIO()
+    np.save(array, 1.5)
+    members = {"0.png": pictures["cat/0.png"], "0.npy": array.getvalue()}
+    dataset = ImageArchive(write_tar(tmp_path / "web.tar", members), label_extension="npy")
+    with pytest.raises(LabelError, match=r"'0\.npy' is an array, .*use SampleArchive") as caught:
+        dataset[0]
+    assert "NUMPY" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["inf", "-inf", "nan", "1e30", "-9223372036854775809"])

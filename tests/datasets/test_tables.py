@@ -242,6 +242,7 @@ def test_table_that_does_not_fit_raises(image_tar, table, message):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("t.csv", b"id label\ncat/0 1\n", r"no column is called 'id'.*rename it to end in \.txt"),
         ("t.csv", b"id,label\ncat/0\n", r"t\.csv: line 2: expected at least 2 cells, got 1"),
         ("t.csv", b"", "no column is called 'id'"),
         ("t.csv", b"id,id,label\n", "several columns are called 'id'"),

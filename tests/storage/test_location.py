@@ -54,6 +54,11 @@ def test_every_reader_expands_tilde(home):
     assert main(["ls", "~/a.tar"]) == 0
 
 
+def test_file_url_is_an_error_that_gives_the_path():
+    with pytest.raises(UnsupportedArchiveError, match=r"path alone, as in '/data/a\.tar'"):
+        imagearchive.open("file:///data/a.tar")
+
+
 def test_every_writer_expands_tilde(home):
     with imagearchive.TarWriter("~/a.tar") as tar:
         tar.add("x", b"1")

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
-from imagearchive.errors import ArchiveNotFoundError, OptionError
+from imagearchive.errors import ArchiveNotFoundError, OptionError, UnsupportedArchiveError
 from imagearchive.storage.answers import (
     answer_of,
     are_remembered,
@@ -140,6 +140,10 @@ class RemoteLocation:
         return status
 
     def _ask_status(self) -> Status:
+        if not self._key and not self._can_list:
+            raise UnsupportedArchiveError(
+                f"{self.path}: this URL names a server, not an archive; add the path of an archive"
+            )
         try:
             if self._key and not (self._key.endswith("/") and self._can_list):
                 return _file_status(self._client().status(self._request_key))

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from imagearchive.errors import OptionError
 
 __all__ = ["RetryPolicy", "TransientError", "seconds_of"]
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+# A failure that lasts for so many attempts, by default some seconds, is worth a warning, but not
+# one for each of the requests that are under way.
+_WARN_AFTER: Final = 4
+_WARN_EVERY: Final = 30.0
 
 
 class TransientError(Exception):
@@ -54,6 +62,7 @@ class RetryPolicy:
     init_backoff: float = 0.1
     max_backoff: float = 15.0
     base: float = 2.0
+    _warned_at: list[float] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None) -> RetryPolicy:
@@ -104,12 +113,26 @@ class RetryPolicy:
                 if attempt >= self.max_retries or elapsed >= self.retry_timeout:
                     tried = f" ({attempt + 1} attempts in {elapsed:.1f} s)" if attempt else ""
                     raise fail(error.reason + tried) from None
-                wait = error.wait
+                wait, reason = error.wait, error.reason
             if wait is None:
                 limit = min(self.max_backoff, self.init_backoff * self.base**attempt)
                 wait = limit * (0.5 + 0.5 * random.random())
-            time.sleep(min(wait, self.max_backoff))
             attempt += 1
+            if attempt == _WARN_AFTER:
+                self._warn(fail(reason))
+            time.sleep(min(wait, self.max_backoff))
+
+    def _warn(self, failure: Exception) -> None:
+        now = time.monotonic()
+        if self._warned_at and now < self._warned_at[-1] + _WARN_EVERY:
+            return
+        self._warned_at[:] = [now]
+        logger.warning(
+            "%s; trying again, up to %d times within %g s (retry_config in storage_options)",
+            failure,
+            self.max_retries,
+            self.retry_timeout,
+        )
 
 
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}

@@ -34,6 +34,7 @@ from imagearchive.errors import (
 )
 from imagearchive.storage.location import locate
 from imagearchive.storage.path_options import add_options
+from imagearchive.storage.remote.retries import RetryPolicy, TransientError
 
 QUICK = {
     "retry_config": {"max_retries": 3, "backoff": {"init_backoff": "1ms", "max_backoff": "20ms"}}
@@ -221,6 +222,40 @@ def test_object_without_etag_is_recognized_by_its_time(faulty_server, url, pictu
 def test_missing_object_is_not_found(faulty_server, url):
     with pytest.raises(ArchiveNotFoundError, match=r"set/none\.tar"):
         opened(faulty_server.url("set/none.tar"))
+
+
+def test_retries_that_last_are_a_warning_for_the_first_of_many_requests(caplog):
+    retries = RetryPolicy(max_retries=6, init_backoff=0, max_backoff=0)
+
+    def refuse():
+        raise TransientError("Connection refused")
+
+    for name in ("a.tar", "b.tar"):
+        with pytest.raises(RemoteError):
+            retries.run(refuse, lambda reason, name=name: RemoteError(f"{name}: {reason}"))
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == [
+        "a.tar: Connection refused"
+    ]
+
+
+def test_retries_that_help_soon_are_no_warning(caplog):
+    failures = iter([TransientError("reset")] * 3)
+
+    def call():
+        for failure in failures:
+            raise failure
+        return "answer"
+
+    assert RetryPolicy(init_backoff=0).run(call, RemoteError) == "answer"
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_url_of_a_server_without_a_path_is_an_error_that_names_it(url, end):
+    server = "/".join(url.split("/")[:3]) + end
+    with pytest.raises(UnsupportedArchiveError, match="not an archive; add the path") as caught:
+        opened(server)
+    assert str(caught.value).startswith(server)
 
 
 def test_wildcard_on_an_http_server_is_an_error_that_says_why(url):

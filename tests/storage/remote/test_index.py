@@ -146,8 +146,11 @@ def test_upload_of_the_index_of_a_file_is_an_error(shards):
 
 def test_upload_to_an_http_server_is_an_error(faulty_server, shards):
     faulty_server.put({"a.tar": shards["s-0.tar"].read_bytes()})
-    with pytest.raises(OptionError, match="cannot be uploaded to an HTTP server"):
-        imagearchive.open(faulty_server.url("a.tar"), save_index="remote")
+    url = faulty_server.url("a.tar")
+    for options in ({"save_index": "remote"}, {"ipath": faulty_server.url("a.idx.npy")}):
+        with pytest.raises(OptionError, match="cannot be uploaded to an HTTP server") as caught:
+            imagearchive.open(url, **options)
+        assert str(caught.value).count("a.idx.npy") == 1
 
 
 def test_joined_index_in_a_bucket_is_opened_without_asking_for_the_shards(
