@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support.archives import write_tar
 
 from imagearchive.archive.archive import Archive
+from imagearchive.cli import main
 from imagearchive.errors import CorruptIndexError, ImageArchiveError
 from imagearchive.index import file_format
 from imagearchive.index.column_checks import COLUMNS, check_columns
@@ -338,17 +339,29 @@ def test_large_index_is_checked_once_on_a_machine_for_each_state(tmp_path, large
     assert [record] == list((tmp_path / "home/imagearchive/index/checked").iterdir())
 
 
-def test_large_index_is_checked_where_others_can_write_records(tmp_path, large):
+@pytest.fixture
+def passed(large):
+    """Return the path of a large index that is damaged, and of which a record says it passed."""
     damage_large(large)
-    # As others could do who know the state of the index.
     unchecked = (
         "from imagearchive.index import column_checks; "
         "column_checks.is_permutation = lambda _: True; "
     )
     assert opens_in_a_process(large, unchecked) == ""
     assert opens_in_a_process(large) == ""
+    return large
+
+
+def test_large_index_is_checked_where_others_can_write_records(tmp_path, passed):
     (tmp_path / "home/imagearchive/index/checked").chmod(0o777)
-    assert "name_order is not a permutation" in opens_in_a_process(large)
+    assert "name_order is not a permutation" in opens_in_a_process(passed)
+
+
+def test_large_index_is_checked_again_after_the_cache_was_cleaned(passed):
+    assert main(["cache", "--clean", "--all", "--dry-run"]) == 0
+    assert opens_in_a_process(passed) == ""
+    assert main(["cache", "--clean", "--all"]) == 0
+    assert "name_order is not a permutation" in opens_in_a_process(passed)
 
 
 def test_large_index_is_opened_where_there_can_be_no_records(tmp_path, large):
