@@ -1,4 +1,4 @@
-"""The command that writes data sets again: repack."""
+"""The command that writes datasets again: repack."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FAILED: Final = 1
 
 
 def repack(arguments: argparse.Namespace) -> int:
-    """Write a data set again as shards or as an NPZ."""
+    """Write a dataset again as shards or as an NPZ."""
     from imagearchive.cli.executor_argument import open_executor_argument
     from imagearchive.processing.repack import repack as write_again
 

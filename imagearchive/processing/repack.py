@@ -1,4 +1,4 @@
-"""`repack`: writes any data set as shards or as an NPZ that load faster."""
+"""`repack`: writes any dataset as shards or as an NPZ that load faster."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def repack(
     storage_options: Mapping[str, Any] | None = None,
     filesystem: Any = None,
 ) -> Repacked:
-    """Write a data set again, as shards of smaller images, or decoded as an NPZ.
+    """Write a dataset again, as shards of smaller images, or decoded as an NPZ.
 
     Samples stay together, and keep their classes and labels:
 

@@ -1,1 +1,1 @@
-"""Reports on data sets: what is in them, and what is wrong with them."""
+"""Reports on datasets: what is in them, and what is wrong with them."""
