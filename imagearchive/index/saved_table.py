@@ -53,11 +53,10 @@ class SavedTable(MemberTable):
         ipath: str,
         apath: str | os.PathLike[str] | None = None,
         sizes: npt.ArrayLike | None = None,
-        check: bool = True,
     ) -> Self:
         """Map an index file without checking whether the archive is still the same.
 
-        All columns are checked, once per process and state of the file, unless `check` is false.
+        All columns are checked, once per process and state of the file.
 
         Besides our own files, this reads the index of the original ImageArchive: one numeric 2-D
         array of index, offset, size and labels. Such a file has no names, so its members are
@@ -71,8 +70,6 @@ class SavedTable(MemberTable):
             The archive. By default the files that the index names, relative to its directory.
         sizes : array-like of int, optional
             The size in bytes of each file of the archive. By default what the index says.
-        check : bool
-            False if nothing is looked up in the table, or if this process has written it.
 
         Raises
         ------
@@ -81,6 +78,18 @@ class SavedTable(MemberTable):
         CorruptIndexError
             It is damaged, or leads outside the archive.
         """
+        return cls._load(ipath, apath, sizes, check=True)
+
+    @classmethod
+    def _load(
+        cls,
+        ipath: str,
+        apath: str | os.PathLike[str] | None,
+        sizes: npt.ArrayLike | None = None,
+        *,
+        check: bool,
+    ) -> Self:
+        """As `load`; `check` is false if nothing is looked up, or this process wrote the file."""
         sections, meta, identity, storage = file_format.load(locate(ipath))
         if not meta:
             if apath is None:
@@ -136,7 +145,7 @@ class SavedTable(MemberTable):
         unknown = (UNBOUNDED, "")
         archive = files[0] if files else None
         sizes = [file_signatures.get(file, unknown)[0] for file in files]
-        table = cls.load(location.path, archive, sizes, check=written is None)
+        table = cls._load(location.path, archive, sizes, check=written is None)
         mapped = table.storage
         if mapped is not None and written not in (None, (mapped.size, mapped.identity)):
             # Another process has replaced the file.

@@ -256,7 +256,7 @@ class IndexTable(SavedTable):
         locations = index_locations(archive, nesting.variant if nesting else "")
         for location in locations:
             try:
-                table = cls.load(location.path, archive.path, check=not overwrite)
+                table = cls._load(location.path, archive.path, check=not overwrite)
                 if not table.meta or table._belongs_to_another(archive):
                     # The index of the original ImageArchive may list only a part of the archive.
                     continue
