@@ -137,27 +137,33 @@ cdef class PackedRows:
 
     cdef list blocks
     cdef list counts
+    # By block: where its last member ends, and a bit for each kind in it.
+    cdef list ends
+    cdef list kind_bits
     cdef Py_ssize_t count
     cdef object scratch
     cdef readonly object dtype
-    cdef readonly uint64_t end
-    cdef uint64_t kind_bits
 
     def __init__(self, dtype):
         self.dtype = dtype
         self.scratch = np.empty(0, np.uint8)
         self.blocks = []
         self.counts = []
+        self.ends = []
+        self.kind_bits = []
         self.count = 0
-        self.end = 0
-        self.kind_bits = 0
 
     def __len__(self):
         return self.count
 
     @property
+    def end(self):
+        return max(self.ends, default=0)
+
+    @property
     def kinds(self):
-        return frozenset(kind for kind in range(64) if self.kind_bits >> kind & 1)
+        found = set(self.kind_bits)
+        return frozenset(kind for kind in range(64) if any(bits >> kind & 1 for bits in found))
 
     @property
     def nbytes(self):
@@ -167,7 +173,7 @@ cdef class PackedRows:
     def append(self, const Entry[::1] rows not None):
         """Append a copy of some rows; best a few thousand, which are unpacked together."""
         cdef Py_ssize_t i, count = rows.shape[0]
-        cdef uint64_t used, end, last = self.end, bits = 0
+        cdef uint64_t used, end, last = 0, bits = 0
         if count == 0:
             return
         if len(self.scratch) < MOST * count:
@@ -180,19 +186,22 @@ cdef class PackedRows:
                 if end > last:
                     last = end
                 bits |= (<uint64_t> 1) << (rows[i].kind & 63)
-        self.blocks.append(self.scratch[:used].copy())
+        self.add_block(self.scratch[:used].copy(), count, last, bits)
+
+    cdef add_block(self, block, count, end, bits):
+        self.blocks.append(block)
         self.counts.append(count)
+        self.ends.append(end)
+        self.kind_bits.append(bits)
         self.count += count
-        self.end = last
-        self.kind_bits |= bits
 
     def extend(self, PackedRows other not None):
         """Append the rows of another sequence, which are not copied."""
         self.blocks += other.blocks
         self.counts += other.counts
+        self.ends += other.ends
+        self.kind_bits += other.kind_bits
         self.count += other.count
-        self.end = max(self.end, other.end)
-        self.kind_bits |= other.kind_bits
 
     def chunks(self):
         """Return all rows in order, as arrays that are valid until the next one is asked for.
@@ -233,11 +242,21 @@ cdef class PackedRows:
         -------
         PackedRows
         """
-        selected = PackedRows(self.dtype)
+        cdef PackedRows selected = PackedRows(self.dtype)
+        room = np.empty(max(self.counts, default=0), self.dtype)
         start = 0
-        for rows in self.chunks():
-            selected.append(rows[mask[start:start + len(rows)]])
-            start += len(rows)
+        for number, count in enumerate(self.counts):
+            part = mask[start:start + count]
+            if part.all():
+                selected.add_block(
+                    self.blocks[number], count, self.ends[number], self.kind_bits[number]
+                )
+            else:
+                self.unpack_block(number, start, room[:count])
+                # Records are selected more slowly than what has no fields.
+                words = room[:count].view(np.uint64).reshape(count, -1)[part]
+                selected.append(words.reshape(-1).view(self.dtype))
+            start += count
         return selected
 
     def header_offsets(self, const uint64_t[::1] positions not None):

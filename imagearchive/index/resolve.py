@@ -79,13 +79,15 @@ def resolve(rows: RowBuffer, *, keep_packed: bool = False) -> Resolved:
     entries = np.empty(0, ENTRY_DTYPE) if packed is not None else rows.entries[:count]
     if packed is not None and every_name_counts and packed.kinds <= _READABLE:
         return Resolved(entries, names, offsets, order, [], rows.left_out, packed)
-    kinds = _column(entries, packed, "kind")
+    kinds = _kinds(entries, packed)
     if packed is None and every_name_counts and _are_readable(kinds).all():
         # Nearly every archive: each row is that of a member.
         entries = _without_spare(entries, rows)
         entries["index"] = np.arange(count, dtype=np.uint64)
         return Resolved(entries, names, offsets, order, [], rows.left_out)
-    holds = is_last_of_name(names, offsets, order) & ~is_nameless
+    holds = ~is_nameless
+    if not distinct:
+        holds &= is_last_of_name(names, offsets, order)
     links = np.flatnonzero((kinds == KIND_HARDLINK) | (kinds == KIND_SYMLINK))
     targets = LinkTargets(np.empty(0, np.int64), {}, {})
     if len(links):
@@ -110,7 +112,8 @@ def resolve(rows: RowBuffer, *, keep_packed: bool = False) -> Resolved:
         directories += linked.directories
         reasons |= linked.reasons
     left_out = rows.left_out
-    shards = _column(entries, packed, "shard")
+    # Packed rows are those of one file.
+    shards = entries["shard"] if packed is None else np.zeros(count, np.uint32)
     nameless = np.flatnonzero(is_nameless & (kinds != KIND_DIRECTORY))
     for row in nameless[: left_out.max_listed].tolist():
         left_out.add(rows.name(row), NO_NAME, int(shards[row]))
@@ -160,11 +163,11 @@ def name_lookup(
     return Lookup(np.zeros(len(order), ENTRY_DTYPE), names, offsets, order)
 
 
-def _column(entries: npt.NDArray[Any], packed: PackedRows | None, field: str) -> npt.NDArray[Any]:
-    """Return a field of all rows, contiguous, since it is used many times."""
+def _kinds(entries: npt.NDArray[Any], packed: PackedRows | None) -> npt.NDArray[np.uint16]:
+    """Return the kinds of all rows, contiguous, since they are compared many times."""
     if packed is None:
-        return np.ascontiguousarray(entries[field])
-    return np.concatenate([rows[field].copy() for rows in packed.chunks()])
+        return np.ascontiguousarray(entries["kind"])
+    return np.concatenate([rows["kind"].copy() for rows in packed.chunks()])
 
 
 def _are_readable(kinds: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:

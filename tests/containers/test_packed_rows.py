@@ -59,7 +59,10 @@ def test_packed_rows_give_back_every_row(rows, size, data):
     mask = np.isin(np.arange(len(rows)), sorted(chosen))
     selected = rows[mask]
     selected["index"] = np.arange(len(selected))
-    assert packed.select(mask).unpack().tobytes() == selected.tobytes()
+    some = packed.select(mask)
+    assert some.unpack().tobytes() == selected.tobytes()
+    assert some.kinds == set(selected["kind"].tolist())
+    assert some.end == max((selected["offset"] + selected["stored_size"]).tolist(), default=0)
     positions = np.array(sorted(chosen), np.uint64)
     found = packed.header_offsets(positions)
     assert found.tolist() == rows["header_offset"][positions].tolist()
