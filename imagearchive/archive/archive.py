@@ -203,7 +203,7 @@ class Archive(MemberReader, Closable, Mapping[str, bytes]):
             )
         super().__init__(given, table, storage, max_open, self._options.verify)
         self.left_out = self.table.left_out
-        log_left_out(given, self.left_out, table.meta.get("damage"))
+        log_left_out(self.paths, self.left_out, table.meta.get("damage"))
         if storage == "memory":
             self._pool.open_all()
 

@@ -271,7 +271,11 @@ def _write_verified(found: dict[str, Any], arguments: argparse.Namespace) -> Non
     write(f"{start}{escape_name(one['name'])}: {escape_message(one['reason'])}" for one in failures)
     if arguments.quiet:
         return
+    failed = {one["name"] for one in failures}
     for one in found["left_out"]["members"]:
+        # What is listed by the archive but cannot be read, such as an encrypted member, has failed.
+        if one["name"] in failed:
+            continue
         reason = describe_reason(one["reason"])
         write([f"{start}{escape_name(one['name'])}: left out or unreadable: {reason}"])
     summary = (

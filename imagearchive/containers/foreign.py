@@ -18,12 +18,13 @@ _DOCUMENTS: Final = (
     (b"<html", "an HTML page"),
     (b"<?xml", "an XML document"),
 )
+_UNPACK: Final = "unpack it, and pack its files with 'imagearchive pack'"
 _OTHERS: Final = (
-    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
-    (b"Rar!\x1a\x07", "a RAR archive"),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
-    (b"PAR1", "a Parquet file"),
-    (b"ARROW1\0\0", "an Arrow file"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
+    (b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file", "read it with h5py"),
+    (b"PAR1", "a Parquet file", "read it with pyarrow"),
+    (b"ARROW1\0\0", "an Arrow file", "read it with pyarrow"),
 )
 _IMAGES: Final = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -55,9 +56,9 @@ def describe_foreign(path: str, head: bytes) -> str:
                 f"{name}, probably what a server answered instead of the file; download it again "
                 f"and check the address"
             )
-    for magic, name in _OTHERS:
+    for magic, name, advice in _OTHERS:
         if head.startswith(magic):
-            return f"{name}, which is not a supported archive"
+            return f"{name}, which is not a supported archive; {advice}"
     for magic, name in _IMAGES:
         if head.startswith(magic):
             return f"a single image ({name}); open the directory or the archive that holds it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -248,16 +248,16 @@ class LeftOut:
         return cls(counts, [LeftOutMember(*one) for one in members])
 
 
-def log_left_out(path: str | list[str], left_out: LeftOut, damage: str | None) -> None:
+def log_left_out(paths: Sequence[str], left_out: LeftOut, damage: str | None) -> None:
     """Log what is left out, once per process for each archive and each state of it."""
-    if not left_out or _logged.get(key := f"{path}\0{left_out.counts}"):
+    if not left_out or _logged.get(key := f"{paths[0]}\0{paths[-1]}\0{left_out.counts}"):
         return
     _logged.setdefault(key, True)
     level = logging.INFO if left_out.counts.keys() <= {OWN_FILE} else logging.WARNING
     logger.log(
         level,
         "%s: %s %s left out or cannot be read: %s; `imagearchive info` lists them%s",
-        path,
+        paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1:,} more",
         f"{len(left_out):,}",
         "member is" if len(left_out) == 1 else "members are",
         left_out.describe(),

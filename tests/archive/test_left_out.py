@@ -49,6 +49,21 @@ def path(tmp_path):
     return tmp_path / "a.tar"
 
 
+def test_left_out_of_several_archives_is_logged_by_the_first_path(tmp_path, caplog):
+    for name in "ab":
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            pipe = tarfile.TarInfo("pipe")
+            pipe.type = tarfile.FIFOTYPE
+            tar.addfile(pipe)
+    paths = [str(tmp_path / f"{name}.tar") for name in "ab"]
+    imagearchive.open(paths)
+    imagearchive.open(paths[:1])
+    assert [record.getMessage().split(": ")[0] for record in caplog.records] == [
+        f"{paths[0]} and 1 more",
+        paths[0],
+    ]
+
+
 def test_left_out_of_a_tar_says_why_also_from_a_saved_index(path):
     for _ in range(2):
         with imagearchive.open(path) as archive:
