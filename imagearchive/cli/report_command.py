@@ -59,9 +59,7 @@ def report(arguments: argparse.Namespace) -> int:
         write(escape_message(_summary(facts)) for facts in found.archives if not facts.problem)
         for common in found.common:
             names = (found.archives[number].path for number in (common.first, common.second))
-            count = pluralize(common.identical, "identical image")
-            similar = f"{common.similar} more that look the same" if common.similar else ""
-            counts = ", ".join(filter(None, (count, similar)))
+            counts = _shared(common.identical, common.similar)
             write([f"{' and '.join(map(escape_name, names))}: {counts}"])
         write([f"{escape_name(relative_path(output) or output)}"])
     return FAILED if any(facts.problem for facts in found.archives) else 0
@@ -78,6 +76,14 @@ def _sources(arguments: argparse.Namespace, opened: ExitStack) -> list[Any]:
         )
         for archive in arguments.archives
     ]
+
+
+def _shared(identical: int, similar: int) -> str:
+    looks = "looks" if similar == 1 else "look"
+    if not identical:
+        return f"{pluralize(similar, 'image')} that {looks} the same"
+    more = f", {similar} more that {looks} the same" if similar else ""
+    return pluralize(identical, "identical image") + more
 
 
 def _summary(facts: ArchiveFacts) -> str:

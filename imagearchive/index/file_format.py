@@ -212,7 +212,7 @@ def _arrays(storage: Storage) -> Iterator[npt.NDArray[Any]]:
     count = 0
     while position < storage.size:
         count += 1
-        where = f"{path}: array {count}"
+        where = f"{path}: not an index" if count == 1 else f"{path}: array {count}"
         try:
             header = npy.parse_header(storage, position, where=where, max_header=_MAX_HEADER)
         except (CorruptArchiveError, LimitError, UnsupportedMemberError) as error:

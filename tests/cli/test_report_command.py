@@ -27,6 +27,15 @@ def test_report_prints_numbers_of_each_archive(run, work):
     assert run("report", "-q", "-f", "train.tar")[:2] == (0, b"")
 
 
+def test_report_prints_how_many_images_of_two_archives_look_the_same(run, work):
+    pixels = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
+    for name, format in (("a", "png"), ("b", "bmp")):
+        (work / name).mkdir()
+        Image.fromarray(pixels).save(work / name / f"x.{format}")
+    _, out, _ = run("report", "a", "b")
+    assert out.decode().splitlines()[2] == "a and b: 1 image that looks the same"
+
+
 def test_report_json_has_the_numbers(run, work):
     Image.new("RGB", (20, 30), (51, 102, 255)).save("photos/cat/a.png")
     status, out, _ = run("report", "photos", "--json")

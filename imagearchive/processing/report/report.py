@@ -126,6 +126,8 @@ def report(
     ------
     ArchiveNotFoundError
         There is no such archive. Any other problem of an archive is part of the report.
+    OptionError
+        `root` is a directory in none of the archives.
     TargetExistsError
         The page exists, without `overwrite`.
     OSError
@@ -191,6 +193,7 @@ class Survey(Closable):
         self._held = ExitStack()
         try:
             self._looks = [self._open(item) for item in items]
+            self._check_root()
         except BaseException:
             self.close()
             raise
@@ -200,6 +203,14 @@ class Survey(Closable):
         """Close the archives."""
         super().close()
         self._held.close()
+
+    def _check_root(self) -> None:
+        """Refuse a root that no archive has; not every archive needs it."""
+        opened = [look.archive for look in self._looks if look.archive is not None]
+        if self._root and opened and not any(archive.isdir(self._root) for archive in opened):
+            raise OptionError(
+                f"root must be a directory in one of the archives, got {self._root!r}"
+            )
 
     def _open(self, item: str | SampleArchive) -> _Look:
         """Open an archive, and find out what the index tells."""

@@ -217,6 +217,15 @@ def test_report_classes_are_below_the_root(tmp_path, images):
     assert (facts.classes.counts, facts.classes.outside) == ({"cat": 1}, 8)
 
 
+@pytest.mark.parametrize("root", ["trian", "train/cat/0.jpg"])
+def test_report_root_that_no_archive_has_raises(tmp_path, images, root):
+    archive = write_tar(tmp_path / "a.tar", {f"train/{name}": images[name] for name in images})
+    other = write_tar(tmp_path / "b.tar", images)
+    with pytest.raises(OptionError, match=f"root must be a directory .* got '{root}'"):
+        imagearchive.report([archive, other], root=root)
+    assert len(imagearchive.report([archive, other], root="train/").archives) == 2
+
+
 def test_report_root_with_few_of_the_images_is_not_taken(tmp_path, images):
     data = images["cat/1.jpg"]
     members = {f"a/{kind}/{n}/x.jpg": data for kind in "pqr" for n in range(2)}
