@@ -1,6 +1,6 @@
 """Claim: `DataLoader` is at least 2.4 times as fast as FFCV and 2.5 times as fast as TurboLoader.
 
-It reaches 75 % of the speed of libjpeg-turbo that decodes the same regions and nothing else. All
+It reaches 80 % of the speed of libjpeg-turbo that decodes the same regions and nothing else. All
 take turns in one process, with two threads or two worker processes, on the same JPEGs of about 480
 x 400 pixels. `harness/peers.py` says what each needs; those that are not installed are left out,
 and named. The figures of docs/guides/comparison.md come from this script.

@@ -171,10 +171,10 @@ class TaskThreads(Closable):
         wait : bool
             False leaves the waiting to the end of the program.
         """
-        super().close()
         interrupt = None
         while True:
             try:
+                super().close()
                 self._cancelled = True
                 self._queue.put(None)
                 if wait:
