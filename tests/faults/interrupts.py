@@ -23,6 +23,7 @@ from imagearchive.processing.background_writer import BackgroundWriter
 from imagearchive.storage.disk_sync import sync_files
 from imagearchive.storage.fork_lock import ForkSafeLock
 from imagearchive.storage.process_pool import WorkerPool
+from imagearchive.storage.remote.prefetcher import Owner, Prefetcher
 from imagearchive.storage.span_cache import SpanCache
 from imagearchive.storage.task_threads import TaskThreads
 
@@ -122,6 +123,32 @@ def _spans(begin):
         read()
 
 
+def _requests(begin):
+    far, fetched = 5 << 20, SimpleQueue()
+    prefetcher = Prefetcher(in_flight=1)
+    owner, other = Owner(_fetch), Owner(lambda offset, size: fetched.put(_fetch(offset, size)))
+    begin()
+    try:
+        # A thread makes the first request, and this one the second.
+        prefetcher.announce(owner, [(0, 10), (20, 10), (far, 10), (far + 20, 10)])
+        for offset in (far, 0):
+            assert prefetcher.read(owner, offset, 10) in (None, bytes(10))
+        assert prefetcher.read_part(owner, far + 20, 10) in (None, bytes(10))
+    finally:
+        for offset in (far + 20, 20):
+            assert prefetcher.read(owner, offset, 10) in (None, bytes(10))
+        prefetcher.forget(owner)
+        assert prefetcher.used == 0
+        prefetcher.announce(other, [(0, 10)])
+        # Waits forever if requests that were given up count as under way.
+        fetched.get()
+
+
+def _fetch(offset, size):
+    time.sleep(0.0005)
+    return memoryview(bytes(size))
+
+
 def _decompress():
     time.sleep(0.0005)
     return b"data"
@@ -135,6 +162,7 @@ CASES = {
     "generator": (_generator, 5),
     "locks": (_locks, 1),
     "processes": (_processes, 13),
+    "requests": (_requests, 3),
     "spans": (_spans, 1),
     "sync": (_sync, 1),
     "tasks": (_tasks, 1),

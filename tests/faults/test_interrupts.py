@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-CASES = ["background", "chunks", "generator", "locks", "processes", "spans", "sync", "tasks"]
+CASES = [
+    "background", "chunks", "generator", "locks", "processes", "requests", "spans", "sync", "tasks",
+]  # fmt: skip
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the shim wraps functions of glibc")

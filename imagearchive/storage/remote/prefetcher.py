@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import copy
 import os
 import threading
@@ -67,6 +68,12 @@ class _Pending:
             self.state = _DONE
             self.done.release()
 
+    def give_up(self) -> None:
+        """Let others go on without the data, if the request was interrupted before it was made."""
+        if self.state != _DONE:
+            self.state = _DONE
+            self.done.release()
+
 
 class Owner:
     """The announced ranges of one storage.
@@ -108,7 +115,9 @@ class Prefetcher:
         self._queue: deque[_Pending] = deque()
         self._kept: dict[_Pending, None] = {}
         self._used = 0
-        self._running = self._running_bytes = 0
+        # Including what has ended since `_start` looked.
+        self._under_way: dict[_Pending, None] = {}
+        self._bytes_under_way = 0
         self._work: SimpleQueue[_Pending | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle = 0
@@ -142,7 +151,7 @@ class Prefetcher:
         """
         if not owner.by_range:
             return None
-        pending = None
+        pending, mine = None, False
         try:
             with self._lock:
                 self._drop_failed(owner.by_range.get((offset, size)))
@@ -150,12 +159,15 @@ class Prefetcher:
                 mine = pending is not None and self._claim(pending)
             return None if pending is None else self._take(pending, mine, offset, size)
         finally:
-            # Also after an interrupt: nobody else can read the range.
+            # Also after an interrupt: nobody else makes the request, or reads the range.
             if pending is not None:
                 with self._lock:
                     pending.unread -= 1
+                    if mine:
+                        pending.give_up()
                     if pending.unread <= 0:
                         self._drop(pending)
+                    if mine or pending.unread <= 0:
                         self._start()
 
     def read_part(self, owner: Owner, offset: int, size: int) -> bytes | None:
@@ -163,22 +175,29 @@ class Prefetcher:
 
         The announced range is kept until `forget`.
         """
-        with self._lock:
-            for pending in list(owner.pending):
-                self._drop_failed(pending)
-            for pending in owner.pending:
-                if pending.request.offset <= offset < pending.end:
-                    break
-            else:
-                return None
-            mine = self._claim(pending)
-        return self._take(pending, mine, offset, min(size, pending.end - offset))
+        mine = False
+        try:
+            with self._lock:
+                for pending in list(owner.pending):
+                    self._drop_failed(pending)
+                for pending in owner.pending:
+                    if pending.request.offset <= offset < pending.end:
+                        break
+                else:
+                    return None
+                mine = self._claim(pending)
+            return self._take(pending, mine, offset, min(size, pending.end - offset))
+        finally:
+            if mine:
+                with self._lock:
+                    pending.give_up()
+                    self._start()
 
     def _claim(self, pending: _Pending) -> bool:
         """Whether the caller is to make the request itself; called with the lock."""
         if pending.state != _QUEUED:
             return False
-        self._queue.remove(pending)
+        self._dequeue(pending)
         # A reader may find room for what it wants while the next request does not fit. If room were
         # made for the reader alone, nothing would be fetched ahead from then on.
         following = self._queue[0].request.size if self._queue else 0
@@ -188,12 +207,7 @@ class Prefetcher:
 
     def _take(self, pending: _Pending, mine: bool, offset: int, size: int) -> bytes | None:
         if mine:
-            try:
-                pending.run()
-            finally:
-                with self._lock:
-                    self._end(pending)
-                    self._start()
+            pending.run()
         with pending.done:
             data, error = pending.data, pending.error
         if data is None:
@@ -232,8 +246,13 @@ class Prefetcher:
     def _forget(self, owner: Owner, before: int | None = None) -> None:
         for pending in [one for one in owner.pending if before is None or one.end <= before]:
             if pending.state == _QUEUED:
-                self._queue.remove(pending)
+                self._dequeue(pending)
             self._drop(pending)
+
+    def _dequeue(self, pending: _Pending) -> None:
+        # It may be missing after an interrupt.
+        with contextlib.suppress(ValueError):
+            self._queue.remove(pending)
 
     def close(self) -> None:
         """Start nothing more, and wait a moment for what is under way."""
@@ -248,12 +267,16 @@ class Prefetcher:
     def _start(self) -> None:
         """Begin requests as far as there is room; called with the lock."""
         self._forget_abandoned()
-        while self._queue and not self._closed and self._running < self.in_flight:
+        # Here and not where they end, so that after an interrupt none counts for good.
+        for ended in [one for one in self._under_way if one.state == _DONE]:
+            del self._under_way[ended]
+            self._bytes_under_way -= ended.request.size
+        while self._queue and not self._closed and len(self._under_way) < self.in_flight:
             size = self._queue[0].request.size
             if self._used and self._used + size > self.limit:
                 return
             # Requests share the bandwidth. If all ran at once, the first would end with the last.
-            if self._running_bytes and self._running_bytes + size > self.limit // 2:
+            if self._under_way and self._bytes_under_way + size > self.limit // 2:
                 return
             if self._idle < 1 and not self._add_thread():
                 # Readers make the requests.
@@ -265,8 +288,8 @@ class Prefetcher:
 
     def _begin(self, pending: _Pending) -> None:
         pending.state = _RUNNING
-        self._running += 1
-        self._running_bytes += pending.request.size
+        self._under_way[pending] = None
+        self._bytes_under_way += pending.request.size
         self._used += pending.request.size
         self._kept[pending] = None
 
@@ -285,14 +308,9 @@ class Prefetcher:
         while (pending := self._work.get()) is not None:
             pending.run()
             with self._lock:
-                self._end(pending)
                 self._idle += 1
                 self._start()
             del pending
-
-    def _end(self, pending: _Pending) -> None:
-        self._running -= 1
-        self._running_bytes -= pending.request.size
 
     def _make_room(self, size: int) -> None:
         """Drop the oldest ranges that were fetched and not read; called with the lock.
