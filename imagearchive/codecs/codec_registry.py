@@ -213,7 +213,7 @@ def decode_member(
             if codec is None:
                 if layers and not extension:
                     return data
-                raise _unknown(extension)
+                raise _unknown(extension, "read the bytes from the archive itself")
             if not codec.can_decode:
                 raise UnsupportedMemberError(f"the codec for .{extension} cannot decode")
             decoded = codec.decode(data, options, stored_size)
@@ -264,7 +264,7 @@ def _encode(name: str, value: Any, allow_pickle: bool, table: Mapping[str, Codec
     extension = extension_of(name)
     codec = table.get(extension) or CODECS.get(extension)
     if codec is None:
-        raise _unknown(extension)
+        raise _unknown(extension, "encode the value yourself")
     if not codec.can_encode:
         raise UnsupportedMemberError(f"the codec for .{extension} cannot encode")
     if codec.stackable:
@@ -279,8 +279,6 @@ def _check_name(name: object) -> None:
         raise OptionTypeError(f"name must be a str such as 'labels.json', got {shorten(name)}")
 
 
-def _unknown(extension: str) -> UnsupportedMemberError:
+def _unknown(extension: str, advice: str) -> UnsupportedMemberError:
     what = f"unknown extension .{extension}" if extension else "no extension"
-    return UnsupportedMemberError(
-        f"{what}; read the bytes from the archive itself, or add a codec with register_codec"
-    )
+    return UnsupportedMemberError(f"{what}; {advice}, or add a codec with register_codec")

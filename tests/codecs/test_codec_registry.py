@@ -87,3 +87,10 @@ def test_register_codec_errors_of_the_decoder_reach_the_caller():
 def test_codec_functions_wrong_types_are_refused(call, message):
     with pytest.raises(OptionTypeError, match=message):
         call()
+
+
+def test_encode_unknown_extension_advises_on_writing_and_decode_on_reading():
+    with pytest.raises(UnsupportedMemberError, match=r"x\.foo: .*encode the value yourself"):
+        encode("x.foo", 3)
+    with pytest.raises(UnsupportedMemberError, match=r"x\.foo: .*read the bytes"):
+        decode("x.foo", b"3")
