@@ -111,13 +111,13 @@ class BuildExt(build_ext):
                     libraries=["jpeg"],
                     extra_postargs=link_args,
                 )
-            except Exception as error:
+            except Exception:
                 if JPEG == "1":
                     raise
                 self.warn(
                     "libjpeg-turbo was not found, so JPEGs will be decoded by Pillow, more slowly; "
                     "install its headers (libjpeg62-turbo-dev on Debian, libjpeg-turbo8-dev on "
-                    f"Ubuntu, jpeg-turbo in Homebrew) and build again ({error})"
+                    "Ubuntu, jpeg-turbo in Homebrew) and build again; the compiler says above why"
                 )
                 return False
         return True
