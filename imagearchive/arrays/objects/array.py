@@ -146,12 +146,13 @@ class ObjectArray:
         self._stride = self.size // shape[0] if self.size and shape else 1
         self._storage = storage
         self._offset = offset
-        self._where = where
+        # The path of a remote file is a subclass of str, which native code does not take.
+        self._where = str(where)
         self.tables = self._build_tables(file) if tables is None else self._check_tables(tables)
         self._starts = self.tables["starts"]
         self._bases = self.tables["bases"]
         self._unpickler = PlainUnpickler(
-            self._read, where, *(self.tables[name] for name in _COLUMNS if name[:4] == "memo")
+            self._read, self._where, *(self.tables[name] for name in _COLUMNS if name[:4] == "memo")
         )
         if tables is None:
             self._check_preamble()

@@ -246,7 +246,7 @@ cdef str describe(Cursor cursor, object rows, int code):
 
 
 cdef object scan_error(
-    Cursor cursor, object rows, str path, int code, str advice, tuple hints=()
+    Cursor cursor, object rows, object path, int code, str advice, tuple hints=()
 ):
     cdef State* s = &cursor.state
     if code == SYSTEM_ERROR:

@@ -1,14 +1,16 @@
 """Archives on HTTP servers: their bytes, and what the servers do wrong."""
 
 import base64
+import gzip
 import io
 import pickle
 import re
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
-from support.archives import write_tar
+from support.archives import write_tar, zip_bytes
 from support.servers.faults import (
     Cut,
     Delay,
@@ -26,6 +28,7 @@ from support.servers.nginx import PASSWORD, USER
 import imagearchive
 from imagearchive.errors import (
     ArchiveNotFoundError,
+    CorruptArchiveError,
     OptionError,
     RemoteAccessError,
     RemoteError,
@@ -272,6 +275,48 @@ def test_braces_on_an_http_server_name_several_objects(faulty_server, tmp_path, 
         assert dict(archive) == pictures
     with pytest.raises(ArchiveNotFoundError, match=r"s-3\.tar"):
         opened(faulty_server.url("s-{0..3}.tar"))
+
+
+def _damaged(kind, tar):
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        second = archive.getmembers()[1].offset
+    if kind == "header":
+        return tar[:second] + b"\xff" * 512 + tar[second + 512 :]
+    if kind == "tar":
+        return tar[: second + 100]
+    if kind == "tar.gz":
+        whole = gzip.compress(tar)
+    elif kind == "zip":
+        whole = zip_bytes({f"{name}.txt": bytes(500) for name in "abc"})
+    else:
+        file = io.BytesIO()
+        np.savez(file, x=np.array([[1], [2, 3], {"a": 4}] * 20, dtype=object))
+        whole = file.getvalue()
+    return whole[: len(whole) // 2]
+
+
+@pytest.mark.parametrize("kind", ["tar", "header", "tar.gz", "zip", "npz"])
+def test_damaged_object_is_the_same_error_as_a_damaged_file(faulty_server, tmp_path, tar, kind):
+    name = f"damaged.{kind}"
+    (tmp_path / name).write_bytes(_damaged(kind, tar))
+    faulty_server.put({name: (tmp_path / name).read_bytes()})
+    errors = []
+    for path in (str(tmp_path / name), faulty_server.url(name)):
+        with pytest.raises(CorruptArchiveError) as caught:
+            imagearchive.open(path)
+        assert path in str(caught.value)
+        errors.append(str(caught.value).replace(path, "PATH"))
+    assert errors[0] == errors[1]
+
+
+def test_array_of_objects_on_a_server_is_read(faulty_server):
+    rows = np.empty(3, object)
+    rows[:] = [[1], [2, 3], {"a": 4}]
+    file = io.BytesIO()
+    np.save(file, rows)
+    faulty_server.put({"rows.npy": file.getvalue()})
+    dataset = imagearchive.LazyNPZDataset(faulty_server.url("rows.npy"))
+    assert [next(iter(dataset[index].values())) for index in range(3)] == list(rows)
 
 
 def test_empty_object_is_an_error_as_an_empty_file_is(faulty_server):
