@@ -5,9 +5,9 @@ opened. Each figure is of a process of its own, which has imported the library b
 the anonymous memory that is added, which no other process shares; pages of the index are shared.
 
 There are two indexes: a whole one of 10^7 samples, on the server, and one of 10^9 samples on this
-machine, which is a sparse file: only the rows that are looked at are in it. A large index is
-checked once on a machine, when the first process opens it. That takes a process as long as is
-printed for the first index; the check of the second one, which has no rows to pass it, is left out.
+machine, which is a sparse file: only the rows that are looked at are in it. The first process of a
+machine that opens a large index checks all of its rows. How long that process takes is printed for
+the first index. The second index has no rows that could pass, so its check is left out.
 
     python -m benchmarks.scale.sparse_shards [SHARDS [SAMPLES_PER_SHARD [SPARSE_PER_SHARD]]]
 """

@@ -3,9 +3,9 @@
 Photographs are shrunk to a shorter side of 512 and written as JPEGs of quality 90 into a TAR: by
 `repack` with one thread and with two, and by a loop over Pillow, `tarfile`, and one process.
 
-`repack` opens the archive, saves an index, and decodes a few images at full size to measure the
-gain. These take some tens of milliseconds, so the default is as many images as make them small, as
-they are in the thousands of images that people repack.
+`repack` also opens the archive, saves an index, and decodes a few images at full size to measure
+the gain. This takes some tens of milliseconds. With the default count, that is a small share of the
+run, as it is for people who repack thousands of images.
 
     python -m benchmarks.write.repack
 """

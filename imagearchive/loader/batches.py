@@ -153,8 +153,9 @@ class Epoch:
 def _windows_ahead(order: EpochOrder, ahead: int) -> int:
     """Return how many windows of blocks are read ahead as a whole; 0 to read batches ahead.
 
-    All requests of a window run at once, and of the next one, too. So there must be another one to
-    request when they end. But a window that does not fit into memory would be dropped unread.
+    The requests of a window run at the same time as those of the next one, so a third window must
+    be announced before they end. A window that does not fit into memory is not announced as a
+    whole: its first samples would be dropped before they are read.
     """
     if not isinstance(order.shuffle, BlockShuffle):
         return 0

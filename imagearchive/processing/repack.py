@@ -264,7 +264,7 @@ def _write_shards(
                 f"choose another target"
             ) from None
         except FileNotFoundError:
-            # There is no such directory, and the writer says so.
+            # The directory is missing; the writer reports that.
             pass
         return _write_locked_shards(run, path, make, shards)
 

@@ -210,10 +210,8 @@ class _LabeledImages(RepackSource):
 
     def key(self, index: int) -> str:
         folder, slash, last = self._dataset.name(index).rpartition("/")
-        if self._folders:
-            folder, slash = f"{self._folders[self._dataset.label(index)]}/{folder}", "/"
-            folder = folder.rstrip("/")
-        return folder + slash + without_dots(last.rpartition(".")[0] or last)
+        above = f"{self._folders[self._dataset.label(index)]}/" if self._folders else ""
+        return above + folder + slash + without_dots(last.rpartition(".")[0] or last)
 
     @property
     def is_remote(self) -> bool:
@@ -278,9 +276,9 @@ def _names_tell_labels(dataset: ImageArchive) -> bool:
 
 
 def _class_folders(dataset: ImageArchive) -> list[str]:
-    """Return the classes, if directories of their names would be numbered as they are.
+    """Return the names of the classes if directories with these names get the same numbers.
 
-    Otherwise, and if there are no classes, return nothing.
+    Return an empty list if they do not, or if there are no classes.
     """
     classes = dataset.classes
     labels = {dataset.label(index) for index in range(len(dataset))} if classes else set()

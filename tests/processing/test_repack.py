@@ -11,41 +11,17 @@ import pytest
 from PIL import Image as PillowImage
 from support.archives import encoded, write_tar
 from support.files import fill
+from support.repacked import picture, size_of
 
 import imagearchive
 from imagearchive import (
-    Boxes,
     ImageArchive,
-    Keypoints,
     LazyNPZDataset,
-    Mask,
     SampleArchive,
     ShardWriter,
     repack,
 )
 from imagearchive.errors import DecodeError, OptionError, TargetExistsError
-
-
-def picture(number, size=(40, 30), format="JPEG", **options):
-    rng = np.random.default_rng(number)
-    small = rng.integers(0, 256, (3, 4, 3), np.uint8)
-    image = PillowImage.fromarray(small).resize(size, PillowImage.Resampling.BICUBIC)
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
-
-
-def size_of(data):
-    return PillowImage.open(io.BytesIO(data)).size
-
-
-@pytest.fixture
-def folder(tmp_path):
-    files = {
-        f"{'cat' if number % 2 else 'dog'}/{number:02}.jpg": picture(number) for number in range(10)
-    }
-    fill(tmp_path / "data", files)
-    return tmp_path / "data"
 
 
 def test_repack_shrinks_images_and_keeps_classes(folder, tmp_path):
@@ -217,31 +193,6 @@ def test_repack_classes_that_cannot_be_directories_stay_numbers(folder, tmp_path
     )
 
 
-@pytest.fixture
-def pairs(tmp_path):
-    members = {}
-    for number in range(5):
-        mask = np.zeros((30, 40), np.uint8)
-        mask[10:20, 8:24] = 3
-        members |= {
-            f"img/{number}.v1.jpg": picture(number),
-            f"seg/{number}.v1.png": encoded(mask, "PNG"),
-            f"box/{number}.v1.txt": b"1 8 10 24 20",
-            f"pts/{number}.v1.json": b"[[8, 10, 2]]",
-        }
-    write_tar(tmp_path / "pairs.tar", members)
-    return SampleArchive(
-        tmp_path / "pairs.tar",
-        fields={
-            "image": "img/{key}.jpg",
-            "mask": Mask("seg/{key}.png"),
-            "boxes": Boxes("box/{key}.txt", labels="classes", min_size=2),
-            "points": Keypoints("pts/{key}.json"),
-        },
-        first_dot=False,
-    )
-
-
 def test_repack_keeps_the_fields_of_samples_together(pairs, tmp_path):
     result = repack(pairs, tmp_path / "a-{}.tar", resize=(20, 15), shard_samples=2)
     assert len(result.paths) == 3
@@ -286,40 +237,6 @@ def test_repack_warns_of_places_that_it_does_not_scale(tmp_path, caplog):
     fill(tmp_path / "data", {"a.jpg": picture(1), "a.json": b"[[1, 2, 3, 4]]"})
     repack(tmp_path / "data", tmp_path / "a-{}.tar", resize=10)
     assert ".json are copied as they are" in caplog.text
-
-
-def test_repack_interrupted_continues_after_the_last_complete_shard(folder, tmp_path, caplog):
-    class Interrupt(BaseException):
-        pass
-
-    whole = repack(folder, tmp_path / "whole-{}.tar", resize=20, shuffle=True, shard_samples=3)
-    done = []
-
-    def interrupt(count):
-        done.append(count)
-        if sum(done) == 8:
-            raise Interrupt
-
-    arguments = {"resize": 20, "shuffle": True, "shard_samples": 3}
-    with pytest.raises(Interrupt):
-        repack(folder, tmp_path / "a-{}.tar", **arguments, progress=interrupt)
-    assert sorted(path.name for path in tmp_path.glob("a-*.tar")) == [
-        "a-000000.tar",
-        "a-000001.tar",
-    ]
-    times = [os.stat(tmp_path / f"a-00000{number}.tar").st_mtime_ns for number in range(2)]
-    with pytest.raises(TargetExistsError):
-        repack(folder, tmp_path / "a-{}.tar", **arguments, seed=5)
-    result = repack(folder, tmp_path / "a-{}.tar", **arguments)
-    assert "continuing after 6 samples in 2 shards" in caplog.text
-    assert [os.stat(path).st_mtime_ns for path in result.paths[:2]] == times
-    assert result.samples == 4
-    for first, second in zip(whole.paths, result.paths, strict=True):
-        assert Path(first).read_bytes() == Path(second).read_bytes()
-    assert not [name for name in os.listdir(tmp_path) if name.endswith(".repack")]
-    with pytest.raises(TargetExistsError):
-        repack(folder, tmp_path / "a-{}.tar", **arguments)
-    repack(folder, tmp_path / "a-{}.tar", **arguments, overwrite=True)
 
 
 def test_repack_broken_image_is_named_or_skipped(folder, tmp_path):
@@ -406,55 +323,6 @@ def test_repack_to_an_npz_skips_a_broken_first_image(folder, tmp_path):
     assert len(LazyNPZDataset(tmp_path / "a.npz")) == 9
 
 
-class Stopped(Exception):
-    pass
-
-
-def stop_after(count):
-    done = []
-
-    def progress(step):
-        done.append(step)
-        if sum(done) >= count:
-            raise Stopped
-
-    return progress
-
-
-def test_repack_interrupted_does_not_continue_with_other_labels(folder, tmp_path):
-    def dataset(label):
-        names = [f"cat/{number:02}" for number in range(1, 10, 2)]
-        table = {"id": names, "a": [0.5] * 5, "b": [1.5] * 5}
-        return ImageArchive(folder, table=table, image="id", label=label)
-
-    with pytest.raises(Stopped):
-        repack(dataset("a"), tmp_path / "a-{}.tar", shard_samples=1, progress=stop_after(4))
-    with pytest.raises(TargetExistsError):
-        repack(dataset("b"), tmp_path / "a-{}.tar", shard_samples=1)
-    repack(dataset("a"), tmp_path / "a-{}.tar", shard_samples=1)
-
-
-def test_repack_interrupted_does_not_continue_with_other_fields(pairs, tmp_path):
-    def samples(**options):
-        boxes = Boxes("box/{key}.txt", labels="classes", **options)
-        return SampleArchive(tmp_path / "pairs.tar", fields={"boxes": boxes}, first_dot=False)
-
-    with pytest.raises(Stopped):
-        repack(samples(), tmp_path / "a-{}.tar", shard_samples=1, progress=stop_after(4))
-    with pytest.raises(TargetExistsError):
-        repack(samples(format="xywh"), tmp_path / "a-{}.tar", shard_samples=1)
-
-
-def test_repack_interrupted_overwrite_is_not_continued_over_older_shards(folder, tmp_path):
-    target = tmp_path / "a-{}.tar"
-    repack(folder, target, resize=20, shard_samples=3)
-    options = {"resize": 10, "shard_samples": 3}
-    with pytest.raises(Stopped):
-        repack(folder, target, **options, overwrite=True, progress=stop_after(5))
-    with pytest.raises(TargetExistsError):
-        repack(folder, target, **options)
-
-
 def test_repack_to_an_npz_without_readable_samples_writes_nothing(tmp_path):
     fill(tmp_path / "data", {"cat/1.jpg": b"broken", "cat/2.jpg": b"broken"})
     with pytest.raises(OptionError, match="no sample that can be read"):
@@ -502,22 +370,6 @@ def test_repack_written_labels_are_read_by_fields_and_by_image_archive(folder, t
     result = repack(table, tmp_path / "c-{}.tar")
     read = SampleArchive(result.paths, result.fields)
     assert [float(one["label"]) for one in read] == [0.5, 2.5]
-
-
-def test_repack_two_calls_at_once_one_is_refused(folder, tmp_path):
-    target = tmp_path / "a-{}.tar"
-    errors = []
-
-    def again(_):
-        with pytest.raises(TargetExistsError, match="another call of repack is writing"):
-            repack(folder, target, overwrite=bool(errors))
-        errors.append(True)
-
-    result = repack(folder, target, resize=9, progress=again)
-    assert len(errors) > 1
-    assert result.samples == 10
-    assert {size_of(data) for data in imagearchive.open(result.paths).values()} == {(12, 9)}
-    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
 def test_repack_of_arrays_says_what_reads_them(folder, tmp_path):

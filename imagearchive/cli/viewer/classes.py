@@ -138,7 +138,7 @@ class SiblingClasses(Classes):
         if self._thread is None:
             return {"total": self._total, "read": None}
         if self._thread.is_alive():
-            # A few are read before the answer could be shown.
+            # Reading a few labels takes no longer than showing how many were read.
             self._thread.join(0.1)
         if self._thread.is_alive():
             return {"total": self._total, "read": min(self._read, self._total - 1)}

@@ -179,7 +179,7 @@ cdef uint32_t page_checksum(
     Py_ssize_t page, Py_ssize_t end, Py_ssize_t start, Py_ssize_t stop, const uint8_t* before,
     const uint8_t* target, const uint8_t* after,
 ) noexcept nogil:
-    """Return the checksum of a page, which lies in up to three pieces."""
+    """Return the checksum of a page; up to three buffers hold a part of it."""
     cdef uint32_t checksum = 0
     if page < start:
         checksum = crc32c_after(checksum, before, start - page)
