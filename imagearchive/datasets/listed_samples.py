@@ -142,10 +142,8 @@ def _list_table(
 ) -> ListedSamples:
     several = isinstance(options.label, (list, tuple))
     labels = _as_list(options.label)
-    names = [options.image, *labels]
-    if options.split is not None:
-        names.append(options.split_column)
-    columns = read_columns(archive, options.table, names)
+    split_column = None if options.split is None else options.split_column
+    columns = read_columns(archive, options.table, [options.image, *labels], split_column)
     images = columns[options.image]
     rows = np.arange(len(images))
     if options.split is not None:

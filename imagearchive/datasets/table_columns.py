@@ -14,12 +14,25 @@ from imagearchive.archive.name_tree import decode
 from imagearchive.errors import LabelError, OptionTypeError
 from imagearchive.errors.arguments import is_number, shorten
 
-__all__ = ["Column", "column_of_records", "column_of_table"]
+__all__ = ["Column", "NoSuchColumnError", "column_of_records", "column_of_table"]
 
 # How many rows or names a message lists.
 SHOWN: Final = 5
 
 _Array = npt.NDArray[Any]
+
+
+class NoSuchColumnError(LabelError):
+    """A table lacks a column, or has several of this name; callers see a `LabelError`.
+
+    Attributes
+    ----------
+    column : str or int
+    """
+
+    def __init__(self, message: str, column: str | int) -> None:
+        super().__init__(message)
+        self.column = column
 
 
 @dataclass(frozen=True)
@@ -124,16 +137,19 @@ def column_of_records(where: str, records: Sequence[Any], name: str | int) -> Co
     Raises
     ------
     LabelError
-        A record is not a dict, or has no such value.
+        A record is not a dict.
+    NoSuchColumnError
+        A record has no such value.
     """
     values = []
     for row, record in enumerate(records):
         if not isinstance(record, Mapping):
             raise LabelError(f"{where}: row {row}: expected a dict, got {shorten(record)}")
         if name not in record:
-            raise LabelError(
+            raise NoSuchColumnError(
                 f"{where}: row {row} has no {name!r}; it has "
-                f"{', '.join(map(repr, list(record)[:20])) or 'nothing'}"
+                f"{', '.join(map(repr, list(record)[:20])) or 'nothing'}",
+                name,
             )
         values.append(record[name])
     return _column_of(f"{where}: column {name!r}", values)
@@ -145,15 +161,18 @@ def column_of_table(where: str, table: Any, name: str | int) -> Column:
     Raises
     ------
     LabelError
-        There is no such column, or it has no values that can be used.
+        It has no values that can be used.
+    NoSuchColumnError
+        There is no such column.
     OptionTypeError
         The table is none of these.
     """
     present = _column_names(table)
     if name not in present:
-        raise LabelError(
+        raise NoSuchColumnError(
             f"{where}: no column is called {name!r}; the columns are "
-            f"{', '.join(map(repr, present[:20]))}"
+            f"{', '.join(map(repr, present[:20]))}",
+            name,
         )
     try:
         values = table[name]

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imagearchive.codecs.codec import DecodeOptions
 from imagearchive.codecs.value_codecs import JsonCodec
-from imagearchive.datasets.table_columns import Column, column_of_records, column_of_table
+from imagearchive.datasets.table_columns import (
+    Column,
+    NoSuchColumnError,
+    column_of_records,
+    column_of_table,
+)
 from imagearchive.errors import DecodeError, LabelError, MissingDependencyError, OptionError
 
 if TYPE_CHECKING:
@@ -107,8 +112,9 @@ def _columns_of_rows(
         header = [cell.strip() for cell in header]
         if numbered:
             raise OptionError(
-                f"{file}: name all columns, or number all of them for a file without a header; "
-                f"its columns are {', '.join(map(repr, header[:20]))}"
+                f"{file}: name all columns, or number all of them for a file without a header; got "
+                f"{', '.join(map(repr, names))}, and the columns are "
+                f"{', '.join(map(repr, header[:20]))}"
             )
         places = {name: _find(file, header, str(name)) for name in names}
     cells: dict[str | int, list[str | None]] = {name: [] for name in places}
@@ -131,8 +137,9 @@ def _columns_of_rows(
 def _find(file: CompanionFile, header: Sequence[str], name: str) -> int:
     if header.count(name) != 1:
         found = "several columns are" if name in header else "no column is"
-        raise LabelError(
-            f"{file}: {found} called {name!r}; the columns are {', '.join(map(repr, header[:20]))}"
+        raise NoSuchColumnError(
+            f"{file}: {found} called {name!r}; the columns are {', '.join(map(repr, header[:20]))}",
+            name,
         )
     return header.index(name)
 

@@ -14,16 +14,22 @@ from imagearchive.datasets.class_numbers import ClassNumbers, number_names
 from imagearchive.datasets.companion_files import CompanionFile
 from imagearchive.datasets.match_names import MISSING, match_names
 from imagearchive.datasets.selection import IMAGE_EXTENSIONS
-from imagearchive.datasets.table_columns import SHOWN, Column, column_of_records, column_of_table
+from imagearchive.datasets.table_columns import (
+    SHOWN,
+    Column,
+    NoSuchColumnError,
+    column_of_records,
+    column_of_table,
+)
 from imagearchive.datasets.table_files import read_table_file
 from imagearchive.errors import LabelError, OptionTypeError
 from imagearchive.errors.arguments import shorten
+from imagearchive.errors.hints import Hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from imagearchive.archive.archive import Archive
-    from imagearchive.errors.hints import Hint
 
 __all__ = [
     "IMAGE_NAMES",
@@ -60,7 +66,10 @@ def check_column_names(names: Iterable[Any]) -> None:
 
 
 def read_columns(
-    archive: Archive | None, table: Any, names: Sequence[str | int]
+    archive: Archive | None,
+    table: Any,
+    names: Sequence[str | int],
+    split_column: str | int | None = None,
 ) -> dict[str | int, Column]:
     """Return some columns of a table, all of the same length.
 
@@ -71,20 +80,22 @@ def read_columns(
     table : CompanionFile, sequence of dict, or mapping
     names : sequence of str or int
         The first one is that with the names of the images.
+    split_column : str or int, optional
+        A further column, that of ``split=``.
 
     Raises
     ------
     LabelError, OptionError, OptionTypeError
         The table cannot be read, or has no such column.
     """
-    names = list(dict.fromkeys(names))
-    if isinstance(table, CompanionFile):
-        assert archive is not None
-        columns = read_table_file(table, archive, names)
-    elif isinstance(table, (list, tuple)):
-        columns = {name: column_of_records("table", table, name) for name in names}
-    else:
-        columns = {name: column_of_table("table", table, name) for name in names}
+    names = list(dict.fromkeys(names if split_column is None else [*names, split_column]))
+    try:
+        columns = _read_each(archive, table, names)
+    except NoSuchColumnError as error:
+        # The caller may not know this name, which is the default.
+        is_split = error.column == split_column
+        hint = Hint("split_column", "to name the column whose values split= chooses")
+        raise LabelError(error.message, hints=[hint] if is_split else []) from None
     length = len(columns[names[0]])
     for column in columns.values():
         if len(column) != length:
@@ -92,6 +103,17 @@ def read_columns(
                 f"{column.where}: {len(column)} values, but the column {names[0]!r} has {length}"
             )
     return columns
+
+
+def _read_each(
+    archive: Archive | None, table: Any, names: Sequence[str | int]
+) -> dict[str | int, Column]:
+    if isinstance(table, CompanionFile):
+        assert archive is not None
+        return read_table_file(table, archive, names)
+    if isinstance(table, (list, tuple)):
+        return {name: column_of_records("table", table, name) for name in names}
+    return {name: column_of_table("table", table, name) for name in names}
 
 
 def rows_of_split(column: Column, split: Any) -> Positions:

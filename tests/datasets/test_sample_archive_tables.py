@@ -295,6 +295,7 @@ def test_label_column_takes_the_numbers_of_other_datasets(images):
         ({"image": None}, OptionError, "table= needs the column that says which sample a row"),
         ({"image": None, "keys": ["000"]}, OptionError, "table= needs the column"),
         ({"image": "nothing"}, LabelError, "no column is called 'nothing'; the columns are 'id'"),
+        ({"split": "x"}, LabelError, "no column is called 'split'.*; pass split_column to name"),
         ({"image": 3.5}, OptionTypeError, "a column of table= is named by a string or a number"),
         ({"table": 3}, OptionTypeError, "table must be a dict of columns"),
         ({"table": {**TABLE, "caption": ["x"]}}, LabelError, "1 values, but the column 'id' has 4"),

@@ -181,8 +181,20 @@ def test_table_text_file_without_header_has_numbered_columns(image_tar, tmp_path
         assert (dataset.targets.tolist(), dataset.name(1)) == ([12, 3], "cat/0.png")
         named = ImageArchive(image_tar, table=tmp_path / name, image=0, label=2)
         assert named.classes == ["x", "y"]
-    with pytest.raises(OptionError, match="name all columns, or number all of them"):
+    with pytest.raises(OptionError, match="name all columns, or number all of.* got 0, 'label'"):
         ImageArchive(image_tar, table=tmp_path / name, image=0, label="label")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_table_without_the_column_of_split_says_how_to_name_it(image_tar, tmp_path, form):
+    table = tables(tmp_path)[form]
+    with pytest.raises(LabelError) as caught:
+        ImageArchive(image_tar, table=table, image="id", split="a")
+    assert "'split'" in str(caught.value)
+    assert "'fold'; pass split_column to name the column" in str(caught.value)
+    with pytest.raises(LabelError) as caught:
+        ImageArchive(image_tar, table=table, image="nothing", split="a", split_column="fold")
+    assert "split_column" not in str(caught.value)
 
 
 def test_table_names_keep_leading_zeros_of_text_files(tmp_path, pictures):

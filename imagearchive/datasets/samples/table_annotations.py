@@ -108,19 +108,31 @@ class SampleTable:
             )
         by_key = None if image is not None else keys
         options = cls(locate_table(table), image, by_key, split, split_column)
-        check_column_names(options.names(fields))
+        check_column_names([*options.names(fields), split_column])
         if isinstance(options.table, CompanionFile):
             return options
-        found = read_columns(None, options.table, options.names(fields))
+        found = options.read(None, options.table, fields)
         return dataclasses.replace(options, table=found)
 
     def names(self, fields: Mapping[str, Field]) -> list[str | int]:
-        """Return the columns that are needed, first the one that says to whom a row belongs."""
+        """Return the columns that all rows need, first the one that says to whom a row belongs."""
         join = self.keys if self.image is None else self.image
         assert join is not None
         columns = [field.column for field in _columns_of(fields).values()]
-        splits = [] if self.split is None else [self.split_column]
-        return [join, *(column for column in columns if column is not None), *splits]
+        return [join, *(column for column in columns if column is not None)]
+
+    def read(
+        self, archive: Archive | None, table: Any, fields: Mapping[str, Field]
+    ) -> dict[str | int, Column]:
+        """Return these columns, and that of ``split=`` if it is given.
+
+        Raises
+        ------
+        LabelError, OptionError, OptionTypeError
+            As `read_columns`.
+        """
+        split_column = None if self.split is None else self.split_column
+        return read_columns(archive, table, self.names(fields), split_column)
 
 
 def _columns_of(fields: Mapping[str, Field]) -> dict[str, ColumnField]:
@@ -327,7 +339,7 @@ def _read(
     archive: Archive,
     columns: Mapping[str, ColumnField],
 ) -> SavedArrays:
-    found = read_columns(archive, file, options.names(columns))
+    found = options.read(archive, file, columns)
     saved = _arrays_of(options, found, columns)
     checksum = zlib.crc32(file.read(archive))
     return SavedArrays(saved.sections, {**saved.meta, "checksum": checksum})
