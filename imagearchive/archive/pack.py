@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, BinaryIO
+from itertools import chain, groupby
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from imagearchive.archive.pack_ahead import Progress, add_all, add_one
 from imagearchive.archive.packed_files import (
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["pack", "pack_to_stream", "shard_path"]
 
 logger = logging.getLogger(__name__)
+
+_EMPTY_LIST: Final = "the list of files is empty; pass the path of each file"
 
 
 def pack(
@@ -156,6 +158,7 @@ def pack(
             top = ""
             base = os.fsencode(local_path("root", root))
             files = _files_listed(source, base, seed if shuffle else None)
+        files = _warning_if_empty(files, path, top)
         if shards is not None:
             cut = _by_count(files, shards)
         elif shard_size is not None:
@@ -260,6 +263,7 @@ def pack_to_stream(
         else:
             top = ""
             files = _files_listed(source, os.fsencode(root), order)
+        files = _warning_if_empty(files, name, top)
         tar = BareTarWriter(name, mtime=mtime or 0, stream=StreamTarget(file))
         report = Progress(progress)
         with tar:
@@ -280,6 +284,23 @@ def _files_listed(
     paths = [os.fsencode(check_path("source", item)) for item in listed]
     items = [listed_file(item, root) for item in paths]
     return partial(iter, items if seed is None else shuffle_list(items, seed))
+
+
+def _warning_if_empty(
+    files: Callable[[], Iterator[SourceFile]], target: str, top: str
+) -> Callable[[], Iterator[SourceFile]]:
+    """Return `files`, which then logs a warning if there are none: a list may have gone wrong."""
+
+    def checked() -> Iterator[SourceFile]:
+        found = files()
+        first = next(found, None)
+        if first is not None:
+            return chain([first], found)
+        reason = f"{top} contains no files" if top else _EMPTY_LIST
+        logger.warning("%s has no members, because %s", target, reason)
+        return found
+
+    return checked
 
 
 def _warn_of_others(path: str, count: int) -> None:

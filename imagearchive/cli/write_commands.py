@@ -45,11 +45,14 @@ def index(arguments: argparse.Namespace) -> int:
     """Build the index of archives."""
     from imagearchive.cli.executor_argument import open_executor_argument
     from imagearchive.index.concatenate import open_concatenated
+    from imagearchive.index.upload import check_uploads
     from imagearchive.storage.path_options import add_options
     from imagearchive.storage.patterns import expand_paths
 
     given = add_options(arguments.archives, **access_options(arguments))
     paths = expand_paths(given)
+    if arguments.upload:
+        check_uploads(paths)
     made: list[dict[str, object]] = []
     with open_executor_argument(arguments) as executor:
         together = arguments.ipath is not None or (len(paths) == 1 and executor is None)

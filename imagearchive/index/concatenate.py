@@ -37,7 +37,7 @@ from imagearchive.index.name_order import sort_names
 from imagearchive.index.nesting import Nested, Nesting
 from imagearchive.index.recorded_files import FILES, RecordedFiles, describe_files
 from imagearchive.index.table import IndexTable
-from imagearchive.index.upload import upload_index
+from imagearchive.index.upload import check_uploads, upload_index
 from imagearchive.storage.answers import remember_answers
 from imagearchive.storage.location import Location, PublishingLocation, locate
 from imagearchive.storage.progress import byte_progress
@@ -83,6 +83,8 @@ def open_concatenated(
     status of any archive, which may be many: it describes their state, and reading from one in
     another state is an error.
     """
+    if upload:
+        check_uploads(paths)
     given = None if ipath is None else locate(ipath)
     are_remote = locate(paths[0]).local_path is None
     describes_state = are_remote or isinstance(given, PublishingLocation)

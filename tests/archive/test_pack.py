@@ -86,11 +86,16 @@ def test_pack_takes_names_that_are_not_text(tmp_path):
     assert tar_names(tmp_path / "a.tar") == ["new\nline", "\udcff"]
 
 
-def test_pack_empty_directory_makes_an_empty_archive(tmp_path):
+def test_pack_empty_directory_makes_an_empty_archive_and_warns(tmp_path, caplog):
     (tmp_path / "src").mkdir()
     for options, name in (({}, "a.tar"), ({"shard_size": 20_000}, "a-000000.tar")):
+        caplog.clear()
         assert pack(tmp_path / "src", tmp_path / "a.tar", **options) == [str(tmp_path / name)]
         assert tar_names(tmp_path / name) == []
+        (record,) = caplog.records
+        assert record.getMessage() == (
+            f"{tmp_path}/a.tar has no members, because {tmp_path}/src contains no files"
+        )
     with pytest.raises(OptionError, match="only 0 samples for 1 shards"):
         pack(tmp_path / "src", tmp_path / "a.tar", shards=1)
 

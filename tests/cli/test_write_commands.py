@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import imagearchive
 
@@ -72,6 +73,18 @@ def test_pack_list_keeps_its_order(run, work):
     Path("list").write_bytes(b"photos/dog/2.txt\0photos/cat/1.txt\0")
     assert run("pack", "-0", "list", "l.tar")[0] == 0
     assert run("find", "l.tar")[1] == b"photos/cat/1.txt\nphotos/dog/2.txt\n"
+
+
+@pytest.mark.parametrize("target", ["a.tar", "a.zip", "-"])
+def test_pack_empty_list_warns_that_the_archive_has_no_members(run, work, target):
+    Path("list").write_bytes(b"\n")
+    status, _, err = run("pack", "list", target)
+    named = "standard output" if target == "-" else target
+    assert (status, err) == (
+        0,
+        f"imagearchive: warning: {named} has no members, because the list of files is empty; pass "
+        f"the path of each file\n",
+    )
 
 
 def test_pack_shuffle_follows_the_seed(run, work):

@@ -153,6 +153,19 @@ def test_upload_to_an_http_server_is_an_error(faulty_server, shards):
         assert str(caught.value).count("a.idx.npy") == 1
 
 
+def test_upload_command_for_an_http_server_fails_once_before_any_request(
+    faulty_server, shards, capsys
+):
+    faulty_server.put({name: path.read_bytes() for name, path in shards.items()})
+    pattern = faulty_server.url("s-{0..2}.tar")
+    for more in ((), ("--workers", "2"), ("--joined", "all.idx.npy")):
+        assert main(["index", pattern, "--upload", *more]) == 1
+        (error,) = capsys.readouterr().err.splitlines()
+        assert "s-0.tar: its index cannot be uploaded to an HTTP server; index a copy" in error
+        assert "s-0.idx.npy" in error
+    assert not faulty_server.requests
+
+
 def test_joined_index_in_a_bucket_is_opened_without_asking_for_the_shards(
     bucket, moto, pictures, capsys
 ):
