@@ -28,6 +28,7 @@ from imagearchive.cli.common_arguments import (
     add_workers,
 )
 from imagearchive.cli.field_arguments import add_fields
+from imagearchive.cli.table_arguments import add_table
 
 __all__ = [
     "add_cat",
@@ -178,15 +179,7 @@ def add_view(commands: Any) -> None:
         help="the port of 127.0.0.1 to listen on; by default any free one",
     )
     add_fields(parser)
-    parser.add_argument(
-        "--table",
-        type=archive_path,
-        metavar="FILE",
-        help="a table with the classes of the images, as CSV, JSON, or Parquet; may be inside the "
-        "archive",
-    )
-    parser.add_argument("--image", metavar="COLUMN", help="with --table, the names of the images")
-    parser.add_argument("--label", metavar="COLUMN", help="with --table, the classes")
+    add_table(parser)
     parser.add_argument(
         "--no-browser", action="store_true", help="print the URL, but open no browser"
     )

@@ -35,6 +35,7 @@ OPTIONS: Final = {
     "max_pixels": "--max-pixels",
     "max_ratio": "--max-ratio",
     "max_size": "--max-size",
+    "missing='drop'": "--missing skip",
     "missing='none'": "--missing none",
     "missing='skip'": "--missing skip",
     "nested=False": "--nested no",

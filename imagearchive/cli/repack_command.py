@@ -20,6 +20,7 @@ from imagearchive.cli.output import (
     write,
     write_json,
 )
+from imagearchive.cli.table_arguments import table_options
 
 if TYPE_CHECKING:
     from imagearchive.processing.repack import Repacked
@@ -76,12 +77,21 @@ def _open_source(arguments: argparse.Namespace) -> Iterator[tuple[Any, int]]:
     from imagearchive.datasets.image_archive import ImageArchive
 
     access = access_options(arguments)
+    table = table_options(arguments)
+    missing = arguments.missing or "error"
     if has_fields(arguments):
-        missing = arguments.missing or "error"
+        if table is not None:
+            arguments.parser.error("--table cannot be combined with --field")
         with open_samples(arguments, arguments.sources, missing=missing, **access) as samples:
             yield samples, len(samples)
+    elif table is not None:
+        if missing == "none":
+            arguments.parser.error("--missing none needs --field; with --table, use skip")
+        on_missing: Any = "drop" if missing == "skip" else missing
+        with ImageArchive(arguments.sources, **table, missing=on_missing, **access) as images:
+            yield images, len(images)
     elif arguments.missing:
-        arguments.parser.error("--missing needs --field")
+        arguments.parser.error("--missing needs --field or --table")
     elif arguments.target.endswith(".npz"):
         with ImageArchive(arguments.sources, **access) as images:
             yield images, len(images)

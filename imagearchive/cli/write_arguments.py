@@ -34,6 +34,7 @@ from imagearchive.cli.common_arguments import (
     add_workers,
 )
 from imagearchive.cli.field_arguments import add_fields
+from imagearchive.cli.table_arguments import add_table
 
 __all__ = [
     "add_convert",
@@ -248,11 +249,12 @@ def add_repack(commands: Any) -> None:
     )
     _add_shuffle(parser)
     add_fields(parser)
+    add_table(parser)
     parser.add_argument(
         "--missing",
         choices=("error", "skip", "none"),
         help="with --field, what to do with samples that lack a field: an error (default), leave "
-        "them out, or write them without it",
+        "them out, or write them without it; with --table, error or skip images that are missing",
     )
     parser.add_argument(
         "--skip-broken", action="store_true", help="leave out samples that cannot be read"

@@ -111,3 +111,57 @@ def test_repack_to_an_npz_needs_a_size(run, work):
     assert (status, err) == (0, "imagearchive: o.npz: about 243 bytes, 243 for each sample\n")
     assert run("repack", "-q", "data", "p.npz", "--resize", "9")[2] == ""
     assert np.load("o.npz")["images"].shape == (1, 9, 9, 3)
+
+
+def table_of(work, *classes):
+    """Five images, and a table that names some of them."""
+    fill(work / "data", {f"{number}.png": image(number) for number in range(5)})
+    rows = "".join(f"{number}.png,{name}\n" for number, name in enumerate(classes))
+    (work / "labels.csv").write_text("file,kind\n" + rows)
+    return ("--table", "labels.csv", "--image", "file", "--label", "kind")
+
+
+def test_repack_table_writes_the_images_that_it_names_in_class_directories(run, work):
+    options = table_of(work, "dog", "cat", "dog")
+    assert run("repack", "-q", "data", "o-{}.tar", *options) == (0, b"", "")
+    with tarfile.open("o-000000.tar") as tar:
+        assert tar.getnames() == ["dog/0.png", "cat/1.png", "dog/2.png"]
+    assert run("repack", "-q", "data", "o.npz", "--resize", "4", *options) == (0, b"", "")
+    with np.load("o.npz") as arrays:
+        assert arrays["labels"].tolist() == [1, 0, 1]
+        assert arrays["class_names"].tolist() == ["dog", "cat", "dog"]
+
+
+def test_repack_table_of_a_text_file_has_numbered_columns(run, work):
+    table_of(work)
+    (work / "list.txt").write_text("3.png 7\n1.png 2\n")
+    options = ("--table", "list.txt", "--image", "0", "--label", "1")
+    assert run("repack", "-q", "data", "o-{}.tar", *options) == (0, b"", "")
+    with tarfile.open("o-000000.tar") as tar:
+        assert tar.getnames() == ["3.png", "3.cls", "1.png", "1.cls"]
+        assert tar.extractfile("3.cls").read() == b"7"
+
+
+def test_repack_table_with_missing_images_needs_an_option(run, work):
+    options = table_of(work, *"abcdea")
+    status, _, err = run("repack", "-q", "data", "o-{}.tar", *options)
+    assert status == 1
+    assert "1 of 6 names fit no member: '5.png'" in err
+    assert err.endswith("; use --missing skip to leave them out\n")
+    status, _, err = run("repack", "-q", "data", "o-{}.tar", "--missing", "skip", *options)
+    assert status == 0
+    assert "these samples are left out" in err
+    with tarfile.open("o-000000.tar") as tar:
+        assert len(tar.getnames()) == 5
+
+
+def test_repack_table_options_that_contradict_exit_with_2(run, work):
+    options = table_of(work, "cat")
+    for wrong, message in (
+        (options[:4], "--table, --image, and --label need each other"),
+        ((*options, "--field", "x={key}.png"), "--table cannot be combined with --field"),
+        ((*options, "--missing", "none"), "--missing none needs --field"),
+        (("--missing", "skip"), "--missing needs --field or --table"),
+    ):
+        status, _, err = run("repack", "data", "o-{}.tar", *wrong)
+        assert (status, message in err) == (2, True)

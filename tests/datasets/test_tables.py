@@ -181,7 +181,7 @@ def test_table_text_file_without_header_has_numbered_columns(image_tar, tmp_path
         assert (dataset.targets.tolist(), dataset.name(1)) == ([12, 3], "cat/0.png")
         named = ImageArchive(image_tar, table=tmp_path / name, image=0, label=2)
         assert named.classes == ["x", "y"]
-    with pytest.raises(OptionError, match="name all columns, or number all of.* got 0, 'label'"):
+    with pytest.raises(OptionError, match=r"name all columns, or number all of.* got 0, 'label'"):
         ImageArchive(image_tar, table=tmp_path / name, image=0, label="label")
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import webbrowser
+from collections.abc import Mapping
+from typing import Any
 
 from imagearchive.archive.archive import Archive
 from imagearchive.cli.archive_argument import open_archive_argument
 from imagearchive.cli.argument_types import access_options
 from imagearchive.cli.field_arguments import has_fields, open_samples
 from imagearchive.cli.output import write
+from imagearchive.cli.table_arguments import table_options
 from imagearchive.cli.viewer.classes import Classes, classes_of_table
 from imagearchive.cli.viewer.samples import FieldSamples
 from imagearchive.cli.viewer.server import ViewerServer
@@ -29,13 +32,11 @@ def view(arguments: argparse.Namespace) -> int:
         The port is taken.
     """
     archives = arguments.archives
-    table_options = (arguments.table, arguments.image, arguments.label)
-    if None in table_options and any(one is not None for one in table_options):
-        arguments.parser.error("--table, --image, and --label need each other")
+    table = table_options(arguments)
     arguments.archive = archives[0] if len(archives) == 1 else archives
     with contextlib.ExitStack() as opened:
         archive, samples = _open(arguments, opened)
-        classes = None if arguments.table is None else _classes_of_table(arguments, archive)
+        classes = None if table is None else _classes_of_table(table, archive)
         server = opened.enter_context(ViewerServer(archive, arguments.port, samples, classes))
         # Ctrl-C is how the command ends.
         opened.enter_context(contextlib.suppress(KeyboardInterrupt))
@@ -70,13 +71,9 @@ def _open(
     return dataset.archives[0], FieldSamples(dataset)
 
 
-def _classes_of_table(arguments: argparse.Namespace, archive: Archive) -> Classes:
+def _classes_of_table(table: Mapping[str, Any], archive: Archive) -> Classes:
     """Return the classes that ``--table`` gives to members; rows of other images are left out."""
-    image, label = (
-        int(one) if one.isdecimal() and arguments.table.endswith(".txt") else one
-        for one in (arguments.image, arguments.label)
-    )
-    options = list_options(arguments.table, image, label, None, "split", None, "drop")
+    options = list_options(**table, split=None, split_column="split", members=None, missing="drop")
     assert options is not None
     selection = Selection(archive, "", None, None, None, None, False)
     return classes_of_table(len(archive), options.resolve(archive, selection, None))
