@@ -321,11 +321,14 @@ def test_tar_container_scan_of_a_large_local_archive_is_divided(tmp_path, monkey
 @pytest.mark.parametrize(
     ("processors", "mean", "seconds", "threads"),
     [
-        # In memory: half of the processors, if it takes long enough.
+        # In memory: half of the processors, but at least two, if it takes long enough.
         (8, 1536, 1e-7, None),
         (8, 1536, 4e-7, 4),
         (8, 60_000, 4e-7, 4),
-        (2, 1536, 4e-7, None),
+        (2, 1536, 1e-7, None),
+        (2, 1536, 4e-7, 2),
+        (3, 60_000, 4e-7, 2),
+        (1, 1536, 4e-7, None),
         (1, 60_000, 4e-7, None),
         # From a disk: as many reads as there are processors, or more, if only headers are read.
         (2, 1536, 1e-3, 2),

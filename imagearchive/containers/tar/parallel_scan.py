@@ -35,7 +35,7 @@ _SAMPLE_BYTES: Final = 1 << 16
 # If the rest takes less, threads are not worth their start.
 _MIN_SECONDS: Final = 0.02
 # An archive whose headers, or whose bytes, arrive faster is in memory. Threads only share the
-# work then, and have to leave processors to others.
+# work then, and leave processors to others where there are more than two.
 _CACHED_HEADER: Final = 20e-6
 _CACHED_BYTES: Final = 3e9
 # From one header to the next, beyond which only headers are read, and more reads at once are
@@ -138,7 +138,7 @@ def make_plan(storage: Storage, rows: int, offset: int, seconds: float) -> Plan 
     elif mean <= _HOP and offset / seconds < _CACHED_BYTES:
         threads = min(_MAX_THREADS, _processors())
     else:
-        threads = min(_MAX_THREADS, max(1, _processors() // 2))
+        threads = min(_MAX_THREADS, _processors(), max(2, _processors() // 2))
     segment = max(_MIN_SEGMENT, _SEGMENT_ROWS * mean, left // (threads * segments))
     threads = min(threads, left // segment)
     if threads < 2:
