@@ -14,6 +14,7 @@ from imagearchive.archive.threads import Chunks
 from imagearchive.errors import TargetExistsError
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import set_file_name
+from imagearchive.storage.atomic import write_all
 
 __all__ = ["Destination", "Existing", "base_of", "folder_of", "temporary_name", "write_content"]
 
@@ -126,9 +127,7 @@ def write_content(
         chunks.check()
         if offset > end:
             os.lseek(descriptor, offset, os.SEEK_SET)
-        done = os.write(descriptor, data)
-        while done < len(data):
-            done += os.write(descriptor, memoryview(data)[done:])
+        write_all(descriptor, memoryview(data))
         end = offset + len(data)
     if end < size:
         os.ftruncate(descriptor, size)

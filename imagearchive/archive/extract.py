@@ -168,6 +168,7 @@ def extract(
             _describe(refused), hints=[Hint("skip_unsafe=True", "to extract the others")]
         )
     barred = {item.name for item in refused}
+    directories = [name for name in directories if not _unsafe(name, MAX_DEPTH)]
     path = local_path("target", target)
     with contextlib.ExitStack() as stack:
         # Only a new directory has a temporary name, so its files need none.
@@ -186,8 +187,7 @@ def extract(
             run.run(positions, threads, resumed=resumed)
             with SafeDirectories(fd, path) as folders:
                 for name in directories:
-                    if not _unsafe(name, MAX_DEPTH):
-                        folders.open(name)
+                    folders.open(name)
         except BaseException:
             _warn_of_stop(path, place, run, len(positions), resumed)
             raise

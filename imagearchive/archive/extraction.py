@@ -123,8 +123,8 @@ class Extraction:
         """
         if self._refused or self._several:
             wanted = np.array([*map(self._is_wanted, positions.tolist())], np.bool_)
-            if self._progress is not None and not wanted.all():
-                self._progress(int((~wanted).sum()))
+            if not wanted.all():
+                self._step(int((~wanted).sum()))
             positions = positions[wanted]
         first = find_repeats(self._archive, positions)
         is_repeat = first != np.arange(len(positions))
@@ -174,26 +174,42 @@ class Extraction:
         # By inode: the member that it holds.
         seen: dict[tuple[int, int], int] = {}
         with SafeDirectories(self._target.fd, self._target.path) as folders:
-            for row, (position, source, size, mtime) in enumerate(members):
-                folder, _, name = table.name_bytes(position).rpartition(b"/")
-                try:
-                    directory = folders.open(folder)
-                    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                except (OSError, UnsafePathError):
-                    continue
-                # Names may differ only in case, and the file system takes them for one.
-                if seen.setdefault((status.st_dev, status.st_ino), source) != source:
-                    continue
-                if status.st_size == size and (not mtime or status.st_mtime_ns == mtime):
-                    missing[row] = False
-                    self.resumed += 1
-                    if source == position and position in self._inodes:
-                        self._inodes[position] = status
-                elif stat.S_ISREG(status.st_mode):
-                    os.unlink(name, dir_fd=directory)
-        if self._progress is not None and self.resumed:
-            self._progress(self.resumed)
+            for row, member in enumerate(members):
+                missing[row] = self._is_missing(folders, seen, *member)
+        if self.resumed:
+            self._step(self.resumed)
         return missing
+
+    def _is_missing(
+        self,
+        folders: SafeDirectories,
+        seen: dict[tuple[int, int], int],
+        position: int,
+        source: int,
+        size: int,
+        mtime: int,
+    ) -> bool:
+        folder, _, name = self._archive.table.name_bytes(position).rpartition(b"/")
+        try:
+            directory = folders.open(folder)
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except (OSError, UnsafePathError):
+            return True
+        # Names may differ only in case, and the file system takes them for one.
+        if seen.setdefault((status.st_dev, status.st_ino), source) != source:
+            return True
+        if status.st_size == size and (not mtime or status.st_mtime_ns == mtime):
+            self.resumed += 1
+            if source == position and position in self._inodes:
+                self._inodes[position] = status
+            return False
+        if stat.S_ISREG(status.st_mode):
+            os.unlink(name, dir_fd=directory)
+        return True
+
+    def _step(self, done: int) -> None:
+        if self._progress is not None:
+            self._progress(done)
 
     def _is_wanted(self, position: int) -> bool:
         table = self._archive.table
@@ -211,8 +227,7 @@ class Extraction:
                     self._write_some(
                         folders, part, chunks, positions[places.start : places.stop], counts
                     )
-                    if self._progress is not None:
-                        self._progress(len(places))
+                    self._step(len(places))
         finally:
             with self._lock:
                 self.files += counts.files
@@ -346,8 +361,7 @@ class Extraction:
                             self._inodes[position] = None
                             copied = np.array([position], np.int64)
                             self._write_some(folders, part, chunks, copied, counts)
-                    if self._progress is not None:
-                        self._progress(len(places))
+                    self._step(len(places))
         finally:
             self.files += counts.files
             self.bytes += counts.bytes

@@ -85,23 +85,26 @@ def add_all(
         ahead.popleft()
         os.close(batch.folder)
 
+    def add(pool: TaskThreads) -> None:
+        for item in _batches(files) if template else files:
+            if isinstance(item, _Batch):
+                ahead.append((item, pool.submit(_read, item, template, keep, spare)))
+                if len(ahead) > 2 * READERS:
+                    take()
+                continue
+            while ahead:
+                take()
+            add_one(tar, item, top, keep)
+            report.step()
+        while ahead:
+            take()
+
     with TaskThreads(READERS + 1) as pool:
         if index:
             # Needed at the end; loading NumPy takes as long as packing ten thousand files.
             pool.submit(import_module, "imagearchive.index.table")
         try:
-            for item in _batches(files) if template else files:
-                if isinstance(item, _Batch):
-                    ahead.append((item, pool.submit(_read, item, template, keep, spare)))
-                    if len(ahead) > 2 * READERS:
-                        take()
-                    continue
-                while ahead:
-                    take()
-                add_one(tar, item, top, keep)
-                report.step()
-            while ahead:
-                take()
+            add(pool)
         finally:
             pool.close()
             for batch, _ in ahead:

@@ -95,9 +95,10 @@ def run_in_threads(
     with TaskThreads(threads) as pool:
         tasks = [pool.submit(_work, work, chunks) for _ in range(threads)]
         try:
-            errors = [error for task in tasks if (error := task.exception()) is not None]
+            outcomes = [task.exception() for task in tasks]
         finally:
             chunks.stop()
+    errors = [outcome for outcome in outcomes if outcome is not None]
     if errors:
         # Those that were stopped say nothing about the cause.
         raise min(errors, key=lambda error: isinstance(error, StoppedError))

@@ -38,7 +38,7 @@ from imagearchive.index.nesting import Nested, Nesting
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS
-from imagearchive.storage.executors import AnyExecutor, open_executor, run_tasks
+from imagearchive.storage.executors import AnyExecutor, Outcome, open_executor, run_tasks
 from imagearchive.storage.limits import Limits, check_limits
 
 __all__ = ["Failure", "Verified", "verify"]
@@ -206,28 +206,38 @@ def _verify_each(
         open_executor(executor) as opened,
         closing(run_tasks(verify_one, archive.opened_paths, opened, in_order=True)) as outcomes,
     ):
-        for outcome, (start, stop) in zip(outcomes, _rows_of_paths(archive)):
-            try:
-                found, rows = outcome.get()
-            except (ImageArchiveError, OSError, MemoryError) as error:
-                failures = [_failure(error, -1, outcome.item, outcome.item)]
-            else:
-                result.files += found.files
-                result.bytes += found.bytes
-                result.checked += found.checked
-                result.decoded += found.decoded
-                failures = [
-                    one if one.position < 0 else one._replace(position=one.position + start)
-                    for one in found.failures
-                ]
-                if rows != _digest_rows(archive.table, start, stop):
-                    failures.append(
-                        Failure(-1, outcome.item, "its index does not describe it", (REBUILD,))
-                    )
-            result.failures += failures
-            if progress is not None:
-                progress(stop - start)
+        _add_outcomes(archive, result, outcomes, progress)
     result.failures.sort(key=lambda failure: failure.position)
+
+
+def _add_outcomes(
+    archive: Archive,
+    result: Verified,
+    outcomes: Iterator[Outcome[str, _OneVerified]],
+    progress: Callable[[int], object] | None,
+) -> None:
+    """Add what was found in each of several archives, in their order."""
+    for outcome, (start, stop) in zip(outcomes, _rows_of_paths(archive)):
+        try:
+            found, rows = outcome.get()
+        except (ImageArchiveError, OSError, MemoryError) as error:
+            failures = [_failure(error, -1, outcome.item, outcome.item)]
+        else:
+            result.files += found.files
+            result.bytes += found.bytes
+            result.checked += found.checked
+            result.decoded += found.decoded
+            failures = [
+                one if one.position < 0 else one._replace(position=one.position + start)
+                for one in found.failures
+            ]
+            if rows != _digest_rows(archive.table, start, stop):
+                failures.append(
+                    Failure(-1, outcome.item, "its index does not describe it", (REBUILD,))
+                )
+        result.failures += failures
+        if progress is not None:
+            progress(stop - start)
 
 
 def _verify_one(

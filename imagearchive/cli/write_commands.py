@@ -33,8 +33,9 @@ from imagearchive.errors import (
 
 if TYPE_CHECKING:
     from imagearchive.archive.extract import Existing
+    from imagearchive.index.build_indexes import IndexSummary
     from imagearchive.processing.processor import ProcessReport
-    from imagearchive.storage.executors import AnyExecutor
+    from imagearchive.storage.executors import AnyExecutor, Outcome
 
 __all__ = ["convert", "extract", "index", "pack", "process"]
 
@@ -58,8 +59,8 @@ def index(arguments: argparse.Namespace) -> int:
         together = arguments.ipath is not None or (len(paths) == 1 and executor is None)
         if executor is not None or not together:
             made = _build_indexes(paths, arguments, executor, quiet=together)
-        failures = [one for one in made if "error" in one]
-        if together and not failures:
+        failed = any("error" in one for one in made)
+        if together and not failed:
             table = open_concatenated(
                 paths,
                 add_options(arguments.ipath, merge_options(arguments.storage_options)),
@@ -77,7 +78,7 @@ def index(arguments: argparse.Namespace) -> int:
             _write_index(arguments, shown, len(table), table.path)
     if arguments.json:
         write_json(made)
-    return FAILED if failures else 0
+    return FAILED if failed else 0
 
 
 def _build_indexes(
@@ -103,19 +104,24 @@ def _build_indexes(
         closing(run_tasks(build, paths, opened, in_order=True)) as outcomes,
     ):
         for outcome in outcomes:
-            shown = relative_path(outcome.item) or outcome.item
-            with report_errors() as errors:
-                built = outcome.get()
             if step is not None:
                 step(1)
-            if errors:
-                made.append({"archive": shown, "error": errors[0]})
-                continue
-            index_path = relative_path(built.path)
-            made.append({"archive": shown, "members": built.members, "index": index_path})
-            if not quiet:
-                _write_index(arguments, shown, built.members, built.path)
+            made.append(_built(outcome, arguments, quiet))
     return made
+
+
+def _built(
+    outcome: Outcome[str, IndexSummary], arguments: argparse.Namespace, quiet: bool
+) -> dict[str, object]:
+    """Say which index was built, or why none was."""
+    shown = relative_path(outcome.item) or outcome.item
+    with report_errors() as errors:
+        built = outcome.get()
+    if errors:
+        return {"archive": shown, "error": errors[0]}
+    if not quiet:
+        _write_index(arguments, shown, built.members, built.path)
+    return {"archive": shown, "members": built.members, "index": relative_path(built.path)}
 
 
 def _write_index(

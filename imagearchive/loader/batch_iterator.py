@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from imagearchive.loader.bad_samples import BadSampleLog
+from imagearchive.loader.batches import Batch
 from imagearchive.loader.epoch_counter import EpochCounter, Progress
 from imagearchive.loader.thread_pool import JOIN_TIMEOUT, Pool
 
@@ -74,26 +75,34 @@ class BatchIterator(Iterator[Any]):
             raise StopIteration
         try:
             with self._lock:
-                # Another thread may have come to the end while this one waited.
-                while not self._closed:
-                    pool, progress = self._running()
-                    more, batch = pool.take()
-                    if not more:
-                        progress.ended = not self._closed
-                        break
-                    progress.received += 1
-                    for bad in batch.bad:
-                        self._bad_samples.report_error(bad)
-                    for damaged in batch.damaged:
-                        self._bad_samples.report_damaged(damaged)
-                    if not batch.empty:
-                        return batch.value
+                batch = self._take()
         except BaseException:
             # The traceback keeps this frame alive, in notebooks for long.
             self.close(JOIN_TIMEOUT)
             raise
-        self.close()
-        raise StopIteration
+        if batch is None:
+            self.close()
+            raise StopIteration
+        return batch.value
+
+    def _take(self) -> Batch | None:
+        """Return the next batch that holds samples, or None at the end; called with the lock."""
+        batch: Batch
+        # Another thread may have come to the end while this one waited.
+        while not self._closed:
+            pool, progress = self._running()
+            more, batch = pool.take()
+            if not more:
+                progress.ended = not self._closed
+                break
+            progress.received += 1
+            for bad in batch.bad:
+                self._bad_samples.report_error(bad)
+            for damaged in batch.damaged:
+                self._bad_samples.report_damaged(damaged)
+            if not batch.empty:
+                return batch
+        return None
 
     def close(self, timeout: float | None = None) -> None:
         """Stop the threads, and end the iteration; see `Pool.close`."""

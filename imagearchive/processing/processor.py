@@ -334,6 +334,7 @@ class DataProcessor:
                     StagedFiles(self.output_dir, f".processing_{kind}.").close()
                 return report
         folder.make_directory()
+        obsolete = [names[side] for side in sides if side not in chosen]
         with StagedFiles(self.output_dir, f".processing_{kind}.", mark) as staged:
             try:
                 written = self._write(kind, chosen, names, staged, executor, skipped)
@@ -353,10 +354,7 @@ class DataProcessor:
             sizes = {names[side]: os.path.getsize(staged.path(names[side])) for side in chosen}
             with os_errors_for(self._path(summary)):
                 save_report(staged.path(summary), report, mark, sizes)
-            staged.publish(
-                [*(names[side] for side in chosen), summary],
-                [names[side] for side in sides if side not in chosen],
-            )
+            staged.publish([*(names[side] for side in chosen), summary], obsolete)
         logger.log(logging.WARNING if skipped else logging.INFO, "%s", report)
         return report
 

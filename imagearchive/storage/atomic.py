@@ -32,9 +32,16 @@ __all__ = [
     "create_file",
     "file_kind",
     "publish_together",
+    "write_all",
 ]
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def write_all(descriptor: int, data: memoryview) -> None:
+    """Write data to a descriptor, however little of it the system takes at a time."""
+    while len(data):
+        data = data[os.write(descriptor, data) :]
 
 
 class AtomicFile(Abortable):

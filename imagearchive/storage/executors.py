@@ -158,41 +158,55 @@ def run_tasks(
     WorkerError
         The executor accepts no more tasks.
     """
-    ended: SimpleQueue[int] = SimpleQueue()
-    source = enumerate(items)
-    waiting: dict[int, tuple[Item, Future[Result] | Task[Result]]] = {}
-    held: dict[int, Outcome[Item, Result]] = {}
-    upcoming = 0
+    waiting: _Waiting[Item, Result] = {}
     try:
-        while True:
-            while len(waiting) + len(held) < in_flight:
-                for number, item in source:
-                    pending = _submit(executor, function, item)
-                    waiting[number] = item, pending
-                    pending.add_done_callback(partial(_put, ended, number))
-                    break
-                else:
-                    break
-                if not ended.empty():
-                    # Somebody waits for that outcome.
-                    break
-            if not waiting:
-                return
-            number = ended.get()
-            item, pending = waiting.pop(number)
-            held[number] = _outcome(item, pending)
-            # The result must not be kept alive by what it came in.
-            del item, pending
-            if not in_order:
-                yield held.pop(number)
-                continue
-            while upcoming in held:
-                yield held.pop(upcoming)
-                upcoming += 1
+        yield from _run_tasks(function, enumerate(items), executor, in_flight, in_order, waiting)
     finally:
         for _, pending in waiting.values():
             if isinstance(pending, Future):
                 pending.cancel()
+
+
+#: By number: an item, and the call of the function with it.
+_Waiting: TypeAlias = "dict[int, tuple[Item, Future[Result] | Task[Result]]]"
+
+
+def _run_tasks(
+    function: Callable[[Item], Result],
+    source: Iterator[tuple[int, Item]],
+    executor: Submits,
+    in_flight: int,
+    in_order: bool,
+    waiting: _Waiting[Item, Result],
+) -> Iterator[Outcome[Item, Result]]:
+    ended: SimpleQueue[int] = SimpleQueue()
+    held: dict[int, Outcome[Item, Result]] = {}
+    upcoming = 0
+    while True:
+        while len(waiting) + len(held) < in_flight:
+            for number, item in source:
+                pending = _submit(executor, function, item)
+                waiting[number] = item, pending
+                pending.add_done_callback(partial(_put, ended, number))
+                break
+            else:
+                break
+            if not ended.empty():
+                # Somebody waits for that outcome.
+                break
+        if not waiting:
+            return
+        number = ended.get()
+        item, pending = waiting.pop(number)
+        held[number] = _outcome(item, pending)
+        # The result must not be kept alive by what it came in.
+        del item, pending
+        if not in_order:
+            yield held.pop(number)
+            continue
+        while upcoming in held:
+            yield held.pop(upcoming)
+            upcoming += 1
 
 
 def run_all(
@@ -233,19 +247,29 @@ def run_all(
             run_tasks(partial(_numbered, function), enumerate(items), opened, in_flight=in_flight)
         ) as outcomes,
     ):
-        for (number, item), result, error in outcomes:
-            results += [None] * (number + 1 - len(results))
-            if error is not None:
-                failures[number] = name(item), error
-                continue
-            results[number] = result
-            if progress is not None:
-                progress(results[number])
+        _collect(outcomes, name, progress, results, failures)
     if failures:
         raise IncompleteError.of(
             [failures[number] for number in sorted(failures)], len(results), what
         )
     return results
+
+
+def _collect(
+    outcomes: Iterator[Outcome[tuple[int, Item], Result]],
+    name: Callable[[Item], str],
+    progress: Callable[[Result], object] | None,
+    results: list[Any],
+    failures: dict[int, tuple[str, BaseException]],
+) -> None:
+    for (number, item), result, error in outcomes:
+        results += [None] * (number + 1 - len(results))
+        if error is not None:
+            failures[number] = name(item), error
+            continue
+        results[number] = result
+        if progress is not None:
+            progress(results[number])
 
 
 def _numbered(function: Callable[[Item], Result], numbered: tuple[int, Item]) -> Result:

@@ -194,13 +194,17 @@ class LockedDirectory(Closable):
         try:
             if name:
                 self._take_over(os.path.join(folder, prefix + name))
-            while self._lock < 0:
-                self.path = os.path.join(folder, f"{prefix}{os.urandom(8).hex()}")
-                os.mkdir(self.path, 0o700)
-                self._lock = _lock_directory(self.path)
+            self._make(folder, prefix)
         except BaseException:
             self.close()
             raise
+
+    def _make(self, folder: str, prefix: str) -> None:
+        """Make and lock a directory, unless one is locked."""
+        while self._lock < 0:
+            self.path = os.path.join(folder, f"{prefix}{os.urandom(8).hex()}")
+            os.mkdir(self.path, 0o700)
+            self._lock = _lock_directory(self.path)
 
     def _take_over(self, path: str) -> None:
         """Lock a directory that may be there already, unless another process uses it."""

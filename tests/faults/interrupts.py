@@ -22,7 +22,10 @@ from imagearchive.loader.generator_process import MpQItr
 from imagearchive.processing.background_writer import BackgroundWriter
 from imagearchive.storage.disk_sync import sync_files
 from imagearchive.storage.fork_lock import ForkSafeLock
+from imagearchive.storage.path_options import BlockCacheOptions
 from imagearchive.storage.process_pool import WorkerPool
+from imagearchive.storage.remote.block_cache import open_blocks
+from imagearchive.storage.remote.block_file import BLOCK
 from imagearchive.storage.remote.prefetcher import Owner, Prefetcher
 from imagearchive.storage.span_cache import SpanCache
 from imagearchive.storage.task_threads import TaskThreads
@@ -69,6 +72,23 @@ def _background(begin):
     with BackgroundWriter("out.npz", compress=False, ragged=()) as writer:
         for _ in range(3):
             writer.put([])
+
+
+def _blocks(begin):
+    folder = BlockCacheOptions(os.path.abspath("blocks"), 1 << 30)
+    blocks = open_blocks(folder, "object", str(time.monotonic_ns()), 3 * BLOCK)
+    content = bytes(3 * BLOCK)
+
+    def fetch(offset, size):
+        return blocks.fetch(offset, size, lambda at, size: memoryview(content)[at : at + size])
+
+    begin()
+    try:
+        assert fetch(BLOCK - 5, 10) == bytes(10)
+    finally:
+        # Waits forever if the request is still under way; the folder is not locked any more.
+        assert fetch(0, 3 * BLOCK) == content
+        assert blocks.holds(0, 3 * BLOCK)
 
 
 def _generator(begin):
@@ -158,6 +178,7 @@ def _decompress():
 #: processes takes long, and works in threads as the others do.
 CASES = {
     "background": (_background, 1),
+    "blocks": (_blocks, 3),
     "chunks": (_chunks, 1),
     "generator": (_generator, 5),
     "locks": (_locks, 1),

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 CASES = [
-    "background", "chunks", "generator", "locks", "processes", "requests", "spans", "sync", "tasks",
+    "background", "blocks", "chunks", "generator", "locks", "processes", "requests", "spans",
+    "sync", "tasks",
 ]  # fmt: skip
 
 

@@ -54,12 +54,15 @@ class Pictures:
                 data = self._read(position)
                 kept = encode_thumbnail(thumbnail(data, THUMBNAIL_SIDE, background=_WHITE))
             with self._counting:
-                # Another thread may have been faster.
-                if self._thumbnails.setdefault(position, kept) is kept:
-                    self.kept_bytes += len(kept)
-                while self.kept_bytes > self._limit:
-                    self.kept_bytes -= len(self._thumbnails.pop_oldest() or b"")
+                self._keep(position, kept)
         return bytes(kept)
+
+    def _keep(self, position: int, picture: bytes) -> None:
+        # Another thread may have been faster.
+        if self._thumbnails.setdefault(position, picture) is picture:
+            self.kept_bytes += len(picture)
+        while self.kept_bytes > self._limit:
+            self.kept_bytes -= len(self._thumbnails.pop_oldest() or b"")
 
     def large(self, position: int) -> tuple[str, bytes]:
         """Return the media type and the bytes of a member as an image that fits a screen."""

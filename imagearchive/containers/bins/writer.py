@@ -32,6 +32,7 @@ from imagearchive.errors import (
 from imagearchive.errors.arguments import check_flag, check_integer, shorten
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.storage.atomic import write_all
 from imagearchive.storage.disk_sync import sync_files
 from imagearchive.storage.location import local_path
 from imagearchive.storage.staged_files import StagedFiles
@@ -185,14 +186,7 @@ def _write(
         order = list(order)
         rng.shuffle(order)
     with _Set(folder, extend=append and whole) as target:
-        refused = None
-        for number, packet in enumerate(packets):
-            data = _as_bytes(packet, number)
-            # An appended packet goes where the next one would have gone.
-            where = order[(target.existing + number) % splits]
-            refused = target.add(where, data, number)
-            if refused is not None:
-                break
+        refused = target.add_all(packets, order)
         target.publish()
     if refused is not None:
         raise refused
@@ -265,7 +259,18 @@ class _Set:
                     ends[number] = max(end, ends.get(number, 0))
         return ends
 
-    def add(self, where: int, data: memoryview, number: int) -> LimitError | None:
+    def add_all(self, packets: Iterator[Buffer], order: Sequence[int]) -> LimitError | None:
+        """Write packets to the bins in turn; return the error of one that cannot be written."""
+        for number, packet in enumerate(packets):
+            data = _as_bytes(packet, number)
+            # An appended packet goes where the next one would have gone.
+            where = order[(self.existing + number) % len(order)]
+            refused = self._add(where, data, number)
+            if refused is not None:
+                return refused
+        return None
+
+    def _add(self, where: int, data: memoryview, number: int) -> LimitError | None:
         """Write one packet; return the error if its place cannot be expressed."""
         position = self._bins.end(where)
         if position > _U32_MAX or len(data) > _U32_MAX:
@@ -349,20 +354,19 @@ class _Bins:
             keep = len(self._open) < self._most
             if keep:
                 self._open[number] = fd
+        size = PREFIX_BYTES + len(data)
         try:
-            pending: list[Buffer] = [_LENGTH.pack(len(data)), data]
-            left = PREFIX_BYTES + len(data)
-            done = os.writev(fd, pending)
-            while done < left:
-                rest = b"".join(pending) if done < PREFIX_BYTES else data
-                skip = done if done < PREFIX_BYTES else done - PREFIX_BYTES
-                done += os.write(fd, memoryview(rest)[skip:])
+            prefix = _LENGTH.pack(len(data))
+            done = os.writev(fd, [prefix, data])
+            if done < size:
+                write_all(fd, memoryview(prefix)[done:])
+                write_all(fd, data[max(0, done - PREFIX_BYTES) :])
         except OSError as error:
             raise _named(error, os.path.join(self._folder, bin_name(number))) from None
         finally:
             if not keep:
                 os.close(fd)
-        self._ends[number] = self.end(number) + left
+        self._ends[number] = self.end(number) + size
 
     def _opened(self, number: int) -> int:
         path = self.path(number)

@@ -152,15 +152,21 @@ def scan_segments(storage: Storage, rows: RowBuffer, cursor: Cursor, plan: Plan)
     Whatever a thread reads, the rows are those of a scan from start to end. An error in a thread
     ends its run; the scan meets the same error when it comes there, unless it was a passing one.
     """
-    misses = 0
     with closing(_Runs(storage, plan)) as runs, suppress(_EndedError):
-        for segment in range(_to_block(cursor.offset), storage.size, plan.segment):
-            run = runs.next(segment)
-            if run is None or not run.rows.rows or run.cursor.offset <= cursor.offset:
-                continue
-            misses = 0 if _join(storage, rows, cursor, run) else misses + 1
-            if cursor.has_globals or misses == _MAX_MISSES:
-                return
+        _join_segments(storage, rows, cursor, plan, runs)
+
+
+def _join_segments(
+    storage: Storage, rows: RowBuffer, cursor: Cursor, plan: Plan, runs: _Runs
+) -> None:
+    misses = 0
+    for segment in range(_to_block(cursor.offset), storage.size, plan.segment):
+        run = runs.next(segment)
+        if run is None or not run.rows.rows or run.cursor.offset <= cursor.offset:
+            continue
+        misses = 0 if _join(storage, rows, cursor, run) else misses + 1
+        if cursor.has_globals or misses == _MAX_MISSES:
+            return
 
 
 class _EndedError(Exception):

@@ -14,6 +14,7 @@ from imagearchive.errors import (
     UnsafePathError,
 )
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.storage.atomic import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -267,8 +268,7 @@ class BareTarWriter(ArchiveWriter):
             raise self._closed_error()
         try:
             with os_errors_for(self._written_path):
-                while view:
-                    view = view[os.write(self._fd, view) :]
+                write_all(self._fd, view)
         except BaseException:
             self._fail()
             raise

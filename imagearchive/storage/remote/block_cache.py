@@ -130,13 +130,7 @@ class ObjectBlocks:
         mine: list[tuple[int, _Flight]] = []
         others: list[tuple[int, _Flight]] = []
         try:
-            for number in missing:
-                # In the list first, so that an interrupt leaves no flight that nobody finishes.
-                mine.append((number, _Flight()))
-                flight = _flights.setdefault((self._digest, number), mine[-1][1])
-                if flight is not mine[-1][1]:
-                    mine.pop()
-                    others.append((number, flight))
+            self._claim(missing, mine, others)
             for run in _runs(mine):
                 blocks = self._request(run[0][0], len(run), request)
                 for (number, flight), data in zip(run, blocks):
@@ -154,6 +148,21 @@ class ObjectBlocks:
             theirs = flight.wait()
             keep(number, self._request(number, 1, request)[0] if theirs is None else theirs)
         return memoryview(found).toreadonly()
+
+    def _claim(
+        self,
+        missing: list[int],
+        mine: list[tuple[int, _Flight]],
+        others: list[tuple[int, _Flight]],
+    ) -> None:
+        """Divide blocks into those that the caller requests, and those that others request."""
+        for number in missing:
+            # In the list first, so that an interrupt leaves no flight that nobody finishes.
+            mine.append((number, _Flight()))
+            flight = _flights.setdefault((self._digest, number), mine[-1][1])
+            if flight is not mine[-1][1]:
+                mine.pop()
+                others.append((number, flight))
 
     def _request(self, first: int, count: int, request: _Request) -> list[memoryview]:
         start = first * BLOCK

@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from imagearchive.storage.atomic import write_all
 from imagearchive.storage.crc import crc32c
 from imagearchive.storage.fork_lock import ForkSafeLock
 from imagearchive.storage.path_options import BlockCacheOptions
@@ -196,42 +197,58 @@ class BlockFolder:
                 logger.warning("%s: reading on without caching: %s", self._path, error.strerror)
 
     def _write(self, digest: bytes, first: int, blocks: list[memoryview]) -> None:
-        with self._lock() as count:
-            if count is None:
+        # Not a context manager of our own: interrupted at the end of its `__enter__`, it would stay
+        # locked until the traceback is dropped.
+        count = self._open_count()
+        try:
+            _locked.add(count)
+            # It is not the current one if the folder was deleted while this process waited.
+            if self._wait_for_lock(count) and self._is_current(count):
+                self._write_new(count, digest, first, blocks)
+            else:
                 # Another process is listing the folder: read on meanwhile.
                 self._quiet_until = time.monotonic() + _LOCK_TIMEOUT
+        finally:
+            try:
+                # Not only closed: a child that was forked meanwhile has the descriptor, too.
+                fcntl.flock(count, fcntl.LOCK_UN)
+            finally:
+                _locked.discard(count)
+                os.close(count)
+
+    def _write_new(self, count: int, digest: bytes, first: int, blocks: list[memoryview]) -> None:
+        """Write those blocks that are not there; called with the lock."""
+        paths = [self.path_of(digest, first + place) for place in range(len(blocks))]
+        new = [
+            (path, first + place, data)
+            for place, (path, data) in enumerate(zip(paths, blocks))
+            if not os.path.exists(path)
+        ]
+        # A small cache keeps a part of a long run, rather than nothing else.
+        del new[max(1, self._limit // 4 // BLOCK) :]
+        sizes = [_allocated(header_size(len(data)) + len(data)) for _, _, data in new]
+        used = self._make_room(count, sum(sizes))
+        for size, (path, number, data) in zip(sizes, new):
+            if used + size > self._limit or not self._is_current(count):
+                # All other blocks together were too small to make room, or the folder was
+                # deleted, and others count in a new one.
                 return
-            paths = [self.path_of(digest, first + place) for place in range(len(blocks))]
-            new = [
-                (path, first + place, data)
-                for place, (path, data) in enumerate(zip(paths, blocks))
-                if not os.path.exists(path)
-            ]
-            # A small cache keeps a part of a long run, rather than nothing else.
-            del new[max(1, self._limit // 4 // BLOCK) :]
-            sizes = [_allocated(header_size(len(data)) + len(data)) for _, _, data in new]
-            used = self._make_room(count, sum(sizes))
-            for size, (path, number, data) in zip(sizes, new):
-                if used + size > self._limit or not self._is_current(count):
-                    # All other blocks together were too small to make room, or the folder was
-                    # deleted, and others count in a new one.
-                    return
-                # Counted first: a process that is killed leaves a count that is too high.
-                used += size
-                _write_count(count, used)
-                try:
-                    self._publish(path, describe_block(digest, number, data), data)
-                except OSError:
-                    _write_count(count, used - size)
-                    raise
+            # Counted first: a process that is killed leaves a count that is too high.
+            used += size
+            _write_count(count, used)
+            try:
+                self._publish(path, describe_block(digest, number, data), data)
+            except OSError:
+                _write_count(count, used - size)
+                raise
 
     def _publish(self, path: str, header: bytes, data: memoryview) -> None:
         new = f"{self._path}/{_NEW_NAME}"
         descriptor = os.open(new, _OPEN_NEW, 0o600)
         try:
             try:
-                _write_all(descriptor, memoryview(header))
-                _write_all(descriptor, data)
+                write_all(descriptor, memoryview(header))
+                write_all(descriptor, data)
             finally:
                 os.close(descriptor)
             try:
@@ -244,27 +261,6 @@ class BlockFolder:
             with contextlib.suppress(OSError):
                 os.unlink(new)
             raise
-
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[int | None]:
-        """Lock the folder for writing; yield the descriptor of the count, or None if it is busy."""
-        deadline = time.monotonic() + _LOCK_TIMEOUT
-        descriptor = self._open_count()
-        _locked.add(descriptor)
-        try:
-            while not self._try_lock(descriptor):
-                if time.monotonic() > deadline:
-                    yield None
-                    return
-                time.sleep(_LOCK_INTERVAL)
-            # Otherwise the folder was deleted while this process waited.
-            yield descriptor if self._is_current(descriptor) else None
-        finally:
-            # Not only closed: a child that was forked meanwhile has the descriptor, too.
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-            _locked.discard(descriptor)
-            os.close(descriptor)
 
     def _open_count(self) -> int:
         path = f"{self._path}/{_COUNT_NAME}"
@@ -281,12 +277,16 @@ class BlockFolder:
         return os.path.samestat(os.fstat(count), os.stat(f"{self._path}/{_COUNT_NAME}"))
 
     @staticmethod
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+    def _wait_for_lock(descriptor: int) -> bool:
+        deadline = time.monotonic() + _LOCK_TIMEOUT
+        while time.monotonic() <= deadline:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_LOCK_INTERVAL)
+            else:
+                return True
+        return False
 
     def _make_room(self, count: int, size: int) -> int:
         """Return how many bytes are used, after removing blocks if there is no room for more."""
@@ -373,11 +373,6 @@ def _boot() -> bytes:
             return file.read().strip()[:36].ljust(36)
     except OSError:
         return bytes(36)
-
-
-def _write_all(descriptor: int, data: memoryview) -> None:
-    while len(data):
-        data = data[os.write(descriptor, data) :]
 
 
 def _allocated(size: int) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections import deque
 from typing import Any, Final, NamedTuple
 
 import platformdirs
@@ -139,15 +140,15 @@ def _keep(
     with AtomicFile(path, check=False, sync=False) as target, os_errors_for(path):
         target.file.write(start)
         with TaskThreads(_THREADS) as threads:
-            tasks = [
+            tasks = deque(
                 threads.submit(
                     client.read, key, offset, min(MAX_REQUEST, status.size - offset), status
                 )
                 for offset in range(len(start), status.size, MAX_REQUEST)
-            ]
-            while tasks:
+            )
+            for _ in range(len(tasks)):
                 # Dropped one by one, so that the parts do not pile up in memory.
-                target.file.write(tasks.pop(0).result())
+                target.file.write(tasks.popleft().result())
     if not _has_size(path, status.size):
         raise StaleIndexError(f"{path}: changed while it was written")
     described = os.path.join(folder, f"{name}.json")

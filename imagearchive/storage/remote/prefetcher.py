@@ -133,16 +133,19 @@ class Prefetcher:
         """Fetch ranges that will be read soon; those that were announced before are left out."""
         ranges = list(ranges)
         with self._lock:
-            for one in ranges:
-                self._drop_failed(owner.by_range.get(one))
-            new = [one for one in ranges if one not in owner.by_range]
-            for request in plan_requests(new):
-                pending = _Pending(owner, request)
-                owner.pending.append(pending)
-                for one in request.ranges:
-                    owner.by_range[one] = pending
-                self._queue.append(pending)
-            self._start()
+            self._announce(owner, ranges)
+
+    def _announce(self, owner: Owner, ranges: list[tuple[int, int]]) -> None:
+        for one in ranges:
+            self._drop_failed(owner.by_range.get(one))
+        new = [one for one in ranges if one not in owner.by_range]
+        for request in plan_requests(new):
+            pending = _Pending(owner, request)
+            owner.pending.append(pending)
+            for one in request.ranges:
+                owner.by_range[one] = pending
+            self._queue.append(pending)
+        self._start()
 
     def read(self, owner: Owner, offset: int, size: int) -> bytes | None:
         """Return a range that was announced, or None if the caller is to request it.
@@ -175,23 +178,28 @@ class Prefetcher:
 
         The announced range is kept until `forget`.
         """
-        mine = False
+        pending, mine = None, False
         try:
             with self._lock:
-                for pending in list(owner.pending):
-                    self._drop_failed(pending)
-                for pending in owner.pending:
-                    if pending.request.offset <= offset < pending.end:
-                        break
-                else:
-                    return None
-                mine = self._claim(pending)
+                pending = self._find(owner, offset)
+                mine = pending is not None and self._claim(pending)
+            if pending is None:
+                return None
             return self._take(pending, mine, offset, min(size, pending.end - offset))
         finally:
-            if mine:
+            if pending is not None and mine:
                 with self._lock:
                     pending.give_up()
                     self._start()
+
+    def _find(self, owner: Owner, offset: int) -> _Pending | None:
+        """Return what was announced around an offset and did not fail; called with the lock."""
+        for pending in list(owner.pending):
+            self._drop_failed(pending)
+        for pending in owner.pending:
+            if pending.request.offset <= offset < pending.end:
+                return pending
+        return None
 
     def _claim(self, pending: _Pending) -> bool:
         """Whether the caller is to make the request itself; called with the lock."""
