@@ -17,6 +17,7 @@ from imagearchive.errors import (
     StaleIndexError,
 )
 from imagearchive.errors.arguments import check_choice, check_flag, check_integer, shorten
+from imagearchive.errors.plurals import pluralize
 from imagearchive.index.concatenate import open_concatenated
 from imagearchive.index.nesting import Nested
 from imagearchive.storage.answers import remember_answers
@@ -286,7 +287,7 @@ class Archive(MemberReader, Closable, Mapping[str, bytes]):
     def __repr__(self) -> str:
         path = self.path
         state = ", closed" if self._closed else ""
-        return f"Archive({path!r}, {len(self)} members{state})"
+        return f"Archive({path!r}, {pluralize(len(self), 'member')}{state})"
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: facts, directories, and thumbnails of some images."""

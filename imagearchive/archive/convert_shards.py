@@ -13,6 +13,7 @@ import numpy.typing as npt
 from imagearchive.archive.member_copy import FileKind, write_members
 from imagearchive.archive.shard_tasks import holds_members, write_once
 from imagearchive.errors import OptionError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.executors import AnyExecutor, CallingThread, run_all
 from imagearchive.storage.location import locate
 
@@ -88,7 +89,9 @@ def _split_samples(
 
     sizes = [sum(1 for _ in group) for _, group in groupby(positions, key=key)]
     if len(sizes) < shards:
-        raise OptionError(f"there are only {len(sizes)} samples for {shards} shards")
+        raise OptionError(
+            f"there are only {pluralize(len(sizes), 'sample')} for {pluralize(shards, 'shard')}"
+        )
     ends = np.cumsum(sizes)
     cuts = [int(ends[number * len(sizes) // shards - 1]) for number in range(1, shards)]
     return np.split(np.array(positions, np.int64), cuts)

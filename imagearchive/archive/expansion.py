@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from imagearchive.containers.rows import KIND_SPARSE
 from imagearchive.errors import LimitError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.limits import RATIO_FLOOR, Limits, limit_hint
 
 if TYPE_CHECKING:
@@ -118,8 +119,8 @@ def check_expansion(
     size, held = measure_expansion(archive, np.asarray(positions, np.int64), holes=holes)
     if size > max(RATIO_FLOOR, held * limits.max_ratio):
         raise LimitError(
-            f"{archive.path}: the members take {size} bytes, of which the archive holds only "
-            f"{held}: it has sparse files, links to one file, or members that overlap",
+            f"{archive.path}: the members take {pluralize(size, 'byte')}, of which the archive "
+            f"holds only {held}: it has sparse files, links to one file, or members that overlap",
             hints=[limit_hint("max_ratio", limits.max_ratio)],
         )
 

@@ -34,6 +34,7 @@ from imagearchive.errors import UnsafePathError
 from imagearchive.errors.arguments import check_choice, check_integer, check_sequence
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.errors.plurals import pluralize
 from imagearchive.index.names import normalize
 from imagearchive.index.resolve import resolve
 from imagearchive.storage.changes import changes_first
@@ -222,7 +223,9 @@ def _warn_of_stop(path: str, place: str, run: Extraction, total: int, resumed: b
         how = "to continue, extract again and skip existing files"
     else:
         how = f"they are in {place}; to continue, extract again; to give up, delete that directory"
-    logger.warning("%s: stopped after %s%d of %d files; %s", path, at_least, done, total, how)
+    logger.warning(
+        "%s: stopped after %s%d of %s; %s", path, at_least, done, pluralize(total, "file"), how
+    )
 
 
 def select(archive: Archive, patterns: Iterable[str]) -> list[int]:

@@ -32,6 +32,7 @@ from imagearchive.archive.small_files import create_files
 from imagearchive.archive.threads import Chunks, run_in_threads
 from imagearchive.containers.rows import KIND_FILE, KIND_SPARSE
 from imagearchive.errors import LimitError, UnsafePathError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.atomic import create_file
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS
@@ -401,9 +402,9 @@ class Extraction:
             if not too_large or self._archive.table.entries["kind"][position] != KIND_SPARSE:
                 raise
             raise LimitError(
-                f"{self._archive.path}: member {self._archive.name(position)[:200]!r} takes {size} "
-                f"bytes, more than a file can have here ({self._target.path}: {error.strerror}); "
-                f"extract to another file system, or only the other members"
+                f"{self._archive.path}: member {self._archive.name(position)[:200]!r} takes "
+                f"{pluralize(size, 'byte')}, more than a file can have here ({self._target.path}: "
+                f"{error.strerror}); extract to another file system, or only the other members"
             ) from error
 
 

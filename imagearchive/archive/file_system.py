@@ -12,6 +12,7 @@ import numpy as np
 from imagearchive.archive.entries import DirEntry, MemberInfo
 from imagearchive.archive.name_tree import NameTree, decode, encode, name_text
 from imagearchive.errors import OptionTypeError, SampleIndexError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.index.table import IndexTable
 
 __all__ = ["ArchiveFileSystem"]
@@ -55,7 +56,7 @@ class ArchiveFileSystem:
         if position < 0:
             position += count
         if not 0 <= position < count:
-            raise SampleIndexError(f"{self.path}: position {key} of {count} members")
+            raise SampleIndexError(f"{self.path}: position {key} of {pluralize(count, 'member')}")
         return position
 
     def name(self, position: int) -> str:

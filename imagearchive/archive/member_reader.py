@@ -21,6 +21,7 @@ from imagearchive.errors import (
     SampleIndexError,
 )
 from imagearchive.errors.arguments import check_sequence
+from imagearchive.errors.plurals import pluralize
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS, Verify, compared_members
@@ -173,8 +174,9 @@ class MemberReader(ArchiveFileSystem):
         most = MAX_SPARSE_READ if kind == KIND_SPARSE else MAX_EXPANDED_READ
         if size > most and size > MAX_EXPANSION * stored_size:
             raise LimitError(
-                f"{self._where(position)}: {size} bytes, of which the archive holds {stored_size}, "
-                f"are not read into memory at once; read parts of it with open() or member()"
+                f"{self._where(position)}: {pluralize(size, 'byte')}, of which the archive holds "
+                f"{stored_size}, are not read into memory at once; read parts of it with open() or "
+                "member()"
             )
         row = self.table.entries[position]
         with changes_first(self):

@@ -33,6 +33,7 @@ from imagearchive.errors.arguments import (
     check_sequence,
     check_size,
 )
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.atomic import publish_together
 from imagearchive.storage.location import local_path, locate
 from imagearchive.storage.outputs import output_path
@@ -344,7 +345,9 @@ def _sample_key(item: SourceFile) -> tuple[bytes, bytes]:
 def _by_count(files: Callable[[], Iterator[SourceFile]], shards: int) -> _Cut:
     total = sum(1 for _ in groupby(files(), key=_sample_key))
     if total < shards:
-        raise OptionError(f"there are only {total} samples for {shards} shards")
+        raise OptionError(
+            f"there are only {pluralize(total, 'sample')} for {pluralize(shards, 'shard')}"
+        )
     seen = 0
 
     def cut(_: list[SourceFile]) -> bool:

@@ -16,6 +16,7 @@ from imagearchive.errors import (
     SampleIndexError,
     UnsupportedMemberError,
 )
+from imagearchive.errors.plurals import pluralize
 from imagearchive.index.name_order import is_first_of_name, sort_names
 from imagearchive.index.names import take_parts
 from imagearchive.index.sample_keys import (
@@ -110,7 +111,7 @@ class Samples(Sequence[Any]):
         if len(self) > SHOWN:
             shown.append("...")
         extensions = "".join(f", {';'.join(choices)!r}" for choices in self._choices)
-        return f"Samples([{', '.join(shown)}], {len(self)} samples{extensions})"
+        return f"Samples([{', '.join(shown)}], {pluralize(len(self), 'sample')}{extensions})"
 
     def key(self, index: int) -> str:
         """Return the name of a sample: the name of its files up to the first dot."""

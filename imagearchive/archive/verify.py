@@ -31,6 +31,7 @@ from imagearchive.errors import (
 )
 from imagearchive.errors.hints import Hint, with_hints
 from imagearchive.errors.os_errors import OUT_OF_RESOURCES, os_errors_for
+from imagearchive.errors.plurals import pluralize
 from imagearchive.images.decode import find_damage
 from imagearchive.index.freshness import REBUILD
 from imagearchive.index.name_order import sort_names
@@ -380,7 +381,9 @@ def _check_headers(archive: Archive, failures: list[Failure]) -> None:
             failures.append(Failure(-1, path, "its index does not describe it", (REBUILD,)))
         start = end
     if start != len(table):
-        failures.append(Failure(-1, str(archive.path), f"{len(table)} members instead of {start}"))
+        failures.append(
+            Failure(-1, str(archive.path), f"{pluralize(len(table), 'member')} instead of {start}")
+        )
 
 
 def _failure(error: Exception, position: int, name: str, *where: str) -> Failure:

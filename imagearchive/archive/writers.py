@@ -13,6 +13,7 @@ from imagearchive.containers.tar.writer import BareTarWriter
 from imagearchive.containers.zip.writer import BareZipWriter
 from imagearchive.errors import CorruptArchiveError, CorruptIndexError
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.errors.plurals import pluralize
 from imagearchive.index.index_locations import cache_location, index_beside
 from imagearchive.storage.closing import Abortable
 from imagearchive.storage.location import locate
@@ -439,7 +440,8 @@ def _content(fd: int, size: int, path_shown: str) -> Iterator[bytes]:
         left -= len(data)
         if left < 0 or (left and not data):
             raise CorruptArchiveError(
-                f"{path_shown}: the file changed its size while it was packed; it had {size} bytes"
+                f"{path_shown}: the file changed its size while it was packed; it had "
+                f"{pluralize(size, 'byte')}"
             )
         if not data:
             return

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.errors import DecodeError
+from imagearchive.errors.plurals import pluralize
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -35,7 +36,7 @@ def parse_idx(data: Buffer) -> npt.NDArray[Any]:
         raise DecodeError("not an IDX file: it begins with other bytes")
     start = 4 + 4 * view[3]
     if len(view) < start:
-        raise DecodeError(f"the header of the IDX file ends after {len(view)} bytes")
+        raise DecodeError(f"the header of the IDX file ends after {pluralize(len(view), 'byte')}")
     shape = tuple(np.frombuffer(view, ">u4", view[3], 4).tolist())
     dtype = np.dtype(IDX_TYPES[view[2]])
     if view[3] > 8 or math.prod(shape) * dtype.itemsize != len(view) - start:

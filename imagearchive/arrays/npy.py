@@ -22,6 +22,7 @@ from imagearchive.errors import (
     OptionError,
     UnsupportedMemberError,
 )
+from imagearchive.errors.plurals import pluralize
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -166,8 +167,9 @@ def parse_header(
     size = available - offset if member_size is None else member_size
     if offset < 0 or size < 0 or offset + size > available:
         raise CorruptArchiveError(
-            f"{where}: {size} bytes at offset {offset} are not within the {available} bytes of "
-            f"the file; it is truncated, or its index belongs to another file"
+            f"{where}: a range of {pluralize(size, 'byte')} at offset {offset} is not within the "
+            f"file of {pluralize(available, 'byte')}; it is truncated, or its index belongs to "
+            "another file"
         )
     head = read(offset, min(size, _FIRST_READ))
     start, length, version = _measure(head, size, where, offset, max_header)
@@ -250,7 +252,8 @@ def build_header(
         total = needed + -(at + needed) % align if size is None else size
         if total < needed:
             raise OptionError(
-                f"size={size} is too small: the header of {dtype} {shape} needs {needed} bytes"
+                f"size={size} is too small: the header of {dtype} {shape} needs "
+                f"{pluralize(needed, 'byte')}"
             )
         length = total - prefix
         if length < 1 << 8 * width:
@@ -400,13 +403,13 @@ def _measure(
     length = int.from_bytes(head[8:start], "little")
     if start + length > size or len(head) < start:
         raise CorruptArchiveError(
-            f"{where}: the .npy header at offset {offset} claims {length} bytes, but the array has "
-            f"only {size}; the file is truncated or damaged"
+            f"{where}: the .npy header at offset {offset} claims {pluralize(length, 'byte')}, but "
+            f"the array has only {size}; the file is truncated or damaged"
         )
     if length > max_header:
         raise UnsupportedMemberError(
-            f"{where}: the .npy header at offset {offset} has {length} bytes, but at most "
-            f"{max_header} are read; the file is damaged, or its dtype has too many fields"
+            f"{where}: the .npy header at offset {offset} has {pluralize(length, 'byte')}, but at "
+            f"most {max_header} are read; the file is damaged, or its dtype has too many fields"
         )
     return start, length, version
 
@@ -427,6 +430,6 @@ def _check_extent(dtype: np.dtype[Any], shape: tuple[int, ...], payload: int, wh
     needed = count if dtype.hasobject else count * dtype.itemsize
     if needed > payload:
         raise CorruptArchiveError(
-            f"{where}: an array of {dtype} {shape} needs {needed} bytes, but only {payload} follow "
-            f"its header; the file is truncated or damaged"
+            f"{where}: an array of {dtype} {shape} needs {pluralize(needed, 'byte')}, but only "
+            f"{payload} follow its header; the file is truncated or damaged"
         )

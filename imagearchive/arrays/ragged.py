@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from imagearchive.errors import CorruptArchiveError
+from imagearchive.errors.plurals import pluralize
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -165,6 +166,7 @@ def row_shape(
     shape = tuple(int(length) for length in shapes[row])
     if any(length < 0 for length in shape) or math.prod(shape) != count:
         raise CorruptArchiveError(
-            f"{where}: row {row} has shape {shape} but {count} elements; the file is damaged"
+            f"{where}: row {row} has shape {shape} but {pluralize(count, 'element')}; the file is "
+            "damaged"
         )
     return shape

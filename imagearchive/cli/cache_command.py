@@ -10,10 +10,10 @@ from imagearchive.cli.output import (
     escape_name,
     format_size,
     format_time,
-    pluralize,
     write,
     write_json,
 )
+from imagearchive.errors.plurals import pluralize
 from imagearchive.index.cache import CachedIndex, cached_indexes, remove_cached
 from imagearchive.index.column_checks import forget_checked
 
@@ -43,7 +43,7 @@ def cache(arguments: argparse.Namespace) -> int:
     write(_line(index, arguments.human_readable) for index in indexes)
     size = format_size(sum(index.size for index in indexes), True)
     done = "removed" if not arguments.dry_run else "to remove"
-    total = f"{pluralize(len(indexes), 'index', 'indexes')}, {size}"
+    total = f"{pluralize(len(indexes), 'index')}, {size}"
     write([f"{total} {done}" if arguments.clean else total])
     return 0
 

@@ -18,13 +18,13 @@ from imagearchive.cli.output import (
     escape_name,
     file_size,
     format_size,
-    pluralize,
     progress_bar,
     relative_path,
     write,
     write_json,
 )
 from imagearchive.containers.left_out import describe_reason
+from imagearchive.errors.plurals import pluralize
 
 __all__ = ["info", "verify"]
 

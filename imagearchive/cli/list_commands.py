@@ -23,13 +23,13 @@ from imagearchive.cli.output import (
     format_permissions,
     format_size,
     format_time,
-    pluralize,
     raw_name,
     relative_path,
     standard_output,
     write,
     write_json_rows,
 )
+from imagearchive.errors.plurals import pluralize
 from imagearchive.index.names import normalize
 
 __all__ = ["cat", "find", "ls", "tree"]
@@ -158,7 +158,7 @@ def tree(arguments: argparse.Namespace) -> int:
         counts = {"directories": 0, "files": 0}
         write([escape_name(top) or escape_name(str(arguments.archive))])
         write(_branches(archive, arguments, top, counts))
-        folders = pluralize(counts["directories"], "directory", "directories")
+        folders = pluralize(counts["directories"], "directory")
         write(["", f"{folders}, {pluralize(counts['files'], 'file')}"])
     return 0
 

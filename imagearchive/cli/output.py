@@ -23,7 +23,6 @@ __all__ = [
     "format_permissions",
     "format_size",
     "format_time",
-    "pluralize",
     "progress_bar",
     "raw_name",
     "relative_path",
@@ -111,11 +110,6 @@ def write_json_rows(records: Iterator[dict[str, Any]]) -> None:
         yield "]\n" if before != "[" else "[]\n"
 
     write(lines(), end="")
-
-
-def pluralize(number: int, singular: str, plural: str = "") -> str:
-    """Return a number with its noun: ``1 file``, ``2 files``."""
-    return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
 def format_size(size: int, human: bool) -> str:

@@ -14,13 +14,13 @@ from imagearchive.cli.messages import print_error, print_notes
 from imagearchive.cli.output import (
     escape_message,
     format_size,
-    pluralize,
     progress_bar,
     relative_path,
     write,
     write_json,
 )
 from imagearchive.cli.table_arguments import table_options
+from imagearchive.errors.plurals import pluralize
 
 if TYPE_CHECKING:
     from imagearchive.processing.repack import Repacked
@@ -105,8 +105,8 @@ def _summary(done: Repacked) -> list[str]:
     ratio = done.bytes_after / done.bytes_before if done.bytes_before else 1.0
     before, after = (format_size(size, True) for size in (done.bytes_before, done.bytes_after))
     lines.append(
-        f"{pluralize(done.samples, 'sample')}, {done.encoded} of {done.images} images encoded "
-        f"again: {before} -> {after} ({ratio:.0%})"
+        f"{pluralize(done.samples, 'sample')}, {done.encoded} of {pluralize(done.images, 'image')} "
+        f"encoded again: {before} -> {after} ({ratio:.0%})"
     )
     if done.speed_before and done.speed_after:
         lines.append(

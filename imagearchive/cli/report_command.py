@@ -12,12 +12,12 @@ from imagearchive.cli.messages import print_error
 from imagearchive.cli.output import (
     escape_message,
     escape_name,
-    pluralize,
     progress_bar,
     relative_path,
     write,
     write_json,
 )
+from imagearchive.errors.plurals import pluralize
 
 if TYPE_CHECKING:
     from imagearchive.processing.report.facts import ArchiveFacts
@@ -95,7 +95,7 @@ def _summary(facts: ArchiveFacts) -> str:
         if images.damaged:
             parts.append(f"{images.damaged} broken or truncated")
     if facts.classes is not None:
-        parts.append(pluralize(len(facts.classes.counts), "class", "classes"))
+        parts.append(pluralize(len(facts.classes.counts), "class"))
     if facts.samples is not None and facts.samples.fields:
         lacking = f", {facts.samples.incomplete} incomplete" if facts.samples.incomplete else ""
         parts.append(pluralize(facts.samples.count, "sample") + lacking)

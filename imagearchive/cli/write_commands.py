@@ -17,7 +17,6 @@ from imagearchive.cli.output import (
     escape_message,
     escape_name,
     format_size,
-    pluralize,
     progress_bar,
     relative_path,
     standard_output,
@@ -30,6 +29,7 @@ from imagearchive.errors import (
     TargetExistsError,
     UnsupportedArchiveError,
 )
+from imagearchive.errors.plurals import pluralize
 
 if TYPE_CHECKING:
     from imagearchive.archive.extract import Existing

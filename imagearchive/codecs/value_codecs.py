@@ -14,6 +14,7 @@ from imagearchive.arrays.objects.plain_pickle import load_plain_pickle
 from imagearchive.codecs.codec import Codec, DecodeOptions, unsafe_pickle
 from imagearchive.errors import DecodeError, LimitError, MissingDependencyError, UnsafePickleError
 from imagearchive.errors.hints import Hint
+from imagearchive.errors.plurals import pluralize
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -201,7 +202,9 @@ class ClassCodec(Codec):
         text = str(int(value))
         if not _DECIMAL.fullmatch(text):
             digits = len(text.lstrip("-"))
-            raise DecodeError(f"cls needs an integer of up to 18 digits, got {digits} digits")
+            raise DecodeError(
+                f"cls needs an integer of up to 18 digits, got {pluralize(digits, 'digit')}"
+            )
         return text.encode()
 
 

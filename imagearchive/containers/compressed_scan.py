@@ -22,6 +22,7 @@ from imagearchive.containers.rows import RowBuffer
 from imagearchive.containers.single_file import SingleFileContainer
 from imagearchive.errors import CorruptArchiveError, UnsupportedArchiveError
 from imagearchive.errors.hints import Hint, shell_command
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.checkpoints import CheckpointBuilder
 from imagearchive.storage.compressed import CompressedStorage, CompressedStream
 from imagearchive.storage.location import Location
@@ -188,7 +189,7 @@ def _check_span(stream: CompressedStream, span: int, where: str, view: DerivedFi
     if view.parent is not None:
         raise UnsupportedArchiveError(f"{one_piece}; extract it from its archive first")
     size = stream.size if stream.size != UNKNOWN_SIZE else stream.known_size
-    takes = "" if size is None else f" It takes {size} bytes when decompressed."
+    takes = "" if size is None else f" It takes {pluralize(size, 'byte')} when decompressed."
     convert = shell_command("imagearchive convert", where, plain_name(where))
     raise UnsupportedArchiveError(
         f"{one_piece}.{takes} Convert it first: {convert}",
@@ -245,7 +246,7 @@ def _name_members(error: CorruptArchiveError, rows: RowBuffer | None) -> Corrupt
         return error
     first, last = (os.fsdecode(rows.name(int(row))) for row in (covered[0], covered[-1]))
     return CorruptArchiveError(
-        f"{error.message}. Any of the {len(covered)} members from {first!r} to {last!r} may be "
-        f"damaged",
+        f"{error.message}. The damage is somewhere in the {pluralize(len(covered), 'member')} from "
+        f"{first!r} to {last!r}",
         hints=[Hint("strict=False", "to read them anyway")],
     )

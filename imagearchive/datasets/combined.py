@@ -13,6 +13,7 @@ from imagearchive.datasets.dataset_base import Dataset, resolve_index, resolve_i
 from imagearchive.datasets.npz.columns import PLURALS
 from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_sequence, shorten
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.patterns import expand_paths
 
 __all__ = ["CombinedLazyDataset", "DatasetGroup"]
@@ -156,7 +157,7 @@ class CombinedLazyDataset(DatasetGroup):
     def locate(self, index: Any) -> tuple[int, int]:
         """Return the number of the dataset that contains a sample, and the sample's index in it."""
         ends = self._bounds()
-        position = resolve_index(index, int(ends[-1]), f"{len(ends)} datasets")
+        position = resolve_index(index, int(ends[-1]), f"{pluralize(len(ends), 'dataset')}")
         part = int(np.searchsorted(ends, position, "right"))
         return part, position - (int(ends[part - 1]) if part else 0)
 
@@ -192,7 +193,7 @@ class CombinedLazyDataset(DatasetGroup):
             The datasets that are read have different columns.
         """
         ends = self._bounds()
-        rows = resolve_indices(indices, int(ends[-1]), f"{len(ends)} datasets")
+        rows = resolve_indices(indices, int(ends[-1]), f"{pluralize(len(ends), 'dataset')}")
         parts = np.searchsorted(ends, rows, "right")
         starts = np.concatenate([[0], ends[:-1]]).astype(np.intp)
         asked = np.unique(parts).tolist() or [0]

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.errors import ClosedError, OptionTypeError, SampleIndexError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.changes import Changeable
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.fork_lock import ForkSafeLock
@@ -91,7 +92,10 @@ def resolve_index(
             f"the index of a {noun} must be an integer, got {type(index).__name__}{advice}"
         ) from None
     if not -length <= position < length:
-        raise SampleIndexError(f"{where}: no {noun} {position}; there are {length} {noun}s")
+        verb = "is" if length == 1 else "are"
+        raise SampleIndexError(
+            f"{where}: no {noun} {position}; there {verb} {pluralize(length, noun)}"
+        )
     return position + length if position < 0 else position
 
 

@@ -46,6 +46,7 @@ from imagearchive.errors.arguments import (
     check_sequence,
     shorten,
 )
+from imagearchive.errors.plurals import pluralize
 from imagearchive.index.nesting import Nested
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.location import locate
@@ -410,8 +411,8 @@ class ImageArchive(ImageSamples):
         count = len(self._selection)
         if mask.length != count:
             raise OptionError(
-                f"split_mask must have one value for each of the {count} samples, got "
-                f"{mask.length} values"
+                f"split_mask must have {pluralize(count, 'value')}, one for each sample, got "
+                f"{mask.length}"
             )
         rows = mask.rows()
         self._labels = self._labels.select(rows)
@@ -424,7 +425,8 @@ class ImageArchive(ImageSamples):
         count = len(self.classes)
         classes = f", {count} class{'es' if count != 1 else ''}" if count else ""
         root = f", root={self.root!r}" if self.root else ""
-        return f"ImageArchive({self.archive.path!r}{root}, {self._length} samples{classes})"
+        samples = pluralize(self._length, "sample")
+        return f"ImageArchive({self.archive.path!r}{root}, {samples}{classes})"
 
 
 def _companion(argument: str, path: str | os.PathLike[str] | None) -> CompanionFile | None:

@@ -26,6 +26,7 @@ from imagearchive.datasets.pil_loader import pil_loader
 from imagearchive.datasets.sample_names import SampleNames
 from imagearchive.datasets.selection import Selection
 from imagearchive.errors import ImageArchiveError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.mapping import damaged_mappings
 
 __all__ = ["ImageSamples"]
@@ -131,9 +132,8 @@ class ImageSamples(OptionsDataset[ImageArchiveOptions]):
         except Exception as error:
             self.archive.check_unchanged()
             info = self.archive.info(position)
-            where = (
-                f"{info.archive}: member {info.name!r} at offset {info.offset} ({info.size} bytes)"
-            )
+            size = pluralize(info.size, "byte")
+            where = f"{info.archive}: member {info.name!r} at offset {info.offset} ({size})"
             if self.loader is pil_loader and isinstance(error, ImageArchiveError):
                 raise type(error)(f"{where}: {error.message}", hints=error.hints) from error
             if hasattr(error, "add_note"):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from imagearchive.datasets.class_numbers import NO_CLASS, ClassNumbers
 from imagearchive.datasets.ragged_labels import RaggedLabels
 from imagearchive.errors import LabelError
+from imagearchive.errors.plurals import pluralize
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -163,7 +164,9 @@ def read_label_file(
     if unlabeled == count and count:
         raise LabelError(f"{path}: none of the {count} samples is labeled in this file")
     if unlabeled:
-        logger.warning("%s: %d of %d samples are not labeled in this file", path, unlabeled, count)
+        logger.warning(
+            "%s: no labels in this file for %d of %s", path, unlabeled, pluralize(count, "sample")
+        )
     grouped = RaggedLabels.grouped(owners, np.array(sizes, np.int64), values, count)
     return FileLabels(_single_integers(owners, sizes, values, count), grouped)
 

@@ -17,6 +17,7 @@ from imagearchive.datasets.label_files import LabelParser, read_label_file
 from imagearchive.datasets.ragged_labels import RaggedLabels
 from imagearchive.datasets.selection import find_classes
 from imagearchive.errors import LabelError
+from imagearchive.errors.plurals import pluralize
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -363,9 +364,13 @@ def _find_class_labels(
         classes = []
     if classes and not inside.all() and not selection.is_listed:
         logger.info(
-            "%s: %d files outside the class directories are not samples",
+            "%s: %s left out",
             archive.path,
-            int((~inside).sum()),
+            pluralize(
+                int((~inside).sum()),
+                "file outside the class directories is",
+                "files outside the class directories are",
+            ),
         )
         selection.keep(np.flatnonzero(inside))
         numbers = numbers[inside]
@@ -386,11 +391,11 @@ def _warn_of_empty_classes(
     if empty:
         names = ", ".join(repr(classes[number]) for number in empty[:5])
         logger.warning(
-            "%s: %d of %d classes have no samples: %s%s; they keep their numbers. Choose other "
+            "%s: no samples in %d of %s: %s%s; the numbers of the classes stay. Choose other "
             "extensions, or a root that contains class directories only",
             archive.path,
             len(empty),
-            len(classes),
+            pluralize(len(classes), "class"),
             names,
             ", ..." if len(empty) > 5 else "",
         )

@@ -25,6 +25,7 @@ from imagearchive.datasets.table_rows import (
 from imagearchive.errors import LabelError, OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_choice, check_sequence, shorten
 from imagearchive.errors.hints import Hint
+from imagearchive.errors.plurals import pluralize
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -179,7 +180,10 @@ def _list_members(archive: Archive, selection: Selection, options: MembersOption
     repeated = found[order][1:][np.diff(found[order]) == 0]
     if len(repeated):
         listed = ", ".join(repr(archive.name(int(one))) for one in repeated[:SHOWN])
-        raise LabelError(f"{where}: {len(repeated)} members are named more than once: {listed}")
+        raise LabelError(
+            f"{where}: {pluralize(len(repeated), 'member is', 'members are')} named more than "
+            f"once: {listed}"
+        )
     return ListedSamples(found, None, [])
 
 

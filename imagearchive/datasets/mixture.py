@@ -13,6 +13,7 @@ from imagearchive.datasets.dataset_base import resolve_index
 from imagearchive.datasets.permutation import MAX_SAMPLES, Permutation
 from imagearchive.errors import OptionError
 from imagearchive.errors.arguments import check_flag, check_integer, check_number, check_sequence
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.lru import LRUCache
 
 __all__ = ["Mixture"]
@@ -78,8 +79,8 @@ class Mixture(DatasetGroup):
         numbers = check_sequence("weights", weights, "a list of positive numbers")
         if len(numbers) != len(self.datasets):
             raise OptionError(
-                f"weights must have a number for each of the {len(self.datasets)} datasets, got "
-                f"{len(numbers)}"
+                f"weights must have {pluralize(len(self.datasets), 'number')}, one for each "
+                f"dataset, got {len(numbers)}"
             )
         self.weights = [check_number("weights", weight, above=0) for weight in numbers]
         self.shuffle = check_flag("shuffle", shuffle)
@@ -119,7 +120,9 @@ class Mixture(DatasetGroup):
 
     def locate(self, index: Any) -> tuple[int, int]:
         """Return the number of the dataset that a sample is from, and its index there."""
-        rest = resolve_index(index, self._length, f"a mixture of {len(self.datasets)} datasets")
+        rest = resolve_index(
+            index, self._length, f"a mixture of {pluralize(len(self.datasets), 'dataset')}"
+        )
         for number, share in enumerate(self._shares):
             before = _rounded(rest, share)
             if _rounded(rest + 1, share) > before:
@@ -149,7 +152,8 @@ class Mixture(DatasetGroup):
         return _restore, (self.datasets, self.weights, self._length, self.shuffle, self.seed)
 
     def __repr__(self) -> str:
-        return f"Mixture({self.datasets!r}, weights={self.weights!r}, {self._length} samples)"
+        samples = pluralize(self._length, "sample")
+        return f"Mixture({self.datasets!r}, weights={self.weights!r}, {samples})"
 
 
 def _restore(

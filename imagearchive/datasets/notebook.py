@@ -21,6 +21,7 @@ from imagearchive.datasets.shown_samples import (
     load_sample,
     locate_sample,
 )
+from imagearchive.errors.plurals import pluralize
 from imagearchive.images.notebook import (
     SIDE,
     STRIP,
@@ -78,7 +79,7 @@ def _summarize_batch(batch: Any, columns: dict[str, Any]) -> Summary:
         (f"sample {index}", partial(_drawn_of_batch, batch, index))
         for index in range(min(STRIP, count))
     )
-    return Summary(f"batch of {count:,} samples", facts, pictures=pictures)
+    return Summary(f"batch of {pluralize(count, 'sample', grouped=True)}", facts, pictures=pictures)
 
 
 def _kind_of(column: Any) -> str:

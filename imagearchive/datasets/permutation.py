@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from imagearchive.errors import SampleIndexError
 from imagearchive.errors.arguments import check_integer
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.lru import LRUCache
 
 __all__ = ["MAX_SAMPLES", "BlockPermutation", "Permutation", "permute_ranges"]
@@ -144,7 +145,9 @@ class Permutation:
         """Return the element at one position; negative ones count from the end."""
         where = operator.index(position)
         if not -self.n <= where < self.n:
-            raise SampleIndexError(f"position {where} of a permutation of {self.n} elements")
+            raise SampleIndexError(
+                f"position {where} of a permutation of {pluralize(self.n, 'element')}"
+            )
         return int(self.take(np.array([where % self.n], np.int64))[0])
 
     def __iter__(self) -> Iterator[int]:
@@ -308,7 +311,8 @@ def _check_positions(positions: npt.NDArray[np.integer[Any]], n: int) -> _Positi
     where = np.asarray(positions).astype(np.int64)
     if where.size and (where.min() < 0 or where.max() >= n):
         raise SampleIndexError(
-            f"positions {where.min()} to {where.max()} of a permutation of {n} elements"
+            f"positions {where.min()} to {where.max()} of a permutation of "
+            f"{pluralize(n, 'element')}"
         )
     return where
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
+from imagearchive.errors.plurals import pluralize
+
 __all__ = ["SampleNames"]
 
 
@@ -38,4 +40,4 @@ class SampleNames(Sequence[tuple[str, Any]]):
         shown = [repr(self[index]) for index in range(min(len(self), SHOWN))]
         if len(self) > SHOWN:
             shown.append("...")
-        return f"SampleNames([{', '.join(shown)}], {len(self)} samples)"
+        return f"SampleNames([{', '.join(shown)}], {pluralize(len(self), 'sample')})"

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from imagearchive.archive.name_tree import decode, encode
 from imagearchive.datasets.label_files import read_index_file
 from imagearchive.errors import LabelError, MemberNotFoundError, OptionError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.index.class_directories import class_directories
 from imagearchive.index.name_order import is_first_of_name
 from imagearchive.index.names import ends_with, normalize
@@ -101,8 +102,8 @@ class Selection:
                 if value is not None and value != ""
             )
             raise OptionError(
-                f"{archive.path}: {chosen_by or 'label_file='} leaves none of its {len(table)} "
-                f"members; the first is {archive.name(0)!r}"
+                f"{archive.path}: {chosen_by or 'label_file='} leaves none of its "
+                f"{pluralize(len(table), 'member')}; the first is {archive.name(0)!r}"
             )
         if multi:
             self._group()
@@ -261,7 +262,7 @@ class Selection:
                     raise LabelError(
                         f"image {key}: not in the index file"
                         if self.numbers is not None
-                        else f"image {key}: there are {count} images, numbered from 0"
+                        else f"image {key}: there are {pluralize(count, 'image')}, numbered from 0"
                     )
                 return by_number[key]
             if self._bounds is not None:

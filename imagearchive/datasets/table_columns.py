@@ -13,6 +13,7 @@ import numpy.typing as npt
 from imagearchive.archive.name_tree import decode
 from imagearchive.errors import LabelError, OptionTypeError
 from imagearchive.errors.arguments import is_number, shorten
+from imagearchive.errors.plurals import pluralize
 
 __all__ = ["Column", "NoSuchColumnError", "column_of_records", "column_of_table"]
 
@@ -108,8 +109,8 @@ class Column:
         if len(missing):
             rows = ", ".join(map(str, missing[:SHOWN])) + (", ..." * (len(missing) > SHOWN))
             raise LabelError(
-                f"{self.where}: {len(missing)} of {len(self)} rows have no value: rows {rows}, "
-                f"counted from 0; leave them out of the table"
+                f"{self.where}: no value in {len(missing)} of {pluralize(len(self), 'row')}, "
+                f"counted from 0: {rows}; leave them out of the table"
             )
 
 

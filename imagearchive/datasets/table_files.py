@@ -16,6 +16,7 @@ from imagearchive.datasets.table_columns import (
     column_of_table,
 )
 from imagearchive.errors import DecodeError, LabelError, MissingDependencyError, OptionError
+from imagearchive.errors.plurals import pluralize
 
 if TYPE_CHECKING:
     from imagearchive.archive.archive import Archive
@@ -125,8 +126,8 @@ def _columns_of_rows(
                 append(row[place])
         except IndexError:
             raise LabelError(
-                f"{file}: line {line}: expected at least {max(places.values()) + 1} cells, got "
-                f"{len(row)}"
+                f"{file}: line {line}: expected at least "
+                f"{pluralize(max(places.values()) + 1, 'cell')}, got {len(row)}"
             ) from None
     return {
         name: Column(f"{file}: column {name!r}", found, is_typed=False)

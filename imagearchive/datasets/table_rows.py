@@ -25,6 +25,7 @@ from imagearchive.datasets.table_files import read_table_file
 from imagearchive.errors import LabelError, OptionTypeError
 from imagearchive.errors.arguments import shorten
 from imagearchive.errors.hints import Hint
+from imagearchive.errors.plurals import pluralize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,7 +101,8 @@ def read_columns(
     for column in columns.values():
         if len(column) != length:
             raise LabelError(
-                f"{column.where}: {len(column)} values, but the column {names[0]!r} has {length}"
+                f"{column.where}: {pluralize(len(column), 'value')}, but the column {names[0]!r} "
+                f"has {length}"
             )
     return columns
 

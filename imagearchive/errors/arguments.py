@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.errors.plurals import pluralize
 
 __all__ = [
     "check_callable",
@@ -162,8 +163,8 @@ def check_path(name: str, value: Any) -> str:
         )
     if len(path) > MAX_PATH and "{" not in path:
         raise OptionError(
-            f"{name} must be a path, got {len(path)} characters, and no path has more than "
-            f"{MAX_PATH}: {shorten(path)}"
+            f"{name} must be a path, got {pluralize(len(path), 'character')}, and no path has more "
+            f"than {MAX_PATH}: {shorten(path)}"
         )
     if "\0" in path:
         raise OptionError(f"{name} must be a path without null characters, got {shorten(value)}")

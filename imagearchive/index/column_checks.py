@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from imagearchive.containers.rows import ENTRY_DTYPE
 from imagearchive.errors import CorruptIndexError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.index.index_locations import cache_directory
 from imagearchive.index.validate import (
     UNBOUNDED,
@@ -59,13 +60,13 @@ def take_columns(path: str, sections: dict[str, npt.NDArray[Any]]) -> dict[str, 
     """
     missing = [name for name in COLUMNS if name not in sections]
     if missing:
-        raise CorruptIndexError(f"{path}: sections {missing} are missing; delete it")
+        raise CorruptIndexError(f"{path}: sections are missing: {missing}; delete it")
     columns = {name: sections.pop(name) for name in COLUMNS}
     for name, dtype in COLUMNS.items():
         if columns[name].dtype != dtype or columns[name].ndim != 1:
             raise CorruptIndexError(
-                f"{path}: section {name!r} is {columns[name].dtype} of {columns[name].ndim} "
-                f"dimensions; delete it"
+                f"{path}: section {name!r} is {columns[name].dtype} of "
+                f"{pluralize(columns[name].ndim, 'dimension')}; delete it"
             )
     return columns
 
@@ -115,9 +116,13 @@ def check_columns(
     count = len(entries)
     for name, length in (("name_offsets", count + 1), ("label_offsets", count + 1)):
         if len(columns[name]) != length:
-            raise _damaged(path, f"{len(columns[name])} {name} for {count} members")
+            raise _damaged(path, f"{len(columns[name])} {name} for {pluralize(count, 'member')}")
     if len(columns["name_order"]) != count:
-        raise _damaged(path, f"{len(columns['name_order'])} sorted names for {count} members")
+        raise _damaged(
+            path,
+            f"{pluralize(len(columns['name_order']), 'sorted name')} for "
+            f"{pluralize(count, 'member')}",
+        )
 
     def permutation() -> str | None:
         return None if is_permutation(columns["name_order"]) else "name_order is not a permutation"

@@ -25,6 +25,7 @@ from imagearchive.errors import (
     UnsupportedMemberError,
 )
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.atomic import AtomicFile
 from imagearchive.storage.crc import crc32
 from imagearchive.storage.location import PublishingLocation
@@ -172,7 +173,9 @@ def load(location: Location) -> IndexFile:
     if len(arrays) == 1:
         return IndexFile({"entries": last}, {}, identity, storage)
     if last.dtype != np.uint8 or last.ndim != 1:
-        raise NotAnIndexError(f"{path}: {len(arrays)} arrays, but the last is not metadata")
+        raise NotAnIndexError(
+            f"{path}: {pluralize(len(arrays), 'array')}, but the last is not metadata"
+        )
     try:
         meta = json.loads(last.tobytes())
         names = [section["name"] for section in meta["sections"]]
@@ -195,8 +198,8 @@ def load(location: Location) -> IndexFile:
         or len(set(names)) != len(names)
     ):
         raise CorruptIndexError(
-            f"{path}: the metadata do not name each of the {len(arrays) - 1} sections once, with a "
-            f"checksum; delete it"
+            f"{path}: the metadata do not name each of "
+            f"{pluralize(len(arrays) - 1, 'section')} once, with a checksum; delete it"
         )
     return IndexFile(dict(zip(names, arrays)), meta, identity, storage)
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from imagearchive.containers.packed_rows import PackedRows
 from imagearchive.errors import StaleIndexError
 from imagearchive.errors.hints import Hint
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.location import statuses
 from imagearchive.storage.protocol import RangesStorage
 
@@ -122,7 +123,7 @@ def difference(
     What is found out about each file, by its path, is added to `found`.
     """
     if len(files) != len(archives):
-        return f"it describes {len(archives)} files, not {len(files)}"
+        return f"it describes {pluralize(len(archives), 'file')}, not {len(files)}"
     # Asked for together, because each may be a request to a server.
     asked = dict(zip(files, signatures(files))) if _all_remote(files) else {}
     for shard, (file, archive) in enumerate(zip(files, archives)):
@@ -134,7 +135,8 @@ def difference(
             if signature is None or archive.get("directory"):
                 return f"{path} is a directory, which is listed each time"
             if signature[0] != archive["size"]:
-                return f"{path} has {signature[0]} bytes, but {archive['size']} when it was indexed"
+                size = pluralize(signature[0], "byte")
+                return f"{path} has {size}, but {archive['size']} when it was indexed"
             if signature[1] == archive["identity"]:
                 continue
             samples = min(SAMPLES, int(archive.get("samples", SAMPLES)))

@@ -23,6 +23,7 @@ from imagearchive.errors import (
     StaleIndexError,
 )
 from imagearchive.errors.hints import Hint
+from imagearchive.errors.plurals import pluralize
 from imagearchive.index.inner_archives import identify
 from imagearchive.index.nesting import MAX_DEPTH
 from imagearchive.index.resolve import resolve
@@ -401,7 +402,9 @@ class _Stored(SliceStorage):
         """Return a range of the archive."""
         data = super().read(offset, size)
         if len(data) < size:
-            raise ForwardReadError(f"{self.path}: it ends after {offset + len(data)} bytes")
+            raise ForwardReadError(
+                f"{self.path}: it ends after {pluralize(offset + len(data), 'byte')}"
+            )
         return data
 
 

@@ -11,6 +11,7 @@ from imagearchive.storage.mapping cimport any_damaged
 import numpy as np
 
 from imagearchive.errors import CorruptIndexError, SampleIndexError
+from imagearchive.errors.plurals import pluralize
 
 cdef enum:
     METHOD_STORED = 0  # as in imagearchive.containers.rows
@@ -73,7 +74,8 @@ cdef class Lookup:
     cdef inline Py_ssize_t from_start(self, Py_ssize_t position) except -1:
         """Return a position that counts from the start."""
         if not -self.count <= position < self.count:
-            raise SampleIndexError(f"position {position} is out of range for {self.count} members")
+            members = pluralize(self.count, "member")
+            raise SampleIndexError(f"position {position} is out of range for {members}")
         return position + self.count if position < 0 else position
 
     def row(self, Py_ssize_t position):

@@ -14,6 +14,7 @@ from imagearchive.containers.container import Container
 from imagearchive.containers.left_out import LeftOut
 from imagearchive.errors import CorruptIndexError
 from imagearchive.errors.arguments import shorten
+from imagearchive.errors.plurals import pluralize
 from imagearchive.index.freshness import Signature, spread
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import (
@@ -100,14 +101,14 @@ class MemberTable:
         )
         if len(self.label_offsets) != len(self.entries) + 1:
             raise CorruptIndexError(
-                f"{self.path}: {len(self.label_offsets)} label offsets for {len(self.entries)} "
-                f"members; delete the index and open the archive again"
+                f"{self.path}: {pluralize(len(self.label_offsets), 'label offset')} for "
+                f"{len(self.entries)} members; delete the index and open the archive again"
             )
 
     # --- access -----------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({shorten(self.files)}, {len(self)} members)"
+        return f"{type(self).__name__}({shorten(self.files)}, {pluralize(len(self), 'member')})"
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: facts, and how many members each directory has."""

@@ -21,6 +21,7 @@ from imagearchive.errors import (
     UnsupportedArchiveError,
 )
 from imagearchive.errors.hints import Hint
+from imagearchive.errors.plurals import pluralize
 from imagearchive.index.build import BuiltIndex, directory_labels
 from imagearchive.index.freshness import file_changed, fingerprints, signatures
 from imagearchive.index.inner_archives import (
@@ -141,10 +142,10 @@ class _Builder:
         self._add_level(top_level(table, self._files, self._scanner.members))
         if self._too_deep:
             logger.warning(
-                "%s: %d archives more than %d levels deep are left as files",
+                "%s: %s left as files, more than %s deep",
                 table.files[0],
-                self._too_deep,
-                self._nesting.depth,
+                pluralize(self._too_deep, "archive is", "archives are"),
+                pluralize(self._nesting.depth, "level"),
             )
         entries = np.concatenate([table.entries[:0], *self._entries])
         entries["index"] = np.arange(len(entries), dtype=np.uint64)
@@ -276,9 +277,8 @@ class _Builder:
         self._found += len(found)
         if self._found > self._scanner.most_archives or self._scanner.is_full:
             if auto and not level.depth:
-                logger.info(
-                    "%s: its %d archives are left as files", self._table.files[0], len(found)
-                )
+                kept = pluralize(len(found), "archive in it is", "archives in it are")
+                logger.info("%s: %s left as files", self._table.files[0], kept)
                 return []
             raise LimitError(
                 f"{level.where or self._table.files[0]}: more than "
@@ -432,7 +432,7 @@ class _Builder:
         if self._prefix_bytes > self._most_names:
             raise LimitError(
                 f"{where}: the names of the members of archives within archives take more than "
-                f"{self._most_names} bytes",
+                f"{pluralize(self._most_names, 'byte')}",
                 hints=[AS_FILES],
             )
 

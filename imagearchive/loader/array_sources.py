@@ -14,6 +14,7 @@ from PIL import Image as PillowImage
 from imagearchive.datasets.label_guard import LabelGuard
 from imagearchive.datasets.protocols import offered_method
 from imagearchive.errors import OptionError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.images.decode import local_decoder
 from imagearchive.images.render import Decoder
 from imagearchive.loader.field_layout import PAIR_LAYOUT, FieldLayout, infer_kind
@@ -271,8 +272,8 @@ def split_pair(index: int, item: Any) -> tuple[Any, Any]:
         return item, NO_LABEL
     if not 1 <= len(item) <= 2:
         raise OptionError(
-            f"sample {index} has {len(item)} values, but a sample dict has an image and a label; "
-            f"pass a transform to get a column for each value, or return dicts"
+            f"sample {index} has {pluralize(len(item), 'value')}, but a sample dict has an image "
+            "and a label; pass a transform to get a column for each value, or return dicts"
         )
     return item[0], _checked_label(index, item[1]) if len(item) == 2 else NO_LABEL
 

@@ -28,6 +28,7 @@ from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
 from imagearchive.errors import ClosedError, OptionTypeError, WorkerError
 from imagearchive.errors.arguments import check_callable, check_choice, check_integer
+from imagearchive.errors.plurals import pluralize
 from imagearchive.errors.transport import dump_exception, load_exception
 from imagearchive.loader.shared_arena import SharedArena
 from imagearchive.storage.closing import Closable, live_objects
@@ -295,8 +296,8 @@ class _Run(Generic[T_co]):
         else:
             how = f"exited with exit status {code}"
         raise WorkerError(
-            f"the process that ran {self._name} {how} after {self._received} items, before the "
-            f"generator had ended"
+            f"the process that ran {self._name} {how} after {pluralize(self._received, 'item')}, "
+            "before the generator had ended"
         )
 
     def close(self, reason: str = "this iterator is closed; iterate over the MpQItr again") -> None:

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from imagearchive.datasets.permutation import MAX_SAMPLES, BlockPermutation, Permutation
 from imagearchive.errors import OptionError, SampleIndexError
 from imagearchive.errors.arguments import check_flag, check_integer, shorten
+from imagearchive.errors.plurals import pluralize
 
 __all__ = [
     "MAX_BATCH",
@@ -220,7 +221,7 @@ class EpochOrder:
         """Return the positions in the global order of a batch of this rank."""
         if not 0 <= batch < len(self):
             raise SampleIndexError(
-                f"batch {batch} is out of range: the epoch has {len(self)} batches"
+                f"batch {batch} is out of range: the epoch has {pluralize(len(self), 'batch')}"
             )
         first = batch * self.batch_size
         count = min(self.batch_size, self.samples - first)

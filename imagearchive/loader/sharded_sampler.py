@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from imagearchive.errors.arguments import check_integer
+from imagearchive.errors.plurals import pluralize
 from imagearchive.loader.epoch_counter import EpochCounter, Progress
 from imagearchive.loader.locality import find_data_order
 from imagearchive.loader.order import (
@@ -82,8 +83,8 @@ class ShardedSampler:
     def __repr__(self) -> str:
         order = self._order
         return (
-            f"ShardedSampler({order.n} samples, shuffle={order.shuffle!r}, seed={order.seed}, "
-            f"rank={order.rank}, world_size={order.world_size})"
+            f"ShardedSampler({pluralize(order.n, 'sample')}, shuffle={order.shuffle!r}, "
+            f"seed={order.seed}, rank={order.rank}, world_size={order.world_size})"
         )
 
     def __len__(self) -> int:

@@ -21,6 +21,7 @@ from imagearchive.errors import (
     LimitError,
     UnsupportedMemberError,
 )
+from imagearchive.errors.plurals import pluralize
 from imagearchive.images.render import Decoder
 from imagearchive.loader.field_layout import PAIR_LAYOUT, FieldLayout, common_layout
 from imagearchive.loader.options import MAX_PART
@@ -482,4 +483,4 @@ def make_fingerprint(count: int, parts: Iterable[str]) -> str:
     for part in parts:
         result.update(b"\0")
         result.update(part.encode(errors="surrogateescape"))
-    return f"{count} samples, {result.hexdigest()[:16]}"
+    return f"{pluralize(count, 'sample')}, {result.hexdigest()[:16]}"

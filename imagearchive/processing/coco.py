@@ -15,6 +15,7 @@ from imagearchive.codecs.coco_elements import (
 )
 from imagearchive.codecs.json_stream import JsonStream
 from imagearchive.errors import LabelError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.processing.annotation_records import Annotations, Problem
 from imagearchive.processing.collect import ImageEntry, check_name, collect_records
 from imagearchive.storage.location import local_path
@@ -64,7 +65,8 @@ def read_coco(
                 _add_annotation(item, entries.setdefault(identity, ImageEntry()), where, problems)
     unlisted = sum(entries[identity].annotations for identity in entries.keys() - images.keys())
     if unlisted:
-        reason = f"{unlisted} annotations refer to images that the file does not list"
+        refer = pluralize(unlisted, "annotation refers", "annotations refer")
+        reason = f"{refer} to images that the file does not list"
         problems.append(Problem(name, reason))
     merged: dict[str, ImageEntry] = {}
     for identity, file_name in images.items():
@@ -84,7 +86,8 @@ def _add_annotation(
         values = check_numbers(box, "bbox", where)
         if len(values) != 4:
             raise LabelError(
-                f"{where}: bbox must be [x, y, width, height], got {len(values)} values"
+                f"{where}: bbox must be [x, y, width, height], got "
+                f"{pluralize(len(values), 'value')}"
             )
         x, y, width, height = values
         entry.add_box((x, y, width, height), item.get("category_id", ""), where, problems)
@@ -93,8 +96,8 @@ def _add_annotation(
         values = check_numbers(points, "keypoints", where)
         if len(values) % 3:
             raise LabelError(
-                f"{where}: keypoints must be triples of x, y, and visibility, got {len(values)} "
-                f"values"
+                f"{where}: keypoints must be triples of x, y, and visibility, got "
+                f"{pluralize(len(values), 'value')}"
             )
         array = np.array(values, np.float64).reshape(-1, 3)
         # COCO lists people without a single labeled point; they have no landmarks to learn.

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, TextIO
 
 from imagearchive.errors import LabelError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.processing.annotation_records import Annotations, Problem
 from imagearchive.processing.collect import (
     ImageEntry,
@@ -74,7 +75,8 @@ def read_csv(
             where = f"{name}, line {line}"
             if len(row) < columns.count:
                 raise LabelError(
-                    f"{where}: {len(row)} fields, but the header has {columns.count} columns"
+                    f"{where}: {pluralize(len(row), 'field')}, but the header has "
+                    f"{pluralize(columns.count, 'column')}"
                 )
             image = check_name(row[columns.image].strip(), "the image column", where)
             entry = entries.setdefault(image, ImageEntry(where))

@@ -27,6 +27,7 @@ from imagearchive.errors import (
 )
 from imagearchive.errors.arguments import check_choice, check_integer, check_number
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.errors.plurals import pluralize
 from imagearchive.processing.annotation_records import Annotations, Problem
 from imagearchive.processing.annotations import read_annotations
 from imagearchive.processing.background_writer import BackgroundWriter
@@ -515,6 +516,6 @@ def _describe_nothing(where: str, problems: Sequence[Problem]) -> str:
             f"*_annotations.csv, or NAME.pts beside NAME.jpg"
         )
     return (
-        f"{where}: no usable image; {len(problems)} were left out, the last because of "
-        f"{problems[-1].path}: {problems[-1].reason}"
+        f"{where}: no usable image; {pluralize(len(problems), 'image was', 'images were')} left "
+        f"out, the last because of {problems[-1].path}: {problems[-1].reason}"
     )

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from imagearchive.errors import LabelError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.processing.annotation_records import Annotations, Floats, Problem, Record
 from imagearchive.processing.collect import check_inside, is_file, parse_number
 from imagearchive.storage.location import local_path
@@ -89,13 +90,16 @@ def _parse_points(name: str, lines: list[str]) -> Floats:
         elif len(words) == 2:
             points.append((parse_number(words[0], where), parse_number(words[1], where), 2.0))
         else:
-            raise LabelError(f"{where}: expected 'x y', got {len(words)} values")
+            raise LabelError(f"{where}: expected 'x y', got {pluralize(len(words), 'value')}")
     if not closed:
         raise LabelError(f"{name}, line {len(lines)}: no closing brace; the file is incomplete")
     if count is None:
         raise LabelError(f"{name}: no n_points before the points")
     if count != len(points):
-        raise LabelError(f"{name}: n_points is {count}, but {len(points)} points follow")
+        raise LabelError(
+            f"{name}: n_points is {count}, but "
+            f"{pluralize(len(points), 'point follows', 'points follow')}"
+        )
     return np.array(points, np.float64).reshape(-1, 3)
 
 

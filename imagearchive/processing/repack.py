@@ -34,6 +34,7 @@ from imagearchive.errors.arguments import (
     shorten,
 )
 from imagearchive.errors.hints import Hint
+from imagearchive.errors.plurals import pluralize
 from imagearchive.images.decode import decode_image
 from imagearchive.processing.repack_recipe import ImageFormat, Recipe
 from imagearchive.processing.repack_run import Run, RunOptions
@@ -349,10 +350,10 @@ class _State:
         for position in range(max(written - 1, 0), self._run.count if written else 0):
             if self._run.samples.key(int(self._run.order[position])) == last:
                 logger.warning(
-                    "%s: continuing after %d samples in %d shards",
+                    "%s: continuing after %s in %s",
                     self._path.text,
-                    position + 1,
-                    number,
+                    pluralize(position + 1, "sample"),
+                    pluralize(number, "shard"),
                 )
                 return number, position + 1
         return 0, 0
@@ -372,7 +373,8 @@ def _write_npz(run: Run, path: str) -> Repacked:
         if free < each * run.count:
             raise OSError(
                 errno.ENOSPC,
-                f"{run.count} samples take {each * run.count} bytes, and {free} are free",
+                f"{pluralize(run.count, 'sample')} would take {each * run.count} bytes, and "
+                f"{free} are free",
                 path,
             )
     with NpzWriter(path) as writer, closing(run.results("row", 0)) as results:

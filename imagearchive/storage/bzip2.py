@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.compressed import STEP
 from imagearchive.storage.stream_format import StreamFormat, StreamRange
 
@@ -201,9 +202,13 @@ class Bzip2Decoder:
             raise stream.error("it has no header")
         if head.strip(b"\0") and self._builder is not None:
             logger.warning(
-                "%s: the %d bytes after the last bzip2 stream are ignored",
+                "%s: %s ignored",
                 stream.where,
-                stream.stored_size - byte,
+                pluralize(
+                    stream.stored_size - byte,
+                    "byte after the last bzip2 stream is",
+                    "bytes after the last bzip2 stream are",
+                ),
             )
         return False
 

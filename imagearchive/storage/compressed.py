@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from imagearchive.errors import ClosedError, CorruptArchiveError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.checkpoints import (
     SPACING,
     CheckpointBuilder,
@@ -234,8 +235,9 @@ class CompressedStorage(Closable):
         end = offset + size
         if offset < 0 or size < 0 or end > self.size:
             raise CorruptArchiveError(
-                f"{self.path}: {size} bytes at offset {offset} are not within its {self.size} "
-                f"bytes; the archive is damaged, or its index belongs to another file"
+                f"{self.path}: a range of {pluralize(size, 'byte')} at offset {offset} is not "
+                f"within its {self.size} bytes; the archive is damaged, or its index belongs to "
+                "another file"
             )
         whole = self._whole
         if whole is None and self.size <= WHOLE:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from imagearchive.errors import CorruptArchiveError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.compressed import STEP, CompressedStorage
 from imagearchive.storage.inflate import RAW, Inflater
 from imagearchive.storage.stream_format import StreamFormat, StreamRange
@@ -75,7 +76,7 @@ class DeflateStream(StreamRange):
 
     def __post_init__(self) -> None:
         if self.size > _MAX_RATIO * (self.stored_size + 1):
-            raise self.error(f"{self.stored_size} bytes cannot inflate to {self.size}")
+            raise self.error(f"{pluralize(self.stored_size, 'byte')} cannot inflate to {self.size}")
 
     def error(self, reason: str) -> CorruptArchiveError:
         """Return the error for a damaged stream; raise StaleIndexError if the file has changed."""
@@ -102,7 +103,7 @@ class DeflateStream(StreamRange):
             raise self.error(str(error)) from error
         if len(data) != self.size or not decoder.eof:
             length = "more" if len(data) > self.size else f"{len(data)}"
-            raise self.error(f"it inflates to {length} of {self.size} bytes")
+            raise self.error(f"it inflates to {length} of {pluralize(self.size, 'byte')}")
         if zlib.crc32(data) != self.crc:
             raise self.error("its CRC-32 does not match")
         return data
@@ -186,7 +187,9 @@ class InflateDecoder:
                 self._check(data)
                 return data
             if not fed and not self._inflater.ended:
-                raise self._inflated.error(f"it ends early, after {self.position} bytes of output")
+                raise self._inflated.error(
+                    f"it ends early, after {pluralize(self.position, 'byte')} of output"
+                )
 
     def _fetch(self) -> int:
         """Read more of the stream if nothing is pending; return how much is."""
@@ -224,13 +227,15 @@ class _DeflateDecoder(InflateDecoder):
     def _following(self) -> None:
         stream = self._stream
         if self.position != stream.size or (self._builder and self.source != stream.stored_size):
-            raise stream.error(f"it inflates to {self.position} of {stream.size} bytes")
+            raise stream.error(
+                f"it inflates to {self.position} of {pluralize(stream.size, 'byte')}"
+            )
 
     def _check(self, data: bytes) -> None:
         """Check the size, and the CRC-32 at the end of a stream that was read from its start."""
         stream = self._stream
         if self.position > stream.size:
-            raise stream.error(f"it inflates to more than {stream.size} bytes")
+            raise stream.error(f"it inflates to more than {pluralize(stream.size, 'byte')}")
         if self._crc is not None:
             self._crc = zlib.crc32(data, self._crc)
             if self.position == stream.size and self._crc != stream.crc:

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from imagearchive.errors import CorruptArchiveError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.deflate import InflateDecoder, inflater_at
 from imagearchive.storage.inflate import GZIP, Inflater
 from imagearchive.storage.stream_format import DamagedRangeError, StreamFormat, StreamRange
@@ -90,9 +91,13 @@ class GzipDecoder(InflateDecoder):
         if bytes(self._pending[: len(_MAGIC)]) != _MAGIC:
             if self._builder is not None:
                 logger.warning(
-                    "%s: the %d bytes after the last gzip member are ignored",
+                    "%s: %s ignored",
                     stream.where,
-                    stream.stored_size - self.source,
+                    pluralize(
+                        stream.stored_size - self.source,
+                        "byte after the last gzip member is",
+                        "bytes after the last gzip member are",
+                    ),
                 )
             self._use(len(self._pending))
             return None

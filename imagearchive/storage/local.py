@@ -26,6 +26,7 @@ from imagearchive.errors import (
     UnsupportedArchiveError,
 )
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.mapping import Mapping, SharedBytes
 from imagearchive.storage.protocol import FileStorage, Storage, StorageKind, file_identity
@@ -409,7 +410,7 @@ def _not_pickled(storage: Storage) -> OptionTypeError:
 
 def changed_while_open(path: str, size: int, now: int) -> StaleIndexError:
     """Return the error for a file that had `size` bytes when it was opened, and has `now`."""
-    how = f"truncated to {now} of {size} bytes" if now < size else "written to"
+    how = f"truncated to {now} of {pluralize(size, 'byte')}" if now < size else "written to"
     return StaleIndexError(
         f"{path}: changed while open: the file was {how}; open the archive again when it is "
         f"complete"
@@ -422,6 +423,6 @@ def _closed(path: str) -> ClosedError:
 
 def _outside(path: str, offset: int, size: int, file_size: int) -> CorruptArchiveError:
     return CorruptArchiveError(
-        f"{path}: {size} bytes at offset {offset} are not within the file of {file_size} bytes; "
-        f"it is truncated, or its index belongs to another file"
+        f"{path}: a range of {pluralize(size, 'byte')} at offset {offset} is not within the file "
+        f"of {pluralize(file_size, 'byte')}; it is truncated, or its index belongs to another file"
     )

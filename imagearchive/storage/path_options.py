@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_path, check_size, shorten
+from imagearchive.errors.plurals import pluralize
 
 __all__ = [
     "AccessOptions",
@@ -121,7 +122,7 @@ class AccessOptions:
         return hash(self.key)
 
     def __repr__(self) -> str:
-        return f"AccessOptions(<{len(self.values)} values>)"
+        return f"AccessOptions(<{pluralize(len(self.values), 'value')}>)"
 
     def __reduce__(self) -> tuple[Any, ...]:
         public = {name: value for name, value in self.values.items() if name in PUBLIC}

@@ -18,6 +18,7 @@ from imagearchive.errors import (
     UnsupportedArchiveError,
 )
 from imagearchive.errors.arguments import check_path, shorten
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.location import Location, locate
 from imagearchive.storage.path_options import hide_credentials, with_text_of
 
@@ -227,7 +228,9 @@ def _expand_braces(text: str) -> BracePaths:
         else:
             choices.append([f"{{{part}}}"])
     if (count := math.prod(map(len, choices))) > MAX_PATHS:
-        raise OptionError(f"{text}: the pattern names {count} archives, more than {MAX_PATHS}")
+        raise OptionError(
+            f"{text}: the pattern names {pluralize(count, 'archive')}, more than {MAX_PATHS}"
+        )
     return BracePaths(choices, text)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imagearchive.errors import CorruptArchiveError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.closing import Closable
 
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ class SliceStorage(Closable):
     def __init__(self, storage: Storage, offset: int, size: int, path: str) -> None:
         if offset + size > storage.size:
             raise CorruptArchiveError(
-                f"{path}: {size} bytes at offset {offset} are not within the file of "
-                f"{storage.size} bytes; it is truncated, or its index belongs to another file"
+                f"{path}: a range of {pluralize(size, 'byte')} at offset {offset} is not within "
+                f"the file of {pluralize(storage.size, 'byte')}; it is truncated, or its index "
+                "belongs to another file"
             )
         self._storage = storage
         self._offset = offset
@@ -38,7 +40,8 @@ class SliceStorage(Closable):
         """Return a range of the member."""
         if offset < 0 or size < 0 or offset + size > self.size:
             raise CorruptArchiveError(
-                f"{self.path}: {size} bytes at offset {offset} are not within its {self.size}"
+                f"{self.path}: a range of {pluralize(size, 'byte')} at offset {offset} is not "
+                f"within its {self.size}"
             )
         return self._storage.read(self._offset + offset, size)
 
@@ -47,7 +50,8 @@ class SliceStorage(Closable):
         length = memoryview(buffer).nbytes
         if offset < 0 or offset + length > self.size:
             raise CorruptArchiveError(
-                f"{self.path}: {length} bytes at offset {offset} are not within its {self.size}"
+                f"{self.path}: a range of {pluralize(length, 'byte')} at offset {offset} is not "
+                f"within its {self.size}"
             )
         return self._storage.readinto(self._offset + offset, buffer)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from imagearchive.errors import CorruptArchiveError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.compressed import STEP
 from imagearchive.storage.protocol import UNKNOWN_SIZE, ForwardReadError
@@ -174,7 +175,9 @@ class StreamRange:
         while decoder.position < self.size:
             data = decoder.next(self.size - decoder.position)
             if not data:
-                raise self.error(f"it decompresses to {decoder.position} of {self.size} bytes")
+                raise self.error(
+                    f"it decompresses to {decoder.position} of {pluralize(self.size, 'byte')}"
+                )
             parts.append(data)
         return b"".join(parts)
 

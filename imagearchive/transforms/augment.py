@@ -11,6 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_choice, check_integer
+from imagearchive.errors.plurals import pluralize
 from imagearchive.images.random import Stream
 from imagearchive.transforms.base import Array, Layout, Transform, require_stream
 from imagearchive.transforms.image_arguments import (
@@ -150,7 +151,7 @@ class _Policy(Transform):
         if array.dtype != np.uint8 or array.shape[2] == 4:
             raise OptionTypeError(
                 f"{type(self).__name__} needs a gray or RGB image of uint8, got {array.dtype} with "
-                f"{array.shape[2]} channels; put it before normalization"
+                f"{pluralize(array.shape[2], 'channel')}; put it before normalization"
             )
         channels = array.shape[2]
         image = Image.fromarray(np.ascontiguousarray(array[:, :, 0] if channels == 1 else array))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.images.geometry import Geometry
 from imagearchive.images.random import Stream
 from imagearchive.transforms.fields import Field
@@ -355,7 +356,9 @@ class GeometricTransform(Transform):
         """Transform one array; see `Transform.apply_array`."""
         height, width, channels = array.shape
         if not self.fits_channels(channels):
-            raise OptionError(f"{self!r}: the image has {channels} channels, but fill has fewer")
+            raise OptionError(
+                f"{self!r}: the image has {pluralize(channels, 'channel')}, but fill has fewer"
+            )
         geometry = Geometry(width, height)
         self.add_to(geometry, stream)
         return apply_geometry(array, geometry), layout

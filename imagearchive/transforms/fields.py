@@ -20,6 +20,7 @@ from imagearchive.errors.arguments import (
     check_number,
     shorten,
 )
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.patterns import as_text
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ class Field:
         name = type(self).__name__
         if len(source) > 2:
             raise OptionTypeError(
-                f"{name} takes a pattern, or an archive and a pattern, got {len(source)} arguments"
+                f"{name} takes a pattern, or an archive and a pattern, got "
+                f"{pluralize(len(source), 'argument')}"
             )
         pattern = source[-1] if source else None
         if pattern is not None and not isinstance(pattern, str):

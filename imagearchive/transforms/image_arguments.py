@@ -8,6 +8,7 @@ from typing import Any
 
 from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_integer, check_number, check_sequence, is_number
+from imagearchive.errors.plurals import pluralize
 
 __all__ = [
     "MAX_SIDE",
@@ -106,7 +107,8 @@ def expand_channels(name: str, values: ChannelValues, channels: int) -> tuple[fl
         numbers *= channels
     if len(numbers) < channels:
         raise OptionError(
-            f"{name} has {len(numbers)} values, but the image has {channels} channels"
+            f"{name} has {pluralize(len(numbers), 'value')}, but the image has "
+            f"{pluralize(channels, 'channel')}"
         )
     return numbers[:channels]
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from imagearchive.errors import DecodeError
 from imagearchive.errors.arguments import check_choice, check_flag, check_number
+from imagearchive.errors.plurals import pluralize
 from imagearchive.images.decode import decode_image, decode_refused, local_decoder
 from imagearchive.images.geometry import Geometry, OutputFormat
 from imagearchive.images.geometry_plan import GeometryPlan
@@ -437,8 +438,8 @@ class Pipeline:
 
     def __repr__(self) -> str:
         return (
-            f"<Pipeline of {len(self._steps)} steps, shape={self.shape}, dtype={self.dtype}, "
-            f"compiled={self.compiled}>"
+            f"<Pipeline of {pluralize(len(self._steps), 'step')}, shape={self.shape}, "
+            f"dtype={self.dtype}, compiled={self.compiled}>"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.transforms.base import is_tensor
 from imagearchive.transforms.fields import Boxes
 from imagearchive.transforms.moves import Move, map_corners
@@ -54,7 +55,7 @@ def take_rows(name: str, values: Any, rows: npt.NDArray[np.bool_], boxes: str) -
     if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != len(rows):
         count = len(values) if hasattr(values, "__len__") else type(values).__name__
         raise OptionError(
-            f"{name!r} must have one entry for each of the {len(rows)} boxes of {boxes!r}, "
+            f"{name!r} must have {pluralize(len(rows), 'entry')}, one for each box of {boxes!r}, "
             f"got {count}"
         )
     if isinstance(values, np.ndarray) or is_tensor(values):

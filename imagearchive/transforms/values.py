@@ -10,6 +10,7 @@ import numpy as np
 
 from imagearchive.errors import OptionError, OptionTypeError
 from imagearchive.errors.arguments import check_flag
+from imagearchive.errors.plurals import pluralize
 from imagearchive.images.geometry import OutputFormat
 from imagearchive.images.random import Stream
 from imagearchive.images.render import convert_array
@@ -75,7 +76,7 @@ class Normalize(Transform):
         """Transform one array; see `Transform.apply_array`."""
         channels = array.shape[2 if layout == "HWC" else 0]
         if len(self.mean) not in (1, channels):
-            raise OptionError(f"{self!r}: the image has {channels} channels")
+            raise OptionError(f"{self!r}: the image has {pluralize(channels, 'channel')}")
         if array.dtype == np.uint8 and layout == "HWC":
             scale = tuple(v / 255.0 for v in self.scale())
             out = np.empty(array.shape, np.float32)
@@ -104,7 +105,7 @@ class Normalize(Transform):
         """
         channels = array.shape[2 if layout == "HWC" else 0]
         if len(self.mean) not in (1, channels):
-            raise OptionError(f"{self!r}: the image has {channels} channels")
+            raise OptionError(f"{self!r}: the image has {pluralize(channels, 'channel')}")
         along = (1, 1, -1) if layout == "HWC" else (-1, 1, 1)
         std, mean = (np.array(v, np.float32).reshape(along) for v in (self.std, self.mean))
         return array.astype(np.float32) * std + mean

@@ -96,7 +96,7 @@ def test_pack_empty_directory_makes_an_empty_archive_and_warns(tmp_path, caplog)
         assert record.getMessage() == (
             f"{tmp_path}/a.tar has no members, because {tmp_path}/src contains no files"
         )
-    with pytest.raises(OptionError, match="only 0 samples for 1 shards"):
+    with pytest.raises(OptionError, match="only 0 samples for 1 shard"):
         pack(tmp_path / "src", tmp_path / "a.tar", shards=1)
 
 

@@ -223,10 +223,10 @@ def test_member_ranges_outside_are_refused(archive):
         assert member.size == len(data)
         assert bytes(member.read(0, len(data))) == data
         for offset, size in ((0, len(data) + 1), (len(data), 1), (-1, 1), (1, len(data)), (0, -1)):
-            with pytest.raises(CorruptArchiveError, match="are not within"):
+            with pytest.raises(CorruptArchiveError, match="is not within"):
                 member.read(offset, size)
         for offset, size in ((0, len(data) + 1), (len(data), 1), (-1, 1)):
-            with pytest.raises(CorruptArchiveError, match="are not within"):
+            with pytest.raises(CorruptArchiveError, match="is not within"):
                 member.readinto(offset, bytearray(size))
 
 

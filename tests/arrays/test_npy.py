@@ -225,7 +225,7 @@ def test_parse_header_trailing_bytes_are_allowed_but_none_may_be_missing():
     with pytest.raises(CorruptArchiveError, match="needs 24"):
         parse_header(data, 0, len(data) - 1, where="x")
     for offset, size in ((-1, 5), (0, len(data) + 1), (len(data) + 1, 0), (5, -1)):
-        with pytest.raises(CorruptArchiveError, match="are not within"):
+        with pytest.raises(CorruptArchiveError, match="is not within"):
             parse_header(data, offset, size, where="x")
 
 

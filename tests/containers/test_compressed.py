@@ -186,7 +186,9 @@ def test_compressed_wrong_checksum_names_the_members_it_covers(plain, tmp_path):
     second[-8] ^= 1
     path = tmp_path / "x.tar.gz"
     path.write_bytes(gzip.compress(plain[:half]) + second)
-    with pytest.raises(CorruptArchiveError, match=r"Any of the \d+ members from .* may") as error:
+    with pytest.raises(
+        CorruptArchiveError, match=r"damage is somewhere in the \d+ members from .* to"
+    ) as error:
         imagearchive.open(path)
     first, *_, last = MEMBERS
     assert last in str(error.value)
@@ -364,7 +366,7 @@ def test_compressed_garbage_after_the_data_is_ignored_with_a_warning(plain, tmp_
     path.write_bytes(gzip.compress(plain) + b"garbage")
     with caplog.at_level(logging.WARNING), imagearchive.open(path) as archive:
         assert dict(archive) == MEMBERS
-    assert "the 7 bytes after the last gzip member are ignored" in caplog.text
+    assert "7 bytes after the last gzip member are ignored" in caplog.text
 
 
 # ---------------------------------------------------------------- threads and processes

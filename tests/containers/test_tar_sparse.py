@@ -58,7 +58,7 @@ def test_sparse_storage_reads_as_if_extracted(tmp_path, version):
                 assert sparse.readinto(start, target) == stop - start
                 assert target == whole[start:stop]
     for offset, size in ((-1, 1), (0, -1), (0, 5001), (5001, 0), (2**70, 1)):
-        with pytest.raises(CorruptArchiveError, match="are not within"):
+        with pytest.raises(CorruptArchiveError, match="is not within"):
             sparse.read(offset, size)
     sparse.close()
     with pytest.raises(ClosedError):

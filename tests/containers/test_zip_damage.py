@@ -78,7 +78,7 @@ def test_scan_false_record_raises_or_leaves_the_others(bad, caplog):
     with caplog.at_level(logging.INFO):
         rows = scan(data, strict=False)
     assert [rows.name(row) for row in range(rows.rows)] == [b"good", b"last"]
-    assert "1 members are damaged" in caplog.text
+    assert "1 member is damaged" in caplog.text
     assert as_dicts(scanner.scan(CopyStorage(data), strict=False)) == as_dicts(rows)
 
 
@@ -136,7 +136,7 @@ def test_scan_without_directory_finds_whole_members(caplog):
     entries = as_dicts(scan(data))
     with caplog.at_level(logging.WARNING):
         rows = scan(data[: entries[1]["offset"] + 1], strict=False)
-    assert "1 members found" in caplog.text
+    assert "1 member found" in caplog.text
     assert [rows.name(row) for row in range(rows.rows)] == [b"a.npy"]
     (found,) = as_dicts(rows)
     assert content(data, found) == content(data, entries[0])

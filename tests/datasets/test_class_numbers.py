@@ -146,7 +146,7 @@ def test_label_file_of_single_integers_gives_integers(image_tar, tmp_path, caplo
     assert not caplog.records
     path.write_text("0 3\n1 4\n")
     assert labels_of(ImageArchive(image_tar, label_file=path)) == [3, 4] + [-1] * 10
-    assert "10 of 12 samples are not labeled" in caplog.text
+    assert "no labels in this file for 10 of 12 samples" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -155,5 +155,5 @@ def test_draw_undoes_a_normalization_of_values_up_to_255():
 
 def test_draw_with_a_normalization_of_other_channels_raises():
     sample = Sample({"image": np.zeros((32, 64, 1), np.float32)}, {"image": Image()})
-    with pytest.raises(OptionError, match="the image has 1 channels"):
+    with pytest.raises(OptionError, match="the image has 1 channel"):
         draw(sample, transform=ImageNetNormalize())

@@ -129,7 +129,7 @@ def test_image_archive_selection_keeps_numbers_of_classes(tmp_path, caplog, root
         assert dataset.targets.tolist() == labels
         assert [dataset[i][1] for i in range(2)] == labels
         (warning,) = [record.getMessage() for record in caplog.records]
-        assert "1 of 3 classes have no samples: 'b';" in warning
+        assert "no samples in 1 of 3 classes: 'b';" in warning
 
 
 def test_image_archive_selection_beside_directories_has_no_classes(tmp_path, caplog):
@@ -428,7 +428,7 @@ def test_image_archive_closed_raises_and_views_stay_valid(image_tar):
 
 def test_image_archive_repr_of_one_class_is_singular(tmp_path, pictures):
     archive = write_tar(tmp_path / "one.tar", {"cat/0.png": pictures["cat/0.png"]})
-    assert "1 samples, 1 class)" in repr(ImageArchive(archive))
+    assert "1 sample, 1 class)" in repr(ImageArchive(archive))
 
 
 def test_samples_repr_shows_the_first_names_and_labels(tmp_path):

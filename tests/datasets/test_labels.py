@@ -83,7 +83,7 @@ def test_labels_from_file_on_disk(image_tar, tmp_path, caplog):
     assert dataset.labels(4).tolist() == [0.5]
     assert dataset.labels(3).tolist() == [1, 2]
     assert dataset.labels(0).tolist() == []
-    assert "10 of 12 samples are not labeled" in caplog.text
+    assert "no labels in this file for 10 of 12 samples" in caplog.text
     labels.write_text("")
     with pytest.raises(LabelError, match="none of the 12 samples is labeled"):
         ImageArchive(image_tar, label_file=labels)

@@ -64,7 +64,7 @@ def test_mixture_is_a_sequence_and_can_be_pickled():
     ("arguments", "message"),
     [
         (([], []), "at least one dataset"),
-        (([range(3)], [1, 2]), "for each of the 1 datasets"),
+        (([range(3)], [1, 2]), "must have 1 number, one for each dataset, got 2"),
         (([range(3)], [0]), "weights"),
         (([range(3)], ["1"]), "weights"),
         (([range(3), range(0)], [1, 1]), r"datasets\[1\] has no samples"),

@@ -308,7 +308,7 @@ def test_coco_without_sizes_of_images_cannot_make_masks(tmp_path):
 
 
 def test_coco_images_not_listed_are_missing_parts(tmp_path):
-    with pytest.raises(LabelError, match=r"of 2 of 6 samples are not in this file, such as .*'4'"):
+    with pytest.raises(LabelError, match=r"lacks the images of 2 of 6 samples, such as .*'4'"):
         make(tmp_path, count=6)
     skipped = make(tmp_path, count=6, missing="skip")
     assert (len(skipped), skipped.skipped, skipped.key(3)) == (4, 2, "3")

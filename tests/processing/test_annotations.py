@@ -415,7 +415,7 @@ def test_read_pts_missing_image_is_a_problem(tmp_path):
 MALFORMED_PTS = {
     "": "no closing brace",
     "version: 1\nn_points: 2\n{\n1 2\n3 4\n": "line 5: no closing brace",
-    "version: 1\nn_points: 2\n{\n1 2\n}": "n_points is 2, but 1 points follow",
+    "version: 1\nn_points: 2\n{\n1 2\n}": "n_points is 2, but 1 point follows",
     "version: 1\n{\n1 2\n}": "no n_points",
     "n_points: -1\n{\n}": "line 1: n_points must be a number of points, got '-1'",
     "n_points: 99999999999999\n{\n}": "n_points must be a number of points",

@@ -239,7 +239,7 @@ def test_processor_without_usable_images_raises(tmp_path):
         process(raw, out).process_detector()
     for path in (raw / "landmarker" / "points").glob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(LabelError, match="no usable image; 1 were left out"):
+    with pytest.raises(LabelError, match="no usable image; 1 image was left out"):
         process(raw, out).process_landmarker()
     assert os.listdir(out) == []
 

@@ -235,8 +235,8 @@ def test_compose_of_dict_without_fields_says_what_to_do():
         ({"boxes": np.zeros((3, 5))}, r"boxes 'boxes' must have the shape \(n, 4\), got \(3, 5\)"),
         ({"boxes": [[0, 0, np.nan, 1]]}, "must be finite"),
         ({"points": np.zeros(3)}, "keypoints 'points' must have the shape"),
-        ({"classes": np.arange(3)}, "'classes' must have one entry for each of the 1 boxes"),
-        ({"classes": 3}, "'classes' must have one entry for each of the 1 boxes"),
+        ({"classes": np.arange(3)}, "'classes' must have 1 entry, one for each box of 'boxes'"),
+        ({"classes": 3}, "'classes' must have 1 entry, one for each box of 'boxes'"),
         ({"image": None}, "the sample has no image"),
     ],
 )

@@ -147,7 +147,7 @@ def test_transform_refuses_input_of_wrong_type_or_shape():
             T.Resize(3)(bad)
     assert T.Resize(3, 2)(np.zeros((4, 4), np.uint8)).shape == (2, 3, 1)
     assert T.Resize(3, 2)(np.zeros((4, 4, 3))).dtype == np.float32
-    with pytest.raises(OptionError, match="channels"):
+    with pytest.raises(OptionError, match="channel"):
         T.ImageNetNormalize()(np.zeros((4, 4, 1), np.uint8))
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from imagearchive.arrays.npy import MAX_EMPTY_ELEMENTS
 from imagearchive.arrays.text import text_item
+from imagearchive.errors.plurals import pluralize
 
 __all__ = [
     "DTYPE",
@@ -54,7 +55,7 @@ def array_from_state(
         if dtype != np.dtype(object) or type(data) is not list:
             raise ValueError(f"an array of dtype {dtype} holds objects in fields")
         if len(data) != math.prod(dimensions):
-            raise ValueError(f"{len(data)} objects for an array of shape {dimensions}")
+            raise ValueError(f"{pluralize(len(data), 'object')} for an array of shape {dimensions}")
         return np.fromiter(data, object, len(data)).reshape(dimensions).copy(order)
     if type(data) is str:
         data = data.encode("latin1")
@@ -130,7 +131,7 @@ def dtype_from_state(
     else:
         result = np.dtype(f"{prefix}{kind}{digits}")
     if itemsize not in (-1, result.itemsize):
-        raise ValueError(f"dtype {code!r} of {itemsize} bytes")
+        raise ValueError(f"dtype {code!r} of {pluralize(itemsize, 'byte')}")
     return result
 
 
@@ -187,7 +188,9 @@ def _array_from_bytes(
     if type(data) not in (bytes, bytearray, memoryview):
         raise TypeError(f"array data of type {type(data).__name__}")
     if len(data) != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{len(data)} bytes for an array of shape {shape} and dtype {dtype}")
+        raise ValueError(
+            f"{pluralize(len(data), 'byte')} for an array of shape {shape} and dtype {dtype}"
+        )
     if not len(data):
         if not dtype.itemsize and math.prod(shape) > MAX_EMPTY_ELEMENTS:
             raise ValueError(f"an array of shape {shape} whose elements have no bytes")

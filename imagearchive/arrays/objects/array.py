@@ -24,6 +24,7 @@ from imagearchive.errors import (
     UnsafePickleError,
 )
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.errors.plurals import pluralize
 
 if TYPE_CHECKING:
     from imagearchive.storage.protocol import Storage
@@ -178,7 +179,8 @@ class ObjectArray:
         """
         if not 0 <= index < self.size:
             raise SampleIndexError(
-                f"{self._where}: element {index} is out of range for {self.size} elements"
+                f"{self._where}: element {index} is out of range for "
+                f"{pluralize(self.size, 'element')}"
             )
         return self._values(index // self._stride)[index % self._stride]
 

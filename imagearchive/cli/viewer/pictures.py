@@ -7,6 +7,7 @@ from typing import Final
 
 from imagearchive.archive.archive import Archive
 from imagearchive.errors import DecodeError, LimitError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.images.pillow import save_image
 from imagearchive.images.thumbnails import encode_thumbnail, thumbnail
 from imagearchive.storage.lru import LRUCache
@@ -75,7 +76,9 @@ class Pictures:
     def _read(self, position: int) -> bytes | memoryview:
         size = self._archive.info(position).size
         if size > LARGEST_FILE:
-            raise LimitError(f"the file has {size} bytes; larger than {LARGEST_FILE} is not shown")
+            raise LimitError(
+                f"the file has {pluralize(size, 'byte')}; larger than {LARGEST_FILE} is not shown"
+            )
         try:
             return self._archive.read(position)
         except (OSError, MemoryError) as error:

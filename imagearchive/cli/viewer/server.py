@@ -29,6 +29,7 @@ from imagearchive.cli.viewer.queries import Queries, Query, folder_text
 from imagearchive.cli.viewer.samples import FieldSamples
 from imagearchive.errors import ImageArchiveError, OptionError
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.errors.plurals import pluralize
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -311,7 +312,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _position(self, text: str) -> int:
         position = _number(text, "the position")
         if position >= len(self.server.archive):
-            raise _RequestError(404, f"there are {len(self.server.archive)} members")
+            raise _RequestError(404, f"there are {pluralize(len(self.server.archive), 'member')}")
         return position
 
     # --- sending ----------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from imagearchive.errors import (
     CorruptArchiveError,
     UnsupportedArchiveError,
 )
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.temporary import LockedDirectory
 
 if TYPE_CHECKING:
@@ -135,9 +136,9 @@ def scan(location: Location, prefix: str, strict: bool = True) -> tuple[RowBuffe
         first = int(keep.argmin())
         row = files[first]
         message = (
-            f"{name}: {file_names.quoted(first)} of {row['size']} bytes at offset {row['offset']} "
-            f"is not inside {paths[number[first]].path}: the shard is missing or truncated, or "
-            f"the index belongs to another"
+            f"{name}: {file_names.quoted(first)} of {pluralize(int(row['size']), 'byte')} at "
+            f"offset {row['offset']} is not inside {paths[number[first]].path}: the shard is "
+            "missing or truncated, or the index belongs to another"
         )
         files, number, file_names = _without(
             ~keep, strict, message, files, number, file_names, left_out

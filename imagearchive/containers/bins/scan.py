@@ -18,6 +18,7 @@ import numpy.typing as npt
 from imagearchive.containers.left_out import DAMAGED
 from imagearchive.containers.rows import ENTRY_DTYPE, RowBuffer
 from imagearchive.errors import ArchiveNotFoundError, CorruptArchiveError
+from imagearchive.errors.plurals import pluralize
 
 if TYPE_CHECKING:
     from imagearchive.storage.location import Location
@@ -106,7 +107,8 @@ def scan_location(location: Location, strict: bool = True) -> tuple[RowBuffer, l
         # The archive warns of what is left out, if there is any after the damage.
         lost = len(triplets) - damage[0]
         level = logging.INFO if lost else logging.WARNING
-        logger.log(level, "%s; the %d packets before are served", damage[1], damage[0])
+        before = pluralize(damage[0], "packet before it is", "packets before it are")
+        logger.log(level, "%s; the %s served", damage[1], before)
         triplets = triplets[: damage[0]]
         # A bin that holds none of them may not even exist.
         used, shards = np.unique(shards[: damage[0]], return_inverse=True)
@@ -134,7 +136,8 @@ def _read_index(index: Location) -> tuple[npt.NDArray[Any], tuple[int, str] | No
     return triplets, (
         count,
         f"{index.path}: {count * TRIPLET.itemsize + rest} bytes are not a whole number of entries "
-        f"of {TRIPLET.itemsize} bytes; entry {count} at offset {count * TRIPLET.itemsize} is cut",
+        f"of {pluralize(TRIPLET.itemsize, 'byte')}; entry {count} at offset "
+        f"{count * TRIPLET.itemsize} is cut",
     )
 
 
@@ -172,7 +175,10 @@ def _check_bin(
     worst = bad[rows[bad].argmin()]
     row, position, length = int(rows[worst]), int(positions[worst]), int(triplets["length"][worst])
     if outside[worst]:
-        what = f"{length} bytes are not within the file of {size} bytes: it was truncated"
+        what = (
+            f"{pluralize(length, 'byte is', 'bytes are')} not within the file of "
+            f"{pluralize(size, 'byte')}: it was truncated"
+        )
     elif overlapping[worst]:
         what = "it overlaps another packet: the index is damaged"
     else:

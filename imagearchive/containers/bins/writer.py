@@ -32,6 +32,7 @@ from imagearchive.errors import (
 from imagearchive.errors.arguments import check_flag, check_integer, shorten
 from imagearchive.errors.hints import Hint
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.atomic import write_all
 from imagearchive.storage.disk_sync import sync_files
 from imagearchive.storage.location import local_path
@@ -275,9 +276,10 @@ class _Set:
         position = self._bins.end(where)
         if position > _U32_MAX or len(data) > _U32_MAX:
             return LimitError(
-                f"{self._folder}: packet {number} of {len(data)} bytes would start at {position} "
-                f"of {bin_name(where)}; the format ends at {_U32_MAX}. The {number} packets before "
-                f"it are a valid set; write the rest with more splits, or to another directory"
+                f"{self._folder}: packet {number} of {pluralize(len(data), 'byte')} would start at "
+                f"{position} of {bin_name(where)}; the format ends at {_U32_MAX}. The "
+                f"{pluralize(number, 'packet before it is', 'packets before it are')} a valid set; "
+                "write the rest with more splits, or to another directory"
             )
         self._bins.write(where, data)
         try:
@@ -403,11 +405,12 @@ class _Bins:
         if size < indexed:
             del self._before[number]
             raise CorruptArchiveError(
-                f"{path}: {size} bytes, but packets up to {indexed} are in the index; it cannot be "
-                f"appended to"
+                f"{path}: {pluralize(size, 'byte')}, but packets up to {indexed} are in the index; "
+                "it cannot be appended to"
             )
         if size > indexed:
-            logger.warning("%s: cutting off %d bytes that no index knows", path, size - indexed)
+            lost = pluralize(size - indexed, "byte")
+            logger.warning("%s: cutting off %s that no index knows", path, lost)
             os.truncate(path, indexed)
 
     def close_files(self) -> None:

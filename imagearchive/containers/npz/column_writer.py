@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from imagearchive.arrays.ragged import BYTES, OFFSETS, SHAPES, UTF8, VALUES
 from imagearchive.errors import OptionError, OptionTypeError
+from imagearchive.errors.plurals import pluralize
 
 __all__ = ["CHUNK", "Chunks", "Column", "Part", "Prepared", "Sink", "Spool"]
 
@@ -205,7 +206,11 @@ class Column:
             if self._forced and row.ndim == 1:
                 raise OptionError(f"column {self.name!r}: ragged, but its rows are single numbers")
             if (dimensions is not None and row.ndim - 1 != dimensions) or (lists and row.ndim == 1):
-                before = "empty lists" if dimensions is None else f"rows of {dimensions} dimensions"
+                before = (
+                    "empty lists"
+                    if dimensions is None
+                    else f"rows of {pluralize(dimensions, 'dimension')}"
+                )
                 raise OptionError(
                     f"column {self.name!r}: a row of shape {row.shape[1:]} after {before}; reshape "
                     f"it, or write a column of its own"

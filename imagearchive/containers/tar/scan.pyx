@@ -25,6 +25,7 @@ from imagearchive.containers.rows import RowBuffer
 from imagearchive.errors import CorruptArchiveError
 from imagearchive.errors.arguments import shorten
 from imagearchive.errors.hints import Hint
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.protocol import UNKNOWN_SIZE
 
 
@@ -257,7 +258,8 @@ cdef object scan_error(
 
 
 cdef tuple use_rest(Cursor cursor):
-    return Hint("strict=False", f"to read the {cursor.state.rows} members before this place"),
+    members = pluralize(cursor.state.rows, "member")
+    return Hint("strict=False", f"to read the {members} before this place"),
 
 
 def scan_window(window, start, rows, Cursor cursor not None, path="<memory>"):
@@ -386,14 +388,15 @@ def scan(storage, strict=True, visit=None, first=None):
         if strict:
             raise scan_error(cursor, rows, path, code, "Fetch the archive again", use_rest(cursor))
         logger.warning(
-            "%s: offset %d: %s; the %d members before it can be read, and the rest is lost",
-            path, s.fault, describe(cursor, rows, code), s.rows,
+            "%s: offset %d: %s; the %s before it can be read, and the rest is lost",
+            path, s.fault, describe(cursor, rows, code), pluralize(s.rows, "member"),
         )
     elif s.offset < s.file_size and s.file_size < UNKNOWN_SIZE:
         # GNU tar ends at the same place; but a block of zeros may also be the damage.
         logger.warning(
-            "%s: the archive ends at offset %d; the %d bytes after it are not TAR headers and are "
-            "ignored", path, s.offset, s.file_size - s.offset,
+            "%s: the archive ends at offset %d; %s ignored, because no TAR header begins there",
+            path, s.offset,
+            pluralize(s.file_size - s.offset, "byte after it is", "bytes after it are"),
         )
     return rows
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from imagearchive.containers.tar.scan import read_member
 from imagearchive.errors import ClosedError, CorruptArchiveError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.closing import Closable
 
 if TYPE_CHECKING:
@@ -97,12 +98,12 @@ def _check(parts: npt.NDArray[np.int64], real_size: int, stored: int) -> None:
     """Raise ValueError unless the parts ascend inside the file and their data are stored."""
     starts, lengths = parts[:, 0], parts[:, 1]
     if (starts > real_size).any() or (lengths > real_size - starts).any():
-        raise ValueError(f"a part beyond the size of {real_size} bytes")
+        raise ValueError(f"a part beyond the size of {pluralize(real_size, 'byte')}")
     # The sum cannot overflow: both are within the file.
     if (starts[:-1] + lengths[:-1] > starts[1:]).any():
         raise ValueError("parts that overlap or do not ascend")
     if int(lengths.sum()) > stored:
-        raise ValueError(f"{int(lengths.sum())} bytes of parts, but {stored} stored")
+        raise ValueError(f"{pluralize(int(lengths.sum()), 'byte')} of parts, but {stored} stored")
 
 
 def _old_numbers(storage: Storage, header: int) -> Numbers:
@@ -302,8 +303,8 @@ class SparseStorage(Closable):
             raise ClosedError(f"{self.path}: closed; open the archive again to read from it")
         if offset < 0 or size < 0 or offset + size > self.size:
             raise CorruptArchiveError(
-                f"{self.path}: {size} bytes at offset {offset} are not within the sparse member "
-                f"of {self.size} bytes"
+                f"{self.path}: a range of {pluralize(size, 'byte')} at offset {offset} is not "
+                f"within the sparse member of {pluralize(self.size, 'byte')}"
             )
         return self._storage
 

@@ -14,6 +14,7 @@ from imagearchive.errors import (
     UnsafePathError,
 )
 from imagearchive.errors.os_errors import os_errors_for
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.atomic import write_all
 
 if TYPE_CHECKING:
@@ -113,7 +114,9 @@ class BareTarWriter(ArchiveWriter):
             raise
         if total != size:
             self._fail()
-            raise OptionError(f"{name!r}: the chunks have {total} bytes, but size is {size}")
+            raise OptionError(
+                f"{name!r}: the chunks have {pluralize(total, 'byte')}, but size is {size}"
+            )
         self._count += 1
 
     def add_file(
@@ -173,7 +176,8 @@ class BareTarWriter(ArchiveWriter):
             count = self._copy(fd, size, path_shown)
         if count != size:
             raise CorruptArchiveError(
-                f"{path_shown}: the file changed its size while it was packed; it had {size} bytes"
+                f"{path_shown}: the file changed its size while it was packed; it had "
+                f"{pluralize(size, 'byte')}"
             )
         self._pad(size)
 

@@ -39,6 +39,7 @@ from imagearchive.containers.zip.markers import (
 from imagearchive.containers.zip.records import Code
 from imagearchive.errors import CorruptArchiveError
 from imagearchive.errors.hints import Hint
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.protocol import RangesStorage
 
 if TYPE_CHECKING:
@@ -117,8 +118,8 @@ def scan(storage: Storage, strict: bool = True, visit: Visit | None = None) -> R
             visit(rows, 0, rows.rows)
         return rows
     raise CorruptArchiveError(
-        f"{storage.path}: the file of {storage.size} bytes does not end as a ZIP archive does: it "
-        f"is truncated, or not a ZIP archive. Fetch the archive again",
+        f"{storage.path}: the file of {pluralize(storage.size, 'byte')} does not end as a ZIP "
+        "archive does: it is truncated, or not a ZIP archive. Fetch the archive again",
         hints=[Hint("strict=False", "to read the members that are complete")] if strict else (),
     )
 
@@ -157,9 +158,9 @@ class _Scan:
         if self.lost:
             # The archive warns of what is left out.
             logger.info(
-                "%s: %d members are damaged and left out; the first: %s",
+                "%s: %s damaged and left out; the first: %s",
                 self.storage.path,
-                self.lost,
+                pluralize(self.lost, "member is", "members are"),
                 self.example,
             )
         return rows
@@ -211,7 +212,9 @@ class _Scan:
         # Writers that go beyond 65,535 members without ZIP64 leave the low bits of their number.
         if (count if end.zip64 else count & 0xFFFF) != end.entries:
             self.damaged(
-                "end record", end.position, f"it counts {end.entries} members, not {count}"
+                "end record",
+                end.position,
+                f"it counts {pluralize(end.entries, 'member')}, not {count}",
             )
 
     def read_locals(self) -> list[int]:
@@ -354,9 +357,9 @@ def salvage(storage: Storage) -> RowBuffer:
         )
         position = offset + stored
     logger.warning(
-        "%s: no central directory: the file is truncated; %d members found by their own headers",
+        "%s: no central directory: the file is truncated; %s found by their own headers",
         storage.path,
-        rows.rows,
+        pluralize(rows.rows, "member"),
     )
     return rows
 

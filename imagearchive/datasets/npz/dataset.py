@@ -25,6 +25,7 @@ from imagearchive.datasets.npz.column_choice import choose_columns
 from imagearchive.datasets.npz.columns import ArrayColumn, Column, sample_name
 from imagearchive.datasets.npz.file import NpzFile
 from imagearchive.errors.arguments import check_callable, check_flag, check_path, check_sequence
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.answers import remember_answers
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import Verify, check_verify
@@ -439,7 +440,7 @@ class LazyNPZDataset(LazyDataset[LazyNPZOptions, NpzFile]):
             state = "not open yet"
         else:
             names = ", ".join(sample_name(name) for name in self._columns)
-            state = f"{self._length} samples of {names}"
+            state = f"{pluralize(self._length, 'sample')} of {names}"
         return f"{type(self).__name__}({self.npz_path!r}, {state})"
 
 

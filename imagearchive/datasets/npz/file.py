@@ -15,6 +15,7 @@ from imagearchive.containers.decompressed_copy import decompressed_copy
 from imagearchive.datasets.npz.array_source import NPY_SUFFIX, ArraySource, NpzArray
 from imagearchive.datasets.npz.columns import open_whole
 from imagearchive.errors import MemberNotFoundError, UnsupportedArchiveError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.index.nesting import Nested
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.closing import Closable
@@ -133,9 +134,9 @@ class NpzFile(Closable, Mapping[str, npt.NDArray[Any]]):
             return "no arrays with rows: the archive is empty"
         label = self._archive.table.containers[0].label
         return (
-            f"no arrays with rows: this is an archive ({label}) of {len(self._archive)} members, "
-            f"none of which is a .npy array, and not an NPZ; open images with ImageArchive, other "
-            f"members with imagearchive.open"
+            f"no arrays with rows: this is an archive ({label}) of "
+            f"{pluralize(len(self._archive), 'member')}, none of which is a .npy array, and not an "
+            "NPZ; open images with ImageArchive, other members with imagearchive.open"
         )
 
     def fingerprint(self) -> str | None:

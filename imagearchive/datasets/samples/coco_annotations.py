@@ -13,6 +13,7 @@ from imagearchive.datasets.samples.annotations import Annotations
 from imagearchive.datasets.samples.coco_columns import CocoColumns, parse_coco
 from imagearchive.datasets.samples.saved_arrays import open_saved
 from imagearchive.errors import CorruptIndexError, ImageArchiveError, LabelError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.transforms.fields import Field, Image
 
 if TYPE_CHECKING:
@@ -109,9 +110,9 @@ class CocoAnnotations(Annotations, AnnotationPart):
         names = self._columns.file_names
         example = names.text(0) if len(names) else None
         return (
-            f"{self._columns.name}: the images of {count:,} of {total:,} samples are not in this "
-            f"file, such as that of {keys[0]!r}; its first file_name is {example!r}, and the "
-            f"pattern is {self._image!r}"
+            f"{self._columns.name}: this file lacks the images of {count:,} of "
+            f"{pluralize(total, 'sample', grouped=True)}, such as that of {keys[0]!r}; its first "
+            f"file_name is {example!r}, and the pattern is {self._image!r}"
         )
 
     def values(self, row: int, context: RowContext) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from imagearchive.datasets.samples.segmentations import (
     check_size,
 )
 from imagearchive.errors import LabelError, LimitError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.limits import Limits
 
 if TYPE_CHECKING:
@@ -268,7 +269,7 @@ class _CocoParser:
         if numbers and len(numbers) != 3 * each:
             raise LabelError(
                 f"{where}: keypoints must be triples of x, y, and visibility, equally many for "
-                f"each object, got {len(numbers)} numbers"
+                f"each object, got {pluralize(len(numbers), 'number')}"
             )
         point_rows.append(len(points) // (3 * each) if numbers else -1)
         points.extend(numbers)
@@ -278,8 +279,8 @@ class _CocoParser:
         if unlisted:
             identity = next(one for one in numbers if one in unlisted)
             raise LabelError(
-                f"{self.name}: annotations refer to {len(unlisted)} images that the file does not "
-                f"list, such as image {identity!r}"
+                f"{self.name}: annotations refer to {pluralize(len(unlisted), 'image')} that the "
+                f"file does not list, such as image {identity!r}"
             )
 
     def _sort(

@@ -39,6 +39,7 @@ from imagearchive.datasets.samples.sample_members import MemberReader, Part, Sam
 from imagearchive.datasets.samples.table_annotations import SampleTable
 from imagearchive.errors import DecodeError, ImageArchiveError, OptionError, StaleIndexError
 from imagearchive.errors.arguments import check_callable, check_choice, check_flag
+from imagearchive.errors.plurals import pluralize
 from imagearchive.images.decode import local_decoder
 from imagearchive.storage.checksums import Verify, check_verify
 from imagearchive.storage.location import locate
@@ -555,4 +556,4 @@ class SampleArchive(OptionsDataset[SampleArchiveOptions]):
     def __repr__(self) -> str:
         annotated = (name for part in self._members.annotations for name in part.entries)
         names = ", ".join((*(part.name for part in self._members.parts), *annotated))
-        return f"SampleArchive({self._name()!r}, {self._length} samples of {names})"
+        return f"SampleArchive({self._name()!r}, {pluralize(self._length, 'sample')} of {names})"

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from imagearchive.archive.name_tree import decode, encode
 from imagearchive.errors import LabelError
 from imagearchive.errors.hints import Hint
+from imagearchive.errors.plurals import pluralize
 from imagearchive.index.key_join import SortedKeys, match_names
 from imagearchive.index.name_order import sort_names
 from imagearchive.index.names import take_parts
@@ -229,7 +230,7 @@ class _GivenKeys(_Keys):
         repeated = self.sorted_keys(False).repeated()
         if len(repeated):
             raise LabelError(
-                f"keys= has {_several(len(repeated), 'key')} twice, such as "
+                f"keys= has {pluralize(len(repeated), 'key', grouped=True)} twice, such as "
                 f"{self.key(int(repeated[0][0]))!r}; list each key once"
             )
 
@@ -285,9 +286,10 @@ def _check_unique(samples: _Keys, other: _Candidates) -> None:
     if len(repeated):
         key = samples.key(int(repeated[0][0]))
         raise LabelError(
-            f"{_several(len(repeated), 'key')} occur in several archives, such as {key!r}, so the "
-            f"field {other.field.name!r} of {other.field.archive.path} cannot be assigned; open "
-            f"the archives one by one, each with its own, and use CombinedLazyDataset"
+            f"{pluralize(len(repeated), 'key occurs', 'keys occur', grouped=True)} in several "
+            f"archives, such as {key!r}, so the field {other.field.name!r} of "
+            f"{other.field.archive.path} cannot be assigned; open the archives one by one, each "
+            "with its own, and use CombinedLazyDataset"
         )
 
 
@@ -312,9 +314,9 @@ def _several_members(candidates: _Candidates, repeated: npt.NDArray[np.uint64]) 
     if where[0] != where[1]:
         names = [f"{path}: {name}" for path, name in zip(where, names)]
     return LabelError(
-        f"{_several(len(repeated), 'sample')} have several members for the field {field.name!r} "
-        f"({field.pattern.text!r}): {candidates.key(one)!r} has {names[0]!r} and {names[1]!r}; "
-        f"make the pattern narrower"
+        f"{pluralize(len(repeated), 'sample has', 'samples have', grouped=True)} several members "
+        f"for the field {field.name!r} ({field.pattern.text!r}): {candidates.key(one)!r} has "
+        f"{names[0]!r} and {names[1]!r}; make the pattern narrower"
     )
 
 
@@ -327,8 +329,8 @@ def _check_any(first: _Candidates) -> None:
     if len(first.dotted):
         name = field.archive.name(int(first.dotted[0]))
         dotted = (
-            f". {_several(len(first.dotted), 'name')} such as {name!r} would, but for an earlier "
-            f"dot, at which WebDataset's keys end; pass first_dot=False"
+            f". {pluralize(len(first.dotted), 'name', grouped=True)} such as {name!r} would, but "
+            "for an earlier dot, at which WebDataset's keys end; pass first_dot=False"
         )
     raise LabelError(
         f"{field.archive.path}: no member matches the pattern {field.pattern.text!r} of the field "
@@ -354,10 +356,10 @@ def _warn_of_dots(first: _Candidates) -> None:
     if len(lost):
         logger.warning(
             "%s: %s such as %r would match the pattern %r, but for an earlier dot in the name, at "
-            "which WebDataset's keys end; they are in no sample. Pass first_dot=False if their "
-            "keys end at the last dot",
+            "which WebDataset's keys end, and no sample has them. Pass first_dot=False if keys "
+            "end at the last dot",
             first.field.archive.path,
-            _several(len(lost), "member"),
+            pluralize(len(lost), "member", grouped=True),
             first.field.archive.name(int(rows[lost[0]])),
             first.field.pattern.text,
         )
@@ -367,9 +369,9 @@ def _log_unused(candidates: _Candidates, positions: npt.NDArray[np.int64]) -> No
     unused = len(candidates) - int((positions >= 0).sum())
     if unused > 0:
         logger.info(
-            "%s: %s of the field %r (%r) belong to no sample",
+            "%s: no sample has %s of the field %r (%r)",
             candidates.field.archive.path,
-            _several(unused, "member"),
+            pluralize(unused, "member", grouped=True),
             candidates.field.name,
             candidates.field.pattern.text,
         )
@@ -406,8 +408,9 @@ def _assemble(
     if nothing.any():
         key = samples.key(int(numbers[np.flatnonzero(nothing)[0]]))
         raise LabelError(
-            f"{_several(int(nothing.sum()), 'key')} of keys= have no member in any field, such as "
-            f"{key!r}; is the right prefix in the pattern {fields[0].pattern.text!r}?"
+            f"no field has a member for {pluralize(int(nothing.sum()), 'key', grouped=True)} of "
+            f"keys=, such as {key!r}; is the right prefix in the pattern "
+            f"{fields[0].pattern.text!r}?"
         )
     incomplete = tuple(np.flatnonzero(absent.any(axis=1)).tolist())
     return Pairing(positions, incomplete=incomplete, kept=kept)
@@ -425,11 +428,8 @@ def _missing_parts(
         if len(lost):
             keys = ", ".join(repr(samples.key(int(number))) for number in numbers[lost[:SHOWN]])
             parts.append(
-                f"{len(lost)} of {_several(len(numbers), 'sample')} have no member for the field "
-                f"{field.name!r} ({field.pattern.text!r} in {field.archive.path}), such as {keys}"
+                f"the field {field.name!r} ({field.pattern.text!r} in {field.archive.path}) has no "
+                f"member for {len(lost):,} of {pluralize(len(numbers), 'sample', grouped=True)}, "
+                f"such as {keys}"
             )
     return LabelError("; ".join(parts), hints=SKIP_OR_NONE)
-
-
-def _several(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"

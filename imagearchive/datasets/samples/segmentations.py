@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from imagearchive.codecs.coco_elements import check_numbers
 from imagearchive.errors import LabelError
+from imagearchive.errors.plurals import pluralize
 
 __all__ = ["FARTHEST", "SECTIONS", "Segmentations", "check_size"]
 
@@ -100,7 +101,7 @@ class Segmentations:
         if len(numbers) % 2 or len(numbers) < 6:
             raise LabelError(
                 f"{where}: a polygon must have x and y of three points or more, got "
-                f"{len(numbers)} numbers"
+                f"{pluralize(len(numbers), 'number')}"
             )
         if any(abs(number) > FARTHEST for number in numbers):
             raise LabelError(f"{where}: a polygon leads far out of any image")

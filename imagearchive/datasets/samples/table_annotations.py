@@ -32,6 +32,7 @@ from imagearchive.datasets.table_rows import (
 )
 from imagearchive.errors import CorruptIndexError, ImageArchiveError, LabelError, OptionError
 from imagearchive.errors.hints import Hint
+from imagearchive.errors.plurals import pluralize
 from imagearchive.transforms.fields import Boxes, ColumnField, Field, Image, Label
 
 if TYPE_CHECKING:
@@ -304,8 +305,8 @@ class _ColumnPart(AnnotationPart):
     def describe_missing(self, count: int, total: int, keys: Sequence[str]) -> str:
         """Return the message for samples without a value."""
         return (
-            f"{self._where}: {count:,} of {total:,} samples have no value for the field "
-            f"{self.name!r}, such as {', '.join(map(repr, keys))}"
+            f"{self._where}: no value for the field {self.name!r} in {count:,} of "
+            f"{pluralize(total, 'sample', grouped=True)}, such as {', '.join(map(repr, keys))}"
         )
 
     def values(self, row: int, context: RowContext) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import html
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from imagearchive.errors.plurals import plural_of, pluralize
 from imagearchive.processing.report.facts import Histogram, SizeGrid
 
 __all__ = [
@@ -101,7 +102,7 @@ def _rect(box: tuple[float, float, float, float], tip: str, opacity: float = 1.0
     )
 
 
-def bar_chart(title: str, counts: Sequence[tuple[str, int]], what: str) -> str:
+def bar_chart(title: str, counts: Sequence[tuple[str, int]], noun: str) -> str:
     """Draw one bar for each name.
 
     Parameters
@@ -109,8 +110,8 @@ def bar_chart(title: str, counts: Sequence[tuple[str, int]], what: str) -> str:
     title : str
     counts : sequence of (str, int)
         From top to bottom.
-    what : str
-        What is counted, in the plural.
+    noun : str
+        What is counted, in the singular.
     """
     most = max((count for _, count in counts), default=0) or 1
     room = _WIDTH - _LABEL - 60
@@ -120,17 +121,22 @@ def bar_chart(title: str, counts: Sequence[tuple[str, int]], what: str) -> str:
         shown = name if len(name) <= 28 else name[:27] + "…"
         drawn += [
             _text(_LABEL - 8, y + 13, shown, "end"),
-            _rect((_LABEL, y, max(room * count / most, 1), _BAR), f"{name}: {count:,} {what}"),
+            _rect(
+                (_LABEL, y, max(room * count / most, 1), _BAR),
+                f"{name}: {pluralize(count, noun, grouped=True)}",
+            ),
             _text(_LABEL + room * count / most + 6, y + 13, f"{count:,}"),
         ]
     text = ", ".join(f"{name} {count:,}" for name, count in counts[:5])
-    description = f"Bars of the number of {what}: {text}{', …' if len(counts) > 5 else ''}."
-    data = table([title, what.capitalize()], counts)
+    description = (
+        f"Bars of the number of {plural_of(noun)}: {text}{', …' if len(counts) > 5 else ''}."
+    )
+    data = table([title, plural_of(noun).capitalize()], counts)
     return _figure(title, description, (_WIDTH, len(counts) * (_BAR + 4)), "".join(drawn), data)
 
 
 def histogram_chart(
-    title: str, histogram: Histogram, what: str, shown: Callable[[float], str] = number
+    title: str, histogram: Histogram, noun: str, shown: Callable[[float], str] = number
 ) -> str:
     """Draw a histogram.
 
@@ -139,8 +145,8 @@ def histogram_chart(
     title : str
     histogram : Histogram
         With at least one bin.
-    what : str
-        What is counted, in the plural.
+    noun : str
+        What is counted, in the singular.
     shown : callable
         From a value to text.
     """
@@ -162,7 +168,9 @@ def histogram_chart(
         height = (_HEIGHT - _BOTTOM - 6) * count / most
         if count:
             box = (_LEFT + position * step, _HEIGHT - _BOTTOM - max(height, 1), step - 1)
-            drawn.append(_rect((*box, max(height, 1)), f"{span}: {count:,} {what}"))
+            drawn.append(
+                _rect((*box, max(height, 1)), f"{span}: {pluralize(count, noun, grouped=True)}")
+            )
     middle = len(counts) // 2
     drawn.append(_text(_LEFT, _HEIGHT - 8, shown(edges[0])))
     if len(counts) > 3:
@@ -171,10 +179,10 @@ def histogram_chart(
         drawn.append(_text(_WIDTH - 8, _HEIGHT - 8, shown(edges[-1]), "end"))
     peak = rows[counts.index(most)][0]
     description = (
-        f"Histogram of {what}, from {shown(edges[0])} to {shown(edges[-1])}. Most, {most:,}, are "
-        f"in {peak}."
+        f"Histogram of {plural_of(noun)}, from {shown(edges[0])} to {shown(edges[-1])}. Most, "
+        f"{most:,}, are in {peak}."
     )
-    data = table([title, what.capitalize()], [row for row in rows if row[1]])
+    data = table([title, plural_of(noun).capitalize()], [row for row in rows if row[1]])
     return _figure(title, description, (_WIDTH, _HEIGHT), "".join(drawn), data)
 
 
@@ -202,7 +210,7 @@ def heat_map(title: str, grid: SizeGrid, common: Sequence[tuple[int, int, int]])
                     " to ".join(dict.fromkeys(map(number, edges[start : start + 2])))
                     for edges, start in ((grid.width_edges, column), (grid.height_edges, row))
                 )
-                tip = f"width {widths}, height {heights}: {count:,} images"
+                tip = f"width {widths}, height {heights}: {pluralize(count, 'image', grouped=True)}"
                 drawn.append(_rect(box, tip, 0.15 + 0.85 * (count / most) ** 0.5))
     drawn += [
         _text(_LEFT, bottom + 16, number(grid.width_edges[0])),
@@ -215,7 +223,7 @@ def heat_map(title: str, grid: SizeGrid, common: Sequence[tuple[int, int, int]])
     width, height, count = common[0]
     description = (
         f"Map of the number of images by width and height. The most common size is {width} x "
-        f"{height} pixels, of {count:,} images."
+        f"{height} pixels, of {pluralize(count, 'image', grouped=True)}."
     )
     rows = [(f"{width} x {height}", count) for width, height, count in common]
     data = table(["Most common sizes", "Images"], rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from imagearchive.errors.plurals import pluralize
 from imagearchive.processing.report.charts import (
     bar_chart,
     escape,
@@ -27,7 +28,7 @@ def sample_section(samples: SampleFacts) -> str:
     """Return what samples of several files or fields have, and what they lack."""
     parts = "fields" if samples.fields else "files"
     expected = "field" if samples.fields else "file that most have"
-    text = f"{samples.count:,} samples of several {parts} each."
+    text = f"{pluralize(samples.count, 'sample', grouped=True)} of several {parts} each."
     if samples.examined < samples.count:
         text += f" Of {samples.examined:,} of them, this is known:"
     if samples.incomplete:
@@ -53,14 +54,14 @@ def sample_section(samples: SampleFacts) -> str:
     title = f"{parts.capitalize()} by extension" if parts == "files" else "Samples with each field"
     return (
         f"<h3>Samples of several {parts}</h3><p>{text}</p>{missing}{broken}"
-        f'<div class="charts">{bar_chart(title, counts, "samples")}'
+        f'<div class="charts">{bar_chart(title, counts, "sample")}'
         f"{''.join(map(_field, samples.fields))}</div>"
     )
 
 
 def _samples(count: int, verb: str) -> str:
     """Return the beginning of a sentence about so many samples."""
-    return f"1 sample {verb}s" if count == 1 else f"{count:,} samples {verb}"
+    return pluralize(count, f"sample {verb}s", f"samples {verb}", grouped=True)
 
 
 def _field(field: FieldFacts) -> str:
@@ -68,16 +69,16 @@ def _field(field: FieldFacts) -> str:
     name = field.name
     charts = []
     for found, title, what in (
-        (field.amount, f"{_AMOUNTS.get(field.kind, 'Values')} in {name}", "samples"),
-        (field.width, f"Width of {name} in pixels", "boxes"),
-        (field.height, f"Height of {name} in pixels", "boxes"),
-        (field.area, f"Area of {name}, as a part of the image", "boxes"),
+        (field.amount, f"{_AMOUNTS.get(field.kind, 'Values')} in {name}", "sample"),
+        (field.width, f"Width of {name} in pixels", "box"),
+        (field.height, f"Height of {name} in pixels", "box"),
+        (field.area, f"Area of {name}, as a part of the image", "box"),
     ):
         if found is not None:
             charts.append(histogram_chart(title, found.histogram, what))
     if field.labels and field.kind == "mask":
         charts.append(
-            bar_chart(f"Classes in {name}", fold(field.labels, MOST_BARS, "classes"), "masks")
+            bar_chart(f"Classes in {name}", fold(field.labels, MOST_BARS, "classes"), "mask")
         )
         shares = [(label, f"{share:.2%}") for label, share in field.pixels.items()]
         charts.append(
@@ -86,7 +87,7 @@ def _field(field: FieldFacts) -> str:
         )
     elif field.labels:
         charts.append(
-            bar_chart(f"Values of {name}", fold(field.labels, MOST_BARS, "values"), "labels")
+            bar_chart(f"Values of {name}", fold(field.labels, MOST_BARS, "values"), "label")
         )
     return "".join(charts)
 
@@ -108,7 +109,7 @@ def array_section(arrays: Sequence[ArrayFacts], archive: int, pictures: RowPictu
     ]
     headings = ["Array", "Type", "Shape", "Rows read", "Minimum", "Maximum", "Mean", "NaN"]
     charts = "".join(
-        bar_chart(f"Values of {one.name}", fold(one.labels, MOST_BARS, "values"), "rows")
+        bar_chart(f"Values of {one.name}", fold(one.labels, MOST_BARS, "values"), "row")
         for one in arrays
         if one.labels
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from imagearchive.errors.plurals import pluralize
 from imagearchive.images.notebook import format_bytes
 from imagearchive.processing.report.charts import (
     bar_chart,
@@ -66,7 +67,7 @@ def damaged_section(images: ImageFacts) -> str:
     more = f" The first {len(rows)} are:" if images.damaged > len(rows) else ""
     return (
         f'<h3>Broken and truncated images</h3><p class="bad">{images.damaged:,} of '
-        f"{images.measured:,} images are broken or truncated.{more}</p>"
+        f"{pluralize(images.measured, 'image', grouped=True)}.{more}</p>"
         f"{table(['Name', 'State', 'Problem'], rows)}"
     )
 
@@ -83,11 +84,13 @@ def class_section(
         source = f"The classes are those in the .{classes.label_extension} files beside images."
     counts = list(classes.counts.values())
     text = (
-        f"{source} The largest has {counts[0]:,} images, the "
+        f"{source} The largest has {pluralize(counts[0], 'image', grouped=True)}, the "
         f"smallest {counts[-1]:,}, and the median {sorted(counts)[len(counts) // 2]:,}."
     )
     if classes.outside:
-        text += f" {classes.outside:,} images are in no class."
+        text += (
+            f" {pluralize(classes.outside, 'image is', 'images are', grouped=True)} in no class."
+        )
     shown = "".join(
         f"<div><h4>{escape(name)} ({classes.counts[name]:,})</h4>"
         f"{strip(archive, chosen, pictures, captions=False)}</div>"
@@ -95,7 +98,7 @@ def class_section(
     )
     return (
         f'<h3>Classes</h3><p>{escape(text)}</p><div class="charts">'
-        f"{bar_chart('Images of each class', fold(classes.counts, MOST_BARS, 'classes'), 'images')}"
+        f"{bar_chart('Images of each class', fold(classes.counts, MOST_BARS, 'classes'), 'image')}"
         f'</div><div class="classes">{shown}</div>'
     )
 
@@ -110,9 +113,9 @@ def properties_section(images: ImageFacts) -> str:
         ("Megapixels", images.megapixels),
     ):
         if found is not None:
-            charts.append(histogram_chart(title, found.histogram, "images"))
+            charts.append(histogram_chart(title, found.histogram, "image"))
     charts.append(
-        histogram_chart("Size of the file", images.bytes.histogram, "images", format_bytes)
+        histogram_chart("Size of the file", images.bytes.histogram, "image", format_bytes)
     )
     if images.sizes is not None:
         charts.append(heat_map("Width and height", images.sizes, images.common_sizes))
@@ -122,7 +125,7 @@ def properties_section(images: ImageFacts) -> str:
         ("EXIF orientation", {_ORIENTATIONS[k]: n for k, n in images.orientations.items()}),
     ):
         if counts:
-            charts.append(bar_chart(title, fold(counts, MOST_BARS, "kinds"), "images"))
+            charts.append(bar_chart(title, fold(counts, MOST_BARS, "kinds"), "image"))
     rows = [
         (name, *(shown(value) for value in found[:4]))
         for name, found, shown in (
@@ -171,9 +174,10 @@ def duplicates_section(
         strip(archive, group[:SHOWN_OF_GROUP], pictures) for group in found.listed[:SHOWN_GROUPS]
     )
     rows = [(place, one.name) for place, group in enumerate(found.listed, start=1) for one in group]
-    groups = "1 group" if found.groups == 1 else f"{found.groups:,} groups"
+    groups = pluralize(found.groups, "group", grouped=True)
     return (
-        f"<h3>{title}</h3><p>{found.images:,} images in {groups}: {criterion}.</p>"
+        f"<h3>{title}</h3><p>{pluralize(found.images, 'image', grouped=True)} in {groups}: "
+        f"{criterion}.</p>"
         f'<div class="classes">{strips}</div><details><summary>Names</summary>'
         f"{table(['Group', 'Name'], rows)}</details>"
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from imagearchive.containers.left_out import describe_reason
+from imagearchive.errors.plurals import pluralize
 from imagearchive.images.notebook import format_bytes
 from imagearchive.processing.report.charts import (
     escape,
@@ -294,9 +295,13 @@ def _common_section(
             )
             for first, second in one.pairs
         ]
+        similar = pluralize(
+            one.similar, "further pair that looks", "further pairs that look", grouped=True
+        )
         parts.append(
-            f'<h3>{escape(title)}</h3><p class="bad">{one.identical:,} identical files, and '
-            f"{one.similar:,} further pairs that look the same.</p>"
+            f'<h3>{escape(title)}</h3><p class="bad">'
+            f"{pluralize(one.identical, 'identical file', grouped=True)}, and "
+            f"{similar} the same.</p>"
             f'<div class="classes">{strips}</div><details><summary>Names</summary>'
             f"{table([names[one.first], names[one.second], 'Difference'], rows)}</details>"
         )

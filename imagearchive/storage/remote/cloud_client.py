@@ -18,6 +18,7 @@ from imagearchive.errors import (
     RemoteError,
     UnsupportedArchiveError,
 )
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.path_options import AccessOptions
 from imagearchive.storage.remote.client import Listing, ObjectStatus, replaced
 from imagearchive.storage.remote.retries import RetryPolicy, TransientError
@@ -172,7 +173,7 @@ class CloudClient:
                 return None
             data = memoryview(answer.bytes())
             if len(data) != min(size, found.size):
-                raise TransientError(f"the body ended after {len(data)} bytes")
+                raise TransientError(f"the body ended after {pluralize(len(data), 'byte')}")
             return found, data
 
         return self._call(key, get)

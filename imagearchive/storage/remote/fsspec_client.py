@@ -6,6 +6,7 @@ import datetime
 from typing import Any
 
 from imagearchive.errors import ImageArchiveError, RemoteAccessError, RemoteError
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.remote.client import Listing, ObjectStatus, replaced
 
 __all__ = ["FilesystemClient"]
@@ -49,7 +50,8 @@ class FilesystemClient:
             if self.status(key) != expected:
                 raise replaced(self._show(key))
             raise RemoteError(
-                f"{self._show(key)}: {len(data)} bytes instead of {size} from {offset} on"
+                f"{self._show(key)}: {pluralize(len(data), 'byte')} instead of {size} from "
+                f"{offset} on"
             )
         return memoryview(data)
 

@@ -22,6 +22,7 @@ from imagearchive.errors import (
     RemoteError,
     UnsupportedArchiveError,
 )
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.path_options import AccessOptions
 from imagearchive.storage.remote.client import Listing, ObjectStatus, replaced
 from imagearchive.storage.remote.connections import (
@@ -232,7 +233,7 @@ class HttpClient:
             # Not read, and no memory is allocated for what the headers claim.
             if code == 200:
                 return _Answer(code, found, 0, memoryview(b""))
-            raise TransientError(f"the server sends {length} bytes instead of {limit}")
+            raise TransientError(f"the server sends {pluralize(length, 'byte')} instead of {limit}")
         body = bytearray(length)
         self._fill(response, memoryview(body), deadline)
         return _Answer(code, found, start, memoryview(body).toreadonly())

@@ -13,6 +13,7 @@ from imagearchive.errors import (
     CorruptArchiveError,
     OptionTypeError,
 )
+from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.closing import Closable
 from imagearchive.storage.remote.client import Client, ClientFactory, ObjectStatus
 from imagearchive.storage.remote.prefetcher import Owner, abandon, prefetcher
@@ -241,8 +242,9 @@ class RemoteStorage(Closable):
             raise ClosedError(f"{self.path}: closed; open the archive again to read from it")
         if offset < 0 or size < 0 or offset + size > self.size:
             raise CorruptArchiveError(
-                f"{self.path}: {size} bytes at offset {offset} are not within the object of "
-                f"{self.size} bytes; it is truncated, or its index belongs to another object"
+                f"{self.path}: a range of {pluralize(size, 'byte')} at offset {offset} is not "
+                f"within the object of {pluralize(self.size, 'byte')}; it is truncated, or its "
+                "index belongs to another object"
             )
 
 
