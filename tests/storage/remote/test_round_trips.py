@@ -37,10 +37,15 @@ def files(tmp_path_factory):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+# Seconds without a request that end a round. A busy machine may send requests later than that; they
+# then count as a round of their own, unless the next gap is long enough for them.
+GAPS = 0.05, 0.25, 1
+
+
 @pytest.fixture
 def server(faulty_server, files):
     faulty_server.put(files)
-    faulty_server.configure(round_gap=0.05)
+    faulty_server.configure(round_gap=GAPS[0])
     return faulty_server
 
 
@@ -51,7 +56,18 @@ def new_machine(tmp_path, monkeypatch):
     return lambda: monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache-{next(numbers)}"))
 
 
-def rounds(server, source, position=0):
+def few_rounds(server, new_machine, source, position, most, openings=1):
+    """Whether no opening on a new machine takes more rounds to the first batch."""
+    for gap in GAPS:
+        server.configure(round_gap=gap)
+        new_machine()
+        server.forget()
+        if all(rounds(server, source, position) <= most for _ in range(openings)):
+            return True
+    return False
+
+
+def rounds(server, source, position):
     """Return the number of rounds of requests from opening a source to the first batch."""
     before = server.totals.rounds
     with DataLoader(
@@ -63,8 +79,8 @@ def rounds(server, source, position=0):
         return server.totals.rounds - before
 
 
-# One for the archives and their indexes, one for headers if indexes were copied from elsewhere, and
-# one for members; and what a machine that is busy adds when it sends requests too late.
+# One for the archives and their indexes, one for headers if indexes were copied from elsewhere, one
+# for members, and two for what a machine that is busy sends too late.
 MOST = 5
 
 
@@ -74,10 +90,9 @@ MOST = 5
 def test_first_batch_of_archives_with_indexes_takes_few_rounds(
     server, new_machine, name, opened, position
 ):
-    new_machine()
+    source = partial(opened, server.url(name))
     # Also when the indexes are on this machine.
-    for _ in range(2):
-        assert rounds(server, lambda: opened(server.url(name)), position) <= MOST
+    assert few_rounds(server, new_machine, source, position, MOST, openings=2)
 
 
 @pytest.mark.parametrize("position", [0, 2])
@@ -91,10 +106,8 @@ def test_first_batch_of_archives_with_a_joined_index_takes_few_rounds(
     joined.extra = {**joined.extra, FILES: describe_files(joined.file_signatures)}
     joined.save(tmp_path / "joined.idx.npy")
     server.put({"joined.idx.npy": tmp_path / "joined.idx.npy"})
-    new_machine()
     opened = partial(ImageArchive, pattern, ipath=server.url("joined.idx.npy"))
-    server.forget()
-    assert rounds(server, opened, position) <= MOST - 1
+    assert few_rounds(server, new_machine, opened, position, MOST - 1)
     # It is asked for once.
     assert [one.path for one in server.requests].count("joined.idx.npy") == 1
 
@@ -107,11 +120,10 @@ def test_first_batch_of_arrays_takes_few_rounds(server, new_machine, tmp_path, p
     np.savez(path, images=images, labels=np.arange(60), boxes=random.random((60, 4)))
     IndexTable.open(path)
     server.put({"a.npz": path, "a.idx.npy": path.with_suffix(".idx.npy")})
-    new_machine()
     columns = partial(LazyNPZDataset, server.url("a.npz"), keys=["images", "labels"])
     # The headers of two arrays, and a first sample, which tells what the fields are; to resume,
     # some rows are compared.
-    assert rounds(server, columns, position) <= MOST + 5
+    assert few_rounds(server, new_machine, columns, position, MOST + 5)
 
 
 def test_rows_of_arrays_are_requested_ahead(server, tmp_path):
