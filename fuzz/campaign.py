@@ -25,6 +25,8 @@ from fuzz.worker import read_current_input, save_finding
 
 # A worker that runs one input for longer is stopped; the input is a finding.
 HANG_SECONDS = 60.0
+# Until its first input, it imports modules and makes seeds, which takes long on a busy machine.
+START_SECONDS = 600.0
 SANITIZER_SLOWDOWN = 5.0
 
 
@@ -127,11 +129,15 @@ class Campaign:
         """Return what to start instead of a process that ended; None while it works."""
         now = time.monotonic()
         code = process.process.poll()
-        done, data = read_current_input(process.folder / "current")
+        current = process.folder / "current"
+        has_begun = current.exists()
+        done, data = read_current_input(current)
         if code is None:
-            if done != process.runs_seen:
-                process.runs_seen, process.changed = done, now
-            if now - process.changed < HANG_SECONDS * self._slowdown:
+            seen = done if has_begun else -1
+            if seen != process.runs_seen:
+                process.runs_seen, process.changed = seen, now
+            patience = HANG_SECONDS if has_begun else START_SECONDS
+            if now - process.changed < patience * self._slowdown:
                 return None
             process.process.kill()
             process.process.wait()

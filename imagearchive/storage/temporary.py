@@ -238,17 +238,25 @@ class LockedDirectory(Closable):
         """Remove the directory. Takes no descriptor unless there is something unexpected in it."""
         super().close()
         if self.path and self._pid == os.getpid():
-            for name in self._names:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(os.path.join(self.path, name))
-            _remove_directory(self.path)
+            try:
+                self._remove()
+            except KeyboardInterrupt:
+                # The object may live as long as the traceback.
+                self._remove()
+                raise
         self.path = ""
         lock, self._lock = self._lock, -1
         if lock >= 0:
             os.close(lock)
 
+    def _remove(self) -> None:
+        for name in self._names:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.path, name))
+        _remove_directory(self.path)
+
     def __del__(self) -> None:
-        # An interrupt may come before the block begins, or while `close` runs.
+        # An interrupt may come before the block begins, or before `close` does anything.
         if getattr(self, "path", ""):
             self.close()
 

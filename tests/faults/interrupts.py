@@ -7,6 +7,7 @@ hang, and none of its threads and processes may be at work after it.
 
 import ctypes
 import faulthandler
+import glob
 import json
 import os
 import select
@@ -29,6 +30,7 @@ from imagearchive.storage.remote.block_file import BLOCK
 from imagearchive.storage.remote.prefetcher import Owner, Prefetcher
 from imagearchive.storage.span_cache import SpanCache
 from imagearchive.storage.task_threads import TaskThreads
+from imagearchive.storage.temporary import LockedDirectory
 
 #: Seconds after which a run hangs.
 PATIENCE = 20
@@ -89,6 +91,22 @@ def _blocks(begin):
         # Waits forever if the request is still under way; the folder is not locked any more.
         assert fetch(0, 3 * BLOCK) == content
         assert blocks.holds(0, 3 * BLOCK)
+
+
+def _directory(begin):
+    directory = LockedDirectory(".", "temporary-")
+    names = "abc"
+    for name in names:
+        with open(directory.file(name), "wb"):
+            pass
+    os.mkdir(os.path.join(directory.path, "d"))
+    begin()
+    try:
+        directory.close()
+    finally:
+        # It is gone, unless the interrupt comes before anything is removed.
+        for left in glob.glob("temporary-*"):
+            assert {*os.listdir(left)} > {*names}
 
 
 def _generator(begin):
@@ -180,6 +198,7 @@ CASES = {
     "background": (_background, 1),
     "blocks": (_blocks, 3),
     "chunks": (_chunks, 1),
+    "directory": (_directory, 1),
     "generator": (_generator, 5),
     "locks": (_locks, 1),
     "processes": (_processes, 13),
