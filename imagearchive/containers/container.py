@@ -105,8 +105,16 @@ class Container:
         """
         return None
 
-    def sniff_location(self, location: Location, status: Status) -> bool:
-        """Whether a location is an archive of this format that consists of several files."""
+    def sniff_location(self, location: Location, status: Status, head: bytes) -> bool:
+        """Whether a location is an archive of this format that consists of several files.
+
+        Parameters
+        ----------
+        location : Location
+        status : Status
+        head : bytes
+            The first 512 bytes, fewer where the file is shorter; empty if it is not a file.
+        """
         return False
 
     def sniff(self, head: bytes, storage: Storage) -> Match:

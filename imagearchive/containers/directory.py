@@ -62,7 +62,7 @@ class DirectoryContainer(Container):
     members_are_files = True
     has_special_members = True
 
-    def sniff_location(self, location: Location, status: Status) -> bool:
+    def sniff_location(self, location: Location, status: Status, head: bytes) -> bool:
         """Recognize any directory."""
         return status.is_directory
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from imagearchive.containers.container import Container, Match
 from imagearchive.containers.derived import (
     HEAD_BYTES,
     DerivedFile,
-    stream_format_of,
+    find_stream_format,
 )
 from imagearchive.containers.directory import DirectoryContainer
 from imagearchive.containers.rows import RowBuffer
@@ -30,8 +30,12 @@ from imagearchive.errors import (
 from imagearchive.storage.location import Location
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from imagearchive.containers.compressed_scan import Look
+    from imagearchive.storage.location import Status
     from imagearchive.storage.progress import Progress
+    from imagearchive.storage.protocol import FileStorage
 
 __all__ = [
     "Scanned",
@@ -146,29 +150,59 @@ def find_container(location: Location) -> Container:
     OSError
         The location does not exist, or cannot be read.
     """
+    with _first_bytes(location) as start:
+        return _find(location, start)[0]
+
+
+class _Start(NamedTuple):
+    """What a file begins with, and the file; nothing of a location that is not a file."""
+
+    status: Status
+    head: bytes
+    storage: FileStorage | None
+
+
+@contextmanager
+def _first_bytes(location: Location) -> Iterator[_Start]:
+    """Open a location for the block, once for all formats: on a network, each opening is a request.
+
+    Opening a pipe would wait for its writer.
+    """
     status = location.status()
+    if not status.is_file:
+        yield _Start(status, b"", None)
+        return
+    with closing(location.open("pread")) as storage:
+        yield _Start(status, bytes(storage.read(0, min(HEAD_BYTES, storage.size))), storage)
+
+
+def _find(location: Location, start: _Start) -> tuple[Container, FileStorage | None]:
+    """Return the format of an archive, and the storage to scan if it is a single file."""
     failure: Exception | None = None
     for container in _CONTAINERS:
         try:
-            if container.sniff_location(location, status):
-                return container
+            if container.sniff_location(location, start.status, start.head):
+                return container, None
         except (OSError, ImageArchiveError) as error:
             failure = failure or error
+    head, storage = start.head, start.storage
+    if storage is None:
+        # Raises the error of what is not a file.
+        location.open("pread").close()
+        raise failure or UnsupportedArchiveError(f"{location.path}: {_unknown(head)}")
     possible: Container | None = None
-    with closing(location.open("pread")) as storage:
-        head = bytes(storage.read(0, min(HEAD_BYTES, storage.size)))
-        for container in _CONTAINERS:
-            try:
-                match = container.sniff(head, storage)
-            except (OSError, ImageArchiveError) as error:
-                failure = failure or error
-                continue
-            if match is Match.CERTAIN:
-                return container
-            if match is Match.POSSIBLE:
-                possible = possible or container
+    for container in _CONTAINERS:
+        try:
+            match = container.sniff(head, storage)
+        except (OSError, ImageArchiveError) as error:
+            failure = failure or error
+            continue
+        if match is Match.CERTAIN:
+            return container, storage
+        if match is Match.POSSIBLE:
+            possible = possible or container
     if possible is not None:
-        return possible
+        return possible, storage
     if failure is not None:
         raise failure
     from imagearchive.containers.foreign import describe_foreign
@@ -231,7 +265,11 @@ def scan_location(
     CorruptArchiveError
         It is damaged; with ``strict=False`` only if no part of it can be read.
     """
-    format = stream_format_of(location)
+    with _first_bytes(location) as start:
+        format = find_stream_format(start.head)
+        if format is None:
+            container, storage = _find(location, start)
+            rows, files, damage = _scan(container, location, storage, strict)
     if format is not None:
         from imagearchive.containers.compressed_scan import scan_compressed
 
@@ -240,17 +278,6 @@ def scan_location(
         )
         stop, view = found.view.stored_size, found.view
         return Scanned(container, rows, [location], found.damage, [stop], view, found.checkpoints)
-    container = find_container(location)
-    damage = None
-    try:
-        # A directory that cannot be listed raises OSError: the archive is not damaged.
-        rows, files = container.scan_location(location, strict or not container.members_are_files)
-    except CorruptArchiveError as error:
-        if strict:
-            raise
-        # Scan again for the members that can be read.
-        damage = error.message
-        rows, files = container.scan_location(location, False)
     packed = rows.packed_entries() if len(files) == 1 else None
     if packed is not None:
         return Scanned(container, rows, files, damage, [packed.end])
@@ -261,3 +288,23 @@ def scan_location(
     elif len(entries):
         ends[0] = (entries["offset"] + entries["stored_size"]).max()
     return Scanned(container, rows, files, damage, ends.tolist())
+
+
+def _scan(
+    container: Container, location: Location, storage: FileStorage | None, strict: bool
+) -> tuple[RowBuffer, list[Location], str | None]:
+    """Return the rows and the files of an archive, and its damage if that is no error."""
+
+    def scan(strict: bool) -> tuple[RowBuffer, list[Location]]:
+        if storage is None:
+            return container.scan_location(location, strict)
+        return container.scan(storage, strict), [location]
+
+    try:
+        # A directory that cannot be listed raises OSError: the archive is not damaged.
+        return *scan(strict or not container.members_are_files), None
+    except CorruptArchiveError as error:
+        if strict:
+            raise
+        # Scan again for the members that can be read.
+        return *scan(False), error.message

@@ -1,4 +1,4 @@
-"""What opening an archive imports: nothing for compressed or nested archives if it is neither."""
+"""What opening an archive imports, and how often it opens the file."""
 
 import subprocess
 import sys
@@ -47,3 +47,20 @@ def test_open_compressed_tar_imports_compressed_streams(tmp_path):
     modules = modules_of_opening(tmp_path / "a.tar.gz")
     assert "imagearchive.storage.gzip" in modules
     assert not NESTED & modules
+
+
+def test_open_from_nothing_opens_the_archive_three_times(plain):
+    # For its format and headers, for the digest of its headers, and for the start of its first
+    # member. On a network file system, each is a request.
+    script = (
+        "import sys\n"
+        "opened = []\n"
+        "sys.addaudithook(lambda event, arguments: event == 'open' and opened.append(arguments))\n"
+        "import imagearchive\n"
+        "imagearchive.open('a.tar')\n"
+        "print(sum(str(path).endswith('a.tar') for path, *_ in opened))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=plain.parent, capture_output=True, text=True, check=True
+    )
+    assert 1 <= int(done.stdout) <= 3

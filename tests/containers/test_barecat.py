@@ -45,7 +45,8 @@ def scan_path(path, strict=True):
 def sniff(path):
     location = locate(path)
     location = location if location.exists() else BARECAT.resolve(location)
-    return BARECAT.sniff_location(location, location.status())
+    head = pathlib.Path(location.path).read_bytes()[:512] if location.status().is_file else b""
+    return BARECAT.sniff_location(location, location.status(), head)
 
 
 # ---------------------------------------------------------------- index

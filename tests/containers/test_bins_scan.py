@@ -34,7 +34,7 @@ def scan_path(path, strict=True):
 
 def sniff(path):
     location = locate(path)
-    return location.exists() and BINS.sniff_location(location, location.status())
+    return location.exists() and BINS.sniff_location(location, location.status(), b"")
 
 
 def test_bins_open_as_archive(split_set):

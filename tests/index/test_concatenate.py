@@ -127,16 +127,17 @@ def test_concatenate_missing_indexes_are_built_in_several_threads(tmp_path, monk
         write_tar(tmp_path / f"s-{number}.tar", {f"{number}.txt": b"%d" % number})
     # Each of the first two scans ends only when both have begun.
     both = threading.Barrier(2, timeout=20)
-    scan, begun = TarContainer.scan_location, []
+    scan, begun = TarContainer.scan, []
 
-    def scan_together(self, location, strict):
-        begun.append(location.path)
+    def scan_together(self, storage, strict):
+        begun.append(storage.path)
         if len(begun) <= 2:
             both.wait()
-        return scan(self, location, strict)
+        return scan(self, storage, strict)
 
-    monkeypatch.setattr(TarContainer, "scan_location", scan_together)
+    monkeypatch.setattr(TarContainer, "scan", scan_together)
     archive = Archive(str(tmp_path / "s-{0..19}.tar"))
+    assert len(begun) == 20
     assert list(archive) == [f"{number}.txt" for number in range(20)]
 
 
@@ -158,15 +159,15 @@ def test_concatenate_progress_is_shown_on_a_terminal_only(tmp_path, monkeypatch)
             super().__init__()
             self.isatty = lambda: is_terminal
 
-    scan = TarContainer.scan_location
+    scan = TarContainer.scan
 
-    def scan_slowly(self, location, strict):
-        if location.path.endswith("s-2.tar"):
+    def scan_slowly(self, storage, strict):
+        if storage.path.endswith("s-2.tar"):
             # The bar appears after two seconds.
             time.sleep(2.1)
-        return scan(self, location, strict)
+        return scan(self, storage, strict)
 
-    monkeypatch.setattr(TarContainer, "scan_location", scan_slowly)
+    monkeypatch.setattr(TarContainer, "scan", scan_slowly)
     shown = {}
     for is_terminal in (True, False):
         monkeypatch.setattr(sys, "stderr", Screen(is_terminal))

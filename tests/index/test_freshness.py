@@ -136,16 +136,16 @@ def test_open_saves_the_identity_of_a_touched_archive(tar):
 
 
 def test_open_does_not_save_the_index_of_an_archive_that_changes(tar, monkeypatch):
-    original, changes = TarContainer.scan_location, []
+    original, changes = TarContainer.scan, []
 
-    def scan(container, location, strict):
-        found = original(container, location, strict)
+    def scan(container, storage, strict):
+        found = original(container, storage, strict)
         if len(changes) < limit:
             changes.append(1)
             append(tar)
         return found
 
-    monkeypatch.setattr(TarContainer, "scan_location", scan)
+    monkeypatch.setattr(TarContainer, "scan", scan)
     limit = 1
     table = IndexTable.open(tar)
     assert len(table) == len(MEMBERS) + 1

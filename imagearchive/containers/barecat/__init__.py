@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 from imagearchive.containers.container import Checksum, Container
@@ -34,14 +33,10 @@ class BarecatContainer(Container):
         index = location.parent.join(location.name + INDEX_SUFFIX)
         return index if index.exists() else None
 
-    def sniff_location(self, location: Location, status: Status) -> bool:
+    def sniff_location(self, location: Location, status: Status, head: bytes) -> bool:
         """Recognize an SQLite file with the right table."""
-        # Opening a pipe would wait for its writer.
-        if not status.is_file or status.size < len(SQLITE_MAGIC):
+        if not head.startswith(SQLITE_MAGIC):
             return False
-        with closing(location.open("pread")) as storage:
-            if bytes(storage.read(0, len(SQLITE_MAGIC))) != SQLITE_MAGIC:
-                return False
         # SQLite is imported only for its files.
         from imagearchive.containers.barecat.scan import has_files_table
 

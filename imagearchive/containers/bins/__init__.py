@@ -20,7 +20,7 @@ class BinsContainer(Container):
     version = 1
     label = "split bins"
 
-    def sniff_location(self, location: Location, status: Status) -> bool:
+    def sniff_location(self, location: Location, status: Status, head: bytes) -> bool:
         """Recognize a directory with ``index.dat`` and bins."""
         if not status.is_directory:
             return False
