@@ -96,10 +96,6 @@ class StoragePool:
             return locate(path).join(self._table.name(position)).path
         return path
 
-    def is_directory(self, shard: int) -> bool:
-        """Whether each member of a shard is a file of its own."""
-        return shard in self._directories
-
     def get(self, shard: int, position: int) -> ReadAheadStorage:
         """Return the storage that holds a member.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -237,61 +237,30 @@ class MemberReader(ArchiveFileSystem):
         if not self._pool.can_keep_all_open and not self._pool.are_remote:
             # Files would be opened for this, and closed again before they are read.
             return
-        positions = self._positions(keys)
-        if not len(positions):
-            return
-        rows = self.table.entries[positions]
-        order = np.lexsort((rows["offset"], rows["shard"]))
-        shards = rows["shard"][order].astype(np.int64)
-        starts = rows["offset"][order].astype(np.int64)
-        # Members may overlap, such as links to one file, so the last may not have the highest end.
-        ends = starts + rows["stored_size"][order].astype(np.int64)
-        if self._pool.are_remote:
-            self._prefetch_ranges(positions[order], shards, starts, ends)
-            return
-        begins = np.ones(len(order), np.bool_)
-        begins[1:] = (shards[1:] != shards[:-1]) | (starts[1:] - ends[:-1] > MAX_GAP)
-        groups = np.flatnonzero(begins)
-        starts, ends = starts[groups], np.maximum.reduceat(ends, groups)
-        shards, positions = shards[groups], positions[order[groups]]
-        for run in _runs(shards):
-            first = int(shards[run.start])
-            file = self._pool.get(first, int(positions[run.start]))
-            if isinstance(file, MmapStorage) and not self._pool.is_directory(first):
+        positions, remote = self._positions(keys), self._pool.are_remote
+        # Storages on servers decide themselves which ranges to join.
+        files = self._lookup.file_ranges(positions, None if remote else MAX_GAP)
+        for shard, position, starts, ends in files:
+            file = self._pool.get(shard, position)
+            if isinstance(file, MmapStorage):
                 # For small members, calls for each of them take as long as a tenth of decoding.
-                file.prefetch_all(starts[run], ends[run])
+                file.prefetch_all(starts, ends)
                 continue
-            for start, end, shard, position in zip(
-                *(column[run].tolist() for column in (starts, ends, shards, positions))
-            ):
-                self._pool.get(shard, position).prefetch(start, end - start)
+            ranges = zip(starts.tolist(), (ends - starts).tolist())
+            if isinstance(file, RangesStorage):
+                file.prefetch_ranges(ranges)
+            else:
+                for start, size in ranges:
+                    file.prefetch(start, size)
 
     def _positions(self, keys: Iterable[str | int]) -> npt.NDArray[np.int64]:
         """Return the positions of members; those in an array are checked all at once."""
         if isinstance(keys, np.ndarray) and keys.dtype == np.int64 and keys.ndim == 1 and keys.size:
             low, high = keys.min(), keys.max()
             if low >= 0 and high < len(self.table):
-                return keys
+                return np.ascontiguousarray(keys)
         listed = check_sequence("keys", keys)
         return np.array([self._position(key) for key in listed], np.int64)
-
-    def _prefetch_ranges(
-        self,
-        positions: npt.NDArray[np.int64],
-        shards: npt.NDArray[np.int64],
-        starts: npt.NDArray[np.int64],
-        ends: npt.NDArray[np.int64],
-    ) -> None:
-        """Request members, ordered by shard, from storages that decide themselves how."""
-        for run in _runs(shards):
-            file = self._pool.get(int(shards[run.start]), int(positions[run.start]))
-            ranges = zip(starts[run].tolist(), (ends[run] - starts[run]).tolist())
-            if isinstance(file, RangesStorage):
-                file.prefetch_ranges(ranges)
-            else:
-                # Members of an archive inside an archive.
-                for start, size in ranges:
-                    file.prefetch(start, size)
 
     @property
     def requests_ahead(self) -> int:
@@ -364,9 +333,3 @@ class MemberReader(ArchiveFileSystem):
 
     def _file_path(self, position: int) -> str:
         return self._pool.path(int(self.table.entries["shard"][position]), position)
-
-
-def _runs(values: npt.NDArray[np.int64]) -> Iterator[slice]:
-    """Yield the slices in which all values, which are at least 0, are the same."""
-    firsts = np.flatnonzero(np.diff(values, prepend=-1)).tolist()
-    yield from map(slice, firsts, [*firsts[1:], len(values)])

@@ -1,8 +1,10 @@
 """Rows by position and positions by name, straight from the mapped columns of an index."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint64_t
+from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint8_t, uint64_t
+from libc.stdlib cimport qsort
 from libc.string cimport memcmp
 
 from imagearchive.containers.entry cimport KIND_FILE, KIND_SYMLINK, Entry
@@ -15,6 +17,44 @@ from imagearchive.errors.plurals import pluralize
 
 cdef enum:
     METHOD_STORED = 0  # as in imagearchive.containers.rows
+    # Sorting more ranges takes longer than waiting for the GIL.
+    MANY_RANGES = 1024
+
+
+cdef struct Range:
+    int64_t shard, start, end
+    Py_ssize_t position
+
+
+cdef int compare(const void* first, const void* second) noexcept nogil:
+    cdef const Range* a = <const Range*> first
+    cdef const Range* b = <const Range*> second
+    if a.shard != b.shard:
+        return -1 if a.shard < b.shard else 1
+    if a.start != b.start:
+        return -1 if a.start < b.start else 1
+    return (a.position > b.position) - (a.position < b.position)
+
+
+cdef void sort_ranges(Range* ranges, size_t count) noexcept nogil:
+    cdef size_t i
+    for i in range(1, count):
+        if compare(&ranges[i - 1], &ranges[i]) > 0:
+            qsort(ranges, count, sizeof(Range), compare)
+            return
+
+
+cdef size_t join_ranges(Range* ranges, size_t count, int64_t gap) noexcept nogil:
+    """Join sorted ranges that are near each other; return how many are left."""
+    cdef size_t i, last = 0
+    for i in range(1, count):
+        # They may overlap, such as links to one file, so the last may not have the highest end.
+        if ranges[i].shard == ranges[last].shard and ranges[i].start - ranges[last].end <= gap:
+            ranges[last].end = max(ranges[last].end, ranges[i].end)
+        else:
+            last += 1
+            ranges[last] = ranges[i]
+    return last + 1
 
 
 cdef class Lookup:
@@ -147,6 +187,64 @@ cdef class Lookup:
             views.append(file[offset:end])
         self.check_mapping()
         return views
+
+    def file_ranges(self, const int64_t[::1] positions not None, gap=None):
+        """Return where the stored bytes of members are, in the order of the files.
+
+        Parameters
+        ----------
+        positions : array of int64
+            As for `row`.
+        gap : int, optional
+            Ranges of a file with at most so many bytes between them become one. By default, each
+            member has its own.
+
+        Returns
+        -------
+        list of (shard, position, starts, ends)
+            For each file the position of its first member, and its ranges as arrays of int64.
+        """
+        cdef size_t count = positions.shape[0], i, first
+        cdef uint64_t end
+        cdef const Entry* entry
+        cdef Range* ranges
+        cdef list files = []
+        if not count:
+            return files
+        starts, ends = np.empty(count, np.int64), np.empty(count, np.int64)
+        cdef int64_t[::1] start_view = starts, end_view = ends
+        ranges = <Range*> PyMem_Malloc(count * sizeof(Range))
+        if ranges == NULL:
+            raise MemoryError
+        try:
+            for i in range(count):
+                ranges[i].position = self.from_start(positions[i])
+                entry = &self.entries[ranges[i].position]
+                # A damaged index may contain anything.
+                end = min(entry.offset, <uint64_t> INT64_MAX)
+                ranges[i].shard = entry.shard
+                ranges[i].start = end
+                ranges[i].end = end + min(entry.stored_size, <uint64_t> INT64_MAX - end)
+            if count > MANY_RANGES:
+                with nogil:
+                    sort_ranges(ranges, count)
+            else:
+                sort_ranges(ranges, count)
+            if gap is not None:
+                count = join_ranges(ranges, count, gap)
+            first = 0
+            for i in range(count):
+                start_view[i], end_view[i] = ranges[i].start, ranges[i].end
+                if i + 1 == count or ranges[i + 1].shard != ranges[i].shard:
+                    files.append((
+                        ranges[first].shard, ranges[first].position,
+                        starts[first:i + 1], ends[first:i + 1],
+                    ))
+                    first = i + 1
+        finally:
+            PyMem_Free(ranges)
+        self.check_mapping()
+        return files
 
     cdef int span(self, uint64_t row, uint64_t* start, uint64_t* size) noexcept nogil:
         """Find the bytes of a name; return -1 if the index is damaged."""

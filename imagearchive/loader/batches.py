@@ -113,15 +113,16 @@ class Epoch:
     def batch(self, number: int) -> tuple[npt.NDArray[np.int64], list[int]]:
         """Return positions and sample indices of a batch; called once for each, in order."""
         if number not in self._run:
-            count = max(1, RUN_SAMPLES // self.order.batch_size)
-            numbers = range(number, min(number + count, len(self.order)))
-            positions = [self.order.positions(number) for number in numbers]
-            indices = self.order.indices(np.concatenate(positions)).tolist()
-            ends = np.cumsum([len(some) for some in positions]).tolist()
-            starts = [0, *ends[:-1]]
+            size, left = self.order.batch_size, len(self.order) - number
+            count = min(max(1, RUN_SAMPLES // size), left)
+            positions = self.order.positions(number, count)
+            indices = self.order.indices(positions).tolist()
             self._run = {
-                number: (some, indices[start:end])
-                for number, some, start, end in zip(numbers, positions, starts, ends)
+                number + k: (
+                    positions[k * size : (k + 1) * size],
+                    indices[k * size : (k + 1) * size],
+                )
+                for k in range(count)
             }
         return self._run.pop(number)
 

@@ -217,15 +217,23 @@ class EpochOrder:
         """Return the position in the global order after so many batches of every rank."""
         return min(self.end, self.start + batches * self.batch_size * self.world_size)
 
-    def positions(self, batch: int) -> _Positions:
-        """Return the positions in the global order of a batch of this rank."""
-        if not 0 <= batch < len(self):
+    def positions(self, batch: int, count: int = 1) -> _Positions:
+        """Return the positions in the global order of batches of this rank.
+
+        Parameters
+        ----------
+        batch : int
+            The first of them.
+        count : int
+            How many follow each other.
+        """
+        if not 0 <= batch <= len(self) - count:
             raise SampleIndexError(
                 f"batch {batch} is out of range: the epoch has {pluralize(len(self), 'batch')}"
             )
         first = batch * self.batch_size
-        count = min(self.batch_size, self.samples - first)
-        steps = np.arange(first, first + count, dtype=np.int64)
+        stop = min(first + count * self.batch_size, self.samples)
+        steps = np.arange(first, stop, dtype=np.int64)
         return self.start + self.rank + steps * self.world_size
 
     def indices(self, positions: npt.NDArray[np.integer[Any]]) -> _Positions:

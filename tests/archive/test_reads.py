@@ -20,6 +20,7 @@ from imagearchive.errors import (
     LimitError,
     OptionError,
     OptionTypeError,
+    SampleIndexError,
     StaleIndexError,
     UnsupportedMemberError,
 )
@@ -107,6 +108,18 @@ def test_prefetch_requests_the_stored_ranges_without_reading(tmp_path, calls, ki
 def test_prefetch_array_that_is_not_a_list_of_positions_is_an_error(tmp_path, keys):
     with pytest.raises(OptionTypeError):
         Archive(CONTAINERS["tar"](tmp_path)).prefetch(keys)
+
+
+def test_prefetch_array_equals_list_of_positions(tmp_path, calls):
+    archive = Archive(CONTAINERS["shards"](tmp_path))
+    calls.clear()
+    archive.prefetch([4, 2, 0])
+    expected = calls.copy()
+    calls.clear()
+    archive.prefetch(np.array([4, 9, 2, 9, 0, 9])[::2])
+    assert calls == expected != []
+    with pytest.raises(SampleIndexError, match="position 999 of 9 members"):
+        archive.prefetch(np.array([0, 999]))
 
 
 def test_prefetch_members_far_apart_are_requested_alone(tmp_path, calls):
