@@ -43,6 +43,7 @@ cdef extern from "pixels.h" nogil:
     void px_decoder_free(px_decoder *)
     px_work *px_decoder_work(px_decoder *)
     const char *px_decoder_message(const px_decoder *)
+    uint64_t px_decoder_entropy_images(const px_decoder *)
     int px_decode(px_decoder *, const uint8_t *, size_t, int64_t, int64_t, uint8_t *)
     int px_render_jpeg(px_decoder *, const uint8_t *, size_t, const px_geometry *,
                        const px_output_format *, void *)
@@ -174,6 +175,11 @@ cdef class Decoder:
 
     def __reduce__(self):
         return Decoder, (self.max_pixels,)
+
+    @property
+    def fast_jpegs(self):
+        """How many JPEGs were decoded without libjpeg-turbo's own, slower decoder of Huffman codes."""
+        return px_decoder_entropy_images(self.d)
 
     cdef int enter(self) except -1:
         if atomic_exchange(&self.busy, 1):

@@ -92,9 +92,15 @@ int px_jpeg_info(const uint8_t *data, size_t size, px_info *info)
 #include <jpeglib.h>
 #include <jerror.h>
 
+#include "entropy.h"
+
 #define ROWS 16
 /* Bytes of the largest vectors of libjpeg-turbo. */
 #define VECTOR 32
+/* Not an error: decode the image again, and leave the Huffman codes to libjpeg. */
+#define PX_AGAIN (-1)
+/* Whether `entropy_methods` is right. */
+#define KNOWN_METHODS (LIBJPEG_TURBO_VERSION_NUMBER < 4000000)
 /* A progressive file of a few kB can ask for hours of work; real files have about ten scans. The
  * twin of `_scan_limit` in images/pillow.py. */
 #define MAX_SCANS 500
@@ -115,6 +121,9 @@ struct px_decoder {
     px_work work;
     uint8_t *lines;
     size_t lines_cap;
+    int leaves_entropy;       /* whether libjpeg must decode the Huffman codes */
+    uint64_t entropy_images; /* of how many images entropy.c has done it */
+    px_entropy entropy;
 };
 
 static void stop(j_common_ptr info)
@@ -318,6 +327,53 @@ static void hold_rows(px_decoder *d, size_t bytes, uint8_t *rows[ROWS])
         rows[i] = first + (size_t)i * pitch;
 }
 
+/* How the entropy decoder of libjpeg begins. It is declared in a header that is not installed, but
+ * its first two members have been these since release 6 of the Independent JPEG Group. */
+typedef struct {
+    void (*start_pass)(j_decompress_ptr j);
+    boolean (*decode_mcu)(j_decompress_ptr j, JBLOCKROW *data);
+} entropy_methods;
+
+static boolean next_mcu(j_decompress_ptr j, JBLOCKROW *data)
+{
+    px_decoder *d = j->client_data;
+    if (!px_entropy_mcu(&d->entropy, data)) {
+        d->entropy_images--;
+        fail(d, PX_AGAIN, "");
+    }
+    /* For expect_end. */
+    d->source.bytes_in_buffer -= (size_t)(d->entropy.next - d->source.next_input_byte);
+    d->source.next_input_byte = d->entropy.next;
+    return TRUE;
+}
+
+/* Let entropy.c decode the Huffman codes, if it can. Only `width` columns from `first` are wanted, and
+ * of the rows above `end`, those from `begin`. */
+static void take_entropy(px_decoder *d, JDIMENSION full_width, JDIMENSION first, JDIMENSION width,
+                         int64_t begin, int64_t end)
+{
+    struct jpeg_decompress_struct *j = &d->jpeg;
+    if (d->leaves_entropy || !KNOWN_METHODS || jpeg_has_multiple_scans(j))
+        return;
+#if JPEG_LIB_VERSION >= 70
+    unsigned unit = (unsigned)(j->min_DCT_h_scaled_size * j->max_h_samp_factor);
+#else
+    unsigned unit = (unsigned)(j->min_DCT_scaled_size * j->max_h_samp_factor);
+#endif
+    unsigned first_mcu = first / unit, last_mcu = (first + width - 1) / unit;
+    if (j->num_components == 1 && j->max_h_samp_factor > 1) {
+        /* An MCU is one block, and releases differ in what they crop. */
+        first_mcu = 0;
+        last_mcu = j->MCUs_per_row - 1;
+    }
+    double unwanted = (double)end - (double)(end - begin) * width / full_width;
+    double skipped = (double)d->source.bytes_in_buffer * unwanted / j->output_height;
+    if (!px_entropy_begin(&d->entropy, j, first_mcu, last_mcu, (size_t)skipped))
+        return;
+    ((entropy_methods *)(void *)j->entropy)->decode_mcu = next_mcu;
+    d->entropy_images++;
+}
+
 static void whole(px_decoder *d, const uint8_t *data, size_t size, int64_t width, int64_t height,
                   uint8_t *out)
 {
@@ -332,6 +388,7 @@ static void whole(px_decoder *d, const uint8_t *data, size_t size, int64_t width
     size_t bytes = (size_t)width * 3;
     uint8_t *held[ROWS], *rows[ROWS];
     hold_rows(d, (size_t)width * 4, held);
+    take_entropy(d, j->output_width, 0, j->output_width, 0, height);
     while (j->output_scanline < j->output_height) {
         uint8_t *row = out + (size_t)j->output_scanline * bytes;
         if (cmyk) {
@@ -383,7 +440,7 @@ static void region(px_decoder *d, const uint8_t *data, size_t size, const px_geo
      * outermost column of a region would differ from the whole image: decode one more. Rows of
      * fewer than three chroma samples are upsampled differently: decode at least 32 columns. */
     int64_t margin = j->max_h_samp_factor > 1;
-    JDIMENSION first = 0, width = j->output_width;
+    JDIMENSION full_width = j->output_width, first = 0, width = full_width;
     int64_t lo = work->x.lo - margin, hi = work->x.hi + margin;
     if (hi - lo < 32) {
         lo = hi - 32 < 0 ? 0 : hi - 32;
@@ -396,6 +453,8 @@ static void region(px_decoder *d, const uint8_t *data, size_t size, const px_geo
         width = (JDIMENSION)(hi - lo);
         jpeg_crop_scanline(j, &first, &width);
     }
+    if (work->rows > 0)
+        take_entropy(d, full_width, first, width, work->y.lo, work->y.hi);
     uint8_t *rows[ROWS];
     hold_rows(d, ((size_t)j->output_width + (size_t)work->x.taps) * 4 + 64, rows);
     if (work->y.lo > 0 && work->rows > 0)
@@ -416,25 +475,37 @@ static void region(px_decoder *d, const uint8_t *data, size_t size, const px_geo
     px_end(work, g, format, out);
 }
 
+/* Called after each attempt at an image. */
+static int must_repeat(px_decoder *d)
+{
+    jpeg_destroy_decompress(&d->jpeg);
+    d->leaves_entropy = d->code == PX_AGAIN;
+    return d->leaves_entropy;
+}
+
 int px_decode(px_decoder *d, const uint8_t *data, size_t size, int64_t width, int64_t height,
               uint8_t *out)
 {
-    d->code = PX_OK;
-    if (!setjmp(d->escape))
-        whole(d, data, size, width, height, out);
-    jpeg_destroy_decompress(&d->jpeg);
+    do {
+        d->code = PX_OK;
+        if (!setjmp(d->escape))
+            whole(d, data, size, width, height, out);
+    } while (must_repeat(d));
     return d->code;
 }
 
 int px_render_jpeg(px_decoder *d, const uint8_t *data, size_t size, const px_geometry *g,
                    const px_output_format *format, void *out)
 {
-    d->code = PX_OK;
-    if (!setjmp(d->escape))
-        region(d, data, size, g, format, out);
-    jpeg_destroy_decompress(&d->jpeg);
+    do {
+        d->code = PX_OK;
+        if (!setjmp(d->escape))
+            region(d, data, size, g, format, out);
+    } while (must_repeat(d));
     return d->code;
 }
+
+uint64_t px_decoder_entropy_images(const px_decoder *d) { return d->entropy_images; }
 
 px_work *px_decoder_work(px_decoder *d) { return &d->work; }
 
@@ -463,6 +534,12 @@ void px_decoder_free(px_decoder *d)
 }
 
 px_work *px_decoder_work(px_decoder *d) { return &d->work; }
+
+uint64_t px_decoder_entropy_images(const px_decoder *d)
+{
+    (void)d;
+    return 0;
+}
 
 const char *px_decoder_message(const px_decoder *d)
 {

@@ -141,6 +141,8 @@ px_decoder *px_decoder_new(uint64_t max_pixels);
 void px_decoder_free(px_decoder *decoder);
 px_work *px_decoder_work(px_decoder *decoder);
 const char *px_decoder_message(const px_decoder *decoder);
+/* How many images entropy.c has decoded; libjpeg does it for all others. */
+uint64_t px_decoder_entropy_images(const px_decoder *decoder);
 int px_decode(px_decoder *decoder, const uint8_t *data, size_t size, int64_t width,
               int64_t height, uint8_t *out);
 int px_render_jpeg(px_decoder *decoder, const uint8_t *data, size_t size, const px_geometry *g,

@@ -1,0 +1,213 @@
+"""Huffman codes of JPEGs: the same pixels as from Pillow, by the fast decoder where it can."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from support.images import decode_by_pillow, encode, noise, photo
+from support.jpeg import AC_SYMBOLS, DC_SYMBOLS, Code, block_bits, write_jpeg
+from support.rendering import UINT8, needs_jpeg, render_jpeg, resize
+
+from imagearchive.errors import DecodeError
+from imagearchive.images.geometry import Geometry
+from imagearchive.images.render import Decoder
+
+pytestmark = needs_jpeg
+
+SAMPLINGS = {
+    "gray": [(1, 1)],
+    "4:4:4": [(1, 1)] * 3,
+    "4:2:2": [(2, 1), (1, 1), (1, 1)],
+    "4:2:0": [(2, 2), (1, 1), (1, 1)],
+    "4:1:1": [(4, 1), (1, 1), (1, 1)],
+}
+
+
+def regions(width, height):
+    """Corners, edges, and the middle."""
+    for x in (0, width // 3, width - 1 - width // 5):
+        for y in (0, height // 3, height - 1 - height // 5):
+            yield x, y, max(1, width // 5), max(1, height // 5)
+
+
+def check_regions(data, decoder):
+    """Compare the whole image and parts of it with what Pillow decodes."""
+    expected = decode_by_pillow(data)
+    np.testing.assert_array_equal(decoder.decode(data), expected)
+    count = 1
+    for x, y, w, h in regions(expected.shape[1], expected.shape[0]):
+        geometry = Geometry(expected.shape[1], expected.shape[0])
+        geometry.crop(x, y, w, h)
+        out = np.empty((h, w, 3), np.uint8)
+        decoder.render(data, geometry, UINT8, out)
+        np.testing.assert_array_equal(out, expected[y : y + h, x : x + w])
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize(("make", "quality"), [(photo, 93), (noise, 60)])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", None])
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"restart_marker_blocks": 7}], ids=str)
+def test_fast_decoder_of_photographs_equals_pillow(make, quality, subsampling, options):
+    # Large enough for the tables that skip several symbols at once.
+    mode = "RGB" if subsampling else "L"
+    sampling = {"subsampling": subsampling} if subsampling else {}
+    data = encode(make(253, 197), quality=quality, mode=mode, **sampling, **options)
+    decoder = Decoder()
+    for _ in range(3):
+        before = decoder.fast_jpegs
+        count = check_regions(data, decoder)
+        assert decoder.fast_jpegs == before + count
+
+
+COEFFICIENT = st.tuples(
+    st.one_of(st.just(0), st.integers(0, 3), st.integers(0, 62)),
+    st.one_of(st.integers(-3, 3), st.integers(-40, 40), st.integers(-2047, 2047)).filter(bool),
+)
+
+
+def fitting(runs):
+    """As many of the coefficients as fit into a block."""
+    kept, filled = [], 1
+    for zeros, value in runs:
+        filled += zeros + 1
+        if filled > 64:
+            break
+        kept.append((zeros, value))
+    return kept
+
+
+BLOCK = st.one_of(
+    st.lists(COEFFICIENT, max_size=6).map(fitting),
+    # Without an end.
+    st.lists(st.integers(-3, 3).filter(bool), min_size=63, max_size=63).map(
+        lambda values: [(0, value) for value in values]
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data(), st.sampled_from(sorted(SAMPLINGS)), st.integers(0, 3))
+def test_fast_decoder_of_any_codes_equals_pillow(data, kind, restart):
+    sampling = SAMPLINGS[kind]
+    dc = Code(data.draw(st.permutations(DC_SYMBOLS)), data.draw(st.integers(0, 8)))
+    ac = Code(data.draw(st.permutations(AC_SYMBOLS)), data.draw(st.integers(0, 8)))
+    dc_strings, ac_strings = dc.strings(), ac.strings()
+    columns, rows = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 3))
+    patterns = data.draw(st.lists(st.tuples(st.integers(-300, 300), BLOCK), min_size=1, max_size=5))
+    blocks = [block_bits(*pattern, dc_strings, ac_strings) for pattern in patterns]
+    per_mcu = sum(h * v for h, v in sampling)
+    mcus = [
+        "".join(blocks[(mcu * 3 + i) % len(blocks)] for i in range(per_mcu))
+        for mcu in range(columns * rows)
+    ]
+    h, v = sampling[0]
+    size = columns * 8 * h - data.draw(st.integers(0, 7)), rows * 8 * v
+    file = write_jpeg(size, sampling, mcus, dc, ac, restart=restart)
+    decoder = Decoder()
+    # 4:1:1 is cropped where it is not interpolated, as all kinds of chroma but 4:2:0 and 4:2:2.
+    count = check_regions(file, decoder)
+    assert decoder.fast_jpegs == count
+
+
+DC, AC = Code(DC_SYMBOLS, 4), Code(AC_SYMBOLS, 0)
+ORDINARY = block_bits(5, [(0, 3), (20, -7)], DC.strings(), AC.strings())
+# The largest values, with codes of 16 bits.
+LARGEST = [
+    block_bits(sign * 2047, [(0, 2047), (0, -2047)] * 31 + [(0, 1)], DC.strings(), AC.strings())
+    for sign in (1, -1)
+]
+BRIGHT = block_bits(2047, [], DC.strings(), AC.strings())
+
+
+def gray(mcus, **options):
+    return write_jpeg((8 * len(mcus), 8), [(1, 1)], mcus, DC, AC, **options)
+
+
+def test_fast_decoder_of_the_longest_symbols_equals_pillow():
+    decoder = Decoder()
+    check_regions(gray([*LARGEST, ORDINARY] * 3), decoder)
+    assert decoder.fast_jpegs == 10
+
+
+UNUSUAL = {
+    "zeros behind the block": gray([ORDINARY, DC.strings()[0] + AC.strings()[0xF0] * 4, ORDINARY]),
+    "a coefficient behind the block": gray(
+        [ORDINARY, DC.strings()[0] + AC.strings()[0xF0] * 3 + AC.strings()[0xF1] + "1", ORDINARY]
+    ),
+    "a brightness that overflows": gray([BRIGHT] * 40),
+    "tables 2 and 3": gray([ORDINARY] * 9, tables=(2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_data_is_left_to_libjpeg(name):
+    data = UNUSUAL[name]
+    decoder = Decoder()
+    try:
+        expected = decode_by_pillow(data)
+    except OSError:
+        expected = None
+    if expected is None:
+        with pytest.raises(DecodeError):
+            decoder.decode(data)
+    else:
+        np.testing.assert_array_equal(decoder.decode(data), expected)
+    assert decoder.fast_jpegs == 0
+    # The same decoder goes on.
+    check_regions(encode(photo(40, 30)), decoder)
+    assert decoder.fast_jpegs == 10
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("divide", [2, 4, 8])
+def test_scaled_decoding_equals_pillows_draft(mode, divide):
+    data = encode(photo(480, 320), quality=95, mode=mode)
+    size = 480 // divide, 320 // divide
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft(mode, size)
+        assert image.size == size
+        expected = np.asarray(image.convert("RGB"))
+    geometry = Geometry(480, 320)
+    geometry.min_reduction = 1.0
+    geometry.resize(*size)
+    np.testing.assert_array_equal(render_jpeg(data, geometry), expected)
+    # A part.
+    geometry = Geometry(480, 320)
+    geometry.min_reduction = 1.0
+    geometry.resize(20, 10, (160, 80, 160 + 20 * divide, 80 + 10 * divide))
+    x, y = 160 // divide, 80 // divide
+    expected = resize(expected, (20, 10), "bilinear", (x, y, x + 20, y + 10))
+    np.testing.assert_array_equal(render_jpeg(data, geometry), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0, 1, exclude_max=True), st.integers(0, 7), st.booleans())
+def test_flipped_bit_of_a_large_jpeg_equals_pillow(place, bit, restarts):
+    data = bytearray(LARGE[restarts])
+    start = data.index(b"\xff\xda") + 14
+    data[start + int(place * (len(data) - start - 2))] ^= 1 << bit
+    try:
+        expected = decode_by_pillow(bytes(data))
+    except OSError:
+        return
+    height, width = expected.shape[:2]
+    decoder = Decoder()
+    for x, y, w, h in regions(width, height):
+        geometry = Geometry(width, height)
+        geometry.crop(x, y, w, h)
+        out = np.empty((h, w, 3), np.uint8)
+        try:
+            decoder.render(bytes(data), geometry, UINT8, out)
+        except DecodeError:
+            continue
+        np.testing.assert_array_equal(out, expected[y : y + h, x : x + w])
+
+
+LARGE = [
+    encode(photo(300, 260), quality=94, **options)
+    for options in ({}, {"restart_marker_rows": 1, "optimize": True})
+]
