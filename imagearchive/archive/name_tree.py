@@ -131,7 +131,8 @@ class NameTree:
     def _missing(self, path: str) -> str:
         if self.isdir(path):
             return f"{_shown(path)} is a directory; name a file in it"
-        closest = self._closest(normalize(encode(path)), directories=False)
+        name = normalize(encode(path))
+        closest = self._closest(name, directories=False) or self._closest(name, directories=True)
         hint = f"; did you mean {decode(closest)!r}?" if closest else ""
         return f"no member {_shown(path)}{hint}"
 

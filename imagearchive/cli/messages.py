@@ -46,6 +46,7 @@ OPTIONS: Final = {
     "root": "--root",
     "skip_unsafe=True": "--skip-unsafe",
     "start_clean=True": "--overwrite",
+    "storage_options={'skip_signature': True}": "--storage-option skip_signature=true",
     "strict=False": "--partial",
 }
 

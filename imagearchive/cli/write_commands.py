@@ -30,6 +30,7 @@ from imagearchive.errors import (
     UnsupportedArchiveError,
 )
 from imagearchive.errors.plurals import pluralize
+from imagearchive.storage.local import advise_on_path
 
 if TYPE_CHECKING:
     from imagearchive.archive.extract import Existing
@@ -248,7 +249,9 @@ def _read_list(path: str, separator: bytes) -> Iterator[bytes]:
         data = sys.stdin.buffer.read()
     else:
         if not os.path.exists(path):
-            raise ArchiveNotFoundError(f"{path}: there is no such directory or list of files")
+            raise ArchiveNotFoundError(
+                f"{path}: no such directory or list of files; {advise_on_path(path)}"
+            )
         with open(path, "rb") as file:
             start = file.read(4096)
             if b"\0" in start and separator != b"\0":

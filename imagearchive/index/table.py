@@ -31,6 +31,7 @@ from imagearchive.index.index_locations import (
 from imagearchive.index.look_inside import LookInside
 from imagearchive.index.nesting import Nested, Nesting
 from imagearchive.index.saved_table import SavedTable, save_columns
+from imagearchive.storage.local import advise_on_path
 from imagearchive.storage.location import Location, PublishingLocation, locate
 
 if TYPE_CHECKING:
@@ -100,9 +101,9 @@ class IndexTable(SavedTable):
         try:
             status = archive.status()
         except (FileNotFoundError, NotADirectoryError):
-            raise ArchiveNotFoundError(
-                f"{archive.path}: no such archive; is the path right?"
-            ) from None
+            local = archive.local_path
+            advice = "is the path right?" if local is None else advise_on_path(local)
+            raise ArchiveNotFoundError(f"{archive.path}: no such archive; {advice}") from None
         given = None if ipath is None else locate(ipath)
         if status.is_directory and find_container(archive).members_are_files:
             if given is not None:

@@ -13,6 +13,7 @@ import re
 import stat
 import time
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -42,6 +43,7 @@ __all__ = [
     "MemoryStorage",
     "MmapStorage",
     "PreadStorage",
+    "advise_on_path",
     "open_storage",
     "storage_kind",
 ]
@@ -58,6 +60,8 @@ NETWORK_FILE_SYSTEMS: Final = frozenset({
 # Nanoseconds between two times that a file system tells apart, and some more.
 _TICK: Final = 20_000_000
 _LONGEST_TICK: Final = 3_000_000_000
+# How many names in a directory are compared with one that does not exist.
+_MOST_COMPARED: Final = 1000
 
 
 class MemoryStorage(Closable):
@@ -394,12 +398,27 @@ def _open(path: str) -> tuple[int, os.stat_result]:
     try:
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
-        raise ArchiveNotFoundError(f"{path}: no such file; is the path right?") from None
+        raise ArchiveNotFoundError(f"{path}: no such file; {advise_on_path(path)}") from None
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         os.close(fd)
         raise UnsupportedArchiveError(f"{path}: not a regular file, so it cannot be read at random")
     return fd, status
+
+
+def advise_on_path(path: str) -> str:
+    """Return what may be wrong with the path of a file that does not exist."""
+    # Imported here, because only errors need it.
+    from difflib import get_close_matches
+
+    folder, name = os.path.split(path)
+    with contextlib.suppress(OSError, UnicodeError), os.scandir(folder or ".") as found:
+        # A comparison with all the names of a large directory would take long.
+        names = [entry.name for entry in islice(found, _MOST_COMPARED)]
+        close = get_close_matches(name, names, 1, 0.7)
+        if close:
+            return f"did you mean {close[0]!r}?"
+    return "is the path right?"
 
 
 def _not_pickled(storage: Storage) -> OptionTypeError:

@@ -54,6 +54,21 @@ def test_ls_missing_name_suggests_the_closest(run, archive):
     assert "did you mean 'dog.txt'?" in err
 
 
+def test_ls_missing_directory_suggests_the_closest(run, archive):
+    status, out, err = run("ls", archive, "cta")
+    assert (status, out) == (1, b"")
+    assert err.endswith("no member 'cta'; did you mean 'cat'?\n")
+
+
+@pytest.mark.parametrize("command", ["ls", "index", "view", "report"])
+def test_mistyped_path_suggests_the_closest_file(run, archive, command):
+    Path(archive).rename("train.tar")
+    status, out, err = run(command, "trian.tar")
+    assert (status, out) == (1, b"")
+    assert err.endswith("trian.tar: no such archive; did you mean 'train.tar'?\n")
+    assert run(command, "elsewhere/train.tar")[2].endswith("is the path right?\n")
+
+
 def test_tree_draws_directories_to_a_level(run, archive):
     assert "└── dog.txt".encode() in run("tree", archive)[1]
     assert run("tree", "-d", archive)[1].endswith(b"1 directory, 0 files\n")

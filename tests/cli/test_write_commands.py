@@ -128,7 +128,7 @@ def test_pack_mtime_may_be_negative_or_large(run, work):
 def test_pack_failure_exits_with_1(run, work):
     Path("list").write_bytes(b"photos/dog/2.txt\0photos/cat/1.txt\0")
     for wrong, message in (
-        (["nope", "q.tar"], "nope: there is no such directory or list of files"),
+        (["nope", "q.tar"], "nope: no such directory or list of files; is the path right?"),
         (["photos", "q.tar", "--shards", "9"], "there are only 3 samples for 9 shards"),
         (["photos", "photos/q.tar"], "write it elsewhere"),
         (["list", "q.tar"], "imagearchive convert"),

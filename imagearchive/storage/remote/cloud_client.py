@@ -18,6 +18,7 @@ from imagearchive.errors import (
     RemoteError,
     UnsupportedArchiveError,
 )
+from imagearchive.errors.hints import Hint
 from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.path_options import AccessOptions
 from imagearchive.storage.remote.client import Listing, ObjectStatus, replaced
@@ -46,6 +47,7 @@ _CODE: Final = re.compile(r"<Code>([\w.]{1,80})</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]{1,300})")
 # What is in the text of an error if there are no credentials.
 _CREDENTIALS: Final = re.compile(r"credential|InstanceMetadata|token", re.IGNORECASE)
+_PUBLIC: Final = Hint("storage_options={'skip_signature': True}", "for public data")
 _CLOCK: Final = ("RequestTimeTooSkewed", "AuthenticationFailedClock")
 _EXPIRED: Final = ("ExpiredToken", "TokenRefreshRequired", "RequestExpired")
 # Reasons of failures that never reached an answer, in the text of errors.
@@ -262,6 +264,7 @@ class CloudClient:
         name = named[1] if named else ""
         refused = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
         if isinstance(error, refused) or code in (401, 403) or name in (*_CLOCK, *_EXPIRED):
+            hints: list[Hint] = []
             if name in _CLOCK:
                 why = "the clock of this machine is wrong; set it"
             elif name in _EXPIRED:
@@ -272,14 +275,16 @@ class CloudClient:
                     "or set them in the environment"
                 )
             else:
-                why = "check the credentials, or pass skip_signature=True in storage_options for "
-                why += "public data"
+                why, hints = "check the credentials", [_PUBLIC]
             what = " ".join(str(part) for part in (code, name) if part)
-            return RemoteAccessError(f"{shown}: access is denied ({what or 'refused'}); {why}")
+            return RemoteAccessError(
+                f"{shown}: access is denied ({what or 'refused'}); {why}", hints=hints
+            )
         if not code and _CREDENTIALS.search(self._without_names(shown, text)):
             return RemoteAccessError(
-                f"{shown}: no credentials were found; set them in the environment, or pass "
-                f"storage_options, with skip_signature=True for public data"
+                f"{shown}: no credentials were found; set them in the environment or in "
+                f"storage_options",
+                hints=[_PUBLIC],
             )
         return RemoteError(f"{shown}: {_explain(error)}")
 

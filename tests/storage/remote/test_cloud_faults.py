@@ -55,7 +55,11 @@ def archive(faulty_server, scheme, tar):
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [
-        (refusal(403, "AccessDenied"), RemoteAccessError, "403 AccessDenied.*check the cred"),
+        (
+            refusal(403, "AccessDenied"),
+            RemoteAccessError,
+            r"403 AccessDenied.*check the cred.*; pass storage_options=\{'skip_signature': True\}",
+        ),
         (refusal(403, "RequestTimeTooSkewed"), RemoteAccessError, "the clock of this machine"),
         (refusal(400, "ExpiredToken"), RemoteAccessError, "credentials have expired"),
         (Status(401), RemoteAccessError, "access is denied"),
