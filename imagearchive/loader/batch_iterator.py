@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from imagearchive.loader.bad_samples import BadSampleLog
 from imagearchive.loader.batches import Batch
 from imagearchive.loader.epoch_counter import EpochCounter, Progress
 from imagearchive.loader.thread_pool import JOIN_TIMEOUT, Pool
+from imagearchive.storage.fork_lock import ForkSafeLock
 
 __all__ = ["BatchIterator"]
 
@@ -43,7 +43,7 @@ class BatchIterator(Iterator[Any]):
         self._pool: Pool | None = None
         self._closed = False
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def _running(self) -> tuple[Pool, Progress]:
         """Return the threads, which are started for the first batch, and again after a fork."""
@@ -68,13 +68,10 @@ class BatchIterator(Iterator[Any]):
         return self
 
     def __next__(self) -> Any:
-        if self._pid != os.getpid():
-            # The fork left the threads, and whoever held the lock, in the parent.
-            self._pid, self._lock, self._pool = os.getpid(), threading.Lock(), None
         if self._closed:
             raise StopIteration
         try:
-            with self._lock:
+            with self._lock.of_process():
                 batch = self._take()
         except BaseException:
             # The traceback keeps this frame alive, in notebooks for long.
@@ -87,6 +84,9 @@ class BatchIterator(Iterator[Any]):
 
     def _take(self) -> Batch | None:
         """Return the next batch that holds samples, or None at the end; called with the lock."""
+        if self._pid != os.getpid():
+            # The fork left the threads in the parent.
+            self._pid, self._pool = os.getpid(), None
         batch: Batch
         # Another thread may have come to the end while this one waited.
         while not self._closed:

@@ -214,15 +214,16 @@ class _Run(Generic[T_co]):
         return self
 
     def __next__(self) -> T_co:
-        with self._lock:
-            return self._next()
-
-    def _next(self) -> T_co:
+        # Before the lock, which a thread of the parent may have held when this process was forked.
         if os.getpid() != self._pid:
             raise WorkerError(
                 f"this iterator over {self._name} belongs to process {self._pid}, which started "
                 f"it; iterate over the MpQItr again in this process"
             )
+        with self._lock:
+            return self._next()
+
+    def _next(self) -> T_co:
         # Ctrl-C while waiting loses nothing; in the middle of a message it does.
         while self._end_reason is None and not self._reader.ready(_CHECK_SECONDS):
             if not self._process.is_alive() and not self._reader.ready(0):

@@ -43,6 +43,15 @@ class Key(NamedTuple):
         return Stream(self.seed, self.epoch, self.index, self.position)
 
 
+class _Streams(NamedTuple):
+    """The streams of the calls in one process."""
+
+    pid: int
+    base: int
+    salt: int
+    calls: Iterator[int]
+
+
 class InstanceStreams:
     """The streams of an instance for calls without a key, one for each call.
 
@@ -61,23 +70,25 @@ class InstanceStreams:
         self.seed = None if seed is None else check_integer("seed", seed)
         self._name = name
         self._home = os.getpid() if home is None else home
-        self._start()
+        # Replaced as a whole: threads of a forked child may find out about the fork at once.
+        self._streams = self._start()
 
-    def _start(self) -> None:
-        self._pid = os.getpid()
+    def _start(self) -> _Streams:
+        pid = os.getpid()
         if self.seed is None:
-            self._base = int.from_bytes(os.urandom(8), "little")
+            base = int.from_bytes(os.urandom(8), "little")
         else:
-            self._base = self.seed ^ zlib.crc32(self._name.encode()) << 32
-        self._salt = 0 if self._pid == self._home else int.from_bytes(os.urandom(4), "little") | 1
-        self._calls: Iterator[int] = itertools.count()
+            base = self.seed ^ zlib.crc32(self._name.encode()) << 32
+        salt = 0 if pid == self._home else int.from_bytes(os.urandom(4), "little") | 1
+        return _Streams(pid, base, salt, itertools.count())
 
     def next(self) -> Stream:
         """Return the stream of the next call."""
-        if os.getpid() != self._pid:
-            self._start()
+        streams = self._streams
+        if os.getpid() != streams.pid:
+            streams = self._streams = self._start()
         # Position 65,535 is reserved for these, so they differ from every stream of a Compose.
-        return Stream(self._base, self._salt, next(self._calls), 0xFFFF)
+        return Stream(streams.base, streams.salt, next(streams.calls), 0xFFFF)
 
     def __reduce__(self) -> tuple[object, ...]:
         return _restore, (self.seed, self._name, self._home)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import os
@@ -274,6 +275,29 @@ def test_mpqitr_forked_copy_raises():
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
     assert list(iterator) == list(range(1, 10))
+
+
+def test_mpqitr_forked_copy_raises_while_a_thread_of_the_parent_waits():
+    iterator = iter(MpQItr(forever))
+
+    def wait():
+        with contextlib.suppress(ClosedError):
+            while True:
+                next(iterator)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    time.sleep(0.1)
+    if (pid := os.fork()) == 0:
+        signal.alarm(30)
+        try:
+            next(iterator)
+        except WorkerError:
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    iterator.close()
+    waiting.join()
 
 
 SCRIPT = """

@@ -8,9 +8,11 @@ import sys
 import textwrap
 import threading
 import time
+from itertools import chain
 
 import pytest
 from support.samples import TRAINING, Encoded, Numbered, labels_of, same_batches
+from support.threads import collide
 
 from imagearchive.loader.data_loader import DataLoader
 
@@ -90,6 +92,32 @@ def test_fork_while_another_thread_begins_or_waits_does_not_hang(count):
     assert succeeds_in_a_child(lambda: len(labels_of(loader)) == count // 4)
     go_on.set()
     other.join()
+
+
+def test_threads_of_a_forked_child_share_the_rest_of_an_epoch(monkeypatch):
+    def getpid(function=os.getpid):
+        # Another thread goes on meanwhile.
+        time.sleep(0.0005)
+        return function()
+
+    iterators = [
+        iter(DataLoader(Numbered(32), 4, image_size=4, num_workers=1, output="numpy"))
+        for _ in range(5)
+    ]
+    for iterator in iterators:
+        next(iterator)
+
+    def check():
+        monkeypatch.setattr(os, "getpid", getpid)
+        for iterator in iterators:
+            # All threads find out about the fork at once.
+            found = collide(lambda _, one=iterator: [labels.tolist() for _, labels in one], 4)
+            labels = [*chain.from_iterable(chain.from_iterable(found))]
+            if sorted(labels) != [*range(4, 32)]:
+                return False
+        return True
+
+    assert succeeds_in_a_child(check)
 
 
 def test_exit_with_running_iterators_is_silent(tmp_path):

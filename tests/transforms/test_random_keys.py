@@ -1,12 +1,15 @@
 """Random choices: decided by the key, and never shared without one."""
 
 import multiprocessing
+import os
 import pickle
 import threading
+import time
 
 import numpy as np
 import pytest
 from support.images import photo
+from support.threads import collide
 
 from imagearchive import transforms as T
 from imagearchive.transforms import Compose, Key
@@ -88,6 +91,27 @@ def test_instances_in_other_processes_draw_other_numbers(method):
         process.join()
         mine.close()
     assert len(set(seen)) == 3
+
+
+def test_threads_of_a_forked_child_that_draw_at_once_draw_other_numbers(monkeypatch):
+    def urandom(size, function=os.urandom):
+        # Another thread goes on meanwhile.
+        time.sleep(0.001)
+        return function(size)
+
+    crops = [T.RandomCrop(1, seed=number) for number in range(20)]
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def send():
+        monkeypatch.setattr(os, "urandom", urandom)
+        sender.send([collide(lambda _, one=crop: draws(one), 3) for crop in crops])
+
+    process = context.Process(target=send)
+    process.start()
+    for crop, found in zip(crops, receiver.recv()):
+        assert draws(crop) not in found
+    process.join()
 
 
 def draws_of_flip(transform):

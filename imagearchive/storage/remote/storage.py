@@ -15,6 +15,7 @@ from imagearchive.errors import (
 )
 from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.closing import Closable
+from imagearchive.storage.fork_lock import ForkSafeLock
 from imagearchive.storage.remote.client import Client, ClientFactory, ObjectStatus
 from imagearchive.storage.remote.prefetcher import Owner, abandon, prefetcher
 from imagearchive.storage.remote.ranges import MAX_REQUEST
@@ -117,6 +118,7 @@ class RemoteStorage(Closable):
         self._cache = cache
         self._owners = [Owner(self._requests.fetch), Owner(self._requests.fetch)]
         self._pid = os.getpid()
+        self._following = ForkSafeLock()
         # For who drops a storage, or a loader, without closing it.
         weakref.finalize(self, abandon, self._owners).atexit = False
         # Offset and bytes of the last block; replaced as a whole.
@@ -199,9 +201,13 @@ class RemoteStorage(Closable):
 
     def _follow_fork(self) -> None:
         """Begin anew in a forked child, which has nothing of what its parent fetched."""
-        if self._pid != os.getpid():
-            self._owners[:] = Owner(self._requests.fetch), Owner(self._requests.fetch)
-            self._pid, self._ahead = os.getpid(), 0
+        if self._pid == os.getpid():
+            return
+        with self._following.of_process():
+            # Another thread may have done it while this one waited.
+            if self._pid != os.getpid():
+                self._owners[:] = Owner(self._requests.fetch), Owner(self._requests.fetch)
+                self._pid, self._ahead = os.getpid(), 0
 
     def _read_in_order(self, offset: int, size: int) -> bytes:
         """Return a range of which the beginning, at least, was fetched ahead."""

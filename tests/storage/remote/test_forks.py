@@ -3,15 +3,21 @@
 import multiprocessing
 import os
 import signal
+import time
 import weakref
+from types import SimpleNamespace
 
 import pytest
 from support.servers.faulty import FaultyServer
+from support.threads import collide
 
 import imagearchive
 from imagearchive import ImageArchive
 from imagearchive.storage.path_options import AccessOptions
+from imagearchive.storage.remote.client import ObjectStatus
 from imagearchive.storage.remote.clients import client_for
+from imagearchive.storage.remote.prefetcher import Owner, prefetcher
+from imagearchive.storage.remote.storage import RemoteStorage
 
 # A child that takes longer has hung.
 TIMEOUT = 60
@@ -135,3 +141,26 @@ def test_child_frees_no_client_of_its_parent():
     del client
     # Freeing it could wait for a lock that no thread of the child holds.
     assert in_child(lambda: alive() is not None)
+
+
+def test_threads_of_a_child_that_request_ahead_at_once_leave_nothing_behind(monkeypatch):
+    def make_owner(fetch):
+        # Another thread goes on meanwhile.
+        time.sleep(0.001)
+        return Owner(fetch)
+
+    client = SimpleNamespace(read=lambda key, offset, size, status: memoryview(bytes(size)))
+    storages = [
+        RemoteStorage("memory", "key", lambda: client, ObjectStatus(1 << 20, 'etag="1"'))
+        for _ in range(5)
+    ]
+    monkeypatch.setattr("imagearchive.storage.remote.storage.Owner", make_owner)
+
+    def request_and_close():
+        for storage in storages:
+            # All threads find out about the fork at once.
+            collide(lambda number, one=storage: one.prefetch(number << 16, 10), 4)
+            storage.close()
+        return prefetcher().used == 0
+
+    assert in_child(request_and_close)
