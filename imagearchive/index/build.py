@@ -15,13 +15,14 @@ from imagearchive.index.class_directories import class_directories
 from imagearchive.index.freshness import Signature, fingerprints, signatures
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import CHECKPOINTS
-from imagearchive.index.resolve import name_lookup, resolve
+from imagearchive.index.resolve import Resolved, are_all_files, name_lookup, resolve
 from imagearchive.storage.answers import ask_again
 from imagearchive.storage.location import Location
 from imagearchive.storage.progress import Progress
 
 if TYPE_CHECKING:
     from imagearchive.containers.compressed_scan import Look
+    from imagearchive.index.file_format import IndexDraft
 
 __all__ = ["BuiltIndex", "build_columns", "directory_labels"]
 
@@ -80,8 +81,14 @@ def build_columns(
     strict: bool = True,
     progress: Progress | None = None,
     look: Look | None = None,
+    draft: IndexDraft | None = None,
 ) -> BuiltIndex:
-    """Scan an archive; parameters and errors are those of `registry.scan_location`.
+    """Scan an archive; other parameters and errors are those of `registry.scan_location`.
+
+    Parameters
+    ----------
+    draft : IndexDraft, optional
+        Of the index: the columns of a large archive are written to it as soon as they are known.
 
     Raises
     ------
@@ -92,9 +99,16 @@ def build_columns(
         before = signatures([location])
         try:
             scanned = scan_location(location, strict=strict, progress=progress, look=look)
+            rows = None if draft is None else scanned.rows.packed_entries()
+            if draft is not None and rows is not None and are_all_files(rows):
+                # Unless a name occurs twice, they are those of the index.
+                draft.begin({"entries": rows})
             resolved = resolve(scanned.rows, keep_packed=True)
             # The columns have taken their place.
             scanned = scanned._replace(rows=RowBuffer(0))
+            columns = _columns(resolved)
+            if draft is not None and rows is not None and columns["entries"] is rows:
+                draft.begin({name: columns[name] for name in columns if name != "entries"})
             prints = fingerprints(
                 scanned.files,
                 resolved.entries if resolved.packed is None else resolved.packed,
@@ -133,16 +147,6 @@ def build_columns(
     if scanned.derived is not None:
         meta["derived"] = {"0": scanned.derived.to_json()}
         extra[CHECKPOINTS] = np.frombuffer(scanned.checkpoints, np.uint8)
-    lookup = name_lookup(resolved.names, resolved.name_offsets, resolved.name_order)
-    values, offsets = directory_labels(lookup, resolved.name_order)
-    columns = {
-        "entries": entries if packed is None else packed,
-        "label_values": values,
-        "label_offsets": offsets,
-        "names": resolved.names,
-        "name_offsets": resolved.name_offsets,
-        "name_order": resolved.name_order,
-    }
     file_signatures = {
         file.path: (one["size"], one["identity"])
         for file, one in zip(files, prints)
@@ -151,6 +155,20 @@ def build_columns(
     return BuiltIndex(
         columns, [file.path for file in files], meta, extra, file_signatures, unchanged
     )
+
+
+def _columns(resolved: Resolved) -> dict[str, Any]:
+    """Return the columns of the index, in the order of its file."""
+    lookup = name_lookup(resolved.names, resolved.name_offsets, resolved.name_order)
+    values, offsets = directory_labels(lookup, resolved.name_order)
+    return {
+        "entries": resolved.entries if resolved.packed is None else resolved.packed,
+        "label_values": values,
+        "label_offsets": offsets,
+        "names": resolved.names,
+        "name_offsets": resolved.name_offsets,
+        "name_order": resolved.name_order,
+    }
 
 
 def _has_changed(location: Location, before: list[Signature | None]) -> bool:

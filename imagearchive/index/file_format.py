@@ -27,6 +27,7 @@ from imagearchive.errors import (
 from imagearchive.errors.os_errors import os_errors_for
 from imagearchive.errors.plurals import pluralize
 from imagearchive.storage.atomic import AtomicFile
+from imagearchive.storage.closing import Closable
 from imagearchive.storage.crc import crc32
 from imagearchive.storage.location import PublishingLocation
 from imagearchive.storage.protocol import file_identity
@@ -36,8 +37,18 @@ if TYPE_CHECKING:
 
     from imagearchive.storage.location import Location
     from imagearchive.storage.protocol import FileStorage, Storage
+    from imagearchive.storage.task_threads import Task, TaskThreads
 
-__all__ = ["FORMAT", "VERSION", "IndexFile", "NotAnIndexError", "checksum", "load", "save"]
+__all__ = [
+    "FORMAT",
+    "VERSION",
+    "IndexDraft",
+    "IndexFile",
+    "NotAnIndexError",
+    "checksum",
+    "load",
+    "save",
+]
 
 FORMAT: Final = "imagearchive-index"
 VERSION: Final = 1
@@ -100,49 +111,153 @@ def save(
     path = location.local_path
     if path is not None:
         with AtomicFile(path, check=False) as target, os_errors_for(path):
-            _write(target.file, sections, meta, target.begin_sync)
-            target.file.flush()
-            status = os.fstat(target.file.fileno())
-        return status.st_size, file_identity(status)
+            writer = _IndexWriter(target.file, target.begin_sync)
+            writer.add(sections)
+            return writer.finish(meta)
     if isinstance(location, PublishingLocation):
         with tempfile.NamedTemporaryFile(prefix="imagearchive-") as file:
-            _write(file, sections, meta, lambda: None)
-            file.flush()
+            writer = _IndexWriter(file, lambda: None)
+            writer.add(sections)
+            writer.finish(meta)
             location.publish(file.name)
         return None
     raise OSError(errno.EROFS, os.strerror(errno.EROFS), location.path)
 
 
-def _write(
-    file: Any,
-    sections: Mapping[str, Section],
-    meta: Mapping[str, Any],
-    begin_sync: Callable[[], None],
-) -> None:
-    described = []
-    waiting = 0
-    for name, section in sections.items():
-        arrays: Iterable[npt.NDArray[Any]]
-        if isinstance(section, PackedRows):
-            shape, arrays = (len(section),), section.chunks()
-            file.write(npy.build_header(section.dtype, shape, False, npy.ALIGNMENT, file.tell()))
-        else:
-            npy.write_header(file, section)
-            arrays = [section]
-        crc = 0
-        for array in arrays:
-            for chunk in npy.iter_bytes(array, file.tell()):
-                crc = crc32(chunk, crc)
-                file.write(chunk)
-                waiting += len(chunk)
-                if waiting >= _SYNC_BYTES:
-                    # The disk is busy while the rest is computed and copied.
-                    begin_sync()
-                    waiting = 0
-        described.append({"name": name, "crc32": crc})
-    whole = {**meta, "format": FORMAT, "version": VERSION, "sections": described}
-    text = json.dumps(whole, sort_keys=True, ensure_ascii=True).encode()
-    npy.write_array(file, np.frombuffer(text, np.uint8))
+class IndexDraft(Closable):
+    """The beginning of an index file, which a thread writes while the rest is computed.
+
+    For one thread. Until `save`, the file has a temporary name; `close` removes it.
+
+    Parameters
+    ----------
+    location : Location
+        Where the index will be saved.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self._target: AtomicFile | None = None
+        self._writer: _IndexWriter | None = None
+        self._threads: TaskThreads | None = None
+        self._begun: list[tuple[str, Section]] = []
+        self._tasks: list[Task[None]] = []
+
+    def begin(self, sections: Mapping[str, Section]) -> None:
+        """Begin to write the next sections of the file, which must not change anymore.
+
+        Where the file cannot be written, nothing happens: `save` raises the error.
+        """
+        path = self.location.local_path
+        if path is None or self.closed:
+            return
+        if self._writer is None or self._threads is None:
+            # Imported here, because few archives are large enough.
+            from imagearchive.storage.task_threads import TaskThreads
+
+            try:
+                self._target = AtomicFile(path, check=False)
+            except OSError:
+                return
+            self._writer = _IndexWriter(self._target.file, self._target.begin_sync)
+            self._threads = TaskThreads(1, name="imagearchive-index")
+        self._begun += sections.items()
+        self._tasks.append(self._threads.submit(self._writer.add, sections))
+
+    def save(
+        self, sections: Mapping[str, Section], meta: Mapping[str, Any]
+    ) -> tuple[int, str] | None:
+        """Write the rest of the index, and publish it, as the function `save` does.
+
+        If the first sections are not those that were begun, all of them are written again.
+        """
+        first = list(sections.items())[: len(self._begun)]
+        writer, target = self._writer, self._target
+        try:
+            if (
+                writer is None
+                or target is None
+                or len(first) < len(self._begun)
+                or any(a != b or x is not y for (a, x), (b, y) in zip(first, self._begun))
+            ):
+                self.close()
+                return save(self.location, sections, meta)
+            with os_errors_for(target.path):
+                for task in self._tasks:
+                    task.result()
+                writer.add(dict(list(sections.items())[len(first) :]))
+                written = writer.finish(meta)
+            target.publish()
+            return written
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop writing, and remove the file unless it is published."""
+        super().close()
+        writer, target = self._writer, self._target
+        # The sections are large, and may be those that the caller releases.
+        self._begun, self._tasks, self._writer, self._target = [], [], None, None
+        if writer is not None:
+            writer.cancelled = True
+        try:
+            if self._threads is not None:
+                self._threads.close()
+        finally:
+            if target is not None:
+                target.abort()
+
+
+class _IndexWriter:
+    """Writes the sections of an index, one after the other.
+
+    Attributes
+    ----------
+    cancelled : bool
+        Set by another thread: what is written does not matter anymore.
+    """
+
+    def __init__(self, file: Any, begin_sync: Callable[[], None]) -> None:
+        self._file = file
+        self._begin_sync = begin_sync
+        self._described: list[dict[str, Any]] = []
+        self._waiting = 0
+        self.cancelled = False
+
+    def add(self, sections: Mapping[str, Section]) -> None:
+        """Write sections; returns early if the writer is cancelled."""
+        file = self._file
+        for name, section in sections.items():
+            arrays: Iterable[npt.NDArray[Any]]
+            if isinstance(section, PackedRows):
+                shape, arrays = (len(section),), section.chunks()
+                header = npy.build_header(section.dtype, shape, False, npy.ALIGNMENT, file.tell())
+                file.write(header)
+            else:
+                npy.write_header(file, section)
+                arrays = [section]
+            crc = 0
+            for array in arrays:
+                for chunk in npy.iter_bytes(array, file.tell()):
+                    if self.cancelled:
+                        return
+                    crc = crc32(chunk, crc)
+                    file.write(chunk)
+                    self._waiting += len(chunk)
+                    if self._waiting >= _SYNC_BYTES:
+                        # The disk is busy while the rest is computed and copied.
+                        self._begin_sync()
+                        self._waiting = 0
+            self._described.append({"name": name, "crc32": crc})
+
+    def finish(self, meta: Mapping[str, Any]) -> tuple[int, str]:
+        """Write the metadata; return size and identity of the file."""
+        whole = {**meta, "format": FORMAT, "version": VERSION, "sections": self._described}
+        text = json.dumps(whole, sort_keys=True, ensure_ascii=True).encode()
+        npy.write_array(self._file, np.frombuffer(text, np.uint8))
+        self._file.flush()
+        status = os.fstat(self._file.fileno())
+        return status.st_size, file_identity(status)
 
 
 def load(location: Location) -> IndexFile:

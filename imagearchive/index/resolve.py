@@ -32,7 +32,7 @@ from imagearchive.index.lookup import Lookup
 from imagearchive.index.name_order import is_last_of_name, sort_and_compare_names, sort_names
 from imagearchive.index.names import gather, normalize_all
 
-__all__ = ["Resolved", "name_lookup", "resolve"]
+__all__ = ["Resolved", "are_all_files", "name_lookup", "resolve"]
 
 # The kinds of members.
 _READABLE = frozenset({KIND_FILE, KIND_SPARSE, KIND_ENCRYPTED})
@@ -77,7 +77,7 @@ def resolve(rows: RowBuffer, *, keep_packed: bool = False) -> Resolved:
         # The rows of targets are looked up by number.
         packed = None
     entries = np.empty(0, ENTRY_DTYPE) if packed is not None else rows.entries[:count]
-    if packed is not None and every_name_counts and packed.kinds <= _READABLE:
+    if packed is not None and every_name_counts and are_all_files(packed):
         return Resolved(entries, names, offsets, order, [], rows.left_out, packed)
     kinds = _kinds(entries, packed)
     if packed is None and every_name_counts and _are_readable(kinds).all():
@@ -154,6 +154,11 @@ def resolve(rows: RowBuffer, *, keep_packed: bool = False) -> Resolved:
             if name and lookup.bounds(name + b"/")[0] == lookup.bounds(name + b"/")[1]
         )
     return Resolved(entries, names, offsets, order, directories, left_out, packed)
+
+
+def are_all_files(rows: PackedRows) -> bool:
+    """Whether each row is that of a file, so that `resolve` keeps those with names of their own."""
+    return rows.kinds <= _READABLE
 
 
 def name_lookup(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from imagearchive.index.file_format import Section
+    from imagearchive.index.file_format import IndexDraft, Section
 
 __all__ = ["SavedTable", "save_columns"]
 
@@ -237,14 +237,20 @@ def save_columns(
     extra: Mapping[str, Section],
     meta: Mapping[str, Any],
     file_signatures: Mapping[str, Signature],
+    draft: IndexDraft | None = None,
 ) -> Signature | None:
-    """Save the columns of a table; parameters are its attributes, and the rest as for `write`."""
+    """Save the columns of a table; parameters are its attributes, and the rest as for `write`.
+
+    If `draft` is one of this location, it is saved.
+    """
     sections = {name: columns[name] for name in COLUMNS}
     sections.update(sorted(extra.items()))
     if is_cached(location):
         # The name of a cached index does not tell whose it is.
         sections[FILES] = describe_files(file_signatures)
     described = {key: value for key, value in meta.items() if key != "sections"}
+    if draft is not None and draft.location is location:
+        return draft.save(sections, described)
     return file_format.save(location, sections, described)
 
 

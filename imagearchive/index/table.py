@@ -121,8 +121,8 @@ class IndexTable(SavedTable):
 
         inner = None if nesting is None else LookInside(nesting, archive)
 
-        def scan() -> BuiltIndex:
-            return cls._build(archive, strict, progress, inner)
+        def scan(draft: file_format.IndexDraft | None) -> BuiltIndex:
+            return cls._build(archive, strict, progress, inner, draft)
 
         if nesting is None:
             return cls._open(archive, given, options, None, scan)
@@ -138,7 +138,7 @@ class IndexTable(SavedTable):
         if outer.meta and (not nesting.auto or begins_with_archive(outer)):
             scanner = None if inner is None else inner.scanner
 
-            def build() -> BuiltIndex:
+            def build(draft: object) -> BuiltIndex:
                 from imagearchive.index.nested import build_nested
 
                 return build_nested(outer, nesting, strict, progress, scanner)
@@ -146,7 +146,7 @@ class IndexTable(SavedTable):
             return cls._open(archive, given, options, nesting, build)
         if given is None:
             return outer
-        return cls._open(archive, given, options, nesting, outer._to_built)
+        return cls._open(archive, given, options, nesting, lambda _: outer._to_built())
 
     @classmethod
     def _open(
@@ -155,7 +155,7 @@ class IndexTable(SavedTable):
         given: Location | None,
         options: tuple[bool, bool, bool],
         nesting: Nesting | None,
-        build: Callable[[], BuiltIndex],
+        build: Callable[[file_format.IndexDraft | None], BuiltIndex],
     ) -> IndexTable:
         """Return the saved index if it is fresh, or build and save it."""
         overwrite, strict, save = options
@@ -166,15 +166,30 @@ class IndexTable(SavedTable):
             table, writable = cls._find(archive, overwrite, strict, nesting)
         if table is not None:
             return table
-        built = build()
+        if given is None and not save:
+            return cls._from_built(build(None))
+        if not writable:
+            return cls._save_built(archive, given, writable, build, None)
+        with file_format.IndexDraft(writable[0]) as draft:
+            return cls._save_built(archive, given, writable, build, draft)
+
+    @classmethod
+    def _save_built(
+        cls,
+        archive: Location,
+        given: Location | None,
+        writable: list[Location],
+        build: Callable[[file_format.IndexDraft | None], BuiltIndex],
+        draft: file_format.IndexDraft | None,
+    ) -> IndexTable:
+        """Build the index, and save it at the first location that can be written."""
+        built = build(draft)
         if not built.unchanged:
             warnings.warn(
                 f"{archive.path}: the archive changes while it is read, so its index is not saved",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
-            return cls._from_built(built)
-        if not save and given is None:
             return cls._from_built(built)
         failures = []
         for location in writable:
@@ -182,7 +197,7 @@ class IndexTable(SavedTable):
                 if given is None:
                     location.parent.make_directory()
                 written = save_columns(
-                    location, built.columns, built.extra, built.meta, built.file_signatures
+                    location, built.columns, built.extra, built.meta, built.file_signatures, draft
                 )
             except OSError as error:
                 if given is not None:
@@ -198,13 +213,13 @@ class IndexTable(SavedTable):
                     return cls.load_written(location, files, found, written)
                 except FileNotFoundError:
                     # Another process has removed the file.
-                    return cls._from_built(build())
+                    return cls._from_built(build(None))
         warnings.warn(
             f"{archive.path}: the index cannot be saved "
             f"({'; '.join(failures) or 'no cache directory'}), so every process scans the archive "
             f"again; name another file with ipath",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
         return cls._from_built(built)
 
@@ -347,11 +362,12 @@ class IndexTable(SavedTable):
         strict: bool,
         progress: Progress | None,
         look: Look | None = None,
+        draft: file_format.IndexDraft | None = None,
     ) -> BuiltIndex:
         # Imported here, because an archive with an index needs it only if it contains others.
         from imagearchive.index.inner_archives import begins_with_archive
 
-        built = build_columns(archive, strict=strict, progress=progress, look=look)
+        built = build_columns(archive, strict=strict, progress=progress, look=look, draft=draft)
         # The files may be gone, or may have changed, since they were scanned.
         with contextlib.suppress(OSError, ImageArchiveError):
             built.meta["begins_with_archive"] = begins_with_archive(cls._from_built(built.head()))

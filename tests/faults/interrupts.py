@@ -18,11 +18,15 @@ import time
 import traceback
 from queue import SimpleQueue
 
+import numpy as np
+
 from imagearchive.archive.threads import run_in_threads
+from imagearchive.index.file_format import IndexDraft
 from imagearchive.loader.generator_process import MpQItr
 from imagearchive.processing.background_writer import BackgroundWriter
 from imagearchive.storage.disk_sync import sync_files
 from imagearchive.storage.fork_lock import ForkSafeLock
+from imagearchive.storage.location import locate
 from imagearchive.storage.path_options import BlockCacheOptions
 from imagearchive.storage.process_pool import WorkerPool
 from imagearchive.storage.remote.block_cache import open_blocks
@@ -31,6 +35,9 @@ from imagearchive.storage.remote.prefetcher import Owner, Prefetcher
 from imagearchive.storage.span_cache import SpanCache
 from imagearchive.storage.task_threads import TaskThreads
 from imagearchive.storage.temporary import LockedDirectory
+
+#: Of an index.
+SECTIONS = {"entries": np.zeros(100_000, np.uint64)}
 
 #: Seconds after which a run hangs.
 PATIENCE = 20
@@ -67,6 +74,14 @@ def _sync(begin):
         with open(name, "wb") as file:
             file.write(b"data")
     sync_files("abc")
+
+
+def _draft(begin):
+    location = locate("draft.idx.npy")
+    begin()
+    with IndexDraft(location) as draft:
+        draft.begin(SECTIONS)
+        draft.save(SECTIONS, {})
 
 
 def _background(begin):
@@ -199,6 +214,7 @@ CASES = {
     "blocks": (_blocks, 3),
     "chunks": (_chunks, 1),
     "directory": (_directory, 1),
+    "draft": (_draft, 5),
     "generator": (_generator, 5),
     "locks": (_locks, 1),
     "processes": (_processes, 13),
@@ -234,6 +250,8 @@ def run_child(shim, function, n, stacks):
     count = shim.shim_stop()
     if at_work:
         finding += f"{len(at_work)} threads are at work after the function"
+    if glob.glob(".*.part"):
+        finding += "a temporary file is left after the function"
     if not _children_end():
         finding += "a child process is at work after the function"
     return {"events": count, "finding": finding}

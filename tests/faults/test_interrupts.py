@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 CASES = [
-    "background", "blocks", "chunks", "directory", "generator", "locks", "processes", "requests",
-    "spans", "sync", "tasks",
+    "background", "blocks", "chunks", "directory", "draft", "generator", "locks", "processes",
+    "requests", "spans", "sync", "tasks",
 ]  # fmt: skip
 
 
