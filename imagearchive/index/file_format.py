@@ -18,6 +18,7 @@ import numpy.typing as npt
 from imagearchive.arrays import npy
 from imagearchive.containers.packed_rows import PackedRows
 from imagearchive.errors import (
+    ArchiveNotFoundError,
     CorruptArchiveError,
     CorruptIndexError,
     LimitError,
@@ -273,6 +274,9 @@ def load(location: Location) -> IndexFile:
         It was written by this library, but is damaged.
     """
     path = location.path
+    if location.local_path is not None and not location.exists():
+        # Usually just not made yet, so nobody needs the advice that takes time.
+        raise ArchiveNotFoundError(f"{path}: no such file")
     try:
         if isinstance(location, PublishingLocation):
             storage = location.open_copy()

@@ -21,6 +21,7 @@ from imagearchive.errors import (
 from imagearchive.index import file_format as index_file
 from imagearchive.index.index_locations import cache_location
 from imagearchive.index.table import IndexTable
+from imagearchive.storage import local
 from imagearchive.storage.location import locate
 
 
@@ -44,6 +45,16 @@ def test_open_unwritable_directory_saves_in_the_cache(tar, tmp_path, monkeypatch
     table = IndexTable.open(tar)
     assert contents(table) == MEMBERS
     assert is_marked(table)
+
+
+def test_open_without_an_index_compares_no_names_of_files(tar, monkeypatch):
+    def advise(path):
+        raise AssertionError(path)
+
+    monkeypatch.setattr(local, "advise_on_path", advise)
+    with pytest.raises(AssertionError):
+        local.open_storage("nowhere")
+    assert contents(IndexTable.open(tar)) == MEMBERS
 
 
 def test_open_without_a_writable_directory_warns(tar, monkeypatch):
