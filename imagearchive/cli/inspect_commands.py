@@ -152,6 +152,8 @@ def _build_facts() -> dict[str, Any]:
     optional = {
         "torch": "torch",
         "zstandard": "compressed",
+        "obstore": "remote",
+        "distributed": "dask",
         "msgpack": "msgpack",
         "shtab": "completion",
     }

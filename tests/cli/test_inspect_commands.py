@@ -6,6 +6,7 @@ import re
 import resource
 import tarfile
 import zipfile
+from importlib.metadata import metadata, requires
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,14 @@ def test_info_build_describes_installation(run):
     build = json.loads(run("info", "--build", "--json")[1])
     assert isinstance(build["libjpeg_turbo"], bool)
     assert build["numpy"] == np.__version__
+    extras = set(metadata("imagearchive").get_all("Provides-Extra"))
+    extras -= {"test", "bench", "docs", "dev"}
+    needed = {
+        re.split(r"[^\w-]", requirement)[0]
+        for requirement in requires("imagearchive")
+        if any(f'extra == "{extra}"' in requirement for extra in extras)
+    }
+    assert set(build["optional_packages"]) == needed
 
 
 def test_verify_reports_wrong_checksum(run, work):
