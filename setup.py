@@ -112,12 +112,17 @@ class BuildExt(build_ext):
                     extra_postargs=link_args,
                 )
             except Exception:
-                if JPEG == "1":
-                    raise
-                self.warn(
-                    "libjpeg-turbo was not found, so JPEGs will be decoded by Pillow, more slowly; "
+                advice = (
                     "install its headers (libjpeg62-turbo-dev on Debian, libjpeg-turbo8-dev on "
                     "Ubuntu, jpeg-turbo in Homebrew) and build again; the compiler says above why"
+                )
+                if JPEG == "1":
+                    raise SystemExit(
+                        f"libjpeg-turbo was not found, and IMAGEARCHIVE_JPEG=1 needs it; {advice}"
+                    ) from None
+                self.warn(
+                    f"libjpeg-turbo was not found, so JPEGs will be decoded by Pillow, more "
+                    f"slowly; {advice}"
                 )
                 return False
         return True
