@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -28,6 +29,10 @@ from imagearchive.images.render import Decoder
 from imagearchive.storage.crc import PositionSet
 from imagearchive.storage.lru import LRUCache
 from imagearchive.storage.mapping import Mapping, damaged_mappings
+from imagearchive.storage.path_options import BlockCacheOptions
+from imagearchive.storage.remote.block_cache import open_blocks
+from imagearchive.storage.remote.block_file import BLOCK
+from imagearchive.storage.remote.prefetcher import Owner, Prefetcher
 
 MEMBERS = {f"class_{index % 4}/{index:03d}.jpg": data for index, data in enumerate(FILES)}
 # Longer than what is decompressed as a whole.
@@ -253,6 +258,42 @@ def test_lru_cache_drops_each_value_of_threads_once():
     collide(work)
     cache.clear()
     assert sorted(dropped) == list(range(16 * 500))
+
+
+def test_blocks_that_threads_need_at_once_are_requested_once(tmp_path):
+    count, requests = 80, []
+    content = np.random.default_rng(1).bytes(count * BLOCK)
+    blocks = open_blocks(BlockCacheOptions(str(tmp_path), 1 << 30), "name", "1", len(content))
+
+    def request(offset, size):
+        requests.append(offset)
+        # The other threads come meanwhile.
+        time.sleep(0.0005)
+        return memoryview(content[offset : offset + size])
+
+    for start in range(0, len(content), BLOCK):
+        read = collide(lambda number, at=start: blocks.fetch(at + number, 1000, request))
+        for number, data in enumerate(read):
+            assert data == content[start + number : start + number + 1000]
+    assert sorted(requests) == [*range(0, len(content), BLOCK)]
+
+
+def test_ranges_of_one_request_are_read_by_threads():
+    content = np.random.default_rng(1).bytes(1 << 12)
+    fetcher = Prefetcher()
+    owner = Owner(lambda offset, size: memoryview(content[offset : offset + size]))
+    for _ in range(20):
+        ranges = [(16 * number, 16) for number in range(len(content) // 16)]
+        fetcher.announce(owner, ranges)
+
+        def read(number, ranges=ranges):
+            return [fetcher.read(owner, *one) for one in ranges[number::16]]
+
+        for number, found in enumerate(collide(read)):
+            for (offset, size), data in zip(ranges[number::16], found):
+                assert data in (None, content[offset : offset + size])
+    assert fetcher.used == 0
+    fetcher.close()
 
 
 def test_imports_leave_the_gil_as_it_is():

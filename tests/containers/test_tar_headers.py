@@ -12,6 +12,7 @@ from support.tar_rows import (
     GOOD,
     RemoteStorage,
     check_bytes,
+    content,
     names,
     same_rows,
     scan,
@@ -164,8 +165,12 @@ def test_scan_pax_size_replaces_the_size_of_the_header(tmp_path, flag):
     name = cases.long_name(b"L" * 30)
     body = cases.header(b"short", 0) + cases.pad(b"x" * 600)
     last = cases.member(b"next", b"2") + cases.END
+    check_bytes(tmp_path, cases.pax(records, flag) + body + last)
+    # Without `tarfile`, which does not find the last member from Python 3.14.10 on.
     for between in (b"", name, cases.long_name(b"K" * 20, b"K") + name):
-        rows = check_bytes(tmp_path, cases.pax(records, flag) + between + body + last)
+        data = cases.pax(records, flag) + between + body + last
+        rows = scan(data)
+        assert content(MemoryStorage(data, "test.tar"), rows, 0) == b"x" * 600
         assert rows.entries[:2]["size"].tolist() == [600, 1]
         assert names(rows) == [b"p" * 30, b"next"]
         assert rows.entries[0]["header_offset"] == 0

@@ -66,14 +66,24 @@ class _TarInfo(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        if len(buf) == BLOCK and buf[257:263] != b"ustar\0" and buf[156:157] != b"S":
-            whole = bytes(buf)
-            # Check first: a damaged header must not become a good one.
-            super().frombuf(whole, encoding, errors)
-            plain = whole[:345] + bytes(155) + whole[500:]
-            total = 256 + sum(plain[:148]) + sum(plain[156:])
-            buf = plain[:148] + b"%06o\0 " % total + plain[156:]
-        return super().frombuf(buf, encoding, errors)
+        return super().frombuf(_without_gnu_prefix(buf, encoding, errors), encoding, errors)
+
+    @classmethod
+    def _frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str, **options: bool) -> Self:
+        # What Python 3.14.10 calls instead.
+        plain = _without_gnu_prefix(buf, encoding, errors)
+        return super()._frombuf(plain, encoding, errors, **options)  # type: ignore[misc]
+
+
+def _without_gnu_prefix(buf: bytes | bytearray, encoding: str, errors: str) -> bytes | bytearray:
+    if len(buf) != BLOCK or buf[257:263] == b"ustar\0" or buf[156:157] == b"S":
+        return buf
+    whole = bytes(buf)
+    # Check first: a damaged header must not become a good one.
+    tarfile.TarInfo.frombuf(whole, encoding, errors)
+    plain = whole[:345] + bytes(155) + whole[500:]
+    total = 256 + sum(plain[:148]) + sum(plain[156:])
+    return plain[:148] + b"%06o\0 " % total + plain[156:]
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:

@@ -26,19 +26,24 @@ _Request = Callable[[int, int], memoryview]
 class _Flight:
     """A block that a thread of this process is fetching, for others that need it, too."""
 
-    __slots__ = ("data", "done")
+    __slots__ = ("_finished", "data", "done")
 
     def __init__(self) -> None:
-        self.data: memoryview | None = None
+        # A copy, because without the GIL, threads cannot share a view.
+        self.data: bytes | None = None
+        self._finished = False
         # A lock and not an event, so that an interrupt leaves nobody waiting.
         self.done = threading.Lock()
         self.done.acquire()
 
     def finish(self) -> None:
-        if self.done.locked():
+        """Let the others go on; a second call does nothing."""
+        # Not `done.locked()`, as it also is while one of the others goes on.
+        if not self._finished:
+            self._finished = True
             self.done.release()
 
-    def wait(self) -> memoryview | None:
+    def wait(self) -> bytes | None:
         """Return the block; None if it could not be fetched."""
         with self.done:
             return self.data
@@ -120,7 +125,7 @@ class ObjectBlocks:
             else:
                 missing.append(number)
 
-        def keep(number: int, data: memoryview) -> None:
+        def keep(number: int, data: bytes | memoryview) -> None:
             start = max(offset, number * BLOCK)
             stop = min(offset + size, number * BLOCK + len(data))
             found[start - offset : stop - offset] = data[
@@ -134,7 +139,7 @@ class ObjectBlocks:
             for run in _runs(mine):
                 blocks = self._request(run[0][0], len(run), request)
                 for (number, flight), data in zip(run, blocks):
-                    flight.data = data
+                    flight.data = bytes(data)
                     flight.finish()
                     keep(number, data)
                 self._folder.store(self._digest, run[0][0], blocks)

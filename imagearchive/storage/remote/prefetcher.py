@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from typing import Final
 
+from imagearchive.storage.mapping import SharedBytes
 from imagearchive.storage.remote.ranges import Request, plan_requests
 
 __all__ = [
@@ -47,7 +48,8 @@ class _Pending:
         self.state = _QUEUED
         # Ranges that nobody has read yet.
         self.unread = len(request.ranges)
-        self.data: memoryview | None = None
+        # Threads read different ranges of it at the same time.
+        self.data: SharedBytes | None = None
         self.error: Exception | None = None
         # Locked until the data is there. A lock and not an event, so that an interrupt leaves
         # nobody waiting; see `imagearchive.storage.task_threads`.
@@ -61,7 +63,7 @@ class _Pending:
     def run(self) -> None:
         """Make the request."""
         try:
-            self.data = self.owner.fetch(self.request.offset, self.request.size)
+            self.data = SharedBytes(self.owner.fetch(self.request.offset, self.request.size))
         except Exception as error:  # noqa: BLE001 - raised again by who reads the range
             self.error = error
         finally:
@@ -229,7 +231,7 @@ class Prefetcher:
             return None
         start = offset - pending.request.offset
         # A copy, so that a small member does not keep a large buffer alive.
-        return bytes(data[start : start + size])
+        return bytes(data.view(start, min(size, len(data) - start)))
 
     def forget(self, owner: Owner, before: int | None = None) -> None:
         """Drop what was announced for a storage, or only what ends before an offset."""
