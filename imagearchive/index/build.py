@@ -15,7 +15,7 @@ from imagearchive.index.class_directories import class_directories
 from imagearchive.index.freshness import Signature, fingerprints, signatures
 from imagearchive.index.lookup import Lookup
 from imagearchive.index.metadata import CHECKPOINTS
-from imagearchive.index.resolve import Resolved, are_all_files, name_lookup, resolve
+from imagearchive.index.resolve import Resolved, files_alone, name_lookup, resolve
 from imagearchive.storage.answers import ask_again
 from imagearchive.storage.location import Location
 from imagearchive.storage.progress import Progress
@@ -99,15 +99,14 @@ def build_columns(
         before = signatures([location])
         try:
             scanned = scan_location(location, strict=strict, progress=progress, look=look)
-            rows = None if draft is None else scanned.rows.packed_entries()
-            if draft is not None and rows is not None and are_all_files(rows):
-                # Unless a name occurs twice, they are those of the index.
-                draft.begin({"entries": rows})
-            resolved = resolve(scanned.rows, keep_packed=True)
+            early = None if draft is None else files_alone(scanned.rows)
+            if draft is not None and early is not None:
+                draft.begin({"entries": early})
+            resolved = resolve(scanned.rows, keep_packed=True, files=early)
             # The columns have taken their place.
             scanned = scanned._replace(rows=RowBuffer(0))
             columns = _columns(resolved)
-            if draft is not None and rows is not None and columns["entries"] is rows:
+            if draft is not None and columns["entries"] is early:
                 draft.begin({name: columns[name] for name in columns if name != "entries"})
             prints = fingerprints(
                 scanned.files,

@@ -127,6 +127,15 @@ cdef bint have_odd_parts(const uint8_t* names, uint64_t size) noexcept nogil:
     return found
 
 
+cdef inline bint may_change(const uint8_t* name, uint64_t size, bint odd) noexcept nogil:
+    """Whether a name may need normalizing; `odd` is what `have_odd_parts` says about all names.
+
+    In most archives, no name has such a part, and only the ends of each one are looked at.
+    """
+    # "." and "/" differ in the last bit.
+    return odd or (name[0] | 1) == b"/" or name[size - 1] == b"/"
+
+
 cdef bint are_normalized(
     const uint8_t[::1] names, const uint64_t[::1] name_ends, const uint64_t[::1] link_ends
 ) noexcept nogil:
@@ -135,15 +144,13 @@ cdef bint are_normalized(
     cdef uint64_t start = 0, end, total = names.shape[0]
     if link_ends.shape[0] != rows or total == 0:
         return False
-    # In most archives, no name has such a part, and only the ends of each one are looked at.
     cdef bint odd = have_odd_parts(&names[0], total)
     for i in range(rows):
         end = name_ends[i]
         if end <= start or end > total or link_ends[i] != end:
             return False
-        if odd or (names[start] | 1) == b"/" or names[end - 1] == b"/":
-            if not is_plain(&names[start], end - start):
-                return False
+        if may_change(&names[start], end - start, odd) and not is_plain(&names[start], end - start):
+            return False
         start = end
     return start == total
 
@@ -173,10 +180,11 @@ def normalize_all(
     cdef uint64_t[::1] offsets = offsets_array
     cdef uint8_t[::1] out = out_array
     cdef const uint8_t* source
-    cdef bint good = link_ends.shape[0] == rows
+    cdef bint good = link_ends.shape[0] == rows, odd
     offsets[0] = 0
     if good and rows:
         with nogil:
+            odd = total and have_odd_parts(&names[0], total)
             for i in range(rows):
                 end = name_ends[i]
                 if end < start or link_ends[i] < end or link_ends[i] > total:
@@ -184,7 +192,7 @@ def normalize_all(
                     break
                 if end > start:
                     source = &names[start]
-                    if is_plain(source, end - start):
+                    if not may_change(source, end - start, odd) or is_plain(source, end - start):
                         memcpy(&out[used], source, end - start)
                         used += end - start
                     else:

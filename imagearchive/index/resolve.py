@@ -32,7 +32,7 @@ from imagearchive.index.lookup import Lookup
 from imagearchive.index.name_order import is_last_of_name, sort_and_compare_names, sort_names
 from imagearchive.index.names import gather, normalize_all
 
-__all__ = ["Resolved", "are_all_files", "name_lookup", "resolve"]
+__all__ = ["Resolved", "files_alone", "name_lookup", "resolve"]
 
 # The kinds of members.
 _READABLE = frozenset({KIND_FILE, KIND_SPARSE, KIND_ENCRYPTED})
@@ -56,7 +56,9 @@ class Resolved(NamedTuple):
     """The entries if they are still packed; `entries` is empty then."""
 
 
-def resolve(rows: RowBuffer, *, keep_packed: bool = False) -> Resolved:
+def resolve(
+    rows: RowBuffer, *, keep_packed: bool = False, files: PackedRows | None = None
+) -> Resolved:
     """Turn raw rows into the columns of an index table.
 
     Parameters
@@ -64,6 +66,8 @@ def resolve(rows: RowBuffer, *, keep_packed: bool = False) -> Resolved:
     rows : RowBuffer
     keep_packed : bool
         Leave the entries packed if the rows are packed and none is a link.
+    files : PackedRows, optional
+        What `files_alone` returned, which becomes the entries if they are those.
     """
     count = rows.rows
     names, offsets = normalize_all(
@@ -77,7 +81,7 @@ def resolve(rows: RowBuffer, *, keep_packed: bool = False) -> Resolved:
         # The rows of targets are looked up by number.
         packed = None
     entries = np.empty(0, ENTRY_DTYPE) if packed is not None else rows.entries[:count]
-    if packed is not None and every_name_counts and are_all_files(packed):
+    if packed is not None and every_name_counts and packed.kinds <= _READABLE:
         return Resolved(entries, names, offsets, order, [], rows.left_out, packed)
     kinds = _kinds(entries, packed)
     if packed is None and every_name_counts and _are_readable(kinds).all():
@@ -137,7 +141,9 @@ def resolve(rows: RowBuffer, *, keep_packed: bool = False) -> Resolved:
             order = sort_names(names, offsets)
     elif len(live) < count:
         if packed is not None:
-            packed = packed.select(is_live)
+            # If there are as many, they are the same: a live row is that of a file.
+            is_selected = files is not None and len(files) == len(live)
+            packed = files if is_selected else packed.select(is_live)
         else:
             entries = entries[live]
         position = np.cumsum(is_live, dtype=np.uint64) - 1
@@ -156,9 +162,17 @@ def resolve(rows: RowBuffer, *, keep_packed: bool = False) -> Resolved:
     return Resolved(entries, names, offsets, order, directories, left_out, packed)
 
 
-def are_all_files(rows: PackedRows) -> bool:
-    """Whether each row is that of a file, so that `resolve` keeps those with names of their own."""
-    return rows.kinds <= _READABLE
+def files_alone(rows: RowBuffer) -> PackedRows | None:
+    """Return the rows of files if the other rows are directories, and most rows are packed.
+
+    They are those of the index, unless a name occurs twice or is empty.
+    """
+    packed = rows.packed_entries()
+    if packed is None or packed.kinds <= _READABLE:
+        return packed
+    if packed.kinds <= _READABLE | {KIND_DIRECTORY}:
+        return packed.select(_are_readable(_kinds(rows.window, packed)))
+    return None
 
 
 def name_lookup(

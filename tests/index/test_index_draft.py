@@ -133,8 +133,12 @@ def test_index_draft_write_that_fails_raises_from_save(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_open_large_archive_begins_its_index_before_the_rest_is_known(tmp_path, monkeypatch):
-    path = write_large(tmp_path / "a.tar", NAMES)
+@pytest.mark.parametrize("directories", [[], [b"d1/", b"empty/"]])
+def test_open_large_archive_begins_its_index_before_the_rest_is_known(
+    tmp_path, monkeypatch, directories
+):
+    last = b"".join(cases.member(name, flag=b"5") for name in directories)
+    path = write_large(tmp_path / "a.tar", NAMES, last)
     begun = []
     begin = IndexDraft.begin
     fingerprints = index_build.fingerprints
@@ -155,26 +159,31 @@ def test_open_large_archive_begins_its_index_before_the_rest_is_known(tmp_path, 
     ]  # fmt: skip
     expected = IndexTable.build(path)
     assert contents(table) == contents(expected)
+    assert table.meta["directories"] == [name[:-1].decode() for name in directories[1:]]
     expected.save(str(tmp_path / "expected.npy"))
     assert Path(default_path(path)).read_bytes() == (tmp_path / "expected.npy").read_bytes()
     table.check()
 
 
 @pytest.mark.parametrize(
-    "last",
+    ("last", "lost"),
     [
-        cases.member(NAMES[17], b"y"),
-        cases.member(b"./" + NAMES[8999], b"y"),
-        cases.member(b"folder/", flag=b"5"),
-        cases.member(b"./", flag=b"5"),
-        cases.header(NAMES[0], flag=b"1", link=NAMES[1]),
+        (cases.member(NAMES[17], b"y"), []),
+        (cases.member(b"./" + NAMES[8999], b"y"), []),
+        (cases.member(b"folder/", flag=b"5"), []),
+        (cases.member(b"./", flag=b"5"), []),
+        (cases.header(NAMES[0], flag=b"1", link=NAMES[1]), []),
+        (cases.member(NAMES[3], flag=b"5"), [NAMES[3]]),
+        (cases.member(b"d0/..", b"y"), []),
     ],
-    ids=["replaced", "replaced-last", "directory", "root", "link"],
+    ids=["replaced", "replaced-last", "directory", "root", "link", "now-a-directory", "nameless"],
 )
-def test_open_large_archive_whose_rows_change_saves_the_right_index(tmp_path, last):
+def test_open_large_archive_whose_rows_change_saves_the_right_index(tmp_path, last, lost):
     path = write_large(tmp_path / "a.tar", NAMES, last)
     with imagearchive.open(path) as archive:
-        assert sorted(archive) == sorted(name.decode() for name in NAMES)
+        assert sorted(archive) == sorted(name.decode() for name in NAMES if name not in lost)
+        for name in [NAMES[1], NAMES[4], NAMES[8998]]:
+            assert archive[name.decode()] == b"x"
     IndexTable.build(path).save(str(tmp_path / "expected.npy"))
     assert Path(default_path(path)).read_bytes() == (tmp_path / "expected.npy").read_bytes()
     assert temporary_files(tmp_path) == []
