@@ -108,13 +108,13 @@ class ImageSamples(OptionsDataset[ImageArchiveOptions]):
             chosen = self._selection.positions
             self.archive.prefetch(samples if chosen is None else chosen[samples])
 
-    def _indices(self, indices: Sequence[int]) -> npt.NDArray[np.int64]:
+    def _indices(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the indices of samples, which are checked all at once if they are integers."""
         found = np.asarray(indices)
-        if found.dtype == np.int64 and found.ndim == 1 and found.size:
-            low, high = found.min(), found.max()
-            if low >= 0 and high < self._length:
-                return found
+        are_integers = found.dtype == np.int64 and found.ndim == 1 and found.size > 0
+        # As unsigned numbers, negative ones are large.
+        if are_integers and found.view(np.uint64).max() < self._length:
+            return found
         return np.array([self._index(index) for index in indices], np.int64)
 
     def _each(self, function: Transform, image: Any) -> Any:
@@ -168,7 +168,7 @@ class ImageSamples(OptionsDataset[ImageArchiveOptions]):
         views = self._selection.view(sample) if self._multi else [self._selection.position(sample)]
         return sum(self.archive.table.lookup.row(position)[2] for position in views)
 
-    def read_views(self, indices: Sequence[int]) -> list[memoryview] | None:
+    def read_views(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> list[memoryview] | None:
         """Return the encoded bytes of several samples, by one native call if that is possible.
 
         Returns
@@ -195,10 +195,10 @@ class ImageSamples(OptionsDataset[ImageArchiveOptions]):
         """Return the label of a sample as ``self[index]`` does without `target_transform`."""
         return self._labels.label(self._index(index))
 
-    def label_list(self, indices: Sequence[int]) -> list[Any]:
+    def label_list(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> list[Any]:
         """Return the labels of several samples, as `label` returns them."""
         if type(self).label is not ImageSamples.label:
-            return [self.label(index) for index in indices]
+            return [self.label(index) for index in self._indices(indices).tolist()]
         return self._labels.label_list(self._indices(indices))
 
     def labels(self, index: int) -> npt.NDArray[np.float64]:

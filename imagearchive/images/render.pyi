@@ -44,7 +44,9 @@ class Decoder:
     def render_planned(
         self,
         images: Iterable[Buffer],
-        keys: Iterable[tuple[int, ...]],
+        seed: int,
+        epoch: int,
+        indices: Iterable[int],
         plan: GeometryPlan,
         output_format: OutputFormat,
         out: npt.NDArray[Any],

@@ -287,7 +287,7 @@ cdef class Decoder:
                     break
         self.leave(code, png)
 
-    def render_planned(self, images, keys, GeometryPlan plan not None,
+    def render_planned(self, images, seed, epoch, indices, GeometryPlan plan not None,
                        OutputFormat output_format not None, out, bint exif_transpose,
                        double min_reduction):
         """Draw the geometry of encoded images by a plan, and render them, up to the first refused.
@@ -298,8 +298,10 @@ cdef class Decoder:
         Parameters
         ----------
         images : sequence of buffers
-        keys : sequence of tuples
-            Seed, epoch, and index of each image are the first three items.
+        seed, epoch : int
+            Of the random numbers; see `imagearchive.transforms.Key`.
+        indices : sequence of int
+            The index of each image, for its random numbers.
         plan : GeometryPlan
         output_format : OutputFormat
         out : ndarray, shape (len(images), ...)
@@ -321,7 +323,9 @@ cdef class Decoder:
         cdef size_t size
         cdef bint png
         cdef int64_t height = 0, width = 0
-        run.set_keys(tuple(keys))
+        cdef uint64_t seed_bits = low_bits(seed, "seed")
+        cdef uint32_t epoch_bits = <uint32_t> low_bits(epoch, "epoch")
+        run.set_indices(tuple(indices))
         if not run.find_size(output_format, &height, &width):
             return 0
         self.enter()
@@ -335,8 +339,7 @@ cdef class Decoder:
                     break
                 if exif_transpose and info.orientation != 1:
                     break
-                if plan.draw(info.width, info.height, run.keys[i].seed, run.keys[i].epoch,
-                             run.keys[i].index, &g):
+                if plan.draw(info.width, info.height, seed_bits, epoch_bits, run.indices[i], &g):
                     break
                 if g.canvas_h != height or g.canvas_w != width:
                     break
@@ -382,18 +385,13 @@ cdef class Decoder:
         self.leave(code, False)
 
 
-cdef struct Key:
-    uint64_t seed, index
-    uint32_t epoch
-
-
 @final
 cdef class Run:
     """Holds the buffers of images and of the output while they are rendered."""
 
     cdef Py_buffer *views
     cdef px_geometry *geometries
-    cdef Key *keys
+    cdef uint64_t *indices
     cdef Py_buffer out
     cdef Py_ssize_t n, opened
     cdef int channels
@@ -444,7 +442,7 @@ cdef class Run:
         PyBuffer_Release(&self.out)
         PyMem_Free(self.views)
         PyMem_Free(self.geometries)
-        PyMem_Free(self.keys)
+        PyMem_Free(self.indices)
 
     cdef int set_geometries(self, tuple geometries, OutputFormat output_format) except -1:
         """Store the geometry of each image. Every result must fit the output."""
@@ -467,18 +465,15 @@ cdef class Run:
             self.geometries[i] = geometry.g
         return 0
 
-    cdef int set_keys(self, tuple keys) except -1:
+    cdef int set_indices(self, tuple indices) except -1:
         cdef Py_ssize_t i
-        if len(keys) != self.n:
-            raise OptionError(f"{self.n} images need {self.n} keys, got {len(keys)}")
-        self.keys = <Key *> PyMem_Calloc(self.n, sizeof(Key))
-        if self.keys == NULL:
+        if len(indices) != self.n:
+            raise OptionError(f"{self.n} images need {self.n} keys, got {len(indices)}")
+        self.indices = <uint64_t *> PyMem_Calloc(self.n, sizeof(uint64_t))
+        if self.indices == NULL:
             raise MemoryError()
         for i in range(self.n):
-            key = keys[i]
-            self.keys[i].seed = low_bits(key[0], "seed")
-            self.keys[i].epoch = <uint32_t> low_bits(key[1], "epoch")
-            self.keys[i].index = low_bits(key[2], "index")
+            self.indices[i] = low_bits(indices[i], "index")
         return 0
 
     cdef bint find_size(self, OutputFormat output_format, int64_t *height,

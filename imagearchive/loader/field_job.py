@@ -30,6 +30,7 @@ from imagearchive.loader.field_layout import FieldLayout, ragged_fields
 from imagearchive.transforms import Key, Pipeline
 from imagearchive.transforms.fields import KEY, Array, Json, Label, Sample
 from imagearchive.transforms.joint import GROUP
+from imagearchive.transforms.random_keys import SampleKeys
 
 __all__ = ["INDEX", "FieldJob"]
 
@@ -157,7 +158,8 @@ class FieldJob(BatchJob):
     ) -> None:
         """Transform one image of each of some samples."""
         pipeline, values = self.pipeline, self.values[name]
-        keys = [self.key(index) for index in indices]
+        order = self.epoch.order
+        keys = SampleKeys(order.seed, order.epoch, indices)
         with self._named([name]):
             if name in self.slots:
                 out = self.slots[name][first : first + len(indices)]

@@ -18,7 +18,8 @@ from imagearchive.loader.batch_output import (
     stack_images,
 )
 from imagearchive.loader.batches import Batch, BatchJob, Epoch
-from imagearchive.transforms import Key, Pipeline
+from imagearchive.transforms import Pipeline
+from imagearchive.transforms.random_keys import SampleKeys
 
 __all__ = ["PairJob", "SampleJob", "TensorJob"]
 
@@ -100,8 +101,8 @@ class TensorJob(BatchJob):
     def load(self, first: int, indices: list[int], decoder: Decoder) -> None:
         """Load the samples of these indices into the slots from `first` on."""
         chunk, slots = self.epoch.source.chunk(indices), slice(first, first + len(indices))
-        seed, epoch = self.epoch.order.seed, self.epoch.order.epoch
-        keys = [Key(seed, epoch, index) for index in indices]
+        order = self.epoch.order
+        keys = SampleKeys(order.seed, order.epoch, indices)
         self.labels[slots] = chunk.render_into(self.pipeline, keys, self.images[slots], decoder)
 
     def finish(self) -> Batch:

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from imagearchive.datasets.label_guard import LabelGuard
@@ -179,10 +180,10 @@ class EncodedSource:
         self.guard.check(label, None)
         return label
 
-    def labels(self, indices: Sequence[int]) -> list[Any]:
+    def labels(self, indices: npt.NDArray[np.int64]) -> list[Any]:
         """Return the labels of several samples."""
         if self._label_list is None:
-            return [self.label(index) for index in indices]
+            return [self.label(index) for index in indices.tolist()]
         labels: list[Any] = self._label_list(indices)
         if self.guard.active:
             for label in labels:
@@ -240,7 +241,7 @@ class EncodedSource:
             return -1
 
 
-def _no_views(indices: Sequence[int]) -> None:
+def _no_views(indices: npt.NDArray[np.int64]) -> None:
     return None
 
 
@@ -253,10 +254,11 @@ class _EncodedChunk:
         self, pipeline: Pipeline, keys: Sequence[Key], out: _Array, decoder: Decoder
     ) -> list[Any]:
         source = self._source
-        views = source.read_views(self._indices)
+        indices = np.array(self._indices, np.int64)
+        views = source.read_views(indices)
         if views is not None:
             pipeline.render_all_into(views, keys, out, decoder)
-            return source.labels(self._indices)
+            return source.labels(indices)
         labels: list[Any] = []
         images: list[Any] = []
         first = waiting = 0

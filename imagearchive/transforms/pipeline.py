@@ -33,7 +33,7 @@ from imagearchive.transforms.pipeline_output import (
     infer_output,
     output_array,
 )
-from imagearchive.transforms.random_keys import Key
+from imagearchive.transforms.random_keys import Key, SampleKeys
 from imagearchive.transforms.stages import (
     GeometricStage,
     Step,
@@ -179,9 +179,9 @@ class Pipeline:
             An array of shape ``(len(images), *shape)``.
         """
         decoder = decoder or local_decoder()
-        given = [key for key in keys if key is not None]
-        if self._plan is not None and len(given) == len(images):
-            self._render_planned(self._plan, images, given, out, decoder)
+        sample_keys = None if self._plan is None else SampleKeys.from_keys(keys)
+        if self._plan is not None and sample_keys is not None:
+            self._render_planned(self._plan, images, sample_keys, out, decoder)
             return
         if self.compiled:
             # Otherwise one by one, to leave the images that are refused to Pillow.
@@ -197,7 +197,7 @@ class Pipeline:
         self,
         plan: GeometryPlan,
         images: Sequence[Buffer],
-        keys: Sequence[Key],
+        keys: SampleKeys,
         out: Array,
         decoder: Decoder,
     ) -> None:
@@ -206,8 +206,8 @@ class Pipeline:
         while done < len(images):
             part = slice(done, done + MAX_CALL)
             done += decoder.render_planned(
-                images[part], keys[part], plan, self._output_format, out[part],
-                self.exif_transpose, gap,
+                images[part], keys.seed, keys.epoch, keys.indices[part], plan,
+                self._output_format, out[part], self.exif_transpose, gap,
             )  # fmt: skip
             if done < min(part.stop, len(images)):
                 self._render_encoded(images[done], keys[done], out[done], decoder)

@@ -13,6 +13,7 @@ from imagearchive import transforms as T
 from imagearchive.errors import OptionError, TransformError
 from imagearchive.images.geometry_plan import GeometryPlan
 from imagearchive.transforms import Key, compile_pipeline
+from imagearchive.transforms.random_keys import SampleKeys
 from imagearchive.transforms.stages import GeometricStage
 
 SIZES = [(40, 32), (32, 40), (70, 33), (33, 33), (120, 34)]
@@ -81,6 +82,41 @@ def test_plan_renders_the_same_as_images_one_by_one(transform, seed, epoch, firs
     again = np.empty_like(expected)
     pickle.loads(pickle.dumps(pipeline)).render_all_into(IMAGES, keys, again)
     assert np.array_equal(again, expected)
+
+
+def test_sample_keys_equal_a_list_of_keys():
+    keys = SampleKeys(-5, 3, [7, 2, 9])
+    assert list(keys) == [Key(-5, 3, 7), Key(-5, 3, 2), Key(-5, 3, 9)]
+    assert keys[1] == Key(-5, 3, 2)
+    assert list(keys[1:]) == [Key(-5, 3, 2), Key(-5, 3, 9)]
+    assert list(SampleKeys.from_keys(list(keys))) == list(keys)
+
+
+def test_plan_with_sample_keys_renders_the_same_as_with_keys():
+    pipeline = compile_pipeline(T.Compose([T.RandomResizedCrop(8), T.RandomHorizontalFlip()]))
+    files = IMAGES * 17
+    keys = SampleKeys(4, 1, list(range(len(files), 0, -1)))
+    out = np.empty((len(files), 8, 8, 3), np.uint8)
+    pipeline.render_all_into(files, keys, out)
+    expected = [pipeline.render(data, key) for data, key in zip(files, list(keys), strict=True)]
+    assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize("last", [Key(4, 2, 5), Key(5, 1, 5)])
+def test_plan_of_keys_of_several_epochs_renders_the_same_as_one_by_one(last):
+    pipeline = compile_pipeline(T.RandomResizedCrop(8))
+    keys = [Key(4, 1, 5), last]
+    out = np.empty((2, 8, 8, 3), np.uint8)
+    pipeline.render_all_into(IMAGES[:2], keys, out)
+    expected = [pipeline.render(data, key) for data, key in zip(IMAGES, keys, strict=False)]
+    assert np.array_equal(out, expected)
+
+
+def test_plan_of_fewer_keys_than_images_raises():
+    pipeline = compile_pipeline(T.RandomResizedCrop(8))
+    out = np.empty((2, 8, 8, 3), np.uint8)
+    with pytest.raises(OptionError, match="2 images need 2 keys, got 1"):
+        pipeline.render_all_into(IMAGES[:2], [Key(0)], out)
 
 
 @pytest.mark.parametrize(
