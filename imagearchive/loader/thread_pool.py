@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol
 
 from imagearchive.errors import WorkerError
 from imagearchive.storage.closing import live_objects
+from imagearchive.storage.task_threads import start_thread
 
 __all__ = ["JOIN_TIMEOUT", "Job", "Pool"]
 
@@ -115,7 +116,7 @@ class Pool:
     def _start(self) -> None:
         for number, thread in enumerate(self._threads):
             try:
-                thread.start()
+                start_thread(thread)
             except BaseException:
                 # The system grants no more threads, or the user interrupts. Those that run would
                 # wait forever.
@@ -195,6 +196,8 @@ class Pool:
         while True:
             item = self._work.get()
             if item is None or self._closed:
+                # For the next thread, also for one that was interrupted while it was started.
+                self._work.put(None)
                 return
             entry, part = item
             try:
@@ -217,8 +220,7 @@ class Pool:
         if self._pid != os.getpid():
             # The queues' locks may have been held when the process forked.
             return
-        for _ in self._threads:
-            self._work.put(None)
+        self._work.put(None)
         for entry in self._entries.copy():
             entry.finished.put(False)
 

@@ -22,9 +22,28 @@ from typing import Any, Generic, TypeVar
 from imagearchive.errors import WorkerError
 from imagearchive.storage.closing import Closable, live_objects
 
-__all__ = ["Task", "TaskThreads"]
+__all__ = ["Task", "TaskThreads", "start_thread"]
 
 T = TypeVar("T")
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread.
+
+    An interrupt in the middle is a `KeyboardInterrupt`. `Thread.start` waits on a condition, which
+    may then raise a RuntimeError about its lock instead. The thread may run nevertheless.
+
+    Raises
+    ------
+    RuntimeError
+        The system grants no more threads.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
 
 
 class Task(Generic[T]):
@@ -143,7 +162,7 @@ class TaskThreads(Closable):
         # keep the program from ending.
         thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         try:
-            thread.start()
+            start_thread(thread)
         except RuntimeError:
             return False
         self._threads.append(thread)

@@ -17,12 +17,18 @@ import threading
 import time
 import traceback
 from queue import SimpleQueue
+from types import SimpleNamespace
 
 import numpy as np
 
 from imagearchive.archive.threads import run_in_threads
 from imagearchive.index.file_format import IndexDraft
+from imagearchive.loader.bad_samples import BadSampleLog
+from imagearchive.loader.batch_iterator import BatchIterator
+from imagearchive.loader.batches import Batch
+from imagearchive.loader.epoch_counter import EpochCounter
 from imagearchive.loader.generator_process import MpQItr
+from imagearchive.loader.thread_pool import Pool
 from imagearchive.processing.background_writer import BackgroundWriter
 from imagearchive.storage.disk_sync import sync_files
 from imagearchive.storage.fork_lock import ForkSafeLock
@@ -89,6 +95,34 @@ def _background(begin):
     with BackgroundWriter("out.npz", compress=False, ragged=()) as writer:
         for _ in range(3):
             writer.put([])
+
+
+class _OneSample:
+    """A job of a pool: a batch of one sample."""
+
+    parts = 1
+
+    def run(self, _part, _tools):
+        _work()
+
+    def finish(self):
+        return Batch(1, [], [])
+
+
+def _batches(begin):
+    def start(_):
+        return Pool(2, 2, iter([_OneSample(), _OneSample(), None]).__next__, lambda: None)
+
+    epochs = EpochCounter(lambda epoch, start: SimpleNamespace(epoch=epoch, start=start))
+    batches = BatchIterator(epochs, start, BadSampleLog())
+    begin()
+    try:
+        for _ in batches:
+            pass
+    finally:
+        # Waits forever if the lock was left locked, or a thread still waits for work.
+        next(batches, None)
+        batches.close()
 
 
 def _blocks(begin):
@@ -195,6 +229,12 @@ def _requests(begin):
         prefetcher.announce(other, [(0, 10)])
         # Waits forever if requests that were given up count as under way.
         fetched.get()
+        prefetcher.close()
+        # All end, also one that was interrupted while it was started.
+        for thread in threading.enumerate():
+            if thread.name == "imagearchive-fetch" and thread.is_alive():
+                thread.join(PATIENCE / 4)
+                assert not thread.is_alive()
 
 
 def _fetch(offset, size):
@@ -211,7 +251,8 @@ def _decompress():
 #: processes takes long, and works in threads as the others do.
 CASES = {
     "background": (_background, 1),
-    "blocks": (_blocks, 3),
+    "batches": (_batches, 3),
+    "blocks": (_blocks, 5),
     "chunks": (_chunks, 1),
     "directory": (_directory, 1),
     "draft": (_draft, 5),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 CASES = [
-    "background", "blocks", "chunks", "directory", "draft", "generator", "locks", "processes",
+    "background", "batches", "blocks", "chunks", "directory", "generator", "locks", "processes",
     "requests", "spans", "sync", "tasks",
 ]  # fmt: skip
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from imagearchive.storage.mapping import SharedBytes
 from imagearchive.storage.remote.ranges import Request, plan_requests
+from imagearchive.storage.task_threads import start_thread
 
 __all__ = [
     "MAX_IN_FLIGHT",
@@ -268,8 +269,7 @@ class Prefetcher:
         """Start nothing more, and wait a moment for what is under way."""
         with self._lock:
             self._closed = True
-        for _ in self._threads:
-            self._work.put(None)
+        self._work.put(None)
         until = time.monotonic() + _EXIT_TIMEOUT
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
@@ -307,7 +307,7 @@ class Prefetcher:
         # A daemon, because a request may take minutes, and the program should end.
         thread = threading.Thread(target=self._serve, name="imagearchive-fetch", daemon=True)
         try:
-            thread.start()
+            start_thread(thread)
         except RuntimeError:
             return False
         self._threads.append(thread)
@@ -321,6 +321,8 @@ class Prefetcher:
                 self._idle += 1
                 self._start()
             del pending
+        # For the next thread, also for one that was interrupted while it was started.
+        self._work.put(None)
 
     def _make_room(self, size: int) -> None:
         """Drop the oldest ranges that were fetched and not read; called with the lock.
