@@ -166,7 +166,7 @@ def test_image_archive_split_mask_keeps_numbers_of_classes(image_tar):
     cats = ImageArchive(image_tar, split_mask=[0] * 4 + [1] * 4 + [0] * 4)
     assert cats.classes == whole.classes
     assert set(cats.targets.tolist()) == {0}
-    with pytest.raises(OptionError, match="12 samples"):
+    with pytest.raises(OptionError, match="12 values"):
         ImageArchive(image_tar, split_mask=[True])
 
 
