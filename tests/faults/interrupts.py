@@ -57,6 +57,16 @@ def _work(seconds=0.0005):
     at_work.pop()
 
 
+def _python(begin):
+    lock = threading.Lock()
+    begin()
+    try:
+        with lock:
+            pass
+    finally:
+        assert not lock.locked()
+
+
 def _tasks(begin):
     begin()
     with TaskThreads(2) as threads:
@@ -259,6 +269,7 @@ CASES = {
     "generator": (_generator, 5),
     "locks": (_locks, 1),
     "processes": (_processes, 13),
+    "python": (_python, 1),
     "requests": (_requests, 3),
     "spans": (_spans, 1),
     "sync": (_sync, 1),
