@@ -157,7 +157,7 @@ class CombinedLazyDataset(DatasetGroup):
     def locate(self, index: Any) -> tuple[int, int]:
         """Return the number of the dataset that contains a sample, and the sample's index in it."""
         ends = self._bounds()
-        position = resolve_index(index, int(ends[-1]), f"{pluralize(len(ends), 'dataset')}")
+        position = resolve_index(index, int(ends[-1]), pluralize(len(ends), "dataset"))
         part = int(np.searchsorted(ends, position, "right"))
         return part, position - (int(ends[part - 1]) if part else 0)
 
@@ -193,7 +193,7 @@ class CombinedLazyDataset(DatasetGroup):
             The datasets that are read have different columns.
         """
         ends = self._bounds()
-        rows = resolve_indices(indices, int(ends[-1]), f"{pluralize(len(ends), 'dataset')}")
+        rows = resolve_indices(indices, int(ends[-1]), pluralize(len(ends), "dataset"))
         parts = np.searchsorted(ends, rows, "right")
         starts = np.concatenate([[0], ends[:-1]]).astype(np.intp)
         asked = np.unique(parts).tolist() or [0]

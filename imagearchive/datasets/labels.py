@@ -391,7 +391,7 @@ def _warn_of_empty_classes(
     if empty:
         names = ", ".join(repr(classes[number]) for number in empty[:5])
         logger.warning(
-            "%s: no samples in %d of %s: %s%s; the numbers of the classes stay. Choose other "
+            "%s: no samples in %d of %s: %s%s; the classes keep their numbers. Choose other "
             "extensions, or a root that contains class directories only",
             archive.path,
             len(empty),

@@ -109,8 +109,9 @@ class Column:
         if len(missing):
             rows = ", ".join(map(str, missing[:SHOWN])) + (", ..." * (len(missing) > SHOWN))
             raise LabelError(
-                f"{self.where}: no value in {len(missing)} of {pluralize(len(self), 'row')}, "
-                f"counted from 0: {rows}; leave them out of the table"
+                f"{self.where}: no value in {len(missing)} of {pluralize(len(self), 'row')}: "
+                f"{'row' if len(missing) == 1 else 'rows'} {rows}, counted from 0; fill in the "
+                f"values, or leave the rows out of the table"
             )
 
 

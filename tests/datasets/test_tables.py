@@ -234,14 +234,14 @@ def test_table_name_of_several_members_raises(image_tar):
     [
         ({"x": ["a"]}, "no column is called 'id'; the columns are 'x'"),
         ({"id": ["cat/0", "cat/1"], "label": [1]}, "1 value, but the column 'id' has 2"),
-        ({"id": ["cat/0", None], "label": [1, 2]}, "no value in 1 of 2 rows, counted from 0: 1;"),
+        ({"id": ["cat/0", None], "label": [1, 2]}, "no value in 1 of 2 rows: row 1, counted"),
         (
             {"id": ["cat/0", "cat/1"], "label": [1, None]},
-            "no value in 1 of 2 rows, counted from 0: 1;",
+            "no value in 1 of 2 rows: row 1, counted",
         ),
         (
             {"id": ["cat/0", "cat/1"], "label": ["x", ""]},
-            "no value in 1 of 2 rows, counted from 0: 1;",
+            "no value in 1 of 2 rows: row 1, counted",
         ),
         ({"id": ["cat/0"], "label": [[1, 2]]}, "expected text or a number, got"),
         ({"id": ["cat/0", "cat/1"], "label": ["x", 2]}, "row 1: expected text .*got the number 2"),
@@ -324,7 +324,7 @@ def test_table_of_pandas(image_tar):
         assert dataset.targets.tolist() == expected
         assert dataset.targets.dtype == np.int64
     holes = pandas.DataFrame({"id": ["cat/0", None], "label": ["x", "y"]})
-    with pytest.raises(LabelError, match="no value in 1 of 2 rows, counted from 0: 1;"):
+    with pytest.raises(LabelError, match="no value in 1 of 2 rows: row 1, counted"):
         ImageArchive(image_tar, table=holes, image="id", label="label")
 
 
