@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -83,18 +84,28 @@ class Epoch:
         # Of small images, a thread takes more at a time, so that Python's part stays small.
         self.part_size = min(options.share, MAX_PART if self.layout else part_samples(source))
         self.shape = None if pipeline is None else pipeline.shape_for(*source.image_shape())
+        ahead = requests_ahead(source)
+        #: How many batches are prepared before the consumer asks for them.
+        self.batches_ahead = options.batches_ahead(None if ahead else self._batch_bytes())
         self._numbers = itertools.count(first)
         self._run: dict[int, tuple[npt.NDArray[np.int64], list[int]]] = {}
         self._begun = 0
         self._windows: set[int] = set()
         # How many batches after a job's own are requested from a server, once the epoch is under
         # way, and at its beginning; and the next batch to request.
-        ahead = requests_ahead(source)
         self._windows_ahead = _windows_ahead(order, ahead)
         self._batches_ahead = -(-ahead // order.batch_size)
         # At least one, which can be doubled.
         self._first_ahead = -(-min(-(-ahead // FIRST_PART), FIRST_AHEAD) // order.batch_size)
         self._announced = self._first = first
+
+    def _batch_bytes(self) -> int | None:
+        """Return how much memory the images of a batch take, if they are of one shape."""
+        pipeline = self.pipeline
+        if self.layout or self.shape is None or pipeline is None or pipeline.dtype is None:
+            return None
+        count = min(self.order.batch_size, self.order.n)
+        return count * math.prod(self.shape) * np.dtype(pipeline.dtype).itemsize
 
     def _check_images(self, layout: FieldLayout) -> None:
         """Refuse a transform for samples without an image."""
@@ -131,13 +142,13 @@ class Epoch:
         self._begun += 1
         if self._windows_ahead:
             # The first batch, which needs a part of each block, does not wait for others.
-            begun = self._begun > self.options.prefetch_batches
+            begun = self._begun > self.batches_ahead
             following = self._windows_ahead if begun else 0
             for indices in self.order.begin_windows(job.positions, self._windows, following):
                 self.source.prefetch(indices.tolist())
         elif self._batches_ahead:
             # Twice as many with each batch after the first ones.
-            doublings = min(max(0, self._begun - 1 - self.options.prefetch_batches), 16)
+            doublings = min(max(0, self._begun - 1 - self.batches_ahead), 16)
             ahead = min(self._first_ahead << doublings, self._batches_ahead)
             self._announce(self._first + self._begun + ahead)
         else:

@@ -37,6 +37,11 @@ class Buffers:
     def __init__(self, limit: int) -> None:
         self._unused: deque[_Array] = deque(maxlen=limit)
 
+    def keep(self, limit: int) -> None:
+        """Keep so many unused buffers from now on; the memory of earlier arrays may be dropped."""
+        if self._unused.maxlen != limit:
+            self._unused = deque(self._unused, limit)
+
     def take(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> _Array:
         """Return an array that nothing else refers to, with any content."""
         return np.asarray(_Lease(self._memory(shape, dtype), self._unused))

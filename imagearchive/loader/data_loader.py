@@ -27,6 +27,7 @@ from imagearchive.loader.jobs import next_job
 from imagearchive.loader.locality import expect_nearby_reads, find_data_order
 from imagearchive.loader.open_source import open_source
 from imagearchive.loader.options import (
+    BATCHES_AHEAD,
     DEFAULT_MAX_PIXELS,
     DTypeName,
     LoaderOptions,
@@ -119,8 +120,9 @@ class DataLoader(Closable):
         Yield full batches only, the same number on every rank.
     seed : int
         Determines the orders and everything random in the transforms.
-    prefetch_batches : int
-        Number of batches to prepare ahead.
+    prefetch_batches : int, optional
+        Number of batches to prepare ahead. By default 2, or of batches of small images from local
+        archives, as many as take 32 MiB, but at most 8.
     block_size : int, optional
         For ``shuffle="blocks"``: how many samples that are neighbors in the archive are read
         together; 64 by default. The blocks are shuffled, and then the samples within every window
@@ -241,7 +243,7 @@ class DataLoader(Closable):
         return_indices: bool = False,
         drop_last: bool = False,
         seed: int = 0,
-        prefetch_batches: int = 2,
+        prefetch_batches: int | None = None,
         block_size: int | None = None,
         blocks_per_window: int | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
@@ -334,7 +336,7 @@ class DataLoader(Closable):
                 exif_transpose=options.exif_transpose,
                 reducing_gap=options.reducing_gap,
             )
-        self._buffers = Buffers(options.prefetch_batches + 2)
+        self._buffers = Buffers(BATCHES_AHEAD + 2)
         self._epochs = EpochCounter(self._order)
         self._bad_samples = BadSampleLog()
         self._warned_of_empty = False
@@ -439,11 +441,12 @@ class DataLoader(Closable):
             first=progress.received,
             known_damaged=self._bad_samples.known_damaged,
         )
+        self._buffers.keep(epoch.batches_ahead + 2)
         expect_nearby_reads(self.dataset, *options.nearby_reads(order.world_size))
         max_pixels = options.max_pixels
         return Pool(
             min(options.num_workers, max(1, order.samples)),
-            options.prefetch_batches,
+            epoch.batches_ahead,
             lambda: next_job(epoch),
             lambda: Decoder(max_pixels=max_pixels),
             name="imagearchive-loader",

@@ -67,6 +67,12 @@ _FLAGS: Final = (
 #: Most samples that a thread loads at a time, unless they are small. Large enough parts save
 #: hand-overs between threads.
 MAX_PART: Final = 16
+#: How many batches are prepared ahead, at least and at most, and how many bytes they may take.
+#: While threads keep all processors busy, the consumer waits for milliseconds until it may go on,
+#: and they finish several small batches.
+BATCHES_AHEAD: Final = 2
+MAX_BATCHES_AHEAD: Final = 8
+SMALL_BATCHES: Final = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,16 @@ class BatchOptions:
     collate_fn: Callable[[list[Any]], Any] | None
     on_error: OnError
     ragged: Ragged
-    prefetch_batches: int
+    prefetch_batches: int | None
     share: int
     """Most samples that a thread may load at a time, so that all threads have work."""
+
+    def batches_ahead(self, batch_bytes: int | None) -> int:
+        """Return how many batches to prepare ahead, if one takes so many bytes; None: unknown."""
+        if self.prefetch_batches is not None:
+            return self.prefetch_batches
+        small = 0 if batch_bytes is None else SMALL_BATCHES // max(1, batch_bytes)
+        return min(max(BATCHES_AHEAD, small), MAX_BATCHES_AHEAD)
 
 
 @dataclass(frozen=True)
@@ -109,7 +122,7 @@ class LoaderOptions:
     return_indices: bool
     drop_last: bool
     seed: int
-    prefetch_batches: int
+    prefetch_batches: int | None
     collate_fn: Callable[[list[Any]], Any] | None
     enable_distributed: bool
     rank: int | None
@@ -132,9 +145,9 @@ class LoaderOptions:
         dtype = _dtype_name(self.dtype)
         checked = {
             "num_workers": check_integer("num_workers", self.num_workers, 0, MAX_WORKERS),
-            "prefetch_batches": check_integer(
-                "prefetch_batches", self.prefetch_batches, 1, 1 << 16
-            ),
+            "prefetch_batches": None
+            if self.prefetch_batches is None
+            else check_integer("prefetch_batches", self.prefetch_batches, 1, 1 << 16),
             "reducing_gap": self._check_reducing_gap(),
             "max_pixels": check_integer("max_pixels", self.max_pixels, 1, 1 << 62),
             "batch_size": check_integer("batch_size", self.batch_size, 1, MAX_BATCH),

@@ -71,6 +71,16 @@ def test_buffers_while_a_view_is_left_are_not_used_again(kind):
     assert address in [array.ctypes.data for array in taken]
 
 
+def test_buffers_keep_more_after_keep():
+    buffers = Buffers(1)
+    buffers.keep(3)
+    arrays = [buffers.take(SHAPE, np.float32) for _ in range(3)]
+    addresses = {array.ctypes.data for array in arrays}
+    del arrays
+    arrays = [buffers.take(SHAPE, np.float32) for _ in range(3)]
+    assert {array.ctypes.data for array in arrays} == addresses
+
+
 def test_buffers_after_a_pickle_are_used_again():
     buffers = Buffers(2)
     array = buffers.take(SHAPE, np.float32)

@@ -157,6 +157,18 @@ def test_requests_ahead_of_few_samples_are_made(ahead):
     assert len(source.asked) == 30 + ahead
 
 
+@pytest.mark.parametrize(
+    ("side", "options", "ahead"),
+    [(8, {}, 8), (8, {"prefetch_batches": 3}, 3), (1800, {}, 2), (1200, {"dtype": "uint8"}, 7)],
+)
+def test_batches_ahead_are_more_if_they_are_small(side, options, ahead):
+    source = Distant(60, 0)
+    loader = DataLoader(source, 1, image_size=(side, side), num_workers=1, **options)
+    iterator = iter(loader)
+    next(iterator)
+    assert len(source.asked) == 1 + ahead
+
+
 # Of windows of 20 samples; the memory holds four times what is best requested ahead.
 @pytest.mark.parametrize(("ahead", "asked"), [(20, [20, 40]), (21, [20, 60]), (40, [20, 60])])
 def test_windows_of_blocks_are_requested_ahead_after_the_first_batch(ahead, asked):
