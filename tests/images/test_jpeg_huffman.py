@@ -162,6 +162,13 @@ def test_unusual_data_is_left_to_libjpeg(name):
     assert decoder.fast_jpegs == 10
 
 
+def test_fast_jpegs_of_a_truncated_image_stays():
+    decoder = Decoder()
+    with pytest.raises(DecodeError, match="truncated"):
+        decoder.decode(encode(photo(40, 30))[:-2])
+    assert decoder.fast_jpegs == 0
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("divide", [2, 4, 8])
 def test_scaled_decoding_equals_pillows_draft(mode, divide):
@@ -182,6 +189,27 @@ def test_scaled_decoding_equals_pillows_draft(mode, divide):
     x, y = 160 // divide, 80 // divide
     expected = resize(expected, (20, 10), "bilinear", (x, y, x + 20, y + 10))
     np.testing.assert_array_equal(render_jpeg(data, geometry), expected)
+
+
+@pytest.mark.parametrize("luma", [(4, 2), (2, 4)])
+def test_scaled_region_of_unevenly_sampled_chroma_equals_the_whole(luma):
+    # At half the size, the inverse transform scales chroma up in one direction only.
+    h, v = luma
+    blocks = [block_bits(40 * i - 100, [(i, 30 - i)], DC.strings(), AC.strings()) for i in range(6)]
+    count = (h * v + 2) * (40 // h) * (16 // v)
+    data = write_jpeg(
+        (320, 128), [luma, (1, 1), (1, 1)], [blocks[i * i % 6] for i in range(count)], DC, AC
+    )
+
+    def render(x, y, width, height):
+        geometry = Geometry(320, 128)
+        geometry.min_reduction = 1.0
+        geometry.resize(width, height, (2 * x, 2 * y, 2 * (x + width), 2 * (y + height)))
+        return render_jpeg(data, geometry)
+
+    whole = render(0, 0, 160, 64)
+    for x, y in [(20, 0), (40, 30), (60, 50)]:
+        np.testing.assert_array_equal(render(x, y, 99, 8), whole[y : y + 8, x : x + 99])
 
 
 @settings(max_examples=60, deadline=None)

@@ -106,6 +106,13 @@ int px_jpeg_info(const uint8_t *data, size_t size, px_info *info)
 #define MAX_SCANS 500
 #define MIN_SCANS 32
 #define MAX_SCAN_PIXELS (UINT64_C(1) << 30)
+#if JPEG_LIB_VERSION >= 70
+#define MIN_DCT_SIZE(j) ((j)->min_DCT_h_scaled_size)
+#define DCT_SIZE(component) ((component)->DCT_h_scaled_size)
+#else
+#define MIN_DCT_SIZE(j) ((j)->min_DCT_scaled_size)
+#define DCT_SIZE(component) ((component)->DCT_scaled_size)
+#endif
 #define TEXT_(x) #x
 #define TEXT(x) TEXT_(x)
 
@@ -121,8 +128,8 @@ struct px_decoder {
     px_work work;
     uint8_t *lines;
     size_t lines_cap;
-    int leaves_entropy;       /* whether libjpeg must decode the Huffman codes */
-    uint64_t entropy_images; /* of how many images entropy.c has done it */
+    int takes_entropy, leaves_entropy; /* whether entropy.c decodes the Huffman codes; must not */
+    uint64_t entropy_images;           /* how many images it has decoded */
     px_entropy entropy;
 };
 
@@ -337,10 +344,8 @@ typedef struct {
 static boolean next_mcu(j_decompress_ptr j, JBLOCKROW *data)
 {
     px_decoder *d = j->client_data;
-    if (!px_entropy_mcu(&d->entropy, data)) {
-        d->entropy_images--;
+    if (!px_entropy_mcu(&d->entropy, data))
         fail(d, PX_AGAIN, "");
-    }
     /* For expect_end. */
     d->source.bytes_in_buffer -= (size_t)(d->entropy.next - d->source.next_input_byte);
     d->source.next_input_byte = d->entropy.next;
@@ -355,11 +360,7 @@ static void take_entropy(px_decoder *d, JDIMENSION full_width, JDIMENSION first,
     struct jpeg_decompress_struct *j = &d->jpeg;
     if (d->leaves_entropy || !KNOWN_METHODS || jpeg_has_multiple_scans(j))
         return;
-#if JPEG_LIB_VERSION >= 70
-    unsigned unit = (unsigned)(j->min_DCT_h_scaled_size * j->max_h_samp_factor);
-#else
-    unsigned unit = (unsigned)(j->min_DCT_scaled_size * j->max_h_samp_factor);
-#endif
+    unsigned unit = (unsigned)(MIN_DCT_SIZE(j) * j->max_h_samp_factor);
     unsigned first_mcu = first / unit, last_mcu = (first + width - 1) / unit;
     if (j->num_components == 1 && j->max_h_samp_factor > 1) {
         /* An MCU is one block, and releases differ in what they crop. */
@@ -371,7 +372,7 @@ static void take_entropy(px_decoder *d, JDIMENSION full_width, JDIMENSION first,
     if (!px_entropy_begin(&d->entropy, j, first_mcu, last_mcu, (size_t)skipped))
         return;
     ((entropy_methods *)(void *)j->entropy)->decode_mcu = next_mcu;
-    d->entropy_images++;
+    d->takes_entropy = 1;
 }
 
 static void whole(px_decoder *d, const uint8_t *data, size_t size, int64_t width, int64_t height,
@@ -410,6 +411,20 @@ static void whole(px_decoder *d, const uint8_t *data, size_t size, int64_t width
     expect_end(d);
 }
 
+/* Whether jpeg_crop_scanline is right. If chroma is scaled by less than luma and still has to be
+ * upsampled, as in 4:1:0 at half the size, libjpeg-turbo leaves columns of it unset. */
+static int can_crop(const struct jpeg_decompress_struct *j)
+{
+    for (int c = 0; c < j->num_components; c++) {
+        const jpeg_component_info *info = &j->comp_info[c];
+        int size = DCT_SIZE(info), full = MIN_DCT_SIZE(j);
+        if (size != full && (info->h_samp_factor * size != j->max_h_samp_factor * full ||
+                             info->v_samp_factor * size != j->max_v_samp_factor * full))
+            return 0;
+    }
+    return 1;
+}
+
 static void region(px_decoder *d, const uint8_t *data, size_t size, const px_geometry *g,
                    const px_output_format *format, void *out)
 {
@@ -446,7 +461,7 @@ static void region(px_decoder *d, const uint8_t *data, size_t size, const px_geo
         lo = hi - 32 < 0 ? 0 : hi - 32;
         hi = lo + 32;
     }
-    if (work->x.hi > work->x.lo && (lo > 0 || hi < (int64_t)width)) {
+    if (work->x.hi > work->x.lo && (lo > 0 || hi < (int64_t)width) && can_crop(j)) {
         lo = lo < 0 ? 0 : lo;
         hi = hi > (int64_t)width ? (int64_t)width : hi;
         first = (JDIMENSION)lo;
@@ -479,6 +494,9 @@ static void region(px_decoder *d, const uint8_t *data, size_t size, const px_geo
 static int must_repeat(px_decoder *d)
 {
     jpeg_destroy_decompress(&d->jpeg);
+    if (d->code == PX_OK && d->takes_entropy)
+        d->entropy_images++;
+    d->takes_entropy = 0;
     d->leaves_entropy = d->code == PX_AGAIN;
     return d->leaves_entropy;
 }
