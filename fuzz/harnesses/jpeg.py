@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable
 from random import Random
 
 import numpy as np
-from support.images import encode, photo
+from support.images import encode, noise, photo
 from support.paths import GOLDEN
 from support.rendering import UINT8
 
@@ -16,6 +16,7 @@ from fuzz.mutation import INTERESTING, mutate
 from imagearchive.errors import ImageArchiveError
 from imagearchive.images.decode import decode_image, oriented
 from imagearchive.images.geometry import Geometry
+from imagearchive.images.pillow import decode_with_pillow
 from imagearchive.images.render import Decoder, jpeg_info
 
 MAX_PIXELS = 1 << 16
@@ -38,8 +39,16 @@ _MARKERS = (
 )
 
 
+def _decode_by_pillow(data: bytes) -> np.ndarray | None:
+    """Decode an image, or return None: Pillow refuses a few that libjpeg-turbo decodes."""
+    try:
+        return decode_with_pillow(data)
+    except ImageArchiveError:
+        return None
+
+
 class JpegRegions(Harness):
-    """Decodes an image whole, and renders parts of it."""
+    """Decodes an image whole, as Pillow does, and renders parts of it."""
 
     name = "jpeg"
     smoke_runs = 150_000
@@ -60,6 +69,14 @@ class JpegRegions(Harness):
         ):  # fmt: skip
             yield encode(image, quality=40, **options)
         yield encode(photo(1, 1))
+        # Large enough for the tables that skip several Huffman codes at once.
+        for options in (
+            {"mode": "L"}, {"mode": "L", "restart_marker_blocks": 5},
+            {"mode": "L", "optimize": True},
+            {"subsampling": "4:2:0", "restart_marker_rows": 1, "optimize": True},
+        ):  # fmt: skip
+            side = 145 if "mode" in options else 120
+            yield encode(noise(side, side), quality=90, **options)
 
     def mutate(self, rng: Random, data: bytes, other: bytes) -> bytes:
         """Change bytes, or segments as a whole."""
@@ -102,6 +119,11 @@ class JpegRegions(Harness):
             # Damage that a region need not see.
             self._region(data, width, height, rng)
             raise
+        if rng.random() < 0.3:
+            expected = _decode_by_pillow(data)
+            check(
+                expected is None or np.array_equal(whole, expected), "Pillow decodes other pixels"
+            )
         oriented(whole, orientation)
         x, y, part = self._region(data, width, height, rng)
         check(
