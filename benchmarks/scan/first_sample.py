@@ -1,4 +1,4 @@
-"""Claim: from nothing to the first sample of a TAR takes a fiftieth of the time of `tarfile`.
+"""Claim: from nothing to the first sample of a TAR is 60 times as fast as `tarfile`.
 
 What is timed is the first opening of an archive without an index: the scan, sorting the names,
 digests, saving the index, and putting it on disk; then reading one member. The archive is warm
