@@ -133,7 +133,18 @@ def test_fast_decoder_of_the_longest_symbols_equals_pillow():
     assert decoder.fast_jpegs == 10
 
 
+def mark(data, before, after):
+    """Replace restart marker `before`."""
+    assert data.count(bytes([0xFF, before])) == 1
+    return data.replace(bytes([0xFF, before]), after)
+
+
+RESTARTS = gray([ORDINARY] * 12, restart=4)
+
 UNUSUAL = {
+    "bytes before a restart marker": mark(RESTARTS, 0xD1, b"ten bytes.\xff\xd1"),
+    "a byte before a restart marker": mark(RESTARTS, 0xD1, b"x\xff\xd1"),
+    "fill bytes before a restart marker": mark(RESTARTS, 0xD1, b"\xff\xff\xd1"),
     "zeros behind the block": gray([ORDINARY, DC.strings()[0] + AC.strings()[0xF0] * 4, ORDINARY]),
     "a coefficient behind the block": gray(
         [ORDINARY, DC.strings()[0] + AC.strings()[0xF0] * 3 + AC.strings()[0xF1] + "1", ORDINARY]
@@ -160,6 +171,27 @@ def test_unusual_data_is_left_to_libjpeg(name):
     # The same decoder goes on.
     check_regions(encode(photo(40, 30)), decoder)
     assert decoder.fast_jpegs == 10
+
+
+DAMAGED = {
+    "another restart marker": (mark(RESTARTS, 0xD1, b"\xff\xd2"), "found marker 0xd2"),
+    "no restart marker": (mark(RESTARTS, 0xD1, b""), "found marker 0xd9"),
+    "an early restart marker": (
+        gray([ORDINARY[:-9], *[ORDINARY] * 8], restart=1),
+        "premature end of data segment",
+    ),
+    "an early end": (gray([*[ORDINARY] * 8, ORDINARY[:-9]]), "premature end of data segment"),
+    "an unused code": (gray([ORDINARY, "1" * 30, ORDINARY]), "bad Huffman code"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_codes_raise_what_libjpeg_says(name):
+    data, message = DAMAGED[name]
+    decoder = Decoder()
+    with pytest.raises(DecodeError, match=message):
+        decoder.decode(data)
+    assert decoder.fast_jpegs == 0
 
 
 def test_fast_jpegs_of_a_truncated_image_stays():

@@ -268,8 +268,7 @@ static inline __attribute__((always_inline)) int skip_block(reader *r, const px_
 static int restart(px_entropy *s, reader *r)
 {
     refill(r);
-    int left = r->count - r->padding;
-    if (left < 0 || left > 7 || r->end - r->next < 2 || r->next[0] != 0xff ||
+    if (r->count - r->padding > 7 || r->end - r->next < 2 || r->next[0] != 0xff ||
         r->next[1] != 0xd0 + s->restarts)
         return 0;
     r->next += 2;
