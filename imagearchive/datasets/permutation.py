@@ -29,10 +29,19 @@ _Words = npt.NDArray[np.uint64]
 
 
 def _mix(words: _Words) -> _Words:
-    """SplitMix64's output function (Steele, Lea and Flood 2014; constants by David Stafford)."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    """Apply SplitMix64's output function in place; return the same array.
+
+    Steele, Lea and Flood 2014; constants by David Stafford.
+    """
+    shifted = words >> np.uint64(30)
+    words ^= shifted
+    words *= np.uint64(0xBF58476D1CE4E5B9)
+    np.right_shift(words, np.uint64(27), out=shifted)
+    words ^= shifted
+    words *= np.uint64(0x94D049BB133111EB)
+    np.right_shift(words, np.uint64(31), out=shifted)
+    words ^= shifted
+    return words
 
 
 def _key_schedule(seed: int, epoch: int, count: int) -> _Words:
@@ -181,10 +190,12 @@ class Permutation:
         high, low = np.divmod(words, self._right)
         for turn, key in enumerate(self._keys):
             if turn % 2:
-                low = _shift(low, _mix(high + key), self._right)
+                _shift(low, _mix(high + key), self._right)
             else:
-                high = _shift(high, _mix(low + key), self._left)
-        return high * self._right + low
+                _shift(high, _mix(low + key), self._left)
+        high *= self._right
+        high += low
+        return high
 
     def __repr__(self) -> str:
         return f"Permutation({self.n}, seed={self.seed}, epoch={self.epoch})"
@@ -317,10 +328,15 @@ def _check_positions(positions: npt.NDArray[np.integer[Any]], n: int) -> _Positi
     return where
 
 
-def _shift(words: _Words, hashes: _Words, size: np.uint64) -> _Words:
+def _shift(words: _Words, hashes: _Words, size: np.uint64) -> None:
+    """Add hashes to words below `size`, modulo `size`; overwrites both."""
     # The upper 32 bits of a hash, scaled to range(size) without a division.
-    words = words + (((hashes >> np.uint64(32)) * size) >> np.uint64(32))
-    return np.where(words >= size, words - size, words)
+    hashes >>= np.uint64(32)
+    hashes *= size
+    hashes >>= np.uint64(32)
+    words += hashes
+    # Of words that are small enough, the difference is negative, and so large without a sign.
+    np.minimum(words, words - size, out=words)
 
 
 def _ceil_sqrt(n: int) -> int:
