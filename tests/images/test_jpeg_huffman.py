@@ -113,6 +113,24 @@ def test_fast_decoder_of_any_codes_equals_pillow(data, kind, restart):
     assert decoder.fast_jpegs == count
 
 
+def test_fast_decoder_of_codes_that_change_equals_pillow():
+    # Of each code, enough is skipped for the tables that skip several symbols at once.
+    dc, decoder, count = Code(DC_SYMBOLS, 4), Decoder(), 0
+    first = list(AC_SYMBOLS)
+    late = [*first[:100], *reversed(first[100:])]
+    for symbols, short in [(first, 8), (late, 8), (late[::-1], 8), (late[::-1], 5)]:
+        ac = Code(symbols, short)
+        patterns = [
+            [(0, 3), (0, -1), (1, 2), (0, 1), (2, -7), (0, 30), (15, 1)],
+            [(0, -2), (3, 1), (0, 1), (0, 9), (10, -4), (20, 12)],
+        ]
+        blocks = [
+            block_bits(i, runs, dc.strings(), ac.strings()) for i, runs in enumerate(patterns)
+        ]
+        count += check_regions(write_jpeg((160, 160), [(1, 1)], blocks * 200, dc, ac), decoder)
+        assert decoder.fast_jpegs == count
+
+
 DC, AC = Code(DC_SYMBOLS, 4), Code(AC_SYMBOLS, 0)
 ORDINARY = block_bits(5, [(0, 3), (20, -7)], DC.strings(), AC.strings())
 # The largest values, with codes of 16 bits.
