@@ -164,7 +164,9 @@ def test_page_python_blocks_run(page, files, tmp_path):
     folder = tmp_path / "folder"
     shutil.copytree(files, folder)
     script = tmp_path / page.with_suffix(".py").name
-    script.write_text(script_of(page), encoding="utf-8")
+    # The blocks have no guard for children that import the script.
+    fork = 'import multiprocessing; multiprocessing.set_start_method("fork"); '
+    script.write_text(f"{fork}{script_of(page)}", encoding="utf-8")
     done = subprocess.run(
         [sys.executable, str(script)],
         cwd=folder,
