@@ -151,6 +151,31 @@ def test_fast_decoder_of_the_longest_symbols_equals_pillow():
     assert decoder.fast_jpegs == 10
 
 
+def test_fast_decoder_of_ends_with_a_run_equals_pillow():
+    # Of symbols without a value, libjpeg looks at the run only if it is 15.
+    ac = Code([0x30, 0x01, 0x00, 0x12], 4)
+    strings = ac.strings()
+    block = block_bits(3, [(0, 1)], DC.strings(), strings)
+    assert block.endswith(strings[0x00])
+    block = block.removesuffix(strings[0x00]) + strings[0x30]
+    file = write_jpeg(
+        (320, 8), [(1, 1)], [block, block_bits(-2, [(1, 3)], DC.strings(), strings)] * 20, DC, ac
+    )
+    decoder = Decoder()
+    check_regions(file, decoder)
+    assert decoder.fast_jpegs == 10
+
+
+@pytest.mark.parametrize("factors", [(2, 1), (1, 2), (2, 2), (3, 1)])
+def test_fast_decoder_of_gray_with_sampling_factors_equals_pillow(factors):
+    # The file has one block after another, as if the factors were 1.
+    blocks = [block_bits(i - 3, [(i, 9 - i)], DC.strings(), AC.strings()) for i in range(7)]
+    file = write_jpeg((240, 48), [factors], (blocks * 26)[:180], DC, AC)
+    decoder = Decoder()
+    check_regions(file, decoder)
+    assert decoder.fast_jpegs == 10
+
+
 def mark(data, before, after):
     """Replace restart marker `before`."""
     assert data.count(bytes([0xFF, before])) == 1
