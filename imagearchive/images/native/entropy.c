@@ -101,8 +101,8 @@ static int make_table(px_huffman *h, const JHUFF_TBL *table, int ac)
     return h->ready = 1;
 }
 
-/* For the next PX_RUN_BITS bits: all symbols whose codes and values are in them. The value of the
- * first may reach behind them. */
+/* For the next PX_RUN_BITS bits: all symbols whose codes are in them. The value of the last may reach
+ * behind them. */
 static void make_runs(px_huffman *h)
 {
     const unsigned mask = (1u << PX_RUN_BITS) - 1;
@@ -111,9 +111,8 @@ static void make_runs(px_huffman *h)
         while (taken < PX_RUN_BITS && !ends) {
             unsigned rest = window << taken & mask;
             uint32_t entry = h->entries[rest >> (PX_RUN_BITS - PX_SYMBOL_BITS)];
-            unsigned needed = (unsigned)(taken ? TAKEN(entry) : CODE_BITS(entry));
             unsigned more = (unsigned)RUN(entry) + 1;
-            if (!entry || taken + needed > PX_RUN_BITS)
+            if (!entry || taken + (unsigned)CODE_BITS(entry) > PX_RUN_BITS)
                 break;
             if (RUN(entry) == END)
                 ends = ENDS;
