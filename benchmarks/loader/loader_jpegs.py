@@ -1,4 +1,4 @@
-"""Claim: `DataLoader` trains from a TAR of JPEGs at 80 % of the speed of libjpeg-turbo alone.
+"""Claim: `DataLoader` trains from a TAR of JPEGs as fast as libjpeg-turbo alone decodes them.
 
 All contestants read the same TAR with two threads or processes and deliver the same batches of
 256; the consumer touches every batch. The limit is libjpeg-turbo: it decodes the same regions in
