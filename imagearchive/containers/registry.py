@@ -293,7 +293,7 @@ def scan_location(
 def _scan(
     container: Container, location: Location, storage: FileStorage | None, strict: bool
 ) -> tuple[RowBuffer, list[Location], str | None]:
-    """Return the rows and the files of an archive, and its damage if that is no error."""
+    """Return the rows and files of an archive, and its damage if the rest could be read."""
 
     def scan(strict: bool) -> tuple[RowBuffer, list[Location]]:
         if storage is None:

@@ -423,7 +423,7 @@ class ImageArchive(ImageSamples):
 
     def __repr__(self) -> str:
         count = len(self.classes)
-        classes = f", {count} class{'es' if count != 1 else ''}" if count else ""
+        classes = f", {pluralize(count, 'class')}" if count else ""
         root = f", root={self.root!r}" if self.root else ""
         samples = pluralize(self._length, "sample")
         return f"ImageArchive({self.archive.path!r}{root}, {samples}{classes})"

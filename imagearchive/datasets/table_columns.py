@@ -165,7 +165,7 @@ def column_of_table(where: str, table: Any, name: str | int) -> Column:
     LabelError
         It has no values that can be used.
     NoSuchColumnError
-        There is no such column.
+        The table lacks this column.
     OptionTypeError
         The table is none of these.
     """

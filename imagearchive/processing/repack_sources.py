@@ -278,7 +278,7 @@ def _names_tell_labels(dataset: ImageArchive) -> bool:
 def _class_folders(dataset: ImageArchive) -> list[str]:
     """Return the names of the classes if directories with these names get the same numbers.
 
-    Return an empty list if they do not, or if there are no classes.
+    Without classes, and where the numbers would differ, the list is empty.
     """
     classes = dataset.classes
     labels = {dataset.label(index) for index in range(len(dataset))} if classes else set()

@@ -2,8 +2,8 @@
  * photographs of high quality. What is not wanted is skipped here: several symbols in one step, and
  * without their values. The others take one step each, whatever the length of their values.
  *
- * Only what is usual is decoded. Damage, and anything that the encoders of photographs do not write,
- * is left to libjpeg, which decodes the image again from its beginning. */
+ * Files with damage, or with anything that encoders of photographs do not write, are left to libjpeg,
+ * which decodes the image again from its beginning. */
 #ifndef HAVE_JPEG
 #define HAVE_JPEG 0
 #endif
@@ -102,7 +102,7 @@ static int make_table(px_huffman *h, const JHUFF_TBL *table, int ac)
 }
 
 /* For the next PX_RUN_BITS bits: all symbols whose codes are in them. The value of the last may reach
- * behind them. */
+ * beyond them. */
 static void make_runs(px_huffman *h)
 {
     const unsigned mask = (1u << PX_RUN_BITS) - 1;
@@ -336,11 +336,7 @@ int px_entropy_begin(px_entropy *s, const struct jpeg_decompress_struct *j, unsi
         s->blocks[i].dc = &s->dc[dc];
         s->blocks[i].ac = &s->ac[ac];
         s->blocks[i].component = (uint8_t)component;
-#if JPEG_LIB_VERSION >= 70
-        s->blocks[i].dc_only = info->DCT_h_scaled_size == 1 && info->DCT_v_scaled_size == 1;
-#else
-        s->blocks[i].dc_only = info->DCT_scaled_size == 1;
-#endif
+        s->blocks[i].dc_only = DCT_SIZE(info) == 1;
         s->ac[ac].skipped += skipped / (size_t)j->blocks_in_MCU;
         if (s->ac[ac].skipped >= MIN_SKIPPED && !s->ac[ac].has_runs)
             make_runs(&s->ac[ac]);

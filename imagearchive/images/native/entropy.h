@@ -8,6 +8,15 @@
 
 #include <jpeglib.h>
 
+/* The side of a block after the inverse transform: of a component, and the smallest of all. */
+#if JPEG_LIB_VERSION >= 70
+#define DCT_SIZE(component) ((component)->DCT_h_scaled_size)
+#define MIN_DCT_SIZE(j) ((j)->min_DCT_h_scaled_size)
+#else
+#define DCT_SIZE(component) ((component)->DCT_scaled_size)
+#define MIN_DCT_SIZE(j) ((j)->min_DCT_scaled_size)
+#endif
+
 #define PX_SYMBOL_BITS 10
 #define PX_RUN_BITS 12
 
@@ -26,7 +35,7 @@ typedef struct {
     const uint8_t *next, *end;
     uint64_t bits; /* the next bits of the file, the first one highest */
     int count;     /* how many of them are valid */
-    int padding;   /* how many zeros were added behind the data */
+    int padding;   /* how many zeros were added after the data */
     int predictions[MAX_COMPS_IN_SCAN];
     unsigned column, columns; /* of the next MCU; in all */
     unsigned first, last;     /* the columns whose coefficients are wanted */

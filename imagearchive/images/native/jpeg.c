@@ -106,13 +106,6 @@ int px_jpeg_info(const uint8_t *data, size_t size, px_info *info)
 #define MAX_SCANS 500
 #define MIN_SCANS 32
 #define MAX_SCAN_PIXELS (UINT64_C(1) << 30)
-#if JPEG_LIB_VERSION >= 70
-#define MIN_DCT_SIZE(j) ((j)->min_DCT_h_scaled_size)
-#define DCT_SIZE(component) ((component)->DCT_h_scaled_size)
-#else
-#define MIN_DCT_SIZE(j) ((j)->min_DCT_scaled_size)
-#define DCT_SIZE(component) ((component)->DCT_scaled_size)
-#endif
 #define TEXT_(x) #x
 #define TEXT(x) TEXT_(x)
 
