@@ -136,8 +136,7 @@ def _read_index(index: Location) -> tuple[npt.NDArray[Any], tuple[int, str] | No
     return triplets, (
         count,
         f"{index.path}: {count * TRIPLET.itemsize + rest} bytes are not a whole number of entries "
-        f"of {pluralize(TRIPLET.itemsize, 'byte')}; entry {count} at offset "
-        f"{count * TRIPLET.itemsize} is cut",
+        f"of {TRIPLET.itemsize} bytes; entry {count} at offset {count * TRIPLET.itemsize} is cut",
     )
 
 
