@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Hashable, Iterable
 from random import Random
 
-from support.barecat_archives import write_barecat
+from support.barecat_archives import execute_sql, write_barecat
 from support.memory_location import FILES, OPENED
 
 from fuzz.harness import Harness, check
@@ -29,6 +29,8 @@ def _archive() -> tuple[bytes, dict[str, bytes]]:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "x.barecat")
         write_barecat(path, files)
+        # Instead of the current time.
+        execute_sql(path, "UPDATE files SET mtime_ns = 0", "UPDATE dirs SET mtime_ns = 0")
         shards = {}
         database = b""
         for name in sorted(os.listdir(folder)):

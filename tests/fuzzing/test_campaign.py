@@ -1,17 +1,20 @@
 """The fuzzer finds what it should, and its harnesses accept their own seeds."""
 
 import os
+import struct
 import subprocess
 import sys
 import time
 from random import Random
 
 import pytest
+from support.archives import zip_bytes
 from support.paths import ROOT
 
 sys.path.insert(0, str(ROOT))
 from fuzz.catalog import HARNESSES
 from fuzz.harness import Harness, check, execute
+from fuzz.harnesses.zip import Zip
 from fuzz.worker import Worker, read_current_input
 from imagearchive.errors import CorruptArchiveError
 
@@ -61,6 +64,39 @@ def test_harness_seeds_and_first_mutations_are_no_findings(kind, memory_scheme, 
         data = harness.mutate(rng, rng.choice(seeds), rng.choice(seeds))[: harness.max_size]
         _, finding = execute(harness, data)
         assert finding is None, finding.report
+
+
+PRINT_SEEDS = """
+import hashlib, sys, time
+time_, local = time.time, time.localtime
+later = float(sys.argv[1])
+time.time = lambda: time_() + later
+time.localtime = lambda seconds=None: local(time_() + later if seconds is None else seconds)
+from fuzz.catalog import all_harnesses
+for name, harness in all_harnesses().items():
+    print(name, *(hashlib.sha256(data).hexdigest() for data in harness.seeds()))
+"""
+
+
+def test_harness_seeds_are_the_same_at_another_time():
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", PRINT_SEEDS, later], env=environment, capture_output=True,
+            text=True, check=True,
+        ).stdout.splitlines()
+        for later in ("0", "1e7")
+    ]  # fmt: skip
+    assert len(printed[0]) == len(HARNESSES)
+    assert printed[0] == printed[1]
+
+
+def test_zip_in_the_comment_of_another_is_no_finding():
+    # A harness compares only some inputs.
+    for number in range(32):
+        inner = zip_bytes({"a": f"inner {number}".encode()})
+        data = zip_bytes({"a": b"outer"})[:-2] + struct.pack("<H", len(inner)) + inner
+        assert Zip().run(data)
 
 
 @pytest.mark.parametrize(

@@ -52,11 +52,11 @@ def tar_bytes(members, **options):
 
 
 def zip_bytes(members, method=zipfile.ZIP_STORED):
-    """Return a ZIP of ``{name: bytes}``."""
+    """Return a ZIP of ``{name: bytes}``, the same at any time."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", method) as archive:
+    with zipfile.ZipFile(file, "w") as archive:
         for name, data in members.items():
-            archive.writestr(name, data)
+            archive.writestr(zipfile.ZipInfo(name), data, method)
     return file.getvalue()
 
 
