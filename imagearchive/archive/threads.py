@@ -93,8 +93,9 @@ def run_in_threads(
         return
 
     with TaskThreads(threads) as pool:
-        tasks = [pool.submit(_work, work, chunks) for _ in range(threads)]
         try:
+            # An interrupt may come when some of the threads are at work already.
+            tasks = [pool.submit(_work, work, chunks) for _ in range(threads)]
             outcomes = [task.exception() for task in tasks]
         finally:
             chunks.stop()

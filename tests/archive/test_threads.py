@@ -66,9 +66,32 @@ def test_threads_that_cannot_start_are_done_without(monkeypatch, granted):
     assert (seen == {threading.get_ident()}) == (granted == 0)
 
 
+def test_threads_interrupted_while_they_start_stop_the_first(monkeypatch):
+    real, started, done = threading.Thread.start, [], []
+    at_work = threading.Event()
+
+    def start(thread):
+        real(thread)
+        started.append(thread)
+        if len(started) == 2:
+            at_work.wait()
+            raise KeyboardInterrupt
+
+    def work(chunks):
+        for _ in chunks:
+            at_work.set()
+            done.append(1)
+            time.sleep(0.001)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        run_in_threads(work, 5000, 1, 2)
+    assert len(done) < 5000
+
+
 def test_threads_repeated_interrupts_leave_none_at_work():
     """The caller closes the files that the threads write."""
-    at_work = threading.Barrier(3)
+    at_work, pressed = threading.Barrier(3), threading.Event()
     ended = []
 
     def work(chunks):
@@ -76,7 +99,8 @@ def test_threads_repeated_interrupts_leave_none_at_work():
             at_work.wait(5)
             while not chunks.stopped:
                 time.sleep(0.01)
-            time.sleep(0.4)
+            # Otherwise the last interrupt could come after the test.
+            pressed.wait()
         ended.append(1)
 
     def press():
@@ -84,6 +108,7 @@ def test_threads_repeated_interrupts_leave_none_at_work():
         for _ in range(3):
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             time.sleep(0.1)
+        pressed.set()
 
     keys = threading.Thread(target=press)
     keys.start()
