@@ -74,13 +74,20 @@ def test_extract_interrupted_leaves_whole_files_only(tmp_path, threads, exists):
         (tmp_path / "out").mkdir()
     make_tar(tmp_path / "a.tar", {f"{i}": bytes([i % 256]) * 5000 for i in range(2000)})
     script = textwrap.dedent("""
-        import os, sys, time
+        import os, signal, sys, threading, time
         import imagearchive
         from imagearchive.archive.extract import extract
-        real = os.write
+        real, written, interrupted = os.write, [], threading.Event()
+        def interrupt(*_):
+            interrupted.set()
+            raise KeyboardInterrupt
         def slow(fd, data):
+            written.append(fd)
+            if len(written) > 50:
+                interrupted.wait()
             time.sleep(0.003)
             return real(fd, data)
+        signal.signal(signal.SIGINT, interrupt)
         os.write = slow
         archive = imagearchive.open(sys.argv[1], storage=sys.argv[4])
         print("ready", flush=True)

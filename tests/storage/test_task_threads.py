@@ -65,11 +65,11 @@ def test_task_threads_without_threads_run_in_the_caller(monkeypatch: pytest.Monk
 
 def test_task_threads_left_open_finish_their_task_before_the_program_ends() -> None:
     code = (
-        "import time\n"
+        "import threading, time\n"
         "from imagearchive.storage.task_threads import TaskThreads\n"
-        "threads = TaskThreads(1)\n"
-        "threads.submit(lambda: (time.sleep(0.3), print('done', flush=True)))\n"
-        "time.sleep(0.1)\n"
+        "threads, begun = TaskThreads(1), threading.Event()\n"
+        "threads.submit(lambda: (begun.set(), time.sleep(0.3), print('done', flush=True)))\n"
+        "begun.wait()\n"
         "threads.close(wait=False)\n"
     )
     done = subprocess.run(
