@@ -100,7 +100,7 @@ def test_index_draft_close_stops_the_thread_and_removes_the_file(tmp_path, monke
 
     def slow(chunk, crc):
         writes.append(len(chunk))
-        time.sleep(0.01)
+        time.sleep(0.1)
         return crc32(chunk, crc)
 
     monkeypatch.setattr("imagearchive.index.file_format.crc32", slow)

@@ -364,17 +364,22 @@ def test_mpqitr_interrupt_ends_the_loop_and_not_the_child():
 
 
 def test_mpqitr_interrupt_while_waiting_loses_no_item():
-    def slowly():
+    reader, writer = os.pipe()
+
+    def waits():
         yield 1
-        time.sleep(0.6)
+        os.read(reader, 1)
         yield 2
 
-    iterator = iter(MpQItr(slowly, mp_context="fork"))
+    iterator = iter(MpQItr(waits, mp_context="fork"))
     assert next(iterator) == 1
-    threading.Timer(0.2, signal.raise_signal, (signal.SIGINT,)).start()
     with pytest.raises(KeyboardInterrupt):
+        threading.Timer(0.2, signal.raise_signal, (signal.SIGINT,)).start()
         next(iterator)
+    os.write(writer, b"x")
     assert list(iterator) == [2]
+    os.close(reader)
+    os.close(writer)
 
 
 def test_iter_without_descriptors_leaves_none_open():

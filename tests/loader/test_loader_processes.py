@@ -166,8 +166,8 @@ def test_interrupt_in_a_loop_stops_the_threads(tmp_path):
             main = threading.main_thread().ident
             loader = DataLoader(Slow(), 500, image_size=4, num_workers=2, output="numpy")
             timer = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
-            timer.start()
             try:
+                timer.start()
                 for _ in loader:
                     pass
             except KeyboardInterrupt:
@@ -210,15 +210,15 @@ interrupt = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
         "pass",
         "del iterator",
         """
-        interrupt.start()
         try:
+            interrupt.start()
             next(iterator)
         except KeyboardInterrupt:
             pass
         """,
         """
-        interrupt.start()
         try:
+            interrupt.start()
             with loader:
                 time.sleep(600)
         except KeyboardInterrupt:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 
@@ -112,12 +113,20 @@ def test_pool_submit_after_close_fails():
         pool.submit(os.getpid)
 
 
-def test_pool_close_cancels_tasks_and_ends_the_workers():
+def test_pool_close_cancels_tasks_and_ends_the_workers(tmp_path):
     pool = WorkerPool(1)
-    first = pool.submit(time.sleep, 0.2)
+    first = pool.submit(tasks.wait_for_file, tmp_path / "task")
     others = [pool.submit(os.getpid) for _ in range(5)]
-    time.sleep(0.05)
-    pool.close()
+    while not (tmp_path / "task.started").exists():
+        time.sleep(0.01)
+    closing = threading.Thread(target=pool.close)
+    closing.start()
+    while not pool.closed:
+        time.sleep(0.01)
+    # Until it waits for the first task.
+    time.sleep(0.1)
+    (tmp_path / "task").touch()
+    closing.join()
     assert first.result() is None
     for task in others:
         with pytest.raises(WorkerError, match="cancelled"):

@@ -31,6 +31,12 @@ def die_once(item):
     return die(path)
 
 
+def wait_for_file(path):
+    path.with_suffix(".started").touch()
+    while not path.exists():
+        time.sleep(0.01)
+
+
 def wait_for_interrupt(path):
     path.with_suffix(".started").touch()
     try:

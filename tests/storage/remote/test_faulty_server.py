@@ -142,7 +142,7 @@ def test_faulty_server_slow_responses_arrive_late(server):
 
 
 def test_faulty_server_latency_is_waited_for_at_once(server):
-    server.configure(latency=0.05, jitter=0.01, bandwidth=1e9)
+    server.configure(latency=0.5, jitter=0.01, bandwidth=1e9)
     run_in_threads(lambda _: send(server.url("a.bin")), 8)
     # One whose answer has arrived may be counted for a moment more.
     assert server.totals.most_in_flight >= 8
