@@ -148,7 +148,8 @@ def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
-_VARIABLE = re.compile(r"'[^']*'|\"[^\"]*\"|[0-9]+")
+# Scratch folders have another name in each process.
+_VARIABLE = re.compile(r"'[^']*'|\"[^\"]*\"|fuzz-\w+|[0-9]+")
 
 
 def _outcome_of(error: ImageArchiveError) -> Hashable:

@@ -19,6 +19,8 @@ from fuzz.mutation import INTERESTING, mutate
 from imagearchive.archive.archive import Archive
 from imagearchive.errors import CorruptArchiveError, ImageArchiveError
 
+# As a Julian day.
+UNIX_EPOCH = 2440587.5
 _CONTENT = {"a.txt": b"alpha", "d/b.bin": bytes(range(256)), "d/c/": b"", "ü": b"unicode"}
 
 
@@ -67,6 +69,9 @@ class Barecat(Harness):
             file.write(data)
         try:
             connection = sqlite3.connect(path)
+            # The triggers of Barecat store the current time, and SQLite has random numbers.
+            connection.create_function("julianday", -1, lambda *_: UNIX_EPOCH)
+            connection.create_function("random", 0, lambda: rng.getrandbits(63))
             try:
                 for _ in range(rng.choice((1, 1, 2))):
                     connection.execute(*_statement(rng))

@@ -66,24 +66,30 @@ def test_harness_seeds_and_first_mutations_are_no_findings(kind, memory_scheme, 
         assert finding is None, finding.report
 
 
-PRINT_SEEDS = """
-import hashlib, sys, time
+PRINT_INPUTS = """
+import hashlib, os, sys, time
+from pathlib import Path
+folder, later = Path(sys.argv[1]), float(sys.argv[2])
 time_, local = time.time, time.localtime
-later = float(sys.argv[1])
 time.time = lambda: time_() + later
 time.localtime = lambda seconds=None: local(time_() + later if seconds is None else seconds)
 from fuzz.catalog import all_harnesses
+from fuzz.environment import prepare_process
+from fuzz.worker import Worker
+prepare_process()
 for name, harness in all_harnesses().items():
-    print(name, *(hashlib.sha256(data).hexdigest() for data in harness.seeds()))
+    Worker(harness, 0, folder / name).work(500, float("inf"))
+    seeds = [hashlib.sha256(data).hexdigest() for data in harness.seeds()]
+    print(name, *seeds, *sorted(os.listdir(folder / name / "corpus")))
 """
 
 
-def test_harness_seeds_are_the_same_at_another_time():
+def test_harness_seeds_and_inputs_are_the_same_at_another_time(tmp_path):
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     printed = [
         subprocess.run(
-            [sys.executable, "-c", PRINT_SEEDS, later], env=environment, capture_output=True,
-            text=True, check=True,
+            [sys.executable, "-c", PRINT_INPUTS, tmp_path / later, later], env=environment,
+            capture_output=True, text=True, check=True,
         ).stdout.splitlines()
         for later in ("0", "1e7")
     ]  # fmt: skip
