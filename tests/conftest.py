@@ -33,8 +33,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # The workers of pytest-xdist share the cores, and all arrays and models are small here.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# How long an example takes depends on what else the machine does.
-settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "tests",
+    # How long an example takes depends on what else the machine does.
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    # New examples each time find more, but not in a change that they have nothing to do with.
+    derandomize="CI" in os.environ,
+)
 settings.load_profile("tests")
 
 
