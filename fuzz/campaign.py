@@ -68,7 +68,8 @@ class Campaign:
         self.folder = folder
         self.totals: dict[str, Total] = {}
         self._slowdown = SANITIZER_SLOWDOWN if sanitized else 1.0
-        self._environment = dict(os.environ, PYTHONHASHSEED="0")
+        # The threads of a BLAS, one for each processor, would use up the address space.
+        self._environment = dict(os.environ, PYTHONHASHSEED="0", OPENBLAS_NUM_THREADS="1")
         # The current directory comes first on the path of imports.
         self._directory = ROOT
         if sanitized is not None:

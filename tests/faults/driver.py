@@ -386,7 +386,7 @@ class Faults:
                 lambda size=size, hard=hard: resource.setrlimit(which, (size, hard)),
                 # CPython's Thread.start waits forever for a thread that finds no memory when it
                 # begins. The process can only be killed then.
-                patience=4 if which == resource.RLIMIT_AS else PATIENCE,
+                patience=max(4, 10 * self.duration) if which == resource.RLIMIT_AS else PATIENCE,
             )
             if which == resource.RLIMIT_AS and "in start" not in report.get("hung", "in start"):
                 self.findings.append(f"{name}={size}: hung; {report['hung']}")
