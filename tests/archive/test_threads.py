@@ -24,7 +24,7 @@ def test_threads_first_error_stops_the_others():
 
     def work(chunks: Chunks):
         for part in chunks:
-            started.wait(5)
+            started.wait(60)
             if part.start == 0:
                 raise KeyError("cause")
             try:
@@ -96,7 +96,7 @@ def test_threads_repeated_interrupts_leave_none_at_work():
 
     def work(chunks):
         for _ in chunks:
-            at_work.wait(5)
+            at_work.wait(60)
             while not chunks.stopped:
                 time.sleep(0.01)
             # Otherwise the last interrupt could come after the test.
@@ -104,7 +104,7 @@ def test_threads_repeated_interrupts_leave_none_at_work():
         ended.append(1)
 
     def press():
-        at_work.wait(5)
+        at_work.wait(60)
         for _ in range(3):
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             time.sleep(0.1)

@@ -250,10 +250,8 @@ def test_interrupt_while_decompressing_leaves_nothing(
             time.sleep(0.001)
         time.sleep(0.2)
         process.send_signal(signum)
-        sent = time.monotonic()
         process.communicate(timeout=30)
     assert process.returncode == 128 + signum
-    assert time.monotonic() - sent < 10
     assert os.listdir("plain") == []
     assert sorted(os.listdir(tmp_path)) == ["plain", "x.tar.bz2", "y.tar.bz2"]
 

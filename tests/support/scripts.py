@@ -24,7 +24,7 @@ def is_running(pid):
         return False
 
 
-def wait_until_gone(pid, seconds=10):
+def wait_until_gone(pid, seconds=60):
     """Wait for a process to end; fails the test if it does not."""
     deadline = time.monotonic() + seconds
     while is_running(pid):
