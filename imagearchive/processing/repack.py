@@ -21,6 +21,7 @@ import numpy as np
 from imagearchive.archive.archive import Archive
 from imagearchive.archive.shard_writer import ShardPath, ShardWriter
 from imagearchive.containers.npz.writer import NpzWriter
+from imagearchive.containers.tar.writer import RECORD
 from imagearchive.datasets.image_archive import ImageArchive
 from imagearchive.datasets.npz.dataset import LazyNPZDataset
 from imagearchive.datasets.permutation import Permutation
@@ -31,6 +32,7 @@ from imagearchive.errors.arguments import (
     check_flag,
     check_integer,
     check_sequence,
+    check_size,
     shorten,
 )
 from imagearchive.errors.hints import Hint
@@ -232,7 +234,9 @@ def repack(
             ShardWriter, shard_path.text, shard_size=shard_size, shard_samples=shard_samples,
             overwrite=overwrite, index=index, sync=sync,
         )  # fmt: skip
-        what = {"shard_size": shard_size, "shard_samples": shard_samples}
+        # However it is written: the command line passes a number.
+        size = check_size("shard_size", shard_size, RECORD)
+        what = {"shard_size": size, "shard_samples": shard_samples}
         return _write_shards(run, shard_path, shards, what)
 
 

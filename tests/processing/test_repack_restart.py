@@ -60,6 +60,16 @@ def stop_after(count):
     return progress
 
 
+@pytest.mark.parametrize("size", [2**30, "1GB", "1024MB"])
+def test_repack_interrupted_continues_however_the_size_is_written(folder, tmp_path, size):
+    with pytest.raises(Stopped):
+        repack(
+            folder, tmp_path / "a-{}.tar", shard_samples=3, shard_size=size,
+            progress=stop_after(8),
+        )  # fmt: skip
+    assert repack(folder, tmp_path / "a-{}.tar", shard_samples=3).samples == 4
+
+
 def test_repack_interrupted_does_not_continue_with_other_labels(folder, tmp_path):
     def dataset(label):
         names = [f"cat/{number:02}" for number in range(1, 10, 2)]
