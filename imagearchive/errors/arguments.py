@@ -46,8 +46,9 @@ def is_number(value: object) -> bool:
 
 def check_integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
     """Return an integer between `low` and `high`, both included."""
-    if isinstance(value, bool):
-        raise OptionTypeError(f"{name} must be an integer, got {value!r}")
+    # Before NumPy 2.3, its booleans are integers, with a warning.
+    if isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") == "b":
+        raise OptionTypeError(f"{name} must be an integer, got {shorten(value)}")
     try:
         integer = operator.index(value)
     except TypeError:
