@@ -29,6 +29,8 @@ register_container(ArContainer())
 # interrupt their children as a terminal would.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Permissions are compared with those that other programs set.
+os.umask(0o022)
 
 # The workers of pytest-xdist share the cores, and all arrays and models are small here.
 os.environ["OMP_NUM_THREADS"] = "1"

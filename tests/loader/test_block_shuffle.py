@@ -249,4 +249,4 @@ def test_block_shuffle_in_a_child_gives_the_same_batches(method, compressed):
 def labels_and_images(loader, epoch=None):
     if epoch is not None:
         loader.set_epoch(epoch)
-    return [(images.numpy().tobytes(), labels.tolist()) for images, labels in loader]
+    return [(np.asarray(images).tobytes(), labels.tolist()) for images, labels in loader]

@@ -179,6 +179,7 @@ def test_state_of_images_is_that_of_their_bytes_which_are_not_read(tar):
     assert read.state_dict() == unread.state_dict()
 
 
+@pytest.mark.needs_torch
 def test_state_of_other_subsets_raises(tar):
     from torch.utils.data import Subset
 

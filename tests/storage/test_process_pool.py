@@ -140,14 +140,15 @@ def test_pool_start_that_fails_leaves_nothing_behind():
         pool.submit(os.getpid).result()
     # What other tests have left is closed now, and not while descriptors are counted.
     gc.collect()
-    before = len(os.listdir("/dev/fd"))
+    before = {*os.listdir("/dev/fd")}
     children = {child.pid for child in psutil.Process().children()}
     for left in range(8):
         with files_left(left), pytest.raises(OSError, match="Too many open files"):
             WorkerPool(4)
     # An unclosed socket warns, and warnings are errors.
     gc.collect()
-    assert len(os.listdir("/dev/fd")) == before
+    # Others may have closed some meanwhile.
+    assert {*os.listdir("/dev/fd")} <= before
     assert {child.pid for child in psutil.Process().children()} == children
 
 

@@ -109,7 +109,16 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Click on the first element that a selector finds."""
-        self.command("POST", f"/element/{self._element(selector)}/click")
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                self.command("POST", f"/element/{self._element(selector)}/click")
+            except RuntimeError as error:
+                # The page has replaced the element since it was found.
+                if "stale element" not in str(error) or time.monotonic() > deadline:
+                    raise
+            else:
+                return
 
     def type(self, selector: str, text: str) -> None:
         """Type into an input, after removing what is in it."""
