@@ -41,12 +41,15 @@ _QUEUED, _RUNNING, _DONE = range(3)
 class _Pending:
     """A request that was announced, and what it brought."""
 
-    __slots__ = ("data", "done", "error", "owner", "request", "state", "unread")
+    __slots__ = ("data", "done", "error", "maker", "owner", "request", "state", "unread")
 
     def __init__(self, owner: Owner, request: Request) -> None:
         self.owner = owner
         self.request = request
         self.state = _QUEUED
+        # The call of a reader that makes it; None if a thread of the prefetcher does. Known here and
+        # not by what `_claim` returns, which Python 3.10 may lose at an interrupt.
+        self.maker: object = None
         # Ranges that nobody has read yet.
         self.unread = len(request.ranges)
         # Threads read different ranges of it at the same time.
@@ -157,17 +160,19 @@ class Prefetcher:
         """
         if not owner.by_range:
             return None
-        pending, mine = None, False
+        pending, me = None, object()
         try:
             with self._lock:
                 self._drop_failed(owner.by_range.get((offset, size)))
                 pending = owner.by_range.pop((offset, size), None)
-                mine = pending is not None and self._claim(pending)
-            return None if pending is None else self._take(pending, mine, offset, size)
+                if pending is not None:
+                    self._claim(pending, me)
+            return None if pending is None else self._take(pending, me, offset, size)
         finally:
             # Also after an interrupt: nobody else makes the request, or reads the range.
             if pending is not None:
                 with self._lock:
+                    mine = pending.maker is me
                     pending.unread -= 1
                     if mine:
                         pending.give_up()
@@ -181,16 +186,17 @@ class Prefetcher:
 
         The announced range is kept until `forget`.
         """
-        pending, mine = None, False
+        pending, me = None, object()
         try:
             with self._lock:
                 pending = self._find(owner, offset)
-                mine = pending is not None and self._claim(pending)
+                if pending is not None:
+                    self._claim(pending, me)
             if pending is None:
                 return None
-            return self._take(pending, mine, offset, min(size, pending.end - offset))
+            return self._take(pending, me, offset, min(size, pending.end - offset))
         finally:
-            if pending is not None and mine:
+            if pending is not None and pending.maker is me:
                 with self._lock:
                     pending.give_up()
                     self._start()
@@ -204,20 +210,19 @@ class Prefetcher:
                 return pending
         return None
 
-    def _claim(self, pending: _Pending) -> bool:
-        """Whether the caller is to make the request itself; called with the lock."""
+    def _claim(self, pending: _Pending, reader: object) -> None:
+        """Let a reader make a request that has not begun; called with the lock."""
         if pending.state != _QUEUED:
-            return False
+            return
         self._dequeue(pending)
         # A reader may find room for what it wants while the next request does not fit. If room were
         # made for the reader alone, nothing would be fetched ahead from then on.
         following = self._queue[0].request.size if self._queue else 0
         self._make_room(max(pending.request.size, following))
-        self._begin(pending)
-        return True
+        self._begin(pending, reader)
 
-    def _take(self, pending: _Pending, mine: bool, offset: int, size: int) -> bytes | None:
-        if mine:
+    def _take(self, pending: _Pending, reader: object, offset: int, size: int) -> bytes | None:
+        if pending.maker is reader:
             pending.run()
         with pending.done:
             data, error = pending.data, pending.error
@@ -292,11 +297,14 @@ class Prefetcher:
                 # Readers make the requests.
                 return
             pending = self._queue.popleft()
-            self._begin(pending)
             self._idle -= 1
+            # The thread waits for the lock. In the other order, an interrupt between the two would
+            # leave a request that has begun and that nobody makes.
             self._work.put(pending)
+            self._begin(pending)
 
-    def _begin(self, pending: _Pending) -> None:
+    def _begin(self, pending: _Pending, maker: object = None) -> None:
+        pending.maker = maker
         pending.state = _RUNNING
         self._under_way[pending] = None
         self._bytes_under_way += pending.request.size
@@ -316,7 +324,11 @@ class Prefetcher:
 
     def _serve(self) -> None:
         while (pending := self._work.get()) is not None:
-            pending.run()
+            with self._lock:
+                # After an interrupt it may not have begun; its reader makes it then.
+                begun = pending.state == _RUNNING and pending.maker is None
+            if begun:
+                pending.run()
             with self._lock:
                 self._idle += 1
                 self._start()
