@@ -60,8 +60,9 @@ class BatchIterator(Iterator[Any]):
             pool = self._start_threads(progress)
         self._pool = pool
         if self._closed:
-            # Another thread has closed it meanwhile, and not seen the pool.
-            self.close()
+            # Another thread has closed it meanwhile, and may not have seen the pool, or may just be
+            # replacing the attribute.
+            pool.close()
         return pool, progress
 
     def __iter__(self) -> BatchIterator:
