@@ -23,7 +23,7 @@ from support.threads import collide
 
 import imagearchive
 from imagearchive import Archive, DataLoader, ImageArchive, LazyNPZDataset
-from imagearchive.errors import OptionError
+from imagearchive.errors import DecodeError, OptionError
 from imagearchive.images.decode import decode_image
 from imagearchive.images.render import Decoder
 from imagearchive.storage.crc import PositionSet
@@ -224,6 +224,10 @@ def test_decoder_shared_by_threads_decodes_or_refuses(archives):
 
     def decode(number):
         for index in range(number, number + 40):
+            # Being refused must not make the decoder free for others.
+            for refused in (b"\x89PNG", b"\xff\xd8\xff", b"GIF"):
+                with pytest.raises(DecodeError):
+                    decoder.decode(refused)
             # It is refused while another thread uses the decoder.
             with contextlib.suppress(OptionError):
                 image = decoder.decode(FILES[index % len(FILES)])

@@ -104,16 +104,24 @@ def use_simd(bint wanted, bint wide=True):
     return px_simd(PX_PLAIN if not wanted else PX_AVX512 if wide else PX_AVX2)
 
 
+cdef unsupported_png():
+    """Return the error for a PNG that is left to Pillow."""
+    return UnsupportedPngError("a PNG that is damaged, or of a kind that Pillow decodes")
+
+
+cdef bint read_jpeg_header(const uint8_t *data, size_t size, px_info *info) except -1:
+    """Read the header of a JPEG; return whether it is one."""
+    cdef int code = px_jpeg_info(data, size, info)
+    if code and code != PX_UNSUPPORTED:
+        raise DecodeError("the JPEG has no frame header; it is truncated or damaged")
+    return code == PX_OK
+
+
 def jpeg_info(const uint8_t[::1] data not None):
     """Return width, height, components and EXIF orientation of a JPEG, or None if it is not one."""
     cdef px_info info
-    cdef int code = PX_UNSUPPORTED
-    if data.shape[0]:
-        code = px_jpeg_info(&data[0], data.shape[0], &info)
-    if code == PX_UNSUPPORTED:
+    if not data.shape[0] or not read_jpeg_header(&data[0], data.shape[0], &info):
         return None
-    if code:
-        raise DecodeError("the JPEG has no frame header; it is truncated or damaged")
     return info.width, info.height, info.components, info.orientation
 
 
@@ -193,7 +201,7 @@ cdef class Decoder:
         if code == PX_NO_MEMORY:
             raise MemoryError("out of memory while decoding an image")
         if png:
-            raise UnsupportedPngError("a PNG that is damaged, or of a kind that Pillow decodes")
+            raise unsupported_png()
         message = px_decoder_message(self.d).decode("utf-8", "replace")
         if code == PX_TOO_LARGE:
             raise LimitError(message, hints=[limit_hint("max_pixels", self.max_pixels)])
@@ -201,59 +209,55 @@ cdef class Decoder:
 
     def decode(self, data):
         """Decode a whole image to (H, W, 3) uint8."""
-        info = native_info(data)
-        if info is None:
-            if starts_as_png(data):
-                self.leave(PX_UNSUPPORTED, True)
-            raise DecodeError("not a JPEG or a PNG")
-        result = np.empty((info[1], info[0], 3), np.uint8) if self.fits(info) else None
-        self.decode_into(data, result, False)
-        return result
+        return self.decode_new(data, False)
 
     def decode_indices(self, data):
         """Decode a palette or gray PNG to the integers that it stores, (H, W) uint8."""
-        info = native_info(data) if starts_as_png(data) else None
-        if info is None:
-            self.leave(PX_UNSUPPORTED, True)
-        result = np.empty((info[1], info[0]), np.uint8) if self.fits(info) else None
-        self.decode_into(data, result, True)
-        return result
+        return self.decode_new(data, True)
 
-    cdef bint fits(self, tuple info) except -1:
-        """Raise if an image has too many pixels."""
-        if info[0] * info[1] > self.max_pixels:
-            raise LimitError(f"the image has {info[0]} x {info[1]} pixels",
-                             hints=[limit_hint("max_pixels", self.max_pixels)])
-        return True
-
-    cdef int decode_into(self, data, result, bint indices) except -1:
-        cdef Py_buffer source, target
-        cdef int64_t height = result.shape[0], width = result.shape[1]
-        cdef const uint8_t *encoded
-        cdef bint png
-        cdef int code
-        self.enter()
+    cdef object decode_new(self, data, bint indices):
+        """Decode a whole image into a new array."""
+        cdef Py_buffer source
+        PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
         try:
-            PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
-        except BaseException:
-            atomic_store(&self.busy, 0)
-            raise
+            return self.decode_bytes(<const uint8_t *> source.buf, source.len, indices)
+        finally:
+            PyBuffer_Release(&source)
+
+    cdef object decode_bytes(self, const uint8_t *data, size_t size, bint indices):
+        cdef Py_buffer target
+        cdef px_info info
+        cdef bint png = is_png(data, size)
+        cdef int code = PX_UNSUPPORTED
+        if png:
+            if px_png_info(data, size, &info):
+                raise unsupported_png()
+        elif indices:
+            raise unsupported_png()
+        elif not size or not HAVE_JPEG_ or not read_jpeg_header(data, size, &info):
+            raise DecodeError("not a JPEG or a PNG")
+        if <uint64_t> (info.width * info.height) > self.max_pixels:
+            raise LimitError(f"the image has {info.width} x {info.height} pixels",
+                             hints=[limit_hint("max_pixels", self.max_pixels)])
+        shape = (info.height, info.width)
+        result = np.empty(shape if indices else (*shape, 3), np.uint8)
         PyObject_GetBuffer(result, &target, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
-        encoded = <const uint8_t *> source.buf
-        png = is_png(encoded, source.len)
-        with nogil:
-            if not png:
-                code = px_decode(self.d, encoded, source.len, width, height,
-                                 <uint8_t *> target.buf)
-            elif indices:
-                code = px_decode_png_indices(self.png, encoded, source.len, width, height,
-                                             <uint8_t *> target.buf)
-            else:
-                code = px_decode_png(self.png, encoded, source.len, width, height,
+        try:
+            self.enter()
+            with nogil:
+                if not png:
+                    code = px_decode(self.d, data, size, info.width, info.height,
                                      <uint8_t *> target.buf)
-        PyBuffer_Release(&target)
-        PyBuffer_Release(&source)
-        return self.leave(code, png)
+                elif indices:
+                    code = px_decode_png_indices(self.png, data, size, info.width, info.height,
+                                                 <uint8_t *> target.buf)
+                else:
+                    code = px_decode_png(self.png, data, size, info.width, info.height,
+                                         <uint8_t *> target.buf)
+            self.leave(code, png)
+        finally:
+            PyBuffer_Release(&target)
+        return result
 
     def render(self, data, Geometry geometry not None, OutputFormat output_format not None, out):
         """Decode the part of an image that `geometry` needs, and render it into `out`."""
