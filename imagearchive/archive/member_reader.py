@@ -25,6 +25,7 @@ from imagearchive.errors.plurals import pluralize
 from imagearchive.index.table import IndexTable
 from imagearchive.storage.changes import changes_first
 from imagearchive.storage.checksums import CHECKSUMS, Verify, compared_members
+from imagearchive.storage.crc import PositionSet
 from imagearchive.storage.limits import RATIO_FLOOR
 from imagearchive.storage.local import MmapStorage
 from imagearchive.storage.protocol import RangesStorage, Storage, StorageKind
@@ -44,6 +45,8 @@ MOST_AHEAD: Final = 4096
 MAX_EXPANDED_READ: Final = 1 << 32
 MAX_SPARSE_READ: Final = RATIO_FLOOR
 MAX_EXPANSION: Final = 100
+# Of so many members at most it is remembered that they were requested, a bit each.
+MAX_REQUESTED: Final = 1 << 23
 
 
 def count_ahead(size: int, count: int) -> int:
@@ -75,6 +78,9 @@ class MemberReader(ArchiveFileSystem):
             len(table),
             any(container.checksum_algorithm for container in containers),
         )
+        # The members that need not be requested again: for small images, finding out where they are
+        # takes the consumer of a loader as long as all else that it does.
+        self._requested = PositionSet(len(table) if len(table) <= MAX_REQUESTED else 0)
 
     def read(self, key: str | int) -> bytes | memoryview:
         """Return the bytes of a member, given by name or position.
@@ -231,27 +237,34 @@ class MemberReader(ArchiveFileSystem):
         """Ask the kernel, or a server, for members that will be read soon; returns at once.
 
         The members of a batch then arrive together instead of one after the other. Adjacent
-        members are requested at once. Costs about a microsecond per member if they are in the
-        page cache already.
+        members are requested at once. In mapped files of at most 1 GiB, each member is requested
+        only once; in others, it costs about a microsecond per member that is in the page cache
+        already.
         """
         if not self._pool.can_keep_all_open and not self._pool.are_remote:
             # Files would be opened for this, and closed again before they are read.
             return
         positions, remote = self._positions(keys), self._pool.are_remote
+        if self._requested.has_all(positions):
+            return
+        done = bool(positions.size)
         # Storages on servers decide themselves which ranges to join.
         files = self._lookup.file_ranges(positions, None if remote else MAX_GAP)
         for shard, position, starts, ends in files:
             file = self._pool.get(shard, position)
             if isinstance(file, MmapStorage):
                 # For small members, calls for each of them take as long as a tenth of decoding.
-                file.prefetch_all(starts, ends)
+                done = file.prefetch_all(starts, ends) and done
                 continue
+            done = False
             ranges = zip(starts.tolist(), (ends - starts).tolist())
             if isinstance(file, RangesStorage):
                 file.prefetch_ranges(ranges)
             else:
                 for start, size in ranges:
                     file.prefetch(start, size)
+        if done:
+            self._requested.add_all(positions)
 
     def _positions(self, keys: Iterable[str | int]) -> npt.NDArray[np.int64]:
         """Return the positions of members; those in an array are checked all at once."""

@@ -110,3 +110,9 @@ cdef class PositionSet:
                 if self.bits == NULL:
                     raise MemoryError
             self.bits[position >> 3] |= 1 << (position & 7)
+
+    def add_all(self, const int64_t[::1] positions not None):
+        """Add several positions; see `add`."""
+        cdef Py_ssize_t i
+        for i in range(positions.shape[0]):
+            self.add(positions[i])

@@ -179,10 +179,17 @@ class MmapStorage(MemoryStorage):
         if self._mapping is not None and self._bytes is not None:
             self._mapping.prefetch(offset, size)
 
-    def prefetch_all(self, offsets: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> None:
-        """Ask the kernel to read many ranges ahead, each from an offset to an end."""
-        if self._mapping is not None and self._bytes is not None:
-            self._mapping.prefetch_all(offsets, ends)
+    def prefetch_all(self, offsets: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> bool:
+        """Ask the kernel to read many ranges ahead, each from an offset to an end.
+
+        Returns
+        -------
+        bool
+            Whether it would be useless to ask for them again.
+        """
+        if self._mapping is None or self._bytes is None:
+            return False
+        return self._mapping.prefetch_all(offsets, ends)
 
     def check_unchanged(self) -> None:
         """Raise if the file has changed since it was opened; see `Storage.check_unchanged`."""

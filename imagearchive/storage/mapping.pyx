@@ -225,12 +225,19 @@ cdef class Mapping:
         return True
 
     def prefetch_all(self, const int64_t[::1] offsets not None, const int64_t[::1] ends not None):
-        """Ask for many ranges; `ends` has as many items as `offsets`. See `prefetch`."""
+        """Ask for many ranges; `ends` has as many items as `offsets`. See `prefetch`.
+
+        Returns
+        -------
+        bool
+            Whether it would be useless to ask for them again, whatever else is asked for.
+        """
         cdef Py_ssize_t i
         if ends.shape[0] != offsets.shape[0]:
             raise OptionError(f"got {offsets.shape[0]} offsets and {ends.shape[0]} ends")
         for i in range(offsets.shape[0]):
             self.ask(offsets[i], ends[i] - offsets[i])
+        return self.size <= REMEMBERED
 
     cdef bint remember(self, Py_ssize_t first, Py_ssize_t last) except -1:
         """Add pages to those that were requested; return whether one of them is new."""

@@ -139,27 +139,51 @@ def test_prefetch_opens_no_files_that_cannot_stay_open(tmp_path, calls):
     assert calls == []
 
 
-@pytest.mark.parametrize("storage", ["pread", "mmap"])
-def test_prefetch_advises_the_kernel(tmp_path, monkeypatch, storage):
+@pytest.fixture
+def told(monkeypatch):
+    """The ranges that the kernel is asked for."""
     told = []
 
     class RecordingMapping(mapping.Mapping):
         def prefetch_all(self, offsets, ends):
             told.extend(zip(offsets.tolist(), ends.tolist()))
-            super().prefetch_all(offsets, ends)
+            return super().prefetch_all(offsets, ends)
 
     def fadvise(fd, offset, size, advice):
         assert advice == os.POSIX_FADV_WILLNEED
         told.append((offset, offset + size))
 
-    path = CONTAINERS["tar"](tmp_path)
-    with Archive(path) as archive:
-        info = archive.info("images/cat/1.jpg")
     monkeypatch.setattr(local, "Mapping", RecordingMapping)
     monkeypatch.setattr(os, "posix_fadvise", fadvise)
-    with Archive(path, storage=storage) as archive:
+    return told
+
+
+@pytest.mark.parametrize("storage", ["pread", "mmap"])
+def test_prefetch_advises_the_kernel(tmp_path, told, storage):
+    with Archive(CONTAINERS["tar"](tmp_path), storage=storage) as archive:
+        info = archive.info("images/cat/1.jpg")
         archive.prefetch(["images/cat/1.jpg"])
     assert told == [(info.offset, info.offset + info.size)]
+
+
+@pytest.mark.parametrize(("storage", "times"), [("pread", 2), ("mmap", 1)])
+def test_prefetch_again_asks_for_members_not_requested_before(tmp_path, told, storage, times):
+    with Archive(CONTAINERS["tar"](tmp_path), storage=storage) as archive:
+        ranges = [(info.offset, info.offset + info.size) for info in map(archive.info, (1, 2))]
+        archive.prefetch([1])
+        archive.prefetch(np.array([1]))
+        assert told == [ranges[0]] * times
+        told.clear()
+        archive.prefetch([1, 2])
+        assert told == [(ranges[0][0], ranges[1][1])]
+        told.clear()
+        archive.prefetch([])
+        archive.prefetch([2, 1])
+        assert bool(told) == (times > 1)
+    with Archive(CONTAINERS["tar"](tmp_path), storage=storage) as again:
+        told.clear()
+        again.prefetch([1])
+        assert told == [ranges[0]]
 
 
 def test_read_file_of_a_directory_that_grew_is_refused(tmp_path):

@@ -61,6 +61,11 @@ def test_position_set_holds_what_was_added():
     for position in (0, 5, 99, 100, -1, 1 << 40):
         positions.add(position)
     assert [p for p in range(-2, 103) if p in positions] == [0, 5, 99]
+    positions.add_all(np.array([7, -1, 98, 100, 7]))
+    assert [p for p in range(-2, 103) if p in positions] == [0, 5, 7, 98, 99]
+    positions.add_all(np.array([], np.int64))
+    assert positions.has_all(np.array([98, 7, 0]))
+    assert not positions.has_all(np.array([7, 8]))
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 9])
