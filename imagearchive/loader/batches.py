@@ -125,7 +125,8 @@ class Epoch:
         """Return positions and sample indices of a batch; called once for each, in order."""
         if number not in self._run:
             size, left = self.order.batch_size, len(self.order) - number
-            count = min(max(1, RUN_SAMPLES // size), left)
+            # The first batch alone, since no thread has work before it.
+            count = 1 if number == self._first else min(max(1, RUN_SAMPLES // size), left)
             positions = self.order.positions(number, count)
             indices = self.order.indices(positions).tolist()
             self._run = {

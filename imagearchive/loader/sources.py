@@ -9,6 +9,7 @@ import bisect
 import hashlib
 import itertools
 from collections.abc import Callable, Container, Iterable, Sequence
+from functools import cached_property
 from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
@@ -214,7 +215,7 @@ class EncodedSource:
     def name(self, index: int) -> str:
         return str(self.images.name(index))
 
-    @property
+    @cached_property
     def part_samples(self) -> int:
         """See `part_samples`: as many as one native call takes, if the images are small."""
         size: Callable[[int], int] | None = getattr(self.images, "encoded_size", None)
