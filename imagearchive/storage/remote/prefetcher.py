@@ -47,8 +47,8 @@ class _Pending:
         self.owner = owner
         self.request = request
         self.state = _QUEUED
-        # The call of a reader that makes it; None if a thread of the prefetcher does. Known here and
-        # not by what `_claim` returns, which Python 3.10 may lose at an interrupt.
+        # The call of a reader that makes it; None if a thread of the prefetcher does. It is known
+        # here and not by what `_claim` returns, which Python 3.10 may lose at an interrupt.
         self.maker: object = None
         # Ranges that nobody has read yet.
         self.unread = len(request.ranges)
