@@ -57,7 +57,7 @@ def _processes(rounds: int) -> None:
             worker.join()
 
     times = compare({"two processes": lambda: run(2), "one process": lambda: run(1)}, rounds)
-    report("counting, half of it in each", times, "two processes", STEPS, "step")
+    report("counting, half of it in each", times, "two processes", STEPS // 10**6, "million step")
 
 
 def _count(steps: int) -> None:

@@ -34,7 +34,7 @@ def small_zips() -> Iterable[bytes]:
     """Return archives of every kind that the scanner distinguishes."""
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", method) as archive:
+        with zipfile.ZipFile(buffer, "w") as archive:
             # A `ZipInfo` has a fixed date; a name alone would get the current time.
             archive.writestr(zipfile.ZipInfo("a.txt"), b"alpha", method)
             archive.writestr(zipfile.ZipInfo("d/b.bin"), bytes(range(256)) * 4, method)
@@ -58,7 +58,7 @@ def small_zips() -> Iterable[bytes]:
     yield buffer.getvalue()
     # Written to a pipe: data descriptors.
     stream = _Unseekable()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr(zipfile.ZipInfo("streamed"), b"data " * 50, zipfile.ZIP_DEFLATED)
     yield stream.getvalue()
     yield _with_zip64_end(buffer.getvalue())
@@ -140,9 +140,8 @@ def _compare(data: bytes, storage: MemoryStorage, rows: RowBuffer) -> None:
     except Exception:
         return
     members = archive.infolist()
-    if [info.header_offset for info in members] != rows.entries["header_offset"][
-        : rows.rows
-    ].tolist():
+    offsets = rows.entries["header_offset"][: rows.rows].tolist()
+    if [info.header_offset for info in members] != offsets:
         # There are two directories, and both are possible; `zipfile` prefers another one, even
         # where the last is part of the comment of the first.
         return
